@@ -1,0 +1,49 @@
+# `make demo` and `make test` work on a fresh machine with Python 3.11+, make and a C compiler; each sets up .venv first.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help setup demo test format lint types tests fix lock clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## install everything, pinned, into .venv (TORCH=torch==2.11.0 for another build)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "zssmnet needs Python 3.11 to 3.13; choose one with PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## synthetic examinations through every stage, with a small MNet, on the CPU
+	$(BIN)/zssmnet demo --output demo
+
+test: format lint types tests  ## everything that CI checks
+
+format: setup
+	$(BIN)/ruff format --check .
+
+lint: setup
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+tests: setup
+	$(BIN)/pytest
+
+fix: setup  ## format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## pin requirements.in anew, for Python 3.11 to 3.13, with hashes (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.lock
+
+clean:  ## remove what make made
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Self-supervised pre-training of Z-SSMNet: the science, without any orchestration."""

@@ -1,0 +1,73 @@
+"""The error tree. Every message names the case, the file and the value, and says what to do.
+
+ZssmnetError
+├── InputError            the input is at fault: exit status 1 and one line, never a traceback
+│   ├── ArchiveError      an archive, or the pairing of images and masks
+│   ├── CaseError         one case: carries its id, the file and the reason
+│   ├── SplitsError       splits.json
+│   ├── CubesError        a file of cubes
+│   └── CheckpointError   a checkpoint or a file of weights
+├── StorageError          a folder or bucket that cannot be read or written
+└── TrainingError         training that cannot go on
+    ├── NonFiniteLossError
+    └── OutOfMemoryError
+"""
+
+
+class ZssmnetError(Exception):
+    """The root of all errors raised by this package."""
+
+
+class InputError(ZssmnetError):
+    """What the user gave cannot be used as it is."""
+
+
+class ArchiveError(InputError):
+    """No archive where one was named, or one that cannot be told apart."""
+
+
+class CaseError(InputError):
+    """One case that cannot be used.
+
+    Attributes:
+        case_id: the case.
+        file: the file at fault, as the user knows it.
+        reason: what is wrong with it, with the value.
+    """
+
+    def __init__(self, case_id: str, file: str, reason: str) -> None:
+        super().__init__(f"case {case_id}: {file}: {reason}")
+        self.case_id = case_id
+        self.file = file
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["CaseError"], tuple[str, str, str]]:
+        return type(self), (self.case_id, self.file, self.reason)
+
+
+class SplitsError(InputError):
+    """A splits.json that is not a list of five folds, or folds that contradict each other."""
+
+
+class CubesError(InputError):
+    """A file of cubes with a wrong shape, type or content."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint or file of weights that is unreadable, foreign or does not fit."""
+
+
+class StorageError(ZssmnetError):
+    """Storage that does not answer, is full, or may not be read or written."""
+
+
+class TrainingError(ZssmnetError):
+    """Training that cannot go on."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss became NaN or infinite."""
+
+
+class OutOfMemoryError(TrainingError):
+    """The batch does not fit into the device's memory."""
