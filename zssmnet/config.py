@@ -89,13 +89,13 @@ class CorruptionConfig(_Frozen):
 
     recipe: Literal["reference", "per-channel"] = Field(
         "reference",
-        description="reference: as the published program, which shuffles every channel from T2W and loses most zones; "
-        "per-channel: each channel from itself, zones kept in step",
+        description="reference: as the published program, which shuffles every channel from T2W and loses most "
+        "zones; per-channel: each channel from itself, zones kept in step",
     )
-    flip: FlipConfig = Field(default_factory=FlipConfig, description="Flips")
-    shuffling: ShufflingConfig = Field(default_factory=ShufflingConfig, description="Local shuffling")
-    intensity: IntensityConfig = Field(default_factory=IntensityConfig, description="Intensity map")
-    painting: PaintingConfig = Field(default_factory=PaintingConfig, description="In- and out-painting")
+    flip: FlipConfig = Field(FlipConfig(), description="Flips")
+    shuffling: ShufflingConfig = Field(ShufflingConfig(), description="Local shuffling")
+    intensity: IntensityConfig = Field(IntensityConfig(), description="Intensity map")
+    painting: PaintingConfig = Field(PaintingConfig(), description="In- and out-painting")
 
 
 class NetworkConfig(_Frozen):
@@ -140,6 +140,6 @@ class TrainingConfig(_Frozen):
 class PretrainConfig(_Frozen):
     """Everything that decides which weights come out, given the cubes."""
 
-    network: NetworkConfig = Field(default_factory=NetworkConfig, description="The network")
-    corruption: CorruptionConfig = Field(default_factory=CorruptionConfig, description="The pretext task")
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description="The training recipe")
+    network: NetworkConfig = Field(NetworkConfig(), description="The network")
+    corruption: CorruptionConfig = Field(CorruptionConfig(), description="The pretext task")
+    training: TrainingConfig = Field(TrainingConfig(), description="The training recipe")
