@@ -18,9 +18,7 @@ class _Frozen(BaseModel):
 class PreparationConfig(_Frozen):
     """Resampling and cropping of one case."""
 
-    spacing_mm: tuple[float, float, float] = Field(
-        (0.5, 0.5, 3.0), description="Target spacing x, y, z in mm"
-    )
+    spacing_mm: tuple[float, float, float] = Field((0.5, 0.5, 3.0), description="Target spacing x, y, z in mm")
     margin_mm: float = Field(25.0, ge=0, description="Margin kept around the gland on every side, in mm")
 
     @model_validator(mode="after")
@@ -77,9 +75,7 @@ class PaintingConfig(_Frozen):
 
     probability: Probability = Field(0.9, description="Chance for each channel to be painted")
     outer_probability: Probability = Field(0.8, description="Chance that painting is out-painting")
-    box_probability: Probability = Field(
-        0.95, description="Chance of each further box; the first miss ends the row"
-    )
+    box_probability: Probability = Field(0.95, description="Chance of each further box; the first miss ends the row")
     most_boxes: int = Field(5, ge=1, description="Most boxes of one painting")
     border: int = Field(3, ge=0, description="Smallest distance of a box from the cube's border, in voxels")
 
@@ -119,19 +115,13 @@ class TrainingConfig(_Frozen):
     """The training recipe."""
 
     epochs: int = Field(1000, ge=1, description="Most epochs")
-    batch_size: int = Field(
-        24, ge=1, description="Cubes in a batch; a last partial batch is dropped in training"
-    )
+    batch_size: int = Field(24, ge=1, description="Cubes in a batch; a last partial batch is dropped in training")
     learning_rate: float = Field(0.1, gt=0, description="Initial learning rate of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD")
     halve_every: int = Field(12, ge=1, description="The learning rate is halved every so many epochs")
-    patience: int = Field(
-        20, ge=1, description="Epochs without a better validation loss before training stops"
-    )
+    patience: int = Field(20, ge=1, description="Epochs without a better validation loss before training stops")
     seed: int = Field(0, ge=0, description="Seed of initial weights, order of cubes and corruption")
-    validation_seed: int = Field(
-        0, ge=0, description="Seed of the validation cubes' corruption, the same in every run"
-    )
+    validation_seed: int = Field(0, ge=0, description="Seed of the validation cubes' corruption, the same in every run")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one"
     )

@@ -1,0 +1,277 @@
+"""One case in, one prepared case and its record out: resampled to the target spacing, cropped around the gland.
+
+Published under ``subset{k}/<case>_0000.nii.gz`` (T2W), ``_0001`` (ADC), ``_0002`` (DWI), all float32, and
+``<case>.nii.gz`` (mask, its pixel type kept), with a right origin, spacing and direction.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from zssmnet.archive import CHANNELS, Case
+from zssmnet.config import PreparationConfig
+from zssmnet.errors import CaseError
+from zssmnet.reading import Examination, array_of, read_examination
+from zssmnet.records import (
+    Input,
+    Output,
+    Record,
+    fingerprints,
+    outputs_there,
+    publish_record,
+    read_record,
+    record_names,
+    remove_record,
+    same_content,
+)
+from zssmnet.resampling import (
+    SMALLEST_SPLINE_SIZE,
+    Grid,
+    grid_of,
+    resample_image,
+    resample_mask,
+    target_box,
+    target_grid,
+)
+from zssmnet.roi import Box, Triple, bounding_box, margin_in_voxels
+from zssmnet.storage import Storage, sha256_of
+
+log = logging.getLogger(__name__)
+
+METHOD = 1
+"""Raised whenever the same inputs and parameters would give other outputs."""
+IMAGE_SUFFIXES = ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz")
+MASK_SUFFIX = ".nii.gz"
+_LARGEST_PLAUSIBLE_MM2_PER_S = 0.1
+
+
+@dataclass(frozen=True)
+class PreparedVolumes:
+    """A prepared case in memory: three float32 images and the mask, all on one grid."""
+
+    images: tuple[sitk.Image, sitk.Image, sitk.Image]
+    mask: sitk.Image
+    roi: Box
+
+
+class PreparedCase(Record):
+    """The record of a prepared case. Sizes are (x, y, z) in voxels, spacings in mm."""
+
+    case_id: str
+    subset: int
+    parameters: PreparationConfig
+    size_before: Triple
+    spacing_before: tuple[float, float, float]
+    size_after: Triple
+    spacing_after: tuple[float, float, float]
+    roi_start: Triple
+    warnings: tuple[str, ...]
+
+
+def prepare_case(
+    case: Case, subset: int, images: Storage, masks: Storage, output: Storage, config: PreparationConfig
+) -> tuple[PreparedCase, bool]:
+    """Prepare one case and publish it, unless it is there already, made from the same files in the same way.
+
+    Returns:
+        The case's record, and whether any work was done.
+
+    Raises:
+        CaseError: the case cannot be used; what an earlier run published of it is removed.
+    """
+    known = read_record(output, case.id, PreparedCase)
+    try:
+        inputs = _fingerprints(case, images, masks, known)
+        if known and _still_true(known, inputs, subset, output, config):
+            if known.inputs != inputs:  # the same content, written again
+                publish_record(output, case.id, known.model_copy(update={"inputs": inputs}))
+            return known, False
+        examination = read_examination(case, images, masks)
+        volumes = prepare(case.id, examination, config)
+    except CaseError:
+        if known:
+            remove_prepared(known, output)
+        raise
+    record = _publish(case, subset, examination, volumes, inputs, output, config)
+    if known and known.subset != subset:
+        _remove_files(known, output)
+    log.info(
+        "%s: prepared for subset %d, %s -> %s voxels",
+        case.id,
+        subset,
+        _times(record.size_before),
+        _times(record.size_after),
+    )
+    return record, True
+
+
+def prepare(case_id: str, examination: Examination, config: PreparationConfig) -> PreparedVolumes:
+    """Resample and crop one case in memory; only what is kept is resampled.
+
+    Raises:
+        CaseError: the gland vanishes on the target grid, an image is constant within the region of interest,
+            or too few slices to interpolate.
+    """
+    source = grid_of(examination.t2w)
+    target = target_grid(source, config.spacing_mm)
+    if target.size != source.size and min(source.size) < SMALLEST_SPLINE_SIZE:
+        raise CaseError(
+            case_id,
+            examination.files[0],
+            f"has the size {source.size}; cubic interpolation needs {SMALLEST_SPLINE_SIZE} voxels on each axis",
+        )
+    roi = _region_of_interest(case_id, examination, source, target, config)
+    t2w, adc, dwi = (resample_image(image, target, roi) for image in examination.images)
+    for image, name, file in zip((t2w, adc, dwi), CHANNELS, examination.files, strict=False):
+        values = array_of(image)
+        if values.min() == values.max():
+            raise CaseError(
+                case_id, file, f"the {name} image is constant around the gland: all voxels are {values.min()}"
+            )
+    return PreparedVolumes((t2w, adc, dwi), resample_mask(examination.mask, target, roi), roi)
+
+
+def remove_stale(output: Storage, keep: set[str]) -> list[str]:
+    """Remove what earlier runs prepared of cases that are not to be kept.
+
+    Args:
+        output: the folder of prepared cases.
+        keep: ids of the cases that stay.
+
+    Returns:
+        Ids of the removed cases. Files without a record were not made here and stay.
+    """
+    stale = [name for name in record_names(output) if name not in keep]
+    for name in stale:
+        if record := read_record(output, name, PreparedCase):
+            remove_prepared(record, output)
+        else:
+            remove_record(output, name)
+    return stale
+
+
+def remove_prepared(record: PreparedCase, output: Storage) -> None:
+    """Remove a prepared case, its record first: without one, it does not count as done."""
+    remove_record(output, record.case_id)
+    _remove_files(record, output)
+
+
+def prepared_keys(case_id: str, subset: int) -> tuple[str, str, str, str]:
+    """Where a prepared case's T2W, ADC, DWI and mask lie."""
+    t2w, adc, dwi = (f"subset{subset}/{case_id}{suffix}" for suffix in IMAGE_SUFFIXES)
+    return t2w, adc, dwi, f"subset{subset}/{case_id}{MASK_SUFFIX}"
+
+
+def _fingerprints(case: Case, images: Storage, masks: Storage, known: PreparedCase | None) -> tuple[Input, ...]:
+    files = [(images, key) for key in case.images] + [(masks, case.mask)]
+    for storage, key in files:
+        if storage.stat(key) is None:
+            raise CaseError(case.id, storage.where(key), "missing")
+    return fingerprints(files, known.inputs if known else ())
+
+
+def _still_true(
+    known: PreparedCase, inputs: tuple[Input, ...], subset: int, output: Storage, config: PreparationConfig
+) -> bool:
+    return (
+        (known.method, known.subset, known.parameters) == (METHOD, subset, config)
+        and same_content(known.inputs, inputs)
+        and outputs_there(output, known.outputs)
+    )
+
+
+def _region_of_interest(
+    case_id: str, examination: Examination, source: Grid, target: Grid, config: PreparationConfig
+) -> Box:
+    native = bounding_box(array_of(examination.mask))
+    if native is None:
+        raise CaseError(case_id, examination.files[3], "the mask has no foreground: no voxel is labelled 1 or 2")
+    reach = target_box(native, source, target)
+    gland_mask = resample_mask(examination.mask, target, reach)
+    gland = bounding_box(array_of(gland_mask))
+    if gland is None:
+        spacing = " x ".join(f"{step:g}" for step in target.spacing)
+        raise CaseError(
+            case_id, examination.files[3], f"the mask's foreground is so thin that none is left at {spacing} mm"
+        )
+    starts = np.add(gland.start, reach.start).tolist()
+    stops = np.add(gland.stop, reach.start).tolist()
+    return Box((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2])).widened(
+        margin_in_voxels(config.margin_mm, config.spacing_mm), target.size
+    )
+
+
+def _publish(
+    case: Case,
+    subset: int,
+    examination: Examination,
+    volumes: PreparedVolumes,
+    inputs: tuple[Input, ...],
+    output: Storage,
+    config: PreparationConfig,
+) -> PreparedCase:
+    outputs = []
+    for key, volume in zip(prepared_keys(case.id, subset), (*volumes.images, volumes.mask), strict=True):
+        with output.publishing(key) as path:
+            write_image(volume, str(path))
+            outputs.append(Output(key=key, size=path.stat().st_size, sha256=sha256_of(path)))
+    record = PreparedCase(
+        method=METHOD,
+        inputs=inputs,
+        outputs=tuple(outputs),
+        case_id=case.id,
+        subset=subset,
+        parameters=config,
+        size_before=examination.t2w.GetSize(),
+        spacing_before=examination.t2w.GetSpacing(),
+        size_after=volumes.mask.GetSize(),
+        spacing_after=volumes.mask.GetSpacing(),
+        roi_start=volumes.roi.start,
+        warnings=tuple(_warnings(examination)),
+    )
+    publish_record(output, case.id, record)
+    for warning in record.warnings:
+        log.warning("%s: %s", case.id, warning)
+    return record
+
+
+def write_image(image: sitk.Image, path: str) -> None:
+    """Write an image file, compressed where its format can be, with one thread."""
+    writer = sitk.ImageFileWriter()
+    writer.SetNumberOfThreads(1)
+    writer.UseCompressionOn()
+    writer.SetFileName(path)
+    writer.Execute(image)
+
+
+def _warnings(examination: Examination) -> list[str]:
+    """What is odd about a case that can be used."""
+    found = []
+    mask = array_of(examination.mask)
+    present = [label for label in (1, 2) if (mask == label).any()]
+    if len(present) == 1:
+        found.append(f"the mask has only the label {present[0]}; peripheral zone is 1, the rest of the gland 2")
+    elif _posterior_mm(examination.mask, 1) <= _posterior_mm(examination.mask, 2):
+        found.append("label 1 does not lie behind label 2: are the zones swapped? (1 is the peripheral zone)")
+    highest = float(array_of(examination.adc).max())
+    if highest < _LARGEST_PLAUSIBLE_MM2_PER_S:
+        found.append(f"ADC's maximum is {highest:.3g}: expected in 1e-6 mm2/s (0 to 3000), so ADC will be nearly 0")
+    return found
+
+
+def _posterior_mm(mask: sitk.Image, label: int) -> float:
+    """Mean position of a label along the patient's anterior-posterior axis (LPS: posterior is positive)."""
+    z, y, x = np.nonzero(array_of(mask) == label)
+    centre = (float(x.mean()), float(y.mean()), float(z.mean()))
+    return float(mask.TransformContinuousIndexToPhysicalPoint(centre)[1])
+
+
+def _remove_files(record: PreparedCase, output: Storage) -> None:
+    for produced in record.outputs:
+        output.remove(produced.key)
+
+
+def _times(size: Triple) -> str:
+    return " x ".join(str(voxels) for voxels in size)

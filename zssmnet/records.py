@@ -1,0 +1,111 @@
+"""What a published file was made from, so that a second run knows what is still true.
+
+A record lies in the folder ``records`` of its stage and says what went in (fingerprints), with which parameters and
+which version of the method, and what came out. It is written last: no record, not done.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from zssmnet.storage import Storage, sha256_of
+
+RECORDS = "records"
+
+
+class Input(BaseModel):
+    """A file that went in. ``version`` only saves hashing it again: SHA-256 decides."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    size: int
+    version: str
+    sha256: str
+
+
+class Output(BaseModel):
+    """A file that came out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    size: int
+    sha256: str
+
+
+class Record(BaseModel):
+    """What all records say."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: int
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def read_record(storage: Storage, name: str, kind: type[RecordT]) -> RecordT | None:
+    """The record ``name``; None if there is none, or one that this version cannot read."""
+    key = record_key(name)
+    if storage.stat(key) is None:
+        return None
+    try:
+        return kind.model_validate_json(storage.read(key))
+    except ValidationError:
+        return None
+
+
+def publish_record(storage: Storage, name: str, record: Record) -> None:
+    """Publish ``record`` under ``name``."""
+    storage.publish_bytes(record_key(name), record.model_dump_json(indent=1).encode() + b"\n")
+
+
+def remove_record(storage: Storage, name: str) -> None:
+    """Remove the record ``name``."""
+    storage.remove(record_key(name))
+
+
+def record_names(storage: Storage) -> list[str]:
+    """Names of all records of a stage, sorted."""
+    return sorted(
+        entry.key.removeprefix(f"{RECORDS}/").removesuffix(".json")
+        for entry in storage.list(RECORDS)
+        if entry.key.endswith(".json")
+    )
+
+
+def record_key(name: str) -> str:
+    """Where the record ``name`` lies."""
+    return f"{RECORDS}/{name}.json"
+
+
+def fingerprints(files: Iterable[tuple[Storage, str]], known: Sequence[Input] = ()) -> tuple[Input, ...]:
+    """Fingerprints of files, each a storage and a key.
+
+    Args:
+        files: what to fingerprint.
+        known: earlier fingerprints; a file of the same size and version is not read again.
+    """
+    earlier = {(one.name, one.size, one.version): one for one in known}
+    found = []
+    for storage, key in files:
+        entry = storage.stat(key)
+        size, version = (entry.size, entry.version) if entry else (-1, "")
+        again = earlier.get((key, size, version))
+        found.append(again or Input(name=key, size=size, version=version, sha256=sha256_of(storage.local(key))))
+    return tuple(found)
+
+
+def same_content(ours: Sequence[Input], theirs: Sequence[Input]) -> bool:
+    """Whether two lists of fingerprints tell of the same content, whenever it was written."""
+    return [(one.name, one.sha256) for one in ours] == [(one.name, one.sha256) for one in theirs]
+
+
+def outputs_there(storage: Storage, outputs: Iterable[Output]) -> bool:
+    """Whether all files that came out are still there, with their size."""
+    entries = ((storage.stat(output.key), output) for output in outputs)
+    return all(entry is not None and entry.size == output.size for entry, output in entries)
