@@ -116,6 +116,8 @@ def _recognise(keys: list[str], uri: str) -> ArchiveFormat:
         raise ArchiveError(
             f"{uri}: holds both *_0000.nii.gz and *_t2w.mha; choose one with --archive-format nnunet or picai"
         )
+    if not keys:
+        raise ArchiveError(f"{uri}: no such folder, or an empty one; name the folder of the images")
     raise ArchiveError(
         f"{uri}: no case found; expected imagesTr/<case>_0000.nii.gz (nnU-Net raw) "
         "or <patient>/<patient>_<study>_t2w.mha (PI-CAI)"

@@ -76,8 +76,12 @@ class PaintingConfig(_Frozen):
     probability: Probability = Field(0.9, description="Chance for each channel to be painted")
     outer_probability: Probability = Field(0.8, description="Chance that painting is out-painting")
     box_probability: Probability = Field(0.95, description="Chance of each further box; the first miss ends the row")
-    most_boxes: int = Field(5, ge=1, description="Most boxes of one painting")
-    border: int = Field(3, ge=0, description="Smallest distance of a box from the cube's border, in voxels")
+    most_boxes: int = Field(5, ge=1, le=8, description="Most boxes of one painting")
+    border: int = Field(
+        3,
+        ge=0,
+        description="Smallest distance of a box from the cube's border, in voxels; less where a cube is too small",
+    )
 
 
 class CorruptionConfig(_Frozen):

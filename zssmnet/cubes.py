@@ -91,9 +91,9 @@ def generate_cubes(
     known = read_record(output, key, SubsetCubes)
     files = [(data, file) for case_id in case_ids for file in prepared_keys(case_id, subset)]
     inputs = fingerprints(files, known.inputs if known else ())
-    if known and (known.method, known.subset, known.parameters) == (METHOD, subset, config):
-        if same_content(known.inputs, inputs) and outputs_there(output, known.outputs):
-            return known, False
+    same_way = known is not None and (known.method, known.subset, known.parameters) == (METHOD, subset, config)
+    if known and same_way and same_content(known.inputs, inputs) and outputs_there(output, known.outputs):
+        return known, False
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
@@ -220,7 +220,7 @@ def _write_cubes(
         np.lib.format.write_array_header_1_0(stream, header)
         for case_id in case_ids:
             volume = padded(_read_prepared(case_id, subset, data), config.size)
-            starts = cube_starts(case_id, volume.shape[1:], config)  # type: ignore[arg-type]
+            starts = cube_starts(case_id, volume.shape[1:], config)
             for start in starts:
                 window = tuple(slice(low, low + size) for low, size in zip(start, config.size, strict=True))
                 stream.write(np.ascontiguousarray(volume[(slice(None), *window)], config.dtype).data)

@@ -2,6 +2,7 @@
 
 ZssmnetError
 ├── InputError            the input is at fault: exit status 1 and one line, never a traceback
+│   ├── ConfigError       settings that cannot be used
 │   ├── ArchiveError      an archive, or the pairing of images and masks
 │   ├── CaseError         one case: carries its id, the file and the reason
 │   ├── SplitsError       splits.json
@@ -20,6 +21,10 @@ class ZssmnetError(Exception):
 
 class InputError(ZssmnetError):
     """What the user gave cannot be used as it is."""
+
+
+class ConfigError(InputError):
+    """Settings that cannot be used: an unknown name, a value out of range, an unreadable file."""
 
 
 class ArchiveError(InputError):

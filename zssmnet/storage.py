@@ -165,6 +165,16 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     return LocalStorage(uri)
 
 
+def read_file(uri: str) -> bytes:
+    """The content of one file, wherever it lies.
+
+    Raises:
+        StorageError: it is not there or cannot be read.
+    """
+    folder, _, name = uri.rpartition("/")
+    return open_storage(folder or ("/" if uri.startswith("/") else ".")).read(name)
+
+
 def checked_key(key: str) -> str:
     """``key``, if it stays below the root.
 

@@ -1,0 +1,1 @@
+"""Prefect flows: they compose tasks. The command line is here as well."""

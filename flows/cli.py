@@ -1,0 +1,167 @@
+"""The command line: zssmnet prepare | cubes | pretrain | run | demo; ``flows.commands`` has a function for each.
+
+Exit status: 0 on success, 1 with one line where the input is at fault, 2 on wrong usage, 130 when interrupted.
+Flags are taken with hyphens and with underscores. Everything slow is imported only when it is needed.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+EMBEDDED_PREFECT = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # the first start makes the database: slow machines
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+}
+"""Prefect's settings where the user has not chosen otherwise."""
+
+EPILOG = """\
+Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
+pretrained_weights, reports (pictures). What is up to date is not done again; an interrupted run continues.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit."""
+    options = _parser().parse_args(arguments)
+    for name, value in EMBEDDED_PREFECT.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module="prefect|pydantic")
+    sys.exit(_run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flows import commands
+    from zssmnet.errors import ConfigError, ZssmnetError
+
+    try:
+        getattr(commands, options.command)(options)
+    except ConfigError as error:
+        print(f"zssmnet: error: {error}", file=sys.stderr)
+        return 2
+    except ZssmnetError as error:
+        print(f"zssmnet: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("zssmnet: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zssmnet",
+        description="Self-supervised pre-training of Z-SSMNet, the zonal-aware mesh network for prostate cancer in "
+        "bi-parametric MRI: from T2W/ADC/DWI scans and zonal masks to pre-trained weights.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    prepare = _command(commands, "prepare", "resample every case and crop it around the gland")
+    _archive_options(prepare)
+    _option(prepare, "--output_path", metavar="D", required=True, help="folder for the prepared cases (ROOT/SSL/data)")
+
+    cubes = _command(commands, "cubes", "cut random cubes from the prepared cases")
+    _option(cubes, "--data", metavar="D", required=True, help="folder of the prepared cases (ROOT/SSL/data)")
+    _option(cubes, "--save", metavar="D", required=True, help="folder for the cubes (ROOT/SSL/generated_cubes)")
+    _option(cubes, "--fold", metavar="K", type=int, choices=range(6), help="only subset K, 0 to 5; default: all six")
+    _cubes_options(cubes)
+    _option(cubes, "--seed", metavar="N", type=int, help="seed of the cubes' positions (0)")
+
+    pretrain = _command(commands, "pretrain", "train MNet to restore corrupted cubes")
+    _option(pretrain, "--data", metavar="D", required=True, help="folder of the cubes (ROOT/SSL/generated_cubes)")
+    _option(
+        pretrain, "--output", metavar="D", required=True, help="folder for the weights (ROOT/SSL/pretrained_weights)"
+    )
+    _training_options(pretrain)
+    _option(pretrain, "--seed", metavar="N", type=int, help="seed of weights, order and corruption (0)")
+
+    run = _command(commands, "run", "all stages as one flow: from an archive to weights")
+    _archive_options(run)
+    _option(run, "--output", metavar="ROOT", required=True, help="working root; everything goes to ROOT/SSL")
+    _cubes_options(run)
+    _training_options(run)
+    _option(run, "--seed", metavar="N", type=int, help="seed of everything (0)")
+
+    demo = _command(commands, "demo", "synthetic examinations through all stages, with a small MNet, on the CPU")
+    _option(demo, "--output", metavar="ROOT", default="demo", help="working root (demo)")
+    _option(demo, "--cases", metavar="N", type=int, default=12, help="synthetic examinations, at least 6 (12)")
+    _option(demo, "--epochs", metavar="N", type=int, default=10, help="epochs (10)")
+    _option(demo, "--seed", metavar="N", type=int, default=0, help="seed of everything (0)")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    command.set_defaults(command=name)
+    command.add_argument("-v", "--verbose", action="store_true", help="log lines instead of progress bars")
+    return command
+
+
+def _option(parser: argparse.ArgumentParser, name: str, **settings: object) -> None:
+    """A flag with hyphens, and with underscores as the published documentation writes it."""
+    spellings = dict.fromkeys([name.replace("_", "-").replace("---", "--"), name])
+    parser.add_argument(*spellings, **settings)  # type: ignore[arg-type]
+
+
+def _archive_options(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--images_path", metavar="D", required=True, help="nnU-Net raw archive, or PI-CAI's MHA archive")
+    _option(parser, "--zonal_mask_path", metavar="D", required=True, help="folder of zonal masks, <case>.nii.gz")
+    _option(parser, "--splits_path", metavar="F", help="splits.json with five folds; default: subsets by patient hash")
+    _option(
+        parser,
+        "--split_mode",
+        choices=["reference", "stable"],
+        help="how cases are split; default: reference with a splits.json, else stable",
+    )
+    _option(
+        parser, "--archive_format", choices=["nnunet", "picai"], help="kind of archive; default: recognised by itself"
+    )
+    _option(
+        parser,
+        "--patient_pattern",
+        metavar="RE",
+        help="regular expression whose group 'patient' names a case's patient; default: <patient>_<study> in digits",
+    )
+    _option(parser, "--strict", action="store_true", help="stop if any case cannot be used, instead of leaving it out")
+    _config_option(parser)
+
+
+def _cubes_options(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--scale", metavar="N", type=int, help="cubes of each case (12)")
+    _option(parser, "--dtype", choices=["float16", "float32", "float64"], help="number type of the cubes (float16)")
+    _config_option(parser)
+
+
+def _training_options(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--epochs", metavar="N", type=int, help="most epochs (1000)")
+    _option(parser, "--patience", metavar="N", type=int, help="epochs without a better validation loss to stop (20)")
+    _option(parser, "--batch_size", metavar="N", type=int, help="cubes in a batch (24)")
+    _option(parser, "--learning_rate", metavar="X", type=float, help="initial learning rate (0.1)")
+    _option(parser, "--channels", metavar="A,B,C,D,E", type=_integers, help="kernels of the levels (32,48,64,80,96)")
+    _option(parser, "--merge", choices=["sub", "sum", "cat"], help="how 2D and 3D features are merged (sub)")
+    _option(parser, "--recipe", choices=["reference", "per-channel"], help="how cubes are corrupted (reference)")
+    _option(parser, "--device", choices=["auto", "cpu", "cuda"], help="where to train (auto)")
+    _config_option(parser)
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    if "--config" not in parser._option_string_actions:
+        _option(parser, "--config", metavar="F", help="TOML file of all settings; flags take precedence")
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 32,48,64,80,96") from None
+
+
+if __name__ == "__main__":
+    main()

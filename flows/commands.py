@@ -1,0 +1,100 @@
+"""What each command does: settings, the flow, and a few words at the end. Each function is a command."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows.console import Bars
+from flows.settings import settings_of
+from zssmnet.archive import PICAI_PATIENT
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Prepare an archive."""
+    settings = settings_of(options)
+    with _progress(options):
+        from flows.prepare_data import prepare_data
+
+        done = prepare_data(**_archive(options), output_path=options.output_path, config=settings.preparation)
+    print(f"{done.prepared} cases prepared, {done.up_to_date} up to date, {done.left_out} left out: {done.data_path}")
+
+
+def cubes(options: argparse.Namespace) -> None:
+    """Cut cubes."""
+    settings = settings_of(options)
+    with _progress(options):
+        from flows.generate_cubes import generate_cubes
+
+        subsets = None if options.fold is None else [options.fold]
+        done = generate_cubes(options.data, options.save, subsets, settings.cubes)
+    print(f"{done.cubes} cubes in {len(done.subsets)} subsets: {done.cubes_path}")
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Pre-train."""
+    settings = settings_of(options)
+    with _progress(options):
+        from flows.pretrain import pretrain as flow
+
+        done = flow(options.data, options.output, settings.pretraining)
+    print(
+        f"best epoch {done.best_epoch} of {done.epochs}, validation loss {done.best_validation_loss:.5f}: {done.model}"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """All stages."""
+    settings = settings_of(options)
+    with _progress(options):
+        from flows.pipeline import ssl_pretraining, summary_lines
+
+        done = ssl_pretraining(
+            **_archive(options),
+            root=options.output,
+            preparation=settings.preparation,
+            cubes=settings.cubes,
+            pretraining=settings.pretraining,
+        )
+    print(*summary_lines(done), sep="\n")
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Synthetic examinations through all stages."""
+    with _progress(options):
+        from flows.demo import demonstrate
+        from flows.pipeline import summary_lines
+
+        done = demonstrate(Path(options.output), options.cases, options.epochs, options.seed)
+    print(f"{options.cases} synthetic examinations, made in {Path(options.output) / 'archive'}, through all stages:")
+    print(*summary_lines(done), sep="\n")
+
+
+def _archive(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "images_path": options.images_path,
+        "zonal_mask_path": options.zonal_mask_path,
+        "splits_path": options.splits_path,
+        "split_mode": options.split_mode,
+        "archive_format": options.archive_format,
+        "patient_pattern": options.patient_pattern or PICAI_PATIENT,
+        "strict": options.strict,
+    }
+
+
+@contextmanager
+def _progress(options: argparse.Namespace) -> Iterator[None]:
+    """Progress bars in a terminal, Prefect's log lines elsewhere or where they are asked for."""
+    if options.verbose or not sys.stderr.isatty():
+        yield
+        return
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+    from tasks.progress import shown_on
+
+    logging.captureWarnings(True)
+    with Bars() as bars, shown_on(bars):
+        yield

@@ -1,0 +1,71 @@
+"""Flow: from prepared cases to cubes, a task a subset."""
+
+import logging
+from collections.abc import Sequence
+from typing import Annotated
+
+from prefect import flow
+from pydantic import BaseModel, Field
+
+from flows.concurrency import one_task_a_core
+from tasks.cubes import STAGE, SubsetOutcome, cut_cubes
+from tasks.pictures import show_cases
+from tasks.progress import display
+from tasks.runs import fails_clearly
+from zssmnet.config import CubesConfig
+from zssmnet.cubes import prepared_cases
+from zssmnet.errors import InputError
+from zssmnet.layout import reports_beside
+from zssmnet.splits import SUBSETS
+from zssmnet.storage import open_storage
+
+log = logging.getLogger("zssmnet.flows")
+
+
+class CubesSummary(BaseModel):
+    """What came of cutting cubes."""
+
+    cubes_path: str
+    subsets: list[SubsetOutcome]
+
+    @property
+    def cubes(self) -> int:
+        """Cubes in all subsets together."""
+        return sum(outcome.cubes for outcome in self.subsets)
+
+
+@flow(name="generate-cubes", task_runner=one_task_a_core(), persist_result=False)
+@fails_clearly
+def generate_cubes(
+    data_path: Annotated[str, Field(description="Folder of the prepared cases, SSL/data of a working root")],
+    output_path: Annotated[str, Field(description="Folder for the cubes, SSL/generated_cubes of a working root")],
+    subsets: Annotated[list[int] | None, Field(description="Subsets to cut, of 0 to 5; none: all six")] = None,
+    config: CubesConfig = CubesConfig(),
+    reports_path: Annotated[
+        str | None, Field(description="Folder for pictures; none: reports beside the cubes")
+    ] = None,
+) -> CubesSummary:
+    """Cut random cubes of 64 x 64 x 16 voxels from every prepared case, one file a subset."""
+    wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
+    counts = _count_cases(data_path, wanted)
+    shown = display()
+    shown.begin(STAGE, sum(counts))
+    futures = [cut_cubes.submit(subset, data_path, output_path, config) for subset in wanted]
+    outcomes = [future.result() for future in futures]
+    shown.advance(STAGE, sum(outcome.cases for outcome in outcomes if not outcome.is_new))
+    open_storage(output_path).sweep()
+    show_cases(data_path, output_path, reports_path or reports_beside(output_path), wanted, config)
+    summary = CubesSummary(cubes_path=output_path, subsets=outcomes)
+    new = sum(outcome.is_new for outcome in outcomes)
+    log.info("%d cubes in %d subsets, %d of them new or renewed", summary.cubes, len(outcomes), new)
+    return summary
+
+
+def _count_cases(data_path: str, wanted: Sequence[int]) -> list[int]:
+    if unknown := [subset for subset in wanted if subset not in SUBSETS]:
+        raise InputError(f"there is no subset {unknown[0]}; subsets are 0 to 5")
+    data = open_storage(data_path)
+    counts = [len(prepared_cases(data, subset)) for subset in wanted]
+    if not sum(counts):
+        raise InputError(f"{data_path}: no prepared case in the folders subset0 to subset5; prepare cases first")
+    return counts

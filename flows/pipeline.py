@@ -1,0 +1,91 @@
+"""Flow: the whole, from an archive to pre-trained weights."""
+
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from pydantic import BaseModel, Field
+
+from flows.concurrency import one_task_a_core
+from flows.generate_cubes import CubesSummary, generate_cubes
+from flows.prepare_data import (
+    FormatChoice,
+    ImagesPath,
+    MaskPath,
+    PatientPattern,
+    PreparationSummary,
+    SplitModeChoice,
+    SplitsPath,
+    Strict,
+    prepare_data,
+)
+from flows.pretrain import pretrain
+from tasks.pretraining import TrainingOutcome
+from tasks.runs import fails_clearly
+from zssmnet.archive import PICAI_PATIENT
+from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
+from zssmnet.layout import Layout
+
+
+class PipelineSummary(BaseModel):
+    """What came of a whole run."""
+
+    root: str
+    preparation: PreparationSummary
+    cubes: CubesSummary
+    training: TrainingOutcome
+
+
+@flow(name="ssl-pretraining", task_runner=one_task_a_core(), persist_result=False)
+@fails_clearly
+def ssl_pretraining(
+    images_path: ImagesPath,
+    zonal_mask_path: MaskPath,
+    root: Annotated[str, Field(description="Working root; all files go to SSL/ below it")],
+    splits_path: SplitsPath = None,
+    split_mode: SplitModeChoice = None,
+    archive_format: FormatChoice = None,
+    patient_pattern: PatientPattern = PICAI_PATIENT,
+    strict: Strict = False,
+    preparation: PreparationConfig = PreparationConfig(),
+    cubes: CubesConfig = CubesConfig(),
+    pretraining: PretrainConfig = PretrainConfig(),
+) -> PipelineSummary:
+    """All stages: prepare every case, cut cubes, pre-train MNet. What is up to date is not done again."""
+    layout = Layout(root)
+    prepared = prepare_data(
+        images_path,
+        zonal_mask_path,
+        layout.data,
+        splits_path,
+        split_mode,
+        archive_format,
+        patient_pattern,
+        strict,
+        preparation,
+    )
+    cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
+    trained = pretrain(layout.cubes, layout.weights, pretraining, layout.reports)
+    summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
+    create_markdown_artifact(
+        key="summary",
+        markdown="\n".join(f"- {line}" for line in summary_lines(summary)),
+        description="What came of the run",
+    )
+    return summary
+
+
+def summary_lines(summary: PipelineSummary) -> list[str]:
+    """What was made, where, and how the loss went."""
+    prepared, cut, trained = summary.preparation, summary.cubes, summary.training
+    sizes = " + ".join(str(outcome.cubes) for outcome in cut.subsets)
+    layout = Layout(summary.root)
+    return [
+        f"cases:    {prepared.prepared} prepared, {prepared.up_to_date} up to date, {prepared.left_out} left out"
+        f" -> {layout.data}",
+        f"cubes:    {cut.cubes} ({sizes}) -> {layout.cubes}",
+        f"training: {trained.epochs} epochs, validation loss {trained.first_validation_loss:.5f} after the first,"
+        f" {trained.best_validation_loss:.5f} at best (epoch {trained.best_epoch})",
+        f"weights:  {trained.model}",
+        f"pictures: {layout.reports}",
+    ]

@@ -1,0 +1,1 @@
+"""Prefect tasks: each a few lines around one library call; small records and addresses in and out, never arrays."""

@@ -1,0 +1,108 @@
+"""Tasks on cases: finding them, deciding on their subsets, preparing one."""
+
+import logging
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel
+
+from tasks.runs import fails_clearly
+from zssmnet.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
+from zssmnet.config import PreparationConfig
+from zssmnet.errors import CaseError, InputError, SplitsError
+from zssmnet.preparation import prepare_case, remove_stale
+from zssmnet.roi import Triple
+from zssmnet.splits import SplitMode, assign_subsets, read_folds
+from zssmnet.storage import open_storage, read_file
+
+log = logging.getLogger("zssmnet.tasks")
+
+
+class CaseOutcome(BaseModel):
+    """What became of one case: prepared, or left out for a reason."""
+
+    case_id: str
+    subset: int | None = None
+    size_before: Triple | None = None
+    spacing_before: tuple[float, float, float] | None = None
+    size_after: Triple | None = None
+    warnings: tuple[str, ...] = ()
+    is_new: bool = False
+    file: str | None = None
+    reason: str | None = None
+
+
+@task(task_run_name="inventory", cache_policy=NO_CACHE, persist_result=False)
+@fails_clearly
+def inventory(images_path: str, zonal_mask_path: str, archive_format: ArchiveFormat | None) -> Inventory:
+    """Find the cases of an archive and their masks."""
+    found = take_inventory(open_storage(images_path), open_storage(zonal_mask_path), archive_format)
+    log.info("%s: %d cases with images and mask, %d without", images_path, len(found.cases), len(found.faults))
+    return found
+
+
+@task(task_run_name="subsets", cache_policy=NO_CACHE, persist_result=False)
+@fails_clearly
+def subsets(
+    case_ids: Sequence[str], splits_path: str | None, split_mode: SplitMode | None, patient_pattern: str
+) -> dict[str, int]:
+    """Decide on the subset of each case, and say which cases the archive or the splits alone have."""
+    mode: SplitMode = split_mode or ("reference" if splits_path else "stable")
+    if mode == "stable" and splits_path:
+        raise SplitsError(f"{splits_path}: the stable split takes no splits.json; leave one of the two out")
+    folds = read_folds(read_file(splits_path), splits_path) if splits_path else None
+    assigned = assign_subsets(case_ids, mode, folds, patient_pattern)
+    if folds is not None:
+        named = {case_id for fold in folds for case_id in fold}
+        if unnamed := sorted(set(case_ids) - named):
+            log.warning("%d cases are not in %s and are left out: %s", len(unnamed), splits_path, shortened(unnamed))
+        if absent := sorted(named - set(case_ids)):
+            log.warning("%d cases of %s cannot be found: %s", len(absent), splits_path, shortened(absent))
+    sizes = [sum(1 for subset in assigned.values() if subset == number) for number in range(6)]
+    log.info("%s split: %s cases for training, %d for validation", mode, " + ".join(map(str, sizes[:5])), sizes[5])
+    if not assigned:
+        raise InputError("no case is left: the archive and the splits have none in common")
+    return assigned
+
+
+@task(task_run_name="prepare-{case.id}", cache_policy=NO_CACHE, persist_result=False)
+@fails_clearly
+def prepare(
+    case: Case, subset: int, images_path: str, zonal_mask_path: str, output_path: str, config: PreparationConfig
+) -> CaseOutcome:
+    """Prepare one case; one that cannot be used is reported, not raised."""
+    try:
+        images, masks, output = (open_storage(uri) for uri in (images_path, zonal_mask_path, output_path))
+        record, is_new = prepare_case(case, subset, images, masks, output, config)
+    except CaseError as fault:
+        log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)
+        return left_out(fault, subset)
+    return CaseOutcome(
+        case_id=case.id,
+        subset=subset,
+        size_before=record.size_before,
+        spacing_before=record.spacing_before,
+        size_after=record.size_after,
+        warnings=record.warnings,
+        is_new=is_new,
+    )
+
+
+@task(task_run_name="tidy", cache_policy=NO_CACHE, persist_result=False)
+@fails_clearly
+def tidy(output_path: str, keep: Sequence[str]) -> list[str]:
+    """Remove what earlier runs prepared of cases that are no longer there, and what killed runs left half-written."""
+    output = open_storage(output_path)
+    removed = remove_stale(output, set(keep))
+    if removed:
+        log.warning(
+            "%d cases of earlier runs are no longer there and are removed: %s", len(removed), shortened(removed)
+        )
+    output.sweep()
+    return removed
+
+
+def left_out(fault: CaseError, subset: int | None = None) -> CaseOutcome:
+    """The outcome of a case that cannot be used."""
+    return CaseOutcome(case_id=fault.case_id, subset=subset, file=fault.file, reason=fault.reason)

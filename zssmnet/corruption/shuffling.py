@@ -1,0 +1,188 @@
+"""Step 2: local shuffling. The values within thousands of small windows change places.
+
+Window after window, the values that the *uncorrupted* channel has there, permuted, overwrite the window in the
+corrupted channel; where windows overlap the last one wins. As a loop over 10,000 windows this is nearly all of
+the published program's time. Here all windows are handled together: their cells are laid out in one list, each
+voxel finds its last window by a maximum over the cells that cover it, and sorting the list by (window, random
+number) permutes every window at once.
+
+Source: Models Genesis, Med. Image Anal. 67:101840; Z-SSMNet, arXiv 2212.05808.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from zssmnet.config import ShufflingConfig
+from zssmnet.corruption.random import Stream, chance, derive_keys, integers, random_bits
+
+# Shuffled channels handled at once. That bounds the memory (about 10 MB a channel), and makes sorting keys fit
+# into 31 bits, which a CPU sorts three times faster than longer ones.
+_CHANNELS_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Shuffling:
+    """P shuffled channels among the C channels of N cubes, and their W windows.
+
+    Attributes:
+        target_P: the channel to overwrite, counted through all cubes (cube * C + channel), int64; none twice.
+        source_P: the channel that its values come from, counted likewise, int64.
+        order_P: the key of its windows' permutations, int64.
+        size_PAW: size of each window along the axes x, y, z in voxels, int64.
+        start_PAW: first voxel of each window along the axes x, y, z, int64.
+    """
+
+    target_P: Tensor
+    source_P: Tensor
+    order_P: Tensor
+    size_PAW: Tensor
+    start_PAW: Tensor
+
+    def split(self, channels: int) -> Iterator["Shuffling"]:
+        """Yield the same in parts of so many shuffled channels."""
+        tensors = (self.target_P, self.source_P, self.order_P, self.size_PAW, self.start_PAW)
+        for begin in range(0, len(self.target_P), channels):
+            yield Shuffling(*(tensor[begin : begin + channels] for tensor in tensors))
+
+
+def sample_shuffling(
+    keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: ShufflingConfig, *, from_first_channel: bool
+) -> Shuffling:
+    """Draw which channels are shuffled, and the windows of each.
+
+    Args:
+        keys_N: the cubes' keys, int64.
+        shape_CXYZ: shape of one cube (channel, x, y, z).
+        config: chance, number of windows and their largest size (never less than 1 voxel).
+        from_first_channel: whether all channels take their values from channel 0, as in the published program,
+            or each from itself.
+
+    Returns:
+        The shuffling of these N cubes, on the device of the keys.
+    """
+    channels, *size = shape_CXYZ
+    target_P = chance(keys_N, Stream.SHUFFLING, (channels,), config.probability).flatten().nonzero()[:, 0]
+    channel = torch.arange(channels, device=keys_N.device)
+    keys_NC = derive_keys(derive_keys(keys_N, Stream.SHUFFLED_CHANNEL)[:, None], channel)
+    keys_P = keys_NC.flatten()[target_P]
+
+    size_A1 = torch.tensor(size)[:, None].to(keys_N.device, non_blocking=True)
+    largest_A1 = (size_A1 // config.largest_divisor).clamp(min=1)
+    draws = (len(size), config.windows)
+    size_PAW = integers(keys_P, Stream.WINDOW_SIZE, draws, 1, largest_A1)
+    return Shuffling(
+        target_P=target_P,
+        source_P=target_P - target_P % channels if from_first_channel else target_P,
+        order_P=keys_P,
+        size_PAW=size_PAW,
+        start_PAW=integers(keys_P, Stream.WINDOW_START, draws, 0, size_A1 - size_PAW),
+    )
+
+
+def apply_shuffling(cubes_NCXYZ: Tensor, shuffling: Shuffling) -> Tensor:
+    """Shuffle the chosen channels; all values are taken from `cubes_NCXYZ` as it is.
+
+    Args:
+        cubes_NCXYZ: uncorrupted cubes (cube, channel, x, y, z), any type.
+        shuffling: what to shuffle in these N cubes, on their device.
+
+    Returns:
+        The shuffled cubes, a new tensor of the same shape and type.
+    """
+    n, channels, *size = cubes_NCXYZ.shape
+    source = cubes_NCXYZ.reshape(n * channels, -1)
+    shuffled = source.clone()
+    if len(shuffling.target_P):
+        cells_P = shuffling.size_PAW.prod(dim=1).sum(dim=1)
+        # The only wait for the device: how long the longest list is, and how large the largest windows are.
+        cells, *largest = torch.cat((cells_P.amax()[None], shuffling.size_PAW.amax(dim=(0, 2)))).tolist()
+        offsets_YZK = _tabulate_offsets(largest, size, source.device)
+        for some in shuffling.split(_CHANNELS_AT_ONCE):
+            window, voxel = _list_cells(some, size, offsets_YZK, cells)
+            shuffled[some.target_P] = _move(source, some, window, voxel)
+    return shuffled.reshape(cubes_NCXYZ.shape)
+
+
+def draw_cell_numbers(order_P: Tensor, windows: int, cells: int) -> Tensor:
+    """A random number for each cell: the order of a window's numbers is its permutation.
+
+    Cells of equal numbers, fewer than one pair in 8,000, keep their order.
+
+    Args:
+        order_P: keys of the permutations, int64.
+        windows: number of windows of a channel.
+        cells: number of cells of a channel, counted window after window, within a window in C order of (x, y, z).
+
+    Returns:
+        Numbers (P, cells), int32, not negative.
+    """
+    bits = _number_bits(windows)
+    return (random_bits(order_P, Stream.WINDOW_ORDER, (cells,)) >> (32 - bits)).bitwise_and_((1 << bits) - 1)
+
+
+def _number_bits(windows: int) -> int:
+    """What the numbers of all windows, and of one rest for each channel, leave free of 31 bits."""
+    return 31 - (_CHANNELS_AT_ONCE * (windows + 1) - 1).bit_length()
+
+
+def _tabulate_offsets(largest: list[int], size: list[int], device: torch.device) -> Tensor:
+    """How many voxels cell k of a window lies behind the window's first voxel: (size y - 1, size z - 1, k), int64.
+
+    A cell is number (x * size y + y) * size z + z of its window, and voxel (x * Y + y) * Z + z of its cube. One
+    look-up costs half as much as these divisions do for every cell.
+    """
+    size_y = torch.arange(1, largest[1] + 1, device=device)[:, None, None]
+    size_z = torch.arange(1, largest[2] + 1, device=device)[:, None]
+    cell = torch.arange(math.prod(largest), device=device)
+    x, line = cell // (size_y * size_z), cell // size_z
+    return cell + line * (size[2] - size_z) + x * (size[1] - size_y) * size[2]
+
+
+def _list_cells(shuffling: Shuffling, size: list[int], offsets_YZK: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """List the cells of all windows, `cells` for each channel.
+
+    Each channel gets one window more, the rest, whose cells fill its list up, and one voxel more, the bin, where
+    they lie.
+
+    Returns:
+        The window and the voxel of each cell, both counted through all channels: (P * cells,), int64.
+    """
+    (_, y_PW, z_PW), start_PW = shuffling.size_PAW.unbind(dim=1), shuffling.start_PAW.unbind(dim=1)
+    channel_P1 = torch.arange(len(y_PW), device=y_PW.device)[:, None]
+    voxels = math.prod(size)
+
+    volume_PW = shuffling.size_PAW.prod(dim=1)
+    volume = torch.cat((volume_PW, cells - volume_PW.sum(dim=1, keepdim=True)), dim=1).flatten()
+    window = torch.repeat_interleave(volume, output_size=len(y_PW) * cells)
+
+    table = pad(offsets_YZK.flatten(), (0, 1))  # with a last entry for the rest's cells: 0
+    entry_PW = ((y_PW - 1) * offsets_YZK.shape[1] + z_PW - 1) * offsets_YZK.shape[2]
+    entry = pad(entry_PW, (0, 1), value=len(table) - 1).flatten() - (volume.cumsum(0) - volume)
+    entry = entry.index_select(0, window).add_(torch.arange(len(window), device=window.device))
+
+    corner_PW = (start_PW[0] * size[1] + start_PW[1]) * size[2] + start_PW[2]
+    corner = (pad(corner_PW, (0, 1), value=voxels) + channel_P1 * (voxels + 1)).flatten()
+    voxel = table.index_select(0, entry.clamp_(max=len(table) - 1)).add_(corner.index_select(0, window))
+    return window, voxel
+
+
+def _move(source: Tensor, shuffling: Shuffling, window: Tensor, voxel: Tensor) -> Tensor:
+    """The shuffled channels (P, voxels): each cell which wins its voxel takes a value from its own window."""
+    values = pad(source.index_select(0, shuffling.source_P), (0, 1)).flatten()
+    moved_PV = pad(source.index_select(0, shuffling.target_P), (0, 1))
+    last_window = torch.full(values.shape, -1, device=voxel.device).scatter_reduce_(0, voxel, window, "amax")
+    wins = last_window.index_select(0, voxel) == window
+
+    p, windows = len(shuffling.order_P), shuffling.size_PAW.shape[2]
+    number = draw_cell_numbers(shuffling.order_P, windows, len(window) // p).flatten()
+    key = window.to(torch.int32).mul_(1 << _number_bits(windows)).add_(number)
+    # The list stands in the order of its windows: sorting moves a cell within its window only.
+    origin = voxel.index_select(0, key.sort(stable=True).indices)
+    any_bin = moved_PV.shape[1] - 1
+    moved_PV.view(-1).scatter_(0, torch.where(wins, voxel, any_bin), values.index_select(0, origin))
+    return moved_PV[:, :-1]

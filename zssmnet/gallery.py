@@ -1,0 +1,111 @@
+"""The pictures of a run, published under its reports, each set with a record of what it shows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+
+import SimpleITK as sitk
+import torch
+
+from zssmnet.config import CubesConfig
+from zssmnet.cubes import CaseCubes, SubsetCubes, cubes_key, open_cubes
+from zssmnet.mnet import MNet
+from zssmnet.preparation import prepared_keys
+from zssmnet.reading import array_of
+from zssmnet.records import Input, Output, Record, outputs_there, publish_record, read_record, same_content
+from zssmnet.report import case_montage, loss_curves, restoration_triptych
+from zssmnet.splits import VALIDATION_SUBSET
+from zssmnet.storage import Storage, sha256_of
+from zssmnet.training.checkpoint import load_checkpoint
+from zssmnet.training.data import CubeSet
+from zssmnet.training.fit import INPUT_CHANNELS, OUTPUT_CHANNELS
+from zssmnet.training.monitor import validation_examples
+from zssmnet.training.pretraining import MODEL, PretrainedModel
+
+METHOD = 1
+LOSS_CURVES = "loss_curves.png"
+RESTORED_CUBES = "restored_cubes.png"
+EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture not yet published: its key and its PNG."""
+
+    key: str
+    png: bytes
+
+
+def publish_case_pictures(
+    data: Storage, cubes: Storage, reports: Storage, subsets: Sequence[int], config: CubesConfig
+) -> list[str]:
+    """A montage of the first case of each subset, with zones and cube positions.
+
+    Returns:
+        Keys of the pictures below ``reports``.
+    """
+    records = [read_record(cubes, cubes_key(config, subset), SubsetCubes) for subset in subsets]
+    shown = [(record, record.cases[0]) for record in records if record and record.cases]
+    inputs = tuple(_as_input(record.outputs[0]) for record, _ in shown)
+    pictures = (Picture(f"cases/subset{record.subset}.png", _montage(data, record, case)) for record, case in shown)
+    return _publish(reports, "cases", inputs, pictures)
+
+
+def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage) -> list[str]:
+    """The loss curves of the published model, and validation cubes corrupted, restored and as they should be.
+
+    Returns:
+        Keys of the pictures below ``reports``; none if no model is published.
+    """
+    record = read_record(weights, MODEL, PretrainedModel)
+    if record is None:
+        return []
+    return _publish(reports, "training", (_as_input(record.outputs[0]),), _training_pictures(cubes, weights, record))
+
+
+def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel) -> Iterator[Picture]:
+    history = [astuple(result) for result in record.history]
+    yield Picture(LOSS_CURVES, loss_curves(history, record.best_epoch, f"Pre-training {record.run_id}"))
+    network = record.parameters.network
+    model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, network.channels, network.merge)
+    model.load_state_dict(load_checkpoint(weights.local(MODEL))["state_dict"])
+    key = record.inputs[VALIDATION_SUBSET].name
+    validation = CubeSet([open_cubes(cubes.local(key))])
+    with torch.inference_mode():
+        examples = validation_examples(model, validation, record.parameters, EXAMPLES)
+    title = f"Validation cubes, best model (epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})"
+    png = restoration_triptych(examples.corrupted.numpy(), examples.restored.numpy(), examples.target.numpy(), title)
+    yield Picture(RESTORED_CUBES, png)
+
+
+def _montage(data: Storage, record: SubsetCubes, case: CaseCubes) -> bytes:
+    volumes = [sitk.ReadImage(str(data.local(key))) for key in prepared_keys(case.case_id, record.subset)]
+    arrays = [array_of(volume) for volume in volumes]
+    use = "validation" if record.subset == VALIDATION_SUBSET else "training"
+    title = f"Case {case.case_id}, subset {record.subset} ({use})"
+    size, spacing = record.parameters.size, volumes[0].GetSpacing()
+    return case_montage(arrays[:3], arrays[3], case.starts, size, spacing, title)
+
+
+def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: Iterator[Picture]) -> list[str]:
+    """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed."""
+    known = read_record(reports, name, Record)
+    if (
+        known
+        and known.method == METHOD
+        and same_content(known.inputs, inputs)
+        and outputs_there(reports, known.outputs)
+    ):
+        return [output.key for output in known.outputs]
+    outputs = []
+    for picture in pictures:
+        with reports.publishing(picture.key) as path:
+            path.write_bytes(picture.png)
+            outputs.append(Output(key=picture.key, size=len(picture.png), sha256=sha256_of(path)))
+    for gone in {output.key for output in (known.outputs if known else ())} - {output.key for output in outputs}:
+        reports.remove(gone)
+    publish_record(reports, name, Record(method=METHOD, inputs=inputs, outputs=tuple(outputs)))
+    return [output.key for output in outputs]
+
+
+def _as_input(output: Output) -> Input:
+    return Input(name=output.key, size=output.size, version="", sha256=output.sha256)

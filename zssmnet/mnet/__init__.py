@@ -1,0 +1,6 @@
+"""MNet, the mesh of 2D and 3D streams (IJCAI 2022, arXiv 2205.04846) that Z-SSMNet pre-trains."""
+
+from zssmnet.mnet.blocks import Merge
+from zssmnet.mnet.network import MNet
+
+__all__ = ["MNet", "Merge"]

@@ -1,0 +1,116 @@
+"""MNet's building blocks (arXiv 2205.04846). Every tensor is (N, C, Z, Y, X).
+
+The names of the attributes (`CB2d`, `conv1`, `conv`, `norm`) are the names in checkpoints: they are a contract.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Stream = Literal["2d", "3d"]
+Merge = Literal["sub", "sum", "cat"]
+
+FEWEST_SLICES_POOLED = 8  # with fewer, a 3D stream keeps its slices and is pooled within them
+
+
+class ConvNormAct(nn.Module):
+    """Convolution with bias, affine instance norm, LeakyReLU(0.01); the size stays.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel: odd size of the kernel (z, y, x).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> None:
+        super().__init__()
+        z, y, x = kernel
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=(z // 2, y // 2, x // 2))
+        self.norm = nn.InstanceNorm3d(out_channels, eps=1e-5, affine=True)
+        # In place: what the norm's backward needs is its input, so its output may be overwritten.
+        self.act = nn.LeakyReLU(0.01, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X)."""
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y
+
+
+class DoubleConv(nn.Module):
+    """Two `ConvNormAct` in a row, with the kernel of a subclass; (N, C, Z, Y, X) to (N, C', Z, Y, X)."""
+
+    kernel: tuple[int, int, int]
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(in_channels, out_channels, self.kernel)
+        self.conv2 = ConvNormAct(out_channels, out_channels, self.kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X)."""
+        y: Tensor = self.conv2(self.conv1(x))
+        return y
+
+
+class CB2d(DoubleConv):
+    """The 2D stream's block: it sees within slices only."""
+
+    kernel = (1, 3, 3)
+
+
+class CB3d(DoubleConv):
+    """The 3D stream's block: it sees across slices too."""
+
+    kernel = (3, 3, 3)
+
+
+class Node(nn.Module):
+    """A node of the mesh: the same features through a 2D block, a 3D block or both.
+
+    Args:
+        in_channels: channels of what the node takes, after merging.
+        out_channels: channels of each stream it gives.
+        gives: the streams it gives.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, gives: tuple[Stream, ...]) -> None:
+        super().__init__()
+        self.CB2d = CB2d(in_channels, out_channels) if "2d" in gives else None
+        self.CB3d = CB3d(in_channels, out_channels) if "3d" in gives else None
+
+    def forward(self, x: Tensor) -> dict[Stream, Tensor]:
+        """(N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X) for each stream given."""
+        given: dict[Stream, Tensor] = {}
+        if self.CB2d is not None:
+            given["2d"] = self.CB2d(x)
+        if self.CB3d is not None:
+            given["3d"] = self.CB3d(x)
+        return given
+
+
+def pool(features: Tensor, stream: Stream) -> Tensor:
+    """Max-pool by 1x2x2 in a 2D stream, by 2x2x2 in a 3D stream; odd last voxels are dropped.
+
+    A 3D stream with fewer than 8 slices keeps them: it is pooled by 1x2x2.
+    """
+    if stream == "2d" or features.shape[2] < FEWEST_SLICES_POOLED:
+        return nn.functional.max_pool3d(features, (1, 2, 2))
+    return nn.functional.max_pool3d(features, 2)
+
+
+def merge_streams(features_2d: Tensor, features_3d: Tensor, how: Merge) -> Tensor:
+    """The feature merging unit: two streams of the same shape into one.
+
+    Returns the absolute difference ("sub"), the sum ("sum") or both, 2D first, with twice the channels ("cat").
+    """
+    if how == "sub":
+        return (features_2d - features_3d).abs()
+    if how == "sum":
+        return features_2d + features_3d
+    return torch.cat((features_2d, features_3d), dim=1)
+
+
+def upsample_like(features: Tensor, skip: Tensor) -> Tensor:
+    """Trilinear (align_corners false) to the Z, Y, X of `skip`."""
+    return nn.functional.interpolate(features, size=skip.shape[2:], mode="trilinear", align_corners=False)

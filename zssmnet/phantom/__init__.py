@@ -1,0 +1,37 @@
+"""Synthetic bi-parametric prostate MRI for the demo, the tests and the benchmarks.
+
+A case starts from a zonal mask, drawn (`zonal_mask`) or given. Around it, a pelvis is drawn once (`sampling`) and
+painted on any grid (`anatomy`); tissues become T2W, ADC and DWI signals (`signals`). Frame of the anatomy: mm from
+the gland's centre, along the axes of the T2W grid, x to the patient's left, y to the back, z to the head.
+"""
+
+from zssmnet.phantom.archives import (
+    PhantomCase,
+    case_ids,
+    phantom_case,
+    write_archive,
+    write_masks,
+    write_nnunet_raw,
+    write_picai,
+)
+from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE, zonal_mask
+from zssmnet.phantom.grid import DEMO_GRIDS, GridSpec, oblique_axial
+from zssmnet.phantom.signals import Examination, examination
+
+__all__ = [
+    "DEMO_GRIDS",
+    "PERIPHERAL_ZONE",
+    "TRANSITION_ZONE",
+    "Examination",
+    "GridSpec",
+    "PhantomCase",
+    "case_ids",
+    "examination",
+    "oblique_axial",
+    "phantom_case",
+    "write_archive",
+    "write_masks",
+    "write_nnunet_raw",
+    "write_picai",
+    "zonal_mask",
+]

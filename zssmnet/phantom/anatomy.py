@@ -1,0 +1,109 @@
+"""The pelvis around a prostate: sampled once, then painted on any grid."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from zssmnet.phantom.field import SmoothField
+from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
+from zssmnet.phantom.grid import Axes, Floats, Mask, Triple
+from zssmnet.phantom.shapes import Ellipsoid, Positions
+from zssmnet.phantom.tissues import Tissue
+
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Organ:
+    """A shape made of a tissue, perhaps with a rim of another one, `rim_mm` thick."""
+
+    tissue: Tissue
+    shape: Ellipsoid
+    rim: Tissue | None = None
+    rim_mm: float = 0.0
+
+    def paint(self, tissues_zyx: Labels, positions: Positions) -> None:
+        """Overwrite what lies within the organ."""
+        box, distance = self.shape.distance(positions)
+        within = tissues_zyx[box]
+        if self.rim is not None:
+            within[distance < 1] = self.rim
+        smallest = min(self.shape.radii_mm)
+        within[distance < 1 - self.rim_mm / smallest] = self.tissue
+
+
+@dataclass(frozen=True)
+class Nodule:
+    """A nodule of the transition zone, glandular (T2W brighter than its surroundings) or stromal (darker)."""
+
+    shape: Ellipsoid
+    brightness: float
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Everything that is drawn for a patient, in mm from the gland's centre along the axes of the T2W grid.
+
+    Attributes:
+        centre_mm: the centre of the gland's bounding box in the patient.
+        half_mm: half the size of the gland's bounding box, with a margin of some mm.
+        organs: painted one after the other, so that later ones cover earlier ones.
+        nodules: of the transition zone.
+        lesions: painted last, within the gland only.
+        distortion: two fields that move borders along x and y.
+        texture: one field, which T2W and ADC share.
+    """
+
+    centre_mm: Triple
+    half_mm: Triple
+    organs: tuple[Organ, ...]
+    nodules: tuple[Nodule, ...]
+    lesions: tuple[Ellipsoid, ...]
+    distortion: tuple[SmoothField, SmoothField]
+    texture: SmoothField
+
+    def tissues(self, positions: Positions, zones_zyx: Labels) -> Labels:
+        """The tissues, axes (z, y, x), at these positions, where the zonal mask on the same voxels says so."""
+        tissues = np.full(positions.shape, Tissue.AIR, np.uint8)
+        for organ in self.organs:
+            organ.paint(tissues, positions)
+        tissues[zones_zyx == PERIPHERAL_ZONE] = Tissue.PERIPHERAL_ZONE
+        tissues[zones_zyx == TRANSITION_ZONE] = Tissue.TRANSITION_ZONE
+        self._paint_seams(tissues, positions, zones_zyx)
+        for lesion in self.lesions:
+            box, distance = lesion.distance(positions)
+            tissues[box][(distance < 1) & (zones_zyx[box] > 0)] = Tissue.LESION
+        return tissues
+
+    def _paint_seams(self, tissues: Labels, positions: Positions, zones_zyx: Labels) -> None:
+        """Veins and nerves close around the gland; thin dark capsules of gland and transition zone."""
+        x, y, _ = positions.axes
+        box = positions.box((0.0, 0.0, 0.0), self.half_mm)
+        within, zones = tissues[box], zones_zyx[box]
+
+        def near(part: Mask, reach_mm: float) -> Floats:
+            sigma = (0.0, reach_mm / float(y[1] - y[0]), reach_mm / float(x[1] - x[0]))
+            blurred: Floats = gaussian_filter(part.astype(np.float32), sigma, truncate=2.5)
+            return blurred
+
+        within[(within == Tissue.FAT) & (near(zones > 0, 2.5) > 0.06)] = Tissue.PLEXUS
+        within[(zones == 0) & (near(zones > 0, 0.8) > 0.2)] = Tissue.CAPSULE
+        within[(zones == PERIPHERAL_ZONE) & (near(zones == TRANSITION_ZONE, 0.8) > 0.25)] = Tissue.CAPSULE
+
+    def nodularity(self, positions: Positions) -> Floats:
+        """Relative T2W signal, axes (z, y, x), that the nodules give to the transition zone: 1 between them."""
+        relative = np.ones(positions.shape, np.float32)
+        for nodule in self.nodules:
+            box, distance = nodule.shape.distance(positions)
+            within = relative[box]
+            within[distance < 1] = 0.6  # a nodule's capsule
+            within[distance < 0.85] = nodule.brightness
+        return relative
+
+    def positions(self, axes: Axes) -> Positions:
+        """Distorted positions of the voxels at `axes` (x, y, z in mm from the gland's centre)."""
+        x, y, _ = axes
+        bent_x, bent_y = (2.6 * field.at(axes) for field in self.distortion)
+        return Positions(axes, bent_x + x[None, None, :], bent_y + y[None, :, None])

@@ -1,0 +1,120 @@
+"""Phantom cases on disk: as an nnU-Net raw archive or as PI-CAI's MHA archive, with zonal masks."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from zssmnet.archive import ArchiveFormat
+from zssmnet.errors import InputError
+from zssmnet.phantom.gland import zonal_mask
+from zssmnet.phantom.grid import DEMO_GRIDS, GridSpec
+from zssmnet.phantom.signals import Examination, examination
+from zssmnet.preparation import write_image
+from zssmnet.reading import onto_grid
+
+
+@dataclass(frozen=True)
+class PhantomCase:
+    """A synthetic case.
+
+    Attributes:
+        id: the case's id.
+        mask: its zonal mask, on T2W's grid.
+        examination: its images, each on its own grid.
+    """
+
+    id: str
+    mask: sitk.Image
+    examination: Examination
+
+
+def phantom_case(case_id: str, seed: int = 0, grids: Sequence[GridSpec] = DEMO_GRIDS) -> PhantomCase:
+    """Draw a case; its id and the seed alone decide the grid, the patient and the noise.
+
+    Args:
+        case_id: the case's id, of any form.
+        seed: another seed gives other patients under the same ids.
+        grids: T2W's grid is one of these.
+    """
+    digest = hashlib.sha256(case_id.encode()).digest()
+    rng = np.random.default_rng([seed, int.from_bytes(digest)])
+    grid = grids[int(rng.integers(len(grids)))]
+    mask = zonal_mask(grid, rng)
+    return PhantomCase(case_id, mask, examination(mask, rng))
+
+
+def case_ids(count: int) -> list[str]:
+    """Ids in PI-CAI's form, ``<patient>_<study>``, that no case of PI-CAI has."""
+    return [f"{90001 + i}_{9000001 + i}" for i in range(count)]
+
+
+def write_archive(
+    folder: Path,
+    cases: int | Sequence[str],
+    seed: int = 0,
+    grids: Sequence[GridSpec] = DEMO_GRIDS,
+    layout: ArchiveFormat = "nnunet",
+) -> tuple[Path, Path]:
+    """Write an archive of phantom cases.
+
+    Args:
+        folder: where to; made if need be.
+        cases: their number, or their ids.
+        seed: see `phantom_case`; a case does not depend on the others.
+        grids: see `phantom_case`.
+        layout: ``nnunet`` (``imagesTr/<case>_000{0,1,2}.nii.gz``, all on T2W's grid) or ``picai``
+            (``<patient>/<patient>_<study>_{t2w,adc,hbv}.mha``, each on its own).
+
+    Returns:
+        The folders of the images, ``nnunet_raw`` or ``picai_mha``, and of the zonal masks, ``zonal_masks``.
+
+    Raises:
+        InputError: an id that is not ``<patient>_<study>`` in the layout ``picai``.
+    """
+    ids = case_ids(cases) if isinstance(cases, int) else list(cases)
+    images, masks = folder / ("nnunet_raw" if layout == "nnunet" else "picai_mha"), folder / "zonal_masks"
+    write = write_nnunet_raw if layout == "nnunet" else write_picai
+    for case_id in ids:  # one case in memory at a time
+        case = phantom_case(case_id, seed, grids)
+        write(images, [case])
+        write_masks(masks, [case])
+    return images, masks
+
+
+def write_nnunet_raw(folder: Path, cases: Iterable[PhantomCase]) -> None:
+    """Write ``imagesTr/<case>_000{0,1,2}.nii.gz``: T2W, and ADC and DWI brought onto its grid."""
+    for case in cases:
+        reference = case.examination.t2w
+        images = (reference, *(onto_grid(image, reference) for image in (case.examination.adc, case.examination.dwi)))
+        for channel, image in enumerate(images):
+            _write(image, folder / "imagesTr" / f"{case.id}_{channel:04d}.nii.gz")
+
+
+def write_picai(folder: Path, cases: Iterable[PhantomCase]) -> None:
+    """Write ``<patient>/<patient>_<study>_{t2w,adc,hbv}.mha``, each image on its own grid.
+
+    Raises:
+        InputError: an id that is not ``<patient>_<study>``.
+    """
+    for case in cases:
+        patient, underscore, study = case.id.partition("_")
+        if not (patient and underscore and study):
+            raise InputError(f"case {case.id}: PI-CAI's archive needs ids of the form <patient>_<study>")
+        images = case.examination.t2w, case.examination.adc, case.examination.dwi
+        for name, image in zip(("t2w", "adc", "hbv"), images, strict=True):
+            _write(image, folder / patient / f"{case.id}_{name}.mha")
+
+
+def write_masks(folder: Path, cases: Iterable[PhantomCase]) -> None:
+    """Write ``<case>.nii.gz``, the zonal masks."""
+    for case in cases:
+        _write(case.mask, folder / f"{case.id}.nii.gz")
+
+
+def _write(image: sitk.Image, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_image(image, str(file))

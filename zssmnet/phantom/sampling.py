@@ -1,0 +1,89 @@
+"""Drawing a patient's anatomy around a zonal mask."""
+
+import numpy as np
+
+from zssmnet.phantom.anatomy import Anatomy, Labels, Nodule
+from zssmnet.phantom.field import SmoothField
+from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
+from zssmnet.phantom.grid import Axes, GridSpec, Triple
+from zssmnet.phantom.shapes import Ellipsoid
+from zssmnet.phantom.surroundings import surroundings
+
+
+def gland_box(grid: GridSpec, zones_zyx: Labels) -> tuple[Triple, Triple]:
+    """Centre of the gland's bounding box in the patient, and half its size along the grid's axes, in mm."""
+    first, last = [], []
+    for others in ((0, 1), (0, 2), (1, 2)):  # leave x, y, z
+        (where,) = np.nonzero(zones_zyx.any(axis=others))
+        first.append(where[0])
+        last.append(where[-1])
+    x, y, z = (np.subtract(last, first) + 1) / 2 * np.array(grid.spacing_mm)
+    return grid.position(np.add(first, last) / 2), (float(x), float(y), float(z))
+
+
+def sample_anatomy(grid: GridSpec, zones_zyx: Labels, reach: tuple[Axes, ...], rng: np.random.Generator) -> Anatomy:
+    """Draw an anatomy.
+
+    Args:
+        grid: the mask's grid.
+        zones_zyx: the zonal mask, labels 0, 1, 2.
+        reach: positions, in mm from the gland's centre, of all grids that will be painted.
+        rng: source of everything that varies between patients.
+    """
+    centre_mm, half_mm = gland_box(grid, zones_zyx)
+    extent = _union(reach)
+    margin = 6.0
+    return Anatomy(
+        centre_mm=centre_mm,
+        half_mm=(half_mm[0] + margin, half_mm[1] + margin, half_mm[2] + margin),
+        organs=surroundings(half_mm, rng),
+        nodules=_nodules(grid, zones_zyx, centre_mm, rng),
+        lesions=_lesions(grid, zones_zyx, centre_mm, rng),
+        distortion=(
+            SmoothField.sample(rng, extent, (14.0, 14.0, 16.0)),
+            SmoothField.sample(rng, extent, (14.0, 14.0, 16.0)),
+        ),
+        texture=SmoothField.sample(rng, extent, (4.0, 4.0, 5.0)),
+    )
+
+
+def _union(reach: tuple[Axes, ...]) -> Axes:
+    """First and last position along x, y, z of several grids."""
+    x, y, z = (
+        np.array([min(axes[i][0] for axes in reach), max(axes[i][-1] for axes in reach)], np.float32) for i in range(3)
+    )
+    return x, y, z
+
+
+def _somewhere(
+    grid: GridSpec, zone_zyx: np.ndarray, centre_mm: Triple, count: int, rng: np.random.Generator
+) -> list[Triple]:
+    """Random voxels of a zone: their positions in mm from the gland's centre, along the grid's axes."""
+    voxels = np.argwhere(zone_zyx)
+    axes = grid.axes_mm(centre_mm)
+    chosen = voxels[rng.integers(len(voxels), size=count)]
+    return [(float(axes[0][x]), float(axes[1][y]), float(axes[2][z])) for z, y, x in chosen]
+
+
+def _nodules(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator) -> tuple[Nodule, ...]:
+    """One nodule in about 0.8 ml of transition zone, at most 80; larger ones in larger glands."""
+    zone = zones_zyx == TRANSITION_ZONE
+    volume_ml = float(zone.sum() * np.prod(grid.spacing_mm)) / 1000
+    count = int(min(6 + volume_ml / 0.8, 80))
+    nodules = []
+    for centre in _somewhere(grid, zone, centre_mm, count, rng):
+        x, y, z = rng.uniform(2.5, 4.0 + volume_ml ** (1 / 3)) * rng.uniform(0.75, 1.25, size=3)
+        shape = Ellipsoid(centre, (x, y, z), rng.uniform(0, 180))
+        nodules.append(Nodule(shape, rng.choice([rng.uniform(0.6, 0.85), rng.uniform(1.2, 2.2)])))
+    return tuple(nodules)
+
+
+def _lesions(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator) -> tuple[Ellipsoid, ...]:
+    """One or two lesions, seven in ten of them in the peripheral zone."""
+    lesions = []
+    for _ in range(rng.integers(1, 3)):
+        zone = PERIPHERAL_ZONE if rng.random() < 0.7 else TRANSITION_ZONE
+        (centre,) = _somewhere(grid, zones_zyx == zone, centre_mm, 1, rng)
+        x, y, z = rng.uniform(4.5, 7.5) * rng.uniform(0.8, 1.25, size=3)
+        lesions.append(Ellipsoid(centre, (x, y, max(z, 5.0)), rng.uniform(0, 180)))
+    return tuple(lesions)

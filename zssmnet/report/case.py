@@ -1,0 +1,124 @@
+"""A prepared case at a glance."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from zssmnet.cubes import HIGHEST_ADC
+from zssmnet.report.style import (
+    CUBE_COLOUR,
+    FAINT,
+    INK,
+    ZONES,
+    Array,
+    heading,
+    legend,
+    new_figure,
+    outline_zones,
+    png_of,
+)
+
+Size = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+_HEADINGS = ("T2W", f"ADC  (0 to {HIGHEST_ADC:.0f} µm²/s)", "DWI, high b-value")
+_PANEL = 2.35  # inches
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.72, 0.15, 0.72, 0.85, 0.09  # inches
+
+
+def case_montage(
+    images: Mapping[str, Array] | Sequence[Array],
+    mask_ZYX: Array,
+    cube_starts_xyz: Sequence[tuple[int, int, int]] | Array,
+    cube_size_xyz: Size,
+    spacing_mm: Spacing,
+    title: str,
+) -> bytes:
+    """Draw three slices through the gland, with its zones, and the cubes cut from the case on T2W.
+
+    Args:
+        images: T2W, ADC (um^2/s) and DWI in this order, each with axes (z, y, x).
+        mask_ZYX: zonal mask of the same shape, labels 0, 1, 2.
+        cube_starts_xyz: first voxels x, y, z of the cubes; a slice shows those cubes that contain it.
+        cube_size_xyz: voxels of a cube along x, y, z.
+        spacing_mm: voxel size x, y, z.
+        title: heading.
+
+    Returns:
+        A PNG of three rows (slices, towards the head above) and three columns (T2W, ADC, DWI).
+    """
+    volumes = list(images.values()) if isinstance(images, Mapping) else list(images)
+    windows = (_window(volumes[0]), (0.0, HIGHEST_ADC), _window(volumes[2]))
+    depth, rows, columns = mask_ZYX.shape
+    extent = (0.0, columns * spacing_mm[0], rows * spacing_mm[1], 0.0)
+    figure, axes = _panels(extent[2] / extent[1])
+    starts = [(int(x), int(y), int(z)) for x, y, z in cube_starts_xyz]
+    for row, z in enumerate(shown_slices(mask_ZYX)):
+        for ax, volume, (low, high) in zip(axes[row], volumes, windows, strict=True):
+            ax.imshow(volume[z], "gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
+            outline_zones(ax, mask_ZYX[z], extent)
+        _outline_cubes(axes[row][0], starts, cube_size_xyz, spacing_mm, z)
+        axes[row][0].set_ylabel(f"slice {z + 1} of {depth}\ny (mm)", fontsize=8, color=FAINT, linespacing=1.4)
+    axes[0][0].set_xticks(np.arange(0, extent[1] - 8, 20))  # the last label keeps off the next panel's first
+    for ax, name in zip(axes[0], _HEADINGS, strict=True):
+        ax.set_title(name, fontsize=9, color=INK, pad=5)
+    left = _LEFT / figure.get_figwidth()
+    heading(figure, title, left)
+    size = " × ".join(str(n) for n in cube_size_xyz)
+    cubes = (CUBE_COLOUR, f"cubes of {size} voxels through the slice ({len(starts)} in the case)")
+    legend(figure, [*ZONES, cubes] if starts else ZONES, left, 0.08)
+    return png_of(figure)
+
+
+def shown_slices(mask_ZYX: Array) -> tuple[int, int, int]:
+    """Slices at 4/5, 1/2 and 1/5 of the gland's height, or of the volume's where the mask is empty."""
+    inside = np.flatnonzero(mask_ZYX.any(axis=(1, 2)))
+    first, last = (inside[0], inside[-1]) if len(inside) else (0, len(mask_ZYX) - 1)
+    upper, middle, lower = (round(first + share * (last - first)) for share in (0.8, 0.5, 0.2))
+    return upper, middle, lower
+
+
+def _window(volume_ZYX: Array) -> tuple[float, float]:
+    """Grey levels that leave a few outliers saturated."""
+    low, high = np.percentile(volume_ZYX, (0.5, 99.5))
+    return float(low), max(float(high), float(low) + 1e-6)
+
+
+def _panels(ratio: float) -> tuple[Figure, list[list[Axes]]]:
+    """Three by three panels, each `ratio` as high as wide."""
+    width = _LEFT + 3 * _PANEL + 2 * _GAP + _RIGHT
+    height = _TOP + 3 * _PANEL * ratio + 2 * _GAP + _BOTTOM
+    figure = new_figure(width, height)
+    rows = figure.subplots(
+        3,
+        3,
+        sharex=True,
+        sharey=True,
+        gridspec_kw={
+            "left": _LEFT / width,
+            "right": 1 - _RIGHT / width,
+            "top": 1 - _TOP / height,
+            "bottom": _BOTTOM / height,
+            "wspace": _GAP / _PANEL,
+            "hspace": _GAP / (_PANEL * ratio),
+        },
+    )
+    for ax in rows.flat:
+        ax.tick_params(labelsize=7, colors=FAINT, length=2.5, width=0.6)
+        ax.spines[:].set_visible(False)
+    for ax in rows[-1]:
+        ax.set_xlabel("x (mm)", fontsize=8, color=FAINT)
+    return figure, [list(row) for row in rows]
+
+
+def _outline_cubes(
+    ax: Axes, starts_xyz: list[tuple[int, int, int]], size_xyz: Size, spacing_mm: Spacing, slice_index: int
+) -> None:
+    width, height = size_xyz[0] * spacing_mm[0], size_xyz[1] * spacing_mm[1]
+    for x, y, z in starts_xyz:
+        if z <= slice_index < z + size_xyz[2]:
+            corner = (x * spacing_mm[0], y * spacing_mm[1])
+            ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=CUBE_COLOUR, linewidth=0.7))

@@ -1,0 +1,131 @@
+"""What all pictures share: colours, outlines, and the way to a small PNG."""
+
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+from scipy.spatial import KDTree
+
+Array = npt.NDArray[Any]
+
+IMAGES = ("T2W", "ADC", "DWI")
+ZONES = (("#00d0ff", "peripheral zone"), ("#ffb000", "transition zone"))
+"""Colour and name of the zones 1 and 2."""
+CUBE_COLOUR = "#ff4f9a"
+TRAINING_COLOUR, VALIDATION_COLOUR = "#2f78a8", "#d1495b"
+INK, FAINT, LINES = "#20262e", "#66707c", "#e3e7ec"
+_LINE_COLOURS = (*(colour for colour, _ in ZONES), CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR)
+_LARGEST_TINT = 28  # of 255: what is less coloured, text and grid lines too, becomes grey
+LARGEST_PNG = 200_000
+"""Bytes; pictures are embedded in pages."""
+_QUALITIES = ((100, 128), (100, 64), (100, 32), (80, 32), (60, 24))
+"""Dots per inch and grey levels, from the finest to one that is small for any picture of this package."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches."""
+    return Figure(figsize=(width, height), facecolor="white")
+
+
+def outline_zones(
+    ax: Axes, zones_YX: Array, extent: tuple[float, float, float, float] | None = None, width: float = 1.0
+) -> None:
+    """Draw the outlines of the zones of a slice, labels 0, 1, 2.
+
+    Args:
+        ax: where an image of the slice is shown.
+        zones_YX: the slice of the zonal mask, axes (y, x).
+        extent: the image's left, right, bottom and top; voxels where none is given.
+        width: of the lines, in points.
+    """
+    height, columns = zones_YX.shape
+    left, right, bottom, top = extent or (-0.5, columns - 0.5, height - 0.5, -0.5)
+    x = left + (np.arange(columns) + 0.5) * (right - left) / columns
+    y = top + (np.arange(height) + 0.5) * (bottom - top) / height
+    for label, (colour, _) in enumerate(ZONES, start=1):
+        inside = zones_YX == label
+        if inside.any() and not inside.all():
+            ax.contour(x, y, inside, levels=[0.5], colors=[colour], linewidths=width)
+
+
+def legend(figure: Figure, entries: Sequence[tuple[str, str]], left: float, bottom: float) -> None:
+    """Write a legend of lines (colour, name) in one row.
+
+    Args:
+        figure: where to.
+        entries: a colour and a name each.
+        left: of the legend, as a share of the width.
+        bottom: of the legend, in inches.
+    """
+    figure.legend(
+        handles=[Line2D([], [], color=colour, linewidth=1.8, label=name) for colour, name in entries],
+        loc="lower left",
+        bbox_to_anchor=(left, bottom / figure.get_figheight()),
+        ncols=len(entries),
+        frameon=False,
+        fontsize=8,
+        labelcolor=INK,
+        borderaxespad=0,
+        borderpad=0,
+        handlelength=1.6,
+        columnspacing=2.0,
+    )
+
+
+def heading(figure: Figure, title: str, left: float) -> None:
+    """Write the heading, `left` as a share of the width."""
+    y = 1 - 0.28 / figure.get_figheight()
+    figure.text(left, y, title, fontsize=12, color=INK, weight="bold", va="center")
+
+
+def without_axes(ax: Axes) -> None:
+    """Leave nothing but the image."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def png_of(figure: Figure) -> bytes:
+    """Draw a figure; the bytes of a PNG as fine as `LARGEST_PNG` allows."""
+    data = b""
+    for dpi, greys in _QUALITIES:
+        figure.set_dpi(dpi)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        rgba: Array = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        data = _encoded(rgba[..., :3], greys)
+        if len(data) <= LARGEST_PNG:
+            break
+    return data
+
+
+def _encoded(rgb: Array, greys: int) -> bytes:
+    """PNG with a palette of some grey levels, and of the lines' colours in the shades that smooth edges need."""
+    shades = _line_shades()
+    levels = np.rint(np.linspace(0, 255, greys))[:, None] * np.ones(3)
+    indices = np.rint(rgb.mean(axis=-1) * ((greys - 1) / 255)).astype(np.uint8)
+    coloured = np.ptp(rgb, axis=-1) > _LARGEST_TINT
+    indices[coloured] = greys + KDTree(shades).query(rgb[coloured])[1]
+    picture = Image.fromarray(indices).convert("P")
+    picture.putpalette(np.vstack([levels, shades]).astype(np.uint8).ravel().tolist())
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", compress_level=9)
+    return stream.getvalue()
+
+
+@lru_cache
+def _line_shades() -> Array:
+    """The lines' colours on black, grey and white ground, shape (shades, 3), 0..255."""
+    mixtures = ((1, 0), (0.75, 0), (0.5, 0), (0.7, 128), (0.4, 128), (0.75, 255), (0.5, 255), (0.25, 255))
+    colours = [np.array(to_rgb(colour)) * 255 for colour in _LINE_COLOURS]
+    return np.rint([share * colour + (1 - share) * ground for colour in colours for share, ground in mixtures])

@@ -1,0 +1,118 @@
+"""Everything a training run is at the end of an epoch, so that a resumed run ends where an uninterrupted one ends."""
+
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zssmnet.errors import CheckpointError
+from zssmnet.storage import Storage
+
+LAST = "last.checkpoint"
+BEST = "best.model"
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """How one epoch, counted from 1, went."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    history: list[EpochResult] = field(default_factory=list)
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    def add(self, result: EpochResult) -> bool:
+        """Note an epoch; True if it is the best so far."""
+        self.history.append(result)
+        if result.validation_loss < self.best_loss:
+            self.best_epoch, self.best_loss = result.epoch, result.validation_loss
+        return self.best_epoch == result.epoch
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that changes during training."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    generator: torch.Generator
+    progress: Progress
+
+
+def publish_last(workplace: Storage, state: TrainingState) -> None:
+    """Publish the complete state of a run."""
+    content = {
+        "epoch": state.progress.epoch,
+        "state_dict": state.model.state_dict(),
+        "optimizer_state_dict": state.optimizer.state_dict(),
+        "schedule_state_dict": state.schedule.state_dict(),
+        "generator_state": state.generator.get_state(),
+        "history": [asdict(result) for result in state.progress.history],
+        "best_epoch": state.progress.best_epoch,
+        "best_loss": state.progress.best_loss,
+    }
+    with workplace.publishing(LAST) as path:
+        torch.save(content, path)
+
+
+def publish_best(workplace: Storage, state: TrainingState) -> None:
+    """Publish the model as the published program does: epoch, state_dict, optimizer_state_dict."""
+    content = {
+        "epoch": state.progress.epoch,
+        "state_dict": state.model.state_dict(),
+        "optimizer_state_dict": state.optimizer.state_dict(),
+    }
+    with workplace.publishing(BEST) as path:
+        torch.save(content, path)
+
+
+def resume(workplace: Storage, state: TrainingState) -> None:
+    """Bring ``state`` to where the run stopped.
+
+    Raises:
+        CheckpointError: the checkpoint is unreadable or does not fit.
+    """
+    content = load_checkpoint(workplace.local(LAST))
+    try:
+        state.model.load_state_dict(content["state_dict"])
+        state.optimizer.load_state_dict(content["optimizer_state_dict"])
+        state.schedule.load_state_dict(content["schedule_state_dict"])
+        state.generator.set_state(content["generator_state"])
+        state.progress.history[:] = [EpochResult(**result) for result in content["history"]]
+        state.progress.best_epoch, state.progress.best_loss = content["best_epoch"], content["best_loss"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{workplace.where(LAST)}: does not fit: {reason}; remove it to start anew") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, weights and plain values only, onto the CPU.
+
+    Raises:
+        CheckpointError: not a checkpoint, or cut off.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint; remove it to start anew") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint; remove it to start anew")
+    return content

@@ -1,0 +1,146 @@
+"""Training from the first epoch, or from the last checkpoint, to the end: schedule, early stopping, best model."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+
+from zssmnet.config import PretrainConfig, TrainingConfig
+from zssmnet.errors import InputError, OutOfMemoryError
+from zssmnet.mnet import MNet
+from zssmnet.storage import Storage
+from zssmnet.training.checkpoint import (
+    LAST,
+    EpochResult,
+    Progress,
+    TrainingState,
+    publish_best,
+    publish_last,
+    resume,
+)
+from zssmnet.training.data import CubeSet
+from zssmnet.training.epoch import OnStep, train_epoch, validate
+
+log = logging.getLogger(__name__)
+
+INPUT_CHANNELS = 6
+"""Three images and three zones."""
+OUTPUT_CHANNELS = 3
+
+OnEpoch = Callable[[TrainingState], None]
+"""Called after each epoch, before its checkpoint is published."""
+
+
+def fit(
+    training: CubeSet,
+    validation: CubeSet,
+    config: PretrainConfig,
+    workplace: Storage,
+    on_epoch: OnEpoch = lambda state: None,
+    on_step: OnStep = lambda done, steps: None,
+) -> TrainingState:
+    """Train until the epochs are done or the validation loss has not improved for ``patience`` epochs.
+
+    Args:
+        training, validation: the cubes.
+        config: everything that decides the weights.
+        workplace: where ``last.checkpoint`` and ``best.model`` of this run are published; a run that finds a last
+            checkpoint there continues from it.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite; the last checkpoint is kept.
+        OutOfMemoryError: a batch does not fit into the GPU's memory.
+        CheckpointError: the last checkpoint cannot be used.
+    """
+    device = choose_device(config.training.device)
+    state = initial_state(config, device)
+    if workplace.stat(LAST):
+        resume(workplace, state)
+        log.info("continuing after epoch %d, best validation loss %.5f", state.progress.epoch, state.progress.best_loss)
+    try:
+        while not is_finished(state.progress, config.training):
+            started = time.monotonic()
+            is_best = _run_epoch(state, training, validation, config, device, on_step)
+            _log_epoch(state.progress, is_best, len(training), time.monotonic() - started, config.training)
+            if is_best:
+                publish_best(workplace, state)
+            on_epoch(state)
+            publish_last(workplace, state)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"a batch of {config.training.batch_size} cubes does not fit into the memory of {device}; "
+            f"choose a smaller --batch-size, for example {max(1, config.training.batch_size // 2)}"
+        ) from error
+    return state
+
+
+def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState:
+    """A new run: weights, optimizer, schedule and generator, all from the seed."""
+    recipe = config.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, config.network.channels, config.network.merge).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=recipe.halve_every, gamma=0.5)
+    return TrainingState(model, optimizer, schedule, torch.Generator().manual_seed(recipe.seed), Progress())
+
+
+def is_finished(progress: Progress, recipe: TrainingConfig) -> bool:
+    """Whether the epochs are done or patience has run out."""
+    return progress.epoch >= recipe.epochs or progress.epoch - progress.best_epoch >= recipe.patience
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: ``cuda`` without a usable GPU.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("no CUDA device can be used here; choose --device auto or --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _run_epoch(
+    state: TrainingState,
+    training: CubeSet,
+    validation: CubeSet,
+    config: PretrainConfig,
+    device: torch.device,
+    on_step: OnStep,
+) -> bool:
+    recipe = config.training
+    learning_rate = state.schedule.get_last_lr()[0]
+    train_loss = train_epoch(
+        state.model,
+        state.optimizer,
+        training,
+        recipe.batch_size,
+        config.corruption,
+        state.generator,
+        device,
+        on_step,
+    )
+    state.schedule.step()
+    validation_loss = validate(
+        state.model, validation, recipe.batch_size, config.corruption, recipe.validation_seed, device
+    )
+    return state.progress.add(EpochResult(state.progress.epoch + 1, train_loss, validation_loss, float(learning_rate)))
+
+
+def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, recipe: TrainingConfig) -> None:
+    result = progress.history[-1]
+    standing = "best so far" if is_best else f"best {progress.best_loss:.5f} in epoch {progress.best_epoch}"
+    log.info(
+        "epoch %d of %d: training loss %.5f, validation loss %.5f (%s), learning rate %g, %.1f cubes/s",
+        result.epoch,
+        recipe.epochs,
+        result.train_loss,
+        result.validation_loss,
+        standing,
+        result.learning_rate,
+        cubes / seconds,
+    )

@@ -1,0 +1,78 @@
+"""TensorBoard logs of a run: losses, learning rate and restored cubes."""
+
+import io
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import matplotlib.image
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from zssmnet.config import PretrainConfig
+from zssmnet.report import restoration_triptych
+from zssmnet.storage import Storage
+from zssmnet.training.checkpoint import TrainingState
+from zssmnet.training.data import CubeSet
+from zssmnet.training.epoch import validation_batches
+from zssmnet.training.restoration import Restored, restore
+
+LOGS = "tensorboard"
+PICTURE_EVERY = 10
+"""Epochs between two pictures of restored cubes."""
+EXAMPLES = 3
+
+
+class Monitor:
+    """Writes the logs of a run, and publishes them after each epoch into the folder ``tensorboard`` of the run."""
+
+    def __init__(self, workplace: Storage, validation: CubeSet, config: PretrainConfig) -> None:
+        self._workplace = workplace
+        self._validation = validation
+        self._config = config
+        self._folder = Path(tempfile.mkdtemp(prefix="zssmnet-tensorboard-"))
+        self._writer: SummaryWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer:
+            self._writer.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Log the last epoch."""
+        result = state.progress.history[-1]
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self._folder), purge_step=result.epoch)
+        self._writer.add_scalar("loss/training", result.train_loss, result.epoch)
+        self._writer.add_scalar("loss/validation", result.validation_loss, result.epoch)
+        self._writer.add_scalar("learning rate", result.learning_rate, result.epoch)
+        if result.epoch == 1 or result.epoch % PICTURE_EVERY == 0:
+            picture = matplotlib.image.imread(io.BytesIO(self._triptych(state, result.epoch)), format="png")
+            self._writer.add_image("restored cubes", picture[..., :3], result.epoch, dataformats="HWC")
+        self._writer.flush()
+        for file in self._folder.iterdir():
+            with self._workplace.publishing(f"{LOGS}/{file.name}") as path:
+                shutil.copyfile(file, path)
+
+    def _triptych(self, state: TrainingState, epoch: int) -> bytes:
+        examples = validation_examples(state.model, self._validation, self._config, EXAMPLES)
+        return restoration_triptych(
+            examples.corrupted.numpy(), examples.restored.numpy(), examples.target.numpy(), f"After epoch {epoch}"
+        )
+
+
+def validation_examples(model: torch.nn.Module, validation: CubeSet, config: PretrainConfig, count: int) -> Restored:
+    """Some validation cubes, spread over all, corrupted as in validation, restored; on the CPU."""
+    chosen = torch.linspace(0, len(validation) - 1, min(count, len(validation))).round().long()
+    ((_, keys),) = validation_batches(len(validation), len(validation), config.training.validation_seed)
+    device = next(model.parameters()).device
+    model.eval()
+    shown = restore(model, validation.batch(chosen).to(device), keys[chosen].to(device), config.corruption)
+    return Restored(shown.corrupted.cpu(), shown.restored.cpu(), shown.target.cpu())
