@@ -11,7 +11,6 @@ from flows.concurrency import one_task_a_core
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes
 from tasks.pictures import show_cases
 from tasks.progress import display
-from tasks.runs import fails_clearly
 from zssmnet.config import CubesConfig
 from zssmnet.cubes import prepared_cases
 from zssmnet.errors import InputError
@@ -34,8 +33,12 @@ class CubesSummary(BaseModel):
         return sum(outcome.cubes for outcome in self.subsets)
 
 
-@flow(name="generate-cubes", task_runner=one_task_a_core(), persist_result=False)
-@fails_clearly
+@flow(
+    name="generate-cubes",
+    flow_run_name="generate-cubes {output_path}",
+    task_runner=one_task_a_core(),
+    persist_result=False,
+)
 def generate_cubes(
     data_path: Annotated[str, Field(description="Folder of the prepared cases, SSL/data of a working root")],
     output_path: Annotated[str, Field(description="Folder for the cubes, SSL/generated_cubes of a working root")],
@@ -46,6 +49,7 @@ def generate_cubes(
     ] = None,
 ) -> CubesSummary:
     """Cut random cubes of 64 x 64 x 16 voxels from every prepared case, one file a subset."""
+    open_storage(output_path).sweep()
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
     counts = _count_cases(data_path, wanted)
     shown = display()
@@ -53,7 +57,6 @@ def generate_cubes(
     futures = [cut_cubes.submit(subset, data_path, output_path, config) for subset in wanted]
     outcomes = [future.result() for future in futures]
     shown.advance(STAGE, sum(outcome.cases for outcome in outcomes if not outcome.is_new))
-    open_storage(output_path).sweep()
     show_cases(data_path, output_path, reports_path or reports_beside(output_path), wanted, config)
     summary = CubesSummary(cubes_path=output_path, subsets=outcomes)
     new = sum(outcome.is_new for outcome in outcomes)

@@ -21,7 +21,6 @@ from flows.prepare_data import (
 )
 from flows.pretrain import pretrain
 from tasks.pretraining import TrainingOutcome
-from tasks.runs import fails_clearly
 from zssmnet.archive import PICAI_PATIENT
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.layout import Layout
@@ -36,8 +35,9 @@ class PipelineSummary(BaseModel):
     training: TrainingOutcome
 
 
-@flow(name="ssl-pretraining", task_runner=one_task_a_core(), persist_result=False)
-@fails_clearly
+@flow(
+    name="ssl-pretraining", flow_run_name="ssl-pretraining {root}", task_runner=one_task_a_core(), persist_result=False
+)
 def ssl_pretraining(
     images_path: ImagesPath,
     zonal_mask_path: MaskPath,

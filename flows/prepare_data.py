@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field
 from flows.concurrency import one_task_a_core
 from tasks.cases import CaseOutcome, inventory, left_out, prepare, subsets, tidy
 from tasks.progress import display
-from tasks.runs import fails_clearly
 from zssmnet.archive import PICAI_PATIENT, ArchiveFormat
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import InputError
@@ -46,10 +45,10 @@ class PreparationSummary(BaseModel):
 
 @flow(
     name="prepare-data",
+    flow_run_name="prepare-data {output_path}",
     task_runner=one_task_a_core(),
     persist_result=False,
 )
-@fails_clearly
 def prepare_data(
     images_path: ImagesPath,
     zonal_mask_path: MaskPath,

@@ -7,13 +7,11 @@ from pydantic import Field
 
 from tasks.pictures import show_training
 from tasks.pretraining import TrainingOutcome, train
-from tasks.runs import fails_clearly
 from zssmnet.config import PretrainConfig
 from zssmnet.layout import reports_beside
 
 
-@flow(name="pretrain", persist_result=False)
-@fails_clearly
+@flow(name="pretrain", flow_run_name="pretrain {output_path}", persist_result=False)
 def pretrain(
     cubes_path: Annotated[str, Field(description="Folder of the cubes, SSL/generated_cubes of a working root")],
     output_path: Annotated[str, Field(description="Folder for the weights, SSL/pretrained_weights of a working root")],

@@ -7,7 +7,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
-from tasks.runs import fails_clearly
 from zssmnet.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import CaseError, InputError, SplitsError
@@ -34,7 +33,6 @@ class CaseOutcome(BaseModel):
 
 
 @task(task_run_name="inventory", cache_policy=NO_CACHE, persist_result=False)
-@fails_clearly
 def inventory(images_path: str, zonal_mask_path: str, archive_format: ArchiveFormat | None) -> Inventory:
     """Find the cases of an archive and their masks."""
     found = take_inventory(open_storage(images_path), open_storage(zonal_mask_path), archive_format)
@@ -43,7 +41,6 @@ def inventory(images_path: str, zonal_mask_path: str, archive_format: ArchiveFor
 
 
 @task(task_run_name="subsets", cache_policy=NO_CACHE, persist_result=False)
-@fails_clearly
 def subsets(
     case_ids: Sequence[str], splits_path: str | None, split_mode: SplitMode | None, patient_pattern: str
 ) -> dict[str, int]:
@@ -67,7 +64,6 @@ def subsets(
 
 
 @task(task_run_name="prepare-{case.id}", cache_policy=NO_CACHE, persist_result=False)
-@fails_clearly
 def prepare(
     case: Case, subset: int, images_path: str, zonal_mask_path: str, output_path: str, config: PreparationConfig
 ) -> CaseOutcome:
@@ -90,7 +86,6 @@ def prepare(
 
 
 @task(task_run_name="tidy", cache_policy=NO_CACHE, persist_result=False)
-@fails_clearly
 def tidy(output_path: str, keep: Sequence[str]) -> list[str]:
     """Remove what earlier runs prepared of cases that are no longer there, and what killed runs left half-written."""
     output = open_storage(output_path)

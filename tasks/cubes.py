@@ -5,7 +5,6 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from tasks.progress import display
-from tasks.runs import fails_clearly
 from zssmnet.config import CubesConfig
 from zssmnet.cubes import generate_cubes
 from zssmnet.storage import open_storage
@@ -24,7 +23,6 @@ class SubsetOutcome(BaseModel):
 
 
 @task(task_run_name="cubes-subset-{subset}", cache_policy=NO_CACHE, persist_result=False)
-@fails_clearly
 def cut_cubes(subset: int, data_path: str, output_path: str, config: CubesConfig) -> SubsetOutcome:
     """Cut the cubes of one subset."""
     output = open_storage(output_path)

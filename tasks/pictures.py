@@ -7,14 +7,12 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.runs import fails_clearly
 from zssmnet.config import CubesConfig
 from zssmnet.gallery import publish_case_pictures, publish_training_pictures
 from zssmnet.storage import Storage, open_storage
 
 
 @task(task_run_name="show-cases", cache_policy=NO_CACHE, persist_result=False)
-@fails_clearly
 def show_cases(
     data_path: str, cubes_path: str, reports_path: str, subsets: Sequence[int], config: CubesConfig
 ) -> list[str]:
@@ -27,7 +25,6 @@ def show_cases(
 
 
 @task(task_run_name="show-training", cache_policy=NO_CACHE, persist_result=False)
-@fails_clearly
 def show_training(cubes_path: str, weights_path: str, reports_path: str) -> list[str]:
     """Pictures of the training: loss curves, restored cubes."""
     reports = open_storage(reports_path)

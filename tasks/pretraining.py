@@ -5,7 +5,6 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from tasks.progress import display
-from tasks.runs import fails_clearly
 from zssmnet.config import PretrainConfig
 from zssmnet.storage import open_storage
 from zssmnet.training.checkpoint import TrainingState
@@ -27,7 +26,6 @@ class TrainingOutcome(BaseModel):
 
 
 @task(task_run_name="train", cache_policy=NO_CACHE, persist_result=False)
-@fails_clearly
 def train(cubes_path: str, output_path: str, config: PretrainConfig) -> TrainingOutcome:
     """Train MNet and publish its best weights."""
     weights = open_storage(output_path)

@@ -93,6 +93,7 @@ def generate_cubes(
     inputs = fingerprints(files, known.inputs if known else ())
     same_way = known is not None and (known.method, known.subset, known.parameters) == (METHOD, subset, config)
     if known and same_way and same_content(known.inputs, inputs) and outputs_there(output, known.outputs):
+        log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(known), len(known.cases))
         return known, False
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
@@ -101,7 +102,7 @@ def generate_cubes(
         method=METHOD, inputs=inputs, outputs=(produced,), subset=subset, parameters=config, cases=tuple(cases)
     )
     publish_record(output, key, record)
-    log.info("subset %d: %d cubes of %d cases", subset, len(case_ids) * config.cubes_per_case, len(case_ids))
+    log.info("subset %d: %d cubes of %d cases", subset, _count(record), len(case_ids))
     return record, True
 
 
@@ -203,6 +204,10 @@ def find_cubes(cubes: Storage) -> dict[int, str]:
     if missing := [subset for subset in range(6) if subset not in by_subset]:
         raise CubesError(f"{cubes.uri}: {family}_{missing[0]}.npy is missing; generate the cubes of all six subsets")
     return by_subset
+
+
+def _count(record: SubsetCubes) -> int:
+    return len(record.cases) * record.parameters.cubes_per_case
 
 
 def _write_cubes(

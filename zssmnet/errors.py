@@ -9,6 +9,7 @@ ZssmnetError
 │   ├── CubesError        a file of cubes
 │   └── CheckpointError   a checkpoint or a file of weights
 ├── StorageError          a folder or bucket that cannot be read or written
+│   └── UnreadableFileError  one file that is there, but cannot be read or is not whole
 └── TrainingError         training that cannot go on
     ├── NonFiniteLossError
     └── OutOfMemoryError
@@ -64,6 +65,23 @@ class CheckpointError(InputError):
 
 class StorageError(ZssmnetError):
     """Storage that does not answer, is full, or may not be read or written."""
+
+
+class UnreadableFileError(StorageError):
+    """One file that is there, but cannot be read or is not whole.
+
+    Attributes:
+        file: its path.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file}: {reason}")
+        self.file = file
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["UnreadableFileError"], tuple[str, str]]:
+        return type(self), (self.file, self.reason)
 
 
 class TrainingError(ZssmnetError):

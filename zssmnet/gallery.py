@@ -96,6 +96,7 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
         and outputs_there(reports, known.outputs)
     ):
         return [output.key for output in known.outputs]
+    reports.sweep()
     outputs = []
     for picture in pictures:
         with reports.publishing(picture.key) as path:

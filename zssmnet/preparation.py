@@ -12,9 +12,11 @@ import SimpleITK as sitk
 
 from zssmnet.archive import CHANNELS, Case
 from zssmnet.config import PreparationConfig
-from zssmnet.errors import CaseError
-from zssmnet.reading import Examination, array_of, read_examination
+from zssmnet.errors import CaseError, UnreadableFileError
+from zssmnet.image_files import write_image as write_image
+from zssmnet.reading import Examination, array_of, check_can_be_interpolated, check_values, read_examination
 from zssmnet.records import (
+    NOT_YET,
     Input,
     Output,
     Record,
@@ -26,15 +28,7 @@ from zssmnet.records import (
     remove_record,
     same_content,
 )
-from zssmnet.resampling import (
-    SMALLEST_SPLINE_SIZE,
-    Grid,
-    grid_of,
-    resample_image,
-    resample_mask,
-    target_box,
-    target_grid,
-)
+from zssmnet.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
 from zssmnet.roi import Box, Triple, bounding_box, margin_in_voxels
 from zssmnet.storage import Storage, sha256_of
 
@@ -94,9 +88,9 @@ def prepare_case(
         if known:
             remove_prepared(known, output)
         raise
-    record = _publish(case, subset, examination, volumes, inputs, output, config)
-    if known and known.subset != subset:
+    if known:
         _remove_files(known, output)
+    record = _publish(case, subset, examination, volumes, inputs, output, config)
     log.info(
         "%s: prepared for subset %d, %s -> %s voxels",
         case.id,
@@ -116,21 +110,14 @@ def prepare(case_id: str, examination: Examination, config: PreparationConfig) -
     """
     source = grid_of(examination.t2w)
     target = target_grid(source, config.spacing_mm)
-    if target.size != source.size and min(source.size) < SMALLEST_SPLINE_SIZE:
-        raise CaseError(
-            case_id,
-            examination.files[0],
-            f"has the size {source.size}; cubic interpolation needs {SMALLEST_SPLINE_SIZE} voxels on each axis",
-        )
-    roi = _region_of_interest(case_id, examination, source, target, config)
+    if target.size != source.size:
+        check_can_be_interpolated(case_id, examination.files[0], examination.t2w)
+    mask = resample_mask(examination.mask, target)
+    roi = _region_of_interest(case_id, examination.files[3], mask, config)
     t2w, adc, dwi = (resample_image(image, target, roi) for image in examination.images)
     for image, name, file in zip((t2w, adc, dwi), CHANNELS, examination.files, strict=False):
-        values = array_of(image)
-        if values.min() == values.max():
-            raise CaseError(
-                case_id, file, f"the {name} image is constant around the gland: all voxels are {values.min()}"
-            )
-    return PreparedVolumes((t2w, adc, dwi), resample_mask(examination.mask, target, roi), roi)
+        check_values(case_id, file, image, f"the {name} image around the gland")
+    return PreparedVolumes((t2w, adc, dwi), crop_mask(mask, roi), roi)
 
 
 def remove_stale(output: Storage, keep: set[str]) -> list[str]:
@@ -153,9 +140,9 @@ def remove_stale(output: Storage, keep: set[str]) -> list[str]:
 
 
 def remove_prepared(record: PreparedCase, output: Storage) -> None:
-    """Remove a prepared case, its record first: without one, it does not count as done."""
-    remove_record(output, record.case_id)
+    """Remove a prepared case, its record last: while there is one, a later run knows what is left to remove."""
     _remove_files(record, output)
+    remove_record(output, record.case_id)
 
 
 def prepared_keys(case_id: str, subset: int) -> tuple[str, str, str, str]:
@@ -165,11 +152,15 @@ def prepared_keys(case_id: str, subset: int) -> tuple[str, str, str, str]:
 
 
 def _fingerprints(case: Case, images: Storage, masks: Storage, known: PreparedCase | None) -> tuple[Input, ...]:
-    files = [(images, key) for key in case.images] + [(masks, case.mask)]
-    for storage, key in files:
+    found: list[Input] = []
+    for storage, key in [(images, key) for key in case.images] + [(masks, case.mask)]:
         if storage.stat(key) is None:
             raise CaseError(case.id, storage.where(key), "missing")
-    return fingerprints(files, known.inputs if known else ())
+        try:
+            found.extend(fingerprints([(storage, key)], known.inputs if known else ()))
+        except UnreadableFileError as error:
+            raise CaseError(case.id, storage.where(key), error.reason) from error
+    return tuple(found)
 
 
 def _still_true(
@@ -182,25 +173,12 @@ def _still_true(
     )
 
 
-def _region_of_interest(
-    case_id: str, examination: Examination, source: Grid, target: Grid, config: PreparationConfig
-) -> Box:
-    native = bounding_box(array_of(examination.mask))
-    if native is None:
-        raise CaseError(case_id, examination.files[3], "the mask has no foreground: no voxel is labelled 1 or 2")
-    reach = target_box(native, source, target)
-    gland_mask = resample_mask(examination.mask, target, reach)
-    gland = bounding_box(array_of(gland_mask))
+def _region_of_interest(case_id: str, file: str, mask: sitk.Image, config: PreparationConfig) -> Box:
+    gland = bounding_box(array_of(mask))
     if gland is None:
-        spacing = " x ".join(f"{step:g}" for step in target.spacing)
-        raise CaseError(
-            case_id, examination.files[3], f"the mask's foreground is so thin that none is left at {spacing} mm"
-        )
-    starts = np.add(gland.start, reach.start).tolist()
-    stops = np.add(gland.stop, reach.start).tolist()
-    return Box((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2])).widened(
-        margin_in_voxels(config.margin_mm, config.spacing_mm), target.size
-    )
+        spacing = " x ".join(f"{step:g}" for step in mask.GetSpacing())
+        raise CaseError(case_id, file, f"the mask's foreground is so thin that none is left at {spacing} mm")
+    return gland.widened(margin_in_voxels(config.margin_mm, config.spacing_mm), mask.GetSize())
 
 
 def _publish(
@@ -212,15 +190,11 @@ def _publish(
     output: Storage,
     config: PreparationConfig,
 ) -> PreparedCase:
-    outputs = []
-    for key, volume in zip(prepared_keys(case.id, subset), (*volumes.images, volumes.mask), strict=True):
-        with output.publishing(key) as path:
-            write_image(volume, str(path))
-            outputs.append(Output(key=key, size=path.stat().st_size, sha256=sha256_of(path)))
+    keys = prepared_keys(case.id, subset)
     record = PreparedCase(
         method=METHOD,
         inputs=inputs,
-        outputs=tuple(outputs),
+        outputs=tuple(Output(key=key, size=NOT_YET, sha256="") for key in keys),
         case_id=case.id,
         subset=subset,
         parameters=config,
@@ -231,19 +205,17 @@ def _publish(
         roi_start=volumes.roi.start,
         warnings=tuple(_warnings(examination)),
     )
+    publish_record(output, case.id, record)  # of what is to come, so that a later run finds what a killed one left
+    outputs = []
+    for key, volume in zip(keys, (*volumes.images, volumes.mask), strict=True):
+        with output.publishing(key) as path:
+            write_image(volume, str(path))
+            outputs.append(Output(key=key, size=path.stat().st_size, sha256=sha256_of(path)))
+    record = record.model_copy(update={"outputs": tuple(outputs)})
     publish_record(output, case.id, record)
     for warning in record.warnings:
         log.warning("%s: %s", case.id, warning)
     return record
-
-
-def write_image(image: sitk.Image, path: str) -> None:
-    """Write an image file, compressed where its format can be, with one thread."""
-    writer = sitk.ImageFileWriter()
-    writer.SetNumberOfThreads(1)
-    writer.UseCompressionOn()
-    writer.SetFileName(path)
-    writer.Execute(image)
 
 
 def _warnings(examination: Examination) -> list[str]:

@@ -9,16 +9,14 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from zssmnet.archive import CHANNELS, Case
-from zssmnet.errors import CaseError
+from zssmnet.errors import CaseError, UnreadableFileError
+from zssmnet.image_files import read_image
+from zssmnet.resampling import SMALLEST_SPLINE_SIZE
 from zssmnet.storage import Storage
 
 GRID_TOLERANCE_MM = 1e-3
 ZONES = (0, 1, 2)
 """Labels of a zonal mask: background, peripheral zone, the rest of the gland."""
-LARGEST_VOLUME = 2**31
-"""Voxels; a header that asks for more is taken to be damaged (PI-CAI's largest examination has 3.3e7)."""
-
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Examination:
 
 
 def read_examination(case: Case, images: Storage, masks: Storage) -> Examination:
-    """Read and check a case. PI-CAI's ADC and DWI are brought onto T2W's grid.
+    """Read and check a case. PI-CAI's ADC and DWI are brought onto T2W's grid; all four then lie exactly on it.
 
     Raises:
         CaseError: a file is missing, unreadable or not a 3-D image, grids differ by more than 1e-3 mm, the mask has
@@ -54,14 +52,49 @@ def read_examination(case: Case, images: Storage, masks: Storage) -> Examination
     addresses = [storage.where(key) for storage, key in sources]
     volumes = [_read(case.id, storage, key) for storage, key in sources]
     for address, volume, name in zip(addresses, volumes, CHANNELS, strict=False):
-        _check_image(case.id, address, volume, name)
+        check_values(case.id, address, volume, f"the {name} image")
     t2w, adc, dwi, mask = volumes
     if case.format == "picai":
+        for address, image in zip(addresses[1:3], (adc, dwi), strict=True):
+            check_can_be_interpolated(case.id, address, image)
         adc, dwi = (onto_grid(image, t2w) for image in (adc, dwi))
     for address, volume in zip(addresses[1:], (adc, dwi, mask), strict=True):
         _check_grid(case.id, address, volume, t2w)
+        volume.CopyInformation(t2w)
     _check_mask(case.id, addresses[3], mask)
     return Examination(t2w, adc, dwi, mask, (addresses[0], addresses[1], addresses[2], addresses[3]))
+
+
+def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> None:
+    """Whether an image's values are finite and not all the same.
+
+    Args:
+        case_id: the case.
+        address: the image's file.
+        image: the image.
+        name: what to call it in the message.
+
+    Raises:
+        CaseError: they are not.
+    """
+    values = array_of(image)
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = int(np.count_nonzero(~np.isfinite(values)))
+        raise CaseError(case_id, address, f"{name} has {count} values that are not finite (NaN or infinite)")
+    if low == high:
+        raise CaseError(case_id, address, f"{name} is constant: all voxels are {low}")
+
+
+def check_can_be_interpolated(case_id: str, address: str, image: sitk.Image) -> None:
+    """Whether an image has enough voxels for a B-spline.
+
+    Raises:
+        CaseError: it has not.
+    """
+    if min(image.GetSize()) < SMALLEST_SPLINE_SIZE:
+        reason = f"has the size {image.GetSize()}; cubic interpolation needs {SMALLEST_SPLINE_SIZE} voxels on each axis"
+        raise CaseError(case_id, address, reason)
 
 
 def onto_grid(image: sitk.Image, reference: sitk.Image) -> sitk.Image:
@@ -79,42 +112,12 @@ def onto_grid(image: sitk.Image, reference: sitk.Image) -> sitk.Image:
 
 
 def _read(case_id: str, storage: Storage, key: str) -> sitk.Image:
-    address = storage.where(key)
     if storage.stat(key) is None:
-        raise CaseError(case_id, address, "missing")
-    reader = sitk.ImageFileReader()
-    reader.SetNumberOfThreads(1)
-    reader.SetFileName(str(storage.local(key)))
+        raise CaseError(case_id, storage.where(key), "missing")
     try:
-        reader.ReadImageInformation()
-        _check_header(case_id, address, reader)
-        return reader.Execute()
-    except (RuntimeError, MemoryError) as error:
-        raise CaseError(case_id, address, f"cannot be read: {_last_line(error)}") from error
-
-
-def _check_header(case_id: str, address: str, reader: sitk.ImageFileReader) -> None:
-    size, spacing = reader.GetSize(), reader.GetSpacing()
-    if len(size) != 3:
-        raise CaseError(case_id, address, f"is {len(size)}-D with size {size}; a 3-D image is needed")
-    if (components := reader.GetNumberOfComponents()) != 1:
-        raise CaseError(case_id, address, f"has {components} values a voxel; one is needed")
-    if int(np.prod(size, dtype=np.float64)) > LARGEST_VOLUME:
-        raise CaseError(case_id, address, f"its header asks for {size} voxels; it is probably damaged")
-    if not all(0 < step < 1000 for step in spacing):
-        raise CaseError(case_id, address, f"has the spacing {spacing} mm; it is probably damaged")
-
-
-def _check_image(case_id: str, address: str, image: sitk.Image, name: str) -> None:
-    values = array_of(image)
-    if np.iscomplexobj(values):
-        raise CaseError(case_id, address, "holds complex numbers; a magnitude image is needed")
-    low, high = values.min(), values.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = int(np.count_nonzero(~np.isfinite(values)))
-        raise CaseError(case_id, address, f"{count} values are not finite (NaN or infinite)")
-    if low == high:
-        raise CaseError(case_id, address, f"the {name} image is constant: all voxels are {low}")
+        return read_image(storage.local(key))
+    except UnreadableFileError as error:
+        raise CaseError(case_id, storage.where(key), error.reason) from error
 
 
 def _check_mask(case_id: str, address: str, mask: sitk.Image) -> None:
@@ -151,8 +154,3 @@ def array_of(image: sitk.Image) -> npt.NDArray[Any]:
     """The image's voxels with axes (z, y, x), as a view: valid as long as ``image`` is."""
     view: npt.NDArray[Any] = sitk.GetArrayViewFromImage(image)
     return view
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("sitk::ERROR: ") if lines else type(error).__name__

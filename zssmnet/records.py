@@ -1,7 +1,9 @@
 """What a published file was made from, so that a second run knows what is still true.
 
 A record lies in the folder ``records`` of its stage and says what went in (fingerprints), with which parameters and
-which version of the method, and what came out. It is written last: no record, not done.
+which version of the method, and what came out. It is written last: no record, not done. A run may be killed at any
+moment, so the record of what is about to be replaced must not outlive it: it would vouch for files that it does not
+describe.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from zssmnet.storage import Storage, sha256_of
 
 RECORDS = "records"
+NOT_YET = -1
+"""Size of a file that is still to come out: a record that names one does not count as done."""
 
 
 class Input(BaseModel):
@@ -89,6 +93,9 @@ def fingerprints(files: Iterable[tuple[Storage, str]], known: Sequence[Input] = 
     Args:
         files: what to fingerprint.
         known: earlier fingerprints; a file of the same size and version is not read again.
+
+    Raises:
+        StorageError: a file is not there or cannot be read.
     """
     earlier = {(one.name, one.size, one.version): one for one in known}
     found = []

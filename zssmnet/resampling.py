@@ -15,7 +15,6 @@ from zssmnet.roi import Box, Triple
 BSPLINE_MARGIN = 12
 """Native voxels kept around a region before B-spline interpolation: the spline's coefficients forget what lies
 further away (largest difference found: 7e-8 of the value range)."""
-NEAREST_MARGIN = 1
 SMALLEST_SPLINE_SIZE = 4
 """Voxels an axis needs for a B-spline of order 3."""
 
@@ -56,67 +55,84 @@ def resample_image(image: sitk.Image, target: Grid, region: Box) -> sitk.Image:
         target: the grid of the whole image after resampling.
         region: the box of ``target`` to compute.
     """
-    return _resample_region(image, target, region, sitk.sitkBSpline3, BSPLINE_MARGIN, sitk.sitkFloat32)
-
-
-def resample_mask(mask: sitk.Image, target: Grid, region: Box) -> sitk.Image:
-    """A region of the mask on the target grid by nearest neighbour, its pixel type kept; 0 outside the mask."""
-    return _resample_region(mask, target, region, sitk.sitkNearestNeighbor, NEAREST_MARGIN, mask.GetPixelID())
-
-
-def target_box(native: Box, source: Grid, target: Grid) -> Box:
-    """The box of the target grid that holds all voxels which a native box can reach by nearest neighbour."""
-    starts, stops = [], []
-    for axis in range(3):
-        ratio = source.spacing[axis] / target.spacing[axis]
-        starts.append(max(0, math.floor((native.start[axis] - 1) * ratio)))
-        stops.append(min(target.size[axis], math.ceil((native.stop[axis] + 1) * ratio) + 1))
-    return Box((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2]))
-
-
-def _resample_region(
-    image: sitk.Image, target: Grid, region: Box, interpolator: int, margin: int, pixel_type: int
-) -> sitk.Image:
     source = grid_of(image)
     if source.size == target.size:  # a B-spline of order 3 returns its samples, to 1e-7 of the value range
-        result = _crop(image, region)
-        result = result if result.GetPixelID() == pixel_type else _cast(result, pixel_type)
+        result = _cast(_crop(image, region), sitk.sitkFloat32)
+    elif _reaches_the_edge(region, source, target):
+        result = _crop(_resample(_cast(image, sitk.sitkFloat32), target, sitk.sitkBSpline3), region)
     else:
-        result = _interpolated(image, source, target, region, interpolator, margin, pixel_type)
-    direction = np.reshape(image.GetDirection(), (3, 3))
-    start_mm = np.multiply(region.start, target.spacing)
-    result.SetOrigin((np.asarray(image.GetOrigin()) + direction @ start_mm).tolist())
-    result.SetSpacing(target.spacing)
-    result.SetDirection(image.GetDirection())
-    return result
+        result = _resample_region(image, source, target, region)
+    return _placed(result, image, target, region)
 
 
-def _interpolated(
-    image: sitk.Image, source: Grid, target: Grid, region: Box, interpolator: int, margin: int, pixel_type: int
-) -> sitk.Image:
-    native = _native_box(region, source, target, margin)
-    crop = _cast(_crop(image, native), pixel_type)
+def resample_mask(mask: sitk.Image, target: Grid) -> sitk.Image:
+    """The mask on the target grid by nearest neighbour, its pixel type kept; 0 outside the mask.
+
+    All of it: where a voxel lies halfway between two others (upsampling by 2), rounding decides on the nearest, and
+    only the same computation rounds alike.
+    """
+    return mask if grid_of(mask).size == target.size else _resample(mask, target, sitk.sitkNearestNeighbor)
+
+
+def crop_mask(mask: sitk.Image, region: Box) -> sitk.Image:
+    """A region of a mask, with its place in space."""
+    return _placed(_crop(mask, region), mask, grid_of(mask), region)
+
+
+def _reaches_the_edge(region: Box, source: Grid, target: Grid) -> bool:
+    """Whether voxels of the region lie exactly on the image's edge, half a voxel from the last centre.
+
+    So it is where an axis is upsampled by 2, 4, ...: rounding then decides whether they are inside, and only the same
+    computation as that of the whole volume rounds alike.
+    """
+    return any(
+        new_size % (2 * size) == 0 and stop > new_size - new_size // size // 2
+        for stop, size, new_size in zip(region.stop, source.size, target.size, strict=True)
+    )
+
+
+def _resample_region(image: sitk.Image, source: Grid, target: Grid, region: Box) -> sitk.Image:
+    """Only the region is computed, and only from what is near it."""
+    native = _native_box(region, source, target)
+    crop = _cast(_crop(image, native), sitk.sitkFloat32)
     crop.SetOrigin(np.multiply(native.start, source.spacing).tolist())
     crop.SetSpacing(source.spacing)
     crop.SetDirection(_IDENTITY)
+    origin = np.multiply(region.start, target.spacing).tolist()
+    return _resample(crop, Grid(region.size, target.spacing), sitk.sitkBSpline3, origin)
+
+
+def _resample(
+    image: sitk.Image, target: Grid, interpolator: int, origin: tuple[float, ...] | None = None
+) -> sitk.Image:
     resampler = sitk.ResampleImageFilter()
     resampler.SetNumberOfThreads(1)  # cases run side by side: one thread each
     resampler.SetInterpolator(interpolator)
-    resampler.SetSize(region.size)
+    resampler.SetSize(target.size)
     resampler.SetOutputSpacing(target.spacing)
-    resampler.SetOutputOrigin(np.multiply(region.start, target.spacing).tolist())
-    resampler.SetOutputDirection(_IDENTITY)
+    resampler.SetOutputOrigin(origin or image.GetOrigin())
+    resampler.SetOutputDirection(image.GetDirection())
     resampler.SetDefaultPixelValue(0)
-    resampler.SetOutputPixelType(pixel_type)
-    return resampler.Execute(crop)
+    resampler.SetOutputPixelType(image.GetPixelID())
+    return resampler.Execute(image)
 
 
-def _native_box(region: Box, source: Grid, target: Grid, margin: int) -> Box:
+def _placed(result: sitk.Image, whole: sitk.Image, grid: Grid, region: Box) -> sitk.Image:
+    """``result`` with the place in space of a region of a grid that begins where ``whole`` does."""
+    direction = np.reshape(whole.GetDirection(), (3, 3))
+    start_mm = np.multiply(region.start, grid.spacing)
+    result.SetOrigin((np.asarray(whole.GetOrigin()) + direction @ start_mm).tolist())
+    result.SetSpacing(grid.spacing)
+    result.SetDirection(whole.GetDirection())
+    return result
+
+
+def _native_box(region: Box, source: Grid, target: Grid) -> Box:
     starts, stops = [], []
     for axis in range(3):
         ratio = target.spacing[axis] / source.spacing[axis]
-        starts.append(max(0, math.floor(region.start[axis] * ratio) - margin))
-        stops.append(min(source.size[axis], math.ceil((region.stop[axis] - 1) * ratio) + margin + 1))
+        starts.append(max(0, math.floor(region.start[axis] * ratio) - BSPLINE_MARGIN))
+        stops.append(min(source.size[axis], math.ceil((region.stop[axis] - 1) * ratio) + BSPLINE_MARGIN + 1))
     return Box((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2]))
 
 

@@ -3,22 +3,32 @@
 Keys are POSIX paths relative to a storage's root, for example ``subset0/11373_1001396.nii.gz``.
 """
 
+import errno
 import hashlib
 import itertools
 import os
+import re
+import secrets
 import shutil
 import socket
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from typing_extensions import override
 
-from zssmnet.errors import InputError, StorageError
+from zssmnet.errors import InputError, StorageError, UnreadableFileError
+from zssmnet.keys import checked_key
 
 PARTIAL = ".partial"
+
+_RUN = secrets.token_hex(4)
+"""Tells this process from an earlier one of the same number, as in a container that was started again."""
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_WORKPLACE = re.compile(r"(?P<host>.*)-(?P<process>\d{1,9})-(?P<run>[0-9a-f]{8})-\d+")
 _counter = itertools.count()
 
 
@@ -71,8 +81,14 @@ class Storage(ABC):
         """The storage rooted at a folder below this one."""
 
     def read(self, key: str) -> bytes:
-        """The file's content."""
-        return self.local(key).read_bytes()
+        """The file's content.
+
+        Raises:
+            StorageError: the file is not there or cannot be read.
+        """
+        path = self.local(key)
+        with _storage_errors(path, "read"):
+            return path.read_bytes()
 
     def publish_bytes(self, key: str, data: bytes) -> None:
         """Publish ``data`` under ``key`` in one step."""
@@ -90,12 +106,14 @@ class Storage(ABC):
 class LocalStorage(Storage):
     """A folder on a local disk.
 
-    Half-written files live in ``.partial/<host>-<process>-<n>/`` below the root, on the same file system,
-    and are renamed into place.
+    Half-written files live in ``.partial/<host>-<process>-<run>-<n>/`` below the root, on the same file system,
+    and are renamed into place. Links to folders are followed.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = Path(folder).absolute()
+        with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
+            self.folder = Path(folder).expanduser().absolute()
         self.uri = str(self.folder)
 
     def _path(self, key: str) -> Path:
@@ -104,23 +122,29 @@ class LocalStorage(Storage):
     @override
     def list(self, prefix: str = "") -> list[Entry]:
         top = self._path(prefix) if prefix else self.folder
-        files = (path for path in top.rglob("*") if path.is_file()) if top.is_dir() else ()
-        keys = sorted(path.relative_to(self.folder).as_posix() for path in files)
-        entries = (self.stat(key) for key in keys if not key.startswith(f"{PARTIAL}/"))
+        keys = (path.relative_to(self.folder).as_posix() for path in _files_below(top))
+        entries = (self._entry(key) for key in sorted(keys))
         return [entry for entry in entries if entry is not None]
 
     @override
     def stat(self, key: str) -> Entry | None:
-        try:
-            found = self._path(key).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return Entry(key, found.st_size, str(found.st_mtime_ns))
+        return self._entry(checked_key(key))
+
+    def _entry(self, key: str) -> Entry | None:
+        path = self.folder / key
+        with _storage_errors(path, "read"):
+            try:
+                found = path.stat()
+            except OSError as error:
+                if error.errno in _MISSING:
+                    return None
+                raise
+        return Entry(key, found.st_size, str(found.st_mtime_ns)) if stat.S_ISREG(found.st_mode) else None
 
     @override
     def local(self, key: str) -> Path:
         path = self._path(key)
-        if not path.is_file():
+        if self._entry(key) is None:
             raise StorageError(f"{path}: no such file")
         return path
 
@@ -128,22 +152,24 @@ class LocalStorage(Storage):
     @contextmanager
     def publishing(self, key: str) -> Iterator[Path]:
         target = self._path(key)
-        workplace = self.folder / PARTIAL / f"{socket.gethostname()}-{os.getpid()}-{next(_counter)}"
+        workplace = self.folder / PARTIAL / f"{socket.gethostname()}-{os.getpid()}-{_RUN}-{next(_counter)}"
         partial = workplace / target.name
         try:
-            _make_folder(workplace)
-            yield partial
-            _flush_to_disk(partial)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial.replace(target)
-        except OSError as error:
-            raise StorageError(f"{target}: cannot be written: {error.strerror or error}") from error
+            with _storage_errors(target, "written"):
+                _make_folder(workplace)
+                yield partial
+                _flush_to_disk(partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial.replace(target)
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
+            _remove_if_empty(workplace.parent)
 
     @override
     def remove(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        with _storage_errors(path, "removed"), suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
     @override
     def child(self, folder: str) -> "LocalStorage":
@@ -152,8 +178,7 @@ class LocalStorage(Storage):
     @override
     def sweep(self) -> None:
         for workplace in (self.folder / PARTIAL).glob("*"):
-            host, process, _ = workplace.name.rsplit("-", 2)
-            if host == socket.gethostname() and not _is_alive(int(process)):
+            if _is_abandoned(workplace.name):
                 shutil.rmtree(workplace, ignore_errors=True)
         _remove_if_empty(self.folder / PARTIAL)
 
@@ -175,31 +200,53 @@ def read_file(uri: str) -> bytes:
     return open_storage(folder or ("/" if uri.startswith("/") else ".")).read(name)
 
 
-def checked_key(key: str) -> str:
-    """``key``, if it stays below the root.
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a local file's content, in hex.
 
     Raises:
-        InputError: it is absolute, or leads out of the root.
+        UnreadableFileError: it cannot be read.
     """
-    path = PurePosixPath(key)
-    if path.is_absolute() or ".." in path.parts or "\0" in key or not path.parts:
-        raise InputError(f"{key!r} is no valid name for a file: it would lie outside the working root")
-    return key
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableFileError(str(path), f"cannot be read: {error.strerror or error}") from error
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a local file's content, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+@contextmanager
+def _storage_errors(path: Path, done: str) -> Iterator[None]:
+    """The operating system's errors become a StorageError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be {done}: {error.strerror or error}") from error
+
+
+def _files_below(top: Path) -> Iterator[Path]:
+    """All files below a folder but the half-written ones; a folder that can be reached twice is entered once."""
+    entered: set[Path] = set()
+    with _storage_errors(top, "listed"):
+        for folder, folders, names in os.walk(top, onerror=_raise_unless_missing, followlinks=True):
+            if (place := Path(folder).resolve()) in entered:
+                folders.clear()
+                continue
+            entered.add(place)
+            folders[:] = sorted(set(folders) - {PARTIAL})
+            yield from (Path(folder, name) for name in names)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if error.errno not in _MISSING:
+        raise error
 
 
 def _make_folder(folder: Path) -> None:
-    """Make ``folder``, though another process may sweep the empty folder above it away in the same moment."""
+    """Make ``folder``, though others may remove the empty folder above it in the same moment."""
     for attempt in itertools.count():
         try:
             folder.mkdir(parents=True)
-        except FileNotFoundError:
-            if attempt == 9:
+        except (FileNotFoundError, FileExistsError):
+            if attempt == 99:
                 raise
         else:
             return
@@ -215,6 +262,15 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
     except OSError:
         return
+
+
+def _is_abandoned(workplace: str) -> bool:
+    """Whether a workplace was left by a process of this host that is no more; of other hosts, nothing is known."""
+    made_by = _WORKPLACE.fullmatch(workplace)
+    if made_by is None or made_by["host"] != socket.gethostname():
+        return False
+    process = int(made_by["process"])
+    return made_by["run"] != _RUN if process == os.getpid() else not _is_alive(process)
 
 
 def _is_alive(process: int) -> bool:

@@ -54,5 +54,5 @@ def apply_flip(cubes_NCXYZ: Tensor, flip: Flip) -> Tensor:
         shape = [n] + [length if other == axis else 1 for other in range(len(size))]
         voxel_N = voxel_N * length + place_NL.reshape(shape)
     # One look-up of whole cubes costs less than a pass for each axis.
-    voxel_NCV = voxel_N.reshape(n, 1, -1).expand(-1, channels, -1)
-    return cubes_NCXYZ.reshape(n, channels, -1).gather(2, voxel_NCV).reshape(cubes_NCXYZ.shape)
+    voxel_NCV = voxel_N.flatten(1).unsqueeze(1).expand(-1, channels, -1)
+    return cubes_NCXYZ.flatten(2).gather(2, voxel_NCV).reshape(cubes_NCXYZ.shape)

@@ -89,4 +89,4 @@ def _even_heights(x_NT: Tensor, y_NT: Tensor) -> Tensor:
     right_NE = torch.searchsorted(x_NT.contiguous(), grid_NE, right=True).clamp_(1, x_NT.shape[1] - 1)
     left_x, right_x = x_NT.gather(1, right_NE - 1), x_NT.gather(1, right_NE)
     left_y, right_y = y_NT.gather(1, right_NE - 1), y_NT.gather(1, right_NE)
-    return left_y + (right_y - left_y) * (grid_NE - left_x) / (right_x - left_x)
+    return torch.lerp(left_y, right_y, (grid_NE - left_x) / (right_x - left_x))

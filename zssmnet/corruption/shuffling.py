@@ -20,9 +20,11 @@ from torch.nn.functional import pad
 from zssmnet.config import ShufflingConfig
 from zssmnet.corruption.random import Stream, chance, derive_keys, integers, random_bits
 
-# Shuffled channels handled at once. That bounds the memory (about 10 MB a channel), and makes sorting keys fit
-# into 31 bits, which a CPU sorts three times faster than longer ones.
-_CHANNELS_AT_ONCE = 4
+# Shuffled channels handled at once, which bounds the memory: about 10 MB each. Few suit a processor's cache, more
+# spare a GPU's launches. Their windows' numbers must fit into 31 bits together with the random numbers: a CPU sorts
+# such keys three times faster than longer ones.
+_AT_ONCE_ON_CPU = 4
+_MOST_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -95,23 +97,26 @@ def apply_shuffling(cubes_NCXYZ: Tensor, shuffling: Shuffling) -> Tensor:
         The shuffled cubes, a new tensor of the same shape and type.
     """
     n, channels, *size = cubes_NCXYZ.shape
-    source = cubes_NCXYZ.reshape(n * channels, -1)
+    source = cubes_NCXYZ.reshape(n * channels, math.prod(size))
     shuffled = source.clone()
     if len(shuffling.target_P):
         cells_P = shuffling.size_PAW.prod(dim=1).sum(dim=1)
         # The only wait for the device: how long the longest list is, and how large the largest windows are.
         cells, *largest = torch.cat((cells_P.amax()[None], shuffling.size_PAW.amax(dim=(0, 2)))).tolist()
+        at_once = _AT_ONCE_ON_CPU if source.device.type == "cpu" else _MOST_AT_ONCE
         offsets_YZK = _tabulate_offsets(largest, size, source.device)
-        for some in shuffling.split(_CHANNELS_AT_ONCE):
-            window, voxel = _list_cells(some, size, offsets_YZK, cells)
-            shuffled[some.target_P] = _move(source, some, window, voxel)
+        cell_PK = torch.arange(min(at_once, len(cells_P)) * cells, device=source.device).reshape(-1, cells)
+        for some in shuffling.split(at_once):
+            cell = cell_PK[: len(some.target_P)].flatten()
+            window, voxel = _list_cells(some, size, offsets_YZK, cell)
+            shuffled[some.target_P] = _move(source, some, window, voxel, cell)
     return shuffled.reshape(cubes_NCXYZ.shape)
 
 
 def draw_cell_numbers(order_P: Tensor, windows: int, cells: int) -> Tensor:
     """A random number for each cell: the order of a window's numbers is its permutation.
 
-    Cells of equal numbers, fewer than one pair in 8,000, keep their order.
+    Two cells have equal numbers, and then keep their order, once in 8,192 (in 4,096 with more than 16,382 windows).
 
     Args:
         order_P: keys of the permutations, int64.
@@ -127,7 +132,7 @@ def draw_cell_numbers(order_P: Tensor, windows: int, cells: int) -> Tensor:
 
 def _number_bits(windows: int) -> int:
     """What the numbers of all windows, and of one rest for each channel, leave free of 31 bits."""
-    return 31 - (_CHANNELS_AT_ONCE * (windows + 1) - 1).bit_length()
+    return 31 - (_MOST_AT_ONCE * (windows + 1) - 1).bit_length()
 
 
 def _tabulate_offsets(largest: list[int], size: list[int], device: torch.device) -> Tensor:
@@ -143,46 +148,50 @@ def _tabulate_offsets(largest: list[int], size: list[int], device: torch.device)
     return cell + line * (size[2] - size_z) + x * (size[1] - size_y) * size[2]
 
 
-def _list_cells(shuffling: Shuffling, size: list[int], offsets_YZK: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """List the cells of all windows, `cells` for each channel.
+def _list_cells(shuffling: Shuffling, size: list[int], offsets_YZK: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """List the cells of all windows, window after window and equally many for each channel.
 
     Each channel gets one window more, the rest, whose cells fill its list up, and one voxel more, the bin, where
     they lie.
 
+    Args:
+        shuffling: P shuffled channels.
+        size: size of a cube x, y, z in voxels.
+        offsets_YZK: from `_tabulate_offsets`.
+        cell: 0, 1, 2, ..., as many as there are to be cells, (P * K,).
+
     Returns:
-        The window and the voxel of each cell, both counted through all channels: (P * cells,), int64.
+        The window and the voxel of each cell, both counted through all channels: (P * K,), int64.
     """
     (_, y_PW, z_PW), start_PW = shuffling.size_PAW.unbind(dim=1), shuffling.start_PAW.unbind(dim=1)
-    channel_P1 = torch.arange(len(y_PW), device=y_PW.device)[:, None]
-    voxels = math.prod(size)
+    p, voxels = len(y_PW), math.prod(size)
 
     volume_PW = shuffling.size_PAW.prod(dim=1)
-    volume = torch.cat((volume_PW, cells - volume_PW.sum(dim=1, keepdim=True)), dim=1).flatten()
-    window = torch.repeat_interleave(volume, output_size=len(y_PW) * cells)
+    volume = torch.cat((volume_PW, len(cell) // p - volume_PW.sum(dim=1, keepdim=True)), dim=1).flatten()
+    window = torch.repeat_interleave(volume, output_size=len(cell))
 
     table = pad(offsets_YZK.flatten(), (0, 1))  # with a last entry for the rest's cells: 0
     entry_PW = ((y_PW - 1) * offsets_YZK.shape[1] + z_PW - 1) * offsets_YZK.shape[2]
     entry = pad(entry_PW, (0, 1), value=len(table) - 1).flatten() - (volume.cumsum(0) - volume)
-    entry = entry.index_select(0, window).add_(torch.arange(len(window), device=window.device))
+    entry = entry.index_select(0, window).add_(cell).clamp_(max=len(table) - 1)
 
     corner_PW = (start_PW[0] * size[1] + start_PW[1]) * size[2] + start_PW[2]
-    corner = (pad(corner_PW, (0, 1), value=voxels) + channel_P1 * (voxels + 1)).flatten()
-    voxel = table.index_select(0, entry.clamp_(max=len(table) - 1)).add_(corner.index_select(0, window))
-    return window, voxel
+    channel_P1 = torch.arange(p, device=cell.device)[:, None] * (voxels + 1)
+    corner = (pad(corner_PW, (0, 1), value=voxels) + channel_P1).flatten()
+    return window, table.index_select(0, entry).add_(corner.index_select(0, window))
 
 
-def _move(source: Tensor, shuffling: Shuffling, window: Tensor, voxel: Tensor) -> Tensor:
-    """The shuffled channels (P, voxels): each cell which wins its voxel takes a value from its own window."""
-    values = pad(source.index_select(0, shuffling.source_P), (0, 1)).flatten()
-    moved_PV = pad(source.index_select(0, shuffling.target_P), (0, 1))
-    last_window = torch.full(values.shape, -1, device=voxel.device).scatter_reduce_(0, voxel, window, "amax")
-    wins = last_window.index_select(0, voxel) == window
-
+def _move(source: Tensor, shuffling: Shuffling, window: Tensor, voxel: Tensor, cell: Tensor) -> Tensor:
+    """The shuffled channels (P, voxels), from the list of cells: each voxel takes the value that its last cell gets."""
     p, windows = len(shuffling.order_P), shuffling.size_PAW.shape[2]
-    number = draw_cell_numbers(shuffling.order_P, windows, len(window) // p).flatten()
+    last_cell = torch.full((p * (source.shape[1] + 1),), -1, device=cell.device)
+    last_cell = last_cell.scatter_reduce_(0, voxel, cell, "amax").reshape(p, -1)[:, :-1].flatten()
+
+    number = draw_cell_numbers(shuffling.order_P, windows, len(cell) // p).flatten()
     key = window.to(torch.int32).mul_(1 << _number_bits(windows)).add_(number)
     # The list stands in the order of its windows: sorting moves a cell within its window only.
-    origin = voxel.index_select(0, key.sort(stable=True).indices)
-    any_bin = moved_PV.shape[1] - 1
-    moved_PV.view(-1).scatter_(0, torch.where(wins, voxel, any_bin), values.index_select(0, origin))
-    return moved_PV[:, :-1]
+    origin = key.sort(stable=True).indices.index_select(0, last_cell.clamp(min=0))
+    values = pad(source.index_select(0, shuffling.source_P), (0, 1)).flatten()
+    moved = values.index_select(0, voxel.index_select(0, origin))
+    covered_PV = (last_cell >= 0).reshape(p, -1)
+    return torch.where(covered_PV, moved.reshape(p, -1), source.index_select(0, shuffling.target_P))

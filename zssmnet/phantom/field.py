@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from zssmnet.phantom.grid import Axes, Floats, Triple
 
@@ -38,14 +39,21 @@ class SmoothField:
 
     def at(self, axes: Axes) -> Floats:
         """The field's values, axes (z, y, x), at the positions `axes` (x, y, z)."""
-        along_x, along_y, along_z = (self._weights(axis, i) for i, axis in enumerate(axes))
-        plane = along_y @ (self.knots_zyx @ along_x.T)
-        values: Floats = np.tensordot(along_z, plane, axes=1)
+        values = self.knots_zyx
+        for i, axis in enumerate(axes):
+            values = _along(values, self._weights(axis, i), 2 - i)
         return values
 
-    def _weights(self, axis_mm: Floats, i: int) -> Floats:
+    def _weights(self, axis_mm: Floats, i: int) -> csr_array:
         """How much each position (row) takes from each knot (column); rows of length 1 keep the variance at 1."""
         knots_mm = self.first_mm[i] + self.scale_mm[i] * np.arange(self.knots_zyx.shape[2 - i])
         distance = (axis_mm[:, None] - knots_mm[None, :]) / (0.7 * self.scale_mm[i])
-        weights = np.exp(-0.5 * distance**2)
-        return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True), dtype=np.float32)
+        weights = np.where(np.abs(distance) < 3.5, np.exp(-0.5 * distance**2), 0)
+        return csr_array((weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32))
+
+
+def _along(values_zyx: Floats, weights: csr_array, axis: int) -> Floats:
+    """Multiply one axis of an array with a matrix; a sparse one keeps to one thread and to the nearby knots."""
+    moved = np.moveaxis(values_zyx, axis, 0)
+    product: Floats = weights @ moved.reshape(len(moved), -1)
+    return np.moveaxis(product.reshape(-1, *moved.shape[1:]), 0, axis)

@@ -31,6 +31,9 @@ def zonal_mask(grid: GridSpec, rng: np.random.Generator) -> sitk.Image:
     half_height = min(half_width * rng.uniform(0.7, 0.85), 0.38 * grid.size_xyz[2] * grid.spacing_mm[2])
     x, y, z = x - rng.uniform(-3, 3), y - rng.uniform(-3, 3), z + rng.uniform(0, 3)
 
+    reach = (1.3 * half_width, 1.3 * half_depth, 1.3 * half_height)  # nothing of the gland lies beyond
+    ends = [np.searchsorted(axis, (-r, r)).tolist() for axis, r in zip((x, y, z), reach, strict=True)]
+    x, y, z = (axis[slice(*end)] for axis, end in zip((x, y, z), ends, strict=True))
     axes = x, y, z
     wobble = [SmoothField.sample(rng, axes, (11.0, 11.0, 13.0)) for _ in range(2)]
     u = _float32((x[None, None, :] + 1.2 * wobble[0].at(axes)) / half_width)
@@ -41,9 +44,10 @@ def zonal_mask(grid: GridSpec, rng: np.random.Generator) -> sitk.Image:
     share = rng.uniform(0.85, 1.15)
     dent = 0.13 * np.exp(-((u / 0.3) ** 2)) * (v > 0)
     gland = _egg(u, v + dent, w) < 1
-    inner = _transition_zone(u, v, w, share) & gland
-    zones = gland.astype(np.uint8) * PERIPHERAL_ZONE
-    zones[inner] = TRANSITION_ZONE
+    inside = gland.astype(np.uint8) * PERIPHERAL_ZONE
+    inside[gland & _transition_zone(u, v, w, share)] = TRANSITION_ZONE
+    zones = np.zeros(grid.size_xyz[::-1], np.uint8)
+    zones[tuple(slice(*end) for end in reversed(ends))] = inside
     return grid.image(zones)
 
 

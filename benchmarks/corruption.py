@@ -1,0 +1,117 @@
+"""How fast cubes are corrupted, step by step, and against the plain loop over windows.
+
+    python benchmarks/corruption.py --json corruption.json
+
+On the CPU everything runs on one core; with a GPU the same is timed there too. The best of some repetitions counts.
+"""
+
+import argparse
+import json
+import platform
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zssmnet.config import CorruptionConfig, ShufflingConfig
+from zssmnet.corruption import corrupt, sample_keys
+from zssmnet.corruption.flip import apply_flip, sample_flip
+from zssmnet.corruption.intensity import apply_intensity, sample_intensity
+from zssmnet.corruption.painting import apply_painting, sample_painting
+from zssmnet.corruption.shuffling import apply_shuffling, sample_shuffling
+
+SHAPE_CXYZ = (4, 64, 64, 16)
+
+
+def best_seconds(work: Callable[[], object], repeat: int, device: str) -> float:
+    """The shortest of so many runs, after one to warm up."""
+    seconds = []
+    for _ in range(repeat + 1):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def shuffle_in_a_loop(source: np.ndarray, windows: int) -> np.ndarray:
+    """Shuffle one channel window by window, as one would write it first."""
+    shuffled = source.copy()
+    for _ in range(windows):
+        size = [random.randint(1, max(1, n // 10)) for n in source.shape]
+        start = [random.randint(0, n - s) for n, s in zip(source.shape, size, strict=True)]
+        window = tuple(slice(begin, begin + s) for begin, s in zip(start, size, strict=True))
+        values = source[window].flatten()
+        np.random.shuffle(values)  # noqa: NPY002: the fastest shuffle of few values
+        shuffled[window] = values.reshape(size)
+    return shuffled
+
+
+def time_shuffling(batch: int, repeat: int) -> dict[str, float]:
+    """Milliseconds for one shuffled channel, drawing its windows included: in a loop, and all windows together."""
+    config = ShufflingConfig(probability=1)
+    keys, cubes = sample_keys(batch, torch.Generator().manual_seed(0)), torch.rand(batch, *SHAPE_CXYZ)
+
+    def together() -> None:
+        apply_shuffling(cubes, sample_shuffling(keys, SHAPE_CXYZ, config, from_first_channel=True))
+
+    channel = cubes[0, 0].numpy()
+    loop_ms = 1e3 * best_seconds(lambda: shuffle_in_a_loop(channel, config.windows), repeat, "cpu")
+    together_ms = 1e3 * best_seconds(together, repeat, "cpu") / (batch * SHAPE_CXYZ[0])
+    return {"loop_ms": loop_ms, "together_ms": together_ms, "ratio": loop_ms / together_ms}
+
+
+def time_steps(batch: int, repeat: int, device: str) -> dict[str, float]:
+    """Milliseconds a batch for each step and for the whole."""
+    config = CorruptionConfig()
+    keys = sample_keys(batch, torch.Generator().manual_seed(0)).to(device)
+    stored = torch.rand(batch, *SHAPE_CXYZ).half().to(device)
+    cubes = stored.float()
+
+    def shuffle() -> None:
+        apply_shuffling(cubes, sample_shuffling(keys, SHAPE_CXYZ, config.shuffling, from_first_channel=True))
+
+    steps: dict[str, Callable[[], object]] = {
+        "flip": lambda: apply_flip(stored, sample_flip(keys, config.flip)),
+        "shuffling": shuffle,
+        "intensity": lambda: apply_intensity(cubes[:, :3], sample_intensity(keys, config.intensity), 1000),
+        "painting": lambda: apply_painting(cubes, sample_painting(keys, SHAPE_CXYZ, config.painting)),
+        "whole": lambda: corrupt(stored, keys, config),
+    }
+    return {name: 1e3 * best_seconds(step, repeat, device) for name, step in steps.items()}
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=24, help="cubes in a batch (default: 24)")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions, of which the best counts (default: 5)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    figures: dict[str, object] = {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+    shuffling = time_shuffling(options.batch, options.repeat)
+    figures["shuffling_one_core"] = shuffling
+    print("Shuffling one channel, 10,000 windows, on one core:")
+    print(f"  loop {shuffling['loop_ms']:.1f} ms, all windows together {shuffling['together_ms']:.2f} ms: ", end="")
+    print(f"{shuffling['ratio']:.0f} times as fast")
+
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        milliseconds = time_steps(options.batch, options.repeat, device)
+        cubes_per_second = 1e3 * options.batch / milliseconds["whole"]
+        name = torch.cuda.get_device_name() if device == "cuda" else "one core"
+        figures[device] = {"device": name, "ms": milliseconds, "cubes_per_second": cubes_per_second}
+        print(f"A batch of {options.batch} cubes on {name}: {cubes_per_second:.0f} cubes/s")
+        for step, value in milliseconds.items():
+            print(f"  {step:10s} {value:8.1f} ms")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

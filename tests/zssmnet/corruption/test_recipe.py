@@ -1,0 +1,278 @@
+"""The pretext task as a whole, by recipe."""
+
+import doctest
+import math
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+import zssmnet.corruption
+from tests.zssmnet.corruption.laws import assert_rate
+from zssmnet.config import CorruptionConfig, FlipConfig, IntensityConfig, PaintingConfig, ShufflingConfig
+from zssmnet.corruption import Corrupted, corrupt, sample_keys
+from zssmnet.corruption.flip import apply_flip, sample_flip
+from zssmnet.corruption.painting import find_painted, sample_painting
+from zssmnet.corruption.recipe import mask_to_zones
+
+Recipe = Literal["reference", "per-channel"]
+RECIPES: tuple[Recipe, ...] = ("reference", "per-channel")
+both = pytest.mark.parametrize("recipe", RECIPES)
+
+NO_FLIP = FlipConfig(probability=0)
+NO_SHUFFLING = ShufflingConfig(probability=0)
+NO_MAP = IntensityConfig(probability=0)
+NO_PAINTING = PaintingConfig(probability=0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_cubes(n: int, size: tuple[int, int, int] = (16, 16, 8)) -> Tensor:
+    """Cubes with images of noise in [0, 1) and a gland of two zones in the middle, float16."""
+    cubes = torch.rand(n, 4, *size, generator=generator(1)).half()
+    x, y, z = (
+        torch.linspace(-1, 1, length).reshape([-1 if a == axis else 1 for a in range(3)])
+        for axis, length in enumerate(size)
+    )
+    gland = x**2 + y**2 + z**2 / 2 < 0.7
+    cubes[:, 3] = torch.where(gland, torch.where(y > 0, 1.0, 2.0), 0.0).half()
+    return cubes
+
+
+def same(first: Corrupted, second: Corrupted) -> bool:
+    return torch.equal(first.input_NCXYZ, second.input_NCXYZ) and torch.equal(first.target_NCXYZ, second.target_NCXYZ)
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_what_comes_out(recipe: Recipe, dtype: torch.dtype) -> None:
+    cubes, keys = make_cubes(5).to(dtype), sample_keys(5, generator())
+    before, keys_before = cubes.clone(), keys.clone()
+    corrupted = corrupt(cubes, keys, CorruptionConfig(recipe=recipe))
+    assert torch.equal(cubes, before) and torch.equal(keys, keys_before)
+    assert corrupted.input_NCXYZ.shape == (5, 6, 16, 16, 8)
+    assert corrupted.target_NCXYZ.shape == (5, 3, 16, 16, 8)
+    assert corrupted.input_NCXYZ.dtype == corrupted.target_NCXYZ.dtype == torch.float32
+    assert corrupted.input_NCXYZ.min() >= 0 and corrupted.input_NCXYZ.max() <= 1
+    zones = corrupted.input_NCXYZ[:, 3:]
+    assert torch.isin(zones, torch.tensor([0.0, 1.0])).all() and (zones.sum(1) <= 1).all()
+    assert same(corrupted, corrupt(make_cubes(5), keys, CorruptionConfig(recipe=recipe)))  # exact in all types
+
+
+@both
+def test_the_target_is_the_flipped_cube(recipe: Recipe) -> None:
+    cubes, keys = make_cubes(12), sample_keys(12, generator())
+    config = CorruptionConfig(recipe=recipe)
+    flipped = apply_flip(cubes, sample_flip(keys, config.flip))
+    assert torch.equal(corrupt(cubes, keys, config).target_NCXYZ, flipped[:, :3].float())
+    assert not torch.equal(flipped, cubes)
+
+
+@both
+def test_flips_act_on_input_and_target_alike(recipe: Recipe) -> None:
+    config = CorruptionConfig(recipe=recipe, shuffling=NO_SHUFFLING, intensity=NO_MAP, painting=NO_PAINTING)
+    cubes, keys = make_cubes(12), sample_keys(12, generator())
+    corrupted = corrupt(cubes, keys, config)
+    assert torch.equal(corrupted.input_NCXYZ[:, :3], corrupted.target_NCXYZ)
+    flipped_mask = apply_flip(cubes, sample_flip(keys, config.flip))[:, 3]
+    assert torch.equal(corrupted.input_NCXYZ[:, 3:], mask_to_zones(flipped_mask).float())
+
+
+@both
+def test_a_cube_is_corrupted_alike_in_every_batch(recipe: Recipe) -> None:
+    cubes, keys = make_cubes(21), sample_keys(21, generator())
+    config = CorruptionConfig(recipe=recipe)
+    whole = corrupt(cubes, keys, config)
+    assert same(whole, corrupt(cubes, keys, config))
+    for size in (1, 4, 20):
+        parts = [corrupt(cubes[i : i + size], keys[i : i + size], config) for i in range(0, 21, size)]
+        joined = Corrupted(
+            torch.cat([part.input_NCXYZ for part in parts]), torch.cat([part.target_NCXYZ for part in parts])
+        )
+        assert same(whole, joined)
+    order = torch.randperm(21, generator=generator(3))
+    shuffled = corrupt(cubes[order], keys[order], config)
+    assert same(shuffled, Corrupted(whole.input_NCXYZ[order], whole.target_NCXYZ[order]))
+
+
+@both
+def test_full_size_does_not_depend_on_the_batch_either(recipe: Recipe) -> None:
+    cubes, keys = make_cubes(6, (64, 64, 16)), sample_keys(6, generator())
+    whole = corrupt(cubes, keys, CorruptionConfig(recipe=recipe))
+    alone = corrupt(cubes[4:5], keys[4:5], CorruptionConfig(recipe=recipe))
+    assert torch.equal(whole.input_NCXYZ[4:5], alone.input_NCXYZ)
+
+
+@both
+def test_keys_make_the_difference_and_nothing_else_does(recipe: Recipe) -> None:
+    cubes, config = make_cubes(1).repeat(8, 1, 1, 1, 1), CorruptionConfig(recipe=recipe)
+    keys = sample_keys(8, generator())
+    first = corrupt(cubes, keys, config)
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    assert same(first, corrupt(cubes, sample_keys(8, generator()), config))
+    assert torch.equal(state, torch.get_rng_state())
+    for i in range(8):
+        for j in range(i):
+            assert not torch.equal(first.input_NCXYZ[i], first.input_NCXYZ[j])
+
+
+@both
+def test_steps_come_in_the_methods_order(recipe: Recipe) -> None:
+    # A falling map on top of shuffling shows shuffled values mapped, and noise is not mapped.
+    keys = sample_keys(30, generator())
+    cubes = torch.full((30, 4, 16, 16, 8), 0.0)
+    config = CorruptionConfig(
+        recipe=recipe,
+        flip=NO_FLIP,
+        intensity=IntensityConfig(probability=1, rising_probability=0),
+        painting=PaintingConfig(),
+    )
+    painted = find_painted(sample_painting(keys, (4, 16, 16, 8), config.painting), (16, 16, 8))
+    images = corrupt(cubes, keys, config).input_NCXYZ[:, :3]
+    assert (images[~painted[:, :3]] == 1).all()
+    noise = images[painted[:, :3]]
+    assert 0.49 < noise.mean() < 0.51 and 0.07 < noise.var() < 0.1
+
+
+@both
+def test_one_map_for_the_three_images_and_none_for_the_mask(recipe: Recipe) -> None:
+    config = CorruptionConfig(recipe=recipe, flip=NO_FLIP, shuffling=NO_SHUFFLING, painting=NO_PAINTING)
+    cubes, keys = make_cubes(20), sample_keys(20, generator())
+    cubes[:, 1:3] = cubes[:, :1]
+    corrupted = corrupt(cubes, keys, config)
+    images = corrupted.input_NCXYZ[:, :3]
+    assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
+    assert not torch.equal(images, corrupted.target_NCXYZ)
+    assert torch.equal(corrupted.input_NCXYZ[:, 3:], mask_to_zones(cubes[:, 3]).float())
+
+
+def test_reference_shuffles_every_channel_from_t2w() -> None:
+    shuffling = ShufflingConfig(probability=1, largest_divisor=4)
+    config = CorruptionConfig(flip=NO_FLIP, shuffling=shuffling, intensity=NO_MAP, painting=NO_PAINTING)
+    cubes = make_cubes(4)
+    cubes[:, 0] = torch.where(cubes[:, 0] < 0.4, 0.0, torch.where(cubes[:, 0] < 0.6, 1.0, 0.5)).half()
+    cubes[:, 1:] = 2
+    images, zones = corrupt(cubes, sample_keys(4, generator()), config).input_NCXYZ.split(3, dim=1)
+    assert (images[:, 1:] != 2).any() and torch.isin(images[:, 1:], torch.tensor([0.0, 0.5, 1.0, 2.0])).all()
+    # T2W of exactly 0 or 1 becomes background or peripheral zone, 0.5 none; what no window covers keeps zone 2.
+    shares = zones.double().mean((0, 2, 3, 4))
+    covered = 1 - shares[2]
+    assert 0.9 < covered <= 1
+    assert abs(shares[0] - 0.4 * covered) < 0.02
+    assert abs(shares[1] - 0.2 * covered) < 0.02
+    assert abs(zones.sum(1).double().mean() - (1 - 0.4 * covered)) < 0.02
+
+
+def test_reference_loses_most_zones() -> None:
+    """METHOD.md: 71 % of the mask's voxels lose their zone, in 96 % of the cubes."""
+    n, size = 160, (64, 64, 16)
+    keys, config = sample_keys(n, generator()), CorruptionConfig()
+    lost = []
+    for some in keys.split(20):
+        zones = corrupt(make_cubes(len(some), size), some, config).input_NCXYZ[:, 3:]
+        lost.append(1 - zones.sum(1).flatten(1).double().mean(1))
+    lost_N = torch.cat(lost)
+    # From cube to cube the share varies by a third of itself and more: the mean is known to its standard error.
+    assert abs(lost_N.mean() - 0.71) < 4 * lost_N.std() / math.sqrt(n)
+    # A cube loses no zone if its mask is not shuffled, and not painted or in-painted without a box.
+    assert_rate(lost_N > 0, 1 - 0.5 * (0.1 + 0.9 * 0.2 * 0.05))
+
+
+def test_per_channel_keeps_the_zones_in_step() -> None:
+    n, size = 6, (64, 64, 16)
+    cubes, keys = make_cubes(n, size), sample_keys(n, generator())
+    config = CorruptionConfig(recipe="per-channel", flip=NO_FLIP, shuffling=ShufflingConfig(probability=1))
+    zones = corrupt(cubes, keys, config).input_NCXYZ[:, 3:]
+    painted = find_painted(sample_painting(keys, (4, *size), config.painting), size)[:, 3]
+    assert torch.equal(zones.sum(1), (~painted).float())
+    assert 0.2 < painted.double().mean() < 0.9
+    # Shuffling moves zones within its windows: the map of zones stays like itself, but not the same.
+    agree = (zones.argmax(1) == cubes[:, 3])[~painted].double().mean()
+    assert 0.8 < agree < 0.995
+
+
+def test_per_channel_shuffles_each_channel_from_itself() -> None:
+    shuffling = ShufflingConfig(probability=1, largest_divisor=4)
+    config = CorruptionConfig(
+        recipe="per-channel", flip=NO_FLIP, shuffling=shuffling, intensity=NO_MAP, painting=NO_PAINTING
+    )
+    cubes = make_cubes(3)
+    cubes[:, :3] = (cubes[:, :3] + torch.arange(3).reshape(3, 1, 1, 1)) / 4
+    corrupted = corrupt(cubes, sample_keys(3, generator()), config)
+    images = corrupted.input_NCXYZ[:, :3]
+    for n in range(3):
+        for c in range(3):
+            assert torch.isin(images[n, c], cubes[n, c].float()).all()
+            assert not torch.equal(images[n, c], cubes[n, c].float())
+    assert (corrupted.input_NCXYZ[:, 3:].sum(1) == 1).all()
+
+
+def test_per_channel_counts_no_noise_as_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    def zeros(keys: Tensor, stream: int, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(*keys.shape, *shape)
+
+    config = CorruptionConfig(
+        recipe="per-channel", flip=NO_FLIP, painting=PaintingConfig(probability=1, outer_probability=1)
+    )
+    cubes, keys = make_cubes(4), sample_keys(4, generator())
+    painting = sample_painting(keys, (4, 16, 16, 8), config.painting)
+    monkeypatch.setattr("zssmnet.corruption.painting.uniform", zeros)
+    monkeypatch.setattr("zssmnet.corruption.recipe.sample_painting", lambda *_: painting)
+    zones = corrupt(cubes, keys, config).input_NCXYZ[:, 3:]
+    assert torch.equal(zones.sum(1) == 0, find_painted(painting, (16, 16, 8))[:, 3])
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 3, 1), (16, 16, 8), (33, 17, 5)])
+@both
+def test_small_cubes(recipe: Recipe, size: tuple[int, int, int]) -> None:
+    cubes = torch.rand(3, 4, *size, generator=generator())
+    corrupted = corrupt(cubes, sample_keys(3, generator()), CorruptionConfig(recipe=recipe))
+    assert corrupted.input_NCXYZ.shape == (3, 6, *size)
+    assert corrupted.input_NCXYZ.isfinite().all()
+
+
+def test_no_cubes() -> None:
+    corrupted = corrupt(torch.zeros(0, 4, 8, 8, 8), sample_keys(0, generator()), CorruptionConfig())
+    assert corrupted.input_NCXYZ.shape == (0, 6, 8, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("cubes", "keys", "words"),
+    [
+        (torch.zeros(2, 3, 8, 8, 8), torch.zeros(2, dtype=torch.int64), "channels T2W, ADC, DWI, mask"),
+        (torch.zeros(4, 8, 8, 8), torch.zeros(4, dtype=torch.int64), r"not \(4, 8, 8, 8\)"),
+        (torch.zeros(2, 4, 8, 0, 8), torch.zeros(2, dtype=torch.int64), r"not \(2, 4, 8, 0, 8\)"),
+        (torch.zeros(2, 4, 8, 8, 8, dtype=torch.int16), torch.zeros(2, dtype=torch.int64), "torch.int16"),
+        (torch.zeros(2, 4, 8, 8, 8), torch.zeros(3, dtype=torch.int64), "2 cubes need as many"),
+        (torch.zeros(2, 4, 8, 8, 8), torch.zeros(2), "sample_keys"),
+    ],
+)
+def test_what_does_not_fit_is_named(cubes: Tensor, keys: Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        corrupt(cubes, keys, CorruptionConfig())
+
+
+@both
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same(recipe: Recipe) -> None:
+    cubes, keys = make_cubes(24, (64, 64, 16)), sample_keys(24, generator())
+    config = CorruptionConfig(recipe=recipe)
+    on_cpu, on_gpu = corrupt(cubes, keys, config), corrupt(cubes.cuda(), keys, config)
+    assert on_gpu.input_NCXYZ.is_cuda
+    assert torch.equal(on_gpu.target_NCXYZ.cpu(), on_cpu.target_NCXYZ)
+    assert torch.equal(on_gpu.input_NCXYZ[:, 3:].cpu(), on_cpu.input_NCXYZ[:, 3:])
+    # Only the intensity map rounds: a GPU multiplies and adds in one step.
+    torch.testing.assert_close(on_gpu.input_NCXYZ.cpu(), on_cpu.input_NCXYZ, atol=1e-6, rtol=0)
+    unmapped = config.model_copy(update={"intensity": NO_MAP})
+    assert torch.equal(
+        corrupt(cubes.cuda(), keys, unmapped).input_NCXYZ.cpu(), corrupt(cubes, keys, unmapped).input_NCXYZ
+    )
+
+
+def test_public_surface() -> None:
+    assert zssmnet.corruption.__all__ == ["Corrupted", "corrupt", "sample_keys"]
+    assert doctest.testmod(zssmnet.corruption).failed == 0

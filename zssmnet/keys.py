@@ -1,0 +1,35 @@
+"""Keys: names of files below a storage's root, as POSIX paths."""
+
+import unicodedata
+from pathlib import PurePosixPath
+
+from zssmnet.errors import InputError
+
+LONGEST_NAME = 255
+"""Bytes of a file's name on common file systems."""
+_UNNAMEABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories that no key may hold: control characters, halves of characters, line separators."""
+
+
+def checked_key(key: str) -> str:
+    """``key``, if it can name a file below the root.
+
+    Raises:
+        InputError: it is absolute or leads out of the root, has control characters, or a name in it is too long.
+    """
+    path = PurePosixPath(key)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise InputError(f"{printable(key)!r} is no name of a file: it would lie outside the working root")
+    if any(unicodedata.category(character) in _UNNAMEABLE for character in key):
+        raise InputError(f"{printable(key)!r} is no name of a file: it has control characters, or is not UTF-8")
+    if any(len(name.encode()) > LONGEST_NAME for name in path.parts):
+        raise InputError(f"{key!r} is no name of a file: a name in it has more than {LONGEST_NAME} bytes")
+    return key
+
+
+def printable(text: str) -> str:
+    """``text`` for a message of one line: line breaks and the like are escaped."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNNAMEABLE else character
+        for character in text
+    )
