@@ -46,7 +46,7 @@ def shuffle_in_a_loop(source: np.ndarray, windows: int) -> np.ndarray:
         start = [random.randint(0, n - s) for n, s in zip(source.shape, size, strict=True)]
         window = tuple(slice(begin, begin + s) for begin, s in zip(start, size, strict=True))
         values = source[window].flatten()
-        np.random.shuffle(values)  # noqa: NPY002: the fastest shuffle of few values
+        np.random.shuffle(values)  # noqa: NPY002 (the fastest for few values)
         shuffled[window] = values.reshape(size)
     return shuffled
 

@@ -9,13 +9,14 @@ from zssmnet.errors import ConfigError
 from zssmnet.phantom import case_ids, write_archive
 from zssmnet.splits import SUBSETS, stable_subset
 
-NETWORK = NetworkConfig(channels=(8, 12, 16, 20, 24))
+NETWORK = NetworkConfig(channels=(4, 6, 8, 10, 12))
+BATCH_SIZE = 12
 
 
 def demonstrate(root: Path, cases: int, epochs: int, seed: int) -> PipelineSummary:
     """Make an archive of synthetic examinations below ``root`` and run all stages on it."""
     images, masks = write_archive(root / "archive", evenly_split_cases(cases), seed)
-    training = TrainingConfig(epochs=epochs, batch_size=8, seed=seed, device="cpu")
+    training = TrainingConfig(epochs=epochs, batch_size=BATCH_SIZE, seed=seed, device="cpu")
     return ssl_pretraining(
         str(images),
         str(masks),

@@ -45,25 +45,28 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """
     file = getattr(options, "config", None)
     values = _read_toml(Path(file)) if file else {}
+    _validated(values, f"{file}: ")  # alone: flags neither hide its faults nor are theirs blamed on it
     for flag, settings in FLAGS.items():
         if (value := getattr(options, flag, None)) is not None:
             for setting in settings:
                 _put(values, setting, value)
+    return _validated(values, "")
+
+
+def _validated(values: dict[str, Any], source: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        source = f"{file}: " if file else ""
-        raise ConfigError(
-            f"{source}{name} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        reason = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigError(f"{source}{name} = {first['input']!r}: {reason.removeprefix('Value error, ')}") from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
 
 

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.s3_server import s3_endpoint as s3_endpoint
+from tests.s3_server import s3_root as s3_root
+from tests.server import prefect_api as prefect_api
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

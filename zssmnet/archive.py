@@ -6,13 +6,14 @@ A case is three images (T2W, ADC, DWI: high b-value) and a zonal mask on T2W's g
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from zssmnet.errors import ArchiveError, CaseError, InputError
-from zssmnet.storage import Storage, checked_key
+from zssmnet.keys import checked_key, printable
+from zssmnet.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class Inventory:
 
     Attributes:
         cases: usable at first sight, sorted by id.
-        faults: cases with a missing channel or mask, or an id that cannot name a file; one error a case.
+        faults: cases with a missing channel or mask, with one that is there twice, or with an id that cannot name
+            files; one error a case.
     """
 
     cases: tuple[Case, ...]
@@ -65,16 +67,17 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
         archive_format: None recognises it by the names of the files.
 
     Raises:
-        ArchiveError: no archive there, two kinds in one folder, or no case in it.
+        ArchiveError: no archive there, two kinds in one folder, no case in it, or no mask.
     """
     image_keys = [entry.key for entry in images.list()]
     archive_format = archive_format or _recognise(image_keys, images.uri)
     found = _channels_by_case(image_keys, archive_format, images)
-    mask_keys = {_name(entry.key).removesuffix(MASK_SUFFIX): entry.key for entry in masks.list()}
+    mask_keys = _masks_by_case(masks)
     cases: list[Case] = []
     faults: list[CaseError] = []
     for case_id, channels in sorted(found.items()):
         try:
+            _check_id(case_id, channels[min(channels)][0], found)
             cases.append(_paired(case_id, archive_format, channels, mask_keys, masks))
         except CaseError as fault:
             faults.append(fault)
@@ -90,14 +93,23 @@ def patient_of(case_id: str, pattern: str = PICAI_PATIENT) -> str:
         case_id: the case's id.
         pattern: regular expression with a group ``patient``. The default takes the part before ``_`` of
             PI-CAI's ``<patient>_<study>``; where it does not match, the case is a patient of its own.
+
+    Raises:
+        InputError: ``pattern`` is no regular expression, or has no such group.
     """
-    match = re.match(pattern, case_id)
-    return match["patient"] if match else case_id
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no regular expression: {error}") from error
+    if "patient" not in compiled.groupindex:
+        raise InputError(f"{pattern!r} has no group (?P<patient>...), which tells a case's patient")
+    match = compiled.match(case_id)
+    return (match and match["patient"]) or case_id
 
 
 def shortened(names: Iterable[str], most: int = 5) -> str:
     """``names`` joined for a message, the first few of them."""
-    names = list(names)
+    names = [printable(name) for name in names]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -128,9 +140,7 @@ def _channels_by_case(
     keys: list[str], archive_format: ArchiveFormat, images: Storage
 ) -> dict[str, dict[int, list[str]]]:
     found: dict[str, dict[int, list[str]]] = {}
-    for key in keys:
-        if archive_format == "nnunet" and _is_test_image(key):
-            continue
+    for key in _training_images(keys) if archive_format == "nnunet" else keys:
         for channel, suffix in enumerate(_SUFFIXES[archive_format]):
             if _name(key).endswith(suffix):
                 case_id = _name(key).removesuffix(suffix)
@@ -141,31 +151,59 @@ def _channels_by_case(
     return found
 
 
-def _is_test_image(key: str) -> bool:
-    """nnU-Net keeps unlabelled test images in a folder of their own beside imagesTr."""
-    return "imagesTs" in Path(key).parts
+def _training_images(keys: list[str]) -> list[str]:
+    """What lies in nnU-Net's imagesTr, if there is one; never its unlabelled test images, beside it in imagesTs."""
+    inside = [key for key in keys if "imagesTr" in Path(key).parts]
+    return inside or [key for key in keys if "imagesTs" not in Path(key).parts]
+
+
+def _masks_by_case(masks: Storage) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for entry in masks.list():
+        if _name(entry.key).endswith(MASK_SUFFIX):
+            found.setdefault(_name(entry.key).removesuffix(MASK_SUFFIX), []).append(entry.key)
+    if not found:
+        raise ArchiveError(f"{masks.uri}: no zonal mask <case>{MASK_SUFFIX} found; name the folder of the masks")
+    return found
+
+
+def _check_id(case_id: str, file: str, others: Container[str]) -> None:
+    """Whether prepared files can be named after the case."""
+    if not case_id:
+        raise CaseError(case_id, file, "its name has nothing before the channel, so the case has no id")
+    for suffix in _SUFFIXES["nnunet"]:
+        _check_key(case_id, case_id + suffix)
+        ending = suffix.removesuffix(MASK_SUFFIX)
+        if case_id.endswith(ending) and (other := case_id.removesuffix(ending)) in others:
+            reason = f"the case's mask {case_id}{MASK_SUFFIX} has the name of an image of case {other}; rename one"
+            raise CaseError(case_id, file, reason)
+
+
+def _check_key(case_id: str, key: str) -> None:
+    try:
+        checked_key(key)
+    except InputError as error:
+        raise CaseError(printable(case_id), printable(key), str(error)) from error
 
 
 def _paired(
     case_id: str,
     archive_format: ArchiveFormat,
     channels: dict[int, list[str]],
-    mask_keys: dict[str, str],
+    mask_keys: dict[str, list[str]],
     masks: Storage,
 ) -> Case:
     suffixes = _SUFFIXES[archive_format]
-    try:
-        checked_key(f"{case_id}.json")
-    except InputError as error:
-        raise CaseError(case_id, channels[min(channels)][0], "the id cannot name a file") from error
     for channel, name in enumerate(CHANNELS):
         if channel not in channels:
             raise CaseError(case_id, f"{case_id}{suffixes[channel]}", f"missing: the case has no {name} image")
-        if len(keys := channels[channel]) > 1:
-            raise CaseError(case_id, keys[1], f"the id is there twice, in {keys[0]} as well; rename one")
     if case_id not in mask_keys:
         raise CaseError(case_id, masks.where(case_id + MASK_SUFFIX), "missing: the case has no zonal mask")
-    return Case(case_id, archive_format, (channels[0][0], channels[1][0], channels[2][0]), mask_keys[case_id])
+    for keys in (channels[0], channels[1], channels[2], mask_keys[case_id]):
+        if len(keys) > 1:
+            raise CaseError(case_id, keys[1], f"the id is there twice, in {printable(keys[0])} as well; rename one")
+        _check_key(case_id, keys[0])
+    return Case(case_id, archive_format, (channels[0][0], channels[1][0], channels[2][0]), mask_keys[case_id][0])
 
 
 def duplicated(names: Iterable[str]) -> list[str]:

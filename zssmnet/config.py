@@ -36,7 +36,7 @@ class CubesConfig(_Frozen):
     dtype: Literal["float16", "float32", "float64"] = Field(
         "float16", description="Number type on disk; the published program wrote float64"
     )
-    seed: int = Field(0, ge=0, description="Seed of the cubes' positions")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the cubes' positions")
 
     @model_validator(mode="after")
     def _positive_size(self) -> Self:
@@ -124,8 +124,10 @@ class TrainingConfig(_Frozen):
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD")
     halve_every: int = Field(12, ge=1, description="The learning rate is halved every so many epochs")
     patience: int = Field(20, ge=1, description="Epochs without a better validation loss before training stops")
-    seed: int = Field(0, ge=0, description="Seed of initial weights, order of cubes and corruption")
-    validation_seed: int = Field(0, ge=0, description="Seed of the validation cubes' corruption, the same in every run")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of initial weights, order of cubes and corruption")
+    validation_seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the validation cubes' corruption, the same in every run"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one"
     )

@@ -6,20 +6,19 @@ T2W, ADC, DWI, mask. A case's cubes depend only on the seed, the case and the pa
 
 import hashlib
 import logging
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 
 from zssmnet.archive import shortened
 from zssmnet.config import CubesConfig
-from zssmnet.errors import CaseError, CubesError
-from zssmnet.preparation import IMAGE_SUFFIXES, prepared_keys
-from zssmnet.reading import array_of
+from zssmnet.errors import CaseError, CubesError, UnreadableFileError
+from zssmnet.image_files import read_image
+from zssmnet.preparation import IMAGE_SUFFIXES, MASK_SUFFIX, prepared_keys
+from zssmnet.reading import array_of, check_values
 from zssmnet.records import (
     Output,
     Record,
@@ -27,6 +26,7 @@ from zssmnet.records import (
     outputs_there,
     publish_record,
     read_record,
+    remove_record,
     same_content,
 )
 from zssmnet.roi import Triple
@@ -98,6 +98,7 @@ def generate_cubes(
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
+        remove_record(output, key)  # it tells of the file that is replaced now
     record = SubsetCubes(
         method=METHOD, inputs=inputs, outputs=(produced,), subset=subset, parameters=config, cases=tuple(cases)
     )
@@ -113,14 +114,23 @@ def prepared_cases(data: Storage, subset: int) -> list[str]:
         CaseError: a case whose four files are not all there.
     """
     present = {entry.key for entry in data.list(f"subset{subset}")}
-    first = f"subset{subset}/"
-    case_ids = sorted(
-        key.removeprefix(first).removesuffix(IMAGE_SUFFIXES[0]) for key in present if key.endswith(IMAGE_SUFFIXES[0])
-    )
-    for case_id in case_ids:
-        if missing := [key for key in prepared_keys(case_id, subset) if key not in present]:
-            raise CaseError(case_id, data.where(missing[0]), "missing: prepare the case again")
+    case_ids = _ids_of_t2w(present, f"subset{subset}/")
+    expected = {key: case_id for case_id in case_ids for key in prepared_keys(case_id, subset)}
+    for key in sorted(expected.keys() - present):
+        raise CaseError(expected[key], data.where(key), "missing: prepare the case again")
+    for key in sorted(present - expected.keys()):
+        if key.endswith(IMAGE_SUFFIXES):
+            case_id = key.removeprefix(f"subset{subset}/").rpartition("_")[0]
+            missing = data.where(prepared_keys(case_id, subset)[0])
+            raise CaseError(case_id, missing, f"missing, though {key} is there: prepare the case again")
     return case_ids
+
+
+def _ids_of_t2w(keys: Iterable[str], folder: str) -> list[str]:
+    """Ids of the cases with a T2W, sorted. The mask of a case ``a_0000`` has the name of the T2W of a case ``a``."""
+    named = {key.removesuffix(IMAGE_SUFFIXES[0]) for key in keys if key.endswith(IMAGE_SUFFIXES[0])}
+    masks = {name + MASK_SUFFIX for name in named}
+    return sorted(name.removeprefix(folder) for name in named if name + IMAGE_SUFFIXES[0] not in masks)
 
 
 def cube_starts(case_id: str, size: Triple, config: CubesConfig) -> npt.NDArray[np.int64]:
@@ -169,13 +179,13 @@ def open_cubes(path: Path) -> npt.NDArray[Any]:
         CubesError: not such a file.
     """
     try:
-        cubes = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise CubesError(f"{path}: not a readable file of cubes: {error}") from error
-    if not isinstance(cubes, np.ndarray) or cubes.ndim != 5 or cubes.shape[1] != CHANNEL_COUNT:
-        shape = getattr(cubes, "shape", type(cubes).__name__)
-        raise CubesError(f"{path}: has the shape {shape}; expected (cubes, 4, x, y, z)")
-    if cubes.dtype.kind != "f":
+        cubes: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # NumPy's parser of the header raises what Python's own parser does
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CubesError(f"{path}: not a readable file of cubes: {reason}") from error
+    if cubes.ndim != 5 or cubes.shape[1] != CHANNEL_COUNT:
+        raise CubesError(f"{path}: has the shape {cubes.shape}; expected (cubes, 4, x, y, z)")
+    if cubes.dtype not in (np.float16, np.float32, np.float64):
         raise CubesError(f"{path}: holds {cubes.dtype}; expected float16, float32 or float64")
     return cubes
 
@@ -235,22 +245,19 @@ def _write_cubes(
 
 
 def _read_prepared(case_id: str, subset: int, data: Storage) -> npt.NDArray[np.float32]:
+    keys = prepared_keys(case_id, subset)
     volumes = []
-    for key in prepared_keys(case_id, subset):
-        reader = sitk.ImageFileReader()
-        reader.SetNumberOfThreads(1)
-        reader.SetFileName(str(data.local(key)))
+    for key in keys:
         try:
-            volumes.append(reader.Execute())
-        except RuntimeError as error:
-            raise CaseError(case_id, data.where(key), "cannot be read: prepare the case again") from error
-    for key, (first, second) in zip(prepared_keys(case_id, subset)[1:], pairwise(volumes), strict=True):
-        if first.GetSize() != second.GetSize():
-            raise CaseError(case_id, data.where(key), f"has the size {second.GetSize()}, not {first.GetSize()}")
+            volumes.append(read_image(data.local(key)))
+        except UnreadableFileError as error:
+            raise CaseError(case_id, data.where(key), f"{error.reason}; prepare the case again") from error
+    for key, volume in zip(keys, volumes, strict=True):
+        if volume.GetSize() != volumes[0].GetSize():
+            raise CaseError(case_id, data.where(key), f"has the size {volume.GetSize()}, not {volumes[0].GetSize()}")
+    for key, volume in zip(keys[:3], volumes, strict=False):
+        check_values(case_id, data.where(key), volume, "the image")
     arrays = [array_of(volume) for volume in volumes]
-    for key, array in zip(prepared_keys(case_id, subset)[:3:2], arrays[:3:2], strict=True):
-        if array.min() == array.max():
-            raise CaseError(case_id, data.where(key), f"the image is constant: all voxels are {array.min()}")
     return scaled_volume((arrays[0], arrays[1], arrays[2]), arrays[3])
 
 

@@ -1,17 +1,26 @@
-"""The pictures of a run, published under its reports, each set with a record of what it shows."""
+"""The pictures of a run, published under its reports, each set with a record of what it shows.
 
-from collections.abc import Iterator, Sequence
+A set's input is the record of the cubes or of the model that it shows, since that tells of everything in a picture.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
-import SimpleITK as sitk
-import torch
-
 from zssmnet.config import CubesConfig
-from zssmnet.cubes import CaseCubes, SubsetCubes, cubes_key, open_cubes
+from zssmnet.cubes import SubsetCubes, cubes_key, open_cubes
+from zssmnet.image_files import read_image
 from zssmnet.mnet import MNet
 from zssmnet.preparation import prepared_keys
 from zssmnet.reading import array_of
-from zssmnet.records import Input, Output, Record, outputs_there, publish_record, read_record, same_content
+from zssmnet.records import (
+    Input,
+    Output,
+    Record,
+    outputs_there,
+    publish_record,
+    read_record,
+    same_content,
+)
 from zssmnet.report import case_montage, loss_curves, restoration_triptych
 from zssmnet.splits import VALIDATION_SUBSET
 from zssmnet.storage import Storage, sha256_of
@@ -43,11 +52,15 @@ def publish_case_pictures(
     Returns:
         Keys of the pictures below ``reports``.
     """
-    records = [read_record(cubes, cubes_key(config, subset), SubsetCubes) for subset in subsets]
-    shown = [(record, record.cases[0]) for record in records if record and record.cases]
-    inputs = tuple(_as_input(record.outputs[0]) for record, _ in shown)
-    pictures = (Picture(f"cases/subset{record.subset}.png", _montage(data, record, case)) for record, case in shown)
-    return _publish(reports, "cases", inputs, pictures)
+    keys: list[str] = []
+    for subset in subsets:
+        name = cubes_key(config, subset)
+        record = read_record(cubes, name, SubsetCubes)
+        shown = [record] if record and record.cases else []
+        inputs = tuple(_as_input(name, record) for record in shown)
+        pictures = (Picture(f"cases/subset{subset}.png", _montage(data, record)) for record in shown)
+        keys += _publish(reports, f"cases/subset{subset}", inputs, pictures)
+    return keys
 
 
 def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage) -> list[str]:
@@ -59,7 +72,7 @@ def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage
     record = read_record(weights, MODEL, PretrainedModel)
     if record is None:
         return []
-    return _publish(reports, "training", (_as_input(record.outputs[0]),), _training_pictures(cubes, weights, record))
+    return _publish(reports, "training", (_as_input(MODEL, record),), _training_pictures(cubes, weights, record))
 
 
 def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel) -> Iterator[Picture]:
@@ -70,15 +83,15 @@ def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel
     model.load_state_dict(load_checkpoint(weights.local(MODEL))["state_dict"])
     key = record.inputs[VALIDATION_SUBSET].name
     validation = CubeSet([open_cubes(cubes.local(key))])
-    with torch.inference_mode():
-        examples = validation_examples(model, validation, record.parameters, EXAMPLES)
+    examples = validation_examples(model, validation, record.parameters, EXAMPLES)
     title = f"Validation cubes, best model (epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})"
     png = restoration_triptych(examples.corrupted.numpy(), examples.restored.numpy(), examples.target.numpy(), title)
     yield Picture(RESTORED_CUBES, png)
 
 
-def _montage(data: Storage, record: SubsetCubes, case: CaseCubes) -> bytes:
-    volumes = [sitk.ReadImage(str(data.local(key))) for key in prepared_keys(case.case_id, record.subset)]
+def _montage(data: Storage, record: SubsetCubes) -> bytes:
+    case = record.cases[0]
+    volumes = [read_image(data.local(key)) for key in prepared_keys(case.case_id, record.subset)]
     arrays = [array_of(volume) for volume in volumes]
     use = "validation" if record.subset == VALIDATION_SUBSET else "training"
     title = f"Case {case.case_id}, subset {record.subset} ({use})"
@@ -86,7 +99,7 @@ def _montage(data: Storage, record: SubsetCubes, case: CaseCubes) -> bytes:
     return case_montage(arrays[:3], arrays[3], case.starts, size, spacing, title)
 
 
-def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: Iterator[Picture]) -> list[str]:
+def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: Iterable[Picture]) -> list[str]:
     """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed."""
     known = read_record(reports, name, Record)
     if (
@@ -108,5 +121,5 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
     return [output.key for output in outputs]
 
 
-def _as_input(output: Output) -> Input:
-    return Input(name=output.key, size=output.size, version="", sha256=output.sha256)
+def _as_input(name: str, record: Record) -> Input:
+    return Input(name=name, size=0, version="", sha256=record.identity())

@@ -1,25 +1,29 @@
 """Image files, read and written whole: NIfTI and MetaImage.
 
-ITK fills what is missing in a truncated NIfTI file with zeros, takes a damaged compressed stream as it comes, and
-writes to a full disk, all without an error. What it lets pass is found here.
+ITK fills what is missing in a truncated NIfTI file with zeros, reads its NaN as 0, takes a damaged compressed stream as
+it comes, takes the voxels of ``a.nii.gz`` from ``a.nii`` if that is there, and writes to a full disk, all without an
+error. Here it is given files that lie alone under plain names, and what it lets pass is found.
 """
 
 import gzip
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryDirectory, gettempdir
+from typing import Any, BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
 
-from zssmnet.errors import UnreadableFileError
+from zssmnet.errors import StorageError, UnreadableFileError
 
 LARGEST_VOLUME = 2**31
 """Voxels; a header that asks for more is taken to be damaged (PI-CAI's largest examination has 3.3e7)."""
 _GZIP = b"\x1f\x8b"
-_CHUNK = 2**20
+_LITTLE_ENDIAN = (348).to_bytes(4, "little")  # a NIfTI file begins with the size of its header
+_CHUNK = 2**20  # bytes, whole voxels of any type
 _WRITER = "ITK_InputFilterName"
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -29,21 +33,24 @@ def read_image(path: Path) -> sitk.Image:
     """A 3-D image with one value a voxel, read with one thread.
 
     Raises:
-        UnreadableFileError: not an image, not 3-D, several values a voxel, truncated, damaged, or with a header that
-            cannot be true.
+        UnreadableFileError: not an image, not 3-D, several values a voxel, truncated, damaged, with a header that
+            cannot be true, or with values that are not finite and that ITK would hide.
+        StorageError: there is no place for temporary files.
     """
     reader = sitk.ImageFileReader()
     reader.SetNumberOfThreads(1)  # cases run side by side: one thread each
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        _check_header(path, reader)
-        _check_content(path, reader)
-        return reader.Execute()
-    except (RuntimeError, MemoryError) as error:
-        raise UnreadableFileError(str(path), f"is no readable image: {_one_line(error)}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableFileError(str(path), f"is truncated or damaged: {error}") from error
+    with _plainly_named(path) as link:
+        reader.SetFileName(str(link))
+        try:
+            reader.ReadImageInformation()
+            _check_header(path, reader)
+            _check_content(path, reader)
+            return reader.Execute()
+        except (RuntimeError, MemoryError) as error:
+            text = _one_line(error).replace(str(link), path.name)
+            raise UnreadableFileError(str(path), f"is no readable image: {text}") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise UnreadableFileError(str(path), f"is truncated or damaged: {error}") from error
 
 
 def write_image(image: sitk.Image, path: str) -> None:
@@ -55,15 +62,35 @@ def write_image(image: sitk.Image, path: str) -> None:
     writer = sitk.ImageFileWriter()
     writer.SetNumberOfThreads(1)
     writer.UseCompressionOn()
-    writer.SetFileName(path)
-    try:
-        writer.Execute(image)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(path)
-        reader.ReadImageInformation()
-        _check_content(Path(path), reader)
-    except (RuntimeError, UnreadableFileError, EOFError, zlib.error) as error:
-        raise OSError(f"not all of it could be written; is the disk full? ({_one_line(error)})") from error
+    with TemporaryDirectory(dir=Path(path).parent) as folder:
+        file = Path(folder, _plain_name(Path(path)))
+        writer.SetFileName(str(file))
+        try:
+            writer.Execute(image)
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(file))
+            reader.ReadImageInformation()
+            _check_content(file, reader)
+        except (RuntimeError, UnreadableFileError, EOFError, zlib.error) as error:
+            raise OSError("not all of it could be written; is the disk full?") from error
+        file.replace(path)
+
+
+@contextmanager
+def _plainly_named(path: Path) -> Iterator[Path]:
+    """A link to the file, alone in a folder."""
+    with ExitStack() as stack:
+        try:
+            link = Path(stack.enter_context(TemporaryDirectory()), _plain_name(path))
+            link.symlink_to(path.absolute())
+        except OSError as error:
+            raise StorageError(f"{gettempdir()}: cannot be written: {error.strerror or error}") from error
+        yield link
+
+
+def _plain_name(path: Path) -> str:
+    """A name for ITK, which takes endings off names until none is left: of ``a.nii.nii.gz`` it makes ``a.nii.gz``."""
+    return "image.nii.gz" if path.name.endswith(".nii.gz") else f"image{path.suffix}"
 
 
 def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
@@ -85,31 +112,44 @@ def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
 
 def _check_content(path: Path, reader: sitk.ImageFileReader) -> None:
     """Whether the file holds the voxels that its header tells of; a checksum in it is verified on the way."""
-    if reader.HasMetaDataKey("bitpix"):  # NIfTI
-        offset, bits, content = float(reader.GetMetaData("vox_offset")), int(reader.GetMetaData("bitpix")), _nifti
-    elif reader.HasMetaDataKey(_WRITER) and reader.GetMetaData(_WRITER) == "MetaImageIO":
-        pixel = sitk.Image(1, 1, reader.GetPixelID())
-        offset, bits, content = 0.0, 8 * pixel.GetSizeOfPixelComponent(), _meta_image
-    else:
-        raise UnreadableFileError(str(path), "is neither a NIfTI nor a MetaImage file")
-    expected = int(offset + np.prod(reader.GetSize(), dtype=np.float64) * bits / 8)
+    found = not_finite = 0
     with path.open("rb") as stream:
-        found = sum(len(chunk) for chunk in content(stream))
+        if reader.HasMetaDataKey("bitpix"):
+            bits = int(reader.GetMetaData("bitpix"))
+            chunks, floats = _nifti_voxels(stream, reader)
+        elif reader.HasMetaDataKey(_WRITER) and reader.GetMetaData(_WRITER) == "MetaImageIO":
+            bits = 8 * sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
+            chunks, floats = _meta_image_voxels(stream), None
+        else:
+            raise UnreadableFileError(str(path), "is neither a NIfTI nor a MetaImage file")
+        for chunk in chunks:
+            found += len(chunk)
+            not_finite += _count_not_finite(chunk, floats) if floats else 0
+    expected = int(np.prod(reader.GetSize(), dtype=np.float64)) * bits // 8
     if found != expected:
         what = "is truncated" if found < expected else "has a header that cannot be true"
-        raise UnreadableFileError(str(path), f"{what}: it holds {found} bytes, not {expected}")
+        raise UnreadableFileError(str(path), f"{what}: it holds {found} bytes of voxels, not {expected}")
+    if not_finite:
+        raise UnreadableFileError(str(path), f"has {not_finite} values that are not finite (NaN or infinite)")
 
 
-def _nifti(stream: BinaryIO) -> Iterator[bytes]:
-    """Header and voxels of a NIfTI file, decompressed."""
+def _nifti_voxels(stream: BinaryIO, reader: sitk.ImageFileReader) -> tuple[Iterator[bytes], np.dtype[Any] | None]:
+    """Voxels of a NIfTI file, decompressed; and their type, if they are floating-point numbers."""
     is_compressed = stream.read(len(_GZIP)) == _GZIP
     stream.seek(0)
     source = gzip.GzipFile(fileobj=stream) if is_compressed else stream
-    while chunk := source.read(_CHUNK):
-        yield chunk
+    header = source.read(int(float(reader.GetMetaData("vox_offset"))))
+    order = "<" if header.startswith(_LITTLE_ENDIAN) else ">"
+    size = {"16": "f4", "64": "f8"}.get(reader.GetMetaData("datatype"))
+    return iter(lambda: source.read(_CHUNK), b""), np.dtype(order + size) if size else None
 
 
-def _meta_image(stream: BinaryIO) -> Iterator[bytes]:
+def _count_not_finite(chunk: bytes, floats: np.dtype[Any]) -> int:
+    values = np.frombuffer(chunk, floats, count=len(chunk) // floats.itemsize)
+    return int(np.count_nonzero(~np.isfinite(values)))
+
+
+def _meta_image_voxels(stream: BinaryIO) -> Iterator[bytes]:
     """Voxels of a MetaImage, decompressed."""
     is_compressed = False
     for line in stream:
@@ -121,8 +161,6 @@ def _meta_image(stream: BinaryIO) -> Iterator[bytes]:
     decompressor = zlib.decompressobj()
     while chunk := stream.read(_CHUNK):
         yield decompressor.decompress(chunk) if is_compressed else chunk
-    if is_compressed and not decompressor.eof:
-        raise EOFError("the compressed voxels end too early")
 
 
 def _one_line(error: BaseException) -> str:

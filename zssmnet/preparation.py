@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from zssmnet.archive import CHANNELS, Case
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import CaseError, UnreadableFileError
-from zssmnet.image_files import write_image as write_image
+from zssmnet.image_files import write_image
 from zssmnet.reading import Examination, array_of, check_can_be_interpolated, check_values, read_examination
 from zssmnet.records import (
     NOT_YET,
@@ -24,12 +24,14 @@ from zssmnet.records import (
     outputs_there,
     publish_record,
     read_record,
+    record_key,
     record_names,
     remove_record,
     same_content,
 )
 from zssmnet.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
 from zssmnet.roi import Box, Triple, bounding_box, margin_in_voxels
+from zssmnet.splits import SUBSETS
 from zssmnet.storage import Storage, sha256_of
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ METHOD = 1
 """Raised whenever the same inputs and parameters would give other outputs."""
 IMAGE_SUFFIXES = ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz")
 MASK_SUFFIX = ".nii.gz"
-_LARGEST_PLAUSIBLE_MM2_PER_S = 0.1
+_SMALLEST_PLAUSIBLE_ADC = 10.0
+"""A maximum below this is one in mm2/s (0.003) or 1e-3 mm2/s (3), not in 1e-6 mm2/s (3000)."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,16 @@ def prepare_case(
         inputs = _fingerprints(case, images, masks, known)
         if known and _still_true(known, inputs, subset, output, config):
             if known.inputs != inputs:  # the same content, written again
-                publish_record(output, case.id, known.model_copy(update={"inputs": inputs}))
+                known = known.model_copy(update={"inputs": inputs})
+                publish_record(output, case.id, known)
             return known, False
         examination = read_examination(case, images, masks)
         volumes = prepare(case.id, examination, config)
     except CaseError:
-        if known:
-            remove_prepared(known, output)
+        remove_prepared(case.id, output)
         raise
-    if known:
-        _remove_files(known, output)
+    if known is None or known.subset != subset:
+        remove_prepared(case.id, output)
     record = _publish(case, subset, examination, volumes, inputs, output, config)
     log.info(
         "%s: prepared for subset %d, %s -> %s voxels",
@@ -132,17 +135,24 @@ def remove_stale(output: Storage, keep: set[str]) -> list[str]:
     """
     stale = [name for name in record_names(output) if name not in keep]
     for name in stale:
-        if record := read_record(output, name, PreparedCase):
-            remove_prepared(record, output)
-        else:
-            remove_record(output, name)
+        remove_prepared(name, output)
     return stale
 
 
-def remove_prepared(record: PreparedCase, output: Storage) -> None:
-    """Remove a prepared case, its record last: while there is one, a later run knows what is left to remove."""
-    _remove_files(record, output)
-    remove_record(output, record.case_id)
+def remove_prepared(case_id: str, output: Storage) -> None:
+    """Remove what an earlier run published of a case, if there is a record that it did.
+
+    The record goes last: while there is one, a later run knows what is left to remove.
+    """
+    if output.stat(record_key(case_id)) is None:
+        return
+    if record := read_record(output, case_id, PreparedCase):
+        keys = [produced.key for produced in record.outputs]
+    else:  # of another version, unreadable
+        keys = [key for subset in SUBSETS for key in prepared_keys(case_id, subset)]
+    for key in keys:
+        output.remove(key)
+    remove_record(output, case_id)
 
 
 def prepared_keys(case_id: str, subset: int) -> tuple[str, str, str, str]:
@@ -228,7 +238,7 @@ def _warnings(examination: Examination) -> list[str]:
     elif _posterior_mm(examination.mask, 1) <= _posterior_mm(examination.mask, 2):
         found.append("label 1 does not lie behind label 2: are the zones swapped? (1 is the peripheral zone)")
     highest = float(array_of(examination.adc).max())
-    if highest < _LARGEST_PLAUSIBLE_MM2_PER_S:
+    if highest < _SMALLEST_PLAUSIBLE_ADC:
         found.append(f"ADC's maximum is {highest:.3g}: expected in 1e-6 mm2/s (0 to 3000), so ADC will be nearly 0")
     return found
 
@@ -238,11 +248,6 @@ def _posterior_mm(mask: sitk.Image, label: int) -> float:
     z, y, x = np.nonzero(array_of(mask) == label)
     centre = (float(x.mean()), float(y.mean()), float(z.mean()))
     return float(mask.TransformContinuousIndexToPhysicalPoint(centre)[1])
-
-
-def _remove_files(record: PreparedCase, output: Storage) -> None:
-    for produced in record.outputs:
-        output.remove(produced.key)
 
 
 def _times(size: Triple) -> str:

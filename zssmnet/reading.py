@@ -81,7 +81,7 @@ def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> No
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         count = int(np.count_nonzero(~np.isfinite(values)))
-        raise CaseError(case_id, address, f"{name} has {count} values that are not finite (NaN or infinite)")
+        raise CaseError(case_id, address, f"has {count} values that are not finite (NaN or infinite)")
     if low == high:
         raise CaseError(case_id, address, f"{name} is constant: all voxels are {low}")
 

@@ -6,6 +6,7 @@ moment, so the record of what is about to be replaced must not outlive it: it wo
 describe.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -47,6 +48,11 @@ class Record(BaseModel):
     method: int
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
+
+    def identity(self) -> str:
+        """SHA-256 of what the record tells, whenever its inputs were written."""
+        told = self.model_dump_json(exclude={"inputs": {"__all__": {"version"}}})
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 RecordT = TypeVar("RecordT", bound=Record)

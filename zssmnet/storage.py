@@ -39,7 +39,7 @@ class Entry:
     Attributes:
         key: path relative to the root.
         size: bytes.
-        version: changes whenever the file is written (modification time in ns, or an S3 ETag).
+        version: changes whenever the file is written (modification time and inode, or an S3 ETag).
     """
 
     key: str
@@ -139,7 +139,8 @@ class LocalStorage(Storage):
                 if error.errno in _MISSING:
                     return None
                 raise
-        return Entry(key, found.st_size, str(found.st_mtime_ns)) if stat.S_ISREG(found.st_mode) else None
+        version = f"{found.st_mtime_ns}-{found.st_ino}"  # clocks of file systems tick slowly
+        return Entry(key, found.st_size, version) if stat.S_ISREG(found.st_mode) else None
 
     @override
     def local(self, key: str) -> Path:
@@ -184,9 +185,17 @@ class LocalStorage(Storage):
 
 
 def open_storage(uri: str | os.PathLike[str]) -> Storage:
-    """The storage at ``uri``: a local folder."""
+    """The storage at ``uri``: a local folder, or ``s3://bucket/prefix``.
+
+    Raises:
+        InputError: another kind of address.
+    """
+    if str(uri).startswith("s3://"):
+        from zssmnet.s3 import S3Storage
+
+        return S3Storage(str(uri))
     if "://" in str(uri):
-        raise InputError(f"{uri}: only local folders can be used")
+        raise InputError(f"{uri}: only local folders and s3://bucket/prefix can be used")
     return LocalStorage(uri)
 
 

@@ -35,10 +35,12 @@ class Corrupted:
 def corrupt(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Corrupted:
     """Corrupt cubes, each as its key says, whatever the batch or the device.
 
-    The steps: flip, local shuffling, intensity map of the images, painting, mask to zones. The recipes differ in
-    the mask. `reference`: shuffling takes its values from T2W for every channel, and the mask's corrupted voxels
-    keep the values that they got, of which only those that are exactly 0, 1 or 2 count as zones. `per-channel`:
-    each channel is shuffled from itself, hence a shuffled mask voxel has its new place's zone, and a painted one none.
+    The steps: flip, local shuffling, intensity map of the images, painting, mask to zones. By recipe:
+
+    - `reference`, as the published program: every channel, the mask included, is shuffled with values of T2W. A
+      corrupted mask voxel has a zone only if its value happens to be exactly 0, 1 or 2; most lose theirs.
+    - `per-channel`: each channel is shuffled with its own values. A shuffled mask voxel has the zone that moved
+      there, a painted one none.
 
     Args:
         cubes_NCXYZ: cubes (N, 4, X, Y, Z), channels T2W, ADC, DWI in 0..1 and the mask (0, 1, 2), any float type;

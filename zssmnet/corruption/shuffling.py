@@ -116,7 +116,7 @@ def apply_shuffling(cubes_NCXYZ: Tensor, shuffling: Shuffling) -> Tensor:
 def draw_cell_numbers(order_P: Tensor, windows: int, cells: int) -> Tensor:
     """A random number for each cell: the order of a window's numbers is its permutation.
 
-    Two cells have equal numbers, and then keep their order, once in 8,192 (in 4,096 with more than 16,382 windows).
+    Two cells have equal numbers, and then keep their order, once in 8,192 (with 10,000 windows).
 
     Args:
         order_P: keys of the permutations, int64.

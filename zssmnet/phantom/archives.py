@@ -10,10 +10,10 @@ import SimpleITK as sitk
 
 from zssmnet.archive import ArchiveFormat
 from zssmnet.errors import InputError
+from zssmnet.image_files import write_image
 from zssmnet.phantom.gland import zonal_mask
 from zssmnet.phantom.grid import DEMO_GRIDS, GridSpec
 from zssmnet.phantom.signals import Examination, examination
-from zssmnet.preparation import write_image
 from zssmnet.reading import onto_grid
 
 

@@ -1,12 +1,12 @@
 """Everything a training run is at the end of an epoch, so that a resumed run ends where an uninterrupted one ends."""
 
-import pickle
+import textwrap
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
@@ -59,10 +59,7 @@ class TrainingState:
 
 def publish_last(workplace: Storage, state: TrainingState) -> None:
     """Publish the complete state of a run."""
-    content = {
-        "epoch": state.progress.epoch,
-        "state_dict": state.model.state_dict(),
-        "optimizer_state_dict": state.optimizer.state_dict(),
+    content = _weights(state) | {
         "schedule_state_dict": state.schedule.state_dict(),
         "generator_state": state.generator.get_state(),
         "history": [asdict(result) for result in state.progress.history],
@@ -75,21 +72,20 @@ def publish_last(workplace: Storage, state: TrainingState) -> None:
 
 def publish_best(workplace: Storage, state: TrainingState) -> None:
     """Publish the model as the published program does: epoch, state_dict, optimizer_state_dict."""
-    content = {
-        "epoch": state.progress.epoch,
-        "state_dict": state.model.state_dict(),
-        "optimizer_state_dict": state.optimizer.state_dict(),
-    }
     with workplace.publishing(BEST) as path:
-        torch.save(content, path)
+        torch.save(_weights(state), path)
 
 
 def resume(workplace: Storage, state: TrainingState) -> None:
     """Bring ``state`` to where the run stopped.
 
+    A run may have been stopped between publishing its last checkpoint and its best model, where both are of the
+    same epoch: then the best model is published again.
+
     Raises:
-        CheckpointError: the checkpoint is unreadable or does not fit.
+        CheckpointError: the checkpoint is unreadable or does not fit, or the best model is gone.
     """
+    where = workplace.where(LAST)
     content = load_checkpoint(workplace.local(LAST))
     try:
         state.model.load_state_dict(content["state_dict"])
@@ -98,9 +94,13 @@ def resume(workplace: Storage, state: TrainingState) -> None:
         state.generator.set_state(content["generator_state"])
         state.progress.history[:] = [EpochResult(**result) for result in content["history"]]
         state.progress.best_epoch, state.progress.best_loss = content["best_epoch"], content["best_loss"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{workplace.where(LAST)}: does not fit: {reason}; remove it to start anew") from error
+    except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else textwrap.shorten(str(error), 240)
+        raise CheckpointError(f"{where}: does not fit: {reason}; remove it to start anew") from error
+    if state.progress.best_epoch == state.progress.epoch:
+        publish_best(workplace, state)
+    elif workplace.stat(BEST) is None:
+        raise CheckpointError(f"{where}: the best model, {BEST}, is gone from its folder; remove both to start anew")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -111,8 +111,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # on foreign or damaged bytes torch.load raises nearly any type
         raise CheckpointError(f"{path}: not a readable checkpoint; remove it to start anew") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint; remove it to start anew")
     return content
+
+
+def _weights(state: TrainingState) -> dict[str, Any]:
+    return {
+        "epoch": state.progress.epoch,
+        "state_dict": _on_cpu(state.model.state_dict()),
+        "optimizer_state_dict": _on_cpu(state.optimizer.state_dict()),
+    }
+
+
+def _on_cpu(content: Any) -> Any:
+    """Nested dicts with their tensors on the CPU: files can be read where there is no GPU."""
+    if isinstance(content, dict):
+        return {name: _on_cpu(value) for name, value in content.items()}
+    return content.cpu().contiguous() if isinstance(content, Tensor) else content

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from zssmnet.cubes import find_cubes, open_cubes
 from zssmnet.errors import CubesError
-from zssmnet.splits import TRAINING_SUBSETS, VALIDATION_SUBSET
+from zssmnet.mnet.network import SHRINKAGE
+from zssmnet.splits import SUBSETS, TRAINING_SUBSETS, VALIDATION_SUBSET
 from zssmnet.storage import Storage
 
 
@@ -40,12 +41,12 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
     """The training cubes (subsets 0 to 4) and the validation cubes (subset 5) in a folder.
 
     Raises:
-        CubesError: a file is missing or not what it should be, sizes differ, or there are too few cubes.
+        CubesError: a file is missing or not what it should be, sizes differ, or there are too few cubes or cubes
+            too small for the network.
     """
-    by_subset = find_cubes(cubes)
-    files = {subset: open_cubes(cubes.local(key)) for subset, key in by_subset.items()}
-    if len(shapes := {(file.shape[2:], file.dtype.str) for file in files.values()}) > 1:
-        raise CubesError(f"{cubes.uri}: files of cubes of different sizes or types: {sorted(map(str, shapes))}")
+    keys = find_cubes(cubes)
+    files = {subset: open_cubes(cubes.local(keys[subset])) for subset in SUBSETS}
+    _check_sizes(cubes, {keys[subset]: file for subset, file in files.items()})
     training = CubeSet([files[subset] for subset in TRAINING_SUBSETS])
     validation = CubeSet([files[VALIDATION_SUBSET]])
     if len(training) < batch_size:
@@ -55,7 +56,29 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
         )
     if not len(validation):
         raise CubesError(
-            f"{cubes.uri}: {by_subset[VALIDATION_SUBSET]} holds no cube, so nothing can be validated; "
+            f"{cubes.uri}: {keys[VALIDATION_SUBSET]} holds no cube, so nothing can be validated; "
             "add cases, or give a splits.json with --splits-path"
         )
     return training, validation
+
+
+def _check_sizes(cubes: Storage, files: dict[str, npt.NDArray[Any]]) -> None:
+    """All cubes are of one size and number type, and large enough for MNet."""
+    (first, one), *others = files.items()
+    for key, other in others:
+        if (other.shape[2:], other.dtype) != (one.shape[2:], one.dtype):
+            raise CubesError(
+                f"{cubes.where(key)}: cubes of {_kind(other)}, but those of {first} are of {_kind(one)}; "
+                "generate the cubes of all six subsets anew"
+            )
+    x, y, z = one.shape[2:]
+    if min(x, y, z) < 1 or z * (x // SHRINKAGE) * (y // SHRINKAGE) < 2:
+        raise CubesError(
+            f"{cubes.uri}: cubes of {x} x {y} x {z} voxels are too small for MNet, which halves x and y four times; "
+            f"generate cubes of at least {SHRINKAGE} x {SHRINKAGE} x 2 voxels"
+        )
+
+
+def _kind(file: npt.NDArray[Any]) -> str:
+    x, y, z = file.shape[2:]
+    return f"{x} x {y} x {z} voxels in {file.dtype}"

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,6 +22,7 @@ from zssmnet.training.checkpoint import (
 )
 from zssmnet.training.data import CubeSet
 from zssmnet.training.epoch import OnStep, train_epoch, validate
+from zssmnet.training.restoration import LAYOUT
 
 log = logging.getLogger(__name__)
 
@@ -54,24 +56,20 @@ def fit(
         CheckpointError: the last checkpoint cannot be used.
     """
     device = choose_device(config.training.device)
-    state = initial_state(config, device)
-    if workplace.stat(LAST):
-        resume(workplace, state)
-        log.info("continuing after epoch %d, best validation loss %.5f", state.progress.epoch, state.progress.best_loss)
-    try:
+    with _out_of_memory_errors(config.training.batch_size, device):
+        state = initial_state(config, device)
+        if workplace.stat(LAST):
+            resume(workplace, state)
+            progress = state.progress
+            log.info("continuing after epoch %d, best validation loss %.5f", progress.epoch, progress.best_loss)
         while not is_finished(state.progress, config.training):
             started = time.monotonic()
             is_best = _run_epoch(state, training, validation, config, device, on_step)
             _log_epoch(state.progress, is_best, len(training), time.monotonic() - started, config.training)
-            if is_best:
-                publish_best(workplace, state)
             on_epoch(state)
             publish_last(workplace, state)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"a batch of {config.training.batch_size} cubes does not fit into the memory of {device}; "
-            f"choose a smaller --batch-size, for example {max(1, config.training.batch_size // 2)}"
-        ) from error
+            if is_best:
+                publish_best(workplace, state)
     return state
 
 
@@ -79,8 +77,9 @@ def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState
     """A new run: weights, optimizer, schedule and generator, all from the seed."""
     recipe = config.training
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, config.network.channels, config.network.merge).to(device)
+        torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone: the weights are drawn there
+        model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, config.network.channels, config.network.merge)
+    model.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=recipe.halve_every, gamma=0.5)
     return TrainingState(model, optimizer, schedule, torch.Generator().manual_seed(recipe.seed), Progress())
@@ -129,6 +128,18 @@ def _run_epoch(
         state.model, validation, recipe.batch_size, config.corruption, recipe.validation_seed, device
     )
     return state.progress.add(EpochResult(state.progress.epoch + 1, train_loss, validation_loss, float(learning_rate)))
+
+
+@contextmanager
+def _out_of_memory_errors(batch_size: int, device: torch.device) -> Iterator[None]:
+    """PyTorch's error becomes one that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        smaller = f"a smaller --batch-size, for example {batch_size // 2}" if batch_size > 1 else "fewer --channels"
+        raise OutOfMemoryError(
+            f"a batch of {batch_size} cubes does not fit into the memory of {device}; choose {smaller}"
+        ) from error
 
 
 def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, recipe: TrainingConfig) -> None:

@@ -15,7 +15,17 @@ import torch
 
 from zssmnet.config import PretrainConfig, TrainingConfig
 from zssmnet.cubes import SubsetCubes, find_cubes
-from zssmnet.records import Input, Output, Record, fingerprints, outputs_there, publish_record, read_record
+from zssmnet.records import (
+    Input,
+    Output,
+    Record,
+    fingerprints,
+    outputs_there,
+    publish_record,
+    read_record,
+    remove_record,
+)
+from zssmnet.splits import SUBSETS
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.training.checkpoint import BEST, EpochResult, Progress, TrainingState
 from zssmnet.training.data import CubeSet, open_training_data
@@ -65,7 +75,7 @@ def pretrain(
         CheckpointError: a checkpoint that cannot be used.
     """
     known = read_record(weights, MODEL, PretrainedModel)
-    inputs = _fingerprints(cubes)
+    inputs = _fingerprints(cubes, known.inputs if known else ())
     run_id = identify(inputs, config)
     if (
         known
@@ -77,6 +87,7 @@ def pretrain(
     training, validation = open_training_data(cubes, config.training.batch_size)
     _log_start(training, validation, config, run_id)
     workplace = weights.child(f"training/{run_id}")
+    workplace.sweep()
     with Monitor(workplace, validation, config) as monitor:
 
         def watch(state: TrainingState) -> None:
@@ -98,15 +109,17 @@ def identify(inputs: tuple[Input, ...], config: PretrainConfig) -> str:
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 
 
-def _fingerprints(cubes: Storage) -> tuple[Input, ...]:
-    """Fingerprints of the files of cubes; files that have a record are not read again."""
-    known = []
-    for key in find_cubes(cubes).values():
+def _fingerprints(cubes: Storage, earlier: tuple[Input, ...]) -> tuple[Input, ...]:
+    """Fingerprints of the six files of cubes; files that have a record or an earlier one are not read again."""
+    by_subset = find_cubes(cubes)
+    keys = [by_subset[subset] for subset in SUBSETS]
+    known = list(earlier)
+    for key in keys:
         record, entry = read_record(cubes, key, SubsetCubes), cubes.stat(key)
         if record and entry and outputs_there(cubes, record.outputs):
             sha256 = record.outputs[0].sha256
             known.append(Input(name=key, size=entry.size, version=entry.version, sha256=sha256))
-    return fingerprints([(cubes, key) for key in find_cubes(cubes).values()], known)
+    return fingerprints([(cubes, key) for key in keys], known)
 
 
 def _log_start(training: CubeSet, validation: CubeSet, config: PretrainConfig, run_id: str) -> None:
@@ -129,6 +142,7 @@ def _publish(
     config: PretrainConfig,
     progress: Progress,
 ) -> PretrainedModel:
+    remove_record(weights, MODEL)  # it tells of the model that is replaced now
     with weights.publishing(MODEL) as path:
         shutil.copyfile(workplace.local(BEST), path)
         produced = Output(key=MODEL, size=path.stat().st_size, sha256=sha256_of(path))

@@ -1,0 +1,102 @@
+"""The command line: help, flags, exit statuses."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+
+COMMANDS = ("prepare", "cubes", "pretrain", "run", "demo")
+
+
+def status_of(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    return int(exit.value.code or 0)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_names_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(*([command] if command else []), "--help") == 0
+    text = capsys.readouterr().out
+    assert "usage: zssmnet" in text
+    if not command:
+        assert all(name in text for name in COMMANDS)
+
+
+def test_help_needs_nothing_slow() -> None:
+    """Torch, Prefect and SimpleITK take seconds to import: --help must answer without them."""
+    code = (
+        "import sys; from flows import cli\n"
+        "try: cli.main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'prefect', 'SimpleITK', 'numpy', 'pydantic', 'rich'} & set(sys.modules)))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["prepare"],
+        ["unknown"],
+        ["cubes", "--data", "a", "--save", "b", "--fold", "6"],
+        ["pretrain", "--data", "a", "--output", "b", "--channels", "32,x"],
+        ["pretrain", "--data", "a", "--output", "b", "--device", "tpu"],
+        ["pretrain", "--data", "a", "--output", "b", "--epochs", "0"],
+        ["pretrain", "--data", "a", "--output", "b", "--channels", "32,48"],
+        ["run", "--images_path", "a", "--zonal_mask_path", "b", "--output", "c", "--config", "missing.toml"],
+        ["demo", "--cases", "3"],
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_why(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(*arguments) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.match(r"zssmnet( \w+)?: error: .+", last)
+
+
+@pytest.mark.parametrize("spelling", ["--images_path", "--images-path"])
+def test_flags_are_taken_with_hyphens_and_underscores(spelling: str) -> None:
+    options = cli._parser().parse_args(
+        ["prepare", spelling, "images", "--zonal-mask-path", "masks", "--output_path", "out"]
+    )
+    assert (options.images_path, options.zonal_mask_path, options.output_path) == ("images", "masks", "out")
+
+
+def test_input_at_fault_exits_with_1_and_one_line(
+    tmp_path: Path, prefect_api: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "missing")
+    assert status_of("prepare", "--images_path", missing, "--zonal_mask_path", missing, "--output_path", missing) == 1
+    error = capsys.readouterr().err
+    assert f"zssmnet: error: {missing}: no such folder" in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_stages_one_by_one(tmp_path: Path, prefect_api: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The three commands of the published documentation, on the folders that they are given."""
+    from tests.phantoms import QUICK_SETTINGS, small_archive
+
+    images, masks = small_archive(tmp_path)
+    settings = tmp_path / "quick.toml"
+    settings.write_text(QUICK_SETTINGS)
+    data, cubes, weights = (str(tmp_path / name) for name in ("data", "cubes", "weights"))
+    archive = ["--images_path", str(images), "--zonal_mask_path", str(masks)]
+    assert status_of("prepare", *archive, "--output_path", data) == 0
+    assert capsys.readouterr().out == f"6 cases prepared, 0 up to date, 0 left out: {data}\n"
+    assert status_of("cubes", "--fold", "2", "--scale", "2", "--data", data, "--save", cubes) == 0
+    assert capsys.readouterr().out == f"2 cubes in 1 subsets: {cubes}\n"
+    assert status_of("pretrain", "--data", cubes, "--output", weights) == 1
+    assert "bat_2_s_64x64x16_0.npy is missing" in capsys.readouterr().err
+    assert status_of("cubes", "--scale", "2", "--data", data, "--save", cubes) == 0
+    capsys.readouterr()
+    pretrain = ["pretrain", "--data", cubes, "--output", weights, "--config", str(settings)]
+    assert status_of(*pretrain, "--epochs", "1") == 0
+    assert "best epoch 1 of 1" in capsys.readouterr().out
+    assert Path(weights, "ssl_mnet_zonal.model").is_file()
+    assert Path(weights, "reports", "restored_cubes.png").is_file()

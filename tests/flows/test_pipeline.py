@@ -1,0 +1,204 @@
+"""The whole flow on a real Prefect server: files, names, artifacts, logs; and what a second run does."""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun
+from prefect.client.schemas.sorting import FlowRunSort, LogSort, TaskRunSort
+
+from flows.pipeline import PipelineSummary, ssl_pretraining
+from flows.settings import Settings
+from tests.phantoms import QUICK_SETTINGS, small_archive
+from zssmnet.errors import InputError
+from zssmnet.splits import stable_subset
+
+SETTINGS = Settings.model_validate(tomllib.loads(QUICK_SETTINGS))
+
+
+def run(archive: tuple[Path, Path], root: Path, **more: object) -> PipelineSummary:
+    images, masks = archive
+    return ssl_pretraining(
+        str(images),
+        str(masks),
+        str(root),
+        preparation=SETTINGS.preparation,
+        cubes=SETTINGS.cubes,
+        pretraining=SETTINGS.pretraining,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Six good cases, and two that cannot be used: one without a mask, one with a truncated image."""
+    images, masks = small_archive(tmp_path_factory.mktemp("archive"), cases=8)
+    first, second = sorted(masks.glob("*.nii.gz"))[-2:]
+    first.unlink()
+    truncated = images / "imagesTr" / second.name.replace(".nii.gz", "_0001.nii.gz")
+    truncated.write_bytes(truncated.read_bytes()[:3000])
+    return images, masks
+
+
+@pytest.fixture(scope="module")
+def done(archive: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> PipelineSummary:
+    return run(archive, tmp_path_factory.mktemp("root") / "first run")
+
+
+@pytest.fixture(scope="module")
+def runs(done: PipelineSummary) -> dict[str, FlowRun]:
+    """Flow runs of the first run, by their flow's name."""
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=200)
+    return {run.name.split(" ")[0]: run for run in found if done.root in run.name}
+
+
+def artifacts_of(run: FlowRun) -> dict[str | None, Artifact]:
+    with get_client(sync_client=True) as client:
+        response = client.request(
+            "POST",
+            "/artifacts/filter",
+            json={
+                "artifacts": ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id])).model_dump(mode="json")
+            },
+        )
+    return {artifact.key: artifact for artifact in map(Artifact.model_validate, response.json())}
+
+
+def test_good_cases_are_prepared_and_bad_ones_left_out(done: PipelineSummary) -> None:
+    prepared = done.preparation
+    assert (prepared.prepared, prepared.up_to_date, prepared.left_out) == (6, 0, 2)
+    files = sorted(Path(done.root, "SSL", "data").glob("subset*/*.nii.gz"))
+    assert len(files) == 6 * 4
+    for file in files:
+        case_id = file.name.removesuffix(".nii.gz").rsplit("_000", 1)[0]
+        assert file.parent.name == f"subset{stable_subset(case_id)}"
+
+
+def test_each_subset_has_its_cubes(done: PipelineSummary) -> None:
+    for outcome in done.cubes.subsets:
+        cubes = np.load(outcome.file, mmap_mode="r")
+        assert cubes.shape == (2 * outcome.cases, 4, 64, 64, 16)
+    assert sum(outcome.cubes for outcome in done.cubes.subsets) == 12
+
+
+def test_weights_load_into_the_next_step(done: PipelineSummary, caplog: pytest.LogCaptureFixture) -> None:
+    import zssmnet
+
+    with caplog.at_level("INFO", logger="zssmnet"):
+        model = zssmnet.load_pretrained(done.training.model, num_classes=2)
+    assert "336 of 343 tensors" in caplog.text
+    assert model.channels == (2, 2, 2, 2, 2)
+
+
+def test_run_and_task_names_carry_what_they_work_on(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
+    assert set(runs) == {"ssl-pretraining", "prepare-data", "generate-cubes", "pretrain"}
+    with get_client(sync_client=True) as client:
+        filters = FlowRunFilter(id=FlowRunFilterId(any_=[runs["prepare-data"].id, runs["generate-cubes"].id]))
+        names = {
+            task.name
+            for task in client.read_task_runs(flow_run_filter=filters, sort=TaskRunSort.END_TIME_DESC, limit=200)
+        }
+    prepared = {file.name.removesuffix("_0000.nii.gz") for file in Path(done.root).rglob("data/*/*_0000.nii.gz")}
+    assert {f"prepare-{case_id}" for case_id in prepared} <= names
+    assert {f"cubes-subset-{subset}" for subset in range(6)} <= names
+
+
+def test_the_table_shows_all_cases_with_subset_sizes_and_reasons(runs: dict[str, FlowRun]) -> None:
+    rows = json.loads(str(artifacts_of(runs["prepare-data"])["cases"].data))
+    assert len(rows) == 8
+    left_out = [row for row in rows if row["state"] == "left out"]
+    assert len(left_out) == 2
+    assert any("no zonal mask" in row["remarks"] for row in left_out)
+    assert any("_0001.nii.gz" in row["remarks"] and "truncated" in row["remarks"] for row in left_out)
+    prepared = [row for row in rows if row["state"] == "prepared"]
+    assert all(row["before"].count("x") == row["after"].count("x") == 2 and row["subset"] for row in prepared)
+
+
+def test_pictures_and_summary_show_in_the_ui_itself(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
+    pictures = artifacts_of(runs["generate-cubes"]) | artifacts_of(runs["pretrain"])
+    assert {"loss-curves", "restored-cubes", "cases-subset0", "cases-subset5"} <= set(pictures)
+    for artifact in pictures.values():
+        assert "data:image/png;base64,iVBOR" in str(artifact.data)
+        assert len(str(artifact.data)) < 300_000
+    assert f"{done.training.best_validation_loss:.5f}" in str(artifacts_of(runs["ssl-pretraining"])["summary"].data)
+    reports = Path(done.root, "SSL", "reports")
+    assert {path.name for path in reports.glob("*.png")} == {"loss_curves.png", "restored_cubes.png"}
+    shown = {path.name for path in reports.glob("cases/*.png")}
+    assert shown == {f"subset{outcome.subset}.png" for outcome in done.cubes.subsets if outcome.cases}
+
+
+def test_the_librarys_log_lines_appear_in_the_runs_log(runs: dict[str, FlowRun]) -> None:
+    with get_client(sync_client=True) as client:
+        for name, line in (("prepare-data", "prepared for subset"), ("pretrain", "epoch 2 of 2: training loss")):
+            logs = client.read_logs(
+                LogFilter(flow_run_id=LogFilterFlowRunId(any_=[runs[name].id])),
+                limit=200,
+                offset=0,
+                sort=LogSort.TIMESTAMP_ASC,
+            )
+            assert any(line in log.message for log in logs), name
+
+
+def test_a_second_run_does_nothing(done: PipelineSummary, archive: tuple[Path, Path]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path(done.root).rglob("*") if path.is_file()}
+    again = run(archive, Path(done.root))
+    after = {path: path.stat().st_mtime_ns for path in Path(done.root).rglob("*") if path.is_file()}
+    assert after == before
+    assert (again.preparation.prepared, again.preparation.up_to_date) == (0, 6)
+    assert not any(outcome.is_new for outcome in again.cubes.subsets)
+    assert not again.training.is_new
+
+
+def test_an_added_case_leaves_the_cubes_of_all_others_as_they_were(
+    done: PipelineSummary, archive: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, masks = small_archive(tmp_path / "more", cases=9)
+    for bad in ("mask", "image"):  # the same two cases are unusable here, but for new reasons
+        shutil.copytree(archive[0] if bad == "image" else archive[1], tmp_path / bad)
+    new = sorted({path.name for path in masks.iterdir()} - {path.name for path in (tmp_path / "mask").iterdir()})[-1]
+    shutil.copy(masks / new, tmp_path / "mask" / new)
+    for channel in range(3):
+        name = new.replace(".nii.gz", f"_000{channel}.nii.gz")
+        shutil.copy(images / "imagesTr" / name, tmp_path / "image" / "imagesTr" / name)
+    root = tmp_path / "root"
+    shutil.copytree(done.root, root)
+    grown = run((tmp_path / "image", tmp_path / "mask"), root)
+    assert (grown.preparation.prepared, grown.preparation.up_to_date) == (1, 6)
+    renewed = [outcome for outcome in grown.cubes.subsets if outcome.is_new]
+    assert len(renewed) == 1
+    subset = renewed[0].subset
+    record = f"records/bat_2_s_64x64x16_{subset}.npy.json"
+    old_order, new_order = (
+        [case for case, _ in json.loads(Path(where, "SSL/generated_cubes", record).read_text())["cases"]]
+        for where in (done.root, root)
+    )
+    old, renewed_cubes = np.load(done.cubes.subsets[subset].file), np.load(renewed[0].file)
+    assert set(new_order) - set(old_order) == {new.removesuffix(".nii.gz")}
+    for case_id in old_order:
+        i, j = 2 * old_order.index(case_id), 2 * new_order.index(case_id)
+        np.testing.assert_array_equal(old[i : i + 2], renewed_cubes[j : j + 2])
+
+
+def test_strict_names_all_bad_cases_at_once_and_trains_nothing(
+    archive: tuple[Path, Path], tmp_path: Path, prefect_api: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        run(archive, tmp_path / "strict", strict=True)
+    assert "2 of 8 cases cannot be used" in str(error.value)
+    assert "no zonal mask" in str(error.value)
+    assert "truncated" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "strict" / "SSL" / "pretrained_weights").exists()

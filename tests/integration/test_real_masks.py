@@ -1,0 +1,62 @@
+"""`zssmnet run` on the real examination, and on phantoms built on the 17 other real masks with their own grids."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from flows import cli
+from tests.phantoms import QUICK_SETTINGS
+from zssmnet.image_files import read_image
+from zssmnet.phantom import examination, write_nnunet_raw
+from zssmnet.phantom.archives import PhantomCase
+
+pytestmark = pytest.mark.integration
+REAL = "11373_1001396"
+
+
+@pytest.fixture(scope="module")
+def archive(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Images (nnU-Net raw) and masks of all 18 cases."""
+    images, masks = tmp_path_factory.mktemp("nnunet_raw"), shared / "data" / "zonal_masks"
+    shutil.copytree(shared / "data" / "nnunet_raw" / "imagesTr", images / "imagesTr", copy_function=shutil.copyfile)
+    for file in sorted(masks.glob("*.nii.gz")):
+        case_id = file.name.removesuffix(".nii.gz")
+        if case_id != REAL:
+            mask = read_image(file)
+            seed = int.from_bytes(hashlib.sha256(case_id.encode()).digest())
+            write_nnunet_raw(images, [PhantomCase(case_id, mask, examination(mask, np.random.default_rng(seed)))])
+    return images, masks
+
+
+def test_run_on_eighteen_real_grids(
+    archive: tuple[Path, Path], golden: Path, tmp_path: Path, prefect_api: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, masks = archive
+    settings = tmp_path / "quick.toml"
+    settings.write_text(QUICK_SETTINGS)
+    with pytest.raises(SystemExit) as exit:
+        cli.main(
+            [
+                "run",
+                *("--images_path", str(images), "--zonal_mask_path", str(masks)),
+                *("--output", str(tmp_path / "root"), "--config", str(settings), "--strict"),
+            ]
+        )
+    assert not exit.value.code
+    assert "18 prepared, 0 up to date, 0 left out" in capsys.readouterr().out
+
+    data = tmp_path / "root" / "SSL" / "data"
+    for file in data.glob("subset*/*.nii.gz"):
+        assert np.allclose(sitk.ReadImage(str(file)).GetSpacing(), (0.5, 0.5, 3.0), rtol=0.04), file
+    (prepared,) = data.glob(f"subset*/{REAL}_0000.nii.gz")
+    expected = np.load(golden / f"prep_{REAL}.npz")["0000"]
+    value_range = json.loads((golden / f"prep_{REAL}.json").read_text())["0000"]["max"]
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(prepared))).reshape(-1)[::61]
+    np.testing.assert_allclose(found, expected, atol=1e-5 * value_range)
+    cubes = [np.load(file, mmap_mode="r") for file in (tmp_path / "root").rglob("bat_2_s_64x64x16_?.npy")]
+    assert sum(len(file) for file in cubes) == 36

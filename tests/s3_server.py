@@ -1,0 +1,65 @@
+"""A real S3 endpoint over HTTP, in a process of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+STARTUP_S = 60
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The endpoint's address; the environment of the session leads S3 tools to it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    settings = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        try:
+            _wait_for(endpoint, server)
+            yield endpoint
+        finally:
+            server.terminate()
+            server.wait(timeout=STARTUP_S)
+
+
+@pytest.fixture
+def s3_root(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix in a new bucket, and a local cache of its own."""
+    import s3fs
+
+    bucket = f"test-{time.time_ns()}"
+    s3fs.S3FileSystem(use_listings_cache=False).mkdir(bucket)
+    monkeypatch.setenv("ZSSMNET_CACHE", str(tmp_path / "cache"))
+    assert os.environ["AWS_ENDPOINT_URL"] == s3_endpoint
+    return f"s3://{bucket}/some/prefix"
+
+
+def _wait_for(endpoint: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + STARTUP_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=5):
+                return
+        except (URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(f"the S3 endpoint did not start within {STARTUP_S} s")

@@ -1,0 +1,39 @@
+"""A storage whose process is killed, for tests: it raises in place of its n-th change."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from zssmnet.storage import LocalStorage
+
+
+class Killed(BaseException):
+    """Nobody catches it."""
+
+
+class MortalStorage(LocalStorage):
+    def __init__(self, folder: Path, changes: int) -> None:
+        super().__init__(folder)
+        self.changes_left = changes
+
+    def _change(self) -> None:
+        if not self.changes_left:
+            raise Killed
+        self.changes_left -= 1
+
+    def publishing(self, key: str) -> AbstractContextManager[Path]:
+        self._change()
+        return super().publishing(key)
+
+    def remove(self, key: str) -> None:
+        self._change()
+        super().remove(key)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def traces(folder: Path) -> dict[str, tuple[int, int]]:
+    """When each file below a folder was written, and as which."""
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*") if path.is_file()}

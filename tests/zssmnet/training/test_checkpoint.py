@@ -1,0 +1,219 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.zssmnet.training.examples import CPU, bits, small_config
+from zssmnet import load_pretrained
+from zssmnet.config import NetworkConfig, PretrainConfig
+from zssmnet.errors import CheckpointError
+from zssmnet.storage import LocalStorage
+from zssmnet.training.checkpoint import (
+    BEST,
+    LAST,
+    EpochResult,
+    Progress,
+    TrainingState,
+    load_checkpoint,
+    publish_best,
+    publish_last,
+    resume,
+)
+from zssmnet.training.fit import initial_state
+
+
+def state_after(losses: list[float], config: PretrainConfig | None = None) -> TrainingState:
+    """A run after epochs with these validation losses, its optimizer and generator no longer new."""
+    state = initial_state(config or small_config(), CPU)
+    for number, loss in enumerate(losses, 1):
+        for weight in state.model.parameters():
+            weight.grad = torch.rand(weight.shape, generator=state.generator)
+        state.optimizer.step()
+        state.schedule.step()
+        state.progress.add(EpochResult(number, 2 * loss, loss, 0.1))
+    return state
+
+
+def contents(state: TrainingState) -> dict[str, Any]:
+    return {
+        "weights": bits(state.model.state_dict()),
+        "optimizer": bits(state.optimizer.state_dict()),
+        "schedule": state.schedule.state_dict(),
+        "generator": bits(state.generator.get_state()),
+        "progress": state.progress,
+    }
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    publish_best(LocalStorage(folder), state_after([3, 1]))
+    publish_last(LocalStorage(folder), state_after([3, 1, 2]))
+    return folder
+
+
+@pytest.fixture
+def workplace(published: Path, tmp_path: Path) -> LocalStorage:
+    """A run's folder after three epochs, of which the second was the best."""
+    return LocalStorage(shutil.copytree(published, tmp_path / "run"))
+
+
+def change(workplace: LocalStorage, **changes: Any) -> None:
+    torch.save(torch.load(workplace.local(LAST), weights_only=True) | changes, workplace.local(LAST))
+
+
+def refusal(workplace: LocalStorage, config: PretrainConfig | None = None) -> str:
+    """The message with which a checkpoint is refused: one line that names it and says what to do."""
+    with pytest.raises(CheckpointError) as caught:
+        resume(workplace, initial_state(config or small_config(), CPU))
+    message = str(caught.value)
+    assert message.startswith(workplace.where(LAST))
+    assert message.endswith("to start anew")
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+class TestProgress:
+    def test_best_is_the_lowest_and_of_equals_the_first(self) -> None:
+        progress = Progress()
+        losses = [3.0, 2.0, 2.0, 2.5, 1.0]
+        assert [progress.add(EpochResult(i, 0, loss, 0)) for i, loss in enumerate(losses, 1)] == [
+            *(True, True, False, False, True)
+        ]
+        assert (progress.epoch, progress.best_epoch, progress.best_loss) == (5, 5, 1.0)
+
+
+class TestBestModel:
+    def test_holds_what_the_published_program_does_on_the_cpu(self, tmp_path: Path) -> None:
+        state = state_after([2, 1])
+        publish_best(LocalStorage(tmp_path), state)
+        content = torch.load(tmp_path / BEST, weights_only=True)
+        assert list(content) == ["epoch", "state_dict", "optimizer_state_dict"]
+        assert content["epoch"] == 2
+        assert bits(content["state_dict"]) == bits(state.model.state_dict())
+        assert bits(content["optimizer_state_dict"]) == bits(state.optimizer.state_dict())
+        assert {tensor.device for tensor in content["state_dict"].values()} == {CPU}
+
+    @pytest.mark.parametrize("merge", ["sub", "sum", "cat"])
+    def test_all_but_the_heads_are_loaded_for_the_next_step(self, tmp_path: Path, merge: Any) -> None:
+        network = NetworkConfig(channels=(2, 3, 4, 5, 6), merge=merge)
+        state = state_after([1], small_config().model_copy(update={"network": network}))
+        publish_best(LocalStorage(tmp_path), state)
+        loaded = load_pretrained(tmp_path / BEST, num_classes=2, merge=merge).state_dict()
+        trained = state.model.state_dict()
+        assert loaded.keys() == trained.keys()
+        same = {name for name in loaded if torch.equal(loaded[name], trained[name])}
+        assert same == {name for name in loaded if not name.startswith("outputs.")}
+
+    def test_names_and_shapes_are_those_of_published_checkpoints(self, tmp_path: Path, golden: Path) -> None:
+        publish_best(LocalStorage(tmp_path), initial_state(PretrainConfig(), CPU))
+        weights = torch.load(tmp_path / BEST, weights_only=True)["state_dict"]
+        expected = json.loads((golden / "mnet_state_dict.json").read_text())
+        assert [(name, list(weight.shape)) for name, weight in weights.items()] == list(expected.items())
+
+
+class TestLastCheckpoint:
+    def test_brings_everything_back(self, workplace: LocalStorage) -> None:
+        state = initial_state(small_config(seed=5), CPU)
+        resume(workplace, state)
+        assert contents(state) == contents(state_after([3, 1, 2]))
+        assert (state.progress.best_epoch, state.progress.best_loss) == (2, 1)
+
+    def test_takes_part_in_what_follows(self, workplace: LocalStorage) -> None:
+        state = initial_state(small_config(seed=5), CPU)
+        resume(workplace, state)
+        assert state.progress.add(EpochResult(4, 0, 1.5, 0.1)) is False
+        assert state.progress.add(EpochResult(5, 0, 0.5, 0.1)) is True
+
+    def test_of_the_best_epoch_brings_its_model_back(self, tmp_path: Path) -> None:
+        workplace, state = LocalStorage(tmp_path), state_after([3, 2])
+        publish_best(workplace, state)
+        expected = (tmp_path / BEST).read_bytes()
+        publish_last(workplace, state)
+        for found in (None, b"of epoch 1"):
+            (tmp_path / BEST).unlink()
+            if found:
+                (tmp_path / BEST).write_bytes(found)
+            resume(workplace, initial_state(small_config(), CPU))
+            assert (tmp_path / BEST).read_bytes() == expected
+
+    def test_without_the_best_model(self, workplace: LocalStorage) -> None:
+        workplace.remove(BEST)
+        assert "the best model, best.model, is gone from its folder" in refusal(workplace)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
+    def test_truncated(self, workplace: LocalStorage, kept: float) -> None:
+        whole = workplace.read(LAST)
+        workplace.local(LAST).write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+        assert "not a readable checkpoint" in refusal(workplace)
+
+    @pytest.mark.parametrize("content", [b"<html>404</html>", b"\x80\x04", bytes(5000), b"c__main__\nnothing\n."])
+    def test_no_checkpoint(self, workplace: LocalStorage, content: bytes) -> None:
+        workplace.local(LAST).write_bytes(content)
+        assert "not a readable checkpoint" in refusal(workplace)
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_damaged_bytes_never_end_in_another_error(self, workplace: LocalStorage, seed: int) -> None:
+        """Where damage meets the values of a tensor alone it may go unseen."""
+        damaged = bytearray(workplace.read(LAST))
+        rng = np.random.default_rng(seed)
+        for position in rng.integers(0, len(damaged), 200):
+            damaged[position] ^= rng.integers(1, 256)
+        workplace.local(LAST).write_bytes(damaged)
+        try:
+            resume(workplace, initial_state(small_config(), CPU))
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+
+    def test_something_else(self, workplace: LocalStorage) -> None:
+        torch.save([1, 2], workplace.local(LAST))
+        assert "holds a list, not a checkpoint" in refusal(workplace)
+
+    def test_of_another_shape(self, workplace: LocalStorage) -> None:
+        other = small_config().model_copy(update={"network": NetworkConfig(channels=(3, 3, 3, 3, 3))})
+        message = refusal(workplace, other)
+        assert "does not fit: Error(s) in loading state_dict for MNet: size mismatch for down11" in message
+
+    @pytest.mark.parametrize(
+        "part",
+        ["state_dict", "optimizer_state_dict", "schedule_state_dict", "generator_state", "history", "best_loss"],
+    )
+    def test_without_a_part(self, workplace: LocalStorage, part: str) -> None:
+        content = torch.load(workplace.local(LAST), weights_only=True)
+        del content[part]
+        torch.save(content, workplace.local(LAST))
+        assert f"does not fit: lacks '{part}'" in refusal(workplace)
+
+    @pytest.mark.parametrize(
+        "part", ["state_dict", "optimizer_state_dict", "schedule_state_dict", "generator_state", "history"]
+    )
+    @pytest.mark.parametrize("value", [None, 5, [5], torch.zeros(3)])
+    def test_with_a_part_of_another_kind(self, workplace: LocalStorage, part: str, value: object) -> None:
+        change(workplace, **{part: value})
+        refusal(workplace)
+
+    def test_code_is_never_run(self, workplace: LocalStorage, tmp_path: Path) -> None:
+        torch.save({"epoch": _Code(tmp_path / "ran")}, workplace.local(LAST))
+        assert "not a readable checkpoint" in refusal(workplace)
+        assert not (tmp_path / "ran").exists()
+
+    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"nothing\.model: not a readable checkpoint"):
+            load_checkpoint(tmp_path / "nothing.model")
+
+
+class _Code:
+    """What a pickle can do: calling anything on loading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)

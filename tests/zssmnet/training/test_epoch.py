@@ -1,0 +1,191 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.zssmnet.training.examples import CPU, WatchedCubes, bits, cubes_of, small_config
+from zssmnet.corruption import sample_keys
+from zssmnet.errors import NonFiniteLossError
+from zssmnet.training import epoch
+from zssmnet.training.data import CubeSet
+from zssmnet.training.epoch import train_epoch, validate, validation_batches
+from zssmnet.training.restoration import restoration_loss
+
+CORRUPTION = small_config().corruption
+CUBES = cubes_of(7, size=(8, 6, 4))
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Conv3d(6, 3, 3, padding=1)
+
+
+def train(
+    model: nn.Module,
+    cubes: CubeSet,
+    batch_size: int,
+    generator: torch.Generator,
+    on_step=lambda done, steps: None,
+) -> float:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return train_epoch(model, optimizer, cubes, batch_size, CORRUPTION, generator, CPU, on_step)
+
+
+def seed(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+class TestOrder:
+    @pytest.mark.parametrize("batch_size", range(1, 8))
+    def test_an_epoch_is_a_pass_that_drops_the_last_partial_batch(self, batch_size: int) -> None:
+        cubes = WatchedCubes([CUBES[:3], CUBES[3:]])
+        train(small_model(), cubes, batch_size, seed(0))
+        assert [len(batch) for batch in cubes.taken] == [batch_size] * (7 // batch_size)
+        seen = [number for batch in cubes.taken for number in batch]
+        assert len(set(seen)) == len(seen)
+        assert set(seen) <= set(range(7))
+
+    def test_orders_differ_between_epochs_and_seeds_and_equal_seeds_have_equal_ones(self) -> None:
+        orders = {}
+        for number in (0, 1, 0):
+            cubes, generator = WatchedCubes([CUBES]), seed(number)
+            for _ in range(2):
+                train(small_model(), cubes, 1, generator)
+            if number in orders:
+                assert orders[number] == cubes.taken
+            orders[number] = cubes.taken
+        passes = [tuple(number for (number,) in taken[i : i + 7]) for taken in orders.values() for i in (0, 7)]
+        assert all(sorted(one) == list(range(7)) for one in passes)
+        assert len(set(passes)) == 4
+
+    def test_every_cube_comes_first_in_some_epoch(self) -> None:
+        cubes, generator, model = WatchedCubes([CUBES]), seed(0), small_model()
+        for _ in range(60):  # each of the seven misses all of them with a chance of 1e-4
+            train(model, cubes, 7, generator)
+        assert {batch[0] for batch in cubes.taken} == set(range(7))
+
+    def test_cubes_are_corrupted_anew_in_every_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        used: list[int] = []
+
+        def watched(model: nn.Module, cubes: Tensor, keys: Tensor, corruption) -> Tensor:
+            used.extend(keys.tolist())
+            return restoration_loss(model, cubes, keys, corruption)
+
+        monkeypatch.setattr(epoch, "restoration_loss", watched)
+        generator = seed(0)
+        for _ in range(3):
+            train(small_model(), CubeSet([CUBES]), 2, generator)
+        assert len(used) == len(set(used)) == 3 * 6
+
+
+class TestStep:
+    def test_is_sgd_with_momentum_and_without_weight_decay(self) -> None:
+        """Against v <- 0.9 v + g, w <- w - 0.1 v, written down."""
+        model = small_model()
+        loss = train(model, CubeSet([CUBES]), 2, seed(5))
+
+        expected, generator, losses = small_model(), seed(5), []
+        order = torch.randperm(7, generator=generator)
+        velocities = [torch.zeros_like(weight) for weight in expected.parameters()]
+        for step in range(3):
+            cubes = torch.from_numpy(CUBES[order[2 * step : 2 * step + 2]])
+            value = restoration_loss(expected, cubes, sample_keys(2, generator), CORRUPTION)
+            gradients = torch.autograd.grad(value, list(expected.parameters()))
+            losses.append(value.item())
+            with torch.no_grad():
+                for weight, velocity, gradient in zip(expected.parameters(), velocities, gradients, strict=True):
+                    velocity.mul_(0.9).add_(gradient)
+                    weight.sub_(0.1 * velocity)
+        for weight, other in zip(model.parameters(), expected.parameters(), strict=True):
+            torch.testing.assert_close(weight, other, rtol=1e-6, atol=1e-7)
+        assert loss == pytest.approx(np.mean(losses), rel=1e-6)
+
+    @pytest.mark.parametrize("dtype", ["float16", "float64"])
+    def test_the_cubes_number_type_does_not_matter(self, dtype: str) -> None:
+        """Cubes of the published program are float64; all are trained in float32."""
+        halves = CUBES.astype("float16")  # values that all types can hold
+        runs = []
+        for cubes in (WatchedCubes([halves.astype("float32")]), WatchedCubes([halves.astype(dtype)])):
+            model = small_model()
+            runs.append((train(model, cubes, 2, seed(0)), cubes.taken, bits(model.state_dict())))
+        assert runs[0] == runs[1]
+
+    def test_steps_are_told_now_and_then_and_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(epoch, "LOOK_EVERY", 3)
+        told = []
+        train(small_model(), CubeSet([CUBES]), 1, seed(0), on_step=lambda *step: told.append(step))
+        assert told == [(3, 7), (6, 7), (7, 7)]
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_a_cube_that_is_not_finite_stops_training(self, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(epoch, "LOOK_EVERY", 2)
+        bad = CUBES.copy()
+        bad[:, 0, 2, 2, 2] = value
+        cubes = WatchedCubes([bad])
+        with pytest.raises(
+            NonFiniteLossError, match=r"the loss is nan after step 2 of 7: training stops, the last che"
+        ):
+            train(small_model(), cubes, 1, seed(0))
+        assert len(cubes.taken) == 2
+
+
+class TestValidation:
+    def loss(self, batch_size: int = 2, seed: int = 0, cubes: np.ndarray = CUBES) -> float:
+        return validate(small_model(), CubeSet([cubes]), batch_size, CORRUPTION, seed, CPU)
+
+    def test_is_the_same_every_time(self) -> None:
+        first = self.loss()
+        torch.manual_seed(99)
+        torch.rand(7)
+        assert self.loss() == first
+
+    def test_another_seed_is_another_corruption(self) -> None:
+        assert abs(self.loss(seed=1) / self.loss() - 1) > 1e-3
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+    def test_does_not_depend_on_the_batch(self, batch_size: int) -> None:
+        assert self.loss(batch_size) == pytest.approx(self.loss(), rel=1e-6)
+
+    def test_is_the_mean_over_all_cubes_also_of_the_last_partial_batch(self) -> None:
+        model, keys = small_model(), sample_keys(7, seed(0))
+        each = [
+            restoration_loss(model, torch.from_numpy(CUBES[i : i + 1]), keys[i : i + 1], CORRUPTION).item()
+            for i in range(7)
+        ]
+        for batch_size in (2, 3, 4, 7):
+            assert self.loss(batch_size) == pytest.approx(np.mean(each), rel=1e-6)
+
+    def test_a_cube_is_corrupted_alike_whatever_comes_after_it(self) -> None:
+        few = dict(_pairs(3, 2))
+        many = dict(_pairs(7, 4))
+        assert few.items() <= many.items()
+        assert len(set(many.values())) == 7
+
+    def test_changes_neither_weights_nor_gradients(self) -> None:
+        model = small_model()
+        before = bits(model.state_dict())
+        validate(model, CubeSet([CUBES]), 2, CORRUPTION, 0, CPU)
+        assert bits(model.state_dict()) == before
+        assert all(weight.grad is None for weight in model.parameters())
+
+    def test_a_loss_that_is_not_finite_is_an_error(self) -> None:
+        bad = CUBES.copy()
+        bad[6] = math.nan
+        with pytest.raises(NonFiniteLossError, match="the loss is nan in validation"):
+            self.loss(cubes=bad)
+
+
+def _pairs(count: int, batch_size: int) -> list[tuple[int, int]]:
+    """Number and key of each validation cube."""
+    batches = validation_batches(count, batch_size, 0)
+    return [pair for indices, keys in batches for pair in zip(indices.tolist(), keys.tolist(), strict=True)]
+
+
+def test_nothing_is_drawn_from_the_global_generators() -> None:
+    model = small_model()
+    before = torch.get_rng_state()
+    train(model, CubeSet([CUBES]), 2, seed(0))
+    validate(model, CubeSet([CUBES]), 2, CORRUPTION, 0, CPU)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,93 @@
+"""A bounded local cache of files that lie elsewhere."""
+
+import hashlib
+import itertools
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+FOLDER = "ZSSMNET_CACHE"
+LIMIT_GB = "ZSSMNET_CACHE_GB"
+DEFAULT_LIMIT_GB = 50.0
+SPARED_S = 600
+"""Files used within so many seconds are never removed: somebody may be about to open them."""
+_LOOK_EVERY_S = 30
+_counter = itertools.count()
+
+
+class Cache:
+    """Copies of remote files, by address and version; the least recently used ones go when it grows too large.
+
+    Args:
+        folder: where the copies lie; several processes may share it.
+        limit_bytes: how large it may grow. Files in use for the last ten minutes stay beyond it.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+        self._last_look = 0.0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_environment(cls) -> "Cache":
+        """The cache in ``$ZSSMNET_CACHE`` (``~/.cache/zssmnet``) of ``$ZSSMNET_CACHE_GB`` (50)."""
+        folder = Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "zssmnet")
+        return cls(folder.absolute(), int(float(os.environ.get(LIMIT_GB) or DEFAULT_LIMIT_GB) * 1e9))
+
+    def get(self, address: str, version: str, fetch: Callable[[Path], None]) -> Path:
+        """The local copy of a file, fetched if it is not there; its name is the last part of the address.
+
+        Args:
+            address: the file's full address.
+            version: changes whenever the file does.
+            fetch: writes the file to a local path.
+        """
+        place = hashlib.sha256(f"{address}\0{version}".encode()).hexdigest()
+        copy = self.folder / "files" / place / address.rpartition("/")[2]
+        if not copy.is_file():
+            self._fetch(copy, fetch)
+            self._make_room()
+        os.utime(copy)
+        return copy
+
+    def workplace(self) -> Path:
+        """A new folder for files that are being written; the caller removes it."""
+        folder = self.folder / "partial" / f"{os.getpid()}-{threading.get_ident()}-{next(_counter)}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def _fetch(self, copy: Path, fetch: Callable[[Path], None]) -> None:
+        workplace = self.workplace()
+        try:
+            fetch(workplace / copy.name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            (workplace / copy.name).replace(copy)
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)
+
+    def _make_room(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._last_look < _LOOK_EVERY_S and self._last_look:
+                return
+            self._last_look = time.monotonic()
+        self.trim()
+
+    def trim(self) -> None:
+        """Remove the least recently used copies until the cache keeps its limit."""
+        used = []
+        for copy in (self.folder / "files").glob("*/*"):
+            try:
+                found = copy.stat()
+            except FileNotFoundError:  # another process was quicker
+                continue
+            used.append((found.st_mtime, found.st_size, copy))
+        excess = sum(size for _, size, _ in used) - self.limit_bytes
+        for last_use, size, copy in sorted(used):
+            if excess <= 0 or time.time() - last_use < SPARED_S:
+                return
+            shutil.rmtree(copy.parent, ignore_errors=True)
+            excess -= size
