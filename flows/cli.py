@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = _command(commands, "demo", "synthetic examinations through all stages, with a small MNet, on the CPU")
     _option(demo, "--output", metavar="ROOT", default="demo", help="working root (demo)")
     _option(demo, "--cases", metavar="N", type=int, default=12, help="synthetic examinations, at least 6 (12)")
-    _option(demo, "--epochs", metavar="N", type=int, default=10, help="epochs (10)")
+    _option(demo, "--epochs", metavar="N", type=int, default=8, help="epochs (8)")
     _option(demo, "--seed", metavar="N", type=int, default=0, help="seed of everything (0)")
     return parser
 

@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import BaseModel, Field
 
 from flows.concurrency import one_task_a_core
-from tasks.cubes import STAGE, SubsetOutcome, cut_cubes
+from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
 from tasks.pictures import show_cases
 from tasks.progress import display
 from zssmnet.config import CubesConfig
@@ -57,6 +57,8 @@ def generate_cubes(
     futures = [cut_cubes.submit(subset, data_path, output_path, config) for subset in wanted]
     outcomes = [future.result() for future in futures]
     shown.advance(STAGE, sum(outcome.cases for outcome in outcomes if not outcome.is_new))
+    if subsets is None:
+        tidy_cubes(output_path, config)
     show_cases(data_path, output_path, reports_path or reports_beside(output_path), wanted, config)
     summary = CubesSummary(cubes_path=output_path, subsets=outcomes)
     new = sum(outcome.is_new for outcome in outcomes)

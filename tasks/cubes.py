@@ -1,14 +1,18 @@
 """Task on cubes: one subset's file."""
 
+import logging
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from tasks.progress import display
+from zssmnet.archive import shortened
 from zssmnet.config import CubesConfig
-from zssmnet.cubes import generate_cubes
+from zssmnet.cubes import generate_cubes, remove_other_sets
 from zssmnet.storage import open_storage
 
+log = logging.getLogger("zssmnet.tasks")
 STAGE = "cubes"
 
 
@@ -35,3 +39,12 @@ def cut_cubes(subset: int, data_path: str, output_path: str, config: CubesConfig
         file=output.where(record.outputs[0].key),
         is_new=is_new,
     )
+
+
+@task(task_run_name="tidy-cubes", cache_policy=NO_CACHE, persist_result=False)
+def tidy_cubes(output_path: str, config: CubesConfig) -> list[str]:
+    """Remove sets of cubes that earlier runs made with another number or size of cubes."""
+    removed = remove_other_sets(open_storage(output_path), config)
+    if removed:
+        log.warning("%d files of cubes of another number or size are removed: %s", len(removed), shortened(removed))
+    return removed

@@ -26,10 +26,12 @@ from zssmnet.records import (
     outputs_there,
     publish_record,
     read_record,
+    record_names,
     remove_record,
     same_content,
 )
 from zssmnet.roi import Triple
+from zssmnet.splits import SUBSETS
 from zssmnet.storage import Storage, sha256_of
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,20 @@ def generate_cubes(
     publish_record(output, key, record)
     log.info("subset %d: %d cubes of %d cases", subset, _count(record), len(case_ids))
     return record, True
+
+
+def remove_other_sets(output: Storage, config: CubesConfig) -> list[str]:
+    """Remove sets of cubes of another number or size that were made here: training takes the one set that is there.
+
+    Returns:
+        Names of the removed files. Files without a record were not made here and stay.
+    """
+    current = {cubes_key(config, subset) for subset in SUBSETS}
+    others = [name for name in record_names(output) if name not in current]
+    for name in others:
+        output.remove(name)
+        remove_record(output, name)
+    return others
 
 
 def prepared_cases(data: Storage, subset: int) -> list[str]:
@@ -211,7 +227,7 @@ def find_cubes(cubes: Storage) -> dict[int, str]:
             f"{cubes.uri}: holds several sets of cubes ({shortened(sorted(sets))}); keep one of them there"
         )
     ((family, by_subset),) = sets.items()
-    if missing := [subset for subset in range(6) if subset not in by_subset]:
+    if missing := [subset for subset in SUBSETS if subset not in by_subset]:
         raise CubesError(f"{cubes.uri}: {family}_{missing[0]}.npy is missing; generate the cubes of all six subsets")
     return by_subset
 

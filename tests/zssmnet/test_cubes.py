@@ -21,6 +21,7 @@ from zssmnet.cubes import (
     open_cubes,
     padded,
     prepared_cases,
+    remove_other_sets,
     scaled_volume,
 )
 from zssmnet.errors import CaseError, CubesError, StorageError
@@ -500,3 +501,15 @@ class TestFind:
         stage.generate(0, CONFIG.model_copy(update={"cubes_per_case": 6}))
         with pytest.raises(CubesError, match=r"several sets of cubes \(bat_5_s_8x6x4, bat_6_s_8x6x4\)"):
             find_cubes(LocalStorage(stage.cubes))
+
+
+class TestOtherSets:
+    def test_sets_made_here_with_another_number_are_removed_foreign_ones_stay(self, stage: Stage):
+        other = CONFIG.model_copy(update={"cubes_per_case": 2})
+        stage.generate(config=other)
+        foreign = saved(stage.cubes / "bat_9_s_8x6x4_0.npy", np.zeros((1, 4, 8, 6, 4)))
+        stage.generate()
+        assert remove_other_sets(LocalStorage(stage.cubes), CONFIG) == ["bat_2_s_8x6x4_0.npy"]
+        assert {path.name for path in stage.cubes.glob("*.npy")} == {NAME.format(0), foreign.name}
+        assert stage.generate()[1] is False
+        assert remove_other_sets(LocalStorage(stage.cubes), CONFIG) == []
