@@ -5,19 +5,12 @@ Flags are taken with hyphens and with underscores. Everything slow is imported o
 """
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-EMBEDDED_PREFECT = {
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # the first start makes the database: slow machines
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-}
-"""Prefect's settings where the user has not chosen otherwise."""
+from flows import embedded
 
 EPILOG = """\
 Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
@@ -28,8 +21,7 @@ pretrained_weights, reports (pictures). What is up to date is not done again; an
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit."""
     options = _parser().parse_args(arguments)
-    for name, value in EMBEDDED_PREFECT.items():
-        os.environ.setdefault(name, value)
+    embedded.set_defaults()
     warnings.filterwarnings("ignore", module="prefect|pydantic")
     sys.exit(_run(options))
 

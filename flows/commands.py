@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.console import Bars
+from flows.embedded import embedded_server
 from flows.settings import settings_of
 from zssmnet.archive import PICAI_PATIENT
 
@@ -90,11 +91,12 @@ def _archive(options: argparse.Namespace) -> dict[str, Any]:
 def _progress(options: argparse.Namespace) -> Iterator[None]:
     """Progress bars in a terminal, Prefect's log lines elsewhere or where they are asked for."""
     if options.verbose or not sys.stderr.isatty():
-        yield
+        with embedded_server():
+            yield
         return
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     from tasks.progress import shown_on
 
     logging.captureWarnings(True)
-    with Bars() as bars, shown_on(bars):
+    with embedded_server(), Bars() as bars, shown_on(bars):
         yield

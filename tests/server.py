@@ -1,17 +1,16 @@
 """A real Prefect server for the session, on a database of its own."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from flows.cli import EMBEDDED_PREFECT
+from flows import embedded
 
 
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """The address of the server's API."""
-    os.environ.update(EMBEDDED_PREFECT)
+    embedded.set_defaults()
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
