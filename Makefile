@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test format lint types tests fix lock clean
+.PHONY: help setup demo test format lint types tests bench fix lock clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ types: setup
 
 tests: setup
 	$(BIN)/pytest
+
+bench: setup  ## timings against the plain way; figures also in benchmarks/results
+	@mkdir -p benchmarks/results
+	$(BIN)/python -m benchmarks.preparation --json benchmarks/results/preparation.json
+	$(BIN)/python -m benchmarks.corruption --json benchmarks/results/corruption.json
 
 fix: setup  ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .

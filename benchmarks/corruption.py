@@ -1,6 +1,6 @@
 """How fast cubes are corrupted, step by step, and against the plain loop over windows.
 
-    python benchmarks/corruption.py --json corruption.json
+    python -m benchmarks.corruption --json corruption.json
 
 On the CPU everything runs on one core; with a GPU the same is timed there too. The best of some repetitions counts.
 """
@@ -9,13 +9,13 @@ import argparse
 import json
 import platform
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.timing import best_seconds
 from zssmnet.config import CorruptionConfig, ShufflingConfig
 from zssmnet.corruption import corrupt, sample_keys
 from zssmnet.corruption.flip import apply_flip, sample_flip
@@ -24,18 +24,6 @@ from zssmnet.corruption.painting import apply_painting, sample_painting
 from zssmnet.corruption.shuffling import apply_shuffling, sample_shuffling
 
 SHAPE_CXYZ = (4, 64, 64, 16)
-
-
-def best_seconds(work: Callable[[], object], repeat: int, device: str) -> float:
-    """The shortest of so many runs, after one to warm up."""
-    seconds = []
-    for _ in range(repeat + 1):
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
 
 
 def shuffle_in_a_loop(source: np.ndarray, windows: int) -> np.ndarray:
@@ -60,8 +48,8 @@ def time_shuffling(batch: int, repeat: int) -> dict[str, float]:
         apply_shuffling(cubes, sample_shuffling(keys, SHAPE_CXYZ, config, from_first_channel=True))
 
     channel = cubes[0, 0].numpy()
-    loop_ms = 1e3 * best_seconds(lambda: shuffle_in_a_loop(channel, config.windows), repeat, "cpu")
-    together_ms = 1e3 * best_seconds(together, repeat, "cpu") / (batch * SHAPE_CXYZ[0])
+    loop_ms = 1e3 * best_seconds(lambda: shuffle_in_a_loop(channel, config.windows), repeat)
+    together_ms = 1e3 * best_seconds(together, repeat) / (batch * SHAPE_CXYZ[0])
     return {"loop_ms": loop_ms, "together_ms": together_ms, "ratio": loop_ms / together_ms}
 
 
@@ -82,7 +70,8 @@ def time_steps(batch: int, repeat: int, device: str) -> dict[str, float]:
         "painting": lambda: apply_painting(cubes, sample_painting(keys, SHAPE_CXYZ, config.painting)),
         "whole": lambda: corrupt(stored, keys, config),
     }
-    return {name: 1e3 * best_seconds(step, repeat, device) for name, step in steps.items()}
+    settle = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    return {name: 1e3 * best_seconds(step, repeat, settle) for name, step in steps.items()}
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.zssmnet.storage_contract import StorageContract
-from zssmnet.cache import SPARED_S, Cache
 from zssmnet.errors import StorageError
-from zssmnet.s3 import S3Storage
 from zssmnet.storage import open_storage
+from zssmnet.storage.cache import SPARED_S, Cache
+from zssmnet.storage.s3 import S3Storage
 
 
 class TestS3Storage(StorageContract):
@@ -41,7 +41,7 @@ class TestS3Storage(StorageContract):
 
     def test_no_endpoint_is_an_error_of_one_line(self, storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        monkeypatch.setattr("zssmnet.s3._MOST_ATTEMPTS", 1)
+        monkeypatch.setattr("zssmnet.storage.s3._MOST_ATTEMPTS", 1)
         storage._files.clear_instance_cache()
         with pytest.raises(StorageError) as caught:
             open_storage("s3://bucket/prefix").publish_bytes("file", b"x")

@@ -14,7 +14,8 @@ import pytest
 
 from tests.zssmnet.storage_contract import StorageContract, keys
 from zssmnet.errors import InputError, StorageError, UnreadableFileError
-from zssmnet.storage import PARTIAL, LocalStorage, Storage, open_storage, read_file, sha256_of
+from zssmnet.storage import LocalStorage, Storage, open_storage, read_file, sha256_of
+from zssmnet.storage.local import PARTIAL
 
 WRITE_AND_WAIT = """
 import sys

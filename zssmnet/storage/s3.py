@@ -13,10 +13,10 @@ import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 from typing_extensions import override
 
-from zssmnet.cache import Cache
 from zssmnet.errors import StorageError
 from zssmnet.keys import checked_key
-from zssmnet.storage import Entry, Storage
+from zssmnet.storage.cache import Cache
+from zssmnet.storage.interface import Entry, Storage
 
 _MOST_ATTEMPTS = 6
 _FAULTS = (OSError, BotoCoreError, ClientError, aiohttp.ClientError, TimeoutError)
@@ -26,7 +26,7 @@ class S3Storage(Storage):
     """A prefix in a bucket: ``s3://bucket/prefix``.
 
     An upload appears whole when it is complete: S3 shows no half-written objects. Files to read are copied into a
-    bounded local cache (`zssmnet.cache`).
+    bounded local cache (`zssmnet.storage.cache`).
     """
 
     def __init__(self, uri: str, cache: Cache | None = None) -> None:

@@ -1,10 +1,6 @@
-"""One interface over storage. A file is published whole, in one step, or not at all.
-
-Keys are POSIX paths relative to a storage's root, for example ``subset0/11373_1001396.nii.gz``.
-"""
+"""Storage in a folder on a local disk."""
 
 import errno
-import hashlib
 import itertools
 import os
 import re
@@ -12,16 +8,15 @@ import secrets
 import shutil
 import socket
 import stat
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from typing_extensions import override
 
-from zssmnet.errors import InputError, StorageError, UnreadableFileError
+from zssmnet.errors import StorageError
 from zssmnet.keys import checked_key
+from zssmnet.storage.interface import Entry, Storage, storage_errors
 
 PARTIAL = ".partial"
 
@@ -30,77 +25,6 @@ _RUN = secrets.token_hex(4)
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _WORKPLACE = re.compile(r"(?P<host>.*)-(?P<process>\d{1,9})-(?P<run>[0-9a-f]{8})-\d+")
 _counter = itertools.count()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A published file as a listing shows it.
-
-    Attributes:
-        key: path relative to the root.
-        size: bytes.
-        version: changes whenever the file is written (modification time and inode, or an S3 ETag).
-    """
-
-    key: str
-    size: int
-    version: str
-
-
-class Storage(ABC):
-    """A folder of published files: on a local disk, or a prefix in a bucket."""
-
-    uri: str
-
-    @abstractmethod
-    def list(self, prefix: str = "") -> list[Entry]:
-        """All files below the folder ``prefix``, sorted by key; an empty list if there is none."""
-
-    @abstractmethod
-    def stat(self, key: str) -> Entry | None:
-        """One file's entry, or None if it is not there."""
-
-    @abstractmethod
-    def local(self, key: str) -> Path:
-        """A local path to read the file from: itself on a local disk, else a cached copy.
-
-        Raises:
-            StorageError: the file is not there or cannot be read.
-        """
-
-    @abstractmethod
-    def publishing(self, key: str) -> AbstractContextManager[Path]:
-        """A local path to write to; on leaving without an error, the file appears whole under ``key``."""
-
-    @abstractmethod
-    def remove(self, key: str) -> None:
-        """Remove one file; nothing happens if it is not there."""
-
-    @abstractmethod
-    def child(self, folder: str) -> "Storage":
-        """The storage rooted at a folder below this one."""
-
-    def read(self, key: str) -> bytes:
-        """The file's content.
-
-        Raises:
-            StorageError: the file is not there or cannot be read.
-        """
-        path = self.local(key)
-        with _storage_errors(path, "read"):
-            return path.read_bytes()
-
-    def publish_bytes(self, key: str, data: bytes) -> None:
-        """Publish ``data`` under ``key`` in one step."""
-        with self.publishing(key) as path:
-            path.write_bytes(data)
-
-    def sweep(self) -> None:
-        """Remove what runs that were killed left behind half-written."""
-
-    def where(self, key: str) -> str:
-        """The file's full address, for messages and records."""
-        return f"{self.uri.rstrip('/')}/{key}"
 
 
 class LocalStorage(Storage):
@@ -132,7 +56,7 @@ class LocalStorage(Storage):
 
     def _entry(self, key: str) -> Entry | None:
         path = self.folder / key
-        with _storage_errors(path, "read"):
+        with storage_errors(path, "read"):
             try:
                 found = path.stat()
             except OSError as error:
@@ -156,7 +80,7 @@ class LocalStorage(Storage):
         workplace = self.folder / PARTIAL / f"{socket.gethostname()}-{os.getpid()}-{_RUN}-{next(_counter)}"
         partial = workplace / target.name
         try:
-            with _storage_errors(target, "written"):
+            with storage_errors(target, "written"):
                 _make_folder(workplace)
                 yield partial
                 _flush_to_disk(partial)
@@ -169,7 +93,7 @@ class LocalStorage(Storage):
     @override
     def remove(self, key: str) -> None:
         path = self._path(key)
-        with _storage_errors(path, "removed"), suppress(FileNotFoundError, NotADirectoryError):
+        with storage_errors(path, "removed"), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
     @override
@@ -184,57 +108,10 @@ class LocalStorage(Storage):
         _remove_if_empty(self.folder / PARTIAL)
 
 
-def open_storage(uri: str | os.PathLike[str]) -> Storage:
-    """The storage at ``uri``: a local folder, or ``s3://bucket/prefix``.
-
-    Raises:
-        InputError: another kind of address.
-    """
-    if str(uri).startswith("s3://"):
-        from zssmnet.s3 import S3Storage
-
-        return S3Storage(str(uri))
-    if "://" in str(uri):
-        raise InputError(f"{uri}: only local folders and s3://bucket/prefix can be used")
-    return LocalStorage(uri)
-
-
-def read_file(uri: str) -> bytes:
-    """The content of one file, wherever it lies.
-
-    Raises:
-        StorageError: it is not there or cannot be read.
-    """
-    folder, _, name = uri.rpartition("/")
-    return open_storage(folder or ("/" if uri.startswith("/") else ".")).read(name)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a local file's content, in hex.
-
-    Raises:
-        UnreadableFileError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UnreadableFileError(str(path), f"cannot be read: {error.strerror or error}") from error
-
-
-@contextmanager
-def _storage_errors(path: Path, done: str) -> Iterator[None]:
-    """The operating system's errors become a StorageError of one line."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be {done}: {error.strerror or error}") from error
-
-
 def _files_below(top: Path) -> Iterator[Path]:
     """All files below a folder but the half-written ones; a folder that can be reached twice is entered once."""
     entered: set[Path] = set()
-    with _storage_errors(top, "listed"):
+    with storage_errors(top, "listed"):
         for folder, folders, names in os.walk(top, onerror=_raise_unless_missing, followlinks=True):
             if (place := Path(folder).resolve()) in entered:
                 folders.clear()

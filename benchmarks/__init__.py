@@ -1,0 +1,1 @@
+"""Timings, run by `make bench`; what they show is told in docs/performance.md."""

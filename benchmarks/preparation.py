@@ -1,0 +1,108 @@
+"""How fast a case is prepared, against resampling whole volumes and cropping them then.
+
+    python -m benchmarks.preparation --json preparation.json
+
+On synthetic examinations, one thread. The best of some repetitions counts; both ways give the same, which is checked.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from benchmarks.timing import best_seconds
+from zssmnet.archive import take_inventory
+from zssmnet.config import PreparationConfig
+from zssmnet.phantom import GridSpec, write_archive
+from zssmnet.preparation import prepare
+from zssmnet.reading import Examination, array_of, read_examination
+from zssmnet.resampling import grid_of, target_grid
+from zssmnet.roi import bounding_box, margin_in_voxels
+from zssmnet.storage import LocalStorage
+
+CENTRE = (0.0, 0.0, 0.0)
+GRIDS = {
+    "grid unchanged (384 x 384 x 19 at 0.5 x 0.5 x 3.0 mm)": GridSpec.centred((384, 384, 19), (0.5, 0.5, 3.0), CENTRE),
+    "grid changed (640 x 640 x 23 at 0.3 x 0.3 x 3.6 mm)": GridSpec.centred((640, 640, 23), (0.3, 0.3, 3.6), CENTRE),
+}
+CONFIG = PreparationConfig()
+
+
+def plainly(examination: Examination) -> list[np.ndarray]:
+    """Whole volumes resampled, then cropped: as one would write it first. T2W, ADC, DWI, mask; axes (z, y, x)."""
+    target = target_grid(grid_of(examination.t2w), CONFIG.spacing_mm)
+    whole = [
+        _resampled(sitk.Cast(image, sitk.sitkFloat32), target.size, target.spacing, sitk.sitkBSpline3)
+        for image in examination.images
+    ]
+    whole.append(_resampled(examination.mask, target.size, target.spacing, sitk.sitkNearestNeighbor))
+    gland = bounding_box(array_of(whole[3]))
+    assert gland is not None
+    roi = gland.widened(margin_in_voxels(CONFIG.margin_mm, CONFIG.spacing_mm), target.size)
+    kept = tuple(slice(start, stop) for start, stop in zip(roi.start[::-1], roi.stop[::-1], strict=True))
+    return [array_of(volume)[kept].copy() for volume in whole]
+
+
+def _resampled(
+    image: sitk.Image, size: tuple[int, int, int], spacing: tuple[float, float, float], interpolator: int
+) -> sitk.Image:
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetNumberOfThreads(1)
+    resampler.SetInterpolator(interpolator)
+    resampler.SetSize(size)
+    resampler.SetOutputSpacing(spacing)
+    resampler.SetOutputOrigin(image.GetOrigin())
+    resampler.SetOutputDirection(image.GetDirection())
+    return resampler.Execute(image)
+
+
+def difference(ours: list[sitk.Image], plain: list[np.ndarray]) -> float:
+    """The largest difference of the images, in parts of the value range; the masks must be equal."""
+    assert np.array_equal(array_of(ours[3]), plain[3])
+    return max(
+        float(np.abs(array_of(image) - array).max() / np.ptp(array))
+        for image, array in zip(ours[:3], plain[:3], strict=True)
+    )
+
+
+def measure(grid: GridSpec, repeat: int) -> dict[str, float]:
+    """Milliseconds a case, and how far both ways differ."""
+    with tempfile.TemporaryDirectory() as folder:
+        images, masks = (LocalStorage(path) for path in write_archive(Path(folder), 1, grids=[grid]))
+        (case,) = take_inventory(images, masks).cases
+        examination = read_examination(case, images, masks)
+        reading = best_seconds(lambda: read_examination(case, images, masks), repeat)
+    volumes = prepare(case.id, examination, CONFIG)
+    return {
+        "reading_ms": 1e3 * reading,
+        "plain_ms": 1e3 * best_seconds(lambda: plainly(examination), repeat),
+        "ours_ms": 1e3 * best_seconds(lambda: prepare(case.id, examination, CONFIG), repeat),
+        "difference": difference([*volumes.images, volumes.mask], plainly(examination)),
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions, of which the best counts (default: 3)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    options = parser.parse_args()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+    figures = {}
+    for name, grid in GRIDS.items():
+        figures[name] = found = measure(grid, options.repeat)
+        ratio = found["plain_ms"] / found["ours_ms"]
+        print(f"{name}: {found['plain_ms']:.0f} ms plainly, {found['ours_ms']:.0f} ms here: {ratio:.1f} times as fast")
+        print(
+            f"  largest difference {found['difference']:.1e} of the value range; reading {found['reading_ms']:.0f} ms"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

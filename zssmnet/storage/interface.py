@@ -1,0 +1,103 @@
+"""What every storage can do: list, read, publish in one step, remove."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from zssmnet.errors import StorageError, UnreadableFileError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published file as a listing shows it.
+
+    Attributes:
+        key: path relative to the root.
+        size: bytes.
+        version: changes whenever the file is written (modification time and inode, or an S3 ETag).
+    """
+
+    key: str
+    size: int
+    version: str
+
+
+class Storage(ABC):
+    """A folder of published files: on a local disk, or a prefix in a bucket."""
+
+    uri: str
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> list[Entry]:
+        """All files below the folder ``prefix``, sorted by key; an empty list if there is none."""
+
+    @abstractmethod
+    def stat(self, key: str) -> Entry | None:
+        """One file's entry, or None if it is not there."""
+
+    @abstractmethod
+    def local(self, key: str) -> Path:
+        """A local path to read the file from: itself on a local disk, else a cached copy.
+
+        Raises:
+            StorageError: the file is not there or cannot be read.
+        """
+
+    @abstractmethod
+    def publishing(self, key: str) -> AbstractContextManager[Path]:
+        """A local path to write to; on leaving without an error, the file appears whole under ``key``."""
+
+    @abstractmethod
+    def remove(self, key: str) -> None:
+        """Remove one file; nothing happens if it is not there."""
+
+    @abstractmethod
+    def child(self, folder: str) -> "Storage":
+        """The storage rooted at a folder below this one."""
+
+    def read(self, key: str) -> bytes:
+        """The file's content.
+
+        Raises:
+            StorageError: the file is not there or cannot be read.
+        """
+        path = self.local(key)
+        with storage_errors(path, "read"):
+            return path.read_bytes()
+
+    def publish_bytes(self, key: str, data: bytes) -> None:
+        """Publish ``data`` under ``key`` in one step."""
+        with self.publishing(key) as path:
+            path.write_bytes(data)
+
+    def sweep(self) -> None:
+        """Remove what runs that were killed left behind half-written."""
+
+    def where(self, key: str) -> str:
+        """The file's full address, for messages and records."""
+        return f"{self.uri.rstrip('/')}/{key}"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a local file's content, in hex.
+
+    Raises:
+        UnreadableFileError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableFileError(str(path), f"cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def storage_errors(path: Path, done: str) -> Iterator[None]:
+    """The operating system's errors become a StorageError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be {done}: {error.strerror or error}") from error
