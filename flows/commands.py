@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.console import Bars
-from flows.embedded import embedded_server
+from flows.embedded import start_server
 from flows.settings import settings_of
 from zssmnet.archive import PICAI_PATIENT
 
@@ -90,13 +90,15 @@ def _archive(options: argparse.Namespace) -> dict[str, Any]:
 @contextmanager
 def _progress(options: argparse.Namespace) -> Iterator[None]:
     """Progress bars in a terminal, Prefect's log lines elsewhere or where they are asked for."""
-    if options.verbose or not sys.stderr.isatty():
-        with embedded_server():
-            yield
+    in_terminal = sys.stderr.isatty() and not options.verbose
+    if in_terminal:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+    start_server()
+    if not in_terminal:
+        yield
         return
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     from tasks.progress import shown_on
 
     logging.captureWarnings(True)
-    with embedded_server(), Bars() as bars, shown_on(bars):
+    with Bars() as bars, shown_on(bars):
         yield

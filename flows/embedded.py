@@ -5,8 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # the first start makes the database: slow machines
@@ -18,6 +16,8 @@ SETTINGS = {
 
 _GUARD = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGTERM)"
 """Waits until its standard input ends, which it does with the process that started it, however that ends."""
+_guards: "list[subprocess.Popen[bytes]]" = []
+"""Kept, since a guard's standard input ends when nobody holds it any more."""
 
 
 def set_defaults() -> None:
@@ -26,8 +26,7 @@ def set_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
-@contextmanager
-def embedded_server() -> Iterator[None]:
+def start_server() -> None:
     """Start Prefect's temporary server, unless a server is configured, with a guard that ends it after this process.
 
     Prefect ends its temporary server when the process ends in an orderly way; a killed one would leave it behind.
@@ -36,22 +35,15 @@ def embedded_server() -> Iterator[None]:
     from prefect.settings import PREFECT_API_URL
 
     if PREFECT_API_URL.value():
-        yield
         return
     server = SubprocessASGIServer()
     starting = threading.Thread(target=server.start)
     starting.start()
     while server.server_process is None and starting.is_alive():
         time.sleep(0.01)
-    guard = _guard(server.server_process.pid) if server.server_process else None
+    if server.server_process:
+        _guards.append(_guard(server.server_process.pid))
     starting.join()
-    try:
-        yield
-    finally:
-        if guard:
-            server.stop()
-            guard.kill()
-            guard.communicate()
 
 
 def _guard(process: int) -> "subprocess.Popen[bytes]":

@@ -14,11 +14,11 @@ PATIENCE_S = 120
 COMMAND = """
 from flows import embedded
 embedded.set_defaults()
-with embedded.embedded_server():
-    from prefect.server.api.server import SubprocessASGIServer
-    print(SubprocessASGIServer().server_process.pid, flush=True)
-    if input() == "fail":
-        raise RuntimeError
+embedded.start_server()
+from prefect.server.api.server import SubprocessASGIServer
+print(SubprocessASGIServer().server_process.pid, flush=True)
+if input() == "fail":
+    raise RuntimeError
 """
 
 
