@@ -1,4 +1,4 @@
-"""The command line: zssmnet prepare | cubes | pretrain | run | demo; ``flows.commands`` has a function for each.
+"""The command line: zssmnet prepare | cubes | pretrain | run | verify | demo, each a function of ``flows.commands``.
 
 Exit status: 0 on success, 1 with one line where the input is at fault, 2 on wrong usage, 130 when interrupted.
 Flags are taken with hyphens and with underscores. Everything slow is imported only when it is needed.
@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     _cubes_options(run)
     _training_options(run)
     _option(run, "--seed", metavar="N", type=int, help="seed of everything (0)")
+
+    verify = _command(commands, "verify", "check a working root against its records")
+    _option(verify, "--output", metavar="ROOT", required=True, help="working root of 'run' or 'demo'")
 
     demo = _command(commands, "demo", "synthetic examinations through all stages, with a small MNet, on the CPU")
     _option(demo, "--output", metavar="ROOT", default="demo", help="working root (demo)")

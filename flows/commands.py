@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from flows.console import Bars
 from flows.embedded import start_server
 from flows.settings import settings_of
 from zssmnet.archive import PICAI_PATIENT
+from zssmnet.errors import VerificationError
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -64,14 +66,35 @@ def run(options: argparse.Namespace) -> None:
     print(*summary_lines(done), sep="\n")
 
 
+def verify(options: argparse.Namespace) -> None:
+    """Check a working root against its records.
+
+    Raises:
+        VerificationError: something is missing, changed, unfinished or foreign.
+    """
+    from zssmnet.verification import verify_root
+
+    findings = verify_root(options.output)
+    for finding in findings:
+        print(f"{finding.kind:10} {finding.file}")
+    if findings:
+        kinds = Counter(finding.kind for finding in findings)
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        raise VerificationError(f"{options.output}: {found}; 'zssmnet run' makes what is missing or unfinished")
+    print(f"{options.output}: every file is as its record tells")
+
+
 def demo(options: argparse.Namespace) -> None:
     """Synthetic examinations through all stages."""
+    from zssmnet.phantom import evenly_split_cases
+
+    cases = evenly_split_cases(options.cases)
     with _progress(options):
         from flows.demo import demonstrate
         from flows.pipeline import summary_lines
 
-        done = demonstrate(Path(options.output), options.cases, options.epochs, options.seed)
-    print(f"{options.cases} synthetic examinations, made in {Path(options.output) / 'archive'}, through all stages:")
+        done = demonstrate(Path(options.output), cases, options.epochs, options.seed)
+    print(f"{len(cases)} synthetic examinations, made in {Path(options.output) / 'archive'}, through all stages:")
     print(*summary_lines(done), sep="\n")
 
 

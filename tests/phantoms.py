@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from flows.demo import evenly_split_cases
-from zssmnet.phantom import GridSpec, write_archive
+from zssmnet.phantom import GridSpec, evenly_split_cases, write_archive
 
 SMALL_GRIDS = (
     GridSpec.centred((128, 128, 17), (0.8, 0.8, 3.3), (0.0, 0.0, 0.0)),

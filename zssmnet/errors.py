@@ -7,7 +7,8 @@ ZssmnetError
 │   ├── CaseError         one case: carries its id, the file and the reason
 │   ├── SplitsError       splits.json
 │   ├── CubesError        a file of cubes
-│   └── CheckpointError   a checkpoint or a file of weights
+│   ├── CheckpointError   a checkpoint or a file of weights
+│   └── VerificationError files that are not as their records tell
 ├── StorageError          a folder or bucket that cannot be read or written
 │   └── UnreadableFileError  one file that is there, but cannot be read or is not whole
 └── TrainingError         training that cannot go on
@@ -61,6 +62,10 @@ class CubesError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint or file of weights that is unreadable, foreign or does not fit."""
+
+
+class VerificationError(InputError):
+    """Files below a working root are not as their records tell."""
 
 
 class StorageError(ZssmnetError):

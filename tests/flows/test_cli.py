@@ -10,7 +10,7 @@ import pytest
 
 from flows import cli
 
-COMMANDS = ("prepare", "cubes", "pretrain", "run", "demo")
+COMMANDS = ("prepare", "cubes", "pretrain", "run", "verify", "demo")
 
 
 def status_of(*arguments: str) -> int:

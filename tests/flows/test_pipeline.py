@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.client.schemas.sorting import FlowRunSort, LogSort, TaskRunSort
 
+from flows import cli
 from flows.pipeline import PipelineSummary, ssl_pretraining
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
@@ -202,3 +203,33 @@ def test_strict_names_all_bad_cases_at_once_and_trains_nothing(
     assert "truncated" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "strict" / "SSL" / "pretrained_weights").exists()
+
+
+def test_verify_names_what_is_missing_changed_and_foreign(
+    done: PipelineSummary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(done.root, root)
+
+    def verify() -> tuple[int, str]:
+        with pytest.raises(SystemExit) as exit:
+            cli.main(["verify", "--output", str(root)])
+        return int(exit.value.code or 0), capsys.readouterr().out
+
+    assert verify() == (0, f"{root}: every file is as its record tells\n")
+    missing, changed = sorted((root / "SSL" / "data").glob("subset*/*_0000.nii.gz"))[:2]
+    missing.unlink()
+    changed.write_bytes(changed.read_bytes()[:-1] + b"?")
+    foreign = root / "SSL" / "generated_cubes" / "notes.txt"
+    foreign.write_text("mine")
+    status, output = verify()
+    assert status == 1
+    found = {tuple(line.split(maxsplit=1)) for line in output.splitlines()}
+    assert found == {("missing", str(missing)), ("changed", str(changed)), ("foreign", str(foreign))}
+
+
+def test_verify_of_no_root_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["verify", "--output", str(tmp_path)])
+    assert exit.value.code == 1
+    assert "no record below SSL" in capsys.readouterr().err

@@ -8,6 +8,7 @@ the gland's centre, along the axes of the T2W grid, x to the patient's left, y t
 from zssmnet.phantom.archives import (
     PhantomCase,
     case_ids,
+    evenly_split_cases,
     phantom_case,
     write_archive,
     write_masks,
@@ -26,6 +27,7 @@ __all__ = [
     "GridSpec",
     "PhantomCase",
     "case_ids",
+    "evenly_split_cases",
     "examination",
     "oblique_axial",
     "phantom_case",

@@ -1,6 +1,7 @@
 """Phantom cases on disk: as an nnU-Net raw archive or as PI-CAI's MHA archive, with zonal masks."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from zssmnet.archive import ArchiveFormat
-from zssmnet.errors import InputError
+from zssmnet.errors import ConfigError, InputError
 from zssmnet.image_files import write_image
 from zssmnet.phantom.gland import zonal_mask
 from zssmnet.phantom.grid import DEMO_GRIDS, GridSpec
 from zssmnet.phantom.signals import Examination, examination
 from zssmnet.reading import onto_grid
+from zssmnet.splits import SUBSETS, stable_subset
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,22 @@ def phantom_case(case_id: str, seed: int = 0, grids: Sequence[GridSpec] = DEMO_G
 def case_ids(count: int) -> list[str]:
     """Ids in PI-CAI's form, ``<patient>_<study>``, that no case of PI-CAI has."""
     return [f"{90001 + i}_{9000001 + i}" for i in range(count)]
+
+
+def evenly_split_cases(count: int) -> list[str]:
+    """Ids of synthetic cases that the stable split spreads evenly over the six subsets.
+
+    Raises:
+        ConfigError: fewer cases than subsets.
+    """
+    if count < len(SUBSETS):
+        raise ConfigError(f"{count} cases: at least {len(SUBSETS)} are needed, one for each subset")
+    most = -(-count // len(SUBSETS))
+    chosen: dict[int, list[str]] = {subset: [] for subset in SUBSETS}
+    for case_id in case_ids(100 * count):
+        chosen[stable_subset(case_id)].append(case_id)
+    rounds = zip(*(ids[:most] for ids in chosen.values()), strict=True)
+    return sorted(itertools.islice(itertools.chain.from_iterable(rounds), count))
 
 
 def write_archive(
