@@ -55,10 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     prepare = _command(commands, "prepare", "resample every case and crop it around the gland")
+    _config_option(prepare)
     _archive_options(prepare)
     _option(prepare, "--output_path", metavar="D", required=True, help="folder for the prepared cases (ROOT/SSL/data)")
 
     cubes = _command(commands, "cubes", "cut random cubes from the prepared cases")
+    _config_option(cubes)
     _option(cubes, "--data", metavar="D", required=True, help="folder of the prepared cases (ROOT/SSL/data)")
     _option(cubes, "--save", metavar="D", required=True, help="folder for the cubes (ROOT/SSL/generated_cubes)")
     _option(cubes, "--fold", metavar="K", type=int, choices=range(6), help="only subset K, 0 to 5; default: all six")
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _option(cubes, "--seed", metavar="N", type=int, help="seed of the cubes' positions (0)")
 
     pretrain = _command(commands, "pretrain", "train MNet to restore corrupted cubes")
+    _config_option(pretrain)
     _option(pretrain, "--data", metavar="D", required=True, help="folder of the cubes (ROOT/SSL/generated_cubes)")
     _option(
         pretrain, "--output", metavar="D", required=True, help="folder for the weights (ROOT/SSL/pretrained_weights)"
@@ -74,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _option(pretrain, "--seed", metavar="N", type=int, help="seed of weights, order and corruption (0)")
 
     run = _command(commands, "run", "all stages as one flow: from an archive to weights")
+    _config_option(run)
     _archive_options(run)
     _option(run, "--output", metavar="ROOT", required=True, help="working root; everything goes to ROOT/SSL")
     _cubes_options(run)
@@ -126,13 +130,11 @@ def _archive_options(parser: argparse.ArgumentParser) -> None:
         help="regular expression whose group 'patient' names a case's patient; default: <patient>_<study> in digits",
     )
     _option(parser, "--strict", action="store_true", help="stop if any case cannot be used, instead of leaving it out")
-    _config_option(parser)
 
 
 def _cubes_options(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--scale", metavar="N", type=int, help="cubes of each case (12)")
     _option(parser, "--dtype", choices=["float16", "float32", "float64"], help="number type of the cubes (float16)")
-    _config_option(parser)
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
@@ -144,12 +146,10 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--merge", choices=["sub", "sum", "cat"], help="how 2D and 3D features are merged (sub)")
     _option(parser, "--recipe", choices=["reference", "per-channel"], help="how cubes are corrupted (reference)")
     _option(parser, "--device", choices=["auto", "cpu", "cuda"], help="where to train (auto)")
-    _config_option(parser)
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
-    if "--config" not in parser._option_string_actions:
-        _option(parser, "--config", metavar="F", help="TOML file of all settings; flags take precedence")
+    _option(parser, "--config", metavar="F", help="TOML file of all settings; flags take precedence")
 
 
 def _integers(text: str) -> list[int]:

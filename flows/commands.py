@@ -80,7 +80,9 @@ def verify(options: argparse.Namespace) -> None:
     if findings:
         kinds = Counter(finding.kind for finding in findings)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        raise VerificationError(f"{options.output}: {found}; 'zssmnet run' makes what is missing or unfinished")
+        raise VerificationError(
+            f"{options.output}: {found}; remove what is changed, and 'zssmnet run' makes anew what is missing"
+        )
     print(f"{options.output}: every file is as its record tells")
 
 
