@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test format lint types tests bench fix lock clean
+.PHONY: help setup demo service service-stop test format lint types tests bench fix lock clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ $(READY): requirements.lock pyproject.toml
 
 demo: setup  ## synthetic examinations through every stage, with a small MNet, on the CPU
 	$(BIN)/zssmnet demo --output demo
+
+service: setup  ## the service on this machine without containers: server, database, S3, workers
+	$(BIN)/python -m deployments.stack start
+
+service-stop:  ## end it
+	$(BIN)/python -m deployments.stack stop
 
 test: format lint types tests  ## everything that CI checks
 

@@ -1,4 +1,4 @@
-"""The command line: zssmnet prepare | cubes | pretrain | run | verify | demo, each a function of ``flows.commands``.
+"""The command line: zssmnet prepare | cubes | pretrain | run | ..., each a function of ``flows.commands``.
 
 Exit status: 0 on success, 1 with one line where the input is at fault, 2 on wrong usage, 130 when interrupted.
 Flags are taken with hyphens and with underscores. Everything slow is imported only when it is needed.
@@ -86,6 +86,18 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = _command(commands, "verify", "check a working root against its records")
     _option(verify, "--output", metavar="ROOT", required=True, help="working root of 'run' or 'demo'")
+
+    versions = _command(commands, "versions", "list the models that were published, the stable one marked")
+    _option(versions, "--output", metavar="ROOT", required=True, help="working root of 'run'")
+
+    rollback = _command(commands, "rollback", "make an earlier model the published one again")
+    _option(rollback, "--output", metavar="ROOT", required=True, help="working root of 'run'")
+    _option(
+        rollback,
+        "--to",
+        metavar="ID",
+        help="version, as 'versions' lists them; default: the one before the present one",
+    )
 
     demo = _command(commands, "demo", "synthetic examinations through all stages, with a small MNet, on the CPU")
     _option(demo, "--output", metavar="ROOT", default="demo", help="working root (demo)")

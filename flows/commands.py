@@ -86,6 +86,46 @@ def verify(options: argparse.Namespace) -> None:
     print(f"{options.output}: every file is as its record tells")
 
 
+def versions(options: argparse.Namespace) -> None:
+    """List the published models.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from zssmnet.layout import Layout
+    from zssmnet.storage import open_storage
+    from zssmnet.training.versions import list_versions, stable_model
+
+    weights = open_storage(Layout(options.output).weights)
+    stable = stable_model(weights)
+    for model in list_versions(weights):
+        mark = "*" if stable and stable.run_id == model.run_id else " "
+        print(
+            f"{mark} {model.run_id}  validation loss {model.best_validation_loss:.5f}  {len(model.data)} cases"
+            + (f"  replaces {model.replaces}" if model.replaces else "")
+        )
+
+
+def rollback(options: argparse.Namespace) -> None:
+    """Publish an earlier model again.
+
+    Raises:
+        CheckpointError: there is no such version, or none to go back to.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    from tasks.pretraining import announce
+    from zssmnet.layout import Layout
+    from zssmnet.storage import open_storage
+    from zssmnet.training.versions import MODEL, roll_back
+
+    weights = open_storage(Layout(options.output).weights)
+    model = roll_back(weights, options.to)
+    if PREFECT_API_URL.value():
+        announce(weights, "rollback")
+    print(f"{weights.where(MODEL)} is version {model.run_id} again, validation loss {model.best_validation_loss:.5f}")
+
+
 def demo(options: argparse.Namespace) -> None:
     """Synthetic examinations through all stages."""
     from zssmnet.phantom import evenly_split_cases

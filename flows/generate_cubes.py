@@ -8,9 +8,10 @@ from prefect import flow
 from pydantic import BaseModel, Field
 
 from flows.concurrency import one_task_a_core
+from flows.parameter_help import with_parameter_help
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
 from tasks.pictures import show_cases
-from tasks.progress import display
+from tasks.progress import display, shown_in_run
 from zssmnet.config import CubesConfig
 from zssmnet.cubes import prepared_cases
 from zssmnet.errors import InputError
@@ -19,6 +20,8 @@ from zssmnet.splits import SUBSETS
 from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.flows")
+
+CubesSettings = Annotated[CubesConfig, Field(description="Number, size, type and seed of the cubes")]
 
 
 class CubesSummary(BaseModel):
@@ -37,13 +40,13 @@ class CubesSummary(BaseModel):
     name="generate-cubes",
     flow_run_name="generate-cubes {output_path}",
     task_runner=one_task_a_core(),
-    persist_result=False,
 )
+@with_parameter_help
 def generate_cubes(
     data_path: Annotated[str, Field(description="Folder of the prepared cases, SSL/data of a working root")],
     output_path: Annotated[str, Field(description="Folder for the cubes, SSL/generated_cubes of a working root")],
     subsets: Annotated[list[int] | None, Field(description="Subsets to cut, of 0 to 5; none: all six")] = None,
-    config: CubesConfig = CubesConfig(),
+    config: CubesSettings = CubesConfig(),
     reports_path: Annotated[
         str | None, Field(description="Folder for pictures; none: reports beside the cubes")
     ] = None,
@@ -52,11 +55,12 @@ def generate_cubes(
     open_storage(output_path).sweep()
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
     counts = _count_cases(data_path, wanted)
-    shown = display()
-    shown.begin(STAGE, sum(counts))
-    futures = [cut_cubes.submit(subset, data_path, output_path, config) for subset in wanted]
-    outcomes = [future.result() for future in futures]
-    shown.advance(STAGE, sum(outcome.cases for outcome in outcomes if not outcome.is_new))
+    with shown_in_run():
+        shown = display()
+        shown.begin(STAGE, sum(counts))
+        futures = [cut_cubes.submit(subset, data_path, output_path, config) for subset in wanted]
+        outcomes = [future.result() for future in futures]
+        shown.advance(STAGE, sum(outcome.cases for outcome in outcomes if not outcome.is_new))
     if subsets is None:
         tidy_cubes(output_path, config)
     show_cases(data_path, output_path, reports_path or reports_beside(output_path), wanted, config)

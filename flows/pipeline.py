@@ -7,23 +7,30 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, Field
 
 from flows.concurrency import one_task_a_core
-from flows.generate_cubes import CubesSummary, generate_cubes
+from flows.generate_cubes import CubesSettings, CubesSummary, generate_cubes
+from flows.parameter_help import with_parameter_help
 from flows.prepare_data import (
     FormatChoice,
     ImagesPath,
     MaskPath,
     PatientPattern,
+    PreparationSettings,
     PreparationSummary,
     SplitModeChoice,
     SplitsPath,
     Strict,
     prepare_data,
 )
-from flows.pretrain import pretrain
+from flows.pretrain import HandOffChoice, PretrainSettings, pretrain_where_told
+from tasks.hand_off import HERE
 from tasks.pretraining import TrainingOutcome
 from zssmnet.archive import PICAI_PATIENT
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.layout import Layout
+
+WorkingRoot = Annotated[
+    str, Field(min_length=1, description="Working root, a folder or s3://bucket/prefix; all files go to SSL/ below it")
+]
 
 
 class PipelineSummary(BaseModel):
@@ -35,21 +42,21 @@ class PipelineSummary(BaseModel):
     training: TrainingOutcome
 
 
-@flow(
-    name="ssl-pretraining", flow_run_name="ssl-pretraining {root}", task_runner=one_task_a_core(), persist_result=False
-)
+@flow(name="ssl-pretraining", flow_run_name="ssl-pretraining {root}", task_runner=one_task_a_core())
+@with_parameter_help
 def ssl_pretraining(
     images_path: ImagesPath,
     zonal_mask_path: MaskPath,
-    root: Annotated[str, Field(description="Working root; all files go to SSL/ below it")],
+    root: WorkingRoot,
     splits_path: SplitsPath = None,
     split_mode: SplitModeChoice = None,
     archive_format: FormatChoice = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
     strict: Strict = False,
-    preparation: PreparationConfig = PreparationConfig(),
-    cubes: CubesConfig = CubesConfig(),
-    pretraining: PretrainConfig = PretrainConfig(),
+    preparation: PreparationSettings = PreparationConfig(),
+    cubes: CubesSettings = CubesConfig(),
+    pretraining: PretrainSettings = PretrainConfig(),
+    hand_off: HandOffChoice = HERE,
 ) -> PipelineSummary:
     """All stages: prepare every case, cut cubes, pre-train MNet. What is up to date is not done again."""
     layout = Layout(root)
@@ -65,7 +72,7 @@ def ssl_pretraining(
         preparation,
     )
     cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
-    trained = pretrain(layout.cubes, layout.weights, pretraining, layout.reports)
+    trained = pretrain_where_told(layout.cubes, layout.weights, pretraining, layout.reports, hand_off)
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
     create_markdown_artifact(
         key="summary",

@@ -9,8 +9,9 @@ from prefect.futures import as_completed
 from pydantic import BaseModel, Field
 
 from flows.concurrency import one_task_a_core
-from tasks.cases import CaseOutcome, inventory, left_out, prepare, subsets, tidy
-from tasks.progress import display
+from flows.parameter_help import with_parameter_help
+from tasks.cases import CaseOutcome, inventory, left_out, look_for_news, prepare, subsets, tidy, up_to_date
+from tasks.progress import display, shown_in_run
 from zssmnet.archive import PICAI_PATIENT, ArchiveFormat
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import InputError
@@ -19,8 +20,13 @@ from zssmnet.splits import VALIDATION_SUBSET, SplitMode
 log = logging.getLogger("zssmnet.flows")
 STAGE = "prepare"
 
-ImagesPath = Annotated[str, Field(description="Folder of an nnU-Net raw archive or of PI-CAI's MHA archive")]
-MaskPath = Annotated[str, Field(description="Folder of zonal masks, <case>.nii.gz")]
+ImagesPath = Annotated[
+    str,
+    Field(
+        min_length=1, description="Folder or s3://bucket/prefix of an nnU-Net raw archive or of PI-CAI's MHA archive"
+    ),
+]
+MaskPath = Annotated[str, Field(min_length=1, description="Folder of zonal masks, <case>.nii.gz")]
 SplitsPath = Annotated[str | None, Field(description="splits.json with five folds; none: subsets by patient hash")]
 SplitModeChoice = Annotated[
     SplitMode | None, Field(description="reference: as published, needs splits.json; stable: by a hash of the patient")
@@ -30,6 +36,7 @@ PatientPattern = Annotated[
     str, Field(description="Regular expression whose group 'patient' names a case's patient; no match: the whole id")
 ]
 Strict = Annotated[bool, Field(description="Fail if any case cannot be used, instead of leaving it out")]
+PreparationSettings = Annotated[PreparationConfig, Field(description="Resampling and cropping")]
 
 
 class PreparationSummary(BaseModel):
@@ -47,8 +54,8 @@ class PreparationSummary(BaseModel):
     name="prepare-data",
     flow_run_name="prepare-data {output_path}",
     task_runner=one_task_a_core(),
-    persist_result=False,
 )
+@with_parameter_help
 def prepare_data(
     images_path: ImagesPath,
     zonal_mask_path: MaskPath,
@@ -58,26 +65,29 @@ def prepare_data(
     archive_format: FormatChoice = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
     strict: Strict = False,
-    config: PreparationConfig = PreparationConfig(),
+    config: PreparationSettings = PreparationConfig(),
 ) -> PreparationSummary:
     """Resample every case to 3.0 x 0.5 x 0.5 mm and crop it to the gland plus 25 mm."""
     found = inventory(images_path, zonal_mask_path, archive_format)
     subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
     cases = [case for case in found.cases if case.id in subset_of]
-    shown = display()
-    shown.begin(STAGE, len(cases))
-    futures = prepare.map(
-        cases,
-        [subset_of[case.id] for case in cases],
-        images_path=images_path,
-        zonal_mask_path=zonal_mask_path,
-        output_path=output_path,
-        config=unmapped(config),
-    )
-    outcomes = [left_out(fault) for fault in found.faults]
-    for future in as_completed(futures):
-        outcomes.append(future.result())
-        shown.advance(STAGE)
+    news = look_for_news(cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
+    outcomes = [left_out(fault) for fault in found.faults] + [up_to_date(record) for record in news.up_to_date]
+    with shown_in_run():
+        shown = display()
+        shown.begin(STAGE, len(cases))
+        shown.advance(STAGE, len(news.up_to_date))
+        futures = prepare.map(
+            news.to_prepare,
+            [subset_of[case.id] for case in news.to_prepare],
+            images_path=images_path,
+            zonal_mask_path=zonal_mask_path,
+            output_path=output_path,
+            config=unmapped(config),
+        )
+        for future in as_completed(futures):
+            outcomes.append(future.result())
+            shown.advance(STAGE)
     outcomes.sort(key=lambda outcome: outcome.case_id)
     usable = [outcome for outcome in outcomes if outcome.reason is None]
     _show_table(outcomes)

@@ -1,7 +1,7 @@
 """Tasks on cases: finding them, deciding on their subsets, preparing one."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from zssmnet.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import CaseError, InputError, SplitsError
-from zssmnet.preparation import prepare_case, remove_stale
+from zssmnet.news import News, look
+from zssmnet.preparation import PreparedCase, prepare_case, remove_stale
 from zssmnet.roi import Triple
 from zssmnet.splits import SplitMode, assign_subsets, read_folds
 from zssmnet.storage import open_storage, read_file
@@ -63,7 +64,25 @@ def subsets(
     return assigned
 
 
-@task(task_run_name="prepare-{case.id}", cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="look for news", cache_policy=NO_CACHE, persist_result=False)
+def look_for_news(
+    cases: Sequence[Case],
+    subset_of: Mapping[str, int],
+    images_path: str,
+    zonal_mask_path: str,
+    data_path: str,
+    weights_path: str | None,
+    config: PreparationConfig,
+) -> News:
+    """Tell what is prepared already from what is not, by fingerprints; given weights, what is new to the model."""
+    images, masks, data = (open_storage(uri) for uri in (images_path, zonal_mask_path, data_path))
+    weights = open_storage(weights_path) if weights_path else None
+    news = look(cases, subset_of, images, masks, data, weights, config)
+    log.info("%d cases are up to date, %d to prepare", len(news.up_to_date), len(news.to_prepare))
+    return news
+
+
+@task(task_run_name="prepare-{case.id}", cache_policy=NO_CACHE)
 def prepare(
     case: Case, subset: int, images_path: str, zonal_mask_path: str, output_path: str, config: PreparationConfig
 ) -> CaseOutcome:
@@ -74,15 +93,7 @@ def prepare(
     except CaseError as fault:
         log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)
         return left_out(fault, subset)
-    return CaseOutcome(
-        case_id=case.id,
-        subset=subset,
-        size_before=record.size_before,
-        spacing_before=record.spacing_before,
-        size_after=record.size_after,
-        warnings=record.warnings,
-        is_new=is_new,
-    )
+    return _outcome(record, is_new)
 
 
 @task(task_run_name="tidy", cache_policy=NO_CACHE, persist_result=False)
@@ -98,6 +109,23 @@ def tidy(output_path: str, keep: Sequence[str]) -> list[str]:
     return removed
 
 
+def up_to_date(record: PreparedCase) -> CaseOutcome:
+    """The outcome of a case that an earlier run has prepared."""
+    return _outcome(record, is_new=False)
+
+
 def left_out(fault: CaseError, subset: int | None = None) -> CaseOutcome:
     """The outcome of a case that cannot be used."""
     return CaseOutcome(case_id=fault.case_id, subset=subset, file=fault.file, reason=fault.reason)
+
+
+def _outcome(record: PreparedCase, is_new: bool) -> CaseOutcome:
+    return CaseOutcome(
+        case_id=record.case_id,
+        subset=record.subset,
+        size_before=record.size_before,
+        spacing_before=record.spacing_before,
+        size_after=record.size_after,
+        warnings=record.warnings,
+        is_new=is_new,
+    )

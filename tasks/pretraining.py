@@ -1,67 +1,142 @@
-"""Task on weights: training from the cubes to the published model."""
+"""Task on weights: training from the cubes to the published model, or to a challenger that is judged."""
+
+import time
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 from pydantic import BaseModel
 
 from tasks.progress import display
 from zssmnet.config import PretrainConfig
-from zssmnet.storage import open_storage
+from zssmnet.errors import ServiceError
+from zssmnet.records import read_record
+from zssmnet.storage import Storage, open_storage
+from zssmnet.training.challenge import JUDGEMENT, Judgement, challenge
 from zssmnet.training.checkpoint import TrainingState
-from zssmnet.training.pretraining import MODEL, pretrain
+from zssmnet.training.pretraining import pretrain
+from zssmnet.training.versions import MODEL, stable_model, version_key
 
 STAGE = "pretrain"
+PUBLISHED = "zssmnet.model.published"
+"""The event that tells of a new model under the stable name."""
 
 
 class TrainingOutcome(BaseModel):
-    """What became of pre-training."""
+    """What became of pre-training: the published model, and how it came to be.
+
+    Attributes:
+        model: address of the weights under their stable name.
+        version: address of the same weights in the folder of their version, which stays.
+        run_id, sha256: of the published model.
+        published: whether this training's model is the published one; a challenger that is not better is not.
+        challenger_loss, champion_loss: how a challenge was judged, on the same validation cubes.
+    """
 
     model: str
+    version: str
     run_id: str
+    sha256: str
     epochs: int
     best_epoch: int
     first_validation_loss: float
     best_validation_loss: float
     is_new: bool
+    published: bool = True
+    challenger_loss: float | None = None
+    champion_loss: float | None = None
 
 
-@task(task_run_name="train", cache_policy=NO_CACHE, persist_result=False)
-def train(cubes_path: str, output_path: str, config: PretrainConfig) -> TrainingOutcome:
-    """Train MNet and publish its best weights."""
-    weights = open_storage(output_path)
+@task(task_run_name="train", cache_policy=NO_CACHE)
+def train(cubes_path: str, output_path: str, config: PretrainConfig, as_challenger: bool) -> TrainingOutcome:
+    """Train MNet and publish its best weights; a challenger only if it is better than the published model."""
+    cubes, weights = open_storage(cubes_path), open_storage(output_path)
     weights.sweep()
-    shown = EpochDisplay(config.training.epochs)
-    record, is_new = pretrain(open_storage(cubes_path), weights, config, shown.on_epoch, shown.on_step)
+    shown = EpochDisplay(config)
+    work = challenge if as_challenger else pretrain
+    _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step)
     shown.advance_to(config.training.epochs)
+    outcome = outcome_of(output_path, as_challenger, is_new)
+    if outcome.published and is_new:
+        announce(weights, "challenge" if as_challenger else "pretraining")
+    return outcome
+
+
+def outcome_of(output_path: str, as_challenger: bool, is_new: bool) -> TrainingOutcome:
+    """The outcome as the records tell it, wherever the training ran.
+
+    Raises:
+        ServiceError: there is no such record.
+    """
+    weights = open_storage(output_path)
+    model = stable_model(weights)
+    judgement = read_record(weights, JUDGEMENT, Judgement) if as_challenger else None
+    if model is None or (as_challenger and judgement is None):
+        raise ServiceError(f"{output_path}: pre-training ended, but its record is not there; run it again")
     return TrainingOutcome(
         model=weights.where(MODEL),
-        run_id=record.run_id,
-        epochs=len(record.history),
-        best_epoch=record.best_epoch,
-        first_validation_loss=record.history[0].validation_loss,
-        best_validation_loss=record.best_validation_loss,
+        version=weights.where(version_key(model.run_id)),
+        run_id=model.run_id,
+        sha256=model.outputs[0].sha256,
+        epochs=len(model.history),
+        best_epoch=model.best_epoch,
+        first_validation_loss=model.history[0].validation_loss,
+        best_validation_loss=model.best_validation_loss,
         is_new=is_new,
+        published=judgement.published if judgement else True,
+        challenger_loss=judgement.challenger_loss if judgement else None,
+        champion_loss=judgement.champion_loss if judgement else None,
+    )
+
+
+def announce(weights: Storage, reason: str) -> None:
+    """Emit the event that a model was published, for automations to hang on."""
+    model = stable_model(weights)
+    if model is None:
+        return
+    emit_event(
+        event=PUBLISHED,
+        resource={"prefect.resource.id": f"zssmnet.model.{weights.where(MODEL)}", "prefect.resource.name": MODEL},
+        payload={
+            "model": weights.where(MODEL),
+            "version": model.run_id,
+            "version_model": weights.where(version_key(model.run_id)),
+            "replaces": model.replaces,
+            "sha256": model.outputs[0].sha256,
+            "validation_loss": model.best_validation_loss,
+            "reason": reason,
+        },
     )
 
 
 class EpochDisplay:
     """Shows the epochs on the display, also those that a resumed run does not repeat."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, config: PretrainConfig) -> None:
         self._shown = display()
-        self._shown.begin(STAGE, epochs)
+        self._shown.begin(STAGE, config.training.epochs)
+        self._batch_size = config.training.batch_size
         self._done = 0
+        self._losses = ""
+        self._epoch_began = time.monotonic()
 
     def on_epoch(self, state: TrainingState) -> None:
         """Show that an epoch is done, and its losses."""
-        result = state.progress.history[-1]
-        self._shown.note(STAGE, f"loss {result.train_loss:.4f}, validation {result.validation_loss:.4f}")
+        progress = state.progress
+        result = progress.history[-1]
+        self._losses = (
+            f"loss {result.train_loss:.4f}, validation {result.validation_loss:.4f}"
+            f" (best {progress.best_loss:.4f}, epoch {progress.best_epoch})"
+        )
+        self._epoch_began = time.monotonic()
+        self._shown.note(STAGE, self._losses)
         self.advance_to(result.epoch)
 
     def on_step(self, done: int, steps: int) -> None:
-        """Show the steps within an epoch, until there are losses to show."""
-        if not self._done:
-            self._shown.note(STAGE, f"step {done} of {steps}")
+        """Show the steps within an epoch, and how fast they go."""
+        rate = done * self._batch_size / max(time.monotonic() - self._epoch_began, 1e-9)
+        within = f"step {done} of {steps}, {rate:.1f} cubes/s"
+        self._shown.note(STAGE, f"{self._losses} · {within}" if self._losses else within)
 
     def advance_to(self, epoch: int) -> None:
         """Show that all epochs up to this one are done."""

@@ -1,9 +1,20 @@
-"""Who is told how far the work is: nobody, unless a terminal (or another display) asks for it."""
+"""Who is told how far the work is: a terminal's bars, and the run's page in Prefect's UI."""
 
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
+
+UPDATE_EVERY_S = 2.0
+"""Seconds between two updates of an artifact: each is a request to Prefect's server."""
 
 
 class Display(Protocol):
@@ -19,17 +30,87 @@ class Display(Protocol):
         """What there is to say about a stage."""
 
 
-class Silent:
-    """Shows nothing."""
+class Several:
+    """Shows progress on several displays, or on none."""
+
+    def __init__(self, *displays: Display) -> None:
+        self._displays = displays
 
     def begin(self, stage: str, total: int) -> None:
-        """Show nothing."""
+        """Begin on all of them."""
+        for one in self._displays:
+            one.begin(stage, total)
 
     def advance(self, stage: str, steps: int = 1) -> None:
-        """Show nothing."""
+        """Advance on all of them."""
+        for one in self._displays:
+            one.advance(stage, steps)
 
     def note(self, stage: str, text: str) -> None:
-        """Show nothing."""
+        """Write on all of them."""
+        for one in self._displays:
+            one.note(stage, text)
+
+
+@dataclass
+class _Stage:
+    artifact: UUID
+    total: int
+    done: int = 0
+    text: str = ""
+    began: float = field(default_factory=time.monotonic)
+    shown: float = 0.0
+
+    @property
+    def percent(self) -> float:
+        return 100.0 * self.done / self.total if self.total else 100.0
+
+    def description(self) -> str:
+        """How far, what there is to say, how long it took and will take."""
+        elapsed = time.monotonic() - self.began
+        parts = [f"{self.done} of {self.total}", self.text, f"{_duration(elapsed)} so far"]
+        if 0 < self.done < self.total:
+            parts.append(f"about {_duration(elapsed * (self.total - self.done) / self.done)} left")
+        return " · ".join(part for part in parts if part)
+
+
+class ProgressArtifacts:
+    """An artifact a stage, ``<stage>-progress``, on the run's page, brought up to date while the run goes on.
+
+    A server that does not answer is no reason to stop the work: then the artifact stays behind for a while.
+    """
+
+    def __init__(self) -> None:
+        self._stages: dict[str, _Stage] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, stage: str, total: int) -> None:
+        """A new artifact."""
+        with _server_may_be_away():
+            artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"0 of {total}")
+            self._stages[stage] = _Stage(cast(UUID, artifact), total)
+
+    def advance(self, stage: str, steps: int = 1) -> None:
+        """Let the percentage grow."""
+        with self._lock:
+            if known := self._stages.get(stage):
+                known.done += steps
+                self._show(known)
+
+    def note(self, stage: str, text: str) -> None:
+        """Write beside the percentage."""
+        with self._lock:
+            if known := self._stages.get(stage):
+                known.text = text
+                self._show(known)
+
+    def _show(self, stage: _Stage) -> None:
+        now = time.monotonic()
+        if now - stage.shown < UPDATE_EVERY_S and stage.done < stage.total:
+            return
+        stage.shown = now
+        with _server_may_be_away():
+            update_progress_artifact(stage.artifact, stage.percent, stage.description())
 
 
 _display: ContextVar[Display | None] = ContextVar("display", default=None)
@@ -37,7 +118,7 @@ _display: ContextVar[Display | None] = ContextVar("display", default=None)
 
 def display() -> Display:
     """The display of this context."""
-    return _display.get() or Silent()
+    return _display.get() or Several()
 
 
 @contextmanager
@@ -48,3 +129,24 @@ def shown_on(chosen: Display) -> Iterator[None]:
         yield
     finally:
         _display.reset(token)
+
+
+@contextmanager
+def shown_in_run() -> Iterator[None]:
+    """Show the progress of what runs inside on the page of the flow run as well."""
+    with shown_on(Several(display(), ProgressArtifacts())):
+        yield
+
+
+@contextmanager
+def _server_may_be_away() -> Iterator[None]:
+    with suppress(httpx.HTTPError, PrefectException):
+        yield
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -11,9 +11,10 @@ ZssmnetError
 │   └── VerificationError files that are not as their records tell
 ├── StorageError          a folder or bucket that cannot be read or written
 │   └── UnreadableFileError  one file that is there, but cannot be read or is not whole
-└── TrainingError         training that cannot go on
-    ├── NonFiniteLossError
-    └── OutOfMemoryError
+├── TrainingError         training that cannot go on
+│   ├── NonFiniteLossError
+│   └── OutOfMemoryError
+└── ServiceError          another part of the service does not do its share: a work pool, a worker, a run elsewhere
 """
 
 
@@ -99,3 +100,7 @@ class NonFiniteLossError(TrainingError):
 
 class OutOfMemoryError(TrainingError):
     """The batch does not fit into the device's memory."""
+
+
+class ServiceError(ZssmnetError):
+    """Another part of the service does not do its share: a work pool without workers, a run elsewhere that failed."""

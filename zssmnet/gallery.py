@@ -28,7 +28,7 @@ from zssmnet.training.checkpoint import load_checkpoint
 from zssmnet.training.data import CubeSet
 from zssmnet.training.fit import INPUT_CHANNELS, OUTPUT_CHANNELS
 from zssmnet.training.monitor import validation_examples
-from zssmnet.training.pretraining import MODEL, PretrainedModel
+from zssmnet.training.versions import MODEL, PretrainedModel, stable_model
 
 METHOD = 1
 LOSS_CURVES = "loss_curves.png"
@@ -67,9 +67,9 @@ def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage
     """The loss curves of the published model, and validation cubes corrupted, restored and as they should be.
 
     Returns:
-        Keys of the pictures below ``reports``; none if no model is published.
+        Keys of the pictures below ``reports``; none if no model is published, or one without a record.
     """
-    record = read_record(weights, MODEL, PretrainedModel)
+    record = stable_model(weights)
     if record is None:
         return []
     return _publish(reports, "training", (_as_input(MODEL, record),), _training_pictures(cubes, weights, record))

@@ -81,11 +81,8 @@ def prepare_case(
     known = read_record(output, case.id, PreparedCase)
     try:
         inputs = _fingerprints(case, images, masks, known)
-        if known and _still_true(known, inputs, subset, output, config):
-            if known.inputs != inputs:  # the same content, written again
-                known = known.model_copy(update={"inputs": inputs})
-                publish_record(output, case.id, known)
-            return known, False
+        if still_true := _if_true(known, inputs, subset, output, config):
+            return still_true, False
         examination = read_examination(case, images, masks)
         volumes = prepare(case.id, examination, config)
     except CaseError:
@@ -102,6 +99,23 @@ def prepare_case(
         _times(record.size_after),
     )
     return record, True
+
+
+def known_if_true(
+    case: Case, subset: int, images: Storage, masks: Storage, output: Storage, config: PreparationConfig
+) -> PreparedCase | None:
+    """The record of a case that needs no preparation: it was prepared from the same files in the same way.
+
+    A file is read only where its size or version is not that of the record; where its content is the same all the
+    same, the record is published anew, so that it is not read again.
+
+    Raises:
+        CaseError: a file of the case is missing or cannot be read.
+    """
+    known = read_record(output, case.id, PreparedCase)
+    if known is None or not _same_way(known, subset, config):
+        return None
+    return _if_true(known, _fingerprints(case, images, masks, known), subset, output, config)
 
 
 def prepare(case_id: str, examination: Examination, config: PreparationConfig) -> PreparedVolumes:
@@ -173,14 +187,22 @@ def _fingerprints(case: Case, images: Storage, masks: Storage, known: PreparedCa
     return tuple(found)
 
 
-def _still_true(
-    known: PreparedCase, inputs: tuple[Input, ...], subset: int, output: Storage, config: PreparationConfig
-) -> bool:
-    return (
-        (known.method, known.subset, known.parameters) == (METHOD, subset, config)
-        and same_content(known.inputs, inputs)
-        and outputs_there(output, known.outputs)
-    )
+def _same_way(known: PreparedCase, subset: int, config: PreparationConfig) -> bool:
+    return (known.method, known.subset, known.parameters) == (METHOD, subset, config)
+
+
+def _if_true(
+    known: PreparedCase | None, inputs: tuple[Input, ...], subset: int, output: Storage, config: PreparationConfig
+) -> PreparedCase | None:
+    """The record, if it is still true; where the same content was written again, with its new fingerprints."""
+    if known is None or not _same_way(known, subset, config):
+        return None
+    if not (same_content(known.inputs, inputs) and outputs_there(output, known.outputs)):
+        return None
+    if known.inputs != inputs:
+        known = known.model_copy(update={"inputs": inputs})
+        publish_record(output, known.case_id, known)
+    return known
 
 
 def _region_of_interest(case_id: str, file: str, mask: sitk.Image, config: PreparationConfig) -> Box:

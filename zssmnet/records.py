@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from zssmnet.storage import Storage, sha256_of
 
 RECORDS = "records"
+VERSIONS = "versions"
+"""Folder of a stage for what it published one after another: each folder in it is a stage of its own."""
 NOT_YET = -1
 """Size of a file that is still to come out: a record that names one does not count as done."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from zssmnet.errors import VerificationError
 from zssmnet.layout import Layout
-from zssmnet.records import NOT_YET, Output, Record, read_record, record_key, record_names
+from zssmnet.records import NOT_YET, VERSIONS, Output, Record, read_record, record_key, record_names
 from zssmnet.storage import Storage, open_storage, sha256_of
 
 _WORKPLACES = ("training/",)
@@ -41,7 +41,7 @@ def verify_root(root: str) -> list[Finding]:
 
 
 def verify_stage(stage: Storage) -> list[Finding]:
-    """Check the files of one stage against its records."""
+    """Check the files of one stage, and of the versions in it, against their records."""
     findings: list[Finding] = []
     told: set[str] = set()
     for name in record_names(stage):
@@ -52,8 +52,17 @@ def verify_stage(stage: Storage) -> list[Finding]:
             continue
         told.update(output.key for output in record.outputs)
         findings.extend(_check(stage, record))
-    foreign = (entry.key for entry in stage.list() if entry.key not in told and not entry.key.startswith(_WORKPLACES))
-    return findings + [Finding("foreign", stage.where(key)) for key in foreign]
+    keys = [entry.key for entry in stage.list() if not entry.key.startswith(_WORKPLACES)]
+    versions = sorted({folder for key in keys if (folder := _version_of(key))})
+    foreign = (key for key in keys if key not in told and not _version_of(key))
+    findings += [Finding("foreign", stage.where(key)) for key in foreign]
+    return findings + [finding for folder in versions for finding in verify_stage(stage.child(folder))]
+
+
+def _version_of(key: str) -> str | None:
+    """The folder of the version that a file belongs to, a stage of its own."""
+    first, *others = key.split("/")
+    return f"{VERSIONS}/{others[0]}" if first == VERSIONS and len(others) > 1 else None
 
 
 def _check(stage: Storage, record: Record) -> Iterator[Finding]:

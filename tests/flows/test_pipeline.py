@@ -129,16 +129,38 @@ def test_the_table_shows_all_cases_with_subset_sizes_and_reasons(runs: dict[str,
 
 
 def test_pictures_and_summary_show_in_the_ui_itself(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
-    pictures = artifacts_of(runs["generate-cubes"]) | artifacts_of(runs["pretrain"])
-    assert {"loss-curves", "restored-cubes", "cases-subset0", "cases-subset5"} <= set(pictures)
-    for artifact in pictures.values():
-        assert "data:image/png;base64,iVBOR" in str(artifact.data)
-        assert len(str(artifact.data)) < 300_000
+    shown = artifacts_of(runs["generate-cubes"]) | artifacts_of(runs["pretrain"])
+    pictures = {key: artifact for key, artifact in shown.items() if "data:image/png;base64,iVBOR" in str(artifact.data)}
+    cases = {f"cases-subset{outcome.subset}" for outcome in done.cubes.subsets if outcome.cases}
+    assert set(pictures) == {"loss-curves", "restored-cubes"} | cases
+    assert all(len(str(artifact.data)) < 300_000 for artifact in shown.values())
     assert f"{done.training.best_validation_loss:.5f}" in str(artifacts_of(runs["ssl-pretraining"])["summary"].data)
     reports = Path(done.root, "SSL", "reports")
     assert {path.name for path in reports.glob("*.png")} == {"loss_curves.png", "restored_cubes.png"}
-    shown = {path.name for path in reports.glob("cases/*.png")}
-    assert shown == {f"subset{outcome.subset}.png" for outcome in done.cubes.subsets if outcome.cases}
+    assert {f"cases-{path.stem}" for path in reports.glob("cases/*.png")} == cases
+
+
+def test_progress_shows_how_far_the_work_is(runs: dict[str, FlowRun]) -> None:
+    for run, key, told in (
+        ("prepare-data", "prepare-progress", "7 of 7"),
+        ("generate-cubes", "cubes-progress", "6 of 6"),
+        ("pretrain", "pretrain-progress", "2 of 2 · loss"),
+    ):
+        artifact = artifacts_of(runs[run])[key]
+        assert artifact.data == 100
+        assert str(artifact.description).startswith(told), key
+
+
+def test_the_models_record_and_the_lineage_of_its_data_show(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
+    shown = artifacts_of(runs["pretrain"])
+    record = str(shown["model-record"].data)
+    assert done.training.sha256 in record
+    assert f"| cases | {done.preparation.prepared} |" in record
+    lineage = str(shown["data-lineage"].data)
+    for outcome in done.cubes.subsets:
+        assert f"subset {outcome.subset}, " in lineage
+        assert Path(outcome.file).name in lineage
+    assert f"run {done.training.run_id}" in lineage
 
 
 def test_the_librarys_log_lines_appear_in_the_runs_log(runs: dict[str, FlowRun]) -> None:

@@ -11,14 +11,23 @@ class Killed(BaseException):
 
 
 class MortalStorage(LocalStorage):
-    def __init__(self, folder: Path, changes: int) -> None:
+    """Dies after so many changes, its own and those of its children together."""
+
+    def __init__(self, folder: Path, changes: int, parent: "MortalStorage | None" = None) -> None:
         super().__init__(folder)
-        self.changes_left = changes
+        self._parent = parent
+        self._changes_left = changes
 
     def _change(self) -> None:
-        if not self.changes_left:
+        if self._parent:
+            self._parent._change()
+            return
+        if not self._changes_left:
             raise Killed
-        self.changes_left -= 1
+        self._changes_left -= 1
+
+    def child(self, folder: str) -> "MortalStorage":
+        return MortalStorage(super().child(folder).folder, 0, self)
 
     def publishing(self, key: str) -> AbstractContextManager[Path]:
         self._change()

@@ -15,9 +15,10 @@ from zssmnet.cubes import generate_cubes
 from zssmnet.errors import CheckpointError, ZssmnetError
 from zssmnet.gallery import LOSS_CURVES, RESTORED_CUBES, publish_case_pictures, publish_training_pictures
 from zssmnet.preparation import prepared_keys
-from zssmnet.records import Record, read_record
+from zssmnet.records import Record, read_record, remove_record
 from zssmnet.storage import LocalStorage, sha256_of
-from zssmnet.training.pretraining import MODEL, PretrainedModel, pretrain
+from zssmnet.training.pretraining import pretrain
+from zssmnet.training.versions import MODEL, PretrainedModel
 
 CUBES = CubesConfig(cubes_per_case=2, size=(16, 16, 4))
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -200,6 +201,15 @@ class TestTraining:
     def test_without_a_model_there_are_none(self, folders, reports, tmp_path: Path) -> None:
         assert publish_training_pictures(folders[0], LocalStorage(tmp_path / "nothing"), reports) == []
         assert not reports.list()
+
+    def test_of_a_model_whose_record_is_still_to_come(self, folders, reports, tmp_path: Path, draws) -> None:
+        weights = LocalStorage(tmp_path / "weights")
+        for entry in folders[1].list():
+            weights.publish_bytes(entry.key, folders[1].read(entry.key))
+        publish_training_pictures(folders[0], weights, reports)
+        remove_record(weights, MODEL)
+        assert publish_training_pictures(folders[0], weights, reports) == [LOSS_CURVES, RESTORED_CUBES]
+        assert draws() == (1, 1)
 
     def test_nothing_is_drawn_twice(self, folders, reports, draws) -> None:
         publish_training_pictures(*folders, reports)

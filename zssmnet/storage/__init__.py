@@ -16,8 +16,10 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     """The storage at ``uri``: a local folder, or ``s3://bucket/prefix``.
 
     Raises:
-        InputError: another kind of address.
+        InputError: another kind of address, or none.
     """
+    if not str(uri).strip():
+        raise InputError("an empty address was given for a folder; name a local folder or s3://bucket/prefix")
     if str(uri).startswith("s3://"):
         from zssmnet.storage.s3 import S3Storage  # slow to import, seldom needed
 

@@ -13,6 +13,8 @@ from zssmnet.storage import Storage
 
 LAST = "last.checkpoint"
 BEST = "best.model"
+_MISFITS = (KeyError, AttributeError, TypeError, ValueError, RuntimeError)
+"""What PyTorch raises where a checkpoint holds something else."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,25 @@ def resume(workplace: Storage, state: TrainingState) -> None:
         state.generator.set_state(content["generator_state"])
         state.progress.history[:] = [EpochResult(**result) for result in content["history"]]
         state.progress.best_epoch, state.progress.best_loss = content["best_epoch"], content["best_loss"]
-    except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else textwrap.shorten(str(error), 240)
-        raise CheckpointError(f"{where}: does not fit: {reason}; remove it to start anew") from error
+    except _MISFITS as error:
+        raise CheckpointError(f"{where}: does not fit: {_reason(error)}; remove it to start anew") from error
     if state.progress.best_epoch == state.progress.epoch:
         publish_best(workplace, state)
     elif workplace.stat(BEST) is None:
         raise CheckpointError(f"{where}: the best model, {BEST}, is gone from its folder; remove both to start anew")
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Give a network the weights of a file.
+
+    Raises:
+        CheckpointError: the file is unreadable or of another network.
+    """
+    content = load_checkpoint(path)
+    try:
+        model.load_state_dict(content["state_dict"])
+    except _MISFITS as error:
+        raise CheckpointError(f"{path}: does not fit: {_reason(error)}; choose the network it was made with") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -116,6 +130,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint; remove it to start anew")
     return content
+
+
+def _reason(error: Exception) -> str:
+    return f"lacks {error}" if isinstance(error, KeyError) else textwrap.shorten(str(error), 240)
 
 
 def _weights(state: TrainingState) -> dict[str, Any]:

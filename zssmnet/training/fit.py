@@ -1,14 +1,16 @@
 """Training from the first epoch, or from the last checkpoint, to the end: schedule, early stopping, best model."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from zssmnet.config import PretrainConfig, TrainingConfig
-from zssmnet.errors import InputError, OutOfMemoryError
+from zssmnet.errors import InputError, NonFiniteLossError, OutOfMemoryError
 from zssmnet.mnet import MNet
 from zssmnet.storage import Storage
 from zssmnet.training.checkpoint import (
@@ -16,6 +18,7 @@ from zssmnet.training.checkpoint import (
     EpochResult,
     Progress,
     TrainingState,
+    load_weights,
     publish_best,
     publish_last,
     resume,
@@ -41,6 +44,7 @@ def fit(
     workplace: Storage,
     on_epoch: OnEpoch = lambda state: None,
     on_step: OnStep = lambda done, steps: None,
+    initial: Path | None = None,
 ) -> TrainingState:
     """Train until the epochs are done or the validation loss has not improved for ``patience`` epochs.
 
@@ -49,15 +53,18 @@ def fit(
         config: everything that decides the weights.
         workplace: where ``last.checkpoint`` and ``best.model`` of this run are published; a run that finds a last
             checkpoint there continues from it.
+        on_epoch: called after each epoch, before its checkpoint is published.
+        on_step: called within an epoch, with the number of steps done and of all steps.
+        initial: file of the weights that a new run begins with; None draws them from the seed.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite; the last checkpoint is kept.
         OutOfMemoryError: a batch does not fit into the GPU's memory.
-        CheckpointError: the last checkpoint cannot be used.
+        CheckpointError: the last checkpoint or ``initial`` cannot be used.
     """
     device = choose_device(config.training.device)
     with _out_of_memory_errors(config.training.batch_size, device):
-        state = initial_state(config, device)
+        state = initial_state(config, device, initial)
         if workplace.stat(LAST):
             resume(workplace, state)
             progress = state.progress
@@ -73,12 +80,30 @@ def fit(
     return state
 
 
-def initial_state(config: PretrainConfig, device: torch.device) -> TrainingState:
-    """A new run: weights, optimizer, schedule and generator, all from the seed."""
+def evaluate(model: Path, validation: CubeSet, config: PretrainConfig) -> float:
+    """The validation loss of a file of weights, as `fit` takes it after an epoch; infinite if it is not finite.
+
+    Raises:
+        CheckpointError: the file cannot be used with the network of ``config``.
+        OutOfMemoryError: a batch does not fit into the GPU's memory.
+    """
+    recipe, device = config.training, choose_device(config.training.device)
+    with _out_of_memory_errors(recipe.batch_size, device):
+        network = initial_state(config, device, model).model
+        try:
+            return validate(network, validation, recipe.batch_size, config.corruption, recipe.validation_seed, device)
+        except NonFiniteLossError:
+            return math.inf
+
+
+def initial_state(config: PretrainConfig, device: torch.device, initial: Path | None = None) -> TrainingState:
+    """A new run: weights from the file ``initial``, if there is one; all else from the seed."""
     recipe = config.training
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone: the weights are drawn there
         model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, config.network.channels, config.network.merge)
+    if initial:
+        load_weights(model, initial)
     model.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=recipe.halve_every, gamma=0.5)

@@ -36,8 +36,8 @@ CONFIG = small_config(epochs=4, learning_rate=3.0)
 FALLING = [1 / epoch for epoch in range(1, 41)]
 
 
-def run(folder: Path, config=CONFIG, training: CubeSet = TRAINING, **calls: Callable[..., None]) -> TrainingState:
-    return fit.fit(training, VALIDATION, config, LocalStorage(folder), **calls)
+def run(folder: Path, config=CONFIG, training: CubeSet = TRAINING, **others: Any) -> TrainingState:
+    return fit.fit(training, VALIDATION, config, LocalStorage(folder), **others)
 
 
 def everything(state: TrainingState, folder: Path) -> dict[str, Any]:
@@ -187,6 +187,35 @@ def test_the_recipe_is_sgd_with_momentum_and_without_weight_decay(tmp_path: Path
 def is_unused(name: str) -> bool:
     """Whether pre-training leaves a parameter as it was: that of a head for deep supervision."""
     return name.startswith("outputs.") and not name.startswith("outputs.0.")
+
+
+class TestInitialWeights:
+    def test_come_from_the_file_and_all_else_from_the_seed(self, tmp_path: Path) -> None:
+        run(tmp_path, small_config(epochs=1))
+        state, fresh = initial_state(CONFIG, CPU, tmp_path / BEST), initial_state(CONFIG, CPU)
+        assert bits(state.model.state_dict()) == bits(torch.load(tmp_path / BEST)["state_dict"])
+        assert state.optimizer.state_dict() == fresh.optimizer.state_dict()
+        assert state.schedule.state_dict() == fresh.schedule.state_dict()
+        assert torch.equal(state.generator.get_state(), fresh.generator.get_state())
+        assert state.progress == fresh.progress
+
+    def test_a_run_that_goes_on_needs_them_no_more(self, tmp_path: Path) -> None:
+        initial = tmp_path / "first" / BEST
+        run(tmp_path / "first", small_config(epochs=1))
+        expected = everything(run(tmp_path / "whole", initial=initial), tmp_path / "whole")
+        run(tmp_path / "parts", small_config(epochs=2, learning_rate=3.0), initial=initial)
+        assert everything(run(tmp_path / "parts", initial=initial), tmp_path / "parts") == expected
+
+    def test_a_file_s_loss_is_that_of_its_epoch_exactly(self, tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+        (tmp_path / BEST).write_bytes(uninterrupted["files"][BEST])
+        assert fit.evaluate(tmp_path / BEST, VALIDATION, CONFIG) == uninterrupted["progress"].best_loss
+
+    def test_of_a_model_that_has_diverged_it_is_infinite(self, tmp_path: Path) -> None:
+        run(tmp_path, small_config(epochs=1))
+        content = torch.load(tmp_path / BEST)
+        next(iter(content["state_dict"].values())).fill_(math.nan)
+        torch.save(content, tmp_path / BEST)
+        assert fit.evaluate(tmp_path / BEST, VALIDATION, CONFIG) == math.inf
 
 
 @pytest.fixture

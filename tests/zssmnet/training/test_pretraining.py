@@ -1,6 +1,7 @@
 import shutil
 import socket
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.zssmnet.interruption import Killed, MortalStorage
 from tests.zssmnet.training.examples import (
     COUNTS,
     SIZE,
@@ -26,10 +28,19 @@ from zssmnet.cubes import SubsetCubes
 from zssmnet.errors import CheckpointError, CubesError, InputError, NonFiniteLossError
 from zssmnet.records import Input, Output, publish_record, read_record, remove_record
 from zssmnet.storage import LocalStorage, sha256_of
-from zssmnet.training import pretraining
 from zssmnet.training.checkpoint import BEST, LAST
+from zssmnet.training.data import open_training_data
 from zssmnet.training.fit import fit
-from zssmnet.training.pretraining import MODEL, PretrainedModel, identify, pretrain
+from zssmnet.training.pretraining import pretrain
+from zssmnet.training.runs import identify
+from zssmnet.training.versions import (
+    MODEL,
+    PretrainedModel,
+    list_versions,
+    roll_back,
+    stable_model,
+    version_key,
+)
 
 CONFIG = small_config(epochs=3, learning_rate=3.0, seed=1)
 """Best in epoch 2."""
@@ -84,7 +95,7 @@ class TestPublication:
     def test_publishes_the_model_of_the_best_epoch(self, finished: LocalStorage, cubes: LocalStorage) -> None:
         record = read_record(finished, MODEL, PretrainedModel)
         assert record.best_epoch == 2
-        training, validation = pretraining.open_training_data(cubes, 2)
+        training, validation = open_training_data(cubes, 2)
         best = {}
         fit(
             training,
@@ -120,7 +131,9 @@ class TestPublication:
         record = read_record(finished, MODEL, PretrainedModel)
         keys = {entry.key for entry in finished.list() if "/tensorboard/" not in entry.key}
         run = f"training/{record.run_id}"
-        assert keys == {MODEL, f"records/{MODEL}.json", f"{run}/{BEST}", f"{run}/{LAST}"}
+        published = {MODEL, f"records/{MODEL}.json"}
+        version = {f"versions/{record.run_id}/{key}" for key in published}
+        assert keys == published | version | {f"{run}/{BEST}", f"{run}/{LAST}"}
         assert not list(finished.folder.rglob(".partial"))
 
     def test_cubes_of_the_published_program(
@@ -181,8 +194,8 @@ class TestDoneAlready:
     def test_a_record_of_cubes_saves_reading_them(
         self, cubes: LocalStorage, finished: LocalStorage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for subset, count in enumerate(COUNTS):
-            _record_cubes(cubes, subset, count)
+        for subset, cubes_there in enumerate(COUNTS):
+            _record_cubes(cubes, subset, cubes_there)
         remove_record(finished, MODEL)  # it knows the cubes as well
         monkeypatch.setattr(records, "sha256_of", stop)
         assert pretrain(cubes, finished, CONFIG, stop, stop)[0].history
@@ -221,6 +234,10 @@ class TestRunId:
     @pytest.mark.parametrize("change", [{"epochs": 500}, {"patience": 3}, {"device": "cuda"}])
     def test_when_and_where_training_ends_do_not(self, change: dict[str, Any]) -> None:
         assert identify(self.INPUTS, changed(**change)) == identify(self.INPUTS, CONFIG)
+
+    def test_it_is_what_it_always_was(self) -> None:
+        """Else runs of earlier versions of this program would not be continued."""
+        assert identify(self.INPUTS, CONFIG) == "09c96c6bb1b7"
 
     def test_names_and_times_of_the_cubes_do_not(self) -> None:
         moved = tuple(one.model_copy(update={"name": "x", "version": "9"}) for one in self.INPUTS)
@@ -266,16 +283,36 @@ class TestAnotherRun:
         pretrain(cubes, finished, OTHER)
         assert finished.read(MODEL) == other_model
 
-    def test_killed_between_model_and_record_no_record_tells_of_another_model(
-        self, cubes: LocalStorage, finished: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    def test_killed_at_any_change_of_publication(
+        self, cubes: LocalStorage, finished: LocalStorage, other_model: bytes
     ) -> None:
-        model = finished.read(MODEL)
-        with monkeypatch.context() as patch, pytest.raises(StoppedError):
-            patch.setattr(pretraining, "publish_record", stop)
-            pretrain(cubes, finished, OTHER)
-        assert finished.read(MODEL) != model
-        pretrain(cubes, finished, CONFIG, stop, stop)
-        assert finished.read(MODEL) == model
+        """The other model is trained already; whichever is asked for in the end is published with its record."""
+        first = read_record(finished, MODEL, PretrainedModel)
+        second, _ = pretrain(cubes, finished, OTHER)
+        roll_back(finished, first.run_id)
+        finished.child(f"versions/{second.run_id}").remove(f"records/{MODEL}.json")  # so that it is published anew
+        before = shutil.copytree(finished.folder, finished.folder.with_name("before"))
+        for changes in count():
+            shutil.rmtree(finished.folder)
+            shutil.copytree(before, finished.folder)
+            try:
+                pretrain(cubes, MortalStorage(finished.folder, changes), OTHER, stop, stop)
+            except Killed:
+                assert stable_model(finished).run_id in (first.run_id, second.run_id)
+                assert pretrain(cubes, finished, OTHER, stop, stop)[1]
+                assert finished.read(MODEL) == other_model
+                assert read_record(finished, MODEL, PretrainedModel).run_id == second.run_id
+            else:
+                break
+        assert changes >= 6  # the version and the stable model: what is to come, the model, the record
+
+    def test_what_it_replaces_is_kept(self, cubes: LocalStorage, finished: LocalStorage, other_model: bytes) -> None:
+        first, first_model = read_record(finished, MODEL, PretrainedModel), finished.read(MODEL)
+        second, _ = pretrain(cubes, finished, OTHER)
+        assert list_versions(finished) == [first, second]
+        assert (second.number, second.replaces) == (2, first.run_id)
+        assert finished.read(version_key(first.run_id)) == first_model
+        assert finished.read(version_key(second.run_id)) == other_model
 
 
 class TestContinuing:
@@ -341,14 +378,13 @@ class TestErrors:
         published = finished.read(MODEL)
         (last,) = finished.folder.glob(f"training/*/{LAST}")
         spoil(last)
-        remove_record(finished, MODEL)  # so that there is something to do
         with pytest.raises(CheckpointError) as caught:
-            pretrain(cubes, finished, changed(epochs=1))
+            pretrain(cubes, finished, changed(epochs=4))
         assert str(caught.value).startswith(f"{last}: {message}")
         assert "\n" not in str(caught.value)
         assert finished.read(MODEL) == published
         last.unlink()  # as the message says
-        assert len(pretrain(cubes, finished, changed(epochs=1))[0].history) == 1
+        assert len(pretrain(cubes, finished, changed(epochs=4))[0].history) == 4
 
     def test_cubes_that_cannot_be_used(self, cubes: LocalStorage, weights: LocalStorage) -> None:
         with pytest.raises(CubesError, match="5 training cubes do not fill one batch of 24"):

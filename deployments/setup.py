@@ -1,0 +1,150 @@
+"""One step that makes all the service needs on its Prefect server: ``make deploy``. It can be repeated at any time.
+
+It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
+deployments of ``prefect.yaml`` and the automation that finds runs whose machine has gone. Work pools that are there
+keep their type and their limits, since these say what machines there are.
+"""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import yaml
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+from prefect.filesystems import RemoteFileSystem
+from prefect.settings import PREFECT_API_URL
+
+HOUSE = Path(__file__).resolve().parents[1]
+PREFECT_FILE = HOUSE / "deployments" / "prefect.yaml"
+POOLS = {
+    "cpu": ("Preparation, cubes, and the flows that wait for training", None),
+    "gpu": ("Training: as many runs at a time as there are GPUs", 1),
+}
+"""Description and concurrency limit of the work pools."""
+PARAMETERS = {
+    "images_path": "ZSSMNET_IMAGES",
+    "zonal_mask_path": "ZSSMNET_MASKS",
+    "splits_path": "ZSSMNET_SPLITS",
+    "root": "ZSSMNET_ROOT",
+}
+"""Parameters that deployments start with, and the variables that name them; else the run form asks for them."""
+RESULTS = "zssmnet-results"
+LOST_RUNS = "zssmnet: runs whose machine has gone"
+HEARTBEATS_MISSED_S = 90
+"""Runs send a heartbeat every 30 s: three are missed."""
+
+
+def main() -> int:
+    """Make everything; the exit status."""
+    if not PREFECT_API_URL.value():
+        print(
+            "zssmnet: error: no Prefect server is named: set PREFECT_API_URL, or start one with 'make service' and "
+            "take its settings with '. .service/env'",
+            file=sys.stderr,
+        )
+        return 1
+    make_result_storage()
+    make_work_pools()
+    if not deploy():
+        return 1
+    give_parameters()
+    make_automations()
+    return 0
+
+
+def make_result_storage() -> None:
+    """The bucket and the block for the results of runs, where a bucket is named; else results stay on local disks."""
+    if not (bucket := os.environ.get("ZSSMNET_BUCKET")):
+        return
+    import s3fs
+
+    files = s3fs.S3FileSystem(use_listings_cache=False)
+    if not files.exists(bucket):
+        files.mkdir(bucket)
+        print(f"bucket {bucket} is made")
+    block = RemoteFileSystem(basepath=f"s3://{bucket}/results")  # endpoint and keys come from the environment
+    block.save(RESULTS, overwrite=True)
+    print(f"results of runs go to s3://{bucket}/results")
+
+
+def make_work_pools() -> None:
+    """The work pools that are not there, of type process."""
+    with get_client(sync_client=True) as client:
+        for name, (description, limit) in POOLS.items():
+            try:
+                there = client.read_work_pool(name)
+                print(f"work pool {name} is there: type {there.type}, limit {there.concurrency_limit or 'none'}")
+            except ObjectNotFound:
+                new = WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit)
+                client.create_work_pool(new)
+                print(f"work pool {name} is made: type process, limit {limit or 'none'}")
+
+
+def deploy() -> bool:
+    """The deployments of ``prefect.yaml``; whether that went well."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]
+    done = subprocess.run(command, cwd=HOUSE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        print(f"{done.stdout}\nzssmnet: error: the deployments could not be made", file=sys.stderr)
+    return done.returncode == 0
+
+
+def give_parameters() -> None:
+    """Give the deployments the parameters that the environment names, where they have them."""
+    named = {name: value for name, variable in PARAMETERS.items() if (value := os.environ.get(variable))}
+    with get_client(sync_client=True) as client:
+        for name in deployment_names():
+            deployment = client.read_deployment_by_name(name)
+            taken = deployment.parameter_openapi_schema["properties"]  # type: ignore[index]
+            given = {parameter: value for parameter, value in named.items() if parameter in taken}
+            if given:
+                update = DeploymentUpdate(parameters={**deployment.parameters, **given})
+                client.update_deployment(deployment.id, update)
+            told = ", ".join(f"{parameter}={value}" for parameter, value in given.items())
+            print(f"deployment {name} is made" + (f" with {told}" if told else ""))
+
+
+def deployment_names() -> list[str]:
+    """The deployments of ``prefect.yaml``, each as flow/deployment: the flows have the same names."""
+    content = yaml.safe_load(PREFECT_FILE.read_text())
+    return [f"{one['name']}/{one['name']}" for one in content["deployments"]]
+
+
+def make_automations() -> None:
+    """The automation that marks runs as crashed whose heartbeats are missing; a parent then sends them again."""
+    with get_client(sync_client=True) as client:
+        for old in client.read_automations_by_name(LOST_RUNS):
+            client.delete_automation(old.id)
+    ends = ("Completed", "Failed", "Cancelled", "Crashed")
+    Automation(
+        name=LOST_RUNS,
+        description="Marks a run as crashed when its heartbeats are missing: its machine or its process has gone.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=HEARTBEATS_MISSED_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="No sign of life: the run's machine or process has gone."
+            )
+        ],
+    ).create()
+    print(f"automation {LOST_RUNS!r} is made")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Flow: retraining when there are enough new data; the published model stays unless the new one is better."""
+
+import logging
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import BaseModel, Field
+
+from flows.concurrency import one_task_a_core
+from flows.generate_cubes import CubesSettings, generate_cubes
+from flows.parameter_help import with_parameter_help
+from flows.pipeline import WorkingRoot
+from flows.prepare_data import (
+    FormatChoice,
+    ImagesPath,
+    MaskPath,
+    PatientPattern,
+    PreparationSettings,
+    SplitModeChoice,
+    SplitsPath,
+    prepare_data,
+)
+from flows.pretrain import HandOffChoice, pretrain_where_told
+from tasks.cases import inventory, look_for_news, subsets
+from tasks.hand_off import HERE
+from tasks.pretraining import TrainingOutcome
+from zssmnet.archive import PICAI_PATIENT, ArchiveFormat, shortened
+from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig, TrainingConfig
+from zssmnet.layout import Layout
+from zssmnet.news import News
+from zssmnet.splits import SplitMode
+
+log = logging.getLogger("zssmnet.flows")
+
+BUDGET = PretrainConfig(training=TrainingConfig(epochs=100, learning_rate=0.01, patience=10))
+"""A challenger starts from trained weights: fewer epochs at a smaller learning rate."""
+
+
+class RetrainingSummary(BaseModel):
+    """What came of a look for new data."""
+
+    root: str
+    new: int
+    changed: int
+    gone: int
+    training: TrainingOutcome | None = None
+    decision: str
+
+
+@flow(name="retrain-on-new-data", flow_run_name="retrain-on-new-data {root}", task_runner=one_task_a_core())
+@with_parameter_help
+def retrain_on_new_data(
+    images_path: ImagesPath,
+    zonal_mask_path: MaskPath,
+    root: WorkingRoot,
+    splits_path: SplitsPath = None,
+    split_mode: SplitModeChoice = None,
+    archive_format: FormatChoice = None,
+    patient_pattern: PatientPattern = PICAI_PATIENT,
+    min_new_cases: Annotated[
+        int, Field(ge=1, description="New or changed cases that are worth a training; with fewer, nothing is done")
+    ] = 10,
+    preparation: PreparationSettings = PreparationConfig(),
+    cubes: CubesSettings = CubesConfig(),
+    pretraining: Annotated[
+        PretrainConfig, Field(description="The challenger's budget; its network must be that of the published model")
+    ] = BUDGET,
+    hand_off: HandOffChoice = HERE,
+) -> State[RetrainingSummary]:
+    """Train on from the published model when there are enough new cases; publish what comes out if it is better."""
+    layout = Layout(root)
+    archive = (images_path, zonal_mask_path)
+    splits = (splits_path, split_mode, patient_pattern)
+    news = _look(archive, splits, archive_format, layout, preparation)
+    found = _tell(news)
+    if len(found) < min_new_cases:
+        return _nothing_done(root, news, f"{len(found)} new or changed cases, fewer than {min_new_cases}")
+    prepare_data(*archive, layout.data, splits_path, split_mode, archive_format, patient_pattern, config=preparation)
+    usable = _look(archive, splits, archive_format, layout, preparation)
+    unusable = {case.id for case in usable.to_prepare}
+    if len(found - unusable) < min_new_cases:
+        return _nothing_done(
+            root,
+            news,
+            f"{len(found - unusable)} of {len(found)} new or changed cases can be used, fewer than "
+            f"{min_new_cases}; left out: {shortened(sorted(found & unusable))}",
+        )
+    generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
+    trained = pretrain_where_told(layout.cubes, layout.weights, pretraining, layout.reports, hand_off, challenge=True)
+    return _decided(root, news, trained)
+
+
+def _look(
+    archive: tuple[str, str],
+    splits: tuple[str | None, SplitMode | None, str],
+    archive_format: ArchiveFormat | None,
+    layout: Layout,
+    preparation: PreparationConfig,
+) -> News:
+    """What is new, changed or gone since the published model and the last judgement."""
+    splits_path, split_mode, patient_pattern = splits
+    cases = inventory(*archive, archive_format).cases
+    subset_of = subsets([case.id for case in cases], splits_path, split_mode, patient_pattern)
+    named = [case for case in cases if case.id in subset_of]
+    return look_for_news(named, subset_of, *archive, layout.data, layout.weights, preparation)
+
+
+def _tell(news: News) -> set[str]:
+    """Say what was found; ids of new and changed cases."""
+    lines = [
+        f"- {name}: {len(ids)}" + (f" ({shortened(ids)})" if ids else "")
+        for name, ids in (("new", news.new), ("changed", news.changed), ("gone", news.gone))
+    ]
+    log.info("since the last model: %d cases new, %d changed, %d gone", *map(len, (news.new, news.changed, news.gone)))
+    create_markdown_artifact(
+        key="news", markdown="\n".join(lines), description="What is new since the last model was trained"
+    )
+    return {*news.new, *news.changed}
+
+
+def _nothing_done(root: str, news: News, reason: str) -> State[RetrainingSummary]:
+    log.info("nothing is trained: %s", reason)
+    return _ended("Nothing new", root, news, f"nothing is trained: {reason}", None)
+
+
+def _decided(root: str, news: News, trained: TrainingOutcome) -> State[RetrainingSummary]:
+    if trained.champion_loss is None:
+        return _ended("Published", root, news, f"first model {trained.run_id} published", trained)
+    against = f"{trained.challenger_loss:.5f} against {trained.champion_loss:.5f} of the published model"
+    if trained.published:
+        return _ended("Published", root, news, f"model {trained.run_id} published: {against}", trained)
+    return _ended("Not better", root, news, f"the new model is not published: {against}", trained)
+
+
+def _ended(name: str, root: str, news: News, decision: str, trained: TrainingOutcome | None) -> State[Any]:
+    create_markdown_artifact(key="decision", markdown=decision, description="What came of the retraining")
+    summary = RetrainingSummary(
+        root=root,
+        new=len(news.new),
+        changed=len(news.changed),
+        gone=len(news.gone),
+        training=trained,
+        decision=decision,
+    )
+    return Completed(name=name, message=decision, data=summary)

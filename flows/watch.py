@@ -1,0 +1,50 @@
+"""Flow: a cheap look for the marker that says that new data have come."""
+
+import hashlib
+import logging
+from typing import Annotated
+
+from prefect import flow
+from prefect.events import emit_event
+from prefect.variables import Variable
+from pydantic import Field
+
+from flows.parameter_help import with_parameter_help
+from flows.prepare_data import ImagesPath
+from zssmnet.storage import open_storage
+
+log = logging.getLogger("zssmnet.flows")
+
+ARRIVED = "zssmnet.data.arrived"
+"""The event that starts ``retrain-on-new-data``."""
+MARKER = "NEW_DATA"
+
+
+@flow(name="watch-for-data", flow_run_name="watch-for-data {images_path}")
+@with_parameter_help
+def watch_for_data(
+    images_path: ImagesPath,
+    marker: Annotated[
+        str,
+        Field(description="File below the archive, written with a new content (the date, say) when an upload is done"),
+    ] = MARKER,
+) -> bool:
+    """Emit an event when the marker is there and was written since the last look; the marker stays where it is."""
+    archive = open_storage(images_path)
+    seen = f"zssmnet_marker_{hashlib.sha256(archive.where(marker).encode()).hexdigest()[:16]}"
+    entry = archive.stat(marker)
+    if entry is None:
+        Variable.unset(seen)
+        log.info("no %s: nothing has come", archive.where(marker))
+        return False
+    if Variable.get(seen) == entry.version:
+        log.info("%s was seen before: nothing has come", archive.where(marker))
+        return False
+    emit_event(
+        event=ARRIVED,
+        resource={"prefect.resource.id": f"zssmnet.archive.{images_path}"},
+        payload={"marker": archive.where(marker), "version": entry.version},
+    )
+    Variable.set(seen, entry.version, overwrite=True)
+    log.info("%s is new: %s is sent", archive.where(marker), ARRIVED)
+    return True

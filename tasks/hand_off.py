@@ -1,0 +1,200 @@
+"""Task that hands pre-training over to a work pool elsewhere, waits for it, and brings it back if it crashes."""
+
+import itertools
+import logging
+import time
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
+from prefect.context import get_run_context
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.pretraining import TrainingOutcome, outcome_of
+from zssmnet.config import PretrainConfig
+from zssmnet.errors import ServiceError
+
+log = logging.getLogger("zssmnet.tasks")
+
+ARTIFACT = "hand-off"
+POLL_S = 3.0
+_WAITING = {StateType.SCHEDULED, StateType.PENDING}
+
+
+class HandOff(BaseModel):
+    """Where pre-training runs, and for how long it may wait there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    deployment: str | None = Field(
+        None, description="Deployment that pre-training is handed to, as pretrain/pretrain; none: train in this process"
+    )
+    patience_min: float = Field(
+        1440.0, ge=0, description="Minutes without any live worker in its work pool before giving up"
+    )
+    resend: int = Field(5, ge=0, description="How often a crashed pre-training is sent again; it goes on where it was")
+
+
+HERE = HandOff()
+"""Train in this process."""
+
+
+@task(task_run_name="hand over to {hand_off.deployment}", cache_policy=NO_CACHE)
+def hand_over(
+    cubes_path: str, output_path: str, config: PretrainConfig, reports_path: str, challenge: bool, hand_off: HandOff
+) -> TrainingOutcome:
+    """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
+
+    A crashed run is sent again and continues from its last checkpoint, for which nothing needs to be told: the
+    checkpoint lies where the same cubes and settings lead.
+
+    Raises:
+        ServiceError: no such deployment, no worker, or a run that failed, was cancelled or crashed too often.
+    """
+    parameters = {
+        "cubes_path": cubes_path,
+        "output_path": output_path,
+        "config": config.model_dump(mode="json"),
+        "reports_path": reports_path,
+        "challenge": challenge,
+    }
+    with get_client(sync_client=True) as client:
+        for sent_again in itertools.count():
+            run = _wait(client, _send(str(hand_off.deployment), parameters), hand_off)
+            state = _state(run)
+            if state.is_completed():
+                return outcome_of(output_path, challenge, is_new=True)
+            if not state.is_crashed() or sent_again >= hand_off.resend:
+                raise ServiceError(f"{_told(run)}; run it again to continue from the last checkpoint")
+            log.warning("%s; sent again, it continues from its last checkpoint", _told(run))
+    raise AssertionError  # unreachable: the loop has no end
+
+
+def _send(deployment: str, parameters: dict[str, Any]) -> FlowRun:
+    """Send a run, or find the one that an earlier try of this parent has sent: a live or completed one is taken over.
+
+    The key tells Prefect's server which run is meant: the n-th of this parent.
+    """
+    parent = get_run_context().task_run.flow_run_id  # type: ignore[union-attr]
+    for number in itertools.count(1):
+        try:
+            sent = run_deployment(
+                deployment,
+                parameters=parameters,
+                timeout=0,
+                as_subflow=True,
+                idempotency_key=f"{parent}-{number}",
+            )
+        except ObjectNotFound as error:
+            raise ServiceError(
+                f"there is no deployment {deployment!r} on this Prefect server: make it with 'make deploy', "
+                "or choose another with hand_off.deployment"
+            ) from error
+        run = cast(FlowRun, sent)  # at once, since this is no coroutine
+        if not _state(run).is_final() or _state(run).is_completed():
+            log.info("pre-training is sent to work pool %r as run %r", run.work_pool_name, run.name)
+            return run
+    raise AssertionError
+
+
+def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun:
+    """Wait for the end of a run; as long as it waits, look whether anybody is there to take it."""
+    pool = _PoolWatch(client, run)
+    while not _state(run).is_final():
+        if _state(run).type in _WAITING:
+            pool.look()
+            if pool.minutes_unserved > hand_off.patience_min:
+                client.set_flow_run_state(run.id, Cancelled(message="No worker came for it."), force=True)
+                raise ServiceError(f"pre-training was not started within {hand_off.patience_min:g} min: {pool.reason}")
+        else:
+            pool.taken()
+        time.sleep(POLL_S)
+        run = _read(client, run)
+    return run
+
+
+def _read(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    """The run as it stands; as it stood while the server cannot be reached: training does not need it to go on."""
+    try:
+        return client.read_flow_run(run.id)
+    except (httpx.TransportError, httpx.HTTPStatusError) as error:
+        log.warning("Prefect's server cannot be asked after the pre-training run, trying again: %s", error)
+        return run
+
+
+class _PoolWatch:
+    """Says when nobody serves the work pool of a waiting run, and when that is over."""
+
+    def __init__(self, client: SyncPrefectClient, run: FlowRun) -> None:
+        self._client = client
+        self._run = run
+        self._unserved_since: float | None = None
+        self._shown = ""
+        self._artifact: UUID | None = None
+        self.reason = ""
+
+    @property
+    def minutes_unserved(self) -> float:
+        """For how long there has been no live worker."""
+        return 0.0 if self._unserved_since is None else (time.monotonic() - self._unserved_since) / 60
+
+    def look(self) -> None:
+        """Look after the pool, and say what has changed."""
+        self.reason = self._why_unserved()
+        if not self.reason:
+            self._unserved_since = None
+            self._show(f"waits for a free place in work pool `{self._run.work_pool_name}`.")
+            return
+        if self._unserved_since is None:
+            self._unserved_since = time.monotonic()
+            log.warning("pre-training waits: %s", self.reason)
+        self._show(f"**waits**: {self.reason}")
+
+    def taken(self) -> None:
+        """Say that the run is under way."""
+        if self._unserved_since is not None:
+            log.info("pre-training is under way")
+        self._unserved_since = None
+        self._show(f"runs in work pool `{self._run.work_pool_name}`.")
+
+    def _why_unserved(self) -> str:
+        name = str(self._run.work_pool_name)
+        if self._client.read_work_pool(name).is_paused:
+            return f"work pool {name!r} is paused; resume it with 'prefect work-pool resume {name}'"
+        workers = self._client.read_workers_for_work_pool(name)
+        if any(worker.status == WorkerStatus.ONLINE for worker in workers):
+            return ""
+        return f"no live worker serves work pool {name!r}; start one with 'prefect worker start --pool {name}'"
+
+    def _show(self, text: str) -> None:
+        if text == self._shown:
+            return
+        self._shown = text
+        markdown = f"Pre-training run `{self._run.name}` {text}"
+        if self._artifact is None:
+            made = create_markdown_artifact(
+                key=ARTIFACT, markdown=markdown, description="Pre-training in another work pool"
+            )
+            self._artifact = cast(UUID, made)
+        else:
+            self._client.update_artifact(self._artifact, ArtifactUpdate(data=markdown))
+
+
+def _told(run: FlowRun) -> str:
+    state = _state(run)
+    message = " ".join((state.message or "no reason given").split())
+    return f"pre-training run {run.name!r} in work pool {run.work_pool_name!r} ended as {state.name}: {message}"
+
+
+def _state(run: FlowRun) -> State[Any]:
+    assert run.state  # every run has one
+    return run.state

@@ -1,0 +1,72 @@
+"""Task that shows, in Prefect's UI, what the published model is and what it was made from."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from zssmnet.splits import SUBSETS, VALIDATION_SUBSET
+from zssmnet.storage import Storage, open_storage
+from zssmnet.training.versions import MODEL, PretrainedModel, stable_model, version_key
+
+_SHOWN = 12
+"""Digits of a SHA-256 that are shown."""
+
+
+@task(task_run_name="show-model", cache_policy=NO_CACHE, persist_result=False)
+def show_model(weights_path: str) -> None:
+    """The record of the published model and the lineage of its data, as artifacts."""
+    weights = open_storage(weights_path)
+    record = stable_model(weights)
+    if record is None:
+        return
+    create_markdown_artifact(
+        key="model-record", markdown=record_table(weights, record), description="The published model's record"
+    )
+    create_markdown_artifact(
+        key="data-lineage", markdown=lineage(record), description="What the published model was made from"
+    )
+
+
+def record_table(weights: Storage, record: PretrainedModel) -> str:
+    """The record of a model as a table in Markdown."""
+    recipe, network = record.parameters.training, record.parameters.network
+    rows = {
+        "model": f"`{weights.where(MODEL)}`",
+        "version": f"`{weights.where(version_key(record.run_id))}`",
+        "run id": f"`{record.run_id}`",
+        "replaces": f"`{record.replaces}`" if record.replaces else "none",
+        "SHA-256": f"`{record.outputs[0].sha256}`",
+        "size": f"{record.outputs[0].size:,} bytes",
+        "validation loss": f"**{record.best_validation_loss:.5f}**",
+        "best epoch": f"{record.best_epoch} of {len(record.history)}",
+        "cases": f"{len(record.data)}" if record.data else "not told by the cubes",
+        "network": f"channels {', '.join(map(str, network.channels))}, merge {network.merge}",
+        "corruption": record.parameters.corruption.recipe,
+        "recipe": f"batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+    }
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def lineage(record: PretrainedModel) -> str:
+    """From prepared cases over cubes to the model, as a Mermaid flow chart."""
+    return "\n".join(["```mermaid", "flowchart LR", *_lineage(record), "```"])
+
+
+def _lineage(record: PretrainedModel) -> Iterator[str]:
+    cases = Counter(case.subset for case in record.data)
+    # a seventh input is the model that training began with
+    for subset, cubes in zip(SUBSETS, record.inputs, strict=False):
+        use = "validation" if subset == VALIDATION_SUBSET else "training"
+        if record.data:
+            content = "".join(case.sha256 for case in record.data if case.subset == subset)
+            print_ = hashlib.sha256(content.encode()).hexdigest()[:_SHOWN]
+            yield f'  cases{subset}["subset {subset}, {use}<br/>{cases[subset]} cases<br/>{print_}"] --> cubes{subset}'
+        yield f'  cubes{subset}["{cubes.name}<br/>{cubes.sha256[:_SHOWN]}"] --> model'
+    if record.replaces:
+        yield f'  champion["model {record.replaces}"] -. replaced by .-> model'
+    yield f'  model["{MODEL}<br/>run {record.run_id}<br/>{record.outputs[0].sha256[:_SHOWN]}"]'

@@ -1,0 +1,36 @@
+"""A local stack for one test, or for many."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deployments.stack import LocalStack
+
+FAST = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+
+
+@contextmanager
+def temporary_stack(**overrides: str) -> Iterator[LocalStack]:
+    """A stack in a folder of its own, not started; it ends, and its folder goes, with the block.
+
+    The folder is not pytest's: that is closed to all but its owner, and root's PostgreSQL runs as another user.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="zssmnet-stack-"))
+    folder.chmod(0o711)
+    stack = LocalStack(folder, FAST | {"ZSSMNET_CACHE": str(folder / "cache")} | overrides)
+    try:
+        yield stack
+    finally:
+        stack.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def local_stack() -> Iterator[LocalStack]:
+    """A stack that is not started."""
+    with temporary_stack() as stack:
+        yield stack

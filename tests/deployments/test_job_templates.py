@@ -1,0 +1,92 @@
+"""The base job templates are whole, and ask for a GPU."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = sorted((ROOT / "deployments" / "job_templates").glob("*.json"))
+_PLACEHOLDER = re.compile(r"\{\{ *([a-z_]+) *\}\}")
+
+
+def read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((ROOT / "deployments" / "job_templates" / name).read_text())
+    return content
+
+
+def defaults(template: dict[str, Any]) -> dict[str, Any]:
+    properties = template["variables"]["properties"]
+    return {name: schema["default"] for name, schema in properties.items() if "default" in schema}
+
+
+def filled(template: dict[str, Any]) -> Any:
+    """The job configuration with the variables' defaults."""
+    values = defaults(template)
+
+    def fill(part: Any) -> Any:
+        match part:
+            case dict():
+                return {key: fill(value) for key, value in part.items()}
+            case list():
+                return [fill(value) for value in part]
+            case str() if found := _PLACEHOLDER.fullmatch(part):
+                return values.get(found[1])
+        return part
+
+    return fill(template["job_configuration"])
+
+
+def test_there_is_one_for_docker_and_one_for_kubernetes():
+    assert [path.name for path in TEMPLATES] == ["docker-gpu.json", "kubernetes-gpu.json"]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_placeholders_and_variables_are_the_same(path: Path):
+    template = read(path.name)
+    placeholders = set(_PLACEHOLDER.findall(json.dumps(template["job_configuration"])))
+    assert placeholders == set(template["variables"]["properties"])
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_variables_are_a_json_schema_that_takes_its_own_defaults(path: Path):
+    template = read(path.name)
+    schema = template["variables"]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(defaults(template), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"env": ["not", "a", "mapping"]}, schema)
+
+
+def test_docker_asks_for_one_gpu_and_shared_memory():
+    kwargs = filled(read("docker-gpu.json"))["container_create_kwargs"]
+    assert kwargs["device_requests"] == [{"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}]
+    assert kwargs["shm_size"] == "8g"
+
+
+def test_kubernetes_asks_for_one_gpu_and_shared_memory_and_waits_for_a_node():
+    configuration = filled(read("kubernetes-gpu.json"))
+    pod = configuration["job_manifest"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert container["volumeMounts"] == [{"name": pod["volumes"][0]["name"], "mountPath": "/dev/shm"}]
+    assert pod["volumes"][0]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod["nodeSelector"] == {}
+    assert configuration["pod_watch_timeout_seconds"] >= 600
+
+
+def test_no_job_can_ask_for_no_gpu():
+    schema = read("kubernetes-gpu.json")["variables"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"gpu_count": 0}, schema)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_the_image_is_that_of_the_compose_file(path: Path):
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert defaults(read(path.name))["image"] == compose["services"]["gpu-worker"]["image"]

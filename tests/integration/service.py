@@ -1,0 +1,140 @@
+"""A client's view of a running service: start runs, wait for them, see what they left."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun
+from prefect.client.schemas.sorting import FlowRunSort, LogSort
+
+from deployments import processes
+from deployments.stack import LocalStack
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 180
+
+
+class Service:
+    """The stack, and a client of its server."""
+
+    def __init__(self, stack: LocalStack, client: SyncPrefectClient) -> None:
+        self.stack = stack
+        self.client = client
+
+    def command(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """A command with the environment of ``.service/env``."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        program, *arguments = words
+        path = str(Path(sys.executable).with_name(program))
+        return subprocess.run(
+            [path, *arguments],
+            cwd=ROOT,
+            env=environment | self.stack.environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    def start(self, name: str, parameters: Mapping[str, Any]) -> FlowRun:
+        """Start a run of the deployment ``name/name``."""
+        deployment = self.client.read_deployment_by_name(f"{name}/{name}")
+        return self.client.create_flow_run_from_deployment(deployment.id, parameters=dict(parameters))
+
+    def state(self, run: FlowRun) -> tuple[str, str]:
+        """Name and message of a run's state."""
+        state = self.client.read_flow_run(run.id).state
+        assert state
+        return state.name or "", state.message or ""
+
+    def ended(self, run: FlowRun) -> tuple[str, str]:
+        """Name and message of a run's last state, when it has ended."""
+        self.until(lambda: bool((state := self.client.read_flow_run(run.id).state) and state.is_final()))
+        return self.state(run)
+
+    def children(self, run: FlowRun, flow: str) -> list[FlowRun]:
+        """Runs of a flow that a run has started as subflows, in order."""
+        found = self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id])),
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+            limit=50,
+        )
+        flows = {one.flow_id: self.client.read_flow(one.flow_id).name for one in found}
+        return [one for one in found if flows[one.flow_id] == flow]
+
+    def tasks(self, run: FlowRun) -> list[str]:
+        """Names of a run's tasks."""
+        found = self.client.read_task_runs(
+            task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id])), limit=200
+        )
+        return sorted(one.name for one in found)
+
+    def log(self, run: FlowRun) -> str:
+        """A run's log."""
+        found = self.client.read_logs(
+            LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), limit=200, offset=0, sort=LogSort.TIMESTAMP_ASC
+        )
+        return "\n".join(one.message for one in found)
+
+    def artifacts(self, run: FlowRun) -> dict[str | None, Artifact]:
+        """The latest artifact of each key of a run."""
+        found = self._post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [str(run.id)]}}})
+        return {one.key: one for one in map(Artifact.model_validate, reversed(found))}
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """All events of a name, the latest first."""
+        found: list[dict[str, Any]] = self._post("/events/filter", {"filter": {"event": {"name": [name]}}})["events"]
+        return found
+
+    def runs_of(self, name: str) -> list[FlowRun]:
+        """All runs of a deployment, the latest first."""
+        deployment = self.client.read_deployment_by_name(f"{name}/{name}")
+        body = {"sort": "EXPECTED_START_TIME_DESC", "deployments": {"id": {"any_": [str(deployment.id)]}}, "limit": 50}
+        return [FlowRun.model_validate(one) for one in self._post("/flow_runs/filter", body)]
+
+    def processes_of(self, service: str) -> list[processes.Process]:
+        """All processes that a worker has started, itself aside."""
+        worker = self.stack.pid(service)
+        mark = f"{self.stack.folder}:{service}"
+        return [one for one in processes.marked(mark) if one.pid != worker]
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"nothing happened within {PATIENCE_S} s"
+            time.sleep(0.3)
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self.client.request("POST", path, json=body).json()  # type: ignore[arg-type]
+
+
+def flow_run_id(output: str) -> UUID:
+    """The id that ``prefect deployment run`` prints."""
+    (line,) = [line for line in output.splitlines() if "UUID:" in line]
+    return UUID(line.split()[-1])
+
+
+def as_json(value: Any) -> str:
+    """For ``--params``."""
+    return json.dumps(value)
+
+
+def connected(stack: LocalStack) -> Service:
+    """A service and its client; settings must lead to its server already."""
+    return Service(stack, get_client(sync_client=True))

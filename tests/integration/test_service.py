@@ -1,0 +1,372 @@
+"""The service as its users meet it: deployments, workers in processes of their own, S3 over HTTP, a real server.
+
+The tests of this module belong together and run in order: each goes on where those before it left the service. Runs
+that take long are started early and looked after later, so that they wait for nobody.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import s3fs
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+
+from deployments import setup
+from deployments.stack import LocalStack
+from tests.integration.service import Service, as_json, connected, flow_run_id
+from tests.phantoms import small_archive
+from zssmnet.layout import Layout
+from zssmnet.storage import open_storage
+from zssmnet.training.versions import MODEL, list_versions, stable_model
+
+pytestmark = pytest.mark.integration
+
+QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "1", "OMP_NUM_THREADS": "1"}
+CUBES = {"cubes_per_case": 2}
+NETWORK: dict[str, Any] = {"channels": [2, 2, 2, 2, 2]}
+CORRUPTION: dict[str, Any] = {"shuffling": {"windows": 50}}
+FIRST_CASES, ALL_CASES = 6, 12
+
+
+def recipe(epochs: int, **more: Any) -> dict[str, Any]:
+    training = {"epochs": epochs, "batch_size": 4, "device": "cpu", **more}
+    return {"network": NETWORK, "corruption": CORRUPTION, "training": training}
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Images and masks, at first of some cases, and more of them to come."""
+
+    images: Path
+    masks: Path
+    to_come: Path
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return {"images_path": str(self.images), "zonal_mask_path": str(self.masks)}
+
+    def ids(self) -> list[str]:
+        return sorted(path.name.removesuffix(".nii.gz") for path in self.masks.iterdir())
+
+    def more(self, count: int) -> list[str]:
+        """Let so many of the cases come that are to come."""
+        ids = sorted(path.name.removesuffix(".nii.gz") for path in (self.to_come / "masks").iterdir())[:count]
+        for case_id in ids:
+            for channel in range(3):
+                name = f"{case_id}_000{channel}.nii.gz"
+                (self.to_come / "images" / name).rename(self.images / "imagesTr" / name)
+            (self.to_come / "masks" / f"{case_id}.nii.gz").rename(self.masks / f"{case_id}.nii.gz")
+        return ids
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    folder = tmp_path_factory.mktemp("archive")
+    first_masks = {path.name for path in small_archive(folder / "first", FIRST_CASES)[1].iterdir()}
+    images, masks = small_archive(folder / "all", ALL_CASES)
+    archive = Archive(images, masks, folder / "to_come")
+    for name in ("images", "masks"):
+        (archive.to_come / name).mkdir(parents=True)
+    for mask in sorted(masks.iterdir()):
+        if mask.name not in first_masks:
+            for channel in range(3):
+                name = mask.name.replace(".nii.gz", f"_000{channel}.nii.gz")
+                (images / "imagesTr" / name).rename(archive.to_come / "images" / name)
+            mask.rename(archive.to_come / "masks" / mask.name)
+    return archive
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("roots")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Everything but the worker of the pool gpu."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)  # of other tests
+        patch.setenv("ZSSMNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        stack = LocalStack(tmp_path_factory.mktemp("service"), overrides=QUICK)
+        try:
+            stack.start(["postgres", "s3", "server", "setup", "cpu-worker"])
+            for name, value in stack.environment.items():
+                if name.startswith("AWS_"):
+                    patch.setenv(name, value)
+            settings = {
+                PREFECT_API_URL: stack.environment["PREFECT_API_URL"],
+                PREFECT_API_AUTH_STRING: stack.environment["PREFECT_API_AUTH_STRING"],
+            }
+            with temporary_settings(settings):
+                yield connected(stack)
+        finally:
+            stack.stop()
+
+
+@pytest.fixture(scope="module")
+def first_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
+    """All stages on a folder, started with Prefect's own command while nobody serves the pool gpu."""
+    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(25)}
+    done = service.command(
+        "prefect", "deployment", "run", "ssl-pretraining/ssl-pretraining", "--params", as_json(parameters)
+    )
+    assert done.returncode == 0, done.stderr
+    return service.client.read_flow_run(flow_run_id(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def impatient_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
+    """The same, but giving up soon."""
+    hand_off = {"deployment": "pretrain/pretrain", "patience_min": 0.1}
+    return service.start(
+        "ssl-pretraining",
+        {
+            **archive.parameters,
+            "root": str(roots / "impatient"),
+            "cubes": CUBES,
+            "pretraining": recipe(2),
+            "hand_off": hand_off,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def command_run(service: Service, archive: Archive, roots: Path) -> "subprocess.Popen[str]":
+    """All stages with ``zssmnet run``, which trains in its own process."""
+    settings = roots / "quick.toml"
+    settings.write_text(
+        f"[cubes]\ncubes_per_case = 2\n[pretraining.network]\nchannels = {NETWORK['channels']}\n"
+        "[pretraining.corruption.shuffling]\nwindows = 50\n"
+        '[pretraining.training]\nepochs = 2\nbatch_size = 4\ndevice = "cpu"\n'
+    )
+    words = ["--images_path", str(archive.images), "--zonal_mask_path", str(archive.masks)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", *words, "--config", str(settings), "--output", str(roots / "run")],
+        env=service.stack.places.environment("cpu-worker"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_deploying_again_makes_nothing_twice(
+    service: Service, first_run: FlowRun, impatient_run: FlowRun, command_run: "subprocess.Popen[str]"
+) -> None:
+    """And the runs of the fixtures are on their way."""
+    again = service.command("python", "-m", "deployments.setup")
+    assert again.returncode == 0, again.stderr
+    deployments = service.client.read_deployments()
+    names = [f"{one.name}/{one.name}" for one in deployments]
+    assert sorted(names) == sorted(setup.deployment_names())
+    assert len(service.client.read_automations()) == 2  # that of lost runs, and the trigger of retraining
+    for one in deployments:
+        assert one.description
+        assert one.tags
+        assert one.version
+        assert one.global_concurrency_limit
+        assert not any(schedule.active for schedule in one.schedules)
+        helps = {name: field.get("description") for name, field in one.parameter_openapi_schema["properties"].items()}
+        assert all(helps.values()), helps
+    assert service.client.read_work_pool("gpu").concurrency_limit == 1
+    assert {service.client.read_work_pool(name).type for name in ("cpu", "gpu")} == {"process"}
+
+
+def test_a_run_says_at_once_when_nobody_serves_the_pool(service: Service, first_run: FlowRun) -> None:
+    service.until(lambda: bool(service.children(first_run, "pretrain")))
+    service.until(lambda: "hand-off" in service.artifacts(first_run))
+    reason = "no live worker serves work pool 'gpu'"
+    assert reason in str(service.artifacts(first_run)["hand-off"].data)
+    service.until(lambda: reason in service.log(first_run))
+
+
+def test_a_run_gives_up_when_nobody_comes(service: Service, impatient_run: FlowRun) -> None:
+    name, message = service.ended(impatient_run)
+    assert name == "Failed"
+    assert "not started within 0.1 min: no live worker serves work pool 'gpu'; start one with" in message
+    (child,) = service.children(impatient_run, "pretrain")
+    assert service.ended(child)[0] == "Cancelled"
+
+
+def test_a_killed_training_leaves_its_checkpoint(service: Service, first_run: FlowRun, roots: Path) -> None:
+    """The worker comes, the training begins, and the whole machine is lost. What becomes of it is seen later."""
+    service.client.update_work_pool("gpu", _limit(2))  # else the lost run would hold the pool's only place
+    service.stack.start_service("gpu-worker")
+    training = Path(Layout(str(roots / "folder")).weights) / "training"
+    service.until(lambda: len(list(training.glob("*/last.checkpoint"))) == 1)
+    (run,) = service.processes_of("gpu-worker")
+    service.stack.kill_service("gpu-worker")
+    run.send(signal.SIGKILL)
+    service.stack.start_service("gpu-worker")
+
+
+def test_the_command_gives_the_same_files(
+    service: Service, first_run: FlowRun, command_run: "subprocess.Popen[str]", roots: Path
+) -> None:
+    output, errors = command_run.communicate(timeout=180)
+    assert command_run.returncode == 0, errors[-2000:]
+    assert "6 prepared" in output
+    assert_same_files(str(roots / "run"), str(roots / "folder"))
+
+
+def test_s3_gives_the_same_files(service: Service, archive: Archive, roots: Path) -> None:
+    """Archive and root in a bucket: nothing but addresses goes from one worker to the other."""
+    bucket = s3fs.S3FileSystem(use_listings_cache=False)
+    bucket.put(f"{archive.images}/", "zssmnet/archive/images/", recursive=True)
+    bucket.put(f"{archive.masks}/", "zssmnet/archive/masks/", recursive=True)
+    root = "s3://zssmnet/root"
+    run = service.start(
+        "ssl-pretraining",
+        {
+            "images_path": "s3://zssmnet/archive/images",
+            "zonal_mask_path": "s3://zssmnet/archive/masks",
+            "root": root,
+            "cubes": CUBES,
+            "pretraining": recipe(2),
+        },
+    )
+    idle = service.start("retrain-on-new-data", retraining(archive, roots, recipe(2)))
+    assert service.ended(run)[0] == "Completed", service.log(run)
+    (child,) = service.children(run, "pretrain")
+    assert child.work_pool_name == "gpu"
+    assert service.ended(child)[0] == "Completed"
+    assert_same_files(root, str(roots / "run"))
+    assert bucket.exists(f"zssmnet/root/SSL/pretrained_weights/{MODEL}")
+    assert [path for path in bucket.find("zssmnet/results") if path]  # of the tasks, in the result storage
+
+    name, message = service.ended(idle)
+    assert name == "Nothing new", message
+    assert "0 new or changed cases, fewer than 3" in message
+    assert not service.children(idle, "prepare-data")
+    assert not service.children(idle, "pretrain")
+
+
+def test_a_worse_challenger_is_not_published(service: Service, archive: Archive, roots: Path) -> None:
+    root = roots / "run"
+    before = cubes_by_case(root)
+    stable = published(root)
+    new = archive.more(3)
+    run = service.start("retrain-on-new-data", retraining(archive, roots, recipe(1, learning_rate=50.0)))
+    name, message = service.ended(run)
+    assert name == "Not better", message
+    (prepared,) = service.children(run, "prepare-data")
+    assert [task for task in service.tasks(prepared) if task.startswith("prepare-")] == [
+        f"prepare-{one}" for one in new
+    ]
+    assert "- new: 3" in str(service.artifacts(run)["news"].data)
+    after = cubes_by_case(root)
+    assert set(after) - set(before) == set(new)
+    for case_id, cubes in before.items():
+        np.testing.assert_array_equal(after[case_id], cubes)
+    assert published(root) == stable
+    assert service.events("zssmnet.model.published")[0]["payload"]["model"].startswith("s3://")
+
+
+def test_a_better_one_is_published_when_data_arrive(service: Service, archive: Archive, roots: Path) -> None:
+    """The marker is dropped, the watch sees it and sends the event, which starts the deployment."""
+    root = roots / "run"
+    before = published(root)
+    deployment = service.client.read_deployment_by_name("retrain-on-new-data/retrain-on-new-data")
+    parameters = {**deployment.parameters, **retraining(archive, roots, recipe(12, learning_rate=0.1))}
+    service.client.request("PATCH", f"/deployments/{deployment.id}", json={"parameters": parameters})
+    known = {run.id for run in service.runs_of("retrain-on-new-data")}
+    archive.more(3)
+    (archive.images / "NEW_DATA").write_text("2026-11-24")
+    watch = service.start("watch-for-data", {"images_path": str(archive.images)})
+    assert service.ended(watch)[0] == "Completed", service.log(watch)
+    service.until(lambda: len(service.runs_of("retrain-on-new-data")) > len(known))
+    (run,) = [run for run in service.runs_of("retrain-on-new-data") if run.id not in known]
+    name, message = service.ended(run)
+    assert name == "Published", message
+    after = published(root)
+    assert after != before
+    event = service.events("zssmnet.model.published")[0]["payload"]
+    assert (event["sha256"], event["reason"]) == (after, "challenge")
+    assert len(list_versions(open_storage(Layout(str(root)).weights))) == 2
+
+
+def test_rolling_back_is_one_command(service: Service, roots: Path) -> None:
+    weights = open_storage(Layout(str(roots / "run")).weights)
+    first, second = (version.outputs[0].sha256 for version in list_versions(weights))
+    assert published(roots / "run") == second
+    done = service.command("zssmnet", "rollback", "--output", str(roots / "run"))
+    assert done.returncode == 0, done.stderr
+    assert published(roots / "run") == first
+    service.until(lambda: service.events("zssmnet.model.published")[0]["payload"]["reason"] == "rollback")
+
+
+def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: FlowRun, roots: Path) -> None:
+    assert service.ended(first_run)[0] == "Completed", service.log(first_run)
+    lost, again = service.children(first_run, "pretrain")
+    assert service.state(lost) == ("Crashed", "No sign of life: the run's machine or process has gone.")
+    assert service.state(again)[0] == "Completed"
+    assert {lost.work_pool_name, again.work_pool_name} == {"gpu"}
+    assert "continuing after epoch" in service.log(again)
+    assert "sent again, it continues from its last checkpoint" in service.log(first_run)
+    assert "25 epochs" in str(service.artifacts(first_run)["summary"].data)
+
+
+def test_cancelling_the_parent_ends_the_training(service: Service, archive: Archive, roots: Path) -> None:
+    parameters = {**archive.parameters, "root": str(roots / "run"), "cubes": CUBES, "pretraining": recipe(1000, seed=7)}
+    run = service.start("ssl-pretraining", parameters)
+    service.until(lambda: any(service.state(child)[0] == "Running" for child in service.children(run, "pretrain")))
+    (child,) = service.children(run, "pretrain")
+    service.until(lambda: "pretrain-progress" in service.artifacts(child))
+    service.client.set_flow_run_state(run.id, Cancelling())
+    assert service.ended(run)[0] == "Cancelled"
+    assert service.ended(child)[0] == "Cancelled"
+    service.until(lambda: not service.processes_of("gpu-worker"))
+    service.until(lambda: not service.processes_of("cpu-worker"))
+
+
+def retraining(archive: Archive, roots: Path, pretraining: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **archive.parameters,
+        "root": str(roots / "run"),
+        "cubes": CUBES,
+        "min_new_cases": 3,
+        "pretraining": pretraining,
+    }
+
+
+def assert_same_files(one: str, other: str) -> None:
+    """Prepared data and cubes are the same, bit for bit."""
+    ours, theirs = open_storage(one), open_storage(other)
+    for folder, count in (("SSL/data", 6 * 4), ("SSL/generated_cubes", 6)):
+        names = [entry.key for entry in ours.list(folder) if entry.key.endswith((".nii.gz", ".npy"))]
+        assert names == [entry.key for entry in theirs.list(folder) if entry.key.endswith((".nii.gz", ".npy"))]
+        assert len(names) == count
+        for name in names:
+            assert ours.read(name) == theirs.read(name), name
+
+
+def cubes_by_case(root: Path) -> dict[str, Any]:
+    """The cubes of each case."""
+    found = {}
+    for file in sorted((root / "SSL/generated_cubes").glob("*.npy")):
+        record = json.loads((file.parent / "records" / f"{file.name}.json").read_text())
+        cubes = np.load(file)
+        for number, (case_id, _) in enumerate(record["cases"]):
+            found[case_id] = cubes[2 * number : 2 * number + 2]
+    return found
+
+
+def published(root: Path) -> str:
+    """SHA-256 of the stable model, as its record tells."""
+    model = stable_model(open_storage(Layout(str(root)).weights))
+    assert model
+    return model.outputs[0].sha256
+
+
+def _limit(number: int) -> Any:
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    return WorkPoolUpdate(concurrency_limit=number)
