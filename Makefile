@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo service service-stop test format lint types tests bench fix lock clean
+.PHONY: help setup demo service service-stop deploy test format lint types tests bench fix lock clean
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install everything, pinned, into .venv (TORCH=torch==2.11.0 for another build)
 
@@ -29,6 +29,9 @@ service: setup  ## the service on this machine without containers: server, datab
 
 service-stop:  ## end it
 	$(BIN)/python -m deployments.stack stop
+
+deploy: setup  ## work pools, deployments and automations on the server that PREFECT_API_URL names, else on that of `make service`
+	@if [ -z "$$PREFECT_API_URL" ] && [ -f .service/env ]; then . ./.service/env; fi; $(BIN)/python -m deployments.setup
 
 test: format lint types tests  ## everything that CI checks
 

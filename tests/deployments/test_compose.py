@@ -171,6 +171,7 @@ def test_settings_are_known_to_prefect():
     import prefect.settings
 
     names = {name for service in SERVICES.values() for name in service.get("environment") or {}}
+    names |= {name for stage in stages() for name in re.findall(r"\b(PREFECT_\w+)=", str(stages()[stage]))}
     of_redis = {"PREFECT_REDIS_MESSAGING_URL", "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL"}  # of the package prefect-redis
     for name in names - of_redis:
         if name.startswith("PREFECT_"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterParentFlowRunId,
@@ -133,8 +133,3 @@ def flow_run_id(output: str) -> UUID:
 def as_json(value: Any) -> str:
     """For ``--params``."""
     return json.dumps(value)
-
-
-def connected(stack: LocalStack) -> Service:
-    """A service and its client; settings must lead to its server already."""
-    return Service(stack, get_client(sync_client=True))

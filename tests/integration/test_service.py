@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import s3fs
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from deployments import setup
-from deployments.stack import LocalStack
-from tests.integration.service import Service, as_json, connected, flow_run_id
+from tests.deployments.stack_fixture import temporary_stack
+from tests.integration.service import Service, as_json, flow_run_id
 from tests.phantoms import small_archive
 from zssmnet.layout import Layout
 from zssmnet.storage import open_storage
@@ -30,7 +31,6 @@ from zssmnet.training.versions import MODEL, list_versions, stable_model
 
 pytestmark = pytest.mark.integration
 
-QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "1", "OMP_NUM_THREADS": "1"}
 CUBES = {"cubes_per_case": 2}
 NETWORK: dict[str, Any] = {"channels": [2, 2, 2, 2, 2]}
 CORRUPTION: dict[str, Any] = {"shuffling": {"windows": 50}}
@@ -91,25 +91,21 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service() -> Iterator[Service]:
     """Everything but the worker of the pool gpu."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("AWS_ENDPOINT_URL", raising=False)  # of other tests
-        patch.setenv("ZSSMNET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        stack = LocalStack(tmp_path_factory.mktemp("service"), overrides=QUICK)
-        try:
+        with temporary_stack(OMP_NUM_THREADS="1") as stack:
             stack.start(["postgres", "s3", "server", "setup", "cpu-worker"])
             for name, value in stack.environment.items():
-                if name.startswith("AWS_"):
+                if name.startswith(("AWS_", "ZSSMNET_")):
                     patch.setenv(name, value)
             settings = {
                 PREFECT_API_URL: stack.environment["PREFECT_API_URL"],
                 PREFECT_API_AUTH_STRING: stack.environment["PREFECT_API_AUTH_STRING"],
             }
-            with temporary_settings(settings):
-                yield connected(stack)
-        finally:
-            stack.stop()
+            with temporary_settings(settings), get_client(sync_client=True) as client:
+                yield Service(stack, client)
 
 
 @pytest.fixture(scope="module")
@@ -121,22 +117,6 @@ def first_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
     )
     assert done.returncode == 0, done.stderr
     return service.client.read_flow_run(flow_run_id(done.stdout))
-
-
-@pytest.fixture(scope="module")
-def impatient_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
-    """The same, but giving up soon."""
-    hand_off = {"deployment": "pretrain/pretrain", "patience_min": 0.1}
-    return service.start(
-        "ssl-pretraining",
-        {
-            **archive.parameters,
-            "root": str(roots / "impatient"),
-            "cubes": CUBES,
-            "pretraining": recipe(2),
-            "hand_off": hand_off,
-        },
-    )
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +139,7 @@ def command_run(service: Service, archive: Archive, roots: Path) -> "subprocess.
 
 
 def test_deploying_again_makes_nothing_twice(
-    service: Service, first_run: FlowRun, impatient_run: FlowRun, command_run: "subprocess.Popen[str]"
+    service: Service, first_run: FlowRun, command_run: "subprocess.Popen[str]"
 ) -> None:
     """And the runs of the fixtures are on their way."""
     again = service.command("python", "-m", "deployments.setup")
@@ -188,11 +168,15 @@ def test_a_run_says_at_once_when_nobody_serves_the_pool(service: Service, first_
     service.until(lambda: reason in service.log(first_run))
 
 
-def test_a_run_gives_up_when_nobody_comes(service: Service, impatient_run: FlowRun) -> None:
-    name, message = service.ended(impatient_run)
+def test_a_run_gives_up_when_nobody_comes(service: Service, archive: Archive, roots: Path) -> None:
+    """On the same root, where all but the training is up to date."""
+    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(25)}
+    hand_off = {"deployment": "pretrain/pretrain", "patience_min": 0.05}
+    run = service.start("ssl-pretraining", {**parameters, "hand_off": hand_off})
+    name, message = service.ended(run)
     assert name == "Failed"
-    assert "not started within 0.1 min: no live worker serves work pool 'gpu'; start one with" in message
-    (child,) = service.children(impatient_run, "pretrain")
+    assert "not started within 0.05 min: no live worker serves work pool 'gpu'; start one with" in message
+    (child,) = service.children(run, "pretrain")
     assert service.ended(child)[0] == "Cancelled"
 
 

@@ -3,6 +3,8 @@
 import io
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -98,15 +100,21 @@ def without_axes(ax: Axes) -> None:
 def png_of(figure: Figure) -> bytes:
     """Draw a figure; the bytes of a PNG as fine as `LARGEST_PNG` allows."""
     data = b""
-    for dpi, greys in _QUALITIES:
-        figure.set_dpi(dpi)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()  # type: ignore[no-untyped-call]
-        rgba: Array = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        data = _encoded(rgba[..., :3], greys)
-        if len(data) <= LARGEST_PNG:
-            break
+    for dpi, qualities in groupby(_QUALITIES, key=itemgetter(0)):
+        rgb = _drawn(figure, dpi)
+        for _, greys in qualities:
+            data = _encoded(rgb, greys)
+            if len(data) <= LARGEST_PNG:
+                return data
     return data
+
+
+def _drawn(figure: Figure, dpi: int) -> Array:
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    rgba: Array = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return rgba[..., :3]
 
 
 def _encoded(rgb: Array, greys: int) -> bytes:
