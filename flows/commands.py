@@ -14,7 +14,7 @@ from flows.console import Bars
 from flows.embedded import start_server
 from flows.settings import settings_of
 from zssmnet.archive import PICAI_PATIENT
-from zssmnet.errors import VerificationError
+from zssmnet.errors import CheckpointError, VerificationError
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -97,8 +97,10 @@ def versions(options: argparse.Namespace) -> None:
     from zssmnet.training.versions import list_versions, stable_model
 
     weights = open_storage(Layout(options.output).weights)
-    stable = stable_model(weights)
-    for model in list_versions(weights):
+    stable, published = stable_model(weights), list_versions(weights)
+    if not published:
+        raise CheckpointError(f"{weights.uri}: no model was published there; name the working root of 'zssmnet run'")
+    for model in published:
         mark = "*" if stable and stable.run_id == model.run_id else " "
         print(
             f"{mark} {model.run_id}  validation loss {model.best_validation_loss:.5f}  {len(model.data)} cases"

@@ -33,13 +33,17 @@ class Bars:
     ) -> None:
         self._progress.stop()
 
-    def begin(self, stage: str, total: int) -> None:
+    def begin(self, stage: str, total: int, unit: str) -> None:
         """A new bar."""
         self._bars[stage] = self._progress.add_task(stage, total=total, note="")
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Let a bar grow."""
         self._progress.advance(self._bars[stage], steps)
+
+    def skip(self, stage: str, steps: int) -> None:
+        """Let a bar grow by what an earlier run has done."""
+        self.advance(stage, steps)
 
     def note(self, stage: str, text: str) -> None:
         """Write beside a bar."""

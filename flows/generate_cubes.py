@@ -57,10 +57,10 @@ def generate_cubes(
     counts = _count_cases(data_path, wanted)
     with shown_in_run():
         shown = display()
-        shown.begin(STAGE, sum(counts))
+        shown.begin(STAGE, sum(counts), "cases")
         futures = [cut_cubes.submit(subset, data_path, output_path, config) for subset in wanted]
         outcomes = [future.result() for future in futures]
-        shown.advance(STAGE, sum(outcome.cases for outcome in outcomes if not outcome.is_new))
+        shown.skip(STAGE, sum(outcome.cases for outcome in outcomes if not outcome.is_new))
     if subsets is None:
         tidy_cubes(output_path, config)
     show_cases(data_path, output_path, reports_path or reports_beside(output_path), wanted, config)

@@ -26,7 +26,7 @@ ImagesPath = Annotated[
         min_length=1, description="Folder or s3://bucket/prefix of an nnU-Net raw archive or of PI-CAI's MHA archive"
     ),
 ]
-MaskPath = Annotated[str, Field(min_length=1, description="Folder of zonal masks, <case>.nii.gz")]
+MaskPath = Annotated[str, Field(min_length=1, description="Folder or s3://bucket/prefix of zonal masks, CASE.nii.gz")]
 SplitsPath = Annotated[str | None, Field(description="splits.json with five folds; none: subsets by patient hash")]
 SplitModeChoice = Annotated[
     SplitMode | None, Field(description="reference: as published, needs splits.json; stable: by a hash of the patient")
@@ -75,8 +75,8 @@ def prepare_data(
     outcomes = [left_out(fault) for fault in found.faults] + [up_to_date(record) for record in news.up_to_date]
     with shown_in_run():
         shown = display()
-        shown.begin(STAGE, len(cases))
-        shown.advance(STAGE, len(news.up_to_date))
+        shown.begin(STAGE, len(cases), "cases")
+        shown.skip(STAGE, len(news.up_to_date))
         futures = prepare.map(
             news.to_prepare,
             [subset_of[case.id] for case in news.to_prepare],

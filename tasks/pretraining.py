@@ -54,10 +54,11 @@ def train(cubes_path: str, output_path: str, config: PretrainConfig, as_challeng
     weights.sweep()
     shown = EpochDisplay(config)
     work = challenge if as_challenger else pretrain
+    before = stable_model(weights)
     _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step)
-    shown.advance_to(config.training.epochs)
+    shown.skip_to(config.training.epochs)
     outcome = outcome_of(output_path, as_challenger, is_new)
-    if outcome.published and is_new:
+    if before is None or before.run_id != outcome.run_id:
         announce(weights, "challenge" if as_challenger else "pretraining")
     return outcome
 
@@ -114,7 +115,7 @@ class EpochDisplay:
 
     def __init__(self, config: PretrainConfig) -> None:
         self._shown = display()
-        self._shown.begin(STAGE, config.training.epochs)
+        self._shown.begin(STAGE, config.training.epochs, "epochs")
         self._batch_size = config.training.batch_size
         self._done = 0
         self._losses = ""
@@ -129,8 +130,10 @@ class EpochDisplay:
             f" (best {progress.best_loss:.4f}, epoch {progress.best_epoch})"
         )
         self._epoch_began = time.monotonic()
+        self.skip_to(result.epoch - 1)
+        self._shown.advance(STAGE)
+        self._done = result.epoch
         self._shown.note(STAGE, self._losses)
-        self.advance_to(result.epoch)
 
     def on_step(self, done: int, steps: int) -> None:
         """Show the steps within an epoch, and how fast they go."""
@@ -138,7 +141,8 @@ class EpochDisplay:
         within = f"step {done} of {steps}, {rate:.1f} cubes/s"
         self._shown.note(STAGE, f"{self._losses} · {within}" if self._losses else within)
 
-    def advance_to(self, epoch: int) -> None:
-        """Show that all epochs up to this one are done."""
-        self._shown.advance(STAGE, epoch - self._done)
-        self._done = epoch
+    def skip_to(self, epoch: int) -> None:
+        """Show that the epochs up to this one were done before, or need not be done."""
+        if epoch > self._done:
+            self._shown.skip(STAGE, epoch - self._done)
+            self._done = epoch

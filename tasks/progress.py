@@ -20,11 +20,14 @@ UPDATE_EVERY_S = 2.0
 class Display(Protocol):
     """Shows progress, a line a stage; called from several threads."""
 
-    def begin(self, stage: str, total: int) -> None:
-        """A stage of ``total`` steps begins."""
+    def begin(self, stage: str, total: int, unit: str) -> None:
+        """A stage of ``total`` steps begins; a step is a case, or an epoch."""
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Steps of a stage are done."""
+
+    def skip(self, stage: str, steps: int) -> None:
+        """Steps need not be done: an earlier run did them."""
 
     def note(self, stage: str, text: str) -> None:
         """What there is to say about a stage."""
@@ -36,15 +39,20 @@ class Several:
     def __init__(self, *displays: Display) -> None:
         self._displays = displays
 
-    def begin(self, stage: str, total: int) -> None:
+    def begin(self, stage: str, total: int, unit: str) -> None:
         """Begin on all of them."""
         for one in self._displays:
-            one.begin(stage, total)
+            one.begin(stage, total, unit)
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Advance on all of them."""
         for one in self._displays:
             one.advance(stage, steps)
+
+    def skip(self, stage: str, steps: int) -> None:
+        """Skip on all of them."""
+        for one in self._displays:
+            one.skip(stage, steps)
 
     def note(self, stage: str, text: str) -> None:
         """Write on all of them."""
@@ -56,7 +64,9 @@ class Several:
 class _Stage:
     artifact: UUID
     total: int
+    unit: str
     done: int = 0
+    skipped: int = 0
     text: str = ""
     began: float = field(default_factory=time.monotonic)
     shown: float = 0.0
@@ -68,9 +78,9 @@ class _Stage:
     def description(self) -> str:
         """How far, what there is to say, how long it took and will take."""
         elapsed = time.monotonic() - self.began
-        parts = [f"{self.done} of {self.total}", self.text, f"{_duration(elapsed)} so far"]
-        if 0 < self.done < self.total:
-            parts.append(f"about {_duration(elapsed * (self.total - self.done) / self.done)} left")
+        parts = [f"{self.done} of {self.total} {self.unit}", self.text, f"{_duration(elapsed)} so far"]
+        if (fresh := self.done - self.skipped) > 0 and self.done < self.total:
+            parts.append(f"about {_duration(elapsed * (self.total - self.done) / fresh)} left")
         return " · ".join(part for part in parts if part)
 
 
@@ -84,17 +94,25 @@ class ProgressArtifacts:
         self._stages: dict[str, _Stage] = {}
         self._lock = threading.Lock()
 
-    def begin(self, stage: str, total: int) -> None:
+    def begin(self, stage: str, total: int, unit: str) -> None:
         """A new artifact."""
         with _server_may_be_away():
-            artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"0 of {total}")
-            self._stages[stage] = _Stage(cast(UUID, artifact), total)
+            artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"0 of {total} {unit}")
+            self._stages[stage] = _Stage(cast(UUID, artifact), total, unit)
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Let the percentage grow."""
         with self._lock:
             if known := self._stages.get(stage):
                 known.done += steps
+                self._show(known)
+
+    def skip(self, stage: str, steps: int) -> None:
+        """Let the percentage grow, but not what a step seems to take."""
+        with self._lock:
+            if known := self._stages.get(stage):
+                known.done += steps
+                known.skipped += steps
                 self._show(known)
 
     def note(self, stage: str, text: str) -> None:

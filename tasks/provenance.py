@@ -1,7 +1,6 @@
 """Task that shows, in Prefect's UI, what the published model is and what it was made from."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
 
 from prefect import task
@@ -53,20 +52,25 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
 
 
 def lineage(record: PretrainedModel) -> str:
-    """From prepared cases over cubes to the model, as a Mermaid flow chart."""
-    return "\n".join(["```mermaid", "flowchart LR", *_lineage(record), "```"])
+    """From prepared cases over cubes to the model, as a table in Markdown: Prefect's UI draws no charts."""
+    made_from = [
+        "| subset | cases | their SHA-256 | cubes | their SHA-256 |",
+        "| --- | --- | --- | --- | --- |",
+        *_rows(record),
+    ]
+    model = f"→ **{MODEL}**, run `{record.run_id}`, SHA-256 `{record.outputs[0].sha256[:_SHOWN]}`"
+    started = [f"Training began with the weights of version `{record.replaces}`."] if _continued(record) else []
+    return "\n\n".join(["\n".join(made_from), model, *started])
 
 
-def _lineage(record: PretrainedModel) -> Iterator[str]:
-    cases = Counter(case.subset for case in record.data)
-    # a seventh input is the model that training began with
+def _rows(record: PretrainedModel) -> Iterator[str]:
     for subset, cubes in zip(SUBSETS, record.inputs, strict=False):
         use = "validation" if subset == VALIDATION_SUBSET else "training"
-        if record.data:
-            content = "".join(case.sha256 for case in record.data if case.subset == subset)
-            print_ = hashlib.sha256(content.encode()).hexdigest()[:_SHOWN]
-            yield f'  cases{subset}["subset {subset}, {use}<br/>{cases[subset]} cases<br/>{print_}"] --> cubes{subset}'
-        yield f'  cubes{subset}["{cubes.name}<br/>{cubes.sha256[:_SHOWN]}"] --> model'
-    if record.replaces:
-        yield f'  champion["model {record.replaces}"] -. replaced by .-> model'
-    yield f'  model["{MODEL}<br/>run {record.run_id}<br/>{record.outputs[0].sha256[:_SHOWN]}"]'
+        sha256s = [case.sha256 for case in record.data if case.subset == subset]
+        digest = hashlib.sha256("".join(sha256s).encode()).hexdigest()[:_SHOWN] if sha256s else ""
+        yield f"| {subset}, {use} | {len(sha256s)} | `{digest}` | {cubes.name} | `{cubes.sha256[:_SHOWN]}` |"
+
+
+def _continued(record: PretrainedModel) -> bool:
+    """Whether there is a seventh input beside the files of cubes: the model that training began with."""
+    return len(record.inputs) > len(SUBSETS)

@@ -4,13 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from flows import embedded
-
 
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """The address of the server's API."""
-    embedded.set_defaults()
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from prefect.workers.process import ProcessWorker
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((ROOT / "deployments" / "job_templates").glob("*.json"))
@@ -41,8 +42,8 @@ def filled(template: dict[str, Any]) -> Any:
     return fill(template["job_configuration"])
 
 
-def test_there_is_one_for_docker_and_one_for_kubernetes():
-    assert [path.name for path in TEMPLATES] == ["docker-gpu.json", "kubernetes-gpu.json"]
+def test_there_is_one_for_docker_one_for_kubernetes_and_one_for_keys_in_blocks():
+    assert [path.name for path in TEMPLATES] == ["docker-gpu.json", "kubernetes-gpu.json", "process-s3-blocks.json"]
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
@@ -86,7 +87,14 @@ def test_no_job_can_ask_for_no_gpu():
         jsonschema.validate({"gpu_count": 0}, schema)
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_the_template_for_keys_in_blocks_is_prefect_s_own_but_for_the_keys():
+    template, own = read("process-s3-blocks.json"), ProcessWorker.get_default_base_job_template()
+    keys = template["variables"]["properties"]["env"].pop("default")
+    assert template == own
+    assert set(keys) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+
+@pytest.mark.parametrize("path", [path for path in TEMPLATES if "gpu" in path.stem], ids=lambda path: path.stem)
 def test_the_image_is_that_of_the_compose_file(path: Path):
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     assert defaults(read(path.name))["image"] == compose["services"]["gpu-worker"]["image"]

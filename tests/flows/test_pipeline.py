@@ -142,9 +142,9 @@ def test_pictures_and_summary_show_in_the_ui_itself(done: PipelineSummary, runs:
 
 def test_progress_shows_how_far_the_work_is(runs: dict[str, FlowRun]) -> None:
     for run, key, told in (
-        ("prepare-data", "prepare-progress", "7 of 7"),
-        ("generate-cubes", "cubes-progress", "6 of 6"),
-        ("pretrain", "pretrain-progress", "2 of 2 · loss"),
+        ("prepare-data", "prepare-progress", "7 of 7 cases"),
+        ("generate-cubes", "cubes-progress", "6 of 6 cases"),
+        ("pretrain", "pretrain-progress", "2 of 2 epochs · loss"),
     ):
         artifact = artifacts_of(runs[run])[key]
         assert artifact.data == 100
@@ -158,9 +158,9 @@ def test_the_models_record_and_the_lineage_of_its_data_show(done: PipelineSummar
     assert f"| cases | {done.preparation.prepared} |" in record
     lineage = str(shown["data-lineage"].data)
     for outcome in done.cubes.subsets:
-        assert f"subset {outcome.subset}, " in lineage
+        assert f"| {outcome.subset}, " in lineage
         assert Path(outcome.file).name in lineage
-    assert f"run {done.training.run_id}" in lineage
+    assert f"run `{done.training.run_id}`" in lineage
 
 
 def test_the_librarys_log_lines_appear_in_the_runs_log(runs: dict[str, FlowRun]) -> None:

@@ -32,9 +32,15 @@ PATIENCE_S = 180
 class Service:
     """The stack, and a client of its server."""
 
-    def __init__(self, stack: LocalStack, client: SyncPrefectClient) -> None:
-        self.stack = stack
+    def __init__(self, stack: LocalStack | None, client: SyncPrefectClient) -> None:
+        self._stack = stack
         self.client = client
+
+    @property
+    def stack(self) -> LocalStack:
+        """The stack, if this machine's."""
+        assert self._stack
+        return self._stack
 
     def command(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """A command with the environment of ``.service/env``."""

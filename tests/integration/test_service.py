@@ -4,7 +4,10 @@ The tests of this module belong together and run in order: each goes on where th
 that take long are started early and looked after later, so that they wait for nobody.
 """
 
+import asyncio
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,21 +19,27 @@ from typing import Any
 import numpy as np
 import pytest
 import s3fs
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
+from prefect.testing.cli import CycloptsCliRunner
+from prefect.workers.process import ProcessJobConfiguration
 
 from deployments import setup
 from tests.deployments.stack_fixture import temporary_stack
-from tests.integration.service import Service, as_json, flow_run_id
+from tests.integration.browser import look, signed_in
+from tests.integration.service import ROOT, Service, as_json, flow_run_id
 from tests.phantoms import small_archive
 from zssmnet.layout import Layout
+from zssmnet.phantom import evenly_split_cases
 from zssmnet.storage import open_storage
 from zssmnet.training.versions import MODEL, list_versions, stable_model
 
 pytestmark = pytest.mark.integration
 
+QUICK = {"OMP_NUM_THREADS": "1", "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "5"}
 CUBES = {"cubes_per_case": 2}
 NETWORK: dict[str, Any] = {"channels": [2, 2, 2, 2, 2]}
 CORRUPTION: dict[str, Any] = {"shuffling": {"windows": 50}}
@@ -71,7 +80,7 @@ class Archive:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     folder = tmp_path_factory.mktemp("archive")
-    first_masks = {path.name for path in small_archive(folder / "first", FIRST_CASES)[1].iterdir()}
+    first_masks = {f"{case_id}.nii.gz" for case_id in evenly_split_cases(FIRST_CASES)}
     images, masks = small_archive(folder / "all", ALL_CASES)
     archive = Archive(images, masks, folder / "to_come")
     for name in ("images", "masks"):
@@ -95,7 +104,7 @@ def service() -> Iterator[Service]:
     """Everything but the worker of the pool gpu."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("AWS_ENDPOINT_URL", raising=False)  # of other tests
-        with temporary_stack(OMP_NUM_THREADS="1") as stack:
+        with temporary_stack(**QUICK) as stack:
             stack.start(["postgres", "s3", "server", "setup", "cpu-worker"])
             for name, value in stack.environment.items():
                 if name.startswith(("AWS_", "ZSSMNET_")):
@@ -111,7 +120,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def first_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
     """All stages on a folder, started with Prefect's own command while nobody serves the pool gpu."""
-    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(25)}
+    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(12)}
     done = service.command(
         "prefect", "deployment", "run", "ssl-pretraining/ssl-pretraining", "--params", as_json(parameters)
     )
@@ -160,6 +169,19 @@ def test_deploying_again_makes_nothing_twice(
     assert {service.client.read_work_pool(name).type for name in ("cpu", "gpu")} == {"process"}
 
 
+def test_keys_can_come_from_blocks(service: Service) -> None:
+    """As the worker does it when a run starts: neither the deployment nor the run's parameters hold them."""
+    template = json.loads((ROOT / "deployments" / "job_templates" / "process-s3-blocks.json").read_text())
+    for name in ("s3-access-key-id", "s3-secret-access-key"):
+        Secret(value=f"the value of {name}").save(name)
+    configuration = asyncio.run(ProcessJobConfiguration.from_template_and_values(template, {"env": {"OTHER": "1"}}))
+    assert configuration.env == {
+        "AWS_ACCESS_KEY_ID": "the value of s3-access-key-id",
+        "AWS_SECRET_ACCESS_KEY": "the value of s3-secret-access-key",
+        "OTHER": "1",
+    }
+
+
 def test_a_run_says_at_once_when_nobody_serves_the_pool(service: Service, first_run: FlowRun) -> None:
     service.until(lambda: bool(service.children(first_run, "pretrain")))
     service.until(lambda: "hand-off" in service.artifacts(first_run))
@@ -170,7 +192,7 @@ def test_a_run_says_at_once_when_nobody_serves_the_pool(service: Service, first_
 
 def test_a_run_gives_up_when_nobody_comes(service: Service, archive: Archive, roots: Path) -> None:
     """On the same root, where all but the training is up to date."""
-    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(25)}
+    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(12)}
     hand_off = {"deployment": "pretrain/pretrain", "patience_min": 0.05}
     run = service.start("ssl-pretraining", {**parameters, "hand_off": hand_off})
     name, message = service.ended(run)
@@ -224,7 +246,9 @@ def test_s3_gives_the_same_files(service: Service, archive: Archive, roots: Path
     assert service.ended(child)[0] == "Completed"
     assert_same_files(root, str(roots / "run"))
     assert bucket.exists(f"zssmnet/root/SSL/pretrained_weights/{MODEL}")
-    assert [path for path in bucket.find("zssmnet/results") if path]  # of the tasks, in the result storage
+    results = [json.loads(bucket.cat_file(path)) for path in bucket.find("zssmnet/results")]
+    (model,) = [one.outputs[0].sha256 for one in list_versions(open_storage(Layout(root).weights))]
+    assert any(model in one["result"] for one in results)  # small records, of tasks and flows
 
     name, message = service.ended(idle)
     assert name == "Nothing new", message
@@ -259,7 +283,7 @@ def test_a_better_one_is_published_when_data_arrive(service: Service, archive: A
     root = roots / "run"
     before = published(root)
     deployment = service.client.read_deployment_by_name("retrain-on-new-data/retrain-on-new-data")
-    parameters = {**deployment.parameters, **retraining(archive, roots, recipe(12, learning_rate=0.1))}
+    parameters = {**deployment.parameters, **retraining(archive, roots, recipe(8, learning_rate=0.1))}
     service.client.request("PATCH", f"/deployments/{deployment.id}", json={"parameters": parameters})
     known = {run.id for run in service.runs_of("retrain-on-new-data")}
     archive.more(3)
@@ -295,7 +319,13 @@ def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: 
     assert {lost.work_pool_name, again.work_pool_name} == {"gpu"}
     assert "continuing after epoch" in service.log(again)
     assert "sent again, it continues from its last checkpoint" in service.log(first_run)
-    assert "25 epochs" in str(service.artifacts(first_run)["summary"].data)
+    assert "12 epochs" in str(service.artifacts(first_run)["summary"].data)
+
+
+def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, tmp_path: Path) -> None:
+    with signed_in(service.stack.environment) as page:
+        look(page, service, first_run, tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == 10
 
 
 def test_cancelling_the_parent_ends_the_training(service: Service, archive: Archive, roots: Path) -> None:
@@ -309,6 +339,30 @@ def test_cancelling_the_parent_ends_the_training(service: Service, archive: Arch
     assert service.ended(child)[0] == "Cancelled"
     service.until(lambda: not service.processes_of("gpu-worker"))
     service.until(lambda: not service.processes_of("cpu-worker"))
+
+
+def test_the_commands_of_the_operations_page_are_taken(service: Service) -> None:
+    """All of Prefect's commands on the page, but those that start workers, which the stack does."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("prefect ") and " worker start " not in line]
+    assert len(commands) >= 10
+    retrain = service.client.read_deployment_by_name("retrain-on-new-data/retrain-on-new-data")
+    stand_ins = {"<schedule id>": str(retrain.schedules[0].id), "s3://archive/imagesTr": "s3://zssmnet/nothing"}
+    for words in commands:
+        command = " ".join(words)
+        if command.startswith("work-pool create gpu"):
+            words[2] = "another-gpu"
+        result = CycloptsCliRunner().invoke([stand_ins.get(word, word) for word in _joined(words)])
+        assert result.exit_code == 0, f"{command}: {result.output}"
+        if command.startswith("deployment run"):
+            stand_ins["<run id>"] = str(flow_run_id(result.output))
+
+
+def _joined(words: list[str]) -> list[str]:
+    """``<run id>`` and ``<schedule id>`` are one word each."""
+    return re.sub(r"<(\w+)\0id>", r"<\1 id>", "\0".join(words)).split("\0")
 
 
 def retraining(archive: Archive, roots: Path, pretraining: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""Retraining on new data in this process, on a real Prefect server: what counts as new, and what does not."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import cli
+from flows.retrain import RetrainingSummary, retrain_on_new_data
+from tests.phantoms import small_archive
+from zssmnet.config import CubesConfig, PretrainConfig
+from zssmnet.errors import CheckpointError
+from zssmnet.phantom import evenly_split_cases
+
+NETWORK = {"channels": (2, 2, 2, 2, 2)}
+
+
+def recipe(**training: Any) -> PretrainConfig:
+    return PretrainConfig.model_validate(
+        {
+            "network": NETWORK,
+            "corruption": {"shuffling": {"windows": 50}},
+            "training": {"epochs": 1, "batch_size": 4, "device": "cpu", **training},
+        }
+    )
+
+
+class Group:
+    """A research group: its archive, its working root."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images, self.masks = small_archive(folder / "archive", 7)
+        self.root = folder / "root"
+        (self.late,) = {*evenly_split_cases(7)} - {*evenly_split_cases(6)}
+        self.put_away = folder / "put away"
+        self.put_away.mkdir()
+        for file in self.files(self.late):
+            file.rename(self.put_away / file.name)
+
+    def files(self, case_id: str) -> list[Path]:
+        channels = [self.images / "imagesTr" / f"{case_id}_000{channel}.nii.gz" for channel in range(3)]
+        return [*channels, self.masks / f"{case_id}.nii.gz"]
+
+    def cases(self) -> list[str]:
+        return sorted(file.name.removesuffix(".nii.gz") for file in self.masks.iterdir())
+
+    def retrain(self, config: PretrainConfig | None = None, min_new_cases: int = 1) -> RetrainingSummary:
+        done = retrain_on_new_data(
+            str(self.images),
+            str(self.masks),
+            str(self.root),
+            min_new_cases=min_new_cases,
+            cubes=CubesConfig(cubes_per_case=2),
+            pretraining=config or recipe(),
+        )
+        assert isinstance(done, RetrainingSummary)
+        return done
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Group:
+    return Group(tmp_path_factory.mktemp("group"))
+
+
+def test_too_few_cases_are_not_worth_a_training(group: Group) -> None:
+    done = group.retrain(min_new_cases=7)
+    assert (done.new, done.training) == (6, None)
+    assert done.decision == "nothing is trained: 6 new or changed cases, fewer than 7"
+    assert not group.root.exists()
+
+
+def test_the_first_model_needs_no_champion(group: Group) -> None:
+    done = group.retrain()
+    assert (done.new, done.changed, done.gone) == (6, 0, 0)
+    assert done.training
+    assert done.training.published
+    assert done.training.champion_loss is None
+    assert Path(done.training.model).read_bytes() == Path(done.training.version).read_bytes()
+
+
+def test_files_written_again_with_the_same_content_are_not_new(group: Group) -> None:
+    for file in group.files(group.cases()[0]):
+        os.utime(file, (1, 1))
+    done = group.retrain()
+    assert (done.new, done.changed, done.training) == (0, 0, None)
+
+
+def test_a_new_case_that_cannot_be_used_is_not_worth_a_training(group: Group) -> None:
+    for file in group.files(group.late):
+        file.write_bytes((group.put_away / file.name).read_bytes()[:2000])
+    for _ in range(2):  # nor when it is looked at again
+        done = group.retrain()
+        assert (done.new, done.training) == (1, None)
+        assert done.decision.endswith(f"can be used, fewer than 1; left out: {group.late}")
+
+
+def test_changed_and_gone_cases_are_told_apart(group: Group) -> None:
+    one, other = group.cases()[:2]
+    for file in group.files(group.late):
+        file.unlink()
+    for ours, theirs in zip(group.files(one), group.files(other), strict=True):
+        shutil.copyfile(theirs, ours)
+    for file in group.files(group.cases()[-1]):
+        file.unlink()
+    done = group.retrain(recipe(learning_rate=20.0))
+    assert (done.new, done.changed, done.gone) == (0, 1, 1)
+    assert done.training
+    assert done.training.challenger_loss is not None
+    assert done.training.champion_loss is not None
+    assert done.training.published == (done.training.challenger_loss < done.training.champion_loss)
+
+
+def test_a_challenger_needs_the_champions_network(group: Group) -> None:
+    for file in group.files(group.late):
+        shutil.copyfile(group.put_away / file.name, file)
+    with pytest.raises(CheckpointError, match="channels"):
+        group.retrain(PretrainConfig(training=recipe().training))
+
+
+def test_versions_are_listed_and_taken_back(group: Group, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit:
+            cli.main([*words, "--output", str(group.root)])
+        output = capsys.readouterr()
+        return int(exit.value.code or 0), output.out, output.err
+
+    published = group.retrain(recipe(epochs=4)).training
+    assert published
+    assert published.published
+    status, output, _ = run("versions")
+    assert status == 0
+    lines = output.splitlines()
+    assert [line[0] for line in lines] == [" "] * (len(lines) - 1) + ["*"]
+    assert published.run_id in lines[-1]
+    replaced = lines[-1].split("replaces ")[1]
+    assert run("rollback")[0] == 0
+    assert f"* {replaced}" in run("versions")[1]
+    status, _, error = run("rollback", "--to", "0123456789ab")
+    assert status == 1
+    assert "no version 0123456789ab" in error
+    assert run("rollback", "--to", published.run_id)[0] == 0
+    assert run("verify")[0] == 0
