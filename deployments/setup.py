@@ -21,7 +21,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import RemoteFileSystem
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, get_current_settings
 
 HOUSE = Path(__file__).resolve().parents[1]
 PREFECT_FILE = HOUSE / "deployments" / "prefect.yaml"
@@ -92,7 +92,16 @@ def make_work_pools() -> None:
 def deploy() -> bool:
     """The deployments of ``prefect.yaml``; whether that went well."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]
-    done = subprocess.run(command, cwd=HOUSE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    settings = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
+    done = subprocess.run(
+        command,
+        cwd=HOUSE,
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         print(f"{done.stdout}\nzssmnet: error: the deployments could not be made", file=sys.stderr)
     return done.returncode == 0

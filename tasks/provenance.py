@@ -48,7 +48,8 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
         "recipe": f"batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
     }
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
+    first, *others = (f"| {name} | {value} |" for name, value in rows.items())
+    return "\n".join([first, "| --- | --- |", *others])
 
 
 def lineage(record: PretrainedModel) -> str:

@@ -1,9 +1,5 @@
 """A client's view of a running service: start runs, wait for them, see what they left."""
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,21 +37,6 @@ class Service:
         """The stack, if this machine's."""
         assert self._stack
         return self._stack
-
-    def command(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """A command with the environment of ``.service/env``."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        program, *arguments = words
-        path = str(Path(sys.executable).with_name(program))
-        return subprocess.run(
-            [path, *arguments],
-            cwd=ROOT,
-            env=environment | self.stack.environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
 
     def start(self, name: str, parameters: Mapping[str, Any]) -> FlowRun:
         """Start a run of the deployment ``name/name``."""
@@ -124,7 +105,7 @@ class Service:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < deadline, f"nothing happened within {PATIENCE_S} s"
-            time.sleep(0.3)
+            time.sleep(0.5)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self.client.request("POST", path, json=body).json()  # type: ignore[arg-type]
@@ -134,8 +115,3 @@ def flow_run_id(output: str) -> UUID:
     """The id that ``prefect deployment run`` prints."""
     (line,) = [line for line in output.splitlines() if "UUID:" in line]
     return UUID(line.split()[-1])
-
-
-def as_json(value: Any) -> str:
-    """For ``--params``."""
-    return json.dumps(value)
