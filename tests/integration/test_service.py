@@ -28,6 +28,7 @@ from prefect.workers.process import ProcessJobConfiguration
 
 from deployments import setup
 from flows import cli
+from flows.watch import watch_for_data
 from tests.deployments.stack_fixture import temporary_stack
 from tests.integration.browser import look, signed_in
 from tests.integration.service import ROOT, Service, flow_run_id
@@ -48,6 +49,7 @@ CUBES = {"cubes_per_case": 2}
 NETWORK: dict[str, Any] = {"channels": [2, 2, 2, 2, 2]}
 CORRUPTION: dict[str, Any] = {"shuffling": {"windows": 50}}
 FIRST_CASES, ALL_CASES = 6, 12
+S3_ROOT = "s3://zssmnet/root"
 
 
 def recipe(epochs: int, **more: Any) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def first_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
     """All stages on a folder, started with Prefect's own command while nobody serves the pool gpu."""
-    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(12)}
+    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(6)}
     words = ["deployment", "run", "ssl-pretraining/ssl-pretraining", "--params", json.dumps(parameters)]
     done = CycloptsCliRunner().invoke(words)
     assert done.exit_code == 0, done.output
@@ -143,8 +145,28 @@ def command_run(service: Service, archive: Archive, roots: Path) -> int:
     return int(exit.value.code or 0)
 
 
+@pytest.fixture(scope="module")
+def impatient_run(service: Service, archive: Archive, roots: Path, first_run: FlowRun, command_run: int) -> FlowRun:
+    """A run on the first one's root, where all but the training is up to date, that gives up soon."""
+    service.until(lambda: bool(service.children(first_run, "pretrain")))
+    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(6)}
+    hand_off = {"deployment": "pretrain/pretrain", "patience_min": 0.05}
+    return service.start("ssl-pretraining", {**parameters, "hand_off": hand_off})
+
+
+@pytest.fixture(scope="module")
+def s3_run(service: Service, archive: Archive) -> FlowRun:
+    """All stages with archive and root in a bucket."""
+    bucket = s3fs.S3FileSystem(use_listings_cache=False)
+    bucket.put(f"{archive.images}/", "zssmnet/archive/images/", recursive=True)
+    bucket.put(f"{archive.masks}/", "zssmnet/archive/masks/", recursive=True)
+    archive_there = {"images_path": "s3://zssmnet/archive/images", "zonal_mask_path": "s3://zssmnet/archive/masks"}
+    parameters = {**archive_there, "root": S3_ROOT, "cubes": CUBES, "pretraining": recipe(2)}
+    return service.start("ssl-pretraining", parameters)
+
+
 def test_deploying_again_makes_nothing_twice(
-    service: Service, first_run: FlowRun, command_run: int, capfd: pytest.CaptureFixture[str]
+    service: Service, impatient_run: FlowRun, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And the runs of the fixtures are on their way."""
     assert setup.main() == 0
@@ -187,19 +209,15 @@ def test_a_run_says_at_once_when_nobody_serves_the_pool(service: Service, first_
     service.until(lambda: reason in service.log(first_run))
 
 
-def test_a_run_gives_up_when_nobody_comes(service: Service, archive: Archive, roots: Path) -> None:
-    """On the same root, where all but the training is up to date."""
-    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(12)}
-    hand_off = {"deployment": "pretrain/pretrain", "patience_min": 0.05}
-    run = service.start("ssl-pretraining", {**parameters, "hand_off": hand_off})
-    name, message = service.ended(run)
+def test_a_run_gives_up_when_nobody_comes(service: Service, impatient_run: FlowRun) -> None:
+    name, message = service.ended(impatient_run)
     assert name == "Failed"
     assert "not started within 0.05 min: no live worker serves work pool 'gpu'; start one with" in message
-    (child,) = service.children(run, "pretrain")
+    (child,) = service.children(impatient_run, "pretrain")
     assert service.ended(child)[0] == "Cancelled"
 
 
-def test_a_killed_training_leaves_its_checkpoint(service: Service, first_run: FlowRun, roots: Path) -> None:
+def test_a_killed_training_leaves_its_checkpoint(service: Service, s3_run: FlowRun, roots: Path) -> None:
     """The worker comes, the training begins, and the whole machine is lost. What becomes of it is seen later."""
     service.client.update_work_pool("gpu", _limit(2))  # else the lost run would hold the pool's only place
     service.stack.start_service("gpu-worker")
@@ -216,30 +234,17 @@ def test_the_command_gives_the_same_files(first_run: FlowRun, command_run: int, 
     assert_same_files(str(roots / "run"), str(roots / "folder"))
 
 
-def test_s3_gives_the_same_files(service: Service, archive: Archive, roots: Path) -> None:
-    """Archive and root in a bucket: nothing but addresses goes from one worker to the other."""
-    bucket = s3fs.S3FileSystem(use_listings_cache=False)
-    bucket.put(f"{archive.images}/", "zssmnet/archive/images/", recursive=True)
-    bucket.put(f"{archive.masks}/", "zssmnet/archive/masks/", recursive=True)
-    root = "s3://zssmnet/root"
-    run = service.start(
-        "ssl-pretraining",
-        {
-            "images_path": "s3://zssmnet/archive/images",
-            "zonal_mask_path": "s3://zssmnet/archive/masks",
-            "root": root,
-            "cubes": CUBES,
-            "pretraining": recipe(2),
-        },
-    )
+def test_s3_gives_the_same_files(service: Service, s3_run: FlowRun, archive: Archive, roots: Path) -> None:
+    """Nothing but addresses goes from one worker to the other."""
     idle = service.start("retrain-on-new-data", retraining(archive, roots, recipe(2)))
-    assert service.ended(run)[0] == "Completed", service.log(run)
-    (child,) = service.children(run, "pretrain")
+    assert service.ended(s3_run)[0] == "Completed", service.log(s3_run)
+    bucket = s3fs.S3FileSystem(use_listings_cache=False)
+    (child,) = service.children(s3_run, "pretrain")
     assert child.work_pool_name == "gpu"
     assert service.ended(child)[0] == "Completed"
-    assert_same_files(root, str(roots / "run"))
+    assert_same_files(S3_ROOT, str(roots / "run"))
     assert bucket.exists(f"zssmnet/root/SSL/pretrained_weights/{MODEL}")
-    (model,) = list_versions(open_storage(Layout(root).weights))
+    (model,) = list_versions(open_storage(Layout(S3_ROOT).weights))
     results = bucket.find("zssmnet/results")
     assert any(model.outputs[0].sha256 in bucket.cat_file(path).decode() for path in results)
     assert max(bucket.size(path) for path in results) < 20_000  # small records, of tasks and flows
@@ -277,13 +282,13 @@ def test_a_better_one_is_published_when_data_arrive(service: Service, archive: A
     root = roots / "run"
     before = published(root)
     deployment = service.client.read_deployment_by_name("retrain-on-new-data/retrain-on-new-data")
-    parameters = {**deployment.parameters, **retraining(archive, roots, recipe(8, learning_rate=0.1))}
+    parameters = {**deployment.parameters, **retraining(archive, roots, recipe(4, learning_rate=0.1))}
     service.client.request("PATCH", f"/deployments/{deployment.id}", json={"parameters": parameters})
     known = {run.id for run in service.runs_of("retrain-on-new-data")}
     archive.more(3)
     (archive.images / "NEW_DATA").write_text("2026-11-24")
-    watch = service.start("watch-for-data", {"images_path": str(archive.images)})
-    assert service.ended(watch)[0] == "Completed", service.log(watch)
+    assert watch_for_data(str(archive.images))
+    assert not watch_for_data(str(archive.images))  # seen
     service.until(lambda: len(service.runs_of("retrain-on-new-data")) > len(known))
     (run,) = [run for run in service.runs_of("retrain-on-new-data") if run.id not in known]
     name, message = service.ended(run)
@@ -314,23 +319,31 @@ def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: 
     assert {lost.work_pool_name, again.work_pool_name} == {"gpu"}
     assert "continuing after epoch" in service.log(again)
     assert "sent again, it continues from its last checkpoint" in service.log(first_run)
-    assert "12 epochs" in str(service.artifacts(first_run)["summary"].data)
+    assert "6 epochs" in str(service.artifacts(first_run)["summary"].data)
 
 
-def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, tmp_path: Path) -> None:
-    with signed_in(service.stack.environment) as page:
-        look(page, service, first_run, tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 10
-
-
-def test_cancelling_the_parent_ends_the_training(service: Service, archive: Archive, roots: Path) -> None:
+@pytest.fixture(scope="module")
+def cancelled_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
+    """A run whose training goes on for long, and that is cancelled."""
     parameters = {**archive.parameters, "root": str(roots / "run"), "cubes": CUBES, "pretraining": recipe(1000, seed=7)}
     run = service.start("ssl-pretraining", parameters)
     service.until(lambda: any(service.state(child)[0] == "Running" for child in service.children(run, "pretrain")))
     (child,) = service.children(run, "pretrain")
     service.until(lambda: "pretrain-progress" in service.artifacts(child))
+    assert service.processes_of("gpu-worker")
     service.client.set_flow_run_state(run.id, Cancelling())
-    assert service.ended(run)[0] == "Cancelled"
+    return run
+
+
+def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, cancelled_run: FlowRun, tmp_path: Path) -> None:
+    with signed_in(service.stack.environment) as page:
+        look(page, service, first_run, tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == 10
+
+
+def test_cancelling_the_parent_ends_the_training(service: Service, cancelled_run: FlowRun) -> None:
+    (child,) = service.children(cancelled_run, "pretrain")
+    assert service.ended(cancelled_run)[0] == "Cancelled"
     assert service.ended(child)[0] == "Cancelled"
     service.until(lambda: not service.processes_of("gpu-worker"))
     service.until(lambda: not service.processes_of("cpu-worker"))
