@@ -1,6 +1,5 @@
 """Task that hands pre-training over to a work pool elsewhere, waits for it, and brings it back if it crashes."""
 
-import itertools
 import logging
 import time
 from typing import Any, cast
@@ -12,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.context import get_run_context
 from prefect.deployments import run_deployment
@@ -68,42 +68,47 @@ def hand_over(
         "challenge": challenge,
     }
     with get_client(sync_client=True) as client:
-        for sent_again in itertools.count():
-            run = _wait(client, _send(str(hand_off.deployment), parameters), hand_off)
+        crashes = 0
+        while True:
+            run = _wait(client, _send(client, str(hand_off.deployment), parameters), hand_off)
             state = _state(run)
             if state.is_completed():
                 return outcome_of(output_path, challenge, is_new=True)
-            if not state.is_crashed() or sent_again >= hand_off.resend:
+            crashes += state.is_crashed()
+            if not state.is_crashed() or crashes > hand_off.resend:
                 raise ServiceError(f"{_told(run)}; run it again to continue from the last checkpoint")
             log.warning("%s; sent again, it continues from its last checkpoint", _told(run))
-    raise AssertionError  # unreachable: the loop has no end
 
 
-def _send(deployment: str, parameters: dict[str, Any]) -> FlowRun:
-    """Send a run, or find the one that an earlier try of this parent has sent: a live or completed one is taken over.
+def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
+    """Send a run, or take over the one that an earlier try of this parent has sent, if it is alive or completed.
 
-    The key tells Prefect's server which run is meant: the n-th of this parent.
+    A key tells Prefect's server which run is meant: the n-th of this parent.
     """
     parent = get_run_context().task_run.flow_run_id  # type: ignore[union-attr]
-    for number in itertools.count(1):
-        try:
-            sent = run_deployment(
-                deployment,
-                parameters=parameters,
-                timeout=0,
-                as_subflow=True,
-                idempotency_key=f"{parent}-{number}",
-            )
-        except ObjectNotFound as error:
-            raise ServiceError(
-                f"there is no deployment {deployment!r} on this Prefect server: make it with 'make deploy', "
-                "or choose another with hand_off.deployment"
-            ) from error
-        run = cast(FlowRun, sent)  # at once, since this is no coroutine
-        if not _state(run).is_final() or _state(run).is_completed():
-            log.info("pre-training is sent to work pool %r as run %r", run.work_pool_name, run.name)
-            return run
-    raise AssertionError
+    number = 1
+    while sent := _sent(client, f"{parent}-{number}"):
+        if not _state(sent).is_final() or _state(sent).is_completed():
+            log.info("pre-training run %r was sent before: it is waited for", sent.name)
+            return sent
+        number += 1
+    try:
+        made = run_deployment(
+            deployment, parameters=parameters, timeout=0, as_subflow=True, idempotency_key=f"{parent}-{number}"
+        )
+    except ObjectNotFound as error:
+        raise ServiceError(
+            f"there is no deployment {deployment!r} on this Prefect server: make it with 'make deploy', "
+            "or choose another with hand_off.deployment"
+        ) from error
+    run = cast(FlowRun, made)  # at once, since this is no coroutine
+    log.info("pre-training is sent to work pool %r as run %r", run.work_pool_name, run.name)
+    return run
+
+
+def _sent(client: SyncPrefectClient, key: str) -> FlowRun | None:
+    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    return next(iter(client.read_flow_runs(flow_run_filter=wanted)), None)
 
 
 def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun:

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows import cli
 from flows.settings import Settings
@@ -52,3 +53,8 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
 def test_versions_agree() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    deployments = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
+    assert {one["version"] for one in deployments} == {version}
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    ours = {one["image"].split(":")[1] for one in services if one["image"].startswith("zssmnet:")}
+    assert {tag.rpartition("-")[0] for tag in ours} == {version}

@@ -13,6 +13,7 @@ FORBIDDEN = {
     "zssmnet": {"prefect", "tasks", "flows", "deployments", "benchmarks", "tests"},
     "tasks": {"flows", "deployments", "benchmarks", "tests"},
     "flows": {"deployments", "benchmarks", "tests"},
+    "deployments": {"benchmarks", "tests"},
 }
 
 
