@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def start(
     Raises:
         StackError: no such program, one that may not be run, or one that ends at once.
     """
-    with log.open("ab") as output:
+    with log.open("ab") as output, _open_to_interrupts():
         try:
             child = subprocess.Popen(
                 command,
@@ -155,6 +156,22 @@ def end(processes: Callable[[], list[Process]], signal_: signal.Signals, timeout
         return not there
 
     return wait_for(gone, timeout_s)
+
+
+@contextmanager
+def _open_to_interrupts() -> Iterator[None]:
+    """What a script starts in its background is deaf to SIGINT, and so is all that it starts in its turn.
+
+    Prefect's server and workers turn a SIGTERM into a SIGINT for themselves: deaf to it, they would never end.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _reap() -> None:

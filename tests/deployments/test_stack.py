@@ -61,7 +61,7 @@ def test_settings_are_those_of_the_compose_file_but_for_places(tmp_path: Path):
     given = LocalStack(tmp_path).environment
     for name in ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK", "DO_NOT_TRACK"):
         assert given[name] == said[name]
-    assert set(said) - set(given) == {"PREFECT_WORKER_WEBSERVER_PORT", "ZSSMNET_CACHE_GB"}
+    assert set(said) - set(given) == {"PREFECT_WORKER_WEBSERVER_PORT", "ZSSMNET_CACHE_GB", "GOMP_SPINCOUNT"}
     assert {name for name in said if given.get(name) != said[name] and name in given} == {
         *("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_API_AUTH_STRING"),
         *("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "ZSSMNET_BUCKET"),
@@ -183,6 +183,20 @@ def test_a_process_is_known_by_more_than_its_id(tmp_path: Path, mark: str):
         assert Process.read(tmp_path / "pid") is None
     Process(process.pid, process.started - 1, process.boot, process.parent).send(signal.SIGKILL)
     assert process.runs
+
+
+def test_a_service_started_by_a_script_in_the_background_can_be_interrupted(tmp_path: Path, mark: str):
+    told = [sys.executable, "-c", "import signal, time; print(signal.getsignal(2), flush=True); time.sleep(60)"]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in its background
+    try:
+        process = start(told, mark, tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert processes.wait_for(lambda: (tmp_path / "log").read_text() != "", 20)
+    assert "default_int_handler" in (tmp_path / "log").read_text()
+    process.send(signal.SIGINT)
+    assert processes.wait_for(lambda: not process.runs, 20)
 
 
 def test_all_that_a_service_started_is_found_and_ended(tmp_path: Path, mark: str):
