@@ -120,8 +120,15 @@ def service() -> Iterator[Service]:
                 PREFECT_API_AUTH_STRING: stack.environment["PREFECT_API_AUTH_STRING"],
             }
             with temporary_settings(settings), get_client(sync_client=True) as client:
+                _forget_other_servers()
                 yield Service(stack, client)
-                EventsWorker.drain_all()  # while there is a server to send them to
+                _forget_other_servers()
+
+
+def _forget_other_servers() -> None:
+    """Those that other tests of this process have talked to: their connections are kept by s3fs and Prefect."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    EventsWorker.drain_all()
 
 
 @pytest.fixture(scope="module")
