@@ -81,9 +81,7 @@ def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
         return lambda: page.get_by_text(words).first.wait_for(state="visible")
 
     def picture() -> None:
-        page.wait_for_function(
-            "[...document.images].some(one => one.src.startsWith('data:') && one.naturalWidth > 500)"
-        )
+        page.wait_for_function(LOADED)
 
     shot("dashboard", "/dashboard", text("Active Work Pools"), text("gpu"))
 
