@@ -11,6 +11,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import yaml
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
@@ -22,6 +23,9 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import RemoteFileSystem
 from prefect.settings import PREFECT_API_URL, get_current_settings
+
+from zssmnet.errors import ServiceError, ZssmnetError
+from zssmnet.storage.s3 import make_bucket
 
 HOUSE = Path(__file__).resolve().parents[1]
 PREFECT_FILE = HOUSE / "deployments" / "prefect.yaml"
@@ -52,12 +56,15 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    make_result_storage()
-    make_work_pools()
-    if not deploy():
+    try:
+        make_result_storage()
+        make_work_pools()
+        deploy()
+        give_parameters()
+        make_automations()
+    except (ZssmnetError, httpx.HTTPError, RuntimeError) as error:  # Prefect's client raises the last one, too
+        print(f"zssmnet: error: {PREFECT_API_URL.value()}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    give_parameters()
-    make_automations()
     return 0
 
 
@@ -65,11 +72,7 @@ def make_result_storage() -> None:
     """The bucket and the block for the results of runs, where a bucket is named; else results stay on local disks."""
     if not (bucket := os.environ.get("ZSSMNET_BUCKET")):
         return
-    import s3fs
-
-    files = s3fs.S3FileSystem(use_listings_cache=False)
-    if not files.exists(bucket):
-        files.mkdir(bucket)
+    if make_bucket(bucket):
         print(f"bucket {bucket} is made")
     block = RemoteFileSystem(basepath=f"s3://{bucket}/results")  # endpoint and keys come from the environment
     block.save(RESULTS, overwrite=True)
@@ -89,8 +92,12 @@ def make_work_pools() -> None:
                 print(f"work pool {name} is made: type process, limit {limit or 'none'}")
 
 
-def deploy() -> bool:
-    """The deployments of ``prefect.yaml``; whether that went well."""
+def deploy() -> None:
+    """The deployments of ``prefect.yaml``.
+
+    Raises:
+        ServiceError: Prefect's command failed.
+    """
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]
     settings = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
     done = subprocess.run(
@@ -103,8 +110,7 @@ def deploy() -> bool:
         check=False,
     )
     if done.returncode:
-        print(f"{done.stdout}\nzssmnet: error: the deployments could not be made", file=sys.stderr)
-    return done.returncode == 0
+        raise ServiceError(f"'prefect deploy' failed: {done.stdout[-2000:]}")
 
 
 def give_parameters() -> None:

@@ -45,9 +45,14 @@ class PreparationSummary(BaseModel):
     data_path: str
     prepared: int
     up_to_date: int
-    left_out: int
+    unusable: list[str]
     removed: int
     warnings: int
+
+    @property
+    def left_out(self) -> int:
+        """Number of cases that could not be used."""
+        return len(self.unusable)
 
 
 @flow(
@@ -70,12 +75,11 @@ def prepare_data(
     """Resample every case to 3.0 x 0.5 x 0.5 mm and crop it to the gland plus 25 mm."""
     found = inventory(images_path, zonal_mask_path, archive_format)
     subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
-    cases = [case for case in found.cases if case.id in subset_of]
-    news = look_for_news(cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
+    news = look_for_news(found.cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
     outcomes = [left_out(fault) for fault in found.faults] + [up_to_date(record) for record in news.up_to_date]
     with shown_in_run():
         shown = display()
-        shown.begin(STAGE, len(cases), "cases")
+        shown.begin(STAGE, len(news.up_to_date) + len(news.to_prepare), "cases")
         shown.skip(STAGE, len(news.up_to_date))
         futures = prepare.map(
             news.to_prepare,
@@ -103,7 +107,7 @@ def prepare_data(
         data_path=output_path,
         prepared=new,
         up_to_date=len(usable) - new,
-        left_out=len(outcomes) - len(usable),
+        unusable=[outcome.case_id for outcome in outcomes if outcome.reason is not None],
         removed=len(removed),
         warnings=sum(bool(outcome.warnings) for outcome in usable),
     )

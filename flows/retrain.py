@@ -27,11 +27,10 @@ from flows.pretrain import HandOffChoice, pretrain_where_told
 from tasks.cases import inventory, look_for_news, subsets
 from tasks.hand_off import HERE
 from tasks.pretraining import TrainingOutcome
-from zssmnet.archive import PICAI_PATIENT, ArchiveFormat, shortened
+from zssmnet.archive import PICAI_PATIENT, shortened
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig, TrainingConfig
 from zssmnet.layout import Layout
 from zssmnet.news import News
-from zssmnet.splits import SplitMode
 
 log = logging.getLogger("zssmnet.flows")
 
@@ -72,40 +71,30 @@ def retrain_on_new_data(
 ) -> State[RetrainingSummary]:
     """Train on from the published model when there are enough new cases; publish what comes out if it is better."""
     layout = Layout(root)
-    archive = (images_path, zonal_mask_path)
-    splits = (splits_path, split_mode, patient_pattern)
-    news = _look(archive, splits, archive_format, layout, preparation)
+    cases = inventory(images_path, zonal_mask_path, archive_format).cases
+    subset_of = subsets([case.id for case in cases], splits_path, split_mode, patient_pattern)
+    news = look_for_news(cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation)
     found = _tell(news)
     if len(found) < min_new_cases:
         return _nothing_done(root, news, f"{len(found)} new or changed cases, fewer than {min_new_cases}")
-    prepare_data(*archive, layout.data, splits_path, split_mode, archive_format, patient_pattern, config=preparation)
-    usable = _look(archive, splits, archive_format, layout, preparation)
-    unusable = {case.id for case in usable.to_prepare}
-    if len(found - unusable) < min_new_cases:
-        return _nothing_done(
-            root,
-            news,
-            f"{len(found - unusable)} of {len(found)} new or changed cases can be used, fewer than "
-            f"{min_new_cases}; left out: {shortened(sorted(found & unusable))}",
-        )
+    prepared = prepare_data(
+        images_path,
+        zonal_mask_path,
+        layout.data,
+        splits_path,
+        split_mode,
+        archive_format,
+        patient_pattern,
+        config=preparation,
+    )
+    usable = found - set(prepared.unusable)
+    if len(usable) < min_new_cases:
+        left_out = shortened(sorted(found - usable))
+        reason = f"{len(usable)} of {len(found)} new or changed cases can be used, fewer than {min_new_cases}"
+        return _nothing_done(root, news, f"{reason}; left out: {left_out}")
     generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
     trained = pretrain_where_told(layout.cubes, layout.weights, pretraining, layout.reports, hand_off, challenge=True)
     return _decided(root, news, trained)
-
-
-def _look(
-    archive: tuple[str, str],
-    splits: tuple[str | None, SplitMode | None, str],
-    archive_format: ArchiveFormat | None,
-    layout: Layout,
-    preparation: PreparationConfig,
-) -> News:
-    """What is new, changed or gone since the published model and the last judgement."""
-    splits_path, split_mode, patient_pattern = splits
-    cases = inventory(*archive, archive_format).cases
-    subset_of = subsets([case.id for case in cases], splits_path, split_mode, patient_pattern)
-    named = [case for case in cases if case.id in subset_of]
-    return look_for_news(named, subset_of, *archive, layout.data, layout.weights, preparation)
 
 
 def _tell(news: News) -> set[str]:

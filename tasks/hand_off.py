@@ -16,10 +16,10 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStat
 from prefect.context import get_run_context
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled
+from prefect.states import Cancelling
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.pretraining import TrainingOutcome, outcome_of
+from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError
 
@@ -27,6 +27,7 @@ log = logging.getLogger("zssmnet.tasks")
 
 ARTIFACT = "hand-off"
 POLL_S = 3.0
+SERVER_AWAY_S = 30.0
 _WAITING = {StateType.SCHEDULED, StateType.PENDING}
 
 
@@ -67,13 +68,15 @@ def hand_over(
         "reports_path": reports_path,
         "challenge": challenge,
     }
+    before = known_outcome(output_path, challenge)
     with get_client(sync_client=True) as client:
         crashes = 0
         while True:
             run = _wait(client, _send(client, str(hand_off.deployment), parameters), hand_off)
             state = _state(run)
             if state.is_completed():
-                return outcome_of(output_path, challenge, is_new=True)
+                outcome = outcome_of(output_path, challenge, is_new=True)
+                return outcome.model_copy(update={"is_new": outcome != before})
             crashes += state.is_crashed()
             if not state.is_crashed() or crashes > hand_off.resend:
                 raise ServiceError(f"{_told(run)}; run it again to continue from the last checkpoint")
@@ -115,25 +118,17 @@ def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun
     """Wait for the end of a run; as long as it waits, look whether anybody is there to take it."""
     pool = _PoolWatch(client, run)
     while not _state(run).is_final():
-        if _state(run).type in _WAITING:
-            pool.look()
+        try:
+            pool.look(_state(run))
             if pool.minutes_unserved > hand_off.patience_min:
-                client.set_flow_run_state(run.id, Cancelled(message="No worker came for it."), force=True)
+                client.set_flow_run_state(run.id, Cancelling(message="No worker came for it."))
                 raise ServiceError(f"pre-training was not started within {hand_off.patience_min:g} min: {pool.reason}")
-        else:
-            pool.taken()
-        time.sleep(POLL_S)
-        run = _read(client, run)
+            time.sleep(POLL_S)
+            run = client.read_flow_run(run.id)
+        except httpx.HTTPError as error:  # training does not need the server to go on
+            log.warning("Prefect's server does not answer, it is asked again in %g s: %s", SERVER_AWAY_S, error)
+            time.sleep(SERVER_AWAY_S)
     return run
-
-
-def _read(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
-    """The run as it stands; as it stood while the server cannot be reached: training does not need it to go on."""
-    try:
-        return client.read_flow_run(run.id)
-    except (httpx.TransportError, httpx.HTTPStatusError) as error:
-        log.warning("Prefect's server cannot be asked after the pre-training run, trying again: %s", error)
-        return run
 
 
 class _PoolWatch:
@@ -152,8 +147,11 @@ class _PoolWatch:
         """For how long there has been no live worker."""
         return 0.0 if self._unserved_since is None else (time.monotonic() - self._unserved_since) / 60
 
-    def look(self) -> None:
-        """Look after the pool, and say what has changed."""
+    def look(self, state: State[Any]) -> None:
+        """Look after the pool while the run waits, and say what has changed."""
+        if state.type not in _WAITING:
+            self._taken()
+            return
         self.reason = self._why_unserved()
         if not self.reason:
             self._unserved_since = None
@@ -164,8 +162,7 @@ class _PoolWatch:
             log.warning("pre-training waits: %s", self.reason)
         self._show(f"**waits**: {self.reason}")
 
-    def taken(self) -> None:
-        """Say that the run is under way."""
+    def _taken(self) -> None:
         if self._unserved_since is not None:
             log.info("pre-training is under way")
         self._unserved_since = None

@@ -58,7 +58,7 @@ def train(cubes_path: str, output_path: str, config: PretrainConfig, as_challeng
     _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step)
     shown.skip_to(config.training.epochs)
     outcome = outcome_of(output_path, as_challenger, is_new)
-    if before is None or before.run_id != outcome.run_id:
+    if before is None or before.outputs[0].sha256 != outcome.sha256:
         announce(weights, "challenge" if as_challenger else "pretraining")
     return outcome
 
@@ -69,11 +69,19 @@ def outcome_of(output_path: str, as_challenger: bool, is_new: bool) -> TrainingO
     Raises:
         ServiceError: there is no such record.
     """
+    outcome = known_outcome(output_path, as_challenger)
+    if outcome is None:
+        raise ServiceError(f"{output_path}: pre-training ended, but its record is not there; run it again")
+    return outcome.model_copy(update={"is_new": is_new})
+
+
+def known_outcome(output_path: str, as_challenger: bool) -> TrainingOutcome | None:
+    """What the records tell now, as if it were new; None if they tell nothing."""
     weights = open_storage(output_path)
     model = stable_model(weights)
     judgement = read_record(weights, JUDGEMENT, Judgement) if as_challenger else None
     if model is None or (as_challenger and judgement is None):
-        raise ServiceError(f"{output_path}: pre-training ended, but its record is not there; run it again")
+        return None
     return TrainingOutcome(
         model=weights.where(MODEL),
         version=weights.where(version_key(model.run_id)),
@@ -83,7 +91,7 @@ def outcome_of(output_path: str, as_challenger: bool, is_new: bool) -> TrainingO
         best_epoch=model.best_epoch,
         first_validation_loss=model.history[0].validation_loss,
         best_validation_loss=model.best_validation_loss,
-        is_new=is_new,
+        is_new=True,
         published=judgement.published if judgement else True,
         challenger_loss=judgement.challenger_loss if judgement else None,
         champion_loss=judgement.champion_loss if judgement else None,

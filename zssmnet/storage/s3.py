@@ -101,6 +101,20 @@ class S3Storage(Storage):
             raise OSError(f"changed while it was read: {size} bytes came, {entry.size} were listed")
 
 
+def make_bucket(name: str) -> bool:
+    """Make a bucket if it is not there; whether it was made.
+
+    Raises:
+        StorageError: the storage does not answer, or does not let us.
+    """
+    files = s3fs.S3FileSystem(use_listings_cache=False)
+    with _storage_errors(f"s3://{name}", "made"):
+        if files.exists(name):
+            return False
+        files.mkdir(name)
+    return True
+
+
 @contextmanager
 def _storage_errors(address: str, done: str) -> Iterator[None]:
     """What S3 and the network report becomes a StorageError of one line."""
