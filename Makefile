@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo service service-stop deploy test format lint types tests bench fix lock clean
+.PHONY: help setup demo service service-stop deploy test format lint types tests reliability reliability-page bench fix lock clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,13 @@ types: setup
 
 tests: setup
 	$(BIN)/pytest
+
+reliability: setup  ## the long tests of what may go wrong; the report also in benchmarks/results/reliability.md
+	$(BIN)/pytest tests/reliability --long --timeout 3600 --reliability-report benchmarks/results/reliability.md
+	@cat benchmarks/results/reliability.md
+
+reliability-page:  ## put that report into docs/reliability.md
+	$(BIN)/python -m tests.reliability.ledger benchmarks/results/reliability.md docs/reliability.md
 
 bench: setup  ## timings against the plain way; figures also in benchmarks/results
 	@mkdir -p benchmarks/results

@@ -1,12 +1,51 @@
-"""Fixtures for all tests."""
+"""Options and fixtures for all tests."""
 
 from pathlib import Path
 
 import pytest
 
+from tests.reliability.ledger import Ledger
 from tests.s3_server import s3_endpoint as s3_endpoint
 from tests.s3_server import s3_root as s3_root
 from tests.server import prefect_api as prefect_api
+
+LEDGER = pytest.StashKey[Ledger]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("reliability")
+    group.addoption("--long", action="store_true", help="the long tests, and many tries where there are few otherwise")
+    group.addoption("--reliability-report", type=Path, metavar="FILE", help="write what was tried and what survived")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEDGER] = Ledger()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if file := session.config.getoption("--reliability-report"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(session.config.stash[LEDGER].report(), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def ledger(request: pytest.FixtureRequest) -> Ledger:
+    """What is tried, and what survives."""
+    return request.config.stash[LEDGER]
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether many tries are wanted."""
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,106 @@
+"""What was done to the program, how often, and whether it survived: counted by the tests that ran, shown as a table.
+
+    pytest tests/reliability --long --reliability-report report.md
+    python -m tests.reliability.ledger report.md docs/reliability.md
+
+The second command puts the table of a report into the page, between its two marks.
+"""
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
+
+
+@dataclass
+class Count:
+    """How often a fault was tried, and how often it did no harm."""
+
+    tries: int = 0
+    survived: int = 0
+
+
+@dataclass
+class Ledger:
+    """The faults and the figures of one session of tests."""
+
+    faults: dict[tuple[str, str], Count] = field(default_factory=dict)
+    figures: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @contextmanager
+    def tried(self, area: str, fault: str, tries: int = 1) -> Iterator[None]:
+        """Count so many tries of a fault: lost, if the checks inside fail; survived otherwise.
+
+        Args:
+            area: what the fault hits, such as "training on S3".
+            fault: what is done, such as "killed (SIGKILL)".
+            tries: how many tries the checks inside stand for.
+        """
+        count = self.faults.setdefault((area, fault), Count())
+        count.tries += tries
+        yield
+        count.survived += tries
+
+    def measured(self, what: str, figure: str, value: str) -> None:
+        """Note a figure, such as ("1,500 cases on PostgreSQL", "memory of the server", "310 MB at most")."""
+        self.figures[what, figure] = value
+
+    def report(self) -> str:
+        """The report in Markdown: when and where, the table of faults, the table of figures."""
+        parts = [_circumstances(), _table(("area", "fault", "tries", "survived", "lost"), self._rows())]
+        if self.figures:
+            rows = [(*names, value) for names, value in sorted(self.figures.items())]
+            parts.append(_table(("run", "figure", "value"), rows))
+        return "\n\n".join(parts) + "\n"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [
+            (*names, str(count.tries), str(count.survived), str(count.tries - count.survived))
+            for names, count in sorted(self.faults.items())
+        ]
+        tries = sum(count.tries for count in self.faults.values())
+        survived = sum(count.survived for count in self.faults.values())
+        return [*rows, ("**all**", "", f"**{tries}**", f"**{survived}**", f"**{tries - survived}**")]
+
+
+def put_into_page(report: str, page: Path) -> None:
+    """Replace what stands between the marks of a page."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{page}: has no place for a report, between {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n{report.strip()}\n{END}{after}", encoding="utf-8")
+
+
+def _circumstances() -> str:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    machine = f"{os.cpu_count()} cores of {_processor()}, Python {platform.python_version()}"
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {commit or 'unknown'}, {machine}."
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    put_into_page(Path(sys.argv[1]).read_text(encoding="utf-8"), Path(sys.argv[2]))
