@@ -158,7 +158,7 @@ class LeaseContract:
                 time.sleep(QUICK.beat_s)
         assert storage.list() == []
 
-    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"name": 1}', b"\xff" * 99])
+    @pytest.mark.parametrize("content", [b"", b'{"name": 1}'])
     def test_a_foreign_file_expires(self, storage: Storage, content: bytes) -> None:
         storage.publish_bytes(f"{HELD}/what is this", content)
         with held(storage, pace=QUICK):

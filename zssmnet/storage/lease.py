@@ -119,22 +119,13 @@ class Lease:
         Raises:
             HeldError: another holds it, and has not ended after ``patience_s``.
         """
-        others = _Others(self._storage, self._key, self._pace)
-        deadline = time.monotonic() + patience_s
         try:
-            while not self._is_alone(others):
-                holder = others.living_holder()
-                if holder and time.monotonic() >= deadline:
-                    raise HeldError(
-                        f"{self._storage.uri}: is held by {holder.name} since {holder.since}; wait until that has "
-                        "ended, or choose another working root"
-                    )
-                time.sleep(random.uniform(0.1, 1) * (self._pace.look_s if holder else self._pace.again_s))
+            self._wait(patience_s)
+            self._claim = self._claim.model_copy(update={"holds": True})
+            self._write()
         except BaseException:
             self._withdraw()
             raise
-        self._claim = self._claim.model_copy(update={"holds": True})
-        self._write()
         self._signs_of_life.start()
 
     def give_back(self) -> None:
@@ -142,6 +133,18 @@ class Lease:
         self._given_back.set()
         self._signs_of_life.join()
         self._withdraw()
+
+    def _wait(self, patience_s: float) -> None:
+        others = _Others(self._storage, self._key, self._pace)
+        deadline = time.monotonic() + patience_s
+        while not self._is_alone(others):
+            holder = others.living_holder()
+            if holder and time.monotonic() >= deadline:
+                raise HeldError(
+                    f"{self._storage.uri}: is held by {holder.name} since {holder.since}; wait until that has "
+                    "ended, or choose another working root"
+                )
+            time.sleep(random.uniform(0.1, 1) * (self._pace.look_s if holder else self._pace.again_s))
 
     def _is_alone(self, others: "_Others") -> bool:
         self._write()
