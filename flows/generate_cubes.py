@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from flows.concurrency import one_task_a_core
 from flows.parameter_help import with_parameter_help
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
+from tasks.holding import alone_in
 from tasks.pictures import show_cases
 from tasks.progress import display, shown_in_run
 from zssmnet.config import CubesConfig
@@ -52,17 +53,17 @@ def generate_cubes(
     ] = None,
 ) -> CubesSummary:
     """Cut random cubes of 64 x 64 x 16 voxels from every prepared case, one file a subset."""
-    open_storage(output_path).sweep()
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
     counts = _count_cases(data_path, wanted)
-    with shown_in_run():
+    with alone_in(output_path), shown_in_run():
+        open_storage(output_path).sweep()
         shown = display()
         shown.begin(STAGE, sum(counts), "cases")
         futures = [cut_cubes.submit(subset, data_path, output_path, config) for subset in wanted]
         outcomes = [future.result() for future in futures]
         shown.skip(STAGE, sum(outcome.cases for outcome in outcomes if not outcome.is_new))
-    if subsets is None:
-        tidy_cubes(output_path, config)
+        if subsets is None:
+            tidy_cubes(output_path, config)
     show_cases(data_path, output_path, reports_path or reports_beside(output_path), wanted, config)
     summary = CubesSummary(cubes_path=output_path, subsets=outcomes)
     new = sum(outcome.is_new for outcome in outcomes)

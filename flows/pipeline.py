@@ -23,6 +23,7 @@ from flows.prepare_data import (
 )
 from flows.pretrain import HandOffChoice, PretrainSettings, pretrain_where_told
 from tasks.hand_off import HERE
+from tasks.holding import alone_in
 from tasks.pretraining import TrainingOutcome
 from zssmnet.archive import PICAI_PATIENT
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
@@ -60,19 +61,20 @@ def ssl_pretraining(
 ) -> PipelineSummary:
     """All stages: prepare every case, cut cubes, pre-train MNet. What is up to date is not done again."""
     layout = Layout(root)
-    prepared = prepare_data(
-        images_path,
-        zonal_mask_path,
-        layout.data,
-        splits_path,
-        split_mode,
-        archive_format,
-        patient_pattern,
-        strict,
-        preparation,
-    )
-    cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
-    trained = pretrain_where_told(layout.cubes, layout.weights, pretraining, layout.reports, hand_off)
+    with alone_in(layout.data, layout.cubes):
+        prepared = prepare_data(
+            images_path,
+            zonal_mask_path,
+            layout.data,
+            splits_path,
+            split_mode,
+            archive_format,
+            patient_pattern,
+            strict,
+            preparation,
+        )
+        cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
+        trained = pretrain_where_told(layout.cubes, layout.weights, pretraining, layout.reports, hand_off)
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
     create_markdown_artifact(
         key="summary",

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from flows.concurrency import one_task_a_core
 from flows.parameter_help import with_parameter_help
 from tasks.cases import CaseOutcome, inventory, left_out, look_for_news, prepare, subsets, tidy, up_to_date
+from tasks.holding import alone_in
 from tasks.progress import display, shown_in_run
 from zssmnet.archive import PICAI_PATIENT, ArchiveFormat
 from zssmnet.config import PreparationConfig
@@ -75,32 +76,33 @@ def prepare_data(
     """Resample every case to 3.0 x 0.5 x 0.5 mm and crop it to the gland plus 25 mm."""
     found = inventory(images_path, zonal_mask_path, archive_format)
     subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
-    news = look_for_news(found.cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
-    outcomes = [left_out(fault) for fault in found.faults] + [up_to_date(record) for record in news.up_to_date]
-    with shown_in_run():
-        shown = display()
-        shown.begin(STAGE, len(news.up_to_date) + len(news.to_prepare), "cases")
-        shown.skip(STAGE, len(news.up_to_date))
-        futures = prepare.map(
-            news.to_prepare,
-            [subset_of[case.id] for case in news.to_prepare],
-            images_path=images_path,
-            zonal_mask_path=zonal_mask_path,
-            output_path=output_path,
-            config=unmapped(config),
-        )
-        for future in as_completed(futures):
-            outcomes.append(future.result())
-            shown.advance(STAGE)
-    outcomes.sort(key=lambda outcome: outcome.case_id)
-    usable = [outcome for outcome in outcomes if outcome.reason is None]
-    _show_table(outcomes)
-    _refuse_faults(outcomes, usable, strict)
-    if all(outcome.subset != VALIDATION_SUBSET for outcome in usable):
-        log.warning(
-            "no case is in the validation subset 5, so pre-training cannot validate: add cases or a splits.json"
-        )
-    removed = tidy(output_path, [outcome.case_id for outcome in usable])
+    with alone_in(output_path):
+        news = look_for_news(found.cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
+        outcomes = [left_out(fault) for fault in found.faults] + [up_to_date(record) for record in news.up_to_date]
+        with shown_in_run():
+            shown = display()
+            shown.begin(STAGE, len(news.up_to_date) + len(news.to_prepare), "cases")
+            shown.skip(STAGE, len(news.up_to_date))
+            futures = prepare.map(
+                news.to_prepare,
+                [subset_of[case.id] for case in news.to_prepare],
+                images_path=images_path,
+                zonal_mask_path=zonal_mask_path,
+                output_path=output_path,
+                config=unmapped(config),
+            )
+            for future in as_completed(futures):
+                outcomes.append(future.result())
+                shown.advance(STAGE)
+        outcomes.sort(key=lambda outcome: outcome.case_id)
+        usable = [outcome for outcome in outcomes if outcome.reason is None]
+        _show_table(outcomes)
+        _refuse_faults(outcomes, usable, strict)
+        if all(outcome.subset != VALIDATION_SUBSET for outcome in usable):
+            log.warning(
+                "no case is in the validation subset 5, so pre-training cannot validate: add cases or a splits.json"
+            )
+        removed = tidy(output_path, [outcome.case_id for outcome in usable])
     new = sum(outcome.is_new for outcome in usable)
     log.info("%d cases prepared, %d up to date, %d left out", new, len(usable) - new, len(outcomes) - len(usable))
     return PreparationSummary(

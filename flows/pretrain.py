@@ -7,6 +7,7 @@ from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
 from tasks.hand_off import HandOff, hand_over
+from tasks.holding import alone_in
 from tasks.pictures import show_training
 from tasks.pretraining import TrainingOutcome, train
 from tasks.progress import shown_in_run
@@ -35,7 +36,7 @@ def pretrain(
     ] = False,
 ) -> TrainingOutcome:
     """Train MNet to restore corrupted cubes; an interrupted run continues from its last checkpoint."""
-    with shown_in_run():
+    with alone_in(), shown_in_run():  # training holds its own folder, and that of the weights when it publishes
         outcome = train(cubes_path, output_path, config, challenge)
     show_training(cubes_path, output_path, reports_path or reports_beside(output_path))
     show_model(output_path)

@@ -26,6 +26,7 @@ from flows.prepare_data import (
 from flows.pretrain import HandOffChoice, pretrain_where_told
 from tasks.cases import inventory, look_for_news, subsets
 from tasks.hand_off import HERE
+from tasks.holding import alone_in
 from tasks.pretraining import TrainingOutcome
 from zssmnet.archive import PICAI_PATIENT, shortened
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig, TrainingConfig
@@ -73,28 +74,31 @@ def retrain_on_new_data(
     layout = Layout(root)
     cases = inventory(images_path, zonal_mask_path, archive_format).cases
     subset_of = subsets([case.id for case in cases], splits_path, split_mode, patient_pattern)
-    news = look_for_news(cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation)
-    found = _tell(news)
-    if len(found) < min_new_cases:
-        return _nothing_done(root, news, f"{len(found)} new or changed cases, fewer than {min_new_cases}")
-    prepared = prepare_data(
-        images_path,
-        zonal_mask_path,
-        layout.data,
-        splits_path,
-        split_mode,
-        archive_format,
-        patient_pattern,
-        config=preparation,
-    )
-    usable = found - set(prepared.unusable)
-    if len(usable) < min_new_cases:
-        left_out = shortened(sorted(found - usable))
-        reason = f"{len(usable)} of {len(found)} new or changed cases can be used, fewer than {min_new_cases}"
-        return _nothing_done(root, news, f"{reason}; left out: {left_out}")
-    generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
-    trained = pretrain_where_told(layout.cubes, layout.weights, pretraining, layout.reports, hand_off, challenge=True)
-    return _decided(root, news, trained)
+    with alone_in(layout.data, layout.cubes):
+        news = look_for_news(cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation)
+        found = _tell(news)
+        if len(found) < min_new_cases:
+            return _nothing_done(root, news, f"{len(found)} new or changed cases, fewer than {min_new_cases}")
+        prepared = prepare_data(
+            images_path,
+            zonal_mask_path,
+            layout.data,
+            splits_path,
+            split_mode,
+            archive_format,
+            patient_pattern,
+            config=preparation,
+        )
+        usable = found - set(prepared.unusable)
+        if len(usable) < min_new_cases:
+            left_out = shortened(sorted(found - usable))
+            reason = f"{len(usable)} of {len(found)} new or changed cases can be used, fewer than {min_new_cases}"
+            return _nothing_done(root, news, f"{reason}; left out: {left_out}")
+        generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
+        trained = pretrain_where_told(
+            layout.cubes, layout.weights, pretraining, layout.reports, hand_off, challenge=True
+        )
+        return _decided(root, news, trained)
 
 
 def _tell(news: News) -> set[str]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from zssmnet.archive import shortened
 from zssmnet.config import CubesConfig
-from zssmnet.errors import CaseError, CubesError, UnreadableFileError
+from zssmnet.errors import CaseError, CubesError, StorageError, UnreadableFileError
 from zssmnet.image_files import read_image
 from zssmnet.preparation import IMAGE_SUFFIXES, MASK_SUFFIX, prepared_keys
 from zssmnet.reading import array_of, check_values
@@ -87,7 +87,9 @@ def generate_cubes(
 
     Raises:
         CaseError: a prepared case is incomplete or unreadable.
+        StorageError: prepared cases have changed meanwhile.
     """
+    seen = data.list(f"subset{subset}")
     case_ids = prepared_cases(data, subset)
     key = cubes_key(config, subset)
     known = read_record(output, key, SubsetCubes)
@@ -99,6 +101,11 @@ def generate_cubes(
         return known, False
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
+        if data.list(f"subset{subset}") != seen:
+            raise StorageError(
+                f"{data.where(f'subset{subset}')}: changed while its cubes were cut, so they are not published; "
+                "wait until no other run prepares cases there, and cut them again"
+            )
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
         remove_record(output, key)  # it tells of the file that is replaced now
     record = SubsetCubes(

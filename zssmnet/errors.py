@@ -10,7 +10,8 @@ ZssmnetError
 │   ├── CheckpointError   a checkpoint or a file of weights
 │   └── VerificationError files that are not as their records tell
 ├── StorageError          a folder or bucket that cannot be read or written
-│   └── UnreadableFileError  one file that is there, but cannot be read or is not whole
+│   ├── UnreadableFileError  one file that is there, but cannot be read or is not whole
+│   └── HeldError         a folder that another run works in
 ├── TrainingError         training that cannot go on
 │   ├── NonFiniteLossError
 │   └── OutOfMemoryError
@@ -88,6 +89,10 @@ class UnreadableFileError(StorageError):
 
     def __reduce__(self) -> tuple[type["UnreadableFileError"], tuple[str, str]]:
         return type(self), (self.file, self.reason)
+
+
+class HeldError(StorageError):
+    """A folder that another run works in, or that it has taken over."""
 
 
 class TrainingError(ZssmnetError):

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from zssmnet.storage import LocalStorage
+from zssmnet.storage.lease import HELD
 
 
 class Killed(BaseException):
@@ -11,16 +12,18 @@ class Killed(BaseException):
 
 
 class MortalStorage(LocalStorage):
-    """Dies after so many changes, its own and those of its children together."""
+    """Dies after so many changes, its own and those of its children together; who holds a folder is no change."""
 
     def __init__(self, folder: Path, changes: int, parent: "MortalStorage | None" = None) -> None:
         super().__init__(folder)
         self._parent = parent
         self._changes_left = changes
 
-    def _change(self) -> None:
+    def _change(self, key: str) -> None:
+        if key.startswith(f"{HELD}/"):
+            return
         if self._parent:
-            self._parent._change()
+            self._parent._change(key)
             return
         if not self._changes_left:
             raise Killed
@@ -30,11 +33,11 @@ class MortalStorage(LocalStorage):
         return MortalStorage(super().child(folder).folder, 0, self)
 
     def publishing(self, key: str) -> AbstractContextManager[Path]:
-        self._change()
+        self._change(key)
         return super().publishing(key)
 
     def remove(self, key: str) -> None:
-        self._change()
+        self._change(key)
         super().remove(key)
 
 

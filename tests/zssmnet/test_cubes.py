@@ -285,6 +285,19 @@ class TestAgain:
         assert stage.generate()[1]
         self.assert_as_fresh(stage)
 
+    def test_a_case_that_changes_while_cubes_are_cut(self, stage: Stage):
+        """Another run prepares in the same folder: what was read fits to no state of it."""
+        data, output = LocalStorage(stage.data), LocalStorage(stage.cubes)
+
+        def change(case_id: str) -> None:
+            if case_id == "a":
+                stage.add("b", seed=3)
+
+        with pytest.raises(StorageError, match="subset0: changed while its cubes were cut"):
+            generate_cubes(0, data, output, CONFIG, change)
+        assert contents(stage.cubes) == {}
+        stage.generate()
+
     def test_a_new_case(self, stage: Stage):
         stage.generate()
         stage.add("c", seed=3)

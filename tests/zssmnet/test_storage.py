@@ -5,9 +5,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ import pytest
 from tests.zssmnet.storage_contract import StorageContract, keys
 from zssmnet.errors import InputError, StorageError, UnreadableFileError
 from zssmnet.storage import LocalStorage, Storage, open_storage, read_file, sha256_of
-from zssmnet.storage.local import PARTIAL
+from zssmnet.storage.local import ABANDONED_S, PARTIAL
+from zssmnet.storage.owner import this_process
 
 WRITE_AND_WAIT = """
 import sys
@@ -96,8 +99,8 @@ class TestSweep:
         assert storage.read("file") == b"half"
 
     def test_removes_what_an_earlier_process_of_the_same_number_left(self, root: Path):
-        """A container that is started again has the same host name and process number."""
-        left = root / PARTIAL / f"{socket.gethostname()}-{os.getpid()}-0123abcd-0"
+        """As in a container that is started again."""
+        left = root / PARTIAL / f"{replace(this_process(), run='0123abcd')}-0"
         left.mkdir(parents=True)
         (left / "file").write_bytes(b"half")
         LocalStorage(root).publish_bytes("file", b"whole")
@@ -108,10 +111,11 @@ class TestSweep:
         """Of other hosts it cannot be known whether they live; other names were not made here."""
         host = socket.gethostname()
         others = [
-            "elsewhere-999999999-0123abcd-0",
+            f"{replace(this_process(), host='elsewhere', process=999_999_999)}-0",
+            f"{replace(this_process(), place='0123abcd', process=999_999_999)}-0",
             "x",
-            f"{host}-x-0123abcd-0",
-            f"{host}-{'9' * 30}-0123abcd-0",
+            f"{host}-0123abcd-x-0123abcd-0",
+            f"{host}-0123abcd-{'9' * 30}-0123abcd-0",
             "a-b-c",
             "-",
         ]
@@ -120,6 +124,18 @@ class TestSweep:
         (root / PARTIAL / f"{host}-file").write_bytes(b"")
         LocalStorage(root).sweep()
         assert workplaces(root) == sorted([*others, f"{host}-file"])
+
+    def test_removes_what_nobody_has_touched_for_a_day_wherever_it_came_from(self, root: Path):
+        left = root / PARTIAL / f"{replace(this_process(), host='elsewhere')}-0"
+        left.mkdir(parents=True)
+        (left / "file").write_bytes(b"half")
+        long_ago = time.time() - ABANDONED_S - 1
+        os.utime(left, (long_ago, long_ago))
+        LocalStorage(root).sweep()
+        assert workplaces(root) == [left.name]
+        os.utime(left / "file", (long_ago, long_ago))
+        LocalStorage(root).sweep()
+        assert workplaces(root) == []
 
     def test_leaves_no_trace_of_itself(self, root: Path):
         LocalStorage(root).publish_bytes("file", b"")

@@ -3,11 +3,9 @@
 import errno
 import itertools
 import os
-import re
-import secrets
 import shutil
-import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,20 +15,20 @@ from typing_extensions import override
 from zssmnet.errors import StorageError
 from zssmnet.keys import checked_key
 from zssmnet.storage.interface import Entry, Storage, storage_errors
+from zssmnet.storage.owner import Owner, this_process
 
 PARTIAL = ".partial"
+ABANDONED_S = 86_400
+"""A half-written file that nobody has touched for so long is taken to be left behind, wherever its writer was."""
 
-_RUN = secrets.token_hex(4)
-"""Tells this process from an earlier one of the same number, as in a container that was started again."""
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_WORKPLACE = re.compile(r"(?P<host>.*)-(?P<process>\d{1,9})-(?P<run>[0-9a-f]{8})-\d+")
 _counter = itertools.count()
 
 
 class LocalStorage(Storage):
     """A folder on a local disk.
 
-    Half-written files live in ``.partial/<host>-<process>-<run>-<n>/`` below the root, on the same file system,
+    Half-written files live in ``.partial/<owner>-<n>/`` below the root, on the same file system,
     and are renamed into place. Links to folders are followed.
     """
 
@@ -77,15 +75,14 @@ class LocalStorage(Storage):
     @contextmanager
     def publishing(self, key: str) -> Iterator[Path]:
         target = self._path(key)
-        workplace = self.folder / PARTIAL / f"{socket.gethostname()}-{os.getpid()}-{_RUN}-{next(_counter)}"
+        workplace = self.folder / PARTIAL / f"{this_process()}-{next(_counter)}"
         partial = workplace / target.name
         try:
             with storage_errors(target, "written"):
                 _make_folder(workplace)
                 yield partial
                 _flush_to_disk(partial)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial.replace(target)
+                _move(partial, target)
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
             _remove_if_empty(workplace.parent)
@@ -95,6 +92,8 @@ class LocalStorage(Storage):
         path = self._path(key)
         with storage_errors(path, "removed"), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+        while (path := path.parent) != self.folder and _remove_if_empty(path):
+            pass  # as in a bucket, a folder is there as long as there is a file below it
 
     @override
     def child(self, folder: str) -> "LocalStorage":
@@ -103,7 +102,7 @@ class LocalStorage(Storage):
     @override
     def sweep(self) -> None:
         for workplace in (self.folder / PARTIAL).glob("*"):
-            if _is_abandoned(workplace.name):
+            if _is_abandoned(workplace):
                 shutil.rmtree(workplace, ignore_errors=True)
         _remove_if_empty(self.folder / PARTIAL)
 
@@ -143,27 +142,36 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _remove_if_empty(folder: Path) -> None:
+def _move(file: Path, target: Path) -> None:
+    """Move a file to its place, though others may remove the empty folder there in the same moment."""
+    for attempt in itertools.count():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+        except FileNotFoundError:
+            if attempt == 99 or not file.exists():
+                raise
+        else:
+            return
+
+
+def _remove_if_empty(folder: Path) -> bool:
+    """Remove a folder if nothing is in it; whether it was removed."""
     try:
         folder.rmdir()
     except OSError:
-        return
-
-
-def _is_abandoned(workplace: str) -> bool:
-    """Whether a workplace was left by a process of this host that is no more; of other hosts, nothing is known."""
-    made_by = _WORKPLACE.fullmatch(workplace)
-    if made_by is None or made_by["host"] != socket.gethostname():
         return False
-    process = int(made_by["process"])
-    return made_by["run"] != _RUN if process == os.getpid() else not _is_alive(process)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
     return True
+
+
+def _is_abandoned(workplace: Path) -> bool:
+    """Whether a workplace was left by a process that is no more, here or, as far as can be told, elsewhere."""
+    owner = Owner.parse(workplace.name.rpartition("-")[0])
+    return owner is not None and (owner.has_gone or _is_old(workplace))
+
+
+def _is_old(workplace: Path) -> bool:
+    with suppress(FileNotFoundError):  # it was published in this moment
+        last_change = max(path.stat().st_mtime for path in (workplace, *workplace.iterdir()))
+        return time.time() - last_change > ABANDONED_S
+    return False

@@ -21,6 +21,7 @@ from zssmnet.cubes import SubsetCubes, find_cubes
 from zssmnet.records import Input, fingerprints, outputs_there, read_record
 from zssmnet.splits import SUBSETS
 from zssmnet.storage import Storage
+from zssmnet.storage.lease import held
 from zssmnet.training.checkpoint import Progress, TrainingState
 from zssmnet.training.data import CubeSet, open_training_data
 from zssmnet.training.epoch import OnStep
@@ -95,13 +96,15 @@ def train(
         CubesError: cubes that cannot be used.
         TrainingError: training that cannot go on.
         CheckpointError: a checkpoint that cannot be used.
+        HeldError: another run trains there.
     """
     training, validation = open_training_data(cubes, config.training.batch_size)
     _log_start(training, validation, config, workplace)
-    workplace.sweep()
-    with Monitor(workplace, validation, config) as monitor:
+    with held(workplace) as lease, Monitor(workplace, validation, config) as monitor:
+        workplace.sweep()
 
         def watch(state: TrainingState) -> None:
+            lease.check()  # else two runs would replace each other's checkpoints
             monitor.on_epoch(state)
             on_epoch(state)
 

@@ -8,9 +8,12 @@ A record of what is about to come is published before the file, as in preparatio
 leaves a record that counts as not done. The stable model is then known by its SHA-256, which one of the versions has.
 """
 
+import functools
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from zssmnet.archive import shortened
 from zssmnet.case_data import CaseData
@@ -27,12 +30,17 @@ from zssmnet.records import (
     record_key,
 )
 from zssmnet.storage import Storage, sha256_of
+from zssmnet.storage.lease import held
 from zssmnet.training.checkpoint import EpochResult, Progress
 from zssmnet.training.fit import is_finished
 
 log = logging.getLogger(__name__)
 
 MODEL = "ssl_mnet_zonal.model"
+PUBLICATION_S = 600.0
+"""How long to wait for another run that is publishing a model: it only copies files."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class PretrainedModel(Record):
@@ -59,6 +67,17 @@ class PretrainedModel(Record):
     def is_finished(self, recipe: TrainingConfig) -> bool:
         """Whether this recipe asks for nothing more than what was done."""
         return is_finished(Progress(list(self.history), self.best_epoch, self.best_validation_loss), recipe)
+
+
+def one_at_a_time(change: Callable[Concatenate[Storage, P], R]) -> Callable[Concatenate[Storage, P], R]:
+    """A change of the published models in a folder, of which there is one at a time among all runs."""
+
+    @functools.wraps(change)
+    def alone(weights: Storage, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with held(weights, PUBLICATION_S):
+            return change(weights, *args, **kwargs)
+
+    return alone
 
 
 def version_key(run_id: str) -> str:
@@ -115,10 +134,12 @@ def keep_stable(weights: Storage) -> PretrainedModel | None:
         )
     if kept := find_version(weights, stable.run_id):
         return kept
-    _put(_folder(weights, stable.run_id), _checked(weights, stable), stable)
+    with held(weights, PUBLICATION_S):
+        _put(_folder(weights, stable.run_id), _checked(weights, stable), stable)
     return stable
 
 
+@one_at_a_time
 def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedModel:
     """Publish a model: as a version, then under the stable name.
 
@@ -139,6 +160,7 @@ def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedM
     return record
 
 
+@one_at_a_time
 def promote(weights: Storage, run_id: str) -> bool:
     """Make a version the stable model; the one that it replaces is kept among the versions.
 
@@ -163,6 +185,7 @@ def promote(weights: Storage, run_id: str) -> bool:
     return True
 
 
+@one_at_a_time
 def roll_back(weights: Storage, version: str | None = None) -> PretrainedModel:
     """Make an earlier version the stable model again; naming a later one rolls forward.
 

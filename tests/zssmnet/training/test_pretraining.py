@@ -1,6 +1,6 @@
 import shutil
-import socket
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from zssmnet.cubes import SubsetCubes
 from zssmnet.errors import CheckpointError, CubesError, InputError, NonFiniteLossError
 from zssmnet.records import Input, Output, publish_record, read_record, remove_record
 from zssmnet.storage import LocalStorage, sha256_of
+from zssmnet.storage.owner import this_process
 from zssmnet.training.checkpoint import BEST, LAST
 from zssmnet.training.data import open_training_data
 from zssmnet.training.fit import fit
@@ -347,9 +348,8 @@ class TestContinuing:
 
     def test_what_a_killed_run_left_half_written_is_swept(self, cubes: LocalStorage, finished: LocalStorage) -> None:
         record = read_record(finished, MODEL, PretrainedModel)
-        left = (
-            finished.folder / "training" / record.run_id / ".partial" / f"{socket.gethostname()}-999999999-0a0a0a0a-0"
-        )
+        nobody = replace(this_process(), process=999_999_999)
+        left = finished.folder / "training" / record.run_id / ".partial" / f"{nobody}-0"
         left.mkdir(parents=True)
         left.joinpath(LAST).write_bytes(b"half")
         pretrain(cubes, finished, changed(epochs=4))

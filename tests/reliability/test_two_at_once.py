@@ -1,0 +1,109 @@
+"""Two runs over one root at the same time: both end right, or the second says who holds it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.phantoms import QUICK_SETTINGS, small_archive
+from tests.reliability.ledger import Ledger
+from zssmnet.storage import Storage, open_storage
+from zssmnet.verification import verify_root
+
+pytestmark = pytest.mark.integration
+PATIENCE_S = 240
+PLACES = ["a folder", "S3"]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("archive")
+    images, masks = small_archive(folder)
+    settings = folder / "quick.toml"
+    settings.write_text(QUICK_SETTINGS)
+    return ["--images_path", str(images), "--zonal_mask_path", str(masks), "--config", str(settings)]
+
+
+@pytest.fixture
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A working root in the place of this test."""
+    return request.getfixturevalue("s3_root") if request.param == "S3" else str(tmp_path / "root")
+
+
+def start(archive: list[str], root: str, api: str, **more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "flows.cli", "run", *archive, "--output", root]
+    environment = os.environ | {"PREFECT_API_URL": api, "OMP_NUM_THREADS": "1"} | more
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def contents(storage: Storage) -> dict[str, bytes]:
+    """What a run publishes but what tells the time: logs, and the records of when inputs were written."""
+    names = [entry.key for entry in storage.list() if "tensorboard" not in entry.key and "records" not in entry.key]
+    return {name: storage.read(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def expected(archive: list[str], tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> dict[str, bytes]:
+    """What one undisturbed run publishes."""
+    alone = tmp_path_factory.mktemp("alone")
+    run = start(archive, str(alone), prefect_api)
+    _, log = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 0, log[-2000:]
+    return contents(open_storage(alone))
+
+
+@pytest.mark.parametrize("root", PLACES, indirect=True)
+def test_of_two_commands_one_says_who_holds_the_root(
+    archive: list[str], root: str, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
+) -> None:
+    with ledger.tried("two at once", f"two commands over {'S3' if root.startswith('s3') else 'a folder'}"):
+        runs = [start(archive, root, prefect_api) for _ in range(2)]
+        logs = [run.communicate(timeout=PATIENCE_S)[1] for run in runs]
+        assert sorted(run.returncode for run in runs) == [0, 1], logs
+        (refused,) = [log for run, log in zip(runs, logs, strict=True) if run.returncode]
+        (line,) = [line for line in refused.splitlines() if line.startswith("zssmnet: error:")]
+        assert f"{root}/SSL/data: is held by run 'ssl-pretraining {root}' (process " in line
+        assert "Traceback" not in refused
+        assert contents(open_storage(root)) == expected
+        assert verify_root(root) == []
+
+
+def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
+    archive: list[str], tmp_path: Path, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
+) -> None:
+    """As the runs that a worker starts: nobody sits beside them."""
+    root = str(tmp_path / "root")
+    with ledger.tried("two at once", "two runs of a deployment over a folder"):
+        by_worker = {"PREFECT__FLOW_RUN_ID": "00000000-0000-0000-0000-000000000000"}
+        runs = [start(archive, root, prefect_api, **by_worker) for _ in range(2)]
+        told = [run.communicate(timeout=PATIENCE_S) for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], told
+        assert sum("6 up to date" in said for said, _ in told) == 1
+        assert contents(open_storage(root)) == expected
+        assert verify_root(root) == []
+
+
+def test_of_two_trainings_one_says_who_trains(
+    archive: list[str], tmp_path: Path, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
+) -> None:
+    root = tmp_path / "root"
+    for name, content in expected.items():
+        if not name.startswith("SSL/pretrained_weights"):
+            open_storage(root).publish_bytes(name, content)
+    words = ["--data", str(root / "SSL/generated_cubes"), "--output", str(root / "SSL/pretrained_weights")]
+    command = [sys.executable, "-m", "flows.cli", "pretrain", *archive[4:], *words]
+    environment = os.environ | {"PREFECT_API_URL": prefect_api, "OMP_NUM_THREADS": "1"}
+    with ledger.tried("two at once", "two trainings of the same cubes"):
+        runs = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        logs = [run.communicate(timeout=PATIENCE_S)[1] for run in runs]
+        codes = [run.returncode for run in runs]
+        assert sorted(codes) in ([0, 0], [0, 1]), logs  # both, if one came when the other had ended
+        for code, log in zip(codes, logs, strict=True):
+            assert (": is held by run 'pretrain" in log) or not code
+            assert "Traceback" not in log
+        assert {name: open_storage(root).read(name) for name in expected} == expected
