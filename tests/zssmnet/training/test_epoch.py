@@ -133,7 +133,7 @@ class TestStep:
 
 class TestValidation:
     def loss(self, batch_size: int = 2, seed: int = 0, cubes: np.ndarray = CUBES) -> float:
-        return validate(small_model(), CubeSet([cubes]), batch_size, CORRUPTION, seed, CPU)
+        return validate(small_model(), CubeSet([cubes]), batch_size, CORRUPTION, seed, CPU).loss
 
     def test_is_the_same_every_time(self) -> None:
         first = self.loss()

@@ -26,7 +26,7 @@ from zssmnet.storage import LocalStorage
 from zssmnet.training import epoch, fit
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
 from zssmnet.training.data import CubeSet
-from zssmnet.training.epoch import validate
+from zssmnet.training.epoch import Validation, validate
 from zssmnet.training.fit import choose_device, initial_state, is_finished
 from zssmnet.training.restoration import restoration_loss
 
@@ -159,7 +159,7 @@ class TestSeeds:
         config = small_config(epochs=1, seed=seed, validation_seed=3)
         state = run(tmp_path, config)
         for validation_seed in (3, 4):
-            loss = validate(state.model, VALIDATION, 3, config.corruption, validation_seed, CPU)
+            loss = validate(state.model, VALIDATION, 3, config.corruption, validation_seed, CPU).loss
             recorded = state.progress.history[0].validation_loss
             assert (loss == pytest.approx(recorded, rel=1e-6)) == (validation_seed == 3)
 
@@ -230,7 +230,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[float]
     def train_with(folder: Path, losses: list[float], **recipe: Any) -> list[float]:
         rates.clear()
         monkeypatch.setattr(fit, "train_epoch", train)
-        monkeypatch.setattr(fit, "validate", lambda *_: losses[len(progress.history)])
+        monkeypatch.setattr(fit, "validate", lambda *_: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0)))
         progress = Progress()
         monkeypatch.setattr(fit, "Progress", lambda: progress)
         run(folder, small_config(**recipe))

@@ -160,7 +160,7 @@ class TestExamples:
     def test_are_corrupted_as_in_validation(self) -> None:
         model = initial_state(CONFIG, CPU).model
         examples = validation_examples(model, VALIDATION, CONFIG, len(VALIDATION))
-        loss = validate(model, VALIDATION, 2, CONFIG.corruption, CONFIG.training.validation_seed, CPU)
+        loss = validate(model, VALIDATION, 2, CONFIG.corruption, CONFIG.training.validation_seed, CPU).loss
         assert torch.mean((examples.restored - examples.target) ** 2).item() == pytest.approx(loss, rel=1e-6)
         few = validation_examples(model, VALIDATION, CONFIG, 2)
         assert torch.equal(few.corrupted, examples.corrupted[[0, 4]])
