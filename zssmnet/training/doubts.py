@@ -69,9 +69,10 @@ def check_alive(progress: Progress) -> None:
     if progress.epoch > 1:
         before, last = progress.history[-2:]
         if _is_constant(before) and _is_constant(last) and before.validation_loss == last.validation_loss:
+            kept = "" if _is_constant(progress.history[progress.best_epoch - 1]) else "; the best model so far is kept"
             raise CollapsedError(
                 f"the restored images are constant after epoch {before.epoch}, and epoch {last.epoch} changed nothing: "
-                f"the network cannot learn any more; {_WAY_OUT}"
+                f"the network cannot learn any more{kept}; {_WAY_OUT}"
             )
 
 

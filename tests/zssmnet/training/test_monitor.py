@@ -67,10 +67,11 @@ def scalars(logs: EventAccumulator) -> dict[str, list[tuple[int, float]]]:
 def expected(history: tuple[EpochResult, ...]) -> dict[str, list[tuple[int, float]]]:
     """Scalars as a file of events holds them: in float32."""
     columns = {"loss/training": "train_loss", "loss/validation": "validation_loss", "learning rate": "learning_rate"}
-    return {
-        tag: [(result.epoch, float(np.float32(getattr(result, name)))) for result in history]
-        for tag, name in columns.items()
-    }
+    columns |= {"explained variance": "explained"}
+    told = {tag: [(result.epoch, getattr(result, name)) for result in history] for tag, name in columns.items()}
+    for number, channel in enumerate(("T2W", "ADC", "DWI")):
+        told[f"spread/{channel}"] = [(result.epoch, result.spread[number]) for result in history]
+    return {tag: [(epoch, float(np.float32(value))) for epoch, value in values] for tag, values in told.items()}
 
 
 class TestLogs:
