@@ -24,7 +24,7 @@ from tests.zssmnet.training.examples import (
 )
 from zssmnet.archive import take_inventory
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
-from zssmnet.cubes import cubes_key, generate_cubes
+from zssmnet.cubes import cubes_key, generate_cubes, prepared_cases
 from zssmnet.errors import CheckpointError, CollapsedError, CubesError, NonFiniteLossError, ZssmnetError
 from zssmnet.layout import Layout
 from zssmnet.preparation import prepare_case, remove_prepared
@@ -89,8 +89,9 @@ def flip_a_bit(path: Path, place: float) -> None:
 
 
 class TestTraining:
-    @pytest.mark.parametrize("value", [math.nan, math.inf])
-    @pytest.mark.parametrize(("subset", "where"), [(0, "after step 2 of 2"), (5, "in validation")])
+    @pytest.mark.parametrize(
+        ("value", "subset", "where"), [(math.nan, 0, "after step 2 of 2"), (math.inf, 5, "in validation")]
+    )
     def test_cubes_that_are_not_finite(
         self, value: float, subset: int, where: str, cubes: LocalStorage, weights: LocalStorage, ledger: Ledger
     ) -> None:
@@ -179,12 +180,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.long)])
 def root(request: pytest.FixtureRequest, made: Path, tmp_path: Path) -> str:
     """A copy of it, in a folder or in a bucket."""
     if request.param == "folder":
         return str(shutil.copytree(made, tmp_path / "root"))
-    bucket = str(request.getfixturevalue("s3_root"))
+    return upload(made, request.getfixturevalue("s3_root"))
+
+
+def upload(made: Path, bucket: str) -> str:
     there = open_storage(bucket)
     for entry in LocalStorage(made).list("SSL"):
         there.publish_bytes(entry.key, (made / entry.key).read_bytes())
@@ -262,13 +266,33 @@ class TestRecords:
     def test_what_was_made_from_other_data_is_outdated(self, root: str, ledger: Ledger) -> None:
         data, cubes, weights, _ = stages(root)
         with ledger.tried("records", "made from other data"):
-            gone = next(entry.key for entry in data.list("subset2")).rpartition("/")[2].removesuffix("_0000.nii.gz")
-            remove_prepared(gone, data)
+            gone = prepared_cases(data, 2)
+            remove_prepared(gone[0], data)
             assert findings(root) == [("outdated", cubes.where(cubes_key(CUBES, 2)))]
             cut(data, cubes)
             assert findings(root) == [("outdated", weights.where(MODEL))]
             pretrain(cubes, weights, small_config(epochs=1))
             assert findings(root) == []
+
+    def test_several_faults_in_a_bucket(self, made: Path, s3_root: str, ledger: Ledger) -> None:
+        root = upload(made, s3_root)
+        data, cubes, weights, reports = stages(root)
+        removed, damaged = (data.list(f"subset{subset}")[0].key for subset in (1, 2))
+        record = record_key(cubes_key(CUBES, 4))
+        with ledger.tried("records", "several faults in a bucket"):
+            data.remove(removed)
+            data.publish_bytes(damaged, _one_bit_off(data.read(damaged)))
+            cubes.publish_bytes(record, b"{")
+            weights.publish_bytes("versions/0a/left", b"")
+            reports.publish_bytes("notes.txt", b"mine")
+            assert findings(root) == [
+                ("missing", data.where(removed)),
+                ("changed", data.where(damaged)),
+                ("changed", cubes.where(record)),
+                ("foreign", cubes.where(cubes_key(CUBES, 4))),
+                ("foreign", weights.where("versions/0a/left")),
+                ("foreign", reports.where("notes.txt")),
+            ]
 
 
 def _one_bit_off(content: bytes) -> bytes:

@@ -334,7 +334,7 @@ class TestWhere:
             run(
                 tmp_path / "run", initial=initial(tmp_path, lambda weights: weights["outputs.3.weight"].fill_(math.inf))
             )
-        assert not list((tmp_path / "run").iterdir())
+        assert not (tmp_path / "run").exists()
 
 
 def initial(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
