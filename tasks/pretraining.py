@@ -14,6 +14,7 @@ from zssmnet.records import read_record
 from zssmnet.storage import Storage, open_storage
 from zssmnet.training.challenge import JUDGEMENT, Judgement, challenge
 from zssmnet.training.checkpoint import TrainingState
+from zssmnet.training.doubts import doubts
 from zssmnet.training.pretraining import pretrain
 from zssmnet.training.versions import MODEL, stable_model, version_key
 
@@ -127,6 +128,7 @@ class EpochDisplay:
         self._batch_size = config.training.batch_size
         self._done = 0
         self._losses = ""
+        self._steps = 0
         self._epoch_began = time.monotonic()
 
     def on_epoch(self, state: TrainingState) -> None:
@@ -137,6 +139,10 @@ class EpochDisplay:
             f"loss {result.train_loss:.4f}, validation {result.validation_loss:.4f}"
             f" (best {progress.best_loss:.4f}, epoch {progress.best_epoch})"
         )
+        if result.explained is not None:
+            self._losses += f", {result.explained:.1%} explained"
+        if found := doubts(progress.history, self._steps):
+            self._losses += f" · doubtful: {', '.join(doubt.name for doubt in found)}"
         self._epoch_began = time.monotonic()
         self.skip_to(result.epoch - 1)
         self._shown.advance(STAGE)
@@ -145,6 +151,7 @@ class EpochDisplay:
 
     def on_step(self, done: int, steps: int) -> None:
         """Show the steps within an epoch, and how fast they go."""
+        self._steps = steps
         rate = done * self._batch_size / max(time.monotonic() - self._epoch_began, 1e-9)
         within = f"step {done} of {steps}, {rate:.1f} cubes/s"
         self._shown.note(STAGE, f"{self._losses} · {within}" if self._losses else within)

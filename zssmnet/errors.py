@@ -14,6 +14,7 @@ ZssmnetError
 │   └── HeldError         a folder that another run works in
 ├── TrainingError         training that cannot go on
 │   ├── NonFiniteLossError
+│   ├── CollapsedError
 │   └── OutOfMemoryError
 └── ServiceError          another part of the service does not do its share: a work pool, a worker, a run elsewhere
 """
@@ -100,7 +101,11 @@ class TrainingError(ZssmnetError):
 
 
 class NonFiniteLossError(TrainingError):
-    """The loss became NaN or infinite."""
+    """The loss, or a weight, became NaN or infinite."""
+
+
+class CollapsedError(TrainingError):
+    """The network answers the same constant to everything, and no step changes it any more."""
 
 
 class OutOfMemoryError(TrainingError):

@@ -4,7 +4,7 @@ A set's input is the record of the cubes or of the model that it shows, since th
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from zssmnet.config import CubesConfig
 from zssmnet.cubes import SubsetCubes, cubes_key, open_cubes
@@ -76,7 +76,7 @@ def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage
 
 
 def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel) -> Iterator[Picture]:
-    history = [astuple(result) for result in record.history]
+    history = [(one.epoch, one.train_loss, one.validation_loss, one.learning_rate) for one in record.history]
     yield Picture(LOSS_CURVES, loss_curves(history, record.best_epoch, f"Pre-training {record.run_id}"))
     network = record.parameters.network
     model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, network.channels, network.merge)

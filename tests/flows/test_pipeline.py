@@ -1,6 +1,7 @@
 """The whole flow on a real Prefect server: files, names, artifacts, logs; and what a second run does."""
 
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -156,6 +157,9 @@ def test_the_models_record_and_the_lineage_of_its_data_show(done: PipelineSummar
     record = str(shown["model-record"].data)
     assert done.training.sha256 in record
     assert f"| cases | {done.preparation.prepared} |" in record
+    assert re.search(r"\| explained variance \| -?[\d.]+% \|", record)
+    assert "| device | cpu |" in record
+    assert re.search(r"\| versions \| python 3\..*, torch .*, zssmnet .*, numpy .*, SimpleITK .* \|", record)
     lineage = str(shown["data-lineage"].data)
     for outcome in done.cubes.subsets:
         assert f"| {outcome.subset}, " in lineage

@@ -1,6 +1,7 @@
 """Everything a training run is at the end of an epoch, so that a resumed run ends where an uninterrupted one ends."""
 
 import textwrap
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,25 @@ from zssmnet.storage import Storage
 
 LAST = "last.checkpoint"
 BEST = "best.model"
+_BOTH = f"remove it and {LAST} to start anew"
 _MISFITS = (KeyError, AttributeError, TypeError, ValueError, RuntimeError)
 """What PyTorch raises where a checkpoint holds something else."""
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """How one epoch, counted from 1, went."""
+    """How one epoch, counted from 1, went.
+
+    Attributes:
+        explained, spread: as in `Validation`; None where an earlier version of this program did not tell.
+    """
 
     epoch: int
     train_loss: float
     validation_loss: float
     learning_rate: float
+    explained: float | None = None
+    spread: tuple[float, float, float] | None = None
 
 
 @dataclass
@@ -88,7 +96,7 @@ def resume(workplace: Storage, state: TrainingState) -> None:
         CheckpointError: the checkpoint is unreadable or does not fit, or the best model is gone.
     """
     where = workplace.where(LAST)
-    content = load_checkpoint(workplace.local(LAST))
+    content = load_checkpoint(workplace.local(LAST), where)
     try:
         state.model.load_state_dict(content["state_dict"])
         state.optimizer.load_state_dict(content["optimizer_state_dict"])
@@ -117,19 +125,49 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path}: does not fit: {_reason(error)}; choose the network it was made with") from error
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, weights and plain values only, onto the CPU.
+def check_best(workplace: Storage, progress: Progress) -> None:
+    """See to it that the best model of a run, read back, is the one of the best epoch and holds finite numbers.
 
     Raises:
-        CheckpointError: not a checkpoint, or cut off.
+        CheckpointError: it is not, does not, or is damaged.
+    """
+    where = workplace.where(BEST)
+    content = load_checkpoint(workplace.local(BEST), where)
+    weights = content.get("state_dict")
+    found = list(weights.values()) if isinstance(weights, dict) else []
+    if content.get("epoch") != progress.best_epoch or not found:
+        raise CheckpointError(f"{where}: is not the model of epoch {progress.best_epoch}; {_BOTH}")
+    if broken := sum(not tensor.isfinite().all() for tensor in found):
+        raise CheckpointError(f"{where}: {broken} of {len(found)} tensors are not finite; {_BOTH}")
+
+
+def load_checkpoint(path: Path, name: str | None = None) -> dict[str, Any]:
+    """Read a checkpoint, weights and plain values only, onto the CPU.
+
+    Args:
+        path: the file.
+        name: its address, for messages, where ``path`` is a copy.
+
+    Raises:
+        CheckpointError: not a checkpoint, cut off, or damaged.
     """
     try:
+        _check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on foreign or damaged bytes torch.load raises nearly any type
-        raise CheckpointError(f"{path}: not a readable checkpoint; remove it to start anew") from error
+        raise CheckpointError(f"{name or path}: not a readable checkpoint; remove it to start anew") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint; remove it to start anew")
+        kind = type(content).__name__
+        raise CheckpointError(f"{name or path}: holds a {kind}, not a checkpoint; remove it to start anew")
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Check what PyTorch writes, but does not look at: it would load a weight with a wrong bit."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as parts:
+            if damaged := parts.testzip():
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
 
 
 def _reason(error: Exception) -> str:

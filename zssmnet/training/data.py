@@ -41,8 +41,8 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
     """The training cubes (subsets 0 to 4) and the validation cubes (subset 5) in a folder.
 
     Raises:
-        CubesError: a file is missing or not what it should be, sizes differ, or there are too few cubes or cubes
-            too small for the network.
+        CubesError: a file is missing or not what it should be, sizes differ, there are too few cubes or cubes too
+            small for the network, or all validation cubes are constant.
     """
     keys = find_cubes(cubes)
     files = {subset: open_cubes(cubes.local(keys[subset])) for subset in SUBSETS}
@@ -58,6 +58,11 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
         raise CubesError(
             f"{cubes.uri}: {keys[VALIDATION_SUBSET]} holds no cube, so nothing can be validated; "
             "add cases, or give a splits.json with --splits-path"
+        )
+    if not any(_varies(cube) for cube in files[VALIDATION_SUBSET]):
+        raise CubesError(
+            f"{cubes.where(keys[VALIDATION_SUBSET])}: all validation cubes are constant, so nothing can be validated; "
+            "look at the prepared cases, and generate the cubes anew"
         )
     return training, validation
 
@@ -77,6 +82,12 @@ def _check_sizes(cubes: Storage, files: dict[str, npt.NDArray[Any]]) -> None:
             f"{cubes.uri}: cubes of {x} x {y} x {z} voxels are too small for MNet, which halves x and y four times; "
             f"generate cubes of at least {SHRINKAGE} x {SHRINKAGE} x 2 voxels"
         )
+
+
+def _varies(cube_CXYZ: npt.NDArray[Any]) -> bool:
+    """Whether any of the three images is not constant."""
+    images = cube_CXYZ[:3].reshape(3, -1)
+    return bool((images.min(axis=1) != images.max(axis=1)).any())
 
 
 def _kind(file: npt.NDArray[Any]) -> str:

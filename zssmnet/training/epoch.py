@@ -2,19 +2,39 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zssmnet.config import CorruptionConfig
 from zssmnet.corruption import sample_keys
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.training.data import CubeSet
-from zssmnet.training.restoration import restoration_loss
+from zssmnet.training.restoration import restoration_loss, restored_pair
 
 OnStep = Callable[[int, int], None]
 LOOK_EVERY = 20
 """Steps between two looks at the loss: a look makes a GPU wait for the host."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How well a network restores the validation cubes.
+
+    Attributes:
+        loss: mean squared error.
+        explained: share of the images' variance that is restored: 1 for a perfect network, 0 for one that answers the
+            best constant of each channel, below 0 for a worse one.
+        spread: of T2W, ADC and DWI, how much the restored images vary within a cube, relative to the images: standard
+            deviations, meaned over the cubes. 0 for a channel that is restored as a constant; 1 for one that is a
+            constant itself.
+    """
+
+    loss: float
+    explained: float
+    spread: tuple[float, float, float]
 
 
 def train_epoch(
@@ -52,7 +72,7 @@ def train_epoch(
         optimizer.step()
         total += loss.detach()
         if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
-            _check_finite(total, f"after step {step + 1} of {steps}")
+            _check_finite(float(total), f"after step {step + 1} of {steps}")
             on_step(step + 1, steps)
     return float(total) / steps
 
@@ -65,19 +85,36 @@ def validate(
     corruption: CorruptionConfig,
     seed: int,
     device: torch.device,
-) -> float:
-    """The mean loss over all validation cubes, corrupted in the same way every time: by ``seed`` alone.
+) -> Validation:
+    """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
     """
     model.eval()
-    total = torch.zeros((), device=device, dtype=torch.float64)
+    loss = torch.zeros((), device=device, dtype=torch.float64)
+    statistics = torch.zeros((4, 3), device=device, dtype=torch.float64)
     for indices, keys in validation_batches(len(cubes), batch_size, seed):
-        loss = restoration_loss(model, cubes.batch(indices).to(device), keys.to(device), corruption)
-        total += loss.double() * len(indices)
-    _check_finite(total, "in validation")
-    return float(total) / len(cubes)
+        restored, target = restored_pair(model, cubes.batch(indices).to(device), keys.to(device), corruption)
+        loss += functional.mse_loss(restored, target).double() * len(indices)
+        statistics += _statistics(restored, target)
+    loss_sum, *sums = torch.cat([loss.reshape(1), statistics.flatten()]).tolist()  # the one wait for the device
+    _check_finite(loss_sum, "in validation")
+    return _validation(loss_sum / len(cubes), torch.tensor(sums, dtype=torch.float64).view(4, 3) / len(cubes))
+
+
+def check_weights(model: nn.Module) -> None:
+    """See to it that no weight is NaN or infinite: the last step of an epoch may leave such, and the loss hide it.
+
+    Raises:
+        NonFiniteLossError: a weight is.
+    """
+    broken = torch.stack([~weight.detach().isfinite().all() for weight in model.parameters()]).tolist()
+    if any(broken):
+        raise NonFiniteLossError(
+            f"{sum(broken)} of {len(broken)} tensors of weights are not finite after the last step: training stops, "
+            "the last checkpoint is kept; try a smaller learning rate"
+        )
 
 
 def validation_batches(count: int, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -88,9 +125,29 @@ def validation_batches(count: int, batch_size: int, seed: int) -> Iterator[tuple
         yield indices, keys[indices]
 
 
-def _check_finite(total: Tensor, where: str) -> None:
-    if not math.isfinite(float(total)):
+def _statistics(restored: Tensor, target: Tensor) -> Tensor:
+    """Sums over cubes, in float64, for each channel: (4, 3).
+
+    They are of the standard deviation within a cube, restored and wanted, and of the target's mean and mean square.
+    """
+    restored_variance = torch.var(restored.flatten(2).double(), dim=2, correction=0)
+    target_variance, target_mean = torch.var_mean(target.flatten(2).double(), dim=2, correction=0)
+    mean_square = target_variance + target_mean.square()
+    return torch.stack([restored_variance.sqrt(), target_variance.sqrt(), target_mean, mean_square]).sum(dim=1)
+
+
+def _validation(loss: float, means: Tensor) -> Validation:
+    """From the means over all cubes of what `_statistics` sums."""
+    restored_std, target_std, target_mean, mean_square = means
+    variance = float((mean_square - target_mean.square()).mean())
+    spread = torch.where(target_std > 0, restored_std / target_std, 1.0)
+    t2w, adc, dwi = spread.tolist()
+    return Validation(loss, 1 - loss / variance if variance > 0 else 0.0, (t2w, adc, dwi))
+
+
+def _check_finite(total: float, where: str) -> None:
+    if not math.isfinite(total):
         raise NonFiniteLossError(
-            f"the loss is {float(total)} {where}: training stops, the last checkpoint is kept; "
+            f"the loss is {total} {where}: training stops, the last checkpoint is kept; "
             "try a smaller learning rate, and look for odd cubes in the reports"
         )

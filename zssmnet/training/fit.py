@@ -24,7 +24,8 @@ from zssmnet.training.checkpoint import (
     resume,
 )
 from zssmnet.training.data import CubeSet
-from zssmnet.training.epoch import OnStep, train_epoch, validate
+from zssmnet.training.doubts import check_alive, check_answers, new_doubts
+from zssmnet.training.epoch import OnStep, check_weights, train_epoch, validate
 from zssmnet.training.restoration import LAYOUT
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ def fit(
         initial: file of the weights that a new run begins with; None draws them from the seed.
 
     Raises:
-        NonFiniteLossError: the loss is NaN or infinite; the last checkpoint is kept.
+        NonFiniteLossError: the loss or a weight is NaN or infinite; the last checkpoint is kept.
+        CollapsedError: the network answers nothing but a constant and cannot learn any more.
         OutOfMemoryError: a batch does not fit into the GPU's memory.
         CheckpointError: the last checkpoint or ``initial`` cannot be used.
     """
@@ -71,12 +73,15 @@ def fit(
             log.info("continuing after epoch %d, best validation loss %.5f", progress.epoch, progress.best_loss)
         while not is_finished(state.progress, config.training):
             started = time.monotonic()
-            is_best = _run_epoch(state, training, validation, config, device, on_step)
+            with _telling_where(state.progress, workplace):
+                is_best = _run_epoch(state, training, validation, config, device, on_step)
             _log_epoch(state.progress, is_best, len(training), time.monotonic() - started, config.training)
+            check_alive(state.progress)
             on_epoch(state)
             publish_last(workplace, state)
             if is_best:
                 publish_best(workplace, state)
+    check_answers(state.progress)
     return state
 
 
@@ -91,7 +96,9 @@ def evaluate(model: Path, validation: CubeSet, config: PretrainConfig) -> float:
     with _out_of_memory_errors(recipe.batch_size, device):
         network = initial_state(config, device, model).model
         try:
-            return validate(network, validation, recipe.batch_size, config.corruption, recipe.validation_seed, device)
+            return validate(
+                network, validation, recipe.batch_size, config.corruption, recipe.validation_seed, device
+            ).loss
         except NonFiniteLossError:
             return math.inf
 
@@ -149,10 +156,23 @@ def _run_epoch(
         on_step,
     )
     state.schedule.step()
-    validation_loss = validate(
-        state.model, validation, recipe.batch_size, config.corruption, recipe.validation_seed, device
+    check_weights(state.model)
+    found = validate(state.model, validation, recipe.batch_size, config.corruption, recipe.validation_seed, device)
+    epoch = state.progress.epoch + 1
+    return state.progress.add(
+        EpochResult(epoch, train_loss, found.loss, float(learning_rate), found.explained, found.spread)
     )
-    return state.progress.add(EpochResult(state.progress.epoch + 1, train_loss, validation_loss, float(learning_rate)))
+
+
+@contextmanager
+def _telling_where(progress: Progress, workplace: Storage) -> Iterator[None]:
+    """An error of an epoch tells which one, and where training can go on from."""
+    try:
+        yield
+    except NonFiniteLossError as error:
+        kept = f"last checkpoint: {workplace.where(LAST)}, of epoch {progress.epoch}"
+        where = f"epoch {progress.epoch + 1}; {kept if progress.epoch else 'there is no checkpoint yet'}"
+        raise NonFiniteLossError(f"{error} ({where})") from error
 
 
 @contextmanager
@@ -171,12 +191,15 @@ def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, re
     result = progress.history[-1]
     standing = "best so far" if is_best else f"best {progress.best_loss:.5f} in epoch {progress.best_epoch}"
     log.info(
-        "epoch %d of %d: training loss %.5f, validation loss %.5f (%s), learning rate %g, %.1f cubes/s",
+        "epoch %d of %d: training loss %.5f, validation loss %.5f (%s), %s explained, learning rate %g, %.1f cubes/s",
         result.epoch,
         recipe.epochs,
         result.train_loss,
         result.validation_loss,
         standing,
+        f"{result.explained or 0.0:.1%}",
         result.learning_rate,
         cubes / seconds,
     )
+    for doubt in new_doubts(progress.history, cubes // recipe.batch_size):
+        log.warning("epoch %d: %s", result.epoch, doubt.meaning)

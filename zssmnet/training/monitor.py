@@ -11,10 +11,11 @@ import matplotlib.image
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from zssmnet.archive import CHANNELS
 from zssmnet.config import PretrainConfig
 from zssmnet.report import restoration_triptych
 from zssmnet.storage import Storage
-from zssmnet.training.checkpoint import TrainingState
+from zssmnet.training.checkpoint import EpochResult, TrainingState
 from zssmnet.training.data import CubeSet
 from zssmnet.training.epoch import validation_batches
 from zssmnet.training.restoration import Restored, restore
@@ -52,6 +53,8 @@ class Monitor:
             self._writer = SummaryWriter(str(self._folder), purge_step=result.epoch)
         self._writer.add_scalar("loss/training", result.train_loss, result.epoch)
         self._writer.add_scalar("loss/validation", result.validation_loss, result.epoch)
+        for name, value in _quality(result).items():
+            self._writer.add_scalar(name, value, result.epoch)
         self._writer.add_scalar("learning rate", result.learning_rate, result.epoch)
         if result.epoch == 1 or result.epoch % PICTURE_EVERY == 0:
             picture = matplotlib.image.imread(io.BytesIO(self._triptych(state, result.epoch)), format="png")
@@ -66,6 +69,13 @@ class Monitor:
         return restoration_triptych(
             examples.corrupted.numpy(), examples.restored.numpy(), examples.target.numpy(), f"After epoch {epoch}"
         )
+
+
+def _quality(result: EpochResult) -> dict[str, float]:
+    """What validation tells beside the loss, by the names of its scalars."""
+    spreads = zip(CHANNELS, result.spread or (), strict=False)
+    explained = {} if result.explained is None else {"explained variance": result.explained}
+    return explained | {f"spread/{channel}": spread for channel, spread in spreads}
 
 
 def validation_examples(model: torch.nn.Module, validation: CubeSet, config: PretrainConfig, count: int) -> Restored:

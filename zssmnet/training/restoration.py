@@ -31,10 +31,18 @@ def corrupted_pair(cubes_NCXYZ: Tensor, keys: Tensor, config: CorruptionConfig) 
     return network_axes(pair.input_NCXYZ), network_axes(pair.target_NCXYZ)
 
 
+def restored_pair(
+    model: nn.Module, cubes_NCXYZ: Tensor, keys: Tensor, config: CorruptionConfig
+) -> tuple[Tensor, Tensor]:
+    """What the network makes of corrupted cubes, and what they were: both (N, 3, Z, Y, X)."""
+    corrupted, target = corrupted_pair(cubes_NCXYZ, keys, config)
+    return torch.sigmoid(model(corrupted)), target
+
+
 def restoration_loss(model: nn.Module, cubes_NCXYZ: Tensor, keys: Tensor, config: CorruptionConfig) -> Tensor:
     """Mean squared error between the restored and the uncorrupted images."""
-    corrupted, target = corrupted_pair(cubes_NCXYZ, keys, config)
-    return functional.mse_loss(torch.sigmoid(model(corrupted)), target)
+    restored, target = restored_pair(model, cubes_NCXYZ, keys, config)
+    return functional.mse_loss(restored, target)
 
 
 @torch.no_grad()

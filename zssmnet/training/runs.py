@@ -10,22 +10,25 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from zssmnet.archive import CHANNELS, shortened
 from zssmnet.case_data import CaseData, data_of_cubes
 from zssmnet.config import PretrainConfig
 from zssmnet.cubes import SubsetCubes, find_cubes
+from zssmnet.errors import CubesError
 from zssmnet.records import Input, fingerprints, outputs_there, read_record
-from zssmnet.splits import SUBSETS
+from zssmnet.splits import SUBSETS, VALIDATION_SUBSET
 from zssmnet.storage import Storage
 from zssmnet.storage.lease import held
-from zssmnet.training.checkpoint import Progress, TrainingState
+from zssmnet.training.checkpoint import Progress, TrainingState, check_best
 from zssmnet.training.data import CubeSet, open_training_data
 from zssmnet.training.epoch import OnStep
-from zssmnet.training.fit import OnEpoch, fit
+from zssmnet.training.fit import OnEpoch, choose_device, fit
 from zssmnet.training.monitor import Monitor
 from zssmnet.training.versions import PretrainedModel
 
@@ -49,7 +52,7 @@ def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
     """Look at the files of cubes; those that have a record or an earlier fingerprint are not read again.
 
     Raises:
-        CubesError: there are no cubes, or not of all subsets.
+        CubesError: there are no cubes, or not of all subsets, or a case is both trained on and validated with.
     """
     by_subset = find_cubes(cubes)
     keys = [by_subset[subset] for subset in SUBSETS]
@@ -60,6 +63,7 @@ def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
             sha256 = record.outputs[0].sha256
             known.append(Input(name=key, size=entry.size, version=entry.version, sha256=sha256))
             data.extend(data_of_cubes(record))
+    _check_sides(cubes, data)
     return Supply(fingerprints([(cubes, key) for key in keys], known), tuple(data))
 
 
@@ -108,7 +112,9 @@ def train(
             monitor.on_epoch(state)
             on_epoch(state)
 
-        return fit(training, validation, config, workplace, watch, on_step, initial).progress
+        progress = fit(training, validation, config, workplace, watch, on_step, initial).progress
+    check_best(workplace, progress)
+    return progress
 
 
 def describe(
@@ -121,12 +127,56 @@ def describe(
         outputs=(),
         run_id=run_id,
         parameters=config,
-        versions={"python": platform.python_version(), "torch": torch.__version__},
+        versions=_versions(),
+        device=choose_device(config.training.device).type,
         best_epoch=progress.best_epoch,
         best_validation_loss=progress.best_loss,
+        metrics=_metrics(progress),
         history=tuple(progress.history),
         data=data,
     )
+
+
+def _metrics(progress: Progress) -> dict[str, float]:
+    """How good the best model is."""
+    best = progress.history[progress.best_epoch - 1]
+    told = {"validation_loss": best.validation_loss, "training_loss": best.train_loss}
+    if best.explained is not None:
+        told["explained_variance"] = best.explained
+    return told | {f"spread_{channel}": spread for channel, spread in zip(CHANNELS, best.spread or (), strict=False)}
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides the numbers."""
+    packages = {name: _version_of(name) for name in ("zssmnet", "numpy", "SimpleITK")}
+    return {"python": platform.python_version(), "torch": str(torch.__version__)} | packages
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # the code is used without being installed
+        return "unknown"
+
+
+def _check_sides(cubes: Storage, data: Sequence[CaseData]) -> None:
+    """No case is both trained on and validated with: the validation loss would tell of what was learnt by heart."""
+    validated = [one for one in data if one.subset == VALIDATION_SUBSET]
+    trained = [one for one in data if one.subset != VALIDATION_SUBSET]
+    if both := sorted({one.case_id for one in trained} & {one.case_id for one in validated}):
+        raise CubesError(
+            f"{cubes.uri}: {len(both)} cases are both trained on and validated with: {shortened(both)}; "
+            "generate the cubes of all six subsets anew"
+        )
+    known = {one.sha256: one.case_id for one in trained}
+    if alike := [f"{one.case_id} is {known[one.sha256]}" for one in validated if one.sha256 in known]:
+        log.warning(
+            "%s: %d validation cases have the images of training cases (%s): the validation loss is too good; "
+            "remove one of each from the archive",
+            cubes.uri,
+            len(alike),
+            shortened(alike),
+        )
 
 
 def _log_start(training: CubeSet, validation: CubeSet, config: PretrainConfig, workplace: Storage) -> None:

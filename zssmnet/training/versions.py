@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from pydantic import Field
+
 from zssmnet.archive import shortened
 from zssmnet.case_data import CaseData
 from zssmnet.config import PretrainConfig, TrainingConfig
@@ -48,6 +50,10 @@ class PretrainedModel(Record):
 
     Attributes:
         inputs: the six files of cubes; then, if training began with the weights of another version, that version.
+        parameters: the configuration; the seeds are in its ``training``.
+        versions: of the programs that decide the numbers.
+        device: kind of device that it was trained on, ``cpu`` or ``cuda``; empty if an earlier program did not tell.
+        metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
         data: the cases behind the cubes; none where the cubes have no records.
         number: 1, 2, 3, ... in the order in which versions were first published; 0 for a model of an earlier program.
             A count and no time, so that the same work gives the same record.
@@ -59,6 +65,8 @@ class PretrainedModel(Record):
     versions: dict[str, str]
     best_epoch: int
     best_validation_loss: float
+    device: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
     history: tuple[EpochResult, ...]
     data: tuple[CaseData, ...] = ()
     number: int = 0

@@ -62,6 +62,17 @@ class WatchedCubes(CubeSet):
         return super().batch(indices)
 
 
+def saturate(weights: dict[str, torch.Tensor]) -> None:
+    """Make MNet answer exactly 1 to everything, so that no gradient flows."""
+    for name, weight in weights.items():
+        if name.endswith("norm.weight"):
+            weight.fill_(0)
+        elif name.endswith("norm.bias"):
+            weight.fill_(1)
+        elif name.startswith("outputs."):
+            weight.fill_(100)
+
+
 class StoppedError(Exception):
     """A run comes to a sudden end."""
 

@@ -139,7 +139,7 @@ class TestJudgement:
         champion = initial_state(BETTER, CPU).model
         champion.load_state_dict(torch.load(after.local(version_key(judgement.champion)))["state_dict"])
         recipe = BETTER.training
-        loss = validate(champion, validation, recipe.batch_size, BETTER.corruption, recipe.validation_seed, CPU)
+        loss = validate(champion, validation, recipe.batch_size, BETTER.corruption, recipe.validation_seed, CPU).loss
         assert judgement.champion_loss == loss
 
     def test_the_same_challenge_is_bit_identical(

@@ -18,6 +18,7 @@ from zssmnet.training.checkpoint import (
     EpochResult,
     Progress,
     TrainingState,
+    check_best,
     load_checkpoint,
     publish_best,
     publish_last,
@@ -145,6 +146,63 @@ class TestLastCheckpoint:
     def test_without_the_best_model(self, workplace: LocalStorage) -> None:
         workplace.remove(BEST)
         assert "the best model, best.model, is gone from its folder" in refusal(workplace)
+
+
+class TestBestModelReadBack:
+    @pytest.fixture
+    def progress(self) -> Progress:
+        return state_after([3, 1, 2]).progress
+
+    def refusal(self, workplace: LocalStorage, progress: Progress) -> str:
+        with pytest.raises(CheckpointError) as caught:
+            check_best(workplace, progress)
+        assert str(caught.value).startswith(workplace.where(BEST))
+        assert str(caught.value).endswith("to start anew")
+        return str(caught.value)
+
+    def test_as_it_was_published(self, workplace: LocalStorage, progress: Progress) -> None:
+        check_best(workplace, progress)
+
+    def test_of_another_epoch(self, workplace: LocalStorage) -> None:
+        assert "is not the model of epoch 1" in self.refusal(workplace, state_after([1, 2]).progress)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_that_is_not_finite(self, value: float, workplace: LocalStorage, progress: Progress) -> None:
+        content = torch.load(workplace.local(BEST), weights_only=True)
+        content["state_dict"]["outputs.5.weight"][1] = value
+        torch.save(content, workplace.local(BEST))
+        assert "1 of 343 tensors are not finite" in self.refusal(workplace, progress)
+
+    @pytest.mark.parametrize(
+        "content", [{}, {"epoch": 2}, {"epoch": 2, "state_dict": {}}, {"epoch": 2, "state_dict": 3}]
+    )
+    def test_without_weights(self, content: dict, workplace: LocalStorage, progress: Progress) -> None:
+        torch.save(content, workplace.local(BEST))
+        assert "is not the model of epoch 2" in self.refusal(workplace, progress)
+
+
+@pytest.mark.parametrize("name", [LAST, BEST])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_one_wrong_bit_in_a_weight_is_found(name: str, place: float, workplace: LocalStorage) -> None:
+    """PyTorch alone would load it."""
+    path = workplace.local(name)
+    data = bytearray(path.read_bytes())
+    tensor = max(torch.load(path, weights_only=True)["state_dict"].values(), key=torch.Tensor.numel).numpy().tobytes()
+    where = data.index(tensor) + int(place * len(tensor))
+    data[where] ^= 0x10
+    path.write_bytes(data)
+    torch.load(path, weights_only=True)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint; remove it to start anew"):
+        load_checkpoint(path)
+
+
+def test_checkpoints_of_earlier_versions_go_on(workplace: LocalStorage) -> None:
+    """They tell nothing of explained variance and spread."""
+    history = [{"epoch": 1, "train_loss": 0.5, "validation_loss": 0.25, "learning_rate": 0.1}]
+    change(workplace, history=history, best_epoch=1, best_loss=0.25)
+    state = initial_state(small_config(), CPU)
+    resume(workplace, state)
+    assert state.progress.history == [EpochResult(1, 0.5, 0.25, 0.1, None, None)]
 
 
 class TestRefusals:

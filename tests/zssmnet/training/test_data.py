@@ -92,6 +92,16 @@ class TestRefusals:
         message = refusal(write_cubes(tmp_path, counts=(2, 2, 2, 2, 2, 0)))
         assert "bat_12_s_16x16x4_5.npy holds no cube, so nothing can be validated" in message
 
+    def test_all_validation_cubes_constant(self, tmp_path: Path) -> None:
+        cubes = write_cubes(tmp_path)
+        constant = cubes_of(3)
+        constant[:, :3] = np.array([0.1, 0.2, 0.3])[:, None, None, None]  # the mask may vary
+        np.save(cubes_file(tmp_path, 5), constant)
+        assert "bat_12_s_16x16x4_5.npy: all validation cubes are constant, so nothing can be" in refusal(cubes)
+        constant[2, 1, 0, 0, 0] = 0.5
+        np.save(cubes_file(tmp_path, 5), constant)
+        open_training_data(cubes, 2)
+
     @pytest.mark.parametrize(
         ("other", "found"),
         [

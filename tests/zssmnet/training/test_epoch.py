@@ -10,8 +10,8 @@ from zssmnet.corruption import sample_keys
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.training import epoch
 from zssmnet.training.data import CubeSet
-from zssmnet.training.epoch import train_epoch, validate, validation_batches
-from zssmnet.training.restoration import restoration_loss
+from zssmnet.training.epoch import check_weights, train_epoch, validate, validation_batches
+from zssmnet.training.restoration import restoration_loss, restored_pair
 
 CORRUPTION = small_config().corruption
 CUBES = cubes_of(7, size=(8, 6, 4))
@@ -133,7 +133,7 @@ class TestStep:
 
 class TestValidation:
     def loss(self, batch_size: int = 2, seed: int = 0, cubes: np.ndarray = CUBES) -> float:
-        return validate(small_model(), CubeSet([cubes]), batch_size, CORRUPTION, seed, CPU)
+        return validate(small_model(), CubeSet([cubes]), batch_size, CORRUPTION, seed, CPU).loss
 
     def test_is_the_same_every_time(self) -> None:
         first = self.loss()
@@ -175,6 +175,75 @@ class TestValidation:
         bad[6] = math.nan
         with pytest.raises(NonFiniteLossError, match="the loss is nan in validation"):
             self.loss(cubes=bad)
+
+
+class _Answers(nn.Module):
+    """Answers the same constant of each channel to everything; T2W may vary by a little from voxel to voxel."""
+
+    def __init__(self, answers: np.ndarray, variation: float = 0.0) -> None:
+        super().__init__()
+        self.logits = torch.from_numpy(np.log(answers / (1 - answers))).float()
+        self.variation = variation
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer = self.logits.view(1, 3, 1, 1, 1).expand(len(images), 3, *images.shape[2:]).clone()
+        answer[:, 0, :, ::2] += self.variation
+        return answer
+
+
+class TestQuality:
+    def quality(self, model: nn.Module, batch_size: int = 2) -> epoch.Validation:
+        return validate(model, CubeSet([CUBES]), batch_size, CORRUPTION, 0, CPU)
+
+    def test_the_best_constants_explain_nothing_and_do_not_spread(self) -> None:
+        best = CUBES[:, :3].mean(axis=(0, 2, 3, 4), dtype="float64")
+        found = self.quality(_Answers(best))
+        assert found.explained == pytest.approx(0, abs=1e-6)
+        assert found.spread == pytest.approx((0, 0, 0), abs=1e-9)
+        assert self.quality(_Answers(best + 0.05)).explained < -0.01
+
+    def test_a_perfect_network_explains_all_and_spreads_as_the_images_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def perfect(model: nn.Module, cubes: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+            return cubes[:, :3], cubes[:, :3]
+
+        monkeypatch.setattr(epoch, "restored_pair", perfect)
+        found = self.quality(small_model())
+        assert (found.loss, found.explained) == (0, 1)
+        assert found.spread == pytest.approx((1, 1, 1))
+
+    def test_against_the_definition(self) -> None:
+        model, keys = small_model(), sample_keys(7, seed(0))
+        restored, target = (
+            one.detach().double().numpy() for one in restored_pair(model, torch.from_numpy(CUBES), keys, CORRUPTION)
+        )
+        spreads = [one.std(axis=(2, 3, 4)).mean(axis=0) for one in (restored, target)]
+        explained = 1 - np.mean((restored - target) ** 2) / target.var(axis=(0, 2, 3, 4)).mean()
+        for batch_size in (1, 2, 7):
+            found = self.quality(model, batch_size)
+            assert found.explained == pytest.approx(explained, abs=1e-6)
+            assert found.spread == pytest.approx(tuple(spreads[0] / spreads[1]), rel=1e-5)
+
+    def test_one_collapsed_channel_is_told_apart(self) -> None:
+        t2w, adc, dwi = self.quality(_Answers(np.full(3, 0.5), variation=1.0)).spread
+        assert t2w > 0.1
+        assert adc == dwi == 0
+
+    def test_a_channel_whose_images_are_constant_is_not_blamed(self) -> None:
+        cubes = CUBES.copy()
+        cubes[:, 1] = 0.25
+        found = validate(_Answers(np.full(3, 0.5)), CubeSet([cubes]), 2, CORRUPTION, 0, CPU)
+        assert found.spread == (0, 1, 0)
+
+
+class TestWeights:
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_that_are_not_finite(self, value: float) -> None:
+        model = small_model()
+        check_weights(model)
+        with torch.no_grad():
+            model.bias[1] = value
+        with pytest.raises(NonFiniteLossError, match=r"^1 of 2 tensors of weights are not finite .*; try a smaller le"):
+            check_weights(model)
 
 
 def _pairs(count: int, batch_size: int) -> list[tuple[int, int]]:

@@ -15,18 +15,20 @@ from tests.zssmnet.training.examples import (
     WatchedCubes,
     bits,
     cubes_of,
+    saturate,
     small_config,
     stop,
     stopping_at,
 )
 from zssmnet.config import TrainingConfig
 from zssmnet.corruption import sample_keys
-from zssmnet.errors import InputError, NonFiniteLossError, OutOfMemoryError
+from zssmnet.errors import CollapsedError, InputError, NonFiniteLossError, OutOfMemoryError
 from zssmnet.storage import LocalStorage
 from zssmnet.training import epoch, fit
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
 from zssmnet.training.data import CubeSet
-from zssmnet.training.epoch import validate
+from zssmnet.training.doubts import doubts
+from zssmnet.training.epoch import Validation, validate
 from zssmnet.training.fit import choose_device, initial_state, is_finished
 from zssmnet.training.restoration import restoration_loss
 
@@ -159,7 +161,7 @@ class TestSeeds:
         config = small_config(epochs=1, seed=seed, validation_seed=3)
         state = run(tmp_path, config)
         for validation_seed in (3, 4):
-            loss = validate(state.model, VALIDATION, 3, config.corruption, validation_seed, CPU)
+            loss = validate(state.model, VALIDATION, 3, config.corruption, validation_seed, CPU).loss
             recorded = state.progress.history[0].validation_loss
             assert (loss == pytest.approx(recorded, rel=1e-6)) == (validation_seed == 3)
 
@@ -230,7 +232,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[float]
     def train_with(folder: Path, losses: list[float], **recipe: Any) -> list[float]:
         rates.clear()
         monkeypatch.setattr(fit, "train_epoch", train)
-        monkeypatch.setattr(fit, "validate", lambda *_: losses[len(progress.history)])
+        monkeypatch.setattr(fit, "validate", lambda *_: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0)))
         progress = Progress()
         monkeypatch.setattr(fit, "Progress", lambda: progress)
         run(folder, small_config(**recipe))
@@ -305,6 +307,80 @@ class TestLossThatIsNotFinite:
         with pytest.raises(NonFiniteLossError, match=r"^the loss is nan .*; try a smaller learning rate, .*$"):
             run(tmp_path, small_config(learning_rate=1e30))
         assert not list(tmp_path.iterdir())
+
+
+class TestWhere:
+    """An error tells the epoch, and where training can go on from."""
+
+    def test_in_the_first_epoch(self, tmp_path: Path) -> None:
+        with pytest.raises(NonFiniteLossError, match=r"reports \(epoch 1; there is no checkpoint yet\)$"):
+            run(tmp_path, small_config(learning_rate=1e30))
+
+    def test_in_validation_after_good_epochs(self, tmp_path: Path) -> None:
+        array = cubes_of(3, seed=9)
+
+        def spoil(state: TrainingState) -> None:
+            array[2] = math.nan if state.progress.epoch == 2 else array[2]
+
+        with pytest.raises(NonFiniteLossError) as caught:
+            fit.fit(TRAINING, CubeSet([array]), CONFIG, LocalStorage(tmp_path), spoil)
+        where = f"(epoch 3; last checkpoint: {tmp_path / LAST}, of epoch 2)"
+        assert str(caught.value).startswith("the loss is nan in validation: training stops")
+        assert str(caught.value).endswith(where)
+        assert torch.load(tmp_path / LAST, weights_only=True)["epoch"] == 2
+
+    def test_weights_that_are_not_finite_though_the_loss_is(self, tmp_path: Path) -> None:
+        with pytest.raises(NonFiniteLossError, match=r"1 of \d+ tensors of weights are not finite .* \(epoch 1; "):
+            run(
+                tmp_path / "run", initial=initial(tmp_path, lambda weights: weights["outputs.3.weight"].fill_(math.inf))
+            )
+        assert not (tmp_path / "run").exists()
+
+
+def initial(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    """A file of the weights that ``CONFIG`` begins with, changed."""
+    weights = initial_state(CONFIG, CPU).model.state_dict()
+    change(weights)
+    torch.save({"state_dict": weights}, folder / "initial.model")
+    return folder / "initial.model"
+
+
+class TestCollapse:
+    def test_is_said_in_its_epoch_and_ends_training_when_an_epoch_changes_nothing(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(CollapsedError) as caught:
+            run(tmp_path / "run", initial=initial(tmp_path, saturate))
+        assert str(caught.value) == (
+            "the restored images are constant after epoch 1, and epoch 2 changed nothing: the network cannot learn any "
+            "more; train anew with a smaller learning_rate or another --seed"
+        )
+        first, second = (record.message for record in caplog.records if record.levelname == "WARNING")
+        assert first.startswith("epoch 1: T2W, ADC, DWI is restored as a constant; if it stays so, train anew with")
+        assert second.startswith("epoch 2: the validation loss is that of the epoch before to the last digit")
+        assert torch.load(tmp_path / "run" / LAST, weights_only=True)["epoch"] == 1
+
+    def test_a_constant_is_not_published_as_the_best_model(self, tmp_path: Path) -> None:
+        for _ in range(2):  # the second run finds everything done
+            with pytest.raises(
+                CollapsedError, match=r"^the best model, of epoch 1, restores all cubes as constants: it"
+            ):
+                run(tmp_path / "run", small_config(epochs=1), initial=initial(tmp_path, saturate))
+
+    def test_a_learning_rate_too_small_for_the_weights_is_said_once(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        progress = run(tmp_path, small_config(epochs=4, learning_rate=1e-30)).progress
+        assert len({result.validation_loss for result in progress.history}) == 1
+        (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+        assert warning.startswith("epoch 2: the validation loss is that of the epoch before to the last digit: the wei")
+        assert "at the learning rate 1e-30 it cannot improve" in warning
+
+    @pytest.mark.parametrize("rate", [0.01, 0.1, 1.0, 10.0])
+    def test_young_networks_are_left_alone(self, rate: float, tmp_path: Path) -> None:
+        progress = run(tmp_path, small_config(epochs=3, learning_rate=rate)).progress
+        assert progress.epoch == 3
+        assert all(doubts(progress.history[:done], 2) == [] for done in (1, 2, 3))
 
 
 class TestMemory:

@@ -67,10 +67,11 @@ def scalars(logs: EventAccumulator) -> dict[str, list[tuple[int, float]]]:
 def expected(history: tuple[EpochResult, ...]) -> dict[str, list[tuple[int, float]]]:
     """Scalars as a file of events holds them: in float32."""
     columns = {"loss/training": "train_loss", "loss/validation": "validation_loss", "learning rate": "learning_rate"}
-    return {
-        tag: [(result.epoch, float(np.float32(getattr(result, name)))) for result in history]
-        for tag, name in columns.items()
-    }
+    columns |= {"explained variance": "explained"}
+    told = {tag: [(result.epoch, getattr(result, name)) for result in history] for tag, name in columns.items()}
+    for number, channel in enumerate(("T2W", "ADC", "DWI")):
+        told[f"spread/{channel}"] = [(result.epoch, result.spread[number]) for result in history]
+    return {tag: [(epoch, float(np.float32(value))) for epoch, value in values] for tag, values in told.items()}
 
 
 class TestLogs:
@@ -160,7 +161,7 @@ class TestExamples:
     def test_are_corrupted_as_in_validation(self) -> None:
         model = initial_state(CONFIG, CPU).model
         examples = validation_examples(model, VALIDATION, CONFIG, len(VALIDATION))
-        loss = validate(model, VALIDATION, 2, CONFIG.corruption, CONFIG.training.validation_seed, CPU)
+        loss = validate(model, VALIDATION, 2, CONFIG.corruption, CONFIG.training.validation_seed, CPU).loss
         assert torch.mean((examples.restored - examples.target) ** 2).item() == pytest.approx(loss, rel=1e-6)
         few = validation_examples(model, VALIDATION, CONFIG, 2)
         assert torch.equal(few.corrupted, examples.corrupted[[0, 4]])

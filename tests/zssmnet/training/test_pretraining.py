@@ -24,8 +24,9 @@ from tests.zssmnet.training.examples import (
 )
 from zssmnet import load_pretrained, records
 from zssmnet.config import CorruptionConfig, CubesConfig, NetworkConfig, PretrainConfig
-from zssmnet.cubes import SubsetCubes
+from zssmnet.cubes import CaseCubes, SubsetCubes
 from zssmnet.errors import CheckpointError, CubesError, InputError, NonFiniteLossError
+from zssmnet.preparation import prepared_keys
 from zssmnet.records import Input, Output, publish_record, read_record, remove_record
 from zssmnet.storage import LocalStorage, sha256_of
 from zssmnet.storage.owner import this_process
@@ -33,7 +34,7 @@ from zssmnet.training.checkpoint import BEST, LAST
 from zssmnet.training.data import open_training_data
 from zssmnet.training.fit import fit
 from zssmnet.training.pretraining import pretrain
-from zssmnet.training.runs import identify
+from zssmnet.training.runs import identify, take_stock
 from zssmnet.training.versions import (
     MODEL,
     PretrainedModel,
@@ -127,6 +128,16 @@ class TestPublication:
         assert [result.epoch for result in record.history] == [1, 2, 3]
         assert record.best_validation_loss == min(result.validation_loss for result in record.history)
         assert record.versions["torch"] == torch.__version__
+        assert list(record.versions) == ["python", "torch", "zssmnet", "numpy", "SimpleITK"]
+        assert record.versions["numpy"] == np.__version__
+        assert record.device == "cpu"
+        best = record.history[1]
+        assert list(record.metrics.items()) == [
+            ("validation_loss", best.validation_loss),
+            ("training_loss", best.train_loss),
+            ("explained_variance", best.explained),
+            *zip(("spread_T2W", "spread_ADC", "spread_DWI"), best.spread, strict=True),
+        ]
 
     def test_nothing_else_is_left(self, finished: LocalStorage) -> None:
         record = read_record(finished, MODEL, PretrainedModel)
@@ -208,6 +219,42 @@ def _record_cubes(cubes: LocalStorage, subset: int, count: int) -> None:
     parameters = CubesConfig(size=SIZE, cubes_per_case=12)
     record = SubsetCubes(method=1, inputs=(), outputs=(output,), subset=subset, parameters=parameters, cases=())
     publish_record(cubes, path.name, record)
+
+
+class TestSides:
+    """A case is either trained on or validated with."""
+
+    def record(self, cubes: LocalStorage, subset: int, case_id: str, sha256: str) -> None:
+        _record_cubes(cubes, subset, COUNTS[subset])
+        name = cubes_file(cubes.folder, subset).name
+        inputs = tuple(
+            Input(name=key, size=1, version="", sha256=f"{sha256} {number}")
+            for number, key in enumerate(prepared_keys(case_id, subset))
+        )
+        known = read_record(cubes, name, SubsetCubes)
+        publish_record(cubes, name, known.model_copy(update={"inputs": inputs, "cases": (CaseCubes(case_id, ()),)}))
+
+    def test_a_case_on_both_is_refused(self, cubes: LocalStorage, weights: LocalStorage) -> None:
+        self.record(cubes, 1, "10001_1000001", "a")
+        self.record(cubes, 5, "10001_1000001", "b")
+        with pytest.raises(CubesError) as caught:
+            pretrain(cubes, weights, CONFIG)
+        assert str(caught.value) == (
+            f"{cubes.uri}: 1 cases are both trained on and validated with: 10001_1000001; "
+            "generate the cubes of all six subsets anew"
+        )
+        assert not weights.folder.exists()
+
+    @pytest.mark.parametrize(("sha256", "warnings"), [("a", 1), ("b", 0)])
+    def test_the_same_images_under_another_name_are_told(
+        self, sha256: str, warnings: int, cubes: LocalStorage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.record(cubes, 1, "10001_1000001", "a")
+        self.record(cubes, 5, "10002_1000002", sha256)
+        assert len(take_stock(cubes).data) == 2
+        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert len(told) == warnings
+        assert all("(10002_1000002 is 10001_1000001): the validation loss is too good" in line for line in told)
 
 
 class TestRunId:
