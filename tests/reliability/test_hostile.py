@@ -1,7 +1,9 @@
 """Input that means harm: names, links, files and records that others wrote. Nothing outside the root is touched."""
 
+import html
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -605,3 +607,38 @@ def test_a_file_s_name_cannot_act_on_the_terminal(tmp_path: Path, ledger: Ledger
         assert all(line.isprintable() for line in (shown.out + shown.err).splitlines())
         assert "\nfine" not in shown.out
         assert "\\x1b[2J\\nfine" in shown.out
+
+
+# --- Prefect's pages
+
+MARKUP = [
+    "<img src=x onerror=alert(1)>",
+    "[here](javascript:alert(1))",
+    "![x](https:somewhere.example)",
+    "a|b",
+    "`code`",
+    "**bold**",
+    "[red]a",
+]
+
+
+@pytest.mark.integration
+def test_names_are_text_on_prefect_s_pages(tmp_path: Path, ledger: Ledger, prefect_api: str):
+    from prefect.client.orchestration import get_client
+
+    from flows.prepare_data import prepare_data
+
+    archive = Archive(tmp_path / "archive")
+    archive.add("plain")
+    for name in MARKUP:
+        for channel in range(2):  # one is missing: the reason shows in the table as well
+            _link(archive.image_path(channel, "plain"), os.fsencode(archive.image_path(channel, name)))
+    with ledger.tried("hostile names", "markup in an id on Prefect's pages", tries=len(MARKUP)):
+        done = prepare_data(archive.images.uri, archive.masks.uri, str(tmp_path / "root"))
+        assert done.unusable == sorted(MARKUP)
+        with get_client(sync_client=True) as client:
+            made = client.request("POST", "/artifacts/latest/filter", json={"artifacts": {"key": {"any_": ["cases"]}}})
+        rows = json.loads(made.json()[0]["data"])
+        assert sorted(html.unescape(row["case"]) for row in rows) == sorted(["plain", *MARKUP])
+        assert all("missing" in row["remarks"] for row in rows if row["case"] != "plain")
+        assert not re.search(r"[<>\[\]`|*]", json.dumps([list(row.values()) for row in rows])[2:-2].replace("], [", ""))
