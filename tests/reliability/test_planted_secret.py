@@ -13,6 +13,7 @@ import s3fs
 
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.ledger import Ledger
+from tests.zssmnet.examinations import Archive
 
 pytestmark = pytest.mark.integration
 
@@ -24,7 +25,8 @@ PLANTED = (SECRET, SECRET.replace("/", "%2F").replace("+", "%2B"), TOKEN, PASSWO
 def archive(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An archive in a bucket."""
     folder = tmp_path_factory.mktemp("archive")
-    small_archive(folder)
+    for seed, case_id in enumerate("ab"):
+        Archive(folder).add(case_id, seed=seed)
     bucket = s3fs.S3FileSystem(use_listings_cache=False)
     bucket.mkdir("planted")
     bucket.put(f"{folder}/", "planted/archive/", recursive=True)
@@ -40,13 +42,10 @@ def guarded(s3_endpoint: str) -> Iterator[None]:
 
 
 def _after_requests(endpoint: str, count: str) -> None:
-    request = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", data=count.encode(), method="POST")
+    address, head = f"{endpoint}/moto-api/reset-auth", {"Content-Type": "text/plain"}
+    request = urllib.request.Request(address, count.encode(), head, method="POST")
     with urllib.request.urlopen(request, timeout=30):
         pass
-
-
-def with_password(endpoint: str) -> str:
-    return endpoint.replace("://", f"://somebody:{PASSWORD}@")
 
 
 def found_in(text: bytes) -> list[str]:
@@ -79,7 +78,7 @@ class Commands:
             [sys.executable, "-m", "flows.cli", *arguments],
             env=self.environment | environment,
             capture_output=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         output = done.stdout + done.stderr
@@ -110,43 +109,62 @@ def _database() -> bytes:
 
 
 def test_in_good_runs(commands: Commands, archive: str, s3_endpoint: str, ledger: Ledger) -> None:
+    inputs = ["--images_path", f"{archive}/images", "--zonal_mask_path", f"{archive}/masks"]
+    prepare = ["prepare", *inputs, "--output_path", "s3://planted/root/SSL/data", "-v"]
+    with ledger.tried("planted secret", "a good run"):
+        assert "2 cases prepared" in commands.run(*prepare, status=0, AWS_ENDPOINT_URL=s3_endpoint)
+    with ledger.tried("planted secret", "checking what was published"):
+        commands.run("verify", "--output", "s3://planted/root", status=0, AWS_ENDPOINT_URL=s3_endpoint)
+    _nothing_in_the_bucket()
+
+
+@pytest.mark.long
+def test_in_a_run_of_all_stages(commands: Commands, s3_endpoint: str, ledger: Ledger) -> None:
+    images, masks = small_archive(commands.folder)
     settings = commands.folder / "quick.toml"
     settings.write_text(QUICK_SETTINGS)
-    inputs = ["--images_path", f"{archive}/nnunet_raw", "--zonal_mask_path", f"{archive}/zonal_masks"]
-    run = ["run", *inputs, "--output", "s3://planted/root", "--config", str(settings), "--epochs", "1", "-v"]
-    for endpoint in (s3_endpoint, with_password(s3_endpoint)):
-        with ledger.tried("planted secret", "a good run"):
-            assert "weights:  s3://planted/root" in commands.run(*run, status=0, AWS_ENDPOINT_URL=endpoint)
-    with ledger.tried("planted secret", "listing and checking what was published", tries=2):
-        commands.run("versions", "--output", "s3://planted/root", status=0, AWS_ENDPOINT_URL=s3_endpoint)
-        commands.run("verify", "--output", "s3://planted/root", status=1, AWS_ENDPOINT_URL=s3_endpoint)
+    inputs = ["--images_path", str(images), "--zonal_mask_path", str(masks)]
+    run = ["run", *inputs, "--output", "s3://planted/whole", "--config", str(settings), "--epochs", "1", "-v"]
+    with ledger.tried("planted secret", "a good run"):
+        assert "weights:  s3://planted/whole" in commands.run(*run, status=0, AWS_ENDPOINT_URL=s3_endpoint)
+    _nothing_in_the_bucket()
+
+
+def _nothing_in_the_bucket() -> None:
     bucket = s3fs.S3FileSystem(use_listings_cache=False)
-    for key in bucket.find("planted/root"):
+    keys = bucket.find("planted")
+    assert keys
+    for key in keys:
         assert found_in(key.encode() + bucket.cat_file(key)) == [], key
 
 
-FAULTS = {"a missing bucket": "s3://no-such-bucket/x", "no endpoint": "s3://planted/root"}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_in_runs_that_fail(commands: Commands, s3_endpoint: str, ledger: Ledger, fault: str) -> None:
-    endpoint = s3_endpoint if fault == "a missing bucket" else "http://127.0.0.1:9"
-    place = FAULTS[fault]
-    for address in (endpoint, with_password(endpoint)):
-        with ledger.tried("planted secret", fault):
-            command = ["prepare", "-v", "--images_path", place, "--zonal_mask_path", place, "--output_path", place]
-            last = commands.run(*command, status=1, AWS_ENDPOINT_URL=address).splitlines()[-1]
-            assert last.startswith(f"zssmnet: error: {place}")
+@pytest.mark.parametrize(
+    ("fault", "endpoint", "place"),
+    [
+        ("an endpoint that is not there, with a password in its address", "http://somebody:{}@127.0.0.1:9", "planted"),
+        pytest.param("no endpoint", "http://127.0.0.1:9", "planted", marks=pytest.mark.long),
+        pytest.param("a missing bucket", "", "no-such-bucket", marks=pytest.mark.long),
+        pytest.param("an endpoint with a password in its address", "password", "planted", marks=pytest.mark.long),
+    ],
+)
+def test_in_runs_that_fail(
+    commands: Commands, s3_endpoint: str, ledger: Ledger, fault: str, endpoint: str, place: str
+) -> None:
+    chosen = {"": s3_endpoint, "password": s3_endpoint.replace("://", f"://somebody:{PASSWORD}@")}
+    address, place = chosen.get(endpoint, endpoint.format(PASSWORD)), f"s3://{place}/x"
+    with ledger.tried("planted secret", fault):
+        command = ["prepare", "-v", "--images_path", place, "--zonal_mask_path", place, "--output_path", place]
+        last = commands.run(*command, status=1, AWS_ENDPOINT_URL=address).splitlines()[-1]
+        assert last.startswith(f"zssmnet: error: {place}")
 
 
 def test_with_a_key_that_is_refused(
     commands: Commands, archive: str, s3_endpoint: str, guarded: None, ledger: Ledger
 ) -> None:
-    for address in (s3_endpoint, with_password(s3_endpoint)):
-        with ledger.tried("planted secret", "a key that is refused"):
-            command = ["prepare", "-v", "--images_path", archive, "--zonal_mask_path", archive, "--output_path", "x"]
-            last = commands.run(*command, status=1, AWS_ENDPOINT_URL=address).splitlines()[-1]
-            assert last.startswith(f"zssmnet: error: {archive}: cannot be listed: ")
+    with ledger.tried("planted secret", "a key that is refused"):
+        command = ["prepare", "-v", "--images_path", archive, "--zonal_mask_path", archive, "--output_path", "x"]
+        last = commands.run(*command, status=1, AWS_ENDPOINT_URL=s3_endpoint).splitlines()[-1]
+        assert last.startswith(f"zssmnet: error: {archive}: cannot be listed: ")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +176,7 @@ def test_with_a_key_that_is_refused(
         f"https://somebody:{PASSWORD}@127.0.0.1:9/planted",
     ],
 )
-def test_in_an_address(commands: Commands, ledger: Ledger, tmp_path: Path, address: str) -> None:
+def test_in_an_address(prefect_api: str, ledger: Ledger, tmp_path: Path, address: str) -> None:
     place = str(tmp_path / "x")
     for flag in ("--images_path", "--zonal_mask_path", "--output_path", "--splits_path"):
         chosen = {"--images_path": place, "--zonal_mask_path": place, "--output_path": place} | {flag: address}
@@ -169,7 +187,7 @@ def test_in_an_address(commands: Commands, ledger: Ledger, tmp_path: Path, addre
     for command in ("versions", "verify", "rollback"):
         with ledger.tried("planted secret", "a secret in an address"):
             assert "AWS_SECRET_ACCESS_KEY" in _refused(command, "--output", address)
-    assert "AWS_SECRET_ACCESS_KEY" in commands.run("versions", "--output", address, status=1)
+    assert found_in(_database()) == []
 
 
 def _refused(*arguments: str) -> str:
