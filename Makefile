@@ -4,9 +4,10 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AUDIT := .audit
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo service service-stop deploy test format lint types tests reliability reliability-page bench fix lock clean
+.PHONY: help setup demo service service-stop deploy test format lint types tests reliability reliability-page bench fix lock audit clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,5 +68,13 @@ fix: setup  ## format the code and mend what the linter can mend
 lock:  ## pin requirements.in anew, for Python 3.11 to 3.13, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.lock
 
+audit:  ## look the pinned packages up among the known vulnerabilities (asks https://pypi.org; no part of `make test`)
+	@$(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit==2.10.1
+	@for file in requirements.lock deployments/requirements-server.txt; do \
+	  $(AUDIT)/bin/pip-audit --requirement $$file --require-hashes --disable-pip --strict --progress-spinner off || \
+	  { echo "$$file: not audited, or with the findings above. \"Not found on PyPI\" or a failed connection means that https://pypi.org"; \
+	    echo "could not be asked from here: nothing is known then, good or bad. Run it where it can be reached."; exit 1; }; \
+	done
+
 clean:  ## remove what make made
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

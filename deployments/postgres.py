@@ -15,6 +15,7 @@ from deployments.processes import StackError
 DATABASE = "prefect"
 USER = "prefect"
 _SYSTEM_USERS = ("postgres", "nobody")
+_PUBLIC = Path("/var/tmp")  # noqa: S108 - whatever lies there is looked at before it is used
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/opt/postgresql*/bin")
 
 
@@ -38,14 +39,16 @@ class Cluster:
         It is made beside its place and moved there when it is whole: what a killed start leaves behind is made anew.
 
         Raises:
-            StackError: it cannot be made.
+            StackError: it cannot be made, or somebody else has put something in its place.
         """
         if self.data.exists():
+            self._check_owner()
             return
         new, secret = self.data.with_suffix(".new"), self.data.with_suffix(".password")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        secret.touch(mode=0o600)
+        secret.unlink(missing_ok=True)
+        secret.touch(mode=0o600, exist_ok=False)  # a new file: not what somebody else has put there
         secret.write_text(password)
         if self.user:
             shutil.chown(new, self.user)
@@ -74,6 +77,11 @@ class Cluster:
         values = {"HOST": "127.0.0.1", "PORT": str(port), "NAME": DATABASE, "USER": USER, "PASSWORD": password}
         return {f"PREFECT_SERVER_DATABASE_{name}": value for name, value in values.items()}
 
+    def _check_owner(self) -> None:
+        owner = pwd.getpwnam(self.user).pw_uid if self.user else os.geteuid()
+        if self.data.lstat().st_uid != owner:
+            raise StackError(f"{self.data}: belongs to another user, so PostgreSQL must not run on it; remove it")
+
     def _run(self, command: list[str], text: str = "") -> None:
         program = str(self.binaries / command[0])
         done = subprocess.run(
@@ -100,7 +108,7 @@ def find(folder: Path) -> Cluster | None:
     user = _user() if os.geteuid() == 0 else None
     data = folder / "postgres"
     if user and not _can_be_entered(folder):  # as below /root: nobody but root gets there
-        data = Path("/var/tmp") / f"zssmnet-postgres-{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
+        data = _PUBLIC / f"zssmnet-postgres-{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
     return Cluster(binaries, data, user)
 
 

@@ -29,14 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace) -> int:
     from flows import commands
     from zssmnet.errors import ConfigError, ZssmnetError
+    from zssmnet.keys import printable
 
     try:
+        commands.check_addresses(options)
         getattr(commands, options.command)(options)
     except ConfigError as error:
-        print(f"zssmnet: error: {error}", file=sys.stderr)
+        print(f"zssmnet: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except ZssmnetError as error:
-        print(f"zssmnet: error: {error}", file=sys.stderr)
+        print(f"zssmnet: error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("zssmnet: interrupted; the same command continues where it stopped", file=sys.stderr)

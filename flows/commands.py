@@ -15,6 +15,19 @@ from flows.embedded import start_server
 from flows.settings import settings_of
 from zssmnet.archive import PICAI_PATIENT
 from zssmnet.errors import CheckpointError, VerificationError
+from zssmnet.keys import printable
+from zssmnet.storage import check_address
+
+
+def check_addresses(options: argparse.Namespace) -> None:
+    """See to it that no address has a password in it, before Prefect notes it as a parameter of a run.
+
+    Raises:
+        InputError: one has.
+    """
+    for value in vars(options).values():
+        if isinstance(value, str):
+            check_address(value)
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -76,7 +89,7 @@ def verify(options: argparse.Namespace) -> None:
 
     findings = verify_root(options.output)
     for finding in findings:
-        print(f"{finding.kind:10} {finding.file}")
+        print(f"{finding.kind:10} {printable(finding.file)}")
     if findings:
         kinds = Counter(finding.kind for finding in findings)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))

@@ -24,6 +24,7 @@ from flows.prepare_data import (
 from flows.pretrain import HandOffChoice, PretrainSettings, pretrain_where_told
 from tasks.hand_off import HERE
 from tasks.holding import alone_in
+from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
 from zssmnet.archive import PICAI_PATIENT
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
@@ -78,7 +79,7 @@ def ssl_pretraining(
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
     create_markdown_artifact(
         key="summary",
-        markdown="\n".join(f"- {line}" for line in summary_lines(summary)),
+        markdown="\n".join(f"- {text(line)}" for line in summary_lines(summary)),
         description="What came of the run",
     )
     return summary

@@ -12,6 +12,7 @@ from flows.concurrency import one_task_a_core
 from flows.parameter_help import with_parameter_help
 from tasks.cases import CaseOutcome, inventory, left_out, look_for_news, prepare, subsets, tidy, up_to_date
 from tasks.holding import alone_in
+from tasks.markdown import text
 from tasks.progress import display, shown_in_run
 from zssmnet.archive import PICAI_PATIENT, ArchiveFormat
 from zssmnet.config import PreparationConfig
@@ -135,12 +136,12 @@ def _show_table(outcomes: list[CaseOutcome]) -> None:
 
 def _row(outcome: CaseOutcome) -> dict[str, str]:
     return {
-        "case": outcome.case_id,
+        "case": text(outcome.case_id),
         "subset": "" if outcome.subset is None else str(outcome.subset),
         "state": "left out" if outcome.reason else ("prepared" if outcome.is_new else "up to date"),
         "before": _voxels(outcome.size_before),
         "after": _voxels(outcome.size_after),
-        "remarks": f"{outcome.file}: {outcome.reason}" if outcome.reason else "; ".join(outcome.warnings),
+        "remarks": text(f"{outcome.file}: {outcome.reason}" if outcome.reason else "; ".join(outcome.warnings)),
     }
 
 

@@ -27,6 +27,7 @@ from flows.pretrain import HandOffChoice, pretrain_where_told
 from tasks.cases import inventory, look_for_news, subsets
 from tasks.hand_off import HERE
 from tasks.holding import alone_in
+from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
 from zssmnet.archive import PICAI_PATIENT, shortened
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig, TrainingConfig
@@ -104,7 +105,7 @@ def retrain_on_new_data(
 def _tell(news: News) -> set[str]:
     """Say what was found; ids of new and changed cases."""
     lines = [
-        f"- {name}: {len(ids)}" + (f" ({shortened(ids)})" if ids else "")
+        f"- {name}: {len(ids)}" + (f" ({text(shortened(ids))})" if ids else "")
         for name, ids in (("new", news.new), ("changed", news.changed), ("gone", news.gone))
     ]
     log.info("since the last model: %d cases new, %d changed, %d gone", *map(len, (news.new, news.changed, news.gone)))
@@ -129,7 +130,7 @@ def _decided(root: str, news: News, trained: TrainingOutcome) -> State[Retrainin
 
 
 def _ended(name: str, root: str, news: News, decision: str, trained: TrainingOutcome | None) -> State[Any]:
-    create_markdown_artifact(key="decision", markdown=decision, description="What came of the retraining")
+    create_markdown_artifact(key="decision", markdown=text(decision), description="What came of the retraining")
     summary = RetrainingSummary(
         root=root,
         new=len(news.new),

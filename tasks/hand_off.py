@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.markdown import code, text
 from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError
@@ -155,18 +156,18 @@ class _PoolWatch:
         self.reason = self._why_unserved()
         if not self.reason:
             self._unserved_since = None
-            self._show(f"waits for a free place in work pool `{self._run.work_pool_name}`.")
+            self._show(f"waits for a free place in work pool {code(str(self._run.work_pool_name))}.")
             return
         if self._unserved_since is None:
             self._unserved_since = time.monotonic()
             log.warning("pre-training waits: %s", self.reason)
-        self._show(f"**waits**: {self.reason}")
+        self._show(f"**waits**: {text(self.reason)}")
 
     def _taken(self) -> None:
         if self._unserved_since is not None:
             log.info("pre-training is under way")
         self._unserved_since = None
-        self._show(f"runs in work pool `{self._run.work_pool_name}`.")
+        self._show(f"runs in work pool {code(str(self._run.work_pool_name))}.")
 
     def _why_unserved(self) -> str:
         name = str(self._run.work_pool_name)
@@ -177,11 +178,11 @@ class _PoolWatch:
             return ""
         return f"no live worker serves work pool {name!r}; start one with 'prefect worker start --pool {name}'"
 
-    def _show(self, text: str) -> None:
-        if text == self._shown:
+    def _show(self, told: str) -> None:
+        if told == self._shown:
             return
-        self._shown = text
-        markdown = f"Pre-training run `{self._run.name}` {text}"
+        self._shown = told
+        markdown = f"Pre-training run {code(self._run.name)} {told}"
         if self._artifact is None:
             made = create_markdown_artifact(
                 key=ARTIFACT, markdown=markdown, description="Pre-training in another work pool"

@@ -7,6 +7,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from tasks.markdown import code
 from zssmnet.config import CubesConfig
 from zssmnet.gallery import publish_case_pictures, publish_training_pictures
 from zssmnet.storage import Storage, open_storage
@@ -39,5 +40,7 @@ def _show(reports: Storage, key: str, description: str) -> None:
     name = key.removesuffix(".png").replace("/", "-").replace("_", "-")
     png = base64.b64encode(reports.read(key)).decode()
     create_markdown_artifact(
-        key=name, markdown=f"![{name}](data:image/png;base64,{png})\n\n`{reports.where(key)}`", description=description
+        key=name,
+        markdown=f"![{name}](data:image/png;base64,{png})\n\n{code(reports.where(key))}",
+        description=description,
     )

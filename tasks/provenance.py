@@ -7,6 +7,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from tasks.markdown import code, text
 from zssmnet.splits import SUBSETS, VALIDATION_SUBSET
 from zssmnet.storage import Storage, open_storage
 from zssmnet.training.versions import MODEL, PretrainedModel, stable_model, version_key
@@ -34,11 +35,11 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
     """The record of a model as a table in Markdown."""
     recipe, network = record.parameters.training, record.parameters.network
     rows = {
-        "model": f"`{weights.where(MODEL)}`",
-        "version": f"`{weights.where(version_key(record.run_id))}`",
-        "run id": f"`{record.run_id}`",
-        "replaces": f"`{record.replaces}`" if record.replaces else "none",
-        "SHA-256": f"`{record.outputs[0].sha256}`",
+        "model": code(weights.where(MODEL)),
+        "version": code(weights.where(version_key(record.run_id))),
+        "run id": code(record.run_id),
+        "replaces": code(record.replaces) if record.replaces else "none",
+        "SHA-256": code(record.outputs[0].sha256),
         "size": f"{record.outputs[0].size:,} bytes",
         "validation loss": f"**{record.best_validation_loss:.5f}**",
         "explained variance": f"{record.metrics['explained_variance']:.1%}"
@@ -50,7 +51,7 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
         "corruption": record.parameters.corruption.recipe,
         "device": record.device or "not told",
         "recipe": f"batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
-        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "versions": text(", ".join(f"{name} {version}" for name, version in record.versions.items())),
     }
     first, *others = (f"| {name} | {value} |" for name, value in rows.items())
     return "\n".join([first, "| --- | --- |", *others])
@@ -63,8 +64,10 @@ def lineage(record: PretrainedModel) -> str:
         "| --- | --- | --- | --- | --- |",
         *_rows(record),
     ]
-    model = f"→ **{MODEL}**, run `{record.run_id}`, SHA-256 `{record.outputs[0].sha256[:_SHOWN]}`"
-    started = [f"Training began with the weights of version `{record.replaces}`."] if _continued(record) else []
+    model = f"→ **{MODEL}**, run {code(record.run_id)}, SHA-256 {code(record.outputs[0].sha256[:_SHOWN])}"
+    started = (
+        [f"Training began with the weights of version {code(str(record.replaces))}."] if _continued(record) else []
+    )
     return "\n\n".join(["\n".join(made_from), model, *started])
 
 
@@ -73,7 +76,7 @@ def _rows(record: PretrainedModel) -> Iterator[str]:
         use = "validation" if subset == VALIDATION_SUBSET else "training"
         sha256s = [case.sha256 for case in record.data if case.subset == subset]
         digest = hashlib.sha256("".join(sha256s).encode()).hexdigest()[:_SHOWN] if sha256s else ""
-        yield f"| {subset}, {use} | {len(sha256s)} | `{digest}` | {cubes.name} | `{cubes.sha256[:_SHOWN]}` |"
+        yield f"| {subset}, {use} | {len(sha256s)} | `{digest}` | {text(cubes.name)} | {code(cubes.sha256[:_SHOWN])} |"
 
 
 def _continued(record: PretrainedModel) -> bool:

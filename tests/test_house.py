@@ -1,6 +1,7 @@
 """The order of the house: dependencies point one way, zssmnet <- tasks <- flows <- deployments."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -83,3 +84,66 @@ def test_no_module_hides_one_of_python_s_own(package: str):
     own = {path.stem for path in modules(package)} - {"__init__", "__main__"}
     assert own
     assert own & set(sys.stdlib_module_names) == set()
+
+
+PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+ARCHIVES = {"tarfile", "zipfile"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "np.load", "numpy.load"}
+
+
+def unsafe(tree: ast.AST) -> Iterator[str]:
+    """What could run code that comes from data, or write where data tells."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=function, keywords=keywords):
+                name = ast.unparse(function)
+                if name in FORBIDDEN_CALLS or name.endswith(".extractall"):
+                    yield name
+                given = {one.arg: one.value for one in keywords}
+                if name == "torch.load" and ast.unparse(given.get("weights_only", ast.Constant(None))) != "True":
+                    yield name
+                if ast.unparse(given.get("shell", ast.Constant(False))) != "False":
+                    yield f"{name}(shell=...)"
+                if ast.unparse(given.get("allow_pickle", ast.Constant(False))) != "False":
+                    yield f"{name}(allow_pickle=...)"
+            case ast.Import(names=names) if found := {one.name.split(".")[0] for one in names} & (PICKLES | ARCHIVES):
+                yield from found
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in PICKLES | ARCHIVES:
+                yield module
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_nothing_can_run_code_that_comes_from_data(package: str):
+    found = [f"{name_of(path)}: {what}" for path in modules(package) for what in unsafe(ast.parse(path.read_text()))]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "import os, cloudpickle as c",
+        "from joblib import load",
+        "from tarfile import open",
+        "torch.load(a)",
+        "torch.load(a, weights_only=False)",
+        "np.load(a)",
+        "np.lib.format.read_array(a, allow_pickle=True)",
+        "eval(a)",
+        "yaml.load(a)",
+        "subprocess.run(a, shell=True)",
+        "os.system(a)",
+        "archive.extractall()",
+    ],
+)
+def test_what_could_is_found(line: str):
+    assert list(unsafe(ast.parse(line)))
+
+
+def test_every_dependency_is_pinned_with_its_hash():
+    for file in ("requirements.lock", "deployments/requirements-server.txt"):
+        text = re.sub(r"\\\n", " ", (ROOT / file).read_text())
+        lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        assert lines, file
+        for line in lines:
+            assert re.match(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!-]+( ;[^#]*)? .*--hash=sha256:[0-9a-f]{64}", line), line

@@ -170,7 +170,7 @@ def _masks_by_case(masks: Storage) -> dict[str, list[str]]:
 def _check_id(case_id: str, file: str, others: Container[str]) -> None:
     """Whether prepared files can be named after the case."""
     if not case_id:
-        raise CaseError(case_id, file, "its name has nothing before the channel, so the case has no id")
+        raise CaseError(case_id, printable(file), "its name has nothing before the channel, so the case has no id")
     for suffix in _SUFFIXES["nnunet"]:
         _check_key(case_id, case_id + suffix)
         ending = suffix.removesuffix(MASK_SUFFIX)
@@ -201,7 +201,9 @@ def _paired(
         raise CaseError(case_id, masks.where(case_id + MASK_SUFFIX), "missing: the case has no zonal mask")
     for keys in (channels[0], channels[1], channels[2], mask_keys[case_id]):
         if len(keys) > 1:
-            raise CaseError(case_id, keys[1], f"the id is there twice, in {printable(keys[0])} as well; rename one")
+            raise CaseError(
+                case_id, printable(keys[1]), f"the id is there twice, in {printable(keys[0])} as well; rename one"
+            )
         _check_key(case_id, keys[0])
     return Case(case_id, archive_format, (channels[0][0], channels[1][0], channels[2][0]), mask_keys[case_id][0])
 

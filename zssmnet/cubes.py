@@ -6,12 +6,14 @@ T2W, ADC, DWI, mask. A case's cubes depend only on the seed, the case and the pa
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from zssmnet.archive import shortened
 from zssmnet.config import CubesConfig
@@ -41,6 +43,7 @@ METHOD = 1
 HIGHEST_ADC = 3000.0
 """ADC is clipped to 0..3000 (1e-6 mm2/s) and divided by it."""
 CHANNEL_COUNT = 4
+_CUBES = re.compile(r"bat_\d+_s_\d+x\d+x\d+_\d\.npy")
 
 
 class CaseCubes(NamedTuple):
@@ -56,6 +59,11 @@ class SubsetCubes(Record):
     subset: int
     parameters: CubesConfig
     cases: tuple[CaseCubes, ...]
+
+    @override
+    def tells_of(self, name: str) -> bool:
+        keys = [output.key for output in self.outputs]
+        return self.subset in SUBSETS and keys == [name] == [cubes_key(self.parameters, self.subset)]
 
 
 def cubes_key(config: CubesConfig, subset: int) -> str:
@@ -123,7 +131,7 @@ def remove_other_sets(output: Storage, config: CubesConfig) -> list[str]:
         Names of the removed files. Files without a record were not made here and stay.
     """
     current = {cubes_key(config, subset) for subset in SUBSETS}
-    others = [name for name in record_names(output) if name not in current]
+    others = [name for name in record_names(output) if _CUBES.fullmatch(name) and name not in current]
     for name in others:
         output.remove(name)
         remove_record(output, name)

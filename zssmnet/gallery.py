@@ -3,8 +3,11 @@
 A set's input is the record of the cubes or of the model that it shows, since that tells of everything in a picture.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from typing_extensions import override
 
 from zssmnet.config import CubesConfig
 from zssmnet.cubes import SubsetCubes, cubes_key, open_cubes
@@ -24,7 +27,7 @@ from zssmnet.records import (
 from zssmnet.report import case_montage, loss_curves, restoration_triptych
 from zssmnet.splits import VALIDATION_SUBSET
 from zssmnet.storage import Storage, sha256_of
-from zssmnet.training.checkpoint import load_checkpoint
+from zssmnet.training.checkpoint import load_weights
 from zssmnet.training.data import CubeSet
 from zssmnet.training.fit import INPUT_CHANNELS, OUTPUT_CHANNELS
 from zssmnet.training.monitor import validation_examples
@@ -34,6 +37,15 @@ METHOD = 1
 LOSS_CURVES = "loss_curves.png"
 RESTORED_CUBES = "restored_cubes.png"
 EXAMPLES = 4
+_PICTURE = re.compile(r"[a-z0-9_/]+\.png")
+
+
+class PictureSet(Record):
+    """The record of a set of pictures."""
+
+    @override
+    def tells_of(self, name: str) -> bool:
+        return all(_PICTURE.fullmatch(output.key) for output in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel
     yield Picture(LOSS_CURVES, loss_curves(history, record.best_epoch, f"Pre-training {record.run_id}"))
     network = record.parameters.network
     model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, network.channels, network.merge)
-    model.load_state_dict(load_checkpoint(weights.local(MODEL))["state_dict"])
+    load_weights(model, weights.local(MODEL))
     key = record.inputs[VALIDATION_SUBSET].name
     validation = CubeSet([open_cubes(cubes.local(key))])
     examples = validation_examples(model, validation, record.parameters, EXAMPLES)
@@ -101,7 +113,7 @@ def _montage(data: Storage, record: SubsetCubes) -> bytes:
 
 def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: Iterable[Picture]) -> list[str]:
     """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed."""
-    known = read_record(reports, name, Record)
+    known = read_record(reports, name, PictureSet)
     if (
         known
         and known.method == METHOD
@@ -117,7 +129,7 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
             outputs.append(Output(key=picture.key, size=len(picture.png), sha256=sha256_of(path)))
     for gone in {output.key for output in (known.outputs if known else ())} - {output.key for output in outputs}:
         reports.remove(gone)
-    publish_record(reports, name, Record(method=METHOD, inputs=inputs, outputs=tuple(outputs)))
+    publish_record(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=tuple(outputs)))
     return [output.key for output in outputs]
 
 

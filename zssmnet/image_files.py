@@ -1,8 +1,9 @@
 """Image files, read and written whole: NIfTI and MetaImage.
 
 ITK fills what is missing in a truncated NIfTI file with zeros, reads its NaN as 0, takes a damaged compressed stream as
-it comes, takes the voxels of ``a.nii.gz`` from ``a.nii`` if that is there, and writes to a full disk, all without an
-error. Here it is given files that lie alone under plain names, and what it lets pass is found.
+it comes, takes the voxels of ``a.nii.gz`` from ``a.nii`` if that is there, and those of a MetaImage from any file that
+its header names, and writes to a full disk, all without an error. Here it is given files that lie alone under plain
+names, and what it lets pass is found.
 """
 
 import gzip
@@ -24,7 +25,11 @@ LARGEST_VOLUME = 2**31
 _GZIP = b"\x1f\x8b"
 _LITTLE_ENDIAN = (348).to_bytes(4, "little")  # a NIfTI file begins with the size of its header
 _CHUNK = 2**20  # bytes, whole voxels of any type
-_WRITER = "ITK_InputFilterName"
+_FORMATS = ("NiftiImageIO", "MetaImageIO", "")  # "" is none at all, which ITK itself tells
+_VOXELS = b"ElementDataFile"
+_LOCAL = re.compile(rb"[ \t]*=[ \t]*(LOCAL|Local|local)[ \t]*\r?\n")
+_COMPRESSED = re.compile(rb"^[ \t]*CompressedData[ \t]*=[ \t]*True[ \t]*\r?$", re.MULTILINE)
+_LONGEST_HEADER = 2**20  # bytes
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
@@ -42,9 +47,10 @@ def read_image(path: Path) -> sitk.Image:
     with _plainly_named(path) as link:
         reader.SetFileName(str(link))
         try:
+            image_format = _format_of(path, reader)
             reader.ReadImageInformation()
             _check_header(path, reader)
-            _check_content(path, reader)
+            _check_content(path, reader, image_format)
             return reader.Execute()
         except (RuntimeError, MemoryError) as error:
             text = _one_line(error).replace(str(link), path.name)
@@ -69,8 +75,9 @@ def write_image(image: sitk.Image, path: str) -> None:
             writer.Execute(image)
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(file))
+            image_format = _format_of(file, reader)
             reader.ReadImageInformation()
-            _check_content(file, reader)
+            _check_content(file, reader, image_format)
         except (RuntimeError, UnreadableFileError, EOFError, zlib.error) as error:
             raise OSError("not all of it could be written; is the disk full?") from error
         file.replace(path)
@@ -93,6 +100,14 @@ def _plain_name(path: Path) -> str:
     return "image.nii.gz" if path.name.endswith(".nii.gz") else f"image{path.suffix}"
 
 
+def _format_of(path: Path, reader: sitk.ImageFileReader) -> str:
+    """The reader's format: others than these two may take voxels from elsewhere, or feign what is checked here."""
+    found: str = reader.GetImageIOFromFileName(reader.GetFileName())
+    if found not in _FORMATS:
+        raise UnreadableFileError(str(path), "is neither a NIfTI nor a MetaImage file")
+    return found
+
+
 def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
     size, spacing = reader.GetSize(), reader.GetSpacing()
     if len(size) != 3:
@@ -110,18 +125,16 @@ def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
         raise UnreadableFileError(str(path), f"has axes that are not at right angles: {reader.GetDirection()}")
 
 
-def _check_content(path: Path, reader: sitk.ImageFileReader) -> None:
+def _check_content(path: Path, reader: sitk.ImageFileReader, image_format: str) -> None:
     """Whether the file holds the voxels that its header tells of; a checksum in it is verified on the way."""
     found = not_finite = 0
     with path.open("rb") as stream:
-        if reader.HasMetaDataKey("bitpix"):
+        if image_format == "NiftiImageIO":
             bits = int(reader.GetMetaData("bitpix"))
             chunks, floats = _nifti_voxels(stream, reader)
-        elif reader.HasMetaDataKey(_WRITER) and reader.GetMetaData(_WRITER) == "MetaImageIO":
-            bits = 8 * sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
-            chunks, floats = _meta_image_voxels(stream), None
         else:
-            raise UnreadableFileError(str(path), "is neither a NIfTI nor a MetaImage file")
+            bits = 8 * sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
+            chunks, floats = _meta_image_voxels(path, stream), None
         for chunk in chunks:
             found += len(chunk)
             not_finite += _count_not_finite(chunk, floats) if floats else 0
@@ -149,18 +162,18 @@ def _count_not_finite(chunk: bytes, floats: np.dtype[Any]) -> int:
     return int(np.count_nonzero(~np.isfinite(values)))
 
 
-def _meta_image_voxels(stream: BinaryIO) -> Iterator[bytes]:
+def _meta_image_voxels(path: Path, stream: BinaryIO) -> Iterator[bytes]:
     """Voxels of a MetaImage, decompressed."""
-    is_compressed = False
-    for line in stream:
-        name, _, value = line.partition(b"=")
-        if name.strip() == b"CompressedData":
-            is_compressed = value.strip() == b"True"
-        if name.strip() == b"ElementDataFile":
-            break
+    header, _, rest = stream.read(_LONGEST_HEADER).partition(_VOXELS)
+    local = _LOCAL.match(rest)
+    if local is None:
+        raise UnreadableFileError(
+            str(path), "is no readable image: its header asks for the voxels of another file (ElementDataFile)"
+        )
     decompressor = zlib.decompressobj()
+    stream.seek(len(header) + len(_VOXELS) + local.end())
     while chunk := stream.read(_CHUNK):
-        yield decompressor.decompress(chunk) if is_compressed else chunk
+        yield decompressor.decompress(chunk) if _COMPRESSED.search(header) else chunk
 
 
 def _one_line(error: BaseException) -> str:

@@ -20,11 +20,22 @@ def checked_key(key: str) -> str:
     path = PurePosixPath(key)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise InputError(f"{key!r} is no name of a file: it would lie outside the working root")
+    if key.rpartition("/")[2] in ("", "."):
+        raise InputError(f"{key!r} is no name of a file: it names a folder")
     if any(unicodedata.category(character) in _UNNAMEABLE for character in key):
         raise InputError(f"{key!r} is no name of a file: it has control characters, or is not UTF-8")
     if any(len(name.encode()) > LONGEST_NAME for name in path.parts):
         raise InputError(f"{key!r} is no name of a file: a name in it has more than {LONGEST_NAME} bytes")
     return key
+
+
+def is_key(key: str) -> bool:
+    """Whether ``key`` can name a file below the root."""
+    try:
+        checked_key(key)
+    except InputError:
+        return False
+    return True
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
+from typing_extensions import override
 
 from zssmnet.archive import CHANNELS, Case
 from zssmnet.config import PreparationConfig
@@ -65,6 +66,11 @@ class PreparedCase(Record):
     spacing_after: tuple[float, float, float]
     roi_start: Triple
     warnings: tuple[str, ...]
+
+    @override
+    def tells_of(self, name: str) -> bool:
+        keys = tuple(output.key for output in self.outputs)
+        return self.subset in SUBSETS and name == self.case_id and keys == prepared_keys(name, self.subset)
 
 
 def prepare_case(

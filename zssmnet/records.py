@@ -4,14 +4,18 @@ A record lies in the folder ``records`` of its stage and says what went in (fing
 which version of the method, and what came out. It is written last: no record, not done. A run may be killed at any
 moment, so the record of what is about to be replaced must not outlive it: it would vouch for files that it does not
 describe.
+
+Whoever can write to the storage can write records. One that names files outside its stage, or that is not about what
+it is named after, counts as none.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from zssmnet.keys import is_key
 from zssmnet.storage import Storage, sha256_of
 
 RECORDS = "records"
@@ -20,13 +24,34 @@ VERSIONS = "versions"
 NOT_YET = -1
 """Size of a file that is still to come out: a record that names one does not count as done."""
 
+LARGEST_RECORD = 2**28
+"""Bytes; more is no record (a record of PI-CAI's has 0.5 MB at most)."""
+
+
+def _key(value: str) -> str:
+    if not is_key(value):
+        raise ValueError("no name of a file below the root")
+    return value
+
+
+def _name(value: str) -> str:
+    if not is_key(value) or "/" in value:
+        raise ValueError("no name of a folder")
+    return value
+
+
+Key = Annotated[str, AfterValidator(_key)]
+"""A file below the root of a stage."""
+Name = Annotated[str, AfterValidator(_name)]
+"""One part of a key."""
+
 
 class Input(BaseModel):
     """A file that went in. ``version`` only saves hashing it again: SHA-256 decides."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    name: Key
     size: int
     version: str
     sha256: str
@@ -37,7 +62,7 @@ class Output(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    key: str
+    key: Key
     size: int
     sha256: str
 
@@ -51,6 +76,10 @@ class Record(BaseModel):
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
 
+    def tells_of(self, name: str) -> bool:
+        """Whether this can be the record ``name``: it may name files of its own alone."""
+        return True
+
     def identity(self) -> str:
         """SHA-256 of what the record tells, whenever its inputs were written."""
         told = self.model_dump_json(exclude={"inputs": {"__all__": {"version"}}})
@@ -61,14 +90,16 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 
 def read_record(storage: Storage, name: str, kind: type[RecordT]) -> RecordT | None:
-    """The record ``name``; None if there is none, or one that this version cannot read."""
+    """The record ``name``; None if there is none, one that this version cannot read, or one that cannot be true."""
     key = record_key(name)
-    if storage.stat(key) is None:
+    entry = storage.stat(key)
+    if entry is None or entry.size > LARGEST_RECORD:
         return None
     try:
-        return kind.model_validate_json(storage.read(key))
+        record = kind.model_validate_json(storage.read(key))
     except ValidationError:
         return None
+    return record if record.tells_of(name) else None
 
 
 def publish_record(storage: Storage, name: str, record: Record) -> None:
@@ -83,11 +114,8 @@ def remove_record(storage: Storage, name: str) -> None:
 
 def record_names(storage: Storage) -> list[str]:
     """Names of all records of a stage, sorted."""
-    return sorted(
-        entry.key.removeprefix(f"{RECORDS}/").removesuffix(".json")
-        for entry in storage.list(RECORDS)
-        if entry.key.endswith(".json")
-    )
+    keys = [entry.key for entry in storage.list(RECORDS) if entry.key.endswith(".json") and is_key(entry.key)]
+    return sorted(key.removeprefix(f"{RECORDS}/").removesuffix(".json") for key in keys)
 
 
 def record_key(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from packaging.requirements import Requirement
 
 from deployments import compose
 
@@ -209,7 +210,10 @@ def test_dependencies_are_checked_by_their_hashes():
 def test_versions_agree():
     (torch,) = re.findall(r"^TORCH \?= torch==(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert re.findall(r"torch==([^\s+]+)", DOCKERFILE) == [torch, torch]
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (wanted,) = (one for one in map(Requirement, project["dependencies"]) if one.name == "torch")
+    assert torch in wanted.specifier
+    version = project["version"]
     own = {service["image"] for service in SERVICES.values() if "build" in service}
     assert {image.rpartition(":")[2].partition("-")[0] for image in own} == {version}
 
@@ -220,3 +224,25 @@ def test_variables_are_replaced():
     assert compose.substitute(text, {"A": "1", "B": "2", "C": "3"}) == "a 1 b 2 c 3"
     with pytest.raises(KeyError, match="A"):
         compose.substitute("${A:?say it}", {})
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_can_get_at_the_machine(name: str):
+    service = SERVICES[name]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["pids_limit"] > 0
+    powers = {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc", "userns_mode", "volumes_from"}
+    assert powers & set(service) == set()
+    assert not any("docker.sock" in str(mount) for mount in service.get("volumes", []))
+
+
+def test_no_secret_gets_into_an_image():
+    """Neither by an argument of the building, which stays in the image's history, nor by a file that is copied."""
+    assert not [instruction for stage in stages().values() for instruction, _ in stage if instruction in ("ARG", "ADD")]
+    assert all("args" not in service["build"] for service in SERVICES.values() if "build" in service)
+    assert not re.search(r"PASSWORD|SECRET|AUTH_STRING|TOKEN", DOCKERFILE)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in ignored if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    exceptions = max(number for number, rule in enumerate(rules) if rule.startswith("!"))
+    assert {"**/.env*", "**/.service"} <= set(rules[exceptions:])

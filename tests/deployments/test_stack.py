@@ -170,6 +170,26 @@ def test_root_s_database_lies_where_its_user_gets_to(tmp_path: Path, local_stack
     assert opened.places.user("postgres") not in (None, "root")
 
 
+def test_a_cluster_that_somebody_else_put_there_is_refused(tmp_path: Path):
+    """As in /var/tmp, where everybody can; nor is the password written into a file that was there before."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/initdb").symlink_to("/bin/false")
+    cluster = postgres.Cluster(tmp_path / "bin", tmp_path / "postgres", None)
+    other = tmp_path / "other"
+    other.write_text("mine")
+    cluster.data.with_suffix(".password").symlink_to(other)
+    with pytest.raises(StackError):
+        cluster.make("secret")
+    assert other.read_text() == "mine"
+    assert not cluster.data.with_suffix(".password").exists()
+    cluster.data.mkdir()
+    cluster.make("secret")  # ours
+    if os.geteuid() == 0:
+        os.chown(cluster.data, 12345, 12345)
+        with pytest.raises(StackError, match="belongs to another user"):
+            cluster.make("secret")
+
+
 # --- processes
 
 

@@ -86,7 +86,7 @@ def legend(figure: Figure, entries: Sequence[tuple[str, str]], left: float, bott
 def heading(figure: Figure, title: str, left: float) -> None:
     """Write the heading, `left` as a share of the width."""
     y = 1 - 0.28 / figure.get_figheight()
-    figure.text(left, y, title, fontsize=12, color=INK, weight="bold", va="center")
+    figure.text(left, y, title, fontsize=12, color=INK, weight="bold", va="center", parse_math=False)
 
 
 def without_axes(ax: Axes) -> None:

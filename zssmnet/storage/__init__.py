@@ -9,15 +9,18 @@ from zssmnet.errors import InputError
 from zssmnet.storage.interface import Entry, Storage, sha256_of
 from zssmnet.storage.local import LocalStorage
 
-__all__ = ["Entry", "LocalStorage", "Storage", "open_storage", "read_file", "sha256_of"]
+__all__ = ["Entry", "LocalStorage", "Storage", "check_address", "open_storage", "read_file", "sha256_of"]
+
+_ACCESS_POINT = "arn:aws:s3:"
 
 
 def open_storage(uri: str | os.PathLike[str]) -> Storage:
     """The storage at ``uri``: a local folder, or ``s3://bucket/prefix``.
 
     Raises:
-        InputError: another kind of address, or none.
+        InputError: another kind of address, none, or one with a user or password in it.
     """
+    check_address(str(uri))
     if not str(uri).strip():
         raise InputError("an empty address was given for a folder; name a local folder or s3://bucket/prefix")
     if str(uri).startswith("s3://"):
@@ -27,6 +30,21 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     if "://" in str(uri):
         raise InputError(f"{uri}: only local folders and s3://bucket/prefix can be used")
     return LocalStorage(uri)
+
+
+def check_address(uri: str) -> None:
+    """See to it that no user and no password stand in an address: they would stand in every log and record as well.
+
+    Raises:
+        InputError: they do.
+    """
+    scheme, is_remote, rest = uri.partition("://")
+    place = rest.partition("/")[0]
+    if is_remote and ("@" in place or (":" in place and not place.startswith(_ACCESS_POINT))):
+        raise InputError(
+            f"{scheme}://...: an address must have no user, key or password in it; "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and name s3://bucket/prefix"
+        )
 
 
 def read_file(uri: str) -> bytes:

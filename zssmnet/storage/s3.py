@@ -2,6 +2,7 @@
 (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``), or ``~/.aws``.
 """
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from zssmnet.storage.cache import Cache
 from zssmnet.storage.interface import Entry, Storage
 
 _MOST_ATTEMPTS = 6
+_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")
 _FAULTS = (OSError, BotoCoreError, ClientError, aiohttp.ClientError, TimeoutError)
 
 
@@ -122,4 +124,9 @@ def _storage_errors(address: str, done: str) -> Iterator[None]:
         yield
     except _FAULTS as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise StorageError(f"{address}: cannot be {done}: {' '.join(str(reason).split())}") from error
+        raise StorageError(f"{address}: cannot be {done}: {_one_line(str(reason))}") from error
+
+
+def _one_line(reason: str) -> str:
+    """A reason without line breaks, and without a user and a password that stand in the endpoint's address."""
+    return _PASSWORD.sub("", " ".join(reason.split()))

@@ -11,7 +11,7 @@ from pathlib import Path
 from zssmnet.case_data import CaseData
 from zssmnet.config import NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
-from zssmnet.records import Input, Record, publish_record, read_record, same_content
+from zssmnet.records import Input, Name, Record, publish_record, read_record, same_content
 from zssmnet.storage import Storage
 from zssmnet.training.checkpoint import BEST, EpochResult, Progress
 from zssmnet.training.data import CubeSet, open_training_data
@@ -49,8 +49,8 @@ class Judgement(Record):
         best_epoch, history: how the challenger was trained.
     """
 
-    run_id: str
-    champion: str | None
+    run_id: Name
+    champion: Name | None
     champion_loss: float | None
     challenger_loss: float
     published: bool

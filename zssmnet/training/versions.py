@@ -17,6 +17,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from pydantic import Field
 
+from typing_extensions import override
+
 from zssmnet.archive import shortened
 from zssmnet.case_data import CaseData
 from zssmnet.config import PretrainConfig, TrainingConfig
@@ -24,6 +26,7 @@ from zssmnet.errors import CheckpointError
 from zssmnet.records import (
     NOT_YET,
     VERSIONS,
+    Name,
     Output,
     Record,
     outputs_there,
@@ -31,6 +34,7 @@ from zssmnet.records import (
     read_record,
     record_key,
 )
+from zssmnet.splits import SUBSETS
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.lease import held
 from zssmnet.training.checkpoint import EpochResult, Progress
@@ -60,7 +64,7 @@ class PretrainedModel(Record):
         replaces: run id of the model that was the stable one when this version was first published.
     """
 
-    run_id: str
+    run_id: Name
     parameters: PretrainConfig
     versions: dict[str, str]
     best_epoch: int
@@ -70,7 +74,12 @@ class PretrainedModel(Record):
     history: tuple[EpochResult, ...]
     data: tuple[CaseData, ...] = ()
     number: int = 0
-    replaces: str | None = None
+    replaces: Name | None = None
+
+    @override
+    def tells_of(self, name: str) -> bool:
+        is_whole = len(self.inputs) >= len(SUBSETS) and len(self.history) >= self.best_epoch >= 1
+        return is_whole and [output.key for output in self.outputs] == [name] == [MODEL]
 
     def is_finished(self, recipe: TrainingConfig) -> bool:
         """Whether this recipe asks for nothing more than what was done."""
