@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from zssmnet.errors import StorageError
 from zssmnet.keys import checked_key
-from zssmnet.storage.interface import Entry, Storage, storage_errors
+from zssmnet.storage.interface import Entry, Storage, flush_to_disk, storage_errors
 
 PARTIAL = ".partial"
 
@@ -83,7 +83,7 @@ class LocalStorage(Storage):
             with storage_errors(target, "written"):
                 _make_folder(workplace)
                 yield partial
-                _flush_to_disk(partial)
+                flush_to_disk(partial)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial.replace(target)
         finally:
@@ -136,11 +136,6 @@ def _make_folder(folder: Path) -> None:
                 raise
         else:
             return
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def _remove_if_empty(folder: Path) -> None:
