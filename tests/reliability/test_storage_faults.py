@@ -245,12 +245,12 @@ class TestWrongContent:
             assert storage.read("file") == new
             assert storage.read("file") == new
 
+    @pytest.mark.parametrize("new", [LARGE[::-1], SMALL], ids=["as long", "shorter"])
     def test_changed_in_the_middle_of_reading(
-        self, storage: S3Storage, proxy: FaultyS3, bucket: s3fs.S3FileSystem, ledger: Ledger
+        self, new: bytes, storage: S3Storage, proxy: FaultyS3, bucket: s3fs.S3FileSystem, ledger: Ledger
     ) -> None:
         storage.publish_bytes("file", LARGE)
         proxy.calm()
-        new = LARGE[::-1]
         replace = faulty_s3.after(lambda: bucket.pipe_file(storage._path("file"), new))
         proxy.rules.append(Rule(replace, ("GET",), spared=1, times=1))
         with ledger.tried(AREA, "changed in the middle of reading"):

@@ -103,8 +103,12 @@ def is_transient(error: Exception) -> bool:
 
 
 def needs_a_new_start(error: Exception) -> bool:
-    """Whether a whole file has to be sent or fetched anew: its requests succeed, but do not fit together."""
-    return isinstance(error, WrongContentError) or code_of(error) == "NoSuchUpload"
+    """Whether a whole file has to be sent or fetched anew: its requests do not fit together.
+
+    An upload is no longer there when its end was told, but the answer was lost; a range is not there in a file that
+    has become shorter.
+    """
+    return isinstance(error, WrongContentError) or code_of(error) in ("NoSuchUpload", "InvalidRange", "416")
 
 
 def reason_of(error: BaseException) -> str:
