@@ -12,13 +12,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
 
-from zssmnet.errors import StorageError, UnreadableFileError
+from zssmnet.errors import UnreadableFileError
+from zssmnet.temporary import temporary_errors
 
 LARGEST_VOLUME = 2**31
 """Voxels; a header that asks for more is taken to be damaged (PI-CAI's largest examination has 3.3e7)."""
@@ -87,11 +88,9 @@ def write_image(image: sitk.Image, path: str) -> None:
 def _plainly_named(path: Path) -> Iterator[Path]:
     """A link to the file, alone in a folder."""
     with ExitStack() as stack:
-        try:
+        with temporary_errors():
             link = Path(stack.enter_context(TemporaryDirectory()), _plain_name(path))
             link.symlink_to(path.absolute())
-        except OSError as error:
-            raise StorageError(f"{gettempdir()}: cannot be written: {error.strerror or error}") from error
         yield link
 
 

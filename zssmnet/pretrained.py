@@ -17,6 +17,7 @@ from torch import Tensor
 from zssmnet.errors import CheckpointError
 from zssmnet.mnet import Merge, MNet
 from zssmnet.storage import LocalStorage
+from zssmnet.tensor_files import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +101,8 @@ def export_nnunet_v2(model_path: str | os.PathLike[str], out_path: str | os.Path
     _sizes(source, weights)
     _check_finite(source, weights)
     folder = LocalStorage(out.parent)
-    with folder.publishing(out.name) as partial, partial.open("wb") as file:
-        torch.save({"network_weights": weights}, file)
+    with folder.publishing(out.name) as partial:
+        save_tensors({"network_weights": weights}, partial)
     folder.sweep()
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from zssmnet.storage.interface import flush_to_disk
+
 FOLDER = "ZSSMNET_CACHE"
 LIMIT_GB = "ZSSMNET_CACHE_GB"
 DEFAULT_LIMIT_GB = 50.0
@@ -48,10 +50,11 @@ class Cache:
         """
         place = hashlib.sha256(f"{address}\0{version}".encode()).hexdigest()
         copy = self.folder / "files" / place / address.rpartition("/")[2]
-        if not copy.is_file():
+        try:
+            os.utime(copy)  # first of all: from now on nobody removes it
+        except FileNotFoundError:
             self._fetch(copy, fetch)
             self._make_room()
-        os.utime(copy)
         return copy
 
     def workplace(self) -> Path:
@@ -64,6 +67,7 @@ class Cache:
         workplace = self.workplace()
         try:
             fetch(workplace / copy.name)
+            flush_to_disk(workplace / copy.name)
             copy.parent.mkdir(parents=True, exist_ok=True)
             (workplace / copy.name).replace(copy)
         finally:

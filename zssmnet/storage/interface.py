@@ -1,6 +1,8 @@
 """What every storage can do: list, read, publish in one step, remove."""
 
+import errno
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,6 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zssmnet.errors import StorageError, UnreadableFileError
+
+_MAKE_ROOM = ": make room there and run again; what is done is not done again"
+_WAYS_OUT = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: ": raise the limit (ulimit -f) or use another file system",
+    errno.EROFS: ": name a folder that can be written",
+    errno.EACCES: ": give this user the right to, or name another folder",
+    errno.EPERM: ": give this user the right to, or name another folder",
+    errno.ENOTDIR: ": a file is where a folder is needed; name another folder",
+    errno.EISDIR: ": a folder is where a file is needed; move it away",
+    errno.EIO: ": the disk or its connection is damaged; check it",
+    errno.ESTALE: ": the network folder was lost; mount it again",
+}
+"""What the user can do, by the operating system's number of the error."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +111,17 @@ def sha256_of(path: Path) -> str:
         raise UnreadableFileError(str(path), f"cannot be read: {error.strerror or error}") from error
 
 
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's content is on the disk: a name given before that may outlive the content in a power cut."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 @contextmanager
 def storage_errors(path: Path, done: str) -> Iterator[None]:
-    """The operating system's errors become a StorageError of one line."""
+    """The operating system's errors become a StorageError of one line, with the way out."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path}: cannot be {done}: {error.strerror or error}") from error
+        way_out = _WAYS_OUT.get(error.errno or 0, "")
+        raise StorageError(f"{path}: cannot be {done}: {error.strerror or error}{way_out}") from error

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from zssmnet.errors import StorageError
 from zssmnet.keys import checked_key
-from zssmnet.storage.interface import Entry, Storage, storage_errors
+from zssmnet.storage.interface import Entry, Storage, flush_to_disk, storage_errors
 from zssmnet.storage.owner import Owner, this_process
 
 PARTIAL = ".partial"
@@ -81,7 +81,7 @@ class LocalStorage(Storage):
             with storage_errors(target, "written"):
                 _make_folder(workplace)
                 yield partial
-                _flush_to_disk(partial)
+                flush_to_disk(partial)
                 _move(partial, target)
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
@@ -135,11 +135,6 @@ def _make_folder(folder: Path) -> None:
                 raise
         else:
             return
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def _move(file: Path, target: Path) -> None:

@@ -2,89 +2,126 @@
 (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``), or ``~/.aws``.
 """
 
+import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import s3fs
-from botocore.exceptions import BotoCoreError, ClientError
 from typing_extensions import override
 
 from zssmnet.errors import StorageError
 from zssmnet.keys import checked_key
-from zssmnet.storage.cache import Cache
+from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
+from zssmnet.storage.retrying import Patience
+from zssmnet.storage.s3_faults import FAULTS, WrongContentError, is_of_this_machine, needs_a_new_start, reason_of
+from zssmnet.storage.s3_files import PART_BYTES, PatientFiles
 
-_MOST_ATTEMPTS = 6
-_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")
-_FAULTS = (OSError, BotoCoreError, ClientError, aiohttp.ClientError, TimeoutError)
+log = logging.getLogger(__name__)
+
+UNFINISHED_FOR = timedelta(days=1)
+"""Uploads in parts that began so long ago are given up when the storage is swept."""
+
+_MOST_ATTEMPTS = Patience.attempts
+_MOST_STARTS = 3
+"""How often a whole file is sent or fetched, where its requests succeed but do not fit together."""
+_MD5 = re.compile("[0-9a-f]{32}")
+_KEY_OF_ITS_OWN = ("aws:kms", "aws:kms:dsse")
+"""Kinds of encryption under which an ETag is no MD5."""
 
 
 class S3Storage(Storage):
     """A prefix in a bucket: ``s3://bucket/prefix``.
 
     An upload appears whole when it is complete: S3 shows no half-written objects. Files to read are copied into a
-    bounded local cache (`zssmnet.storage.cache`).
+    bounded local cache (`zssmnet.storage.cache`), whole and in the version that was listed. A request is sent up to 8
+    times while it fails for the moment; a file whose requests succeed but do not fit together, up to 3 times.
+
+    Args:
+        uri: ``s3://bucket/prefix``.
+        cache: where the local copies lie; none: that of the environment.
+        patience: how often requests are sent, and how long is waited.
+        part_bytes: files are sent and fetched in parts of this size; none: 50 MiB, more for very large ones.
     """
 
-    def __init__(self, uri: str, cache: Cache | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        cache: Cache | None = None,
+        patience: Patience | None = None,
+        part_bytes: int | None = None,
+    ) -> None:
         self.uri = "s3://" + uri.removeprefix("s3://").strip("/")
         self._root = self.uri.removeprefix("s3://")
+        self._bucket, _, self._prefix = self._root.partition("/")
         self._cache = cache or Cache.from_environment()
-        retries = {"mode": "standard", "max_attempts": _MOST_ATTEMPTS}  # backoff with jitter
-        self._files = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs={"retries": retries})
+        self._patience = patience or Patience(_MOST_ATTEMPTS)
+        self._new_starts = replace(self._patience, attempts=min(self._patience.attempts, _MOST_STARTS))
+        self._part_bytes = part_bytes
+        self._files = PatientFiles(self._patience)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{checked_key(key)}"
 
+    def _key(self, key: str) -> str:
+        """The key in the bucket."""
+        return self._path(key).partition("/")[2]
+
     @override
     def list(self, prefix: str = "") -> list[Entry]:
-        top = self._path(prefix) if prefix else self._root
-        with _storage_errors(f"s3://{top}", "listed"):
-            found = self._files.find(f"{top}/", detail=True)
+        top = self._key(prefix) if prefix else self._prefix
+        with self._faults(f"s3://{self._bucket}/{top}".rstrip("/"), "listed"):
+            found = self._files.wait(self._files.listing, self._bucket, _below(top))
+        ours = len(_below(self._prefix))
+        files = [one for one in found if not one["Key"].endswith("/")]  # such a key stands for an empty folder
         return sorted(
-            (self._entry(path, details) for path, details in found.items() if path.startswith(f"{top}/")),
-            key=lambda entry: entry.key,
+            (Entry(one["Key"][ours:], int(one["Size"]), _version(one)) for one in files), key=lambda entry: entry.key
         )
 
     @override
     def stat(self, key: str) -> Entry | None:
-        path = self._path(key)
-        with _storage_errors(self.where(key), "read"):
-            try:
-                details = self._files.info(path)
-            except FileNotFoundError:
-                return None
-        return self._entry(path, details) if details["type"] == "file" else None
+        details = self._head(key)
+        return Entry(key, int(details["ContentLength"]), _version(details)) if details else None
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        in_bucket = self._key(key)
+        with self._faults(self.where(key), "read"):
+            return self._files.wait(self._files.head, self._bucket, in_bucket)
 
     @override
     def local(self, key: str) -> Path:
-        entry = self.stat(key)
-        if entry is None:
+        with self._faults(self.where(key), "read"):
+            return self._new_starts.call(lambda: self._copy_of(key), needs_a_new_start, self.where(key))
+
+    def _copy_of(self, key: str) -> Path:
+        details = self._head(key)
+        if details is None:
+            self._files.wait(self._files.look_at_bucket, self._bucket, self._key(key))
             raise StorageError(f"{self.where(key)}: no such file")
-        with _storage_errors(self.where(key), "read"):
-            return self._cache.get(self.where(key), entry.version, lambda path: self._fetch(key, entry, path))
+        return self._cache.get(self.where(key), _version(details), lambda path: self._fetch(key, details, path))
 
     @override
     @contextmanager
     def publishing(self, key: str) -> Iterator[Path]:
         target = self._path(key)
-        with _storage_errors(self.where(key), "written"):
+        with self._faults(self.where(key), "written"):
             workplace = self._cache.workplace()
             try:
                 partial = workplace / key.rpartition("/")[2]
                 yield partial
-                self._files.put_file(str(partial), target)
+                self._new_starts.call(lambda: self._send(partial, target), needs_a_new_start, self.where(key))
             finally:
                 shutil.rmtree(workplace, ignore_errors=True)
 
     @override
     def remove(self, key: str) -> None:
-        with _storage_errors(self.where(key), "removed"):
+        with self._faults(self.where(key), "removed"):
             try:
                 self._files.rm_file(self._path(key))
             except FileNotFoundError:
@@ -92,15 +129,35 @@ class S3Storage(Storage):
 
     @override
     def child(self, folder: str) -> "S3Storage":
-        return S3Storage(self._path(folder), self._cache)
+        return S3Storage(self._path(folder), self._cache, self._patience, self._part_bytes)
 
-    def _entry(self, path: str, details: dict[str, Any]) -> Entry:
-        return Entry(path.removeprefix(f"{self._root}/"), int(details["size"]), str(details["ETag"]).strip('"'))
+    @override
+    def sweep(self) -> None:
+        """Give up old uploads in parts: S3 keeps, and charges for, the parts of one that was killed."""
+        before = datetime.now(UTC) - UNFINISHED_FOR
+        try:
+            self._files.wait(self._files.give_up_uploads, self._bucket, _below(self._prefix), before)
+        except FAULTS as error:  # many credentials may not list uploads, and nothing depends on it
+            log.info("%s: unfinished uploads cannot be listed: %s", self.uri, reason_of(error))
 
-    def _fetch(self, key: str, entry: Entry, path: Path) -> None:
-        self._files.get_file(self._path(key), str(path))
-        if (size := path.stat().st_size) != entry.size:
-            raise OSError(f"changed while it was read: {size} bytes came, {entry.size} were listed")
+    def _send(self, partial: Path, target: str) -> None:
+        self._files.put_file(str(partial), target, chunksize=self._part_bytes)
+
+    def _fetch(self, key: str, details: dict[str, Any], path: Path) -> None:
+        version, size = _version(details), int(details["ContentLength"])
+        part_bytes = self._part_bytes or PART_BYTES
+        self._files.wait(self._files.fetch, self._bucket, self._key(key), version, size, path, part_bytes)
+        if not _is_md5(version, details, self._bucket):
+            return
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "md5").hexdigest()
+        if found != version:
+            raise WrongContentError(f"damaged, on its way or in the storage: its MD5 is {found}, not {version}")
+
+    @contextmanager
+    def _faults(self, address: str, done: str) -> Iterator[None]:
+        with _storage_errors(address, done, f"in {self._cache.folder}: make room there, or name a folder in {FOLDER}"):
+            yield
 
 
 def make_bucket(name: str) -> bool:
@@ -109,24 +166,40 @@ def make_bucket(name: str) -> bool:
     Raises:
         StorageError: the storage does not answer, or does not let us.
     """
-    files = s3fs.S3FileSystem(use_listings_cache=False)
-    with _storage_errors(f"s3://{name}", "made"):
+    files = PatientFiles(Patience(_MOST_ATTEMPTS))
+    with _storage_errors(f"s3://{name}", "made", "on this machine"):
         if files.exists(name):
             return False
         files.mkdir(name)
     return True
 
 
+def _below(folder: str) -> str:
+    """What all keys below a folder begin with."""
+    return f"{folder}/" if folder else ""
+
+
+def _version(details: dict[str, Any]) -> str:
+    return str(details["ETag"]).strip('"')
+
+
+def _is_md5(version: str, details: dict[str, Any], bucket: str) -> bool:
+    """Whether an ETag is the MD5 of the content: sent in one part, not encrypted with a key of its own."""
+    is_encrypted = details.get("ServerSideEncryption") in _KEY_OF_ITS_OWN or "SSECustomerAlgorithm" in details
+    return bool(_MD5.fullmatch(version)) and not is_encrypted and not bucket.endswith("--x-s3")
+
+
 @contextmanager
-def _storage_errors(address: str, done: str) -> Iterator[None]:
-    """What S3 and the network report becomes a StorageError of one line."""
+def _storage_errors(address: str, done: str, place: str) -> Iterator[None]:
+    """What S3, the network and the disk of this machine report becomes a StorageError of one line.
+
+    Args:
+        address: of what is read or written.
+        done: what cannot be done with it.
+        place: where local files lie, and the way out.
+    """
     try:
         yield
-    except _FAULTS as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise StorageError(f"{address}: cannot be {done}: {_one_line(str(reason))}") from error
-
-
-def _one_line(reason: str) -> str:
-    """A reason without line breaks, and without a user and a password that stand in the endpoint's address."""
-    return _PASSWORD.sub("", " ".join(reason.split()))
+    except (*FAULTS, WrongContentError) as error:
+        reason = f"{reason_of(error)}, {place}" if is_of_this_machine(error) else reason_of(error)
+        raise StorageError(f"{address}: cannot be {done}: {reason}") from error

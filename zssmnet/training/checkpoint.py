@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
+from zssmnet.tensor_files import save_tensors
 
 LAST = "last.checkpoint"
 BEST = "best.model"
@@ -77,13 +78,13 @@ def publish_last(workplace: Storage, state: TrainingState) -> None:
         "best_loss": state.progress.best_loss,
     }
     with workplace.publishing(LAST) as path:
-        torch.save(content, path)
+        save_tensors(content, path)
 
 
 def publish_best(workplace: Storage, state: TrainingState) -> None:
     """Publish the model as the published program does: epoch, state_dict, optimizer_state_dict."""
     with workplace.publishing(BEST) as path:
-        torch.save(_weights(state), path)
+        save_tensors(_weights(state), path)
 
 
 def resume(workplace: Storage, state: TrainingState) -> None:

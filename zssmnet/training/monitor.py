@@ -15,6 +15,7 @@ from zssmnet.archive import CHANNELS
 from zssmnet.config import PretrainConfig
 from zssmnet.report import restoration_triptych
 from zssmnet.storage import Storage
+from zssmnet.temporary import temporary_errors
 from zssmnet.training.checkpoint import EpochResult, TrainingState
 from zssmnet.training.data import CubeSet
 from zssmnet.training.epoch import validation_batches
@@ -33,7 +34,8 @@ class Monitor:
         self._workplace = workplace
         self._validation = validation
         self._config = config
-        self._folder = Path(tempfile.mkdtemp(prefix="zssmnet-tensorboard-"))
+        with temporary_errors():
+            self._folder = Path(tempfile.mkdtemp(prefix="zssmnet-tensorboard-"))
         self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
@@ -42,12 +44,26 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer:
-            self._writer.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            if self._writer:
+                with temporary_errors():
+                    self._writer.close()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def on_epoch(self, state: TrainingState) -> None:
-        """Log the last epoch."""
+        """Log the last epoch.
+
+        Raises:
+            StorageError: the logs cannot be written, here or into the run's folder.
+        """
+        with temporary_errors():
+            self._log(state)
+        for file in self._folder.iterdir():
+            with self._workplace.publishing(f"{LOGS}/{file.name}") as path:
+                shutil.copyfile(file, path)
+
+    def _log(self, state: TrainingState) -> None:
         result = state.progress.history[-1]
         if self._writer is None:
             self._writer = SummaryWriter(str(self._folder), purge_step=result.epoch)
@@ -60,9 +76,6 @@ class Monitor:
             picture = matplotlib.image.imread(io.BytesIO(self._triptych(state, result.epoch)), format="png")
             self._writer.add_image("restored cubes", picture[..., :3], result.epoch, dataformats="HWC")
         self._writer.flush()
-        for file in self._folder.iterdir():
-            with self._workplace.publishing(f"{LOGS}/{file.name}") as path:
-                shutil.copyfile(file, path)
 
     def _triptych(self, state: TrainingState, epoch: int) -> bytes:
         examples = validation_examples(state.model, self._validation, self._config, EXAMPLES)

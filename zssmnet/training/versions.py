@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from pydantic import Field
-
 from typing_extensions import override
 
 from zssmnet.archive import shortened

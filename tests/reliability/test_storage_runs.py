@@ -1,0 +1,222 @@
+"""Whole runs whose storage fails: among faults they end right; where nothing helps, in one line, and later right."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from flows import cli
+from tests.integration.test_killed import assert_whole, visible_files
+from tests.phantoms import QUICK_SETTINGS, small_archive
+from tests.reliability import faulty_s3
+from tests.reliability.faulty_s3 import Fault, FaultyS3, Rule, faulty_proxy, refused
+from tests.reliability.ledger import Ledger
+from zssmnet.storage.s3_files import PatientFiles
+
+pytestmark = pytest.mark.integration
+
+FAULTS: dict[str, Fault] = {
+    "answers 500": refused(500, "InternalError"),
+    "answers 503, slow down": refused(503, "SlowDown"),
+    "answers 429": refused(429, "TooManyRequests"),
+    "connection reset": faulty_s3.reset,
+    "answer lost": faulty_s3.answer_lost,
+    "answer cut off": faulty_s3.cut_off,
+    "right length, other bytes": faulty_s3.other_bytes,
+}
+CHANCE = 0.08
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an archive, masks and settings."""
+    folder = tmp_path_factory.mktemp("archive")
+    small_archive(folder)
+    (folder / "quick.toml").write_text(QUICK_SETTINGS)
+    return folder
+
+
+def arguments(archive: Path, place: str, root: str) -> list[str]:
+    inputs = ["--images_path", f"{place}/nnunet_raw", "--zonal_mask_path", f"{place}/zonal_masks"]
+    return ["run", *inputs, "--config", str(archive / "quick.toml"), "--output", root]
+
+
+def run(archive: Path, place: str, root: str) -> int:
+    """The command in this process; its exit status."""
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments(archive, place, root))
+    return int(exit.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive: Path, tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> dict[str, str]:
+    """What a run leaves to which nothing happens, on a good disk."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    assert run(archive, str(archive), str(root)) == 0
+    return visible_files(root)
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that tells the error, the last one."""
+    text = capsys.readouterr().err
+    assert "Traceback" not in text, text
+    lines = [line for line in text.splitlines() if line.startswith("zssmnet: error: ")]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+class TestS3:
+    @pytest.fixture
+    def bucket(self, s3_endpoint: str) -> s3fs.S3FileSystem:
+        return s3fs.S3FileSystem(use_listings_cache=False, endpoint_url=s3_endpoint, skip_instance_cache=True)
+
+    @pytest.fixture
+    def place(self, archive: Path, s3_root: str, bucket: s3fs.S3FileSystem) -> str:
+        """The archive on S3."""
+        bucket.put(f"{archive}/", f"{s3_root}/archive/", recursive=True)
+        return f"{s3_root}/archive"
+
+    @pytest.fixture
+    def proxy(self, place: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+        with faulty_proxy(s3_endpoint) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
+            PatientFiles.clear_instance_cache()
+            yield proxy
+        PatientFiles.clear_instance_cache()
+
+    def files(self, bucket: s3fs.S3FileSystem, root: str, to: Path) -> dict[str, str]:
+        bucket.get(f"{root}/", f"{to}/", recursive=True)
+        return visible_files(to)
+
+    @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
+    def test_among_faults_the_files_are_the_same(
+        self,
+        seed: int,
+        archive: Path,
+        s3_root: str,
+        place: str,
+        proxy: FaultyS3,
+        bucket: s3fs.S3FileSystem,
+        undisturbed: dict[str, str],
+        tmp_path: Path,
+        ledger: Ledger,
+    ) -> None:
+        proxy.rules += [
+            Rule(fault, ("GET",) if number >= 5 else (), chance=CHANCE / len(FAULTS), seed=100 * seed + number)
+            for number, fault in enumerate(FAULTS.values())
+        ]
+        with ledger.tried("whole run on S3", "8 % of all requests fail"):
+            assert run(archive, place, f"{s3_root}/root") == 0
+            assert proxy.faults > 5
+            assert self.files(bucket, f"{s3_root}/root", tmp_path / "root") == undisturbed
+        ledger.measured("whole run on S3, 8 % of all requests fail", "requests", str(proxy.requests.count()))
+        ledger.measured("whole run on S3, 8 % of all requests fail", "faults", str(proxy.faults))
+
+    @pytest.mark.parametrize(
+        ("name", "fault", "after"),
+        [
+            ("storage gone for good", refused(503, "ServiceUnavailable"), 300),
+            pytest.param("storage gone for good", faulty_s3.reset, 60, marks=pytest.mark.long),
+            pytest.param("storage gone for good", refused(500, "InternalError"), 150, marks=pytest.mark.long),
+            pytest.param("credentials expire", refused(400, "ExpiredToken"), 200, marks=pytest.mark.long),
+            pytest.param("bucket removed", refused(404, "NoSuchBucket"), 250, marks=pytest.mark.long),
+        ],
+    )
+    def test_gone_in_the_middle(
+        self,
+        name: str,
+        fault: Fault,
+        after: int,
+        archive: Path,
+        s3_root: str,
+        place: str,
+        proxy: FaultyS3,
+        bucket: s3fs.S3FileSystem,
+        undisturbed: dict[str, str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        ledger: Ledger,
+    ) -> None:
+        monkeypatch.setattr("zssmnet.storage.s3._MOST_ATTEMPTS", 2)
+        proxy.rules.append(Rule(fault, spared=after))
+        with ledger.tried("whole run on S3", name):
+            assert run(archive, place, f"{s3_root}/root") == 1
+            assert "s3://" in error_line(capsys)
+            assert_whole_so_far(self.files(bucket, f"{s3_root}/root", tmp_path / "so far"), tmp_path / "so far")
+            proxy.calm()
+            assert run(archive, place, f"{s3_root}/root") == 0
+            assert self.files(bucket, f"{s3_root}/root", tmp_path / "root") == undisturbed
+
+
+def assert_whole_so_far(found: dict[str, str], root: Path) -> None:
+    assert found
+    assert_whole(root, found)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of a few MB at ``folder``; skips where none can be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def make_room(folder: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=200m", str(folder)], check=True)
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+class TestDisk:
+    @pytest.mark.parametrize("megabytes", [2, *(pytest.param(size, marks=pytest.mark.long) for size in (1, 3, 4, 5))])
+    def test_full_in_the_middle(
+        self,
+        megabytes: int,
+        archive: Path,
+        undisturbed: dict[str, str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        ledger: Ledger,
+    ) -> None:
+        disk = tmp_path / "disk"
+        with small_disk(disk, megabytes), ledger.tried("whole run on a disk", "disk full"):
+            assert run(archive, str(archive), f"{disk}/root") == 1
+            assert "No space left on device: make room" in error_line(capsys)
+            assert_whole(disk / "root", undisturbed)
+            make_room(disk)
+            assert run(archive, str(archive), f"{disk}/root") == 0
+            assert visible_files(disk / "root") == undisturbed
+            assert not list(disk.rglob(".partial"))
+
+    @pytest.mark.long
+    def test_full_temporary_folder(
+        self,
+        archive: Path,
+        undisturbed: dict[str, str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        ledger: Ledger,
+    ) -> None:
+        disk, root = tmp_path / "disk", tmp_path / "root"
+        with small_disk(disk, 1), ledger.tried("whole run on a disk", "temporary folder full"):
+            (disk / "taken").write_bytes(bytes(2**20 - 2**14))
+            monkeypatch.setattr("tempfile.tempdir", str(disk))
+            assert run(archive, str(archive), str(root)) == 1
+            assert f"{disk}: cannot be written: No space left on device: make room there" in error_line(capsys)
+            assert_whole(root, undisturbed)
+            make_room(disk)
+            assert run(archive, str(archive), str(root)) == 0
+            assert visible_files(root) == undisturbed
