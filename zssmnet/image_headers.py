@@ -185,7 +185,7 @@ _PLACES = {
 _ALLOWED = {
     "BinaryData": ("true",),
     "CompressedData": ("true", "false"),
-    "HeaderSize": ("0", "-1"),  # others would skip voxels
+    "HeaderSize": ("0",),  # others would skip voxels
     "DistanceUnits": ("mm", "?"),  # ITK takes all for mm
     "ElementToIntensityFunctionSlope": ("1", "1.0"),  # ITK does not scale
     "ElementToIntensityFunctionOffset": ("0", "0.0"),

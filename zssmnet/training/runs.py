@@ -18,6 +18,7 @@ import torch
 from zssmnet.case_data import CaseData, data_of_cubes
 from zssmnet.config import PretrainConfig
 from zssmnet.cubes import SubsetCubes, find_cubes
+from zssmnet.errors import NonFiniteLossError
 from zssmnet.records import Input, fingerprints, outputs_there, read_record
 from zssmnet.splits import SUBSETS
 from zssmnet.storage import Storage
@@ -105,7 +106,12 @@ def train(
             monitor.on_epoch(state)
             on_epoch(state)
 
-        return fit(training, validation, config, workplace, watch, on_step, initial).progress
+        try:
+            return fit(training, validation, config, workplace, watch, on_step, initial).progress
+        except NonFiniteLossError:
+            for one in (training, validation):
+                one.check_finite()  # a damaged cube is a better answer
+            raise
 
 
 def describe(

@@ -165,7 +165,11 @@ COMPRESSION: list[tuple[str, str, Callable[[bytes], bytes]]] = [
     ("cut before the checksum", "is truncated or damaged", lambda content: content[:-8]),
     ("cut before the last byte", "is truncated or damaged", lambda content: content[:-1]),
     ("one bit in the middle", "is truncated or damaged|is no readable image", lambda content: flipped(content, 0.5)),
-    ("one bit in the checksum", "is truncated or damaged", lambda content: content[:-8] + flipped(content[-8:], 0.1)),
+    (
+        "one bit in the checksum",
+        "is truncated or damaged|is no readable image",
+        lambda content: content[:-8] + flipped(content[-8:], 0.1),
+    ),
     ("junk behind it", "is truncated or damaged", lambda content: content + b"junk"),
     ("compressed twice", "is neither a NIfTI", gzip.compress),
     ("another kind of content", "is neither a NIfTI", lambda content: gzip.compress(b"no image" * 999)),
