@@ -1,20 +1,19 @@
 """A corpus of broken inputs, through the command line: each is told in one line, and spoils nothing else."""
 
-import contextlib
 import glob
-import io
 import json
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from prefect.artifacts import Artifact
+from prefect.settings import PREFECT_API_URL
 
-from flows import cli
+from tests.reliability.command import Ended, zssmnet
 from tests.reliability.corpus import cases, meta_image, nifti
 from tests.reliability.corpus.member import ARCHIVE, BrokenCase, GoodCase
 from tests.reliability.ledger import Ledger
@@ -23,31 +22,6 @@ from zssmnet.keys import printable
 
 MARGIN_MM = 3.0
 CONTROLS = ("control-1", "control-2")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command said, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line of an error."""
-        (line,) = (line for line in self.err.splitlines() if line.startswith("zssmnet: error: "))
-        return line
-
-
-def zssmnet(*arguments: str | Path) -> Ended:
-    """Run a command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit:
-        cli.main([str(argument) for argument in arguments])
-    ended = Ended(int(exit.value.code or 0), out.getvalue(), err.getvalue())
-    assert "Traceback" not in ended.out + ended.err
-    return ended
 
 
 @dataclass(frozen=True)
@@ -68,9 +42,16 @@ def prepared(root: Path, members: list[BrokenCase | GoodCase], controls: tuple[s
     settings = root / "settings.toml"
     settings.write_text(f"[preparation]\nmargin_mm = {MARGIN_MM}\n")
     ended = zssmnet("prepare", *options(archive), "--config", settings, "--output_path", root / "data")
-    found = Artifact.get("cases")
-    assert found is not None
-    return Prepared(archive, root / "data", ended, {row["case"]: row for row in json.loads(found.data)})
+    return Prepared(archive, root / "data", ended, {row["case"]: row for row in table()})
+
+
+def table() -> list[dict[str, str]]:
+    """The latest table of cases, as Prefect's UI shows it."""
+    asked = {"artifacts": {"key": {"any_": ["cases"]}}}
+    answer = httpx.post(f"{PREFECT_API_URL.value()}/artifacts/latest/filter", json=asked, timeout=60)
+    (found,) = answer.raise_for_status().json()
+    rows: list[dict[str, str]] = json.loads(found["data"])
+    return rows
 
 
 def built(root: Path, case_ids: list[str], form: str) -> Archive:
