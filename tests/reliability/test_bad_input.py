@@ -3,7 +3,6 @@
 import glob
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from prefect.settings import PREFECT_API_URL
 
 from tests.reliability.command import Ended, zssmnet
 from tests.reliability.corpus import cases, meta_image, nifti
+from tests.reliability.corpus.archive import built
 from tests.reliability.corpus.member import ARCHIVE, BrokenCase, GoodCase
 from tests.reliability.ledger import Ledger
-from tests.zssmnet.examinations import Archive, as_array, as_image, gland, noise, read
+from tests.zssmnet.examinations import Archive, as_array, as_image, noise, read
 from zssmnet.keys import printable
 
 MARGIN_MM = 3.0
@@ -52,24 +52,6 @@ def table() -> list[dict[str, str]]:
     (found,) = answer.raise_for_status().json()
     rows: list[dict[str, str]] = json.loads(found["data"])
     return rows
-
-
-def built(root: Path, case_ids: list[str], form: str) -> Archive:
-    """An archive of one case under many ids."""
-    archive, first = Archive(root), "11111_1111111"
-    images = [as_image(noise(channel)) for channel in range(3)]
-    if form == "nnunet":
-        archive.add(first, *images)
-    else:
-        archive.add_picai(first, images, as_image(gland()))
-    for path in [path for path in root.rglob("*") if path.is_file()]:
-        folder = path.parent if form == "nnunet" or path.parent == root / "masks" else None
-        for case_id in case_ids:
-            copy = (folder or path.parent.with_name(case_id.split("_")[0])) / path.name.replace(first, case_id)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copy(path, copy)
-        path.unlink()
-    return archive
 
 
 def options(archive: Archive) -> list[str | Path]:
