@@ -236,3 +236,46 @@ def test_the_corpus_is_large_enough() -> None:
     assert len(set(broken[: -len(ADDRESSES)])) >= 60
     assert len(broken) >= 260
     assert len(good) + len(dict(meta_image.good_cases())) >= 35
+
+
+RECORDS = {
+    "cut": ('{"method": 1', "1 changed"),
+    "binary": ("\x00\x01", "1 changed"),
+    "of other things": ("[]", "1 changed"),
+    "a file outside the root": ("../../../../etc/passwd", "lie outside the working root"),
+    "an absolute file": ("/etc/passwd", "lie outside the working root"),
+    "two lines": ("two\\nlines", "control characters"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_of_a_root_that_is_verified(name: str, tmp_path: Path, ledger: Ledger) -> None:
+    """A record is read, never believed: it cannot lead out of the root."""
+    text, says = RECORDS[name]
+    if "1 changed" not in says:
+        text = f'{{"method": 1, "inputs": [], "outputs": [{{"key": "{text}", "size": 5, "sha256": "x"}}]}}'
+    (tmp_path / "SSL/data/records").mkdir(parents=True)
+    (tmp_path / "SSL/data/records/a.json").write_text(text)
+    with ledger.tried(ARCHIVE, "records of a working root"):
+        ended = zssmnet("verify", "--output", tmp_path)
+        assert (ended.status, says in ended.line) == (1, True), ended.line
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_prepared_cases_that_were_damaged(
+    which: int, archive: Archive, tmp_path: Path, prefect_api: str, ledger: Ledger
+):
+    """Cubes are cut from whole cases only."""
+    data, saved = tmp_path / "data", tmp_path / "cubes"
+    for number, suffix in enumerate(("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz", ".nii.gz")):
+        source = archive.mask_path(CASES[0]) if number == 3 else archive.image_path(number, CASES[0])
+        (data / "subset0").mkdir(parents=True, exist_ok=True)
+        content = source.read_bytes()
+        file = data / "subset0" / f"{CASES[0]}{suffix}"
+        file.write_bytes(content[:-20] if number == which else content)
+        if number == which:
+            damaged = file
+    member = BrokenFile("cut", "", "is truncated or damaged: .*; prepare the case again", print)
+    with ledger.tried(CUBES, "prepared cases that were damaged"):
+        refused(member, damaged, 1, "cubes", "--data", data, "--save", saved, "--fold", "0")
+        assert not list(saved.glob("*.npy"))
