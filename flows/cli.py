@@ -120,6 +120,8 @@ def _command(
 
 def _option(parser: argparse.ArgumentParser, name: str, **settings: object) -> None:
     """A flag with hyphens, and with underscores as the published documentation writes it."""
+    if settings.get("metavar") in ("D", "F", "ROOT"):
+        settings["type"] = _address
     spellings = dict.fromkeys([name.replace("_", "-").replace("---", "--"), name])
     parser.add_argument(*spellings, **settings)  # type: ignore[arg-type]
 
@@ -164,6 +166,12 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--config", metavar="F", help="TOML file of all settings; flags take precedence")
+
+
+def _address(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty address; name a local folder or file, or s3://bucket/prefix")
+    return text
 
 
 def _integers(text: str) -> list[int]:

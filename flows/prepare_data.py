@@ -76,6 +76,8 @@ def prepare_data(
 ) -> PreparationSummary:
     """Resample every case to 3.0 x 0.5 x 0.5 mm and crop it to the gland plus 25 mm."""
     found = inventory(images_path, zonal_mask_path, archive_format)
+    if not found.cases:
+        _refuse_faults([left_out(fault) for fault in found.faults], [], strict)
     subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
     with alone_in(output_path):
         news = look_for_news(found.cases, subset_of, images_path, zonal_mask_path, output_path, None, config)

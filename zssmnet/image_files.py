@@ -1,12 +1,10 @@
 """Image files, read and written whole: NIfTI and MetaImage.
 
 ITK fills what is missing in a truncated NIfTI file with zeros, reads its NaN as 0, takes a damaged compressed stream as
-it comes, takes the voxels of ``a.nii.gz`` from ``a.nii`` if that is there, and those of a MetaImage from any file that
-its header names, and writes to a full disk, all without an error. Here it is given files that lie alone under plain
-names, and what it lets pass is found.
+it comes, takes the voxels of ``a.nii.gz`` from ``a.nii`` if that is there, and writes to a full disk, all without an
+error. Here it is given files that lie alone under plain names, and what it lets pass is found.
 """
 
-import gzip
 import re
 import zlib
 from collections.abc import Iterator
@@ -19,18 +17,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from zssmnet.errors import UnreadableFileError
+from zssmnet.image_headers import HeaderError, Voxels, find_voxels
 from zssmnet.temporary import temporary_errors
 
-LARGEST_VOLUME = 2**31
+LARGEST_VOLUME = 2**28
 """Voxels; a header that asks for more is taken to be damaged (PI-CAI's largest examination has 3.3e7)."""
-_GZIP = b"\x1f\x8b"
-_LITTLE_ENDIAN = (348).to_bytes(4, "little")  # a NIfTI file begins with the size of its header
+SMALLEST_SPACING_MM, LARGEST_SPACING_MM, FURTHEST_ORIGIN_MM = 0.01, 100.0, 1e5
+"""What lies beyond is no examination of a patient, but damage or another unit than mm."""
 _CHUNK = 2**20  # bytes, whole voxels of any type
-_FORMATS = ("NiftiImageIO", "MetaImageIO", "")  # "" is none at all, which ITK itself tells
-_VOXELS = b"ElementDataFile"
-_LOCAL = re.compile(rb"[ \t]*=[ \t]*(LOCAL|Local|local)[ \t]*\r?\n")
-_COMPRESSED = re.compile(rb"^[ \t]*CompressedData[ \t]*=[ \t]*True[ \t]*\r?$", re.MULTILINE)
-_LONGEST_HEADER = 2**20  # bytes
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
@@ -48,11 +42,15 @@ def read_image(path: Path) -> sitk.Image:
     with _plainly_named(path) as link:
         reader.SetFileName(str(link))
         try:
-            image_format = _format_of(path, reader)
-            reader.ReadImageInformation()
-            _check_header(path, reader)
-            _check_content(path, reader, image_format)
+            with path.open("rb") as stream:
+                voxels = find_voxels(stream)
+                reader.SetImageIO(voxels.reader)
+                reader.ReadImageInformation()
+                _check_header(path, reader)
+                _check_content(path, reader, voxels)
             return reader.Execute()
+        except HeaderError as error:
+            raise UnreadableFileError(str(path), f"is no readable image: {error}") from error
         except (RuntimeError, MemoryError) as error:
             text = _one_line(error).replace(str(link), path.name)
             raise UnreadableFileError(str(path), f"is no readable image: {text}") from error
@@ -76,10 +74,10 @@ def write_image(image: sitk.Image, path: str) -> None:
             writer.Execute(image)
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(file))
-            image_format = _format_of(file, reader)
             reader.ReadImageInformation()
-            _check_content(file, reader, image_format)
-        except (RuntimeError, UnreadableFileError, EOFError, zlib.error) as error:
+            with file.open("rb") as stream:
+                _check_content(file, reader, find_voxels(stream))
+        except (RuntimeError, HeaderError, UnreadableFileError, EOFError, zlib.error) as error:
             raise OSError("not all of it could be written; is the disk full?") from error
         file.replace(path)
 
@@ -99,14 +97,6 @@ def _plain_name(path: Path) -> str:
     return "image.nii.gz" if path.name.endswith(".nii.gz") else f"image{path.suffix}"
 
 
-def _format_of(path: Path, reader: sitk.ImageFileReader) -> str:
-    """The reader's format: others than these two may take voxels from elsewhere, or feign what is checked here."""
-    found: str = reader.GetImageIOFromFileName(reader.GetFileName())
-    if found not in _FORMATS:
-        raise UnreadableFileError(str(path), "is neither a NIfTI nor a MetaImage file")
-    return found
-
-
 def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
     size, spacing = reader.GetSize(), reader.GetSpacing()
     if len(size) != 3:
@@ -115,29 +105,24 @@ def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
         raise UnreadableFileError(str(path), f"has {components} values a voxel; one is needed")
     if not 0 < np.prod(size, dtype=np.float64) <= LARGEST_VOLUME:
         raise UnreadableFileError(str(path), f"its header asks for {size} voxels; it is probably damaged")
-    if not all(0 < step < 1000 for step in spacing):
+    if not all(SMALLEST_SPACING_MM <= step <= LARGEST_SPACING_MM for step in spacing):
         raise UnreadableFileError(str(path), f"has the spacing {spacing} mm; it is probably damaged")
-    if not np.isfinite(reader.GetOrigin()).all():
+    if not all(abs(place) <= FURTHEST_ORIGIN_MM for place in reader.GetOrigin()):
         raise UnreadableFileError(str(path), f"has the origin {reader.GetOrigin()} mm; it is probably damaged")
     direction = np.reshape(reader.GetDirection(), (3, 3))
     if not np.allclose(direction @ direction.T, np.eye(3), atol=1e-3):
         raise UnreadableFileError(str(path), f"has axes that are not at right angles: {reader.GetDirection()}")
 
 
-def _check_content(path: Path, reader: sitk.ImageFileReader, image_format: str) -> None:
+def _check_content(path: Path, reader: sitk.ImageFileReader, voxels: Voxels) -> None:
     """Whether the file holds the voxels that its header tells of; a checksum in it is verified on the way."""
+    expected = int(np.prod(reader.GetSize(), dtype=np.float64)) * _voxel_bytes(reader)
     found = not_finite = 0
-    with path.open("rb") as stream:
-        if image_format == "NiftiImageIO":
-            bits = int(reader.GetMetaData("bitpix"))
-            chunks, floats = _nifti_voxels(stream, reader)
-        else:
-            bits = 8 * sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
-            chunks, floats = _meta_image_voxels(path, stream), None
-        for chunk in chunks:
-            found += len(chunk)
-            not_finite += _count_not_finite(chunk, floats) if floats else 0
-    expected = int(np.prod(reader.GetSize(), dtype=np.float64)) * bits // 8
+    for chunk in _inflated(voxels.source) if voxels.is_deflated else iter(lambda: voxels.source.read(_CHUNK), b""):
+        found += len(chunk)
+        if found > expected:  # no further: a small file may hold many gigabytes
+            break
+        not_finite += _count_not_finite(chunk, voxels.floats) if voxels.floats else 0
     if found != expected:
         what = "is truncated" if found < expected else "has a header that cannot be true"
         raise UnreadableFileError(str(path), f"{what}: it holds {found} bytes of voxels, not {expected}")
@@ -145,15 +130,11 @@ def _check_content(path: Path, reader: sitk.ImageFileReader, image_format: str) 
         raise UnreadableFileError(str(path), f"has {not_finite} values that are not finite (NaN or infinite)")
 
 
-def _nifti_voxels(stream: BinaryIO, reader: sitk.ImageFileReader) -> tuple[Iterator[bytes], np.dtype[Any] | None]:
-    """Voxels of a NIfTI file, decompressed; and their type, if they are floating-point numbers."""
-    is_compressed = stream.read(len(_GZIP)) == _GZIP
-    stream.seek(0)
-    source = gzip.GzipFile(fileobj=stream) if is_compressed else stream
-    header = source.read(int(float(reader.GetMetaData("vox_offset"))))
-    order = "<" if header.startswith(_LITTLE_ENDIAN) else ">"
-    size = {"16": "f4", "64": "f8"}.get(reader.GetMetaData("datatype"))
-    return iter(lambda: source.read(_CHUNK), b""), np.dtype(order + size) if size else None
+def _voxel_bytes(reader: sitk.ImageFileReader) -> int:
+    """Bytes of a voxel in the file; of scaled NIfTI, ITK shows another type."""
+    if reader.HasMetaDataKey("bitpix"):
+        return int(reader.GetMetaData("bitpix")) // 8
+    return int(sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent())
 
 
 def _count_not_finite(chunk: bytes, floats: np.dtype[Any]) -> int:
@@ -161,18 +142,13 @@ def _count_not_finite(chunk: bytes, floats: np.dtype[Any]) -> int:
     return int(np.count_nonzero(~np.isfinite(values)))
 
 
-def _meta_image_voxels(path: Path, stream: BinaryIO) -> Iterator[bytes]:
-    """Voxels of a MetaImage, decompressed."""
-    header, _, rest = stream.read(_LONGEST_HEADER).partition(_VOXELS)
-    local = _LOCAL.match(rest)
-    if local is None:
-        raise UnreadableFileError(
-            str(path), "is no readable image: its header asks for the voxels of another file (ElementDataFile)"
-        )
+def _inflated(source: BinaryIO) -> Iterator[bytes]:
+    """The rest of a file, one zlib stream, in chunks of bounded size."""
     decompressor = zlib.decompressobj()
-    stream.seek(len(header) + len(_VOXELS) + local.end())
-    while chunk := stream.read(_CHUNK):
-        yield decompressor.decompress(chunk) if _COMPRESSED.search(header) else chunk
+    while chunk := decompressor.unconsumed_tail or source.read(_CHUNK):
+        yield decompressor.decompress(chunk, _CHUNK)
+    if not decompressor.eof or decompressor.unused_data:
+        raise EOFError("the compressed voxels end too early, or too late")
 
 
 def _one_line(error: BaseException) -> str:

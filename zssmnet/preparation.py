@@ -5,6 +5,7 @@ Published under ``subset{k}/<case>_0000.nii.gz`` (T2W), ``_0001`` (ADC), ``_0002
 """
 
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from typing_extensions import override
 from zssmnet.archive import CHANNELS, Case
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import CaseError, UnreadableFileError
-from zssmnet.image_files import write_image
+from zssmnet.image_files import LARGEST_VOLUME, write_image
 from zssmnet.reading import Examination, array_of, check_can_be_interpolated, check_values, read_examination
 from zssmnet.records import (
     NOT_YET,
@@ -129,12 +130,15 @@ def prepare(case_id: str, examination: Examination, config: PreparationConfig) -
 
     Raises:
         CaseError: the gland vanishes on the target grid, an image is constant within the region of interest,
-            or too few slices to interpolate.
+            or too few slices to interpolate, or a target grid too large to be that of an examination.
     """
     source = grid_of(examination.t2w)
     target = target_grid(source, config.spacing_mm)
     if target.size != source.size:
         check_can_be_interpolated(case_id, examination.files[0], examination.t2w)
+    if math.prod(target.size) > LARGEST_VOLUME:
+        reason = f"the spacing {source.spacing} mm would make it {_times(target.size)} voxels; it is probably damaged"
+        raise CaseError(case_id, examination.files[0], reason)
     mask = resample_mask(examination.mask, target)
     roi = _region_of_interest(case_id, examination.files[3], mask, config)
     t2w, adc, dwi = (resample_image(image, target, roi) for image in examination.images)

@@ -17,7 +17,7 @@ from torch import Tensor
 from zssmnet.errors import CheckpointError
 from zssmnet.mnet import Merge, MNet
 from zssmnet.storage import LocalStorage
-from zssmnet.tensor_files import save_tensors
+from zssmnet.tensor_files import is_backed, load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +128,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 def _read(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return load_tensors(path)
     except FileNotFoundError as error:
         raise _unusable(path, "no such file; weights in remote storage must be copied here first") from error
     except IsADirectoryError as error:
@@ -218,6 +217,7 @@ def _is_dense_float(value: object) -> bool:
         and value.is_floating_point()
         and value.layout is torch.strided
         and value.device.type == "cpu"  # a meta tensor has no values
+        and is_backed(value)
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.zssmnet.examinations import as_array, as_image, oblique
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import CaseError
+from zssmnet.image_files import LARGEST_VOLUME
 from zssmnet.preparation import PreparedVolumes, prepare
 from zssmnet.reading import Examination
 from zssmnet.resampling import Grid, target_grid
@@ -64,10 +65,12 @@ class Given:
 @st.composite
 def examinations(draw: st.DrawFn) -> Given:
     size = (draw(st.integers(4, 24)), draw(st.integers(4, 24)), draw(st.integers(4, 10)))
+    turned = np.reshape(oblique(draw(DEGREES), draw(DEGREES), draw(DEGREES)), (3, 3))
+    flips = [draw(st.sampled_from([1, 1, -1])) for _ in range(3)]
     space = (
         (draw(IN_PLANE), draw(IN_PLANE), draw(THROUGH_PLANE)),
         (draw(MILLIMETRES), draw(MILLIMETRES), draw(MILLIMETRES)),
-        oblique(draw(DEGREES), draw(DEGREES), draw(DEGREES)),
+        tuple((turned * flips).ravel().tolist()),
     )
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     low = [draw(st.integers(0, n - 1)) for n in size]
@@ -111,6 +114,53 @@ def test_region_of_interest(case: Given):
         assert 0 <= roi.start[axis] < roi.stop[axis] <= case.grid.size[axis]
         assert roi.start[axis] == max(0, gland.start[axis] - margin)
         assert roi.stop[axis] == min(case.grid.size[axis], gland.stop[axis] + margin)
+
+
+@PATIENTLY
+@given(examinations())
+def test_margin_in_millimetres(case: Given):
+    """In the patient: prepared voxels lie in the volume, with the margin around the gland where there is room.
+
+    A margin is whole voxels of the target spacing, rounded down; the spacing really used differs from it, by half a
+    voxel over the whole axis at most.
+    """
+    volumes = case.prepared()
+    if volumes is None:
+        return
+    original = case.examination.mask
+    extent_mm = np.multiply(original.GetSize(), original.GetSpacing())
+    axes = np.reshape(original.GetDirection(), (3, 3))
+    crop = as_array(volumes.mask)
+    z, y, x = np.nonzero(crop)
+    assert len(x), "the gland is in the crop"
+    for axis, places in enumerate((x, y, z)):
+        step, target = case.grid.spacing[axis], (0.5, 0.5, 3.0)[axis]
+        begin = float(axes[:, axis] @ np.subtract(volumes.mask.GetOrigin(), original.GetOrigin()))
+        end = begin + (volumes.mask.GetSize()[axis] - 1) * step
+        assert begin >= -1e-6 and end <= extent_mm[axis] - step + 1e-6
+        before, after = places.min() * step, (crop.shape[2 - axis] - 1 - places.max()) * step
+        wanted = int(case.margin_mm / target) * step
+        room_before, room_after = begin + before, extent_mm[axis] - step - (end - after)
+        assert abs(before - min(wanted, room_before)) <= 1e-6
+        assert abs(after - min(wanted, room_after)) <= 1e-6
+        if case.grid.size[axis] > 1 and wanted < room_before:
+            assert before > case.margin_mm * step / target - step
+
+
+@PATIENTLY
+@given(examinations(), st.sampled_from([1e-6, 0.0099, 100.1, 1e9]), st.integers(0, 2))
+def test_no_spacing_makes_a_volume_that_cannot_be(case: Given, step: float, axis: int):
+    """A spacing that no scanner has is refused, or gives a volume within bounds."""
+    for volume in (*case.examination.images, case.examination.mask):
+        spacing = list(volume.GetSpacing())
+        spacing[axis] = step
+        volume.SetSpacing(spacing)
+    try:
+        volumes = prepare("case", case.examination, PreparationConfig(margin_mm=case.margin_mm))
+    except CaseError as error:
+        assert error.reason.isprintable()
+    else:
+        assert np.prod(volumes.mask.GetSize(), dtype=float) <= LARGEST_VOLUME
 
 
 @PATIENTLY

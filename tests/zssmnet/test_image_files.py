@@ -101,7 +101,7 @@ class TestContents:
     @pytest.mark.parametrize("content", [b"", b"hello\nworld", b"<html>404</html>", gzip.compress(b"no image" * 99)])
     def test_no_image_at_all(self, tmp_path: Path, name: str, content: bytes):
         (tmp_path / name).write_bytes(content)
-        assert reason(tmp_path / name) == f'is no readable image: Unable to determine ImageIO reader for "{name}"'
+        assert reason(tmp_path / name) == "is no readable image: it is neither a NIfTI nor a MetaImage file"
 
     def test_missing(self, tmp_path: Path, name: str):
         assert reason(tmp_path / name)
@@ -184,7 +184,7 @@ def test_nifti_values_that_are_not_finite(tmp_path: Path, byte_order: str, dtype
 def test_another_kind_of_file(tmp_path: Path):
     sitk.WriteImage(as_image(noise())[:, :, :1], str(tmp_path / "slice.dcm"))
     (tmp_path / "slice.dcm").rename(tmp_path / "slice.nii.gz")
-    assert reason(tmp_path / "slice.nii.gz") == "is neither a NIfTI nor a MetaImage file"
+    assert reason(tmp_path / "slice.nii.gz") == "is no readable image: it is neither a NIfTI nor a MetaImage file"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_origin_that_is_no_number(tmp_path: Path):
     header = bytearray(gzip.decompress(path.read_bytes()))
     header[268:272] = header[292:296] = np.array(np.nan, "<f4").tobytes()  # qoffset_x, srow_x[3]
     path.write_bytes(gzip.compress(header))
-    assert "has the origin" in reason(path)
+    assert reason(path) == "is no readable image: its header cannot be true: origin (qoffset) is nan -12.25 7"
 
 
 class TestWrite:

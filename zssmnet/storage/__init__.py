@@ -6,6 +6,7 @@ Keys are POSIX paths relative to a storage's root, for example ``subset0/11373_1
 import os
 
 from zssmnet.errors import InputError
+from zssmnet.keys import printable
 from zssmnet.storage.interface import Entry, Storage, sha256_of
 from zssmnet.storage.local import LocalStorage
 
@@ -23,7 +24,11 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     check_address(str(uri))
     if not str(uri).strip():
         raise InputError("an empty address was given for a folder; name a local folder or s3://bucket/prefix")
+    if printable(str(uri)) != str(uri):
+        raise InputError(f"{printable(str(uri))}: an address has no control characters, and is UTF-8")
     if str(uri).startswith("s3://"):
+        if str(uri).removeprefix("s3://").partition("/")[0].strip() == "":
+            raise InputError(f"{uri}: names no bucket; expected s3://bucket/prefix")
         from zssmnet.storage.s3 import S3Storage  # slow to import, seldom needed
 
         return S3Storage(str(uri))

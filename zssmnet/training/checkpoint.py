@@ -1,7 +1,7 @@
 """Everything a training run is at the end of an epoch, so that a resumed run ends where an uninterrupted one ends."""
 
+import math
 import textwrap
-import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
-from zssmnet.tensor_files import save_tensors
+from zssmnet.tensor_files import load_tensors, save_tensors
 
 LAST = "last.checkpoint"
 BEST = "best.model"
@@ -98,13 +98,16 @@ def resume(workplace: Storage, state: TrainingState) -> None:
     """
     where = workplace.where(LAST)
     content = load_checkpoint(workplace.local(LAST), where)
+    settings = _settings(state)
     try:
         state.model.load_state_dict(content["state_dict"])
         state.optimizer.load_state_dict(content["optimizer_state_dict"])
         state.schedule.load_state_dict(content["schedule_state_dict"])
         state.generator.set_state(content["generator_state"])
-        state.progress.history[:] = [EpochResult(**result) for result in content["history"]]
-        state.progress.best_epoch, state.progress.best_loss = content["best_epoch"], content["best_loss"]
+        _restore_progress(state.progress, content["history"], content["best_epoch"], content["best_loss"])
+        _check_state(state)
+        if _settings(state) != settings:
+            raise ValueError(f"its settings are {_settings(state)}, not {settings}")
     except _MISFITS as error:
         raise CheckpointError(f"{where}: does not fit: {_reason(error)}; remove it to start anew") from error
     if state.progress.best_epoch == state.progress.epoch:
@@ -153,8 +156,7 @@ def load_checkpoint(path: Path, name: str | None = None) -> dict[str, Any]:
         CheckpointError: not a checkpoint, cut off, or damaged.
     """
     try:
-        _check_sums(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
     except Exception as error:  # on foreign or damaged bytes torch.load raises nearly any type
         raise CheckpointError(f"{name or path}: not a readable checkpoint; remove it to start anew") from error
     if not isinstance(content, dict):
@@ -163,12 +165,43 @@ def load_checkpoint(path: Path, name: str | None = None) -> dict[str, Any]:
     return content
 
 
-def _check_sums(path: Path) -> None:
-    """Check what PyTorch writes, but does not look at: it would load a weight with a wrong bit."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as parts:
-            if damaged := parts.testzip():
-                raise zipfile.BadZipFile(f"{damaged} is damaged")
+def _restore_progress(progress: Progress, history: Any, best_epoch: Any, best_loss: Any) -> None:
+    """The history alone tells how far the run has come; what else was noted must agree."""
+    progress.history, progress.best_epoch, progress.best_loss = [], 0, math.inf
+    for number, result in enumerate((EpochResult(**one) for one in history), 1):
+        numbers = (result.train_loss, result.validation_loss, result.learning_rate)
+        if result.epoch != number or not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
+            raise ValueError(f"the history of epoch {number} cannot be true: {result}")
+        progress.add(result)
+    if not progress.history or (progress.best_epoch, progress.best_loss) != (best_epoch, best_loss):
+        raise ValueError(f"the best epoch is said to be {best_epoch!r}, but the history tells {progress.best_epoch}")
+
+
+def _settings(state: TrainingState) -> list[Any]:
+    """What no epoch changes."""
+    names = ("initial_lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    settings = [{name: group[name] for name in names} for group in state.optimizer.param_groups]
+    schedule = state.schedule.state_dict()
+    return [*settings, *(schedule[name] for name in ("base_lrs", "step_size", "gamma"))]
+
+
+def _check_state(state: TrainingState) -> None:
+    """What PyTorch loads without a look: whether all is finite, of the right shape, and of one epoch."""
+    if bad := [name for name, tensor in state.model.state_dict().items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{len(bad)} tensors of state_dict hold NaN or infinity, {bad[0]} first")
+    for weight, known in state.optimizer.state.items():
+        momentum = known.get("momentum_buffer")
+        if momentum is not None and not (momentum.shape == weight.shape and momentum.isfinite().all()):
+            raise ValueError("the optimizer's momentum is not finite, or of another shape than the weights")
+    if state.schedule.last_epoch != state.progress.epoch:
+        raise ValueError(
+            f"the schedule is at epoch {state.schedule.last_epoch!r}, the history at {state.progress.epoch}"
+        )
+    rates = [group["lr"] for group in state.optimizer.param_groups]
+    if rates != state.schedule.get_last_lr() or not all(0 < rate < math.inf for rate in rates):
+        raise ValueError(
+            f"the learning rate is {rates} in the optimizer, {state.schedule.get_last_lr()} in the schedule"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -36,6 +36,19 @@ class CubeSet:
         cubes = [self.files[file][row - self._first[file]] for file, row in zip(files, rows, strict=True)]
         return torch.from_numpy(np.stack(cubes))
 
+    def check_finite(self) -> None:
+        """Look at all cubes, one by one.
+
+        Raises:
+            CubesError: one holds values that are not finite.
+        """
+        for number, file in enumerate(self.files):
+            name = getattr(file, "filename", f"file {number}")
+            for index, cube in enumerate(file):
+                if count := int(np.count_nonzero(~np.isfinite(cube))):
+                    what = f"cube {index} has {count} values that are not finite (NaN or infinite)"
+                    raise CubesError(f"{name}: {what}; generate the cubes anew")
+
 
 def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSet]:
     """The training cubes (subsets 0 to 4) and the validation cubes (subset 5) in a folder.

@@ -20,7 +20,7 @@ from zssmnet.archive import CHANNELS, shortened
 from zssmnet.case_data import CaseData, data_of_cubes
 from zssmnet.config import PretrainConfig
 from zssmnet.cubes import SubsetCubes, find_cubes
-from zssmnet.errors import CubesError
+from zssmnet.errors import CubesError, NonFiniteLossError
 from zssmnet.records import Input, fingerprints, outputs_there, read_record
 from zssmnet.splits import SUBSETS, VALIDATION_SUBSET
 from zssmnet.storage import Storage
@@ -112,7 +112,12 @@ def train(
             monitor.on_epoch(state)
             on_epoch(state)
 
-        progress = fit(training, validation, config, workplace, watch, on_step, initial).progress
+        try:
+            progress = fit(training, validation, config, workplace, watch, on_step, initial).progress
+        except NonFiniteLossError:
+            for one in (training, validation):
+                one.check_finite()  # a damaged cube is a better answer
+            raise
     check_best(workplace, progress)
     return progress
 
