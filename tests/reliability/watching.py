@@ -1,7 +1,7 @@
 """Watching a run from outside: the memory of its processes, and other figures, second by second."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def family(process: int | None) -> list[int]:
     return [process, *(one for child in children for one in family(child))]
 
 
-def thirds(values: list[float]) -> tuple[float, float, float]:
+def thirds(values: Sequence[float]) -> tuple[float, float, float]:
     """The largest value of the first, the middle and the last third."""
     size = max(1, len(values) // 3)
     return max(values[:size]), max(values[size:-size] or values), max(values[-size:])
