@@ -82,7 +82,7 @@ def look_for_news(
     return news
 
 
-@task(task_run_name="prepare-{case.id}", cache_policy=NO_CACHE)
+@task(task_run_name="prepare-{case.id}", cache_policy=NO_CACHE, persist_result=False)
 def prepare(
     case: Case, subset: int, images_path: str, zonal_mask_path: str, output_path: str, config: PreparationConfig
 ) -> CaseOutcome:

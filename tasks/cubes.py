@@ -26,7 +26,7 @@ class SubsetOutcome(BaseModel):
     is_new: bool
 
 
-@task(task_run_name="cubes-subset-{subset}", cache_policy=NO_CACHE)
+@task(task_run_name="cubes-subset-{subset}", cache_policy=NO_CACHE, persist_result=False)
 def cut_cubes(subset: int, data_path: str, output_path: str, config: CubesConfig) -> SubsetOutcome:
     """Cut the cubes of one subset."""
     output = open_storage(output_path)

@@ -1,12 +1,15 @@
 """A client's view of a running service: start runs, wait for them, see what they left."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient
+import pytest
+import s3fs
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterParentFlowRunId,
@@ -17,6 +20,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.client.schemas.sorting import FlowRunSort, LogSort
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from deployments import processes
 from deployments.stack import LocalStack
@@ -71,6 +76,27 @@ class Service:
         )
         return sorted(one.name for one in found)
 
+    def all_tasks(self, run: FlowRun, name: str) -> list[tuple[str, str]]:
+        """Name and type of state of all tasks of a run whose name has this in it, page by page."""
+        found: list[tuple[str, str]] = []
+        while page := self._post(
+            "/task_runs/filter", {**_tasks_of(run, name), "sort": "ID_DESC", "offset": len(found)}
+        ):
+            found += [(one["name"], one["state_type"]) for one in page]
+        return found
+
+    def count_tasks(self, run: FlowRun, name: str, states: list[str]) -> int:
+        """Number of a run's tasks in these types of state whose name has this in it."""
+        wanted = _tasks_of(run, name)
+        wanted["task_runs"]["state"] = {"type": {"any_": states}}
+        return int(self._post("/task_runs/count", wanted))
+
+    def count_open(self) -> int:
+        """Number of runs of flows and tasks that have not ended."""
+        running = {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]}}}
+        flows, tasks = {"flow_runs": running}, {"task_runs": running}
+        return int(self._post("/flow_runs/count", flows)) + int(self._post("/task_runs/count", tasks))
+
     def log(self, run: FlowRun) -> str:
         """A run's log."""
         found = self.client.read_logs(
@@ -109,6 +135,33 @@ class Service:
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self.client.request("POST", path, json=body).json()  # type: ignore[arg-type]
+
+
+@contextmanager
+def connected(stack: LocalStack) -> Iterator[Service]:
+    """A client of a stack that runs, with the environment and the settings that lead to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.environment.items():
+            if name.startswith(("AWS_", "ZSSMNET_")):
+                patch.setenv(name, value)
+        settings = {
+            PREFECT_API_URL: stack.environment["PREFECT_API_URL"],
+            PREFECT_API_AUTH_STRING: stack.environment["PREFECT_API_AUTH_STRING"],
+        }
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            _forget_other_servers()
+            yield Service(stack, client)
+            _forget_other_servers()
+
+
+def _forget_other_servers() -> None:
+    """Those that other tests of this process have talked to: their connections are kept by s3fs and Prefect."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    EventsWorker.drain_all()
+
+
+def _tasks_of(run: FlowRun, name: str) -> dict[str, Any]:
+    return {"task_runs": {"flow_run_id": {"any_": [str(run.id)]}, "name": {"like_": name}}}
 
 
 def flow_run_id(output: str) -> UUID:

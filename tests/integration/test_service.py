@@ -18,10 +18,7 @@ import numpy as np
 import pytest
 import s3fs
 from prefect.blocks.system import Secret
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.events.worker import EventsWorker
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from prefect.testing.cli import CycloptsCliRunner
 from prefect.workers.process import ProcessJobConfiguration
@@ -31,7 +28,7 @@ from flows import cli
 from flows.watch import watch_for_data
 from tests.deployments.stack_fixture import temporary_stack
 from tests.integration.browser import look, signed_in
-from tests.integration.service import ROOT, Service, flow_run_id
+from tests.integration.service import ROOT, Service, connected, flow_run_id
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from zssmnet.layout import Layout
 from zssmnet.phantom import evenly_split_cases
@@ -112,23 +109,8 @@ def service() -> Iterator[Service]:
         patch.delenv("AWS_ENDPOINT_URL", raising=False)  # of other tests
         with temporary_stack(**QUICK) as stack:
             stack.start(["postgres", "s3", "server", "setup", "cpu-worker"])
-            for name, value in stack.environment.items():
-                if name.startswith(("AWS_", "ZSSMNET_")):
-                    patch.setenv(name, value)
-            settings = {
-                PREFECT_API_URL: stack.environment["PREFECT_API_URL"],
-                PREFECT_API_AUTH_STRING: stack.environment["PREFECT_API_AUTH_STRING"],
-            }
-            with temporary_settings(settings), get_client(sync_client=True) as client:
-                _forget_other_servers()
-                yield Service(stack, client)
-                _forget_other_servers()
-
-
-def _forget_other_servers() -> None:
-    """Those that other tests of this process have talked to: their connections are kept by s3fs and Prefect."""
-    s3fs.S3FileSystem.clear_instance_cache()
-    EventsWorker.drain_all()
+            with connected(stack) as service:
+                yield service
 
 
 @pytest.fixture(scope="module")
