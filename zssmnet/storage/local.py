@@ -24,6 +24,8 @@ _RUN = secrets.token_hex(4)
 """Tells this process from an earlier one of the same number, as in a container that was started again."""
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _WORKPLACE = re.compile(r"(?P<host>.*)-(?P<process>\d{1,9})-(?P<run>[0-9a-f]{8})-\d+")
+_NO_FLUSHING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""What file systems answer that cannot flush a folder, some network ones among them."""
 _counter = itertools.count()
 
 
@@ -84,8 +86,10 @@ class LocalStorage(Storage):
                 _make_folder(workplace)
                 yield partial
                 _flush_to_disk(partial)
+                is_new_folder = not target.parent.is_dir()
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial.replace(target)
+                _flush_entry(target, is_new_folder)
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
             _remove_if_empty(workplace.parent)
@@ -95,6 +99,7 @@ class LocalStorage(Storage):
         path = self._path(key)
         with storage_errors(path, "removed"), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+            _flush_entry(path)
 
     @override
     def child(self, folder: str) -> "LocalStorage":
@@ -141,6 +146,24 @@ def _make_folder(folder: Path) -> None:
 def _flush_to_disk(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def _flush_entry(path: Path, and_its_folders: bool = False) -> None:
+    """Wait until the entry of a file in its folder is on the disk, so that after a power cut no record is there whose
+    files are not; where its folder is new, the folders' own entries as well.
+    """
+    for folder in path.parents if and_its_folders else [path.parent]:
+        try:
+            entries = os.open(folder, os.O_RDONLY)
+        except PermissionError:  # above the root, folders may be there that cannot be listed
+            continue
+        try:
+            os.fsync(entries)
+        except OSError as error:
+            if error.errno not in _NO_FLUSHING:
+                raise
+        finally:
+            os.close(entries)
 
 
 def _remove_if_empty(folder: Path) -> None:
