@@ -18,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from zssmnet.errors import StorageError, UnreadableFileError
+from zssmnet.temporary import temporary_folder
 
 LARGEST_VOLUME = 2**31
 """Voxels; a header that asks for more is taken to be damaged (PI-CAI's largest examination has 3.3e7)."""
@@ -81,7 +82,7 @@ def _plainly_named(path: Path) -> Iterator[Path]:
     """A link to the file, alone in a folder."""
     with ExitStack() as stack:
         try:
-            link = Path(stack.enter_context(TemporaryDirectory()), _plain_name(path))
+            link = stack.enter_context(temporary_folder()) / _plain_name(path)
             link.symlink_to(path.absolute())
         except OSError as error:
             raise StorageError(f"{gettempdir()}: cannot be written: {error.strerror or error}") from error

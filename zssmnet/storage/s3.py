@@ -89,6 +89,10 @@ class S3Storage(Storage):
                 return
 
     @override
+    def sweep(self) -> None:
+        self._cache.sweep()
+
+    @override
     def child(self, folder: str) -> "S3Storage":
         return S3Storage(self._path(folder), self._cache)
 

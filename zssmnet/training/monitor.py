@@ -2,8 +2,7 @@
 
 import io
 import shutil
-import tempfile
-from pathlib import Path
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from zssmnet.config import PretrainConfig
 from zssmnet.report import restoration_triptych
 from zssmnet.storage import Storage
+from zssmnet.temporary import temporary_folder
 from zssmnet.training.checkpoint import TrainingState
 from zssmnet.training.data import CubeSet
 from zssmnet.training.epoch import validation_batches
@@ -32,7 +32,8 @@ class Monitor:
         self._workplace = workplace
         self._validation = validation
         self._config = config
-        self._folder = Path(tempfile.mkdtemp(prefix="zssmnet-tensorboard-"))
+        self._temporary = ExitStack()
+        self._folder = self._temporary.enter_context(temporary_folder())
         self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
@@ -43,7 +44,7 @@ class Monitor:
     ) -> None:
         if self._writer:
             self._writer.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.close()
 
     def on_epoch(self, state: TrainingState) -> None:
         """Log the last epoch."""

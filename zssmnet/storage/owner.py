@@ -1,0 +1,79 @@
+"""Which process made a file, and whether it is still there: told by a name that is the file's own."""
+
+import hashlib
+import os
+import re
+import secrets
+import socket
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_RUN = secrets.token_hex(4)
+"""Tells this process from an earlier one of the same number, as in a container that was started again."""
+_NAME = re.compile(r"(?P<host>.*)-(?P<place>[0-9a-f]{8})-(?P<process>\d{1,9})-(?P<run>[0-9a-f]{8})")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process.
+
+    Attributes:
+        host: name of its machine or container.
+        place: where its number means something: the same boot of a machine, the same space of process numbers.
+        process: its number.
+        run: drawn anew by each process.
+    """
+
+    host: str
+    place: str
+    process: int
+    run: str
+
+    def __str__(self) -> str:
+        return f"{self.host}-{self.place}-{self.process}-{self.run}"
+
+    @classmethod
+    def parse(cls, name: str) -> "Owner | None":
+        """The owner of this name; None if it is no such name."""
+        found = _NAME.fullmatch(name)
+        return cls(found["host"], found["place"], int(found["process"]), found["run"]) if found else None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its number tells something here."""
+        here = this_process()
+        return (self.host, self.place) == (here.host, here.place)
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether the process has ended for certain; of those elsewhere, nothing is known."""
+        here = this_process()
+        if not self.is_here:
+            return False
+        return self.run != here.run if self.process == here.process else not _is_alive(self.process)
+
+
+def this_process() -> Owner:
+    """The process that asks."""
+    return Owner(socket.gethostname(), _place(), os.getpid(), _RUN)
+
+
+@cache
+def _place() -> str:
+    """Containers of one machine may share its name, but not its process numbers; other systems have no such files."""
+    try:
+        told = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        told = ""
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,33 @@
+"""Temporary folders that do not pile up: each is named by its process; the next one removes what killed ones left."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+
+from zssmnet.storage.owner import Owner, this_process
+
+_PREFIX = "zssmnet-"
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new folder among the system's temporary files, removed on leaving.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    _sweep(gettempdir())
+    with TemporaryDirectory(prefix=f"{_PREFIX}{this_process()}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@cache
+def _sweep(place: str) -> None:
+    """Once in each process, remove the folders of those that are no more."""
+    for folder in Path(place).glob(f"{_PREFIX}*"):
+        owner = Owner.parse(folder.name.removeprefix(_PREFIX).rpartition("-")[0])
+        if owner and owner.has_gone:
+            shutil.rmtree(folder, ignore_errors=True)
