@@ -3,6 +3,7 @@
 ``ZSSMNET_KILL_SEED`` draws other moments.
 """
 
+import itertools
 import os
 import random
 from collections.abc import Callable
@@ -86,13 +87,15 @@ def drawn() -> random.Random:
 
 
 def test_killed_a_few_times(work: Work, undisturbed: Undisturbed, drawn: random.Random, ledger: Ledger) -> None:
-    deaths = draw(undisturbed.deaths, 1, drawn)
     place, command = work("root")
+    deaths = draw(undisturbed.deaths, 1, drawn)
     if place.kind == "on S3":
         deaths = deaths[:2]
-    stage = drawn.choice(STAGES[:2])
-    if hit := place.kill(command, stage, drawn.uniform(0, undisturbed.lengths_s[stage] / 2)):
+    else:
+        stage = drawn.choice(STAGES[:2])  # after which there is enough to do for it to be alive still
+        hit = place.kill(command, stage, drawn.uniform(0, undisturbed.lengths_s[stage]))
         with ledger.tried(f"{hit} {place.kind}", AT_RANDOM):
+            assert hit
             place.assert_whole(undisturbed.files)
     die_often(place, command, deaths, [undisturbed.files], ledger)
 
@@ -114,11 +117,9 @@ def test_killed_at_many_random_moments(
         place, command = work(f"root{number}")
         with ExitStack() as counted:
             for stage in STAGES:
-                for _ in range(KILLS):
-                    delay_s = drawn.uniform(0, undisturbed.lengths_s[stage] / KILLS)
-                    hit = place.kill(command, stage, delay_s)
-                    if hit is None:  # no more of this stage is left
-                        break
+                longest_s = undisturbed.lengths_s[stage] / KILLS
+                hits = (place.kill(command, stage, drawn.uniform(0, longest_s)) for _ in range(KILLS))
+                for hit in itertools.takewhile(bool, hits):  # until no more of this stage is left to do
                     counted.enter_context(ledger.tried(f"{hit} {place.kind}", AT_RANDOM))
                     place.assert_whole(undisturbed.files)
             place.finish(command)
