@@ -22,8 +22,8 @@ from tests.reliability.mortal import Death
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 ROOTS = 5
 """Of a long test: so many runs are killed again and again until they come to their end."""
-KILLS = 5
-"""Of each stage on each of these."""
+AT_CHANGES, AT_MOMENTS = 3, 2
+"""Kills in each stage on each of these, of the one kind and of the other."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def test_killed_a_few_times(work: Work, undisturbed: Undisturbed, drawn: random.
 
 @pytest.mark.long
 def test_killed_at_many_changes(work: Work, undisturbed: Undisturbed, drawn: random.Random, ledger: Ledger) -> None:
-    deaths = draw(undisturbed.deaths, ROOTS * KILLS, drawn)
+    deaths = draw(undisturbed.deaths, ROOTS * AT_CHANGES, drawn)
     missed: list[Death] = []
     for number in range(ROOTS):
         place, command = work(f"root{number}")
@@ -117,8 +117,8 @@ def test_killed_at_many_random_moments(
         place, command = work(f"root{number}")
         with ExitStack() as counted:
             for stage in STAGES:
-                longest_s = undisturbed.lengths_s[stage] / KILLS
-                hits = (place.kill(command, stage, drawn.uniform(0, longest_s)) for _ in range(KILLS))
+                longest_s = undisturbed.lengths_s[stage] / AT_MOMENTS
+                hits = (place.kill(command, stage, drawn.uniform(0, longest_s)) for _ in range(AT_MOMENTS))
                 for hit in itertools.takewhile(bool, hits):  # until no more of this stage is left to do
                     counted.enter_context(ledger.tried(f"{hit} {place.kind}", AT_RANDOM))
                     place.assert_whole(undisturbed.files)
