@@ -1,13 +1,18 @@
 """The command line: zssmnet prepare | cubes | pretrain | run | ..., each a function of ``flows.commands``.
 
-Exit status: 0 on success, 1 with one line where the input is at fault, 2 on wrong usage, 130 when interrupted.
+Exit status: 0 on success, 1 with one line where the input is at fault, 2 on wrong usage, 130 when interrupted, 143 when
+told to end (SIGTERM).
 Flags are taken with hyphens and with underscores. Everything slow is imported only when it is needed.
 """
 
 import argparse
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from flows import embedded
@@ -18,12 +23,43 @@ pretrained_weights, reports (pictures). What is up to date is not done again; an
 """
 
 
+class Terminated(BaseException):
+    """The command is told to end (SIGTERM), as by a shutdown or a container's end."""
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit."""
     options = _parser().parse_args(arguments)
-    embedded.set_defaults()
-    warnings.filterwarnings("ignore", module="prefect|pydantic")
-    sys.exit(_run(options))
+    try:
+        with _termination_raised():
+            embedded.set_defaults()
+            warnings.filterwarnings("ignore", module="prefect|pydantic")
+            status = _run(options)
+    except KeyboardInterrupt:
+        print("zssmnet: interrupted; the same command continues where it stopped", file=sys.stderr)
+        status = 130
+    except Terminated:
+        print("zssmnet: told to end; the same command continues where it stopped", file=sys.stderr)
+        status = 143
+    sys.exit(status)
+
+
+@contextmanager
+def _termination_raised() -> Iterator[None]:
+    """SIGTERM ends the command as an interrupt does, in order; Prefect hands it on when it has noted the crash."""
+    if threading.current_thread() is not threading.main_thread():  # others can take no signals
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, and the end takes a moment
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -40,9 +76,6 @@ def _run(options: argparse.Namespace) -> int:
     except ZssmnetError as error:
         print(f"zssmnet: error: {printable(str(error))}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("zssmnet: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
     return 0
 
 

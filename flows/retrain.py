@@ -31,8 +31,10 @@ from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
 from zssmnet.archive import PICAI_PATIENT, shortened
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig, TrainingConfig
+from zssmnet.gallery import publish_training_pictures
 from zssmnet.layout import Layout
 from zssmnet.news import News
+from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.flows")
 
@@ -79,6 +81,7 @@ def retrain_on_new_data(
         news = look_for_news(cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation)
         found = _tell(news)
         if len(found) < min_new_cases:
+            _finish_pictures(layout)
             return _nothing_done(root, news, f"{len(found)} new or changed cases, fewer than {min_new_cases}")
         prepared = prepare_data(
             images_path,
@@ -113,6 +116,11 @@ def _tell(news: News) -> set[str]:
         key="news", markdown="\n".join(lines), description="What is new since the last model was trained"
     )
     return {*news.new, *news.changed}
+
+
+def _finish_pictures(layout: Layout) -> None:
+    """Draw what an earlier run that was killed after it had published its model did not come to."""
+    publish_training_pictures(*(open_storage(folder) for folder in (layout.cubes, layout.weights, layout.reports)))
 
 
 def _nothing_done(root: str, news: News, reason: str) -> State[RetrainingSummary]:

@@ -16,6 +16,7 @@ from zssmnet.mnet import MNet
 from zssmnet.preparation import prepared_keys
 from zssmnet.reading import array_of
 from zssmnet.records import (
+    NOT_YET,
     Input,
     Output,
     Record,
@@ -79,10 +80,11 @@ def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage
     """The loss curves of the published model, and validation cubes corrupted, restored and as they should be.
 
     Returns:
-        Keys of the pictures below ``reports``; none if no model is published, or one without a record.
+        Keys of the pictures below ``reports``; none if no model is published, or one without a record, or if the
+        validation cubes are gone.
     """
     record = stable_model(weights)
-    if record is None:
+    if record is None or cubes.stat(record.inputs[VALIDATION_SUBSET].name) is None:
         return []
     return _publish(reports, "training", (_as_input(MODEL, record),), _training_pictures(cubes, weights, record))
 
@@ -112,7 +114,10 @@ def _montage(data: Storage, record: SubsetCubes) -> bytes:
 
 
 def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: Iterable[Picture]) -> list[str]:
-    """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed."""
+    """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed.
+
+    Before the first of them, a record of what is to come is published in place of the record of what is replaced.
+    """
     known = read_record(reports, name, PictureSet)
     if (
         known
@@ -122,13 +127,17 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
     ):
         return [output.key for output in known.outputs]
     reports.sweep()
+    drawn = list(pictures)
+    gone = {output.key for output in (known.outputs if known else ())} - {picture.key for picture in drawn}
+    to_come = tuple(Output(key=key, size=NOT_YET, sha256="") for key in sorted({*gone, *(one.key for one in drawn)}))
+    publish_record(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=to_come))
     outputs = []
-    for picture in pictures:
+    for picture in drawn:
         with reports.publishing(picture.key) as path:
             path.write_bytes(picture.png)
             outputs.append(Output(key=picture.key, size=len(picture.png), sha256=sha256_of(path)))
-    for gone in {output.key for output in (known.outputs if known else ())} - {output.key for output in outputs}:
-        reports.remove(gone)
+    for key in sorted(gone):
+        reports.remove(key)
     publish_record(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=tuple(outputs)))
     return [output.key for output in outputs]
 

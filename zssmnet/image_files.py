@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 from zssmnet.errors import UnreadableFileError
 from zssmnet.image_headers import HeaderError, Voxels, find_voxels
-from zssmnet.temporary import temporary_errors
+from zssmnet.temporary import temporary_errors, temporary_folder
 
 LARGEST_VOLUME = 2**28
 """Voxels; a header that asks for more is taken to be damaged (PI-CAI's largest examination has 3.3e7)."""
@@ -87,7 +87,7 @@ def _plainly_named(path: Path) -> Iterator[Path]:
     """A link to the file, alone in a folder."""
     with ExitStack() as stack:
         with temporary_errors():
-            link = Path(stack.enter_context(TemporaryDirectory()), _plain_name(path))
+            link = stack.enter_context(temporary_folder()) / _plain_name(path)
             link.symlink_to(path.absolute())
         yield link
 

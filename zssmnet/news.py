@@ -9,10 +9,9 @@ from zssmnet.case_data import CaseData, data_of_case
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import CaseError
 from zssmnet.preparation import PreparedCase, known_if_true
-from zssmnet.records import read_record, record_names
+from zssmnet.records import record_names
 from zssmnet.storage import Storage
-from zssmnet.training.challenge import JUDGEMENT, Judgement
-from zssmnet.training.versions import stable_model
+from zssmnet.training.challenge import seen_data
 
 _LOOKS_AT_ONCE = 16
 """Cases looked at side by side: in a bucket, a look is mostly waiting."""
@@ -71,7 +70,8 @@ def look(
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         records = list(pool.map(known, wanted))
     ids = {case.id for case in wanted}
-    new, changed = _against(_seen(weights), [(case.id, record) for case, record in zip(wanted, records, strict=True)])
+    seen = seen_data(weights) if weights else frozenset()
+    new, changed = _against(seen, [(case.id, record) for case, record in zip(wanted, records, strict=True)])
     return News(
         to_prepare=tuple(case for case, record in zip(wanted, records, strict=True) if record is None),
         up_to_date=tuple(record for record in records if record),
@@ -79,14 +79,6 @@ def look(
         new=new,
         changed=changed,
     )
-
-
-def _seen(weights: Storage | None) -> frozenset[CaseData]:
-    """What the published model was made from, and what the last challenger saw, published or not."""
-    if weights is None:
-        return frozenset()
-    told = (stable_model(weights), read_record(weights, JUDGEMENT, Judgement))
-    return frozenset(one for record in told if record for one in record.data)
 
 
 def _against(

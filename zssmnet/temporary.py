@@ -1,10 +1,29 @@
-"""The folder for temporary files, which may be full, gone or read-only."""
+"""Temporary folders that do not pile up: each is named by its process; the next one removes what killed ones left."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 from zssmnet.errors import StorageError
+from zssmnet.storage.owner import Owner, this_process
+
+_PREFIX = "zssmnet-"
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new folder among the system's temporary files, removed on leaving.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    _sweep(tempfile.gettempdir())
+    prefix = f"{_PREFIX}{this_process()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @contextmanager
@@ -18,3 +37,12 @@ def temporary_errors() -> Iterator[None]:
         raise StorageError(
             f"{place}: cannot be written: {reason}: make room there, or name a folder in TMPDIR"
         ) from error
+
+
+@cache
+def _sweep(place: str) -> None:
+    """Once in each process, remove the folders of those that are no more."""
+    for folder in Path(place).glob(f"{_PREFIX}*"):
+        owner = Owner.parse(folder.name.removeprefix(_PREFIX).rpartition("-")[0])
+        if owner and owner.has_gone:
+            shutil.rmtree(folder, ignore_errors=True)

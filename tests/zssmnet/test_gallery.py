@@ -1,5 +1,7 @@
+import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from tests.zssmnet.interruption import Killed, MortalStorage
 from tests.zssmnet.training.examples import cubes_file, cubes_of, small_config, write_cubes
 from zssmnet import gallery
 from zssmnet.config import CubesConfig
@@ -15,10 +18,11 @@ from zssmnet.cubes import generate_cubes
 from zssmnet.errors import CheckpointError, ZssmnetError
 from zssmnet.gallery import LOSS_CURVES, RESTORED_CUBES, publish_case_pictures, publish_training_pictures
 from zssmnet.preparation import prepared_keys
-from zssmnet.records import Record, read_record, remove_record
+from zssmnet.records import Output, Record, publish_record, read_record, remove_record
 from zssmnet.storage import LocalStorage, sha256_of
 from zssmnet.training.pretraining import pretrain
 from zssmnet.training.versions import MODEL, PretrainedModel
+from zssmnet.verification import verify_stage
 
 CUBES = CubesConfig(cubes_per_case=2, size=(16, 16, 4))
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -218,6 +222,34 @@ class TestTraining:
         assert publish_training_pictures(*folders, reports) == [LOSS_CURVES, RESTORED_CUBES]
         assert files(reports) == before
         assert draws() == (1, 1)
+
+    def test_killed_at_any_change_no_record_tells_of_another_picture(self, folders, tmp_path: Path, draws) -> None:
+        """Pictures of another model replace those that are there."""
+        earlier = LocalStorage(tmp_path / "earlier")
+        publish_training_pictures(*folders, earlier)
+        for key in (LOSS_CURVES, RESTORED_CUBES):
+            earlier.publish_bytes(key, b"of another model")
+        outputs = tuple(
+            Output(key=one.key, size=one.size, sha256=sha256_of(earlier.local(one.key)))
+            for one in earlier.list()
+            if one.key.endswith(".png")
+        )
+        publish_record(earlier, "training", Record(method=gallery.METHOD, inputs=(), outputs=outputs))
+        for changes in count():
+            reports = LocalStorage(shutil.copytree(earlier.folder, tmp_path / f"killed{changes}"))
+            try:
+                publish_training_pictures(*folders, MortalStorage(reports.folder, changes))
+            except Killed:
+                assert {finding.kind for finding in verify_stage(reports)} <= {"unfinished"}
+                publish_training_pictures(*folders, reports)
+                assert not verify_stage(reports)
+                assert reports.read(LOSS_CURVES).startswith(PNG)
+            else:
+                break
+        assert changes == 4
+
+    def test_without_their_cubes_there_are_none(self, folders, reports, tmp_path: Path) -> None:
+        assert publish_training_pictures(LocalStorage(tmp_path / "nothing"), folders[1], reports) == []
 
     def test_another_model_is_drawn(self, folders, tmp_path: Path, reports, draws) -> None:
         publish_training_pictures(*folders, reports)

@@ -13,7 +13,7 @@ from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.cubes import generate_cubes
 from zssmnet.news import News, look
 from zssmnet.preparation import PreparedCase, prepare_case
-from zssmnet.records import Input, publish_record, read_record
+from zssmnet.records import NOT_YET, Input, Output, Record, publish_record, read_record
 from zssmnet.storage import LocalStorage, open_storage
 from zssmnet.training.challenge import JUDGEMENT, Judgement
 from zssmnet.training.checkpoint import EpochResult
@@ -121,6 +121,31 @@ def clinic(made: Path, tmp_path: Path) -> Clinic:
 def test_nothing_new(clinic: Clinic) -> None:
     news = clinic.look()
     assert news == News((), tuple(read_record(clinic.data, one, PreparedCase) for one in "abc"), (), (), ())
+
+
+def test_a_model_whose_judgement_is_still_to_come_has_seen_nothing_new(clinic: Clinic) -> None:
+    """The run that published it was killed: what was new to it is new once more, so that the run is repeated."""
+    clinic.add("aa", seed=7)
+    clinic.subset_of["aa"] = 2
+    clinic.prepare()
+    challenger = model("second", clinic.seen()).model_copy(update={"inputs": take_stock(clinic.cubes).inputs})
+    file = clinic.root / "second"
+    file.write_bytes(b"second")
+    publish(clinic.weights, challenger, file)
+    assert clinic.facts() == {"up_to_date": ["a", "aa", "b", "c"]}
+    to_come = Record(method=1, inputs=challenger.inputs, outputs=(Output(key=MODEL, size=NOT_YET, sha256=""),))
+    publish_record(clinic.weights, JUDGEMENT, to_come)
+    assert clinic.facts() == {"up_to_date": ["a", "aa", "b", "c"], "new": ["aa"]}
+    roll_back(clinic.weights)
+    assert clinic.facts() == {"up_to_date": ["a", "aa", "b", "c"], "new": ["aa"]}
+    clinic.judge()
+    assert clinic.facts() == {"up_to_date": ["a", "aa", "b", "c"]}
+
+
+def test_a_first_model_whose_judgement_is_still_to_come_has_seen_nothing(clinic: Clinic) -> None:
+    to_come = Record(method=1, inputs=(), outputs=(Output(key=MODEL, size=NOT_YET, sha256=""),))
+    publish_record(clinic.weights, JUDGEMENT, to_come)
+    assert clinic.facts() == {"up_to_date": ["a", "b", "c"], "new": ["a", "b", "c"]}
 
 
 def test_nothing_was_ever_done(tmp_path: Path) -> None:

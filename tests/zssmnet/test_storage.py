@@ -249,6 +249,30 @@ class TestErrors:
             open_storage("ftp://host/folder")
 
 
+def test_after_a_power_cut_no_name_is_there_without_its_file(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """Content before name, and the name before whatever is published next; new folders' own names as well."""
+    done: list[str] = []
+    flush, replace = os.fsync, Path.replace
+
+    def noted_flush(file: int) -> None:
+        flush(file)
+        done.append(f"flush {Path(f'/proc/self/fd/{file}').resolve().name}")
+
+    def noted_replace(path: Path, target: Path) -> Path:
+        done.append(f"name {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_flush)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    storage = LocalStorage(root / "new" / "data")
+    storage.publish_bytes("subset0/file", b"x")
+    assert done[:6] == ["flush file", "name file", "flush subset0", "flush data", "flush new", f"flush {root.name}"]
+    done.clear()
+    storage.publish_bytes("subset0/other", b"x")
+    storage.remove("subset0/file")
+    assert done == ["flush other", "name other", "flush subset0", "flush subset0"]
+
+
 def test_many_threads_leave_no_trace(root: Path):
     """Each publication removes the folder of half-written files if it is empty, while others need it."""
     storage = LocalStorage(root)

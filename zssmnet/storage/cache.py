@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zssmnet.storage.interface import flush_to_disk
+from zssmnet.storage.owner import Owner, this_process
 
 FOLDER = "ZSSMNET_CACHE"
 LIMIT_GB = "ZSSMNET_CACHE_GB"
@@ -59,9 +60,16 @@ class Cache:
 
     def workplace(self) -> Path:
         """A new folder for files that are being written; the caller removes it."""
-        folder = self.folder / "partial" / f"{os.getpid()}-{threading.get_ident()}-{next(_counter)}"
+        folder = self.folder / "partial" / f"{this_process()}-{next(_counter)}"
         folder.mkdir(parents=True)
         return folder
+
+    def sweep(self) -> None:
+        """Remove the folders of processes that were killed while they wrote."""
+        for workplace in (self.folder / "partial").glob("*"):
+            owner = Owner.parse(workplace.name.rpartition("-")[0])
+            if owner and owner.has_gone:
+                shutil.rmtree(workplace, ignore_errors=True)
 
     def _fetch(self, copy: Path, fetch: Callable[[Path], None]) -> None:
         workplace = self.workplace()

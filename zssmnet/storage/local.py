@@ -22,6 +22,8 @@ ABANDONED_S = 86_400
 """A half-written file that nobody has touched for so long is taken to be left behind, wherever its writer was."""
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_NO_FLUSHING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""What file systems answer that cannot flush a folder, some network ones among them."""
 _counter = itertools.count()
 
 
@@ -82,7 +84,9 @@ class LocalStorage(Storage):
                 _make_folder(workplace)
                 yield partial
                 flush_to_disk(partial)
+                is_new_folder = not target.parent.is_dir()
                 _move(partial, target)
+                _flush_entry(target, is_new_folder)
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
             _remove_if_empty(workplace.parent)
@@ -92,6 +96,7 @@ class LocalStorage(Storage):
         path = self._path(key)
         with storage_errors(path, "removed"), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+            _flush_entry(path)
         while (path := path.parent) != self.folder and _remove_if_empty(path):
             pass  # as in a bucket, a folder is there as long as there is a file below it
 
@@ -148,6 +153,24 @@ def _move(file: Path, target: Path) -> None:
                 raise
         else:
             return
+
+
+def _flush_entry(path: Path, and_its_folders: bool = False) -> None:
+    """Wait until the entry of a file in its folder is on the disk, so that after a power cut no record is there whose
+    files are not; where its folder is new, the folders' own entries as well.
+    """
+    for folder in path.parents if and_its_folders else [path.parent]:
+        try:
+            entries = os.open(folder, os.O_RDONLY)
+        except (PermissionError, FileNotFoundError):  # not to be listed, above the root; removed since, being empty
+            continue
+        try:
+            os.fsync(entries)
+        except OSError as error:
+            if error.errno not in _NO_FLUSHING:
+                raise
+        finally:
+            os.close(entries)
 
 
 def _remove_if_empty(folder: Path) -> bool:

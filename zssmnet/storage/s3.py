@@ -134,6 +134,7 @@ class S3Storage(Storage):
     @override
     def sweep(self) -> None:
         """Give up old uploads in parts: S3 keeps, and charges for, the parts of one that was killed."""
+        self._cache.sweep()
         before = datetime.now(UTC) - UNFINISHED_FOR
         try:
             self._files.wait(self._files.give_up_uploads, self._bucket, _below(self._prefix), before)

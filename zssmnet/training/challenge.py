@@ -2,6 +2,9 @@
 
 The champion is the stable model. The challenger starts from its weights and is trained on the cubes that are there now.
 Both are validated with the same cubes, corrupted alike. The challenger is published if its loss is the smaller one.
+
+A run may be killed between publishing a model and publishing its judgement. Before the model, a record of what is to
+come takes the judgement's place, so that a later look knows that this work is not done (`seen_data`).
 """
 
 import logging
@@ -11,7 +14,7 @@ from pathlib import Path
 from zssmnet.case_data import CaseData
 from zssmnet.config import NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
-from zssmnet.records import Input, Name, Record, publish_record, read_record, same_content
+from zssmnet.records import NOT_YET, Input, Name, Output, Record, publish_record, read_record, same_content
 from zssmnet.storage import Storage
 from zssmnet.training.checkpoint import BEST, EpochResult, Progress
 from zssmnet.training.data import CubeSet, open_training_data
@@ -26,6 +29,7 @@ from zssmnet.training.versions import (
     find_version,
     keep_stable,
     publish,
+    stable_model,
     version_key,
 )
 
@@ -96,6 +100,7 @@ def challenge(
         return last, False
     champion = _champion(weights, supply.inputs, config)
     if champion is None:
+        _announce_judgement(weights, supply.inputs)
         made, _ = pretrain(cubes, weights, config, on_epoch, on_step)
         judgement = _judgement(made, supply, None, None, made.best_validation_loss, True)
         log.info("%s is published: there was no model to challenge", made.run_id)
@@ -103,6 +108,30 @@ def challenge(
         judgement = _contest(cubes, weights, config, supply, champion, on_epoch, on_step)
     publish_record(weights, JUDGEMENT, judgement)
     return judgement, True
+
+
+def seen_data(weights: Storage) -> frozenset[CaseData]:
+    """The cases that the stable model was made from, and those that the last challenger saw, published or not.
+
+    A stable model whose judgement is still to come was made by a run that was killed: what counts is the model that it
+    replaced, so that its cases are new once more and the run is repeated to its end.
+    """
+    judgement, stable = read_record(weights, JUDGEMENT, Judgement), stable_model(weights)
+    to_come = None if judgement else read_record(weights, JUDGEMENT, Record)
+    if stable and to_come and to_come.outputs and same_content(stable.inputs, to_come.inputs):
+        stable = find_version(weights, stable.replaces) if stable.replaces else None
+    return frozenset(one for record in (stable, judgement) if record for one in record.data)
+
+
+def _announce_judgement(weights: Storage, inputs: tuple[Input, ...]) -> None:
+    """Publish a record of the judgement to come; a judgement it is not, so that it counts as none.
+
+    Args:
+        weights: the weights' folder.
+        inputs: of the model that is about to be published.
+    """
+    to_come = Output(key=MODEL, size=NOT_YET, sha256="")
+    publish_record(weights, JUDGEMENT, Record(method=METHOD, inputs=inputs, outputs=(to_come,)))
 
 
 def _champion(weights: Storage, inputs: tuple[Input, ...], config: PretrainConfig) -> PretrainedModel | None:
@@ -142,6 +171,7 @@ def _contest(
     is_better = challenger_loss < champion_loss
     made = describe(run_id, inputs, supply.data, config, progress)
     if is_better:
+        _announce_judgement(weights, inputs)
         made = publish(weights, made, challenger_model)
     _log_judgement(champion.run_id, champion_loss, run_id, challenger_loss, validation, is_better)
     return _judgement(made, supply, champion.run_id, champion_loss, challenger_loss, is_better)

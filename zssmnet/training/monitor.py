@@ -2,8 +2,7 @@
 
 import io
 import shutil
-import tempfile
-from pathlib import Path
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +14,7 @@ from zssmnet.archive import CHANNELS
 from zssmnet.config import PretrainConfig
 from zssmnet.report import restoration_triptych
 from zssmnet.storage import Storage
-from zssmnet.temporary import temporary_errors
+from zssmnet.temporary import temporary_errors, temporary_folder
 from zssmnet.training.checkpoint import EpochResult, TrainingState
 from zssmnet.training.data import CubeSet
 from zssmnet.training.epoch import validation_batches
@@ -34,8 +33,9 @@ class Monitor:
         self._workplace = workplace
         self._validation = validation
         self._config = config
+        self._temporary = ExitStack()
         with temporary_errors():
-            self._folder = Path(tempfile.mkdtemp(prefix="zssmnet-tensorboard-"))
+            self._folder = self._temporary.enter_context(temporary_folder())
         self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
@@ -49,7 +49,7 @@ class Monitor:
                 with temporary_errors():
                     self._writer.close()
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._temporary.close()
 
     def on_epoch(self, state: TrainingState) -> None:
         """Log the last epoch.
