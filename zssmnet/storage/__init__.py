@@ -5,7 +5,7 @@ Keys are POSIX paths relative to a storage's root, for example ``subset0/11373_1
 
 import os
 
-from zssmnet.errors import InputError
+from zssmnet.errors import InputError, without_credentials
 from zssmnet.storage.interface import Entry, Storage, sha256_of
 from zssmnet.storage.local import LocalStorage
 
@@ -16,10 +16,15 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     """The storage at ``uri``: a local folder, or ``s3://bucket/prefix``.
 
     Raises:
-        InputError: another kind of address, or none.
+        InputError: another kind of address, none, or one with a key in it.
     """
     if not str(uri).strip():
         raise InputError("an empty address was given for a folder; name a local folder or s3://bucket/prefix")
+    if "://" in str(uri) and without_credentials(str(uri)) != str(uri):
+        raise InputError(
+            f"{uri}: logs and records repeat an address, so no key belongs into it; "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        )
     if str(uri).startswith("s3://"):
         from zssmnet.storage.s3 import S3Storage  # slow to import, seldom needed
 
