@@ -22,18 +22,30 @@ from tasks.hand_off import WORK_QUEUE
 
 HEARTBEATS_MISSED = timedelta(seconds=90)
 """Runs send a heartbeat every 30 s: three are missed."""
-STARTING = timedelta(minutes=15)
+STARTING = timedelta(minutes=30)
 """Longer than a worker takes to start a run, with time to fetch an image."""
+SETTLING = timedelta(seconds=45)
+"""How long a run stays crashed before it is started again: longer than the time between two heartbeats, by which a run
+shows itself that was thought lost and lives; and longer than its worker takes to let go of it, since a worker with a
+limit ends with an error when it is given a run that it still holds.
+"""
 STARTS = 5
 """How often a run is started in all, if it crashes again and again."""
 
 
-def automations(silence: timedelta = HEARTBEATS_MISSED, starting: timedelta = STARTING) -> list[Automation]:
+def automations(
+    silence: timedelta = HEARTBEATS_MISSED,
+    settling: timedelta = SETTLING,
+    starting: timedelta = STARTING,
+    starts: int = STARTS,
+) -> list[Automation]:
     """All of them, as they are to be on the server.
 
     Args:
         silence: how long a run may go without a sign of life.
+        settling: how long a run stays crashed before it is started again.
         starting: how long a worker may take to start a run that it has taken.
+        starts: how often a run is started in all.
     """
     return [
         Automation(
@@ -45,25 +57,30 @@ def automations(silence: timedelta = HEARTBEATS_MISSED, starting: timedelta = ST
         Automation(
             name="zssmnet: crashed runs are started again",
             description="Schedules a run that crashed anew; it goes on from its records and its last checkpoint.",
-            trigger=_crashed(*map(str, range(1, STARTS))),
+            trigger=_missing({"Crashed"}, settling, related=_not_handed_over()),
             actions=[_change(StateType.SCHEDULED, "It crashed and is started again where it was.", "AwaitingRetry")],
         ),
         Automation(
-            name="zssmnet: runs that crash again and again",
-            description=f"Lets a run fail that has been started {STARTS} times and crashed.",
-            trigger=_crashed(f"[{STARTS}-9]", "[1-9][0-9]*"),
+            name="zssmnet: crashed runs that are not started again",
+            description=f"Lets a run fail that crashed before it began, or that has been started {starts} times.",
+            trigger=_crashed("0", f"[{starts}-9]", "[1-9][0-9]*"),
             actions=[
                 _change(
                     StateType.FAILED,
-                    f"It crashed, and has been started {STARTS} times or more: its log tells why. "
-                    "Start it again when that is mended; it goes on where it was.",
+                    f"It crashed before it began, or for the {starts}th time, so it is not started again by itself. "
+                    "Its log, or its worker's, tells why; start it again when that is mended, "
+                    "and it goes on where it was.",
                 )
             ],
         ),
         Automation(
             name="zssmnet: runs whose worker has gone before they began",
             description="Lets another worker take a run that a worker has taken and not started.",
-            trigger=_missing({"Pending", "Submitting", "InfrastructurePending"}, starting, deployed=True),
+            trigger=_missing(
+                {"Pending", "Submitting", "InfrastructurePending"},
+                starting,
+                related={"prefect.resource.role": "deployment"},
+            ),
             actions=[_change(StateType.SCHEDULED, "The worker that took it has not started it.", "AwaitingRetry")],
         ),
         Automation(
@@ -96,12 +113,12 @@ def _essence(automation: AutomationCore) -> Mapping[str, object]:
 
 
 def _missing(
-    after: set[str], within: timedelta, expect: set[str] | None = None, deployed: bool = False
+    after: set[str], within: timedelta, expect: set[str] | None = None, related: Mapping[str, str] | None = None
 ) -> EventTrigger:
     """When nothing follows in the life of a run, or nothing of what is expected."""
     return EventTrigger(
         match=_of_runs(),
-        match_related=ResourceSpecification({"prefect.resource.role": "deployment"} if deployed else {}),
+        match_related=ResourceSpecification(dict(related or {})),
         for_each={"prefect.resource.id"},
         after={_event(name) for name in after},
         expect={_event(name) for name in expect or {"*"}},
@@ -112,20 +129,23 @@ def _missing(
 
 
 def _crashed(*starts: str) -> EventTrigger:
-    """When a run that was started so many times has crashed, unless a parent has handed it over.
-
-    Each run of a deployment has one work queue, and no other run has any.
-    """
+    """At once when a run has crashed that was started so many times (patterns of their number)."""
     return EventTrigger(
         match=_of_runs({"prefect.run-count": list(starts)}),
-        match_related=ResourceSpecification(
-            {"prefect.resource.role": "work-queue", "prefect.resource.name": f"!{WORK_QUEUE}"}
-        ),
+        match_related=ResourceSpecification(dict(_not_handed_over())),
         expect={_event("Crashed")},
         posture=Posture.Reactive,
         threshold=1,
         within=timedelta(0),
     )
+
+
+def _not_handed_over() -> Mapping[str, str]:
+    """What belongs to runs of deployments but for those that a parent has handed over.
+
+    Each run of a deployment has one work queue, and no other run has any. Its heartbeats tell it as well.
+    """
+    return {"prefect.resource.role": "work-queue", "prefect.resource.name": f"!{WORK_QUEUE}"}
 
 
 def _of_runs(labels: Mapping[str, str | list[str]] | None = None) -> ResourceSpecification:
