@@ -107,9 +107,7 @@ def make(client: SyncPrefectClient, wanted: Automation) -> bool:
 
 
 def _essence(automation: AutomationCore) -> Mapping[str, object]:
-    return automation.model_dump(
-        mode="json", include={"description", "trigger", "actions"}, exclude={"trigger": {"id"}}
-    )
+    return automation.model_dump(include={"description", "trigger", "actions"}, exclude={"trigger": {"id"}})
 
 
 def _missing(

@@ -1,4 +1,4 @@
-"""What the server does by itself about runs that crash or are lost, on a real Prefect server without workers.
+"""What the server does by itself about runs that crash or are lost: a real server on PostgreSQL, without workers.
 
 The tests stand in for workers and runs: they set the states that these would set, and send their heartbeats.
 """
@@ -14,19 +14,27 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Completed, Crashed, InfrastructurePending, Pending, Running, Scheduled
 from prefect.states import State as StateOfAnything
 
 from deployments.automations import automations, make
 from flows.pretrain import pretrain
 from tasks.hand_off import WORK_QUEUE, _send
+from tests.deployments.stack_fixture import temporary_stack
+
+pytestmark = pytest.mark.integration
 
 State = StateOfAnything[Any]
 PARAMETERS = {"cubes_path": "s3://bucket/cubes", "output_path": "s3://bucket/weights"}
 SOON = timedelta(seconds=10)
 """The least that Prefect takes."""
+SETTLING = timedelta(seconds=20)
+"""A heartbeat must be there before, on however slow a machine."""
 STARTS = 2
 PATIENCE_S = 120
+AUTOMATIONS = automations(SOON, SETTLING, SOON, STARTS)
 TAKEN = (Pending(), Running())
 NOT_AGAIN = (
     f"It crashed before it began, or for the {STARTS}th time, so it is not started again by itself. Its log, or its "
@@ -104,13 +112,19 @@ def heartbeat(run: FlowRun) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(prefect_api: str) -> Iterator[Server]:
-    with get_client(sync_client=True) as client:
-        made = [make(client, one) for one in automations(SOON, SOON, SOON, STARTS)]
-        assert all(made)
-        yield Server(client)
-        for one in client.read_automations():
-            client.delete_automation(one.id)
+def server() -> Iterator[Server]:
+    with temporary_stack() as stack:
+        stack.start(["postgres", "server"])
+        settings = {
+            PREFECT_API_URL: stack.environment["PREFECT_API_URL"],
+            PREFECT_API_AUTH_STRING: stack.environment["PREFECT_API_AUTH_STRING"],
+        }
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            EventsWorker.drain_all()  # those of other servers
+            made = [make(client, one) for one in AUTOMATIONS]
+            assert all(made)
+            yield Server(client)
+            EventsWorker.drain_all()
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +164,7 @@ def test_what_is_there_is_left_alone(server: Server, lost: dict[str, FlowRun], c
     """And the runs of the fixtures are on their way."""
     with get_client(sync_client=True) as client:
         before = {one.name: one.id for one in client.read_automations()}
-        assert not any(make(client, one) for one in automations(SOON, SOON, SOON, STARTS))
+        assert not any(make(client, one) for one in AUTOMATIONS)
         assert {one.name: one.id for one in client.read_automations()} == before
 
 
@@ -202,7 +216,7 @@ def test_a_lost_run_that_was_to_be_cancelled_is(server: Server, lost: dict[str, 
 
 
 def test_what_is_not_as_it_should_be_is_made_anew(server: Server) -> None:
-    wanted = automations(SOON, SOON, SOON, STARTS)[-1]
+    wanted = AUTOMATIONS[-1]
     with get_client(sync_client=True) as client:
         assert make(client, automations(SOON * 2)[-1])
         assert make(client, wanted)
