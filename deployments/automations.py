@@ -13,7 +13,14 @@ from datetime import timedelta
 
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import StateType
+from prefect.events import Event
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
@@ -104,6 +111,24 @@ def make(client: SyncPrefectClient, wanted: Automation) -> bool:
         client.delete_automation(old.id)
     wanted.create()
     return True
+
+
+def ask_for_signs_of_life(client: SyncPrefectClient) -> int:
+    """Let the server expect heartbeats of all runs of deployments that are said to run; their number.
+
+    A server that was away forgets what it expected: a run that was lost meanwhile would be said to run for ever. So one
+    heartbeat is sent in its name. If the run lives, it sends the next one itself.
+    """
+    running = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+        deployment_id=FlowRunFilterDeploymentId(is_null_=False),
+    )
+    runs = client.read_flow_runs(flow_run_filter=running)
+    events = [
+        Event(event=_event("heartbeat"), resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}) for run in runs
+    ]
+    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
+    return len(runs)
 
 
 def _essence(automation: AutomationCore) -> Mapping[str, object]:

@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import RemoteFileSystem
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
-from deployments.automations import automations, make
+from deployments.automations import ask_for_signs_of_life, automations, make
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
 from zssmnet.storage.s3 import make_bucket
 
@@ -133,6 +133,8 @@ def make_automations() -> None:
         for wanted in automations():
             done = make(client, wanted)
             print(f"automation {wanted.name!r} is {'made' if done else 'there'}")
+        if running := ask_for_signs_of_life(client):
+            print(f"{running} runs are asked for a sign of life")
 
 
 if __name__ == "__main__":

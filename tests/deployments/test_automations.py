@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Cancelling, Completed, Crashed, InfrastructurePending, Pending, Running, Scheduled
 from prefect.states import State as StateOfAnything
 
-from deployments.automations import automations, make
+from deployments.automations import ask_for_signs_of_life, automations, make
 from flows.pretrain import pretrain
 from tasks.hand_off import WORK_QUEUE, _send
 from tests.deployments.stack_fixture import temporary_stack
@@ -133,6 +133,7 @@ def lost(server: Server) -> dict[str, FlowRun]:
     runs = {
         "running": server.run(*TAKEN),
         "subflow": server.within_a_process(*TAKEN),
+        "forgotten": server.run(*TAKEN),
         "pending": server.run(Pending()),
         "image": server.run(Pending(), InfrastructurePending()),
         "handed over": server.handed_over(Pending()),
@@ -213,6 +214,15 @@ def test_a_run_that_its_worker_did_not_start_waits_for_another(
 
 def test_a_lost_run_that_was_to_be_cancelled_is(server: Server, lost: dict[str, FlowRun]) -> None:
     server.until(lost["cancelling"], "Cancelled")
+
+
+def test_a_run_that_the_server_has_forgotten_is_asked_for_a_sign_of_life(
+    server: Server, lost: dict[str, FlowRun]
+) -> None:
+    assert server.state(lost["forgotten"]).name == "Running"  # as after a time without a server
+    with get_client(sync_client=True) as client:
+        assert ask_for_signs_of_life(client) >= 1
+    server.until(lost["forgotten"], "AwaitingRetry")
 
 
 def test_what_is_not_as_it_should_be_is_made_anew(server: Server) -> None:
