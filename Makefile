@@ -50,7 +50,7 @@ tests: setup
 	$(BIN)/pytest
 
 reliability: setup  ## the long tests of what may go wrong; the report also in benchmarks/results/reliability.md
-	$(BIN)/pytest tests/reliability --long --timeout 3600 --reliability-report benchmarks/results/reliability.md
+	$(BIN)/pytest tests/reliability tests/integration/test_service.py --long --timeout 3600 --reliability-report benchmarks/results/reliability.md
 	@cat benchmarks/results/reliability.md
 
 reliability-page:  ## put that report into docs/reliability.md

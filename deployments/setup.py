@@ -1,30 +1,25 @@
 """One step that makes all the service needs on its Prefect server: ``make deploy``. It can be repeated at any time.
 
 It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
-deployments of ``prefect.yaml`` and the automation that finds runs whose machine has gone. Work pools that are there
-keep their type and their limits, since these say what machines there are.
+deployments of ``prefect.yaml`` and the automations that see to crashed runs (``automations.py``). Work pools that are
+there keep their type and their limits, since these say what machines there are.
 """
 
 import os
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import yaml
-from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
-from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import RemoteFileSystem
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
-from zssmnet.errors import ServiceError, ZssmnetError
+from deployments.automations import ask_for_signs_of_life, automations, make
+from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
 from zssmnet.storage.s3 import make_bucket
 
 HOUSE = Path(__file__).resolve().parents[1]
@@ -42,9 +37,6 @@ PARAMETERS = {
 }
 """Parameters that deployments start with, and the variables that name them; else the run form asks for them."""
 RESULTS = "zssmnet-results"
-LOST_RUNS = "zssmnet: runs whose machine has gone"
-HEARTBEATS_MISSED_S = 90
-"""Runs send a heartbeat every 30 s: three are missed."""
 
 
 def main() -> int:
@@ -63,7 +55,8 @@ def main() -> int:
         give_parameters()
         make_automations()
     except (ZssmnetError, httpx.HTTPError, RuntimeError) as error:  # Prefect's client raises the last one, too
-        print(f"zssmnet: error: {PREFECT_API_URL.value()}: {' '.join(str(error).split())}", file=sys.stderr)
+        told = without_credentials(f"{PREFECT_API_URL.value()}: {' '.join(str(error).split())}")
+        print(f"zssmnet: error: {told}", file=sys.stderr)
         return 1
     return 0
 
@@ -135,30 +128,13 @@ def deployment_names() -> list[str]:
 
 
 def make_automations() -> None:
-    """The automation that marks runs as crashed whose heartbeats are missing; a parent then sends them again."""
+    """The automations by which the server sees to lost and crashed runs."""
     with get_client(sync_client=True) as client:
-        for old in client.read_automations_by_name(LOST_RUNS):
-            client.delete_automation(old.id)
-    ends = ("Completed", "Failed", "Cancelled", "Crashed")
-    Automation(
-        name=LOST_RUNS,
-        description="Marks a run as crashed when its heartbeats are missing: its machine or its process has gone.",
-        trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
-            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=HEARTBEATS_MISSED_S),
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, message="No sign of life: the run's machine or process has gone."
-            )
-        ],
-    ).create()
-    print(f"automation {LOST_RUNS!r} is made")
+        for wanted in automations():
+            done = make(client, wanted)
+            print(f"automation {wanted.name!r} is {'made' if done else 'there'}")
+        if running := ask_for_signs_of_life(client):
+            print(f"{running} runs are asked for a sign of life")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def rollback(options: argparse.Namespace) -> None:
     """
     from prefect.settings import PREFECT_API_URL
 
-    from tasks.pretraining import announce
+    from tasks.announcement import announce
     from zssmnet.layout import Layout
     from zssmnet.storage import open_storage
     from zssmnet.training.versions import MODEL, roll_back

@@ -22,11 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.markdown import code, text
 from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
 from zssmnet.config import PretrainConfig
-from zssmnet.errors import ServiceError
+from zssmnet.errors import ServiceError, without_credentials
 
 log = logging.getLogger("zssmnet.tasks")
 
 ARTIFACT = "hand-off"
+WORK_QUEUE = "handed-over"
+"""Work queue of the runs that a parent sends, by which they are known: if one crashes, its parent sends it again."""
 POLL_S = 3.0
 SERVER_AWAY_S = 30.0
 _WAITING = {StateType.SCHEDULED, StateType.PENDING}
@@ -98,7 +100,12 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
         number += 1
     try:
         made = run_deployment(
-            deployment, parameters=parameters, timeout=0, as_subflow=True, idempotency_key=f"{parent}-{number}"
+            deployment,
+            parameters=parameters,
+            timeout=0,
+            as_subflow=True,
+            idempotency_key=f"{parent}-{number}",
+            work_queue_name=WORK_QUEUE,
         )
     except ObjectNotFound as error:
         raise ServiceError(
@@ -127,7 +134,8 @@ def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun
             time.sleep(POLL_S)
             run = client.read_flow_run(run.id)
         except httpx.HTTPError as error:  # training does not need the server to go on
-            log.warning("Prefect's server does not answer, it is asked again in %g s: %s", SERVER_AWAY_S, error)
+            reason = without_credentials(str(error))
+            log.warning("Prefect's server does not answer, it is asked again in %g s: %s", SERVER_AWAY_S, reason)
             time.sleep(SERVER_AWAY_S)
     return run
 

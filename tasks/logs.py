@@ -1,9 +1,15 @@
-"""Logs of runs: the library's lines belong into them, tracebacks of foreseen errors do not."""
+"""Logs of runs: the library's lines belong into them, tracebacks of foreseen errors do not.
+
+A run writes its lines to its worker as well, which may end before it. That is no reason for the run to end.
+"""
 
 import logging
+import os
+import sys
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
+from rich.console import Console
 
 from zssmnet.errors import ZssmnetError
 
@@ -19,6 +25,7 @@ def set_up_logs() -> None:
         library.addHandler(handler)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_in_one_line)
+    Console.on_broken_pipe = _fall_silent  # type: ignore[assignment, method-assign]
 
 
 def _inside_a_run(record: logging.LogRecord) -> bool:
@@ -30,3 +37,11 @@ def _in_one_line(record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], ZssmnetError):
         record.exc_info = None
     return True
+
+
+def _fall_silent(console: Console) -> None:
+    """What a console does when nobody reads it any more; rich itself would end the process."""
+    console.quiet = True
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())

@@ -4,14 +4,14 @@ import time
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.events import emit_event
 from pydantic import BaseModel
 
+from tasks.announcement import announce
 from tasks.progress import display
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError
 from zssmnet.records import read_record
-from zssmnet.storage import Storage, open_storage
+from zssmnet.storage import open_storage
 from zssmnet.training.challenge import JUDGEMENT, Judgement, challenge
 from zssmnet.training.checkpoint import TrainingState
 from zssmnet.training.doubts import doubts
@@ -19,8 +19,6 @@ from zssmnet.training.pretraining import pretrain
 from zssmnet.training.versions import MODEL, stable_model, version_key
 
 STAGE = "pretrain"
-PUBLISHED = "zssmnet.model.published"
-"""The event that tells of a new model under the stable name."""
 
 
 class TrainingOutcome(BaseModel):
@@ -55,13 +53,10 @@ def train(cubes_path: str, output_path: str, config: PretrainConfig, as_challeng
     weights.sweep()
     shown = EpochDisplay(config)
     work = challenge if as_challenger else pretrain
-    before = stable_model(weights)
     _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step)
     shown.skip_to(config.training.epochs)
-    outcome = outcome_of(output_path, as_challenger, is_new)
-    if before is None or before.outputs[0].sha256 != outcome.sha256:
-        announce(weights, "challenge" if as_challenger else "pretraining")
-    return outcome
+    announce(weights, "challenge" if as_challenger else "pretraining")
+    return outcome_of(output_path, as_challenger, is_new)
 
 
 def outcome_of(output_path: str, as_challenger: bool, is_new: bool) -> TrainingOutcome:
@@ -96,26 +91,6 @@ def known_outcome(output_path: str, as_challenger: bool) -> TrainingOutcome | No
         published=judgement.published if judgement else True,
         challenger_loss=judgement.challenger_loss if judgement else None,
         champion_loss=judgement.champion_loss if judgement else None,
-    )
-
-
-def announce(weights: Storage, reason: str) -> None:
-    """Emit the event that a model was published, for automations to hang on."""
-    model = stable_model(weights)
-    if model is None:
-        return
-    emit_event(
-        event=PUBLISHED,
-        resource={"prefect.resource.id": f"zssmnet.model.{weights.where(MODEL)}", "prefect.resource.name": MODEL},
-        payload={
-            "model": weights.where(MODEL),
-            "version": model.run_id,
-            "version_model": weights.where(version_key(model.run_id)),
-            "replaces": model.replaces,
-            "sha256": model.outputs[0].sha256,
-            "validation_loss": model.best_validation_loss,
-            "reason": reason,
-        },
     )
 
 

@@ -19,9 +19,22 @@ ZssmnetError
 └── ServiceError          another part of the service does not do its share: a work pool, a worker, a run elsewhere
 """
 
+import re
+
+_CREDENTIALS = re.compile(r"(?<=//)(?:[^\s/@:]+:(?!\d+/)[^\s@]*|[^\s/@]+)@")
+"""What stands before the host or bucket of an address; a secret key may hold slashes."""
+
+
+def without_credentials(text: str) -> str:
+    """A text in which addresses tell no user, key or password."""
+    return _CREDENTIALS.sub("***@", text)
+
 
 class ZssmnetError(Exception):
-    """The root of all errors raised by this package."""
+    """The root of all errors raised by this package; a message never tells what an address holds of credentials."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_credentials(message))
 
 
 class InputError(ZssmnetError):

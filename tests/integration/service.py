@@ -54,6 +54,11 @@ class Service:
         assert state
         return state.name or "", state.message or ""
 
+    def states(self, run: FlowRun) -> list[tuple[str, str]]:
+        """Names and messages of all states that a run went through, in order."""
+        states = self.client.read_flow_run_states(run.id)
+        return [(one.name or "", one.message or "") for one in sorted(states, key=lambda one: one.timestamp)]
+
     def ended(self, run: FlowRun) -> tuple[str, str]:
         """Name and message of a run's last state, when it has ended."""
         self.until(lambda: bool((state := self.client.read_flow_run(run.id).state) and state.is_final()))
@@ -125,6 +130,16 @@ class Service:
         worker = self.stack.pid(service)
         mark = f"{self.stack.folder}:{service}"
         return [one for one in processes.marked(mark) if one.pid != worker]
+
+    def process_of(self, run: FlowRun, service: str) -> processes.Process:
+        """The process of a run, which this worker has started."""
+        told = f"PREFECT__FLOW_RUN_ID={run.id}".encode()
+        (found,) = (
+            one
+            for one in self.processes_of(service)
+            if told in Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
+        )
+        return found
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition."""

@@ -24,12 +24,15 @@ from prefect.testing.cli import CycloptsCliRunner
 from prefect.workers.process import ProcessJobConfiguration
 
 from deployments import setup
+from deployments.automations import automations
 from flows import cli
 from flows.watch import watch_for_data
 from tests.deployments.stack_fixture import temporary_stack
 from tests.integration.browser import look, signed_in
+from tests.integration.secrecy import Secrets
 from tests.integration.service import ROOT, Service, connected, flow_run_id
 from tests.phantoms import QUICK_SETTINGS, small_archive
+from tests.reliability.ledger import Ledger
 from zssmnet.layout import Layout
 from zssmnet.phantom import evenly_split_cases
 from zssmnet.storage import open_storage
@@ -47,6 +50,7 @@ NETWORK: dict[str, Any] = {"channels": [2, 2, 2, 2, 2]}
 CORRUPTION: dict[str, Any] = {"shuffling": {"windows": 50}}
 FIRST_CASES, ALL_CASES = 6, 12
 S3_ROOT = "s3://zssmnet/root"
+LOST = "No sign of life: the run's machine or process has gone."
 
 
 def recipe(epochs: int, **more: Any) -> dict[str, Any]:
@@ -144,6 +148,13 @@ def impatient_run(service: Service, archive: Archive, roots: Path, first_run: Fl
 
 
 @pytest.fixture(scope="module")
+def orphaning_run(service: Service, archive: Archive, roots: Path, impatient_run: FlowRun) -> FlowRun:
+    """A run on a root of its own, whose machine is lost while it waits for its training."""
+    parameters = {**archive.parameters, "root": str(roots / "orphaning"), "cubes": CUBES, "pretraining": recipe(1)}
+    return service.start("ssl-pretraining", parameters)
+
+
+@pytest.fixture(scope="module")
 def s3_run(service: Service, archive: Archive) -> FlowRun:
     """All stages with archive and root in a bucket."""
     bucket = s3fs.S3FileSystem(use_listings_cache=False)
@@ -155,7 +166,7 @@ def s3_run(service: Service, archive: Archive) -> FlowRun:
 
 
 def test_deploying_again_makes_nothing_twice(
-    service: Service, impatient_run: FlowRun, capfd: pytest.CaptureFixture[str]
+    service: Service, orphaning_run: FlowRun, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And the runs of the fixtures are on their way."""
     assert setup.main() == 0
@@ -164,7 +175,7 @@ def test_deploying_again_makes_nothing_twice(
     deployments = service.client.read_deployments()
     names = [f"{one.name}/{one.name}" for one in deployments]
     assert sorted(names) == sorted(setup.deployment_names())
-    assert len(service.client.read_automations()) == 2  # that of lost runs, and the trigger of retraining
+    assert len(service.client.read_automations()) == len(automations()) + 1  # and the trigger of retraining
     for one in deployments:
         assert one.description
         assert one.tags
@@ -190,20 +201,31 @@ def test_keys_can_come_from_blocks(service: Service) -> None:
     }
 
 
-def test_a_run_says_at_once_when_nobody_serves_the_pool(service: Service, first_run: FlowRun) -> None:
-    service.until(lambda: bool(service.children(first_run, "pretrain")))
-    service.until(lambda: "hand-off" in service.artifacts(first_run))
-    reason = "no live worker serves work pool 'gpu'"
-    assert reason in str(service.artifacts(first_run)["hand-off"].data)
-    service.until(lambda: reason in service.log(first_run))
+def test_a_run_says_at_once_when_nobody_serves_the_pool(service: Service, first_run: FlowRun, ledger: Ledger) -> None:
+    with ledger.tried("service", "nobody serves the pool gpu"):
+        service.until(lambda: bool(service.children(first_run, "pretrain")))
+        service.until(lambda: "hand-off" in service.artifacts(first_run))
+        reason = "no live worker serves work pool 'gpu'"
+        assert reason in str(service.artifacts(first_run)["hand-off"].data)
+        service.until(lambda: reason in service.log(first_run))
 
 
-def test_a_run_gives_up_when_nobody_comes(service: Service, impatient_run: FlowRun) -> None:
-    name, message = service.ended(impatient_run)
-    assert name == "Failed"
-    assert "not started within 0.05 min: no live worker serves work pool 'gpu'; start one with" in message
-    (child,) = service.children(impatient_run, "pretrain")
-    assert service.ended(child)[0] == "Cancelled"
+def test_a_run_gives_up_when_nobody_comes(service: Service, impatient_run: FlowRun, ledger: Ledger) -> None:
+    with ledger.tried("service", "nobody serves the pool gpu"):
+        name, message = service.ended(impatient_run)
+        assert name == "Failed"
+        assert "not started within 0.05 min: no live worker serves work pool 'gpu'; start one with" in message
+        (child,) = service.children(impatient_run, "pretrain")
+        assert service.ended(child)[0] == "Cancelled"
+
+
+def test_a_parent_is_lost_while_it_waits(service: Service, orphaning_run: FlowRun) -> None:
+    """The worker and the process of one run; the runs beside it go on alone. What becomes of it is seen later."""
+    service.until(lambda: "hand-off" in service.artifacts(orphaning_run))
+    process = service.process_of(orphaning_run, "cpu-worker")
+    service.stack.kill_service("cpu-worker")
+    process.send(signal.SIGKILL)
+    service.stack.start_service("cpu-worker")
 
 
 def test_a_killed_training_leaves_its_checkpoint(service: Service, s3_run: FlowRun, roots: Path) -> None:
@@ -300,15 +322,28 @@ def test_rolling_back_is_one_command(service: Service, roots: Path) -> None:
     service.until(lambda: service.events("zssmnet.model.published")[0]["payload"]["reason"] == "rollback")
 
 
-def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: FlowRun, roots: Path) -> None:
-    assert service.ended(first_run)[0] == "Completed", service.log(first_run)
-    lost, again = service.children(first_run, "pretrain")
-    assert service.state(lost) == ("Crashed", "No sign of life: the run's machine or process has gone.")
-    assert service.state(again)[0] == "Completed"
-    assert {lost.work_pool_name, again.work_pool_name} == {"gpu"}
-    assert "continuing after epoch" in service.log(again)
-    assert "sent again, it continues from its last checkpoint" in service.log(first_run)
-    assert "6 epochs" in str(service.artifacts(first_run)["summary"].data)
+def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: FlowRun, ledger: Ledger) -> None:
+    with ledger.tried("service", "worker of the pool gpu and its training killed"):
+        assert service.ended(first_run)[0] == "Completed", service.log(first_run)
+        lost, again = service.children(first_run, "pretrain")
+        assert service.state(lost) == ("Crashed", LOST)
+        assert service.state(again)[0] == "Completed"
+        assert {lost.work_pool_name, again.work_pool_name} == {"gpu"}
+        assert "continuing after epoch" in service.log(again)
+        assert "sent again, it continues from its last checkpoint" in service.log(first_run)
+        assert "6 epochs" in str(service.artifacts(first_run)["summary"].data)
+
+
+def test_a_lost_parent_is_started_again_and_takes_over_its_training(
+    service: Service, orphaning_run: FlowRun, ledger: Ledger
+) -> None:
+    with ledger.tried("service", "worker of the pool cpu and a waiting parent killed"):
+        service.until(lambda: service.state(orphaning_run)[0] == "Completed")
+        assert [message for name, message in service.states(orphaning_run) if name == "Crashed"] == [LOST]
+        assert service.client.read_flow_run(orphaning_run.id).run_count == 2
+        (training,) = service.children(orphaning_run, "pretrain")
+        assert (training.run_count, service.state(training)[0]) == (1, "Completed")
+        assert f"pre-training run {training.name!r} was sent before" in service.log(orphaning_run)
 
 
 @pytest.fixture(scope="module")
@@ -330,12 +365,13 @@ def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, cancelled_run
     assert len(list(tmp_path.glob("*.png"))) == 10
 
 
-def test_cancelling_the_parent_ends_the_training(service: Service, cancelled_run: FlowRun) -> None:
-    (child,) = service.children(cancelled_run, "pretrain")
-    assert service.ended(cancelled_run)[0] == "Cancelled"
-    assert service.ended(child)[0] == "Cancelled"
-    service.until(lambda: not service.processes_of("gpu-worker"))
-    service.until(lambda: not service.processes_of("cpu-worker"))
+def test_cancelling_the_parent_ends_the_training(service: Service, cancelled_run: FlowRun, ledger: Ledger) -> None:
+    with ledger.tried("service", "parent cancelled"):
+        (child,) = service.children(cancelled_run, "pretrain")
+        assert service.ended(cancelled_run)[0] == "Cancelled"
+        assert service.ended(child)[0] == "Cancelled"
+        service.until(lambda: not service.processes_of("gpu-worker"))
+        service.until(lambda: not service.processes_of("cpu-worker"))
 
 
 def test_the_commands_of_the_operations_page_are_taken(service: Service) -> None:
@@ -355,6 +391,17 @@ def test_the_commands_of_the_operations_page_are_taken(service: Service) -> None
         assert result.exit_code == 0, f"{command}: {result.output}"
         if command.startswith("deployment run"):
             stand_ins["<run id>"] = str(flow_run_id(result.output))
+
+
+def test_no_secret_is_told_anywhere(service: Service, roots: Path, ledger: Ledger) -> None:
+    """After all these runs: the stack's passwords, S3 key and blocks, in clear or as a header of HTTP."""
+    with ledger.tried("secrets", "passwords and keys of the service"):
+        secrets = Secrets(service.stack, {"a block": "the value of s3-secret-access-key"})
+        assert secrets.found_in_commands() == []
+        assert secrets.found_in_files(service.stack.folder) == []
+        assert secrets.found_in_files(roots) == []
+        assert secrets.found_in_bucket("zssmnet") == []
+        assert secrets.found_in_database() == []
 
 
 def _joined(words: list[str]) -> list[str]:

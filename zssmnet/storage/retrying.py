@@ -4,16 +4,16 @@ import asyncio
 import itertools
 import logging
 import random
-import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from zssmnet.errors import without_credentials
+
 T = TypeVar("T")
 IsTransient = Callable[[Exception], bool]
 log = logging.getLogger(__name__)
-_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")
 
 
 class GaveUpError(Exception):
@@ -107,6 +107,6 @@ class Patience:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks, and without user and password where an address in it has them."""
+    """What an error says, without line breaks and credentials."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-    return _PASSWORD.sub("", text)
+    return without_credentials(text)

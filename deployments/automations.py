@@ -1,0 +1,183 @@
+"""What the server sees to by itself: runs that crash, whose machine has gone, or that nobody starts or ends.
+
+A run is known to live by its heartbeats. One that crashes is started again as the same run, with the same parameters,
+and goes on from its records and its last checkpoint; but not for ever, since what crashed for want of memory will crash
+again. Two kinds of runs are not started again here: those that a parent has handed over, since the parent sends them
+again itself and counts how often, and subflows within their parent's process, which begin anew with the parent.
+
+Each automation is bound to states, so that what a user has ended stays ended.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from prefect.automations import Automation
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.events import Event
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+from tasks.hand_off import WORK_QUEUE
+
+HEARTBEATS_MISSED = timedelta(seconds=90)
+"""Runs send a heartbeat every 30 s: three are missed."""
+STARTING = timedelta(minutes=30)
+"""Longer than a worker takes to start a run, with time to fetch an image."""
+SETTLING = timedelta(seconds=45)
+"""How long a run stays crashed before it is started again: longer than the time between two heartbeats, by which a run
+shows itself that was thought lost and lives; and longer than its worker takes to let go of it, since a worker with a
+limit ends with an error when it is given a run that it still holds.
+"""
+STARTS = 5
+"""How often a run is started in all, if it crashes again and again."""
+
+
+def automations(
+    silence: timedelta = HEARTBEATS_MISSED,
+    settling: timedelta = SETTLING,
+    starting: timedelta = STARTING,
+    starts: int = STARTS,
+) -> list[Automation]:
+    """All of them, as they are to be on the server.
+
+    Args:
+        silence: how long a run may go without a sign of life.
+        settling: how long a run stays crashed before it is started again.
+        starting: how long a worker may take to start a run that it has taken.
+        starts: how often a run is started in all.
+    """
+    return [
+        Automation(
+            name="zssmnet: runs whose machine has gone",
+            description="Marks a run as crashed when its heartbeats are missing: its machine or its process has gone.",
+            trigger=_missing({"heartbeat"}, silence),
+            actions=[_change(StateType.CRASHED, "No sign of life: the run's machine or process has gone.")],
+        ),
+        Automation(
+            name="zssmnet: crashed runs are started again",
+            description="Schedules a run that crashed anew; it goes on from its records and its last checkpoint.",
+            trigger=_missing({"Crashed"}, settling, related=_not_handed_over()),
+            actions=[_change(StateType.SCHEDULED, "It crashed and is started again where it was.", "AwaitingRetry")],
+        ),
+        Automation(
+            name="zssmnet: crashed runs that are not started again",
+            description=f"Lets a run fail that crashed before it began, or that has been started {starts} times.",
+            trigger=_crashed("0", f"[{starts}-9]", "[1-9][0-9]*"),
+            actions=[
+                _change(
+                    StateType.FAILED,
+                    f"It crashed before it began, or for the {starts}th time, so it is not started again by itself. "
+                    "Its log, or its worker's, tells why; start it again when that is mended, "
+                    "and it goes on where it was.",
+                )
+            ],
+        ),
+        Automation(
+            name="zssmnet: runs whose worker has gone before they began",
+            description="Lets another worker take a run that a worker has taken and not started.",
+            trigger=_missing(
+                {"Pending", "Submitting", "InfrastructurePending"},
+                starting,
+                related={"prefect.resource.role": "deployment"},
+            ),
+            actions=[_change(StateType.SCHEDULED, "The worker that took it has not started it.", "AwaitingRetry")],
+        ),
+        Automation(
+            name="zssmnet: cancelled runs whose worker has gone",
+            description="Marks a run as cancelled that was to be cancelled and whose heartbeats are missing.",
+            trigger=_missing({"Cancelling"}, silence, expect={"heartbeat", "Cancelled"}),
+            actions=[_change(StateType.CANCELLED, "It was to be cancelled, and its machine or process has gone.")],
+        ),
+    ]
+
+
+def make(client: SyncPrefectClient, wanted: Automation) -> bool:
+    """Make an automation, in place of others of its name; whether anything was done.
+
+    One that is there as it should be is left alone, because it knows which runs it is waiting for.
+    """
+    there = client.read_automations_by_name(wanted.name)
+    if [_essence(one) for one in there] == [_essence(wanted)]:
+        return False
+    for old in there:
+        client.delete_automation(old.id)
+    wanted.create()
+    return True
+
+
+def ask_for_signs_of_life(client: SyncPrefectClient) -> int:
+    """Let the server expect heartbeats of all runs of deployments that are said to run; their number.
+
+    A server that was away forgets what it expected: a run that was lost meanwhile would be said to run for ever. So one
+    heartbeat is sent in its name. If the run lives, it sends the next one itself.
+    """
+    running = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+        deployment_id=FlowRunFilterDeploymentId(is_null_=False),
+    )
+    runs = client.read_flow_runs(flow_run_filter=running)
+    events = [
+        Event(event=_event("heartbeat"), resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}) for run in runs
+    ]
+    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
+    return len(runs)
+
+
+def _essence(automation: AutomationCore) -> Mapping[str, object]:
+    return automation.model_dump(include={"description", "trigger", "actions"}, exclude={"trigger": {"id"}})
+
+
+def _missing(
+    after: set[str], within: timedelta, expect: set[str] | None = None, related: Mapping[str, str] | None = None
+) -> EventTrigger:
+    """When nothing follows in the life of a run, or nothing of what is expected."""
+    return EventTrigger(
+        match=_of_runs(),
+        match_related=ResourceSpecification(dict(related or {})),
+        for_each={"prefect.resource.id"},
+        after={_event(name) for name in after},
+        expect={_event(name) for name in expect or {"*"}},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=within,
+    )
+
+
+def _crashed(*starts: str) -> EventTrigger:
+    """At once when a run has crashed that was started so many times (patterns of their number)."""
+    return EventTrigger(
+        match=_of_runs({"prefect.run-count": list(starts)}),
+        match_related=ResourceSpecification(dict(_not_handed_over())),
+        expect={_event("Crashed")},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(0),
+    )
+
+
+def _not_handed_over() -> Mapping[str, str]:
+    """What belongs to runs of deployments but for those that a parent has handed over.
+
+    Each run of a deployment has one work queue, and no other run has any. Its heartbeats tell it as well.
+    """
+    return {"prefect.resource.role": "work-queue", "prefect.resource.name": f"!{WORK_QUEUE}"}
+
+
+def _of_runs(labels: Mapping[str, str | list[str]] | None = None) -> ResourceSpecification:
+    return ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", **(labels or {})})
+
+
+def _event(name: str) -> str:
+    return f"prefect.flow-run.{name}"
+
+
+def _change(state: StateType, message: str, name: str | None = None) -> ChangeFlowRunState:
+    return ChangeFlowRunState(state=state, name=name, message=message)

@@ -1,0 +1,79 @@
+"""The event that tells of a new model under the stable name: sent at least once for every model.
+
+A record beside the model says which one was announced last. It is written when the server has taken the event: a run
+that is killed in between, or whose server is away, leaves it to the next run to announce the model.
+"""
+
+import logging
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.events import Event, RelatedResource
+from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run
+
+from zssmnet.errors import without_credentials
+from zssmnet.records import Record, publish_record, read_record
+from zssmnet.storage import Storage
+from zssmnet.training.versions import MODEL, PretrainedModel, stable_model, version_key
+
+log = logging.getLogger("zssmnet.tasks")
+
+PUBLISHED = "zssmnet.model.published"
+ANNOUNCED = "announced"
+"""The record of the last announcement, in the weights' folder."""
+METHOD = 1
+
+
+class Announcement(Record):
+    """Which model was announced last, by its run id and SHA-256."""
+
+    run_id: str
+    sha256: str
+
+
+def announce(weights: Storage, reason: str) -> None:
+    """Send the event, for automations to hang on, if the stable model is not the one that was announced last.
+
+    A server that does not take it is no reason to fail: the model is published all the same.
+    """
+    model = stable_model(weights)
+    if model is None:
+        return
+    announcement = Announcement(
+        method=METHOD, inputs=(), outputs=(), run_id=model.run_id, sha256=model.outputs[0].sha256
+    )
+    if read_record(weights, ANNOUNCED, Announcement) == announcement:
+        return
+    try:
+        _send(_event(weights, model, reason))
+    except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # Prefect's client raises the last one, too
+        reason = without_credentials(" ".join(str(error).split()))
+        log.warning("the server did not take %s, the next run sends it: %s", PUBLISHED, reason)
+        return
+    publish_record(weights, ANNOUNCED, announcement)
+
+
+def _event(weights: Storage, model: PretrainedModel, reason: str) -> Event:
+    run_id = flow_run.id
+    run = {"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}
+    return Event(
+        event=PUBLISHED,
+        resource={"prefect.resource.id": f"zssmnet.model.{weights.where(MODEL)}", "prefect.resource.name": MODEL},
+        related=[RelatedResource(run)] if run_id else [],
+        payload={
+            "model": weights.where(MODEL),
+            "version": model.run_id,
+            "version_model": weights.where(version_key(model.run_id)),
+            "replaces": model.replaces,
+            "sha256": model.outputs[0].sha256,
+            "validation_loss": model.best_validation_loss,
+            "reason": reason,
+        },
+    )
+
+
+def _send(event: Event) -> None:
+    """Send an event and wait until the server has it; Prefect's ``emit_event`` sends it some time later, or not."""
+    with get_client(sync_client=True) as client:
+        client.request("POST", "/events", json=[event.model_dump(mode="json")])
