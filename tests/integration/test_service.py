@@ -140,9 +140,8 @@ def command_run(service: Service, archive: Archive, roots: Path) -> int:
 
 @pytest.fixture(scope="module")
 def impatient_run(service: Service, archive: Archive, roots: Path, first_run: FlowRun, command_run: int) -> FlowRun:
-    """A run on the first one's root, where all but the training is up to date, that gives up soon."""
-    service.until(lambda: bool(service.children(first_run, "pretrain")))
-    parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(6)}
+    """A run on the command's root, where all but the training is up to date, that gives up soon."""
+    parameters = {**archive.parameters, "root": str(roots / "run"), "cubes": CUBES, "pretraining": recipe(6)}
     hand_off = {"deployment": "pretrain/pretrain", "patience_min": 0.05}
     return service.start("ssl-pretraining", {**parameters, "hand_off": hand_off})
 
