@@ -47,7 +47,8 @@ types: setup
 	$(BIN)/mypy
 
 tests: setup
-	$(BIN)/pytest
+	@# side by side: some tests wait for services, others compute
+	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
 reliability: setup  ## the long tests of what may go wrong; the report also in benchmarks/results/reliability.md
 	$(BIN)/pytest tests/reliability tests/integration/test_service.py --long --timeout 3600 --reliability-report benchmarks/results/reliability.md

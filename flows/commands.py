@@ -94,7 +94,8 @@ def verify(options: argparse.Namespace) -> None:
         kinds = Counter(finding.kind for finding in findings)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         raise VerificationError(
-            f"{options.output}: {found}; remove what is changed, and 'zssmnet run' makes anew what is missing"
+            f"{options.output}: {found}; remove what is changed or foreign, and 'zssmnet run' makes anew what is "
+            "missing or outdated"
         )
     print(f"{options.output}: every file is as its record tells")
 
