@@ -73,7 +73,7 @@ def write_image(image: sitk.Image, path: str) -> None:
             reader.ReadImageInformation()
             _check_content(file, reader)
         except (RuntimeError, UnreadableFileError, EOFError, zlib.error) as error:
-            raise OSError("not all of it could be written; is the disk full?") from error
+            raise OSError("not all of it could be written; is the disk full? make room there and run again") from error
         file.replace(path)
 
 
