@@ -78,7 +78,7 @@ def write_image(image: sitk.Image, path: str) -> None:
             with file.open("rb") as stream:
                 _check_content(file, reader, find_voxels(stream))
         except (RuntimeError, HeaderError, UnreadableFileError, EOFError, zlib.error) as error:
-            raise OSError("not all of it could be written; is the disk full?") from error
+            raise OSError("not all of it could be written; is the disk full? make room there and run again") from error
         file.replace(path)
 
 

@@ -60,14 +60,21 @@ def check_count(found: int, expected: int, name: str) -> None:
     assert expected <= found <= expected + (HASTE.attempts if name in SILENT else 0)
 
 
-@pytest.fixture
-def proxy(s3_root: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    """All that the program sends goes through the proxy."""
+@pytest.fixture(scope="module")
+def running_proxy(s3_endpoint: str) -> Iterator[FaultyS3]:
+    """One for all tests, since clients of S3 are slow to make: they are kept between the tests."""
+    PatientFiles.clear_instance_cache()
     with faulty_proxy(s3_endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
-        PatientFiles.clear_instance_cache()
         yield proxy
     PatientFiles.clear_instance_cache()
+
+
+@pytest.fixture
+def proxy(s3_root: str, running_proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> FaultyS3:
+    """All that the program sends goes through the proxy."""
+    running_proxy.calm()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", running_proxy.address)
+    return running_proxy
 
 
 @pytest.fixture
@@ -83,7 +90,7 @@ def storage(s3_root: str, proxy: FaultyS3) -> S3Storage:
 @pytest.fixture
 def bucket(s3_root: str, s3_endpoint: str) -> s3fs.S3FileSystem:
     """The same files, seen without the proxy."""
-    return s3fs.S3FileSystem(use_listings_cache=False, endpoint_url=s3_endpoint, skip_instance_cache=True)
+    return s3fs.S3FileSystem(use_listings_cache=False, endpoint_url=s3_endpoint)
 
 
 @pytest.fixture
