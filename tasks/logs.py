@@ -25,7 +25,7 @@ def set_up_logs() -> None:
         library.addHandler(handler)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_in_one_line)
-    Console.on_broken_pipe = _fall_silent  # type: ignore[assignment, method-assign]
+    Console.on_broken_pipe = _fall_silent  # type: ignore[method-assign, assignment]
 
 
 def _inside_a_run(record: logging.LogRecord) -> bool:
