@@ -22,6 +22,7 @@ from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import PUBLISHING, REMOVING, Death
 from zssmnet.errors import VerificationError
 from zssmnet.storage import open_storage
+from zssmnet.storage.lease import HELD
 from zssmnet.verification import Finding, verify_root
 
 PATIENCE_S = 300
@@ -113,10 +114,10 @@ class Place:
         return {stage: max(moments) - min(moments) for stage, moments in times.items() if moments}
 
     def files(self) -> dict[str, bytes]:
-        """Content of all files under their final names but the logs, which tell the time."""
+        """Content of all files under their final names but the logs, which tell the time, and who holds a folder."""
         storage = open_storage(self.root)
         keys = (entry.key for entry in storage.list())
-        return {key: storage.read(key) for key in keys if "/tensorboard/" not in key}
+        return {key: storage.read(key) for key in keys if "/tensorboard/" not in key and f"/{HELD}/" not in key}
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of all files."""
@@ -149,11 +150,14 @@ class Place:
             return []
 
     def leftovers(self) -> list[Path]:
-        """Half-written and temporary files; PyTorch keeps an empty folder, one for all processes."""
+        """Half-written and temporary files, and those of ended processes that still hold a folder; PyTorch keeps an
+        empty folder, one for all processes.
+        """
+        holding = [Path(entry.key) for entry in open_storage(self.root).list() if f"/{HELD}/" in entry.key]
         places = [self._scratch / "tmp", self._scratch / "cache" / "partial"]
         left = [path for place in places if place.is_dir() for path in place.iterdir()]
         half_written = [] if self.kind == "on S3" else [*Path(self.root).rglob(".partial")]
-        return half_written + [path for path in left if not path.name.startswith("torchinductor")]
+        return holding + half_written + [path for path in left if not path.name.startswith("torchinductor")]
 
 
 def digest(key: str, data: bytes) -> str:
