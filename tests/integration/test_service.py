@@ -284,7 +284,8 @@ def test_a_worse_challenger_is_not_published(service: Service, archive: Archive,
     for case_id, cubes in before.items():
         np.testing.assert_array_equal(after[case_id], cubes)
     assert published(root) == stable
-    assert service.events("zssmnet.model.published")[0]["payload"]["model"].startswith("s3://")
+    assert [one["sha256"] for one in announcements(service, str(root))] == [stable]
+    assert [one["reason"] for one in announcements(service, S3_ROOT)] == ["pretraining"]
 
 
 def test_a_better_one_is_published_when_data_arrive(service: Service, archive: Archive, roots: Path) -> None:
@@ -305,7 +306,7 @@ def test_a_better_one_is_published_when_data_arrive(service: Service, archive: A
     assert name == "Published", message
     after = published(root)
     assert after != before
-    event = service.events("zssmnet.model.published")[0]["payload"]
+    event = announcements(service, str(root))[0]
     assert (event["sha256"], event["reason"]) == (after, "challenge")
     assert len(list_versions(open_storage(Layout(str(root)).weights))) == 2
 
@@ -318,7 +319,7 @@ def test_rolling_back_is_one_command(service: Service, roots: Path) -> None:
         cli.main(["rollback", "--output", str(roots / "run")])
     assert not exit.value.code
     assert published(roots / "run") == first
-    service.until(lambda: service.events("zssmnet.model.published")[0]["payload"]["reason"] == "rollback")
+    service.until(lambda: announcements(service, str(roots / "run"))[0]["reason"] == "rollback")
 
 
 def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: FlowRun, ledger: Ledger) -> None:
@@ -438,6 +439,12 @@ def cubes_by_case(root: Path) -> dict[str, Any]:
         for number, (case_id, _) in enumerate(record["cases"]):
             found[case_id] = cubes[2 * number : 2 * number + 2]
     return found
+
+
+def announcements(service: Service, root: str) -> list[dict[str, Any]]:
+    """What events told of the models of a root, the latest first."""
+    payloads = [event["payload"] for event in service.events("zssmnet.model.published")]
+    return [payload for payload in payloads if payload["model"].startswith(f"{root}/")]
 
 
 def published(root: Path) -> str:
