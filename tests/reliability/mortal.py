@@ -43,7 +43,12 @@ class Fate:
         self._lock = threading.Lock()
 
     def change(self, address: str, moments: tuple[str, ...]) -> Callable[[str], bool]:
-        """Note a change that is about to begin; tells for each moment of it whether it is the last."""
+        """Note a change that is about to begin; tells for each moment of it whether it is the last.
+
+        Who holds a folder is not noted: it is no change of what is published.
+        """
+        if f"/{HELD}/" in address:
+            return lambda moment: False
         key = re.sub(r"events\.out\..*", "events", address.rpartition("/SSL/")[2])
         with self._lock:
             self._changes[key] += 1
@@ -69,10 +74,6 @@ def make_mortal(kind: type[Storage], fate: Fate) -> None:
 
     @contextmanager
     def mortal_publishing(self: Storage, key: str) -> Iterator[Path]:
-        if key.startswith(f"{HELD}/"):  # is no change of what is published
-            with publishing(self, key) as path:
-                yield path
-            return
         is_last = fate.change(self.where(key), PUBLISHING)
         if is_last(BEFORE):
             die()
@@ -87,9 +88,6 @@ def make_mortal(kind: type[Storage], fate: Fate) -> None:
             die()
 
     def mortal_remove(self: Storage, key: str) -> None:
-        if key.startswith(f"{HELD}/"):
-            remove(self, key)
-            return
         is_last = fate.change(self.where(key), REMOVING)
         if is_last(BEFORE):
             die()
