@@ -178,11 +178,11 @@ def _restore_progress(progress: Progress, history: Any, best_epoch: Any, best_lo
 
 
 def _settings(state: TrainingState) -> list[Any]:
-    """What no epoch changes."""
-    names = ("initial_lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    """What no epoch changes; the learning rate is checked apart."""
+    names = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
     settings = [{name: group[name] for name in names} for group in state.optimizer.param_groups]
     schedule = state.schedule.state_dict()
-    return [*settings, *(schedule[name] for name in ("base_lrs", "step_size", "gamma"))]
+    return [*settings, *(schedule[name] for name in ("step_size", "gamma"))]
 
 
 def _check_state(state: TrainingState) -> None:

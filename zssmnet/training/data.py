@@ -36,18 +36,14 @@ class CubeSet:
         cubes = [self.files[file][row - self._first[file]] for file, row in zip(files, rows, strict=True)]
         return torch.from_numpy(np.stack(cubes))
 
-    def check_finite(self) -> None:
-        """Look at all cubes, one by one.
-
-        Raises:
-            CubesError: one holds values that are not finite.
-        """
+    def first_not_finite(self) -> str | None:
+        """What to say of the first cube that holds NaN or infinity, if there is one; all of them are read."""
         for number, file in enumerate(self.files):
             name = getattr(file, "filename", f"file {number}")
             for index, cube in enumerate(file):
                 if count := int(np.count_nonzero(~np.isfinite(cube))):
-                    what = f"cube {index} has {count} values that are not finite (NaN or infinite)"
-                    raise CubesError(f"{name}: {what}; generate the cubes anew")
+                    return f"{name}: cube {index} has {count} values that are not finite (NaN or infinite)"
+        return None
 
 
 def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSet]:

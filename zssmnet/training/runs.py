@@ -114,9 +114,9 @@ def train(
 
         try:
             progress = fit(training, validation, config, workplace, watch, on_step, initial).progress
-        except NonFiniteLossError:
-            for one in (training, validation):
-                one.check_finite()  # a damaged cube is a better answer
+        except NonFiniteLossError as error:
+            if found := training.first_not_finite() or validation.first_not_finite():
+                raise NonFiniteLossError(f"{error}; {found}; generate the cubes anew") from error
             raise
     check_best(workplace, progress)
     return progress
