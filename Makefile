@@ -4,6 +4,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+RESULTS := benchmarks/results
 AUDIT := .audit
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -50,17 +51,19 @@ tests: setup
 	@# side by side: some tests wait for services, others compute
 	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
-reliability: setup  ## the long tests of what may go wrong; the report also in benchmarks/results/reliability.md
-	$(BIN)/pytest tests/reliability tests/integration/test_service.py --long --timeout 3600 --reliability-report benchmarks/results/reliability.md
-	@cat benchmarks/results/reliability.md
+reliability: setup  ## the long tests of what may go wrong (an hour); reports also in benchmarks/results
+	$(BIN)/pytest tests/reliability/test_soak.py --long --reliability-report $(RESULTS)/long_runs.md
+	$(BIN)/pytest tests/reliability tests/integration/test_service.py --ignore tests/reliability/test_soak.py --long \
+	  --timeout 3600 --numprocesses 2 --dist loadfile --reliability-report $(RESULTS)/reliability.md
+	@cat $(RESULTS)/reliability.md $(RESULTS)/long_runs.md
 
-reliability-page:  ## put that report into docs/reliability.md
-	$(BIN)/python -m tests.reliability.ledger benchmarks/results/reliability.md docs/reliability.md
+reliability-page:  ## put these reports into docs/reliability.md
+	$(BIN)/python -m tests.reliability.ledger docs/reliability.md $(RESULTS)/reliability.md $(RESULTS)/long_runs.md
 
 bench: setup  ## timings against the plain way; figures also in benchmarks/results
-	@mkdir -p benchmarks/results
-	$(BIN)/python -m benchmarks.preparation --json benchmarks/results/preparation.json
-	$(BIN)/python -m benchmarks.corruption --json benchmarks/results/corruption.json
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m benchmarks.preparation --json $(RESULTS)/preparation.json
+	$(BIN)/python -m benchmarks.corruption --json $(RESULTS)/corruption.json
 
 fix: setup  ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .

@@ -1,6 +1,7 @@
 """Options and fixtures for all tests."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in long]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: Any) -> None:
+    """Tests that run side by side, in processes of pytest-xdist, have a ledger each: they are added up."""
+    if told := getattr(node, "workeroutput", {}).get("ledger"):
+        node.config.stash[LEDGER].add(told)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["ledger"] = session.config.stash[LEDGER].told()
+        return
     if file := session.config.getoption("--reliability-report"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(session.config.stash[LEDGER].report(), encoding="utf-8")

@@ -1,9 +1,9 @@
 """What was done to the program, how often, and whether it survived: counted by the tests that ran, shown as a table.
 
     pytest tests/reliability --long --reliability-report report.md
-    python -m tests.reliability.ledger report.md docs/reliability.md
+    python -m tests.reliability.ledger docs/reliability.md report.md
 
-The second command puts the table of a report into the page, between its two marks.
+The second command puts reports into the page, between its two marks.
 """
 
 import datetime
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
@@ -53,9 +54,26 @@ class Ledger:
         """Note a figure, such as ("1,500 cases on PostgreSQL", "memory of the server", "310 MB at most")."""
         self.figures[what, figure] = value
 
+    def told(self) -> list[list[Any]]:
+        """All of it in plain values, for another process."""
+        faults = [[area, fault, count.tries, count.survived] for (area, fault), count in self.faults.items()]
+        return [faults, [[*names, value] for names, value in self.figures.items()]]
+
+    def add(self, told: list[list[Any]]) -> None:
+        """Add what the ledger of another process tells."""
+        faults, figures = told
+        for area, fault, tries, survived in faults:
+            count = self.faults.setdefault((area, fault), Count())
+            count.tries += tries
+            count.survived += survived
+        for what, figure, value in figures:
+            self.figures[what, figure] = value
+
     def report(self) -> str:
         """The report in Markdown: when and where, the table of faults, the table of figures."""
-        parts = [_circumstances(), _table(("area", "fault", "tries", "survived", "lost"), self._rows())]
+        parts = [_circumstances()]
+        if self.faults:
+            parts.append(_table(("area", "fault", "tries", "survived", "lost"), self._rows()))
         if self.figures:
             rows = [(*names, value) for names, value in sorted(self.figures.items())]
             parts.append(_table(("run", "figure", "value"), rows))
@@ -103,4 +121,5 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    put_into_page(Path(sys.argv[1]).read_text(encoding="utf-8"), Path(sys.argv[2]))
+    page, *reports = (Path(name) for name in sys.argv[1:])
+    put_into_page("\n".join(report.read_text(encoding="utf-8") for report in reports), page)
