@@ -77,12 +77,12 @@ def retrain_on_new_data(
     layout = Layout(root)
     cases = inventory(images_path, zonal_mask_path, archive_format).cases
     subset_of = subsets([case.id for case in cases], splits_path, split_mode, patient_pattern)
+    news = look_for_news(cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation)
+    found = _tell(news)
+    if len(found) < min_new_cases:
+        _finish_pictures(layout)
+        return _nothing_done(root, news, f"{len(found)} new or changed cases, fewer than {min_new_cases}")
     with alone_in(layout.data, layout.cubes):
-        news = look_for_news(cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation)
-        found = _tell(news)
-        if len(found) < min_new_cases:
-            _finish_pictures(layout)
-            return _nothing_done(root, news, f"{len(found)} new or changed cases, fewer than {min_new_cases}")
         prepared = prepare_data(
             images_path,
             zonal_mask_path,
@@ -102,7 +102,7 @@ def retrain_on_new_data(
         trained = pretrain_where_told(
             layout.cubes, layout.weights, pretraining, layout.reports, hand_off, challenge=True
         )
-        return _decided(root, news, trained)
+    return _decided(root, news, trained)
 
 
 def _tell(news: News) -> set[str]:

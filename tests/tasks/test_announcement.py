@@ -10,10 +10,10 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.announcement import ANNOUNCED, PUBLISHED, announce
-from zssmnet.config import PretrainConfig
+from tests.model_record import model_record
 from zssmnet.records import remove_record
 from zssmnet.storage import LocalStorage
-from zssmnet.training.versions import MODEL, PretrainedModel, publish, roll_back
+from zssmnet.training.versions import MODEL, publish, roll_back
 from zssmnet.verification import verify_stage
 
 PATIENCE_S = 60
@@ -29,18 +29,7 @@ def add(weights: LocalStorage, run_id: str) -> None:
     """Publish a model."""
     file = weights.folder.with_name("best")
     file.write_text(f"the weights of {run_id}")
-    made = PretrainedModel(
-        method=1,
-        inputs=(),
-        outputs=(),
-        run_id=run_id,
-        parameters=PretrainConfig(),
-        versions={},
-        best_epoch=1,
-        best_validation_loss=0.5,
-        history=(),
-    )
-    publish(weights, made, file)
+    publish(weights, model_record(run_id), file)
 
 
 def told(weights: LocalStorage) -> list[tuple[str, str]]:

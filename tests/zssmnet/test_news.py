@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.model_record import model_record
 from tests.zssmnet.examinations import Archive, as_image, noise, write
 from tests.zssmnet.interruption import contents, traces
 from zssmnet import records
@@ -13,12 +14,11 @@ from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.cubes import generate_cubes
 from zssmnet.news import News, look
 from zssmnet.preparation import PreparedCase, prepare_case
-from zssmnet.records import NOT_YET, Input, Output, Record, publish_record, read_record
+from zssmnet.records import NOT_YET, Output, Record, publish_record, read_record
 from zssmnet.storage import LocalStorage, open_storage
 from zssmnet.training.challenge import JUDGEMENT, Judgement
-from zssmnet.training.checkpoint import EpochResult
 from zssmnet.training.runs import take_stock
-from zssmnet.training.versions import MODEL, PretrainedModel, publish, roll_back
+from zssmnet.training.versions import MODEL, publish, roll_back
 
 CONFIG = PreparationConfig(margin_mm=3.5)
 SUBSETS = {"a": 0, "b": 1, "c": 5}
@@ -46,7 +46,7 @@ class Clinic(Archive):
     def train(self, run_id: str = "first") -> None:
         file = self.root / run_id
         file.write_bytes(run_id.encode())
-        publish(self.weights, model(run_id, self.seen()), file)
+        publish(self.weights, model_record(run_id, self.seen()), file)
 
     def judge(self) -> None:
         """A challenger that saw what is there now, and was not better."""
@@ -68,21 +68,6 @@ class Clinic(Archive):
             "changed": list(news.changed),
         }
         return {kind: ids for kind, ids in kinds.items() if ids}
-
-
-def model(run_id: str, data: tuple[CaseData, ...]) -> PretrainedModel:
-    return PretrainedModel(
-        method=1,
-        inputs=tuple(Input(name=f"{subset}.npy", size=0, version="", sha256="") for subset in range(6)),
-        outputs=(),
-        run_id=run_id,
-        parameters=PretrainConfig(),
-        versions={},
-        best_epoch=1,
-        best_validation_loss=0.5,
-        history=(EpochResult(1, 0.5, 0.5, 0.1),),
-        data=data,
-    )
 
 
 def judgement(data: tuple[CaseData, ...]) -> Judgement:
@@ -128,7 +113,7 @@ def test_a_model_whose_judgement_is_still_to_come_has_seen_nothing_new(clinic: C
     clinic.add("aa", seed=7)
     clinic.subset_of["aa"] = 2
     clinic.prepare()
-    challenger = model("second", clinic.seen()).model_copy(update={"inputs": take_stock(clinic.cubes).inputs})
+    challenger = model_record("second", clinic.seen()).model_copy(update={"inputs": take_stock(clinic.cubes).inputs})
     file = clinic.root / "second"
     file.write_bytes(b"second")
     publish(clinic.weights, challenger, file)
@@ -143,7 +128,8 @@ def test_a_model_whose_judgement_is_still_to_come_has_seen_nothing_new(clinic: C
 
 
 def test_a_first_model_whose_judgement_is_still_to_come_has_seen_nothing(clinic: Clinic) -> None:
-    to_come = Record(method=1, inputs=(), outputs=(Output(key=MODEL, size=NOT_YET, sha256=""),))
+    inputs = model_record("first").inputs
+    to_come = Record(method=1, inputs=inputs, outputs=(Output(key=MODEL, size=NOT_YET, sha256=""),))
     publish_record(clinic.weights, JUDGEMENT, to_come)
     assert clinic.facts() == {"up_to_date": ["a", "b", "c"], "new": ["a", "b", "c"]}
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.model_record import model_record
 from tests.zssmnet.interruption import Killed, MortalStorage, contents, traces
 from zssmnet.case_data import CaseData
-from zssmnet.config import PretrainConfig
 from zssmnet.errors import CheckpointError, InputError
-from zssmnet.records import NOT_YET, Input, Output, publish_record, read_record, remove_record
+from zssmnet.records import NOT_YET, Output, publish_record, read_record, remove_record
 from zssmnet.storage import LocalStorage, Storage, sha256_of
-from zssmnet.training.checkpoint import EpochResult
 from zssmnet.training.versions import (
     MODEL,
     PretrainedModel,
@@ -43,18 +42,7 @@ def three(weights: LocalStorage) -> LocalStorage:
 
 
 def made(run_id: str) -> PretrainedModel:
-    return PretrainedModel(
-        method=1,
-        inputs=tuple(Input(name=f"{subset}.npy", size=0, version="", sha256="") for subset in range(6)),
-        outputs=(),
-        run_id=run_id,
-        parameters=PretrainConfig(),
-        versions={},
-        best_epoch=1,
-        best_validation_loss=0.5,
-        history=(EpochResult(1, 0.5, 0.5, 0.1),),
-        data=(CaseData("10001_1000001", 5, "0" * 64),),
-    )
+    return model_record(run_id, (CaseData("10001_1000001", 5, "0" * 64),))
 
 
 def model_of(run_id: str) -> bytes:
