@@ -452,7 +452,7 @@ class TestEncryption:
 def test_many_threads_among_many_faults(
     seed: int, storage: S3Storage, proxy: FaultyS3, bucket: s3fs.S3FileSystem, cache: Path, ledger: Ledger
 ) -> None:
-    """A third of all requests fails, in all ways at once; threads share one storage."""
+    """A quarter of all requests fails, in all ways at once; threads share one storage."""
     from concurrent.futures import ThreadPoolExecutor
 
     patient = S3Storage(
@@ -471,7 +471,7 @@ def test_many_threads_among_many_faults(
         assert patient.read(f"many/{number}") == content
         return content
 
-    with ledger.tried(AREA, "a third of all requests fails"):
+    with ledger.tried(AREA, "a quarter of all requests fails"):
         with ThreadPoolExecutor(8) as pool:
             contents = list(pool.map(work, range(40)))
         assert proxy.faults > 10

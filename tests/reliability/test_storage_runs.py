@@ -115,12 +115,12 @@ class TestS3:
             Rule(fault, ("GET",) if number >= 5 else (), chance=CHANCE / len(FAULTS), seed=100 * seed + number)
             for number, fault in enumerate(FAULTS.values())
         ]
-        with ledger.tried("whole run on S3", "8 % of all requests fail"):
+        with ledger.tried("whole run on S3", "6 to 8 % of all requests fail"):
             assert run(archive, place, f"{s3_root}/root") == 0
             assert proxy.faults > 5
             assert self.files(bucket, f"{s3_root}/root", tmp_path / "root") == undisturbed
-        ledger.measured("whole run on S3, 8 % of all requests fail", "requests", str(proxy.requests.count()))
-        ledger.measured("whole run on S3, 8 % of all requests fail", "faults", str(proxy.faults))
+        ledger.measured("whole run on S3, 6 to 8 % of all requests fail", "requests", str(proxy.requests.count()))
+        ledger.measured("whole run on S3, 6 to 8 % of all requests fail", "faults", str(proxy.faults))
 
     @pytest.mark.parametrize(
         ("name", "fault", "after"),
@@ -213,7 +213,8 @@ class TestDisk:
             assert visible_files(disk / "root") == undisturbed
             assert not list(disk.rglob(".partial"))
 
-    @pytest.mark.long
+    @pytest.mark.long  # TensorBoard's own thread fails too, and says so
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_full_temporary_folder(
         self,
         archive: Path,
