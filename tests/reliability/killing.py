@@ -113,41 +113,19 @@ class Place:
             times[stage_of(key)].append(moment)
         return {stage: max(moments) - min(moments) for stage, moments in times.items() if moments}
 
-    def files(self) -> dict[str, bytes]:
-        """Content of all files under their final names but the logs, which tell the time, and who holds a folder."""
-        storage = open_storage(self.root)
-        keys = (entry.key for entry in storage.list())
-        return {key: storage.read(key) for key in keys if "/tensorboard/" not in key and f"/{HELD}/" not in key}
-
     def digests(self) -> dict[str, str]:
         """SHA-256 of all files."""
-        return {key: digest(key, data) for key, data in self.files().items()}
+        return digests(self.root)
 
     def assert_whole(self, *expected: Mapping[str, str]) -> None:
-        """Whatever is visible is what was there before or what an undisturbed command publishes, or an earlier record
-        or checkpoint, whole; and no record tells of a file that is not what it tells.
-        """
-        for key, data in self.files().items():
-            if key.endswith((".checkpoint", "best.model")):
-                assert "state_dict" in torch.load(io.BytesIO(data), weights_only=True), key
-            elif "/records/" in key:
-                assert "outputs" in json.loads(data), key
-            else:
-                assert digest(key, data) in {known.get(key) for known in expected}, f"{key} is half-written or wrong"
-        assert {finding.kind for finding in self.findings()} <= HARMLESS, self.findings()
+        """Nothing is half-written or wrong."""
+        assert_whole(self.root, *expected)
 
     def assert_finished(self, expected: Mapping[str, str]) -> None:
         """The files are those of an undisturbed command, bit for bit, and nothing else is left anywhere."""
         assert self.digests() == expected
-        assert not self.findings()
+        assert not findings(self.root)
         assert not self.leftovers()
-
-    def findings(self) -> list[Finding]:
-        """What `zssmnet verify` finds."""
-        try:
-            return verify_root(self.root)
-        except VerificationError:  # no record yet
-            return []
 
     def leftovers(self) -> list[Path]:
         """Half-written and temporary files, and those of ended processes that still hold a folder; PyTorch keeps an
@@ -158,6 +136,40 @@ class Place:
         left = [path for place in places if place.is_dir() for path in place.iterdir()]
         half_written = [] if self.kind == "on S3" else [*Path(self.root).rglob(".partial")]
         return holding + half_written + [path for path in left if not path.name.startswith("torchinductor")]
+
+
+def digests(root: str) -> dict[str, str]:
+    """SHA-256 of all files below a working root; see `files`."""
+    return {key: digest(key, data) for key, data in files(root).items()}
+
+
+def files(root: str) -> dict[str, bytes]:
+    """Content of all files under their final names but the logs, which tell the time, and who holds a folder."""
+    storage = open_storage(root)
+    keys = (entry.key for entry in storage.list())
+    return {key: storage.read(key) for key in keys if "/tensorboard/" not in key and f"/{HELD}/" not in key}
+
+
+def assert_whole(root: str, *expected: Mapping[str, str]) -> None:
+    """Whatever is visible is what was there before or what an undisturbed command publishes, or an earlier record or
+    checkpoint, whole; and no record tells of a file that is not what it tells.
+    """
+    for key, data in files(root).items():
+        if key.endswith((".checkpoint", "best.model")):
+            assert "state_dict" in torch.load(io.BytesIO(data), weights_only=True), key
+        elif "/records/" in key:
+            assert "outputs" in json.loads(data), key
+        else:
+            assert digest(key, data) in {known.get(key) for known in expected}, f"{key} is half-written or wrong"
+    assert {finding.kind for finding in findings(root)} <= HARMLESS, findings(root)
+
+
+def findings(root: str) -> list[Finding]:
+    """What `zssmnet verify` finds."""
+    try:
+        return verify_root(root)
+    except VerificationError:  # no record yet
+        return []
 
 
 def digest(key: str, data: bytes) -> str:

@@ -14,11 +14,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from tests.model_record import model_record
 from tests.reliability.ledger import Ledger
 from tests.zssmnet.examinations import Archive, as_image, gland, noise
 from zssmnet import gallery
 from zssmnet.archive import take_inventory
-from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
+from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.cubes import generate_cubes, open_cubes, remove_other_sets
 from zssmnet.errors import CaseError, CheckpointError, CubesError, ZssmnetError
 from zssmnet.preparation import PreparedCase, prepare_case, remove_stale
@@ -26,10 +27,9 @@ from zssmnet.pretrained import load_pretrained
 from zssmnet.records import Input, read_record, record_key, record_names
 from zssmnet.storage import LocalStorage, open_storage
 from zssmnet.storage.cache import Cache
-from zssmnet.training.checkpoint import EpochResult, load_checkpoint
+from zssmnet.training.checkpoint import load_checkpoint
 from zssmnet.training.versions import (
     MODEL,
-    PretrainedModel,
     find_version,
     keep_stable,
     list_versions,
@@ -434,21 +434,7 @@ OF_A_MODEL: dict[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
-def model(run_id: str) -> PretrainedModel:
-    return PretrainedModel(
-        method=1,
-        inputs=tuple(Input(name=f"bat_1_s_4x4x4_{k}.npy", size=0, version="", sha256="0" * 64) for k in range(6)),
-        outputs=(),
-        run_id=run_id,
-        parameters=PretrainConfig(),
-        versions={},
-        best_epoch=1,
-        best_validation_loss=0.5,
-        history=(EpochResult(1, 0.5, 0.5, 0.1),),
-    )
-
-
-@pytest.mark.parametrize("fault", [*OF_A_MODEL, *(set(RAW) - {"duplicate keys"})])
+@pytest.mark.parametrize("fault", [*OF_A_MODEL, *sorted(set(RAW) - {"duplicate keys"})])
 @pytest.mark.parametrize("place", ["", "versions/second"])
 def test_a_changed_record_of_a_model(tmp_path: Path, victims: Path, ledger: Ledger, fault: str, place: str):
     from tasks.pretraining import known_outcome
@@ -457,7 +443,7 @@ def test_a_changed_record_of_a_model(tmp_path: Path, victims: Path, ledger: Ledg
     weights = LocalStorage(tmp_path / "weights")
     for run_id in ("first", "second"):
         (tmp_path / run_id).write_bytes(run_id.encode())
-        publish(weights, model(run_id), tmp_path / run_id)
+        publish(weights, model_record(run_id), tmp_path / run_id)
     stage = weights.child(place) if place else weights
     with ledger.tried("hostile records", f"a model's record: {fault}"):
         whole = stage.read(record_key(MODEL))

@@ -10,10 +10,10 @@ import pytest
 import s3fs
 
 from flows import cli
-from tests.integration.test_killed import assert_whole, visible_files
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability import faulty_s3
 from tests.reliability.faulty_s3 import Fault, FaultyS3, Rule, faulty_proxy, refused
+from tests.reliability.killing import assert_whole, digests
 from tests.reliability.ledger import Ledger
 from zssmnet.storage.s3_files import PatientFiles
 
@@ -63,7 +63,7 @@ def undisturbed_root(archive: Path, tmp_path_factory: pytest.TempPathFactory, pr
 @pytest.fixture(scope="module")
 def undisturbed(undisturbed_root: Path) -> dict[str, str]:
     """What such a run leaves."""
-    return visible_files(undisturbed_root)
+    return digests(str(undisturbed_root))
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -96,7 +96,7 @@ class TestS3:
 
     def files(self, bucket: s3fs.S3FileSystem, root: str, to: Path) -> dict[str, str]:
         bucket.get(f"{root}/", f"{to}/", recursive=True)
-        return visible_files(to)
+        return digests(str(to))
 
     @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
     def test_among_faults_the_files_are_the_same(
@@ -153,15 +153,11 @@ class TestS3:
         with ledger.tried("whole run on S3", name):
             assert run(archive, place, f"{s3_root}/root") == 1
             assert "s3://" in error_line(capsys)
-            assert_whole_so_far(self.files(bucket, f"{s3_root}/root", tmp_path / "so far"), tmp_path / "so far")
+            assert self.files(bucket, f"{s3_root}/root", tmp_path / "so far")
+            assert_whole(str(tmp_path / "so far"), undisturbed)
             proxy.calm()
             assert run(archive, place, f"{s3_root}/root") == 0
             assert self.files(bucket, f"{s3_root}/root", tmp_path / "root") == undisturbed
-
-
-def assert_whole_so_far(found: dict[str, str], root: Path) -> None:
-    assert found
-    assert_whole(root, found)
 
 
 @contextmanager
@@ -207,10 +203,10 @@ class TestDisk:
         ):
             assert run(archive, str(archive), f"{disk}/root") == 1
             assert re.search("(No space left on device:|is the disk full[?]) make room there", error_line(capsys))
-            assert_whole(disk / "root", undisturbed)
+            assert_whole(f"{disk}/root", undisturbed)
             make_room(disk)
             assert run(archive, str(archive), f"{disk}/root") == 0
-            assert visible_files(disk / "root") == undisturbed
+            assert digests(f"{disk}/root") == undisturbed
             assert not list(disk.rglob(".partial"))
 
     @pytest.mark.long  # TensorBoard's own thread fails too, and says so
@@ -230,7 +226,7 @@ class TestDisk:
             monkeypatch.setattr("tempfile.tempdir", str(disk))
             assert run(archive, str(archive), str(root)) == 1
             assert f"{disk}: cannot be written: No space left on device: make room there" in error_line(capsys)
-            assert_whole(root, undisturbed)
+            assert_whole(str(root), undisturbed)
             make_room(disk)
             assert run(archive, str(archive), str(root)) == 0
-            assert visible_files(root) == undisturbed
+            assert digests(str(root)) == undisturbed

@@ -98,7 +98,9 @@ def test_no_place_for_temporary_files(whole: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", NAMES)
 class TestContents:
-    @pytest.mark.parametrize("content", [b"", b"hello\nworld", b"<html>404</html>", gzip.compress(b"no image" * 99)])
+    @pytest.mark.parametrize(
+        "content", [b"", b"hello\nworld", b"<html>404</html>", gzip.compress(b"no image" * 99, mtime=0)]
+    )
     def test_no_image_at_all(self, tmp_path: Path, name: str, content: bytes):
         (tmp_path / name).write_bytes(content)
         assert reason(tmp_path / name) == "is no readable image: it is neither a NIfTI nor a MetaImage file"
