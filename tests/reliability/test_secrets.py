@@ -7,7 +7,8 @@ import pytest
 from deployments.places import Places
 from deployments.processes import StackError
 from tests.reliability.ledger import Ledger
-from zssmnet.errors import without_credentials
+from zssmnet.errors import InputError, without_credentials
+from zssmnet.storage import open_storage
 
 SECRET = "wJalr/XUtnF+EMI"
 
@@ -28,6 +29,19 @@ SECRET = "wJalr/XUtnF+EMI"
 )
 def test_credentials_are_taken_out_of_addresses(told: str, untold: str) -> None:
     assert without_credentials(told) == untold
+
+
+def test_an_endpoint_with_a_password_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:PlAnTeD@127.0.0.1:9")
+    with ledger.tried("secrets", "password in AWS_ENDPOINT_URL"):
+        with pytest.raises(InputError) as caught:
+            open_storage("s3://bucket/root")
+        assert str(caught.value) == (
+            "s3://bucket/root: AWS_ENDPOINT_URL has a user or password in it, with which no request can be signed; "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        )
 
 
 def test_a_stack_does_not_repeat_an_endpoint_s_password(

@@ -5,7 +5,7 @@ Keys are POSIX paths relative to a storage's root, for example ``subset0/11373_1
 
 import os
 
-from zssmnet.errors import InputError
+from zssmnet.errors import InputError, without_credentials
 from zssmnet.keys import printable
 from zssmnet.storage.interface import Entry, Storage, sha256_of
 from zssmnet.storage.local import LocalStorage
@@ -29,6 +29,11 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     if str(uri).startswith("s3://"):
         if str(uri).removeprefix("s3://").partition("/")[0].strip() == "":
             raise InputError(f"{uri}: names no bucket; expected s3://bucket/prefix")
+        if without_credentials(endpoint := os.environ.get("AWS_ENDPOINT_URL", "")) != endpoint:
+            raise InputError(
+                f"{uri}: AWS_ENDPOINT_URL has a user or password in it, with which no request can be signed; "
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            )
         from zssmnet.storage.s3 import S3Storage  # slow to import, seldom needed
 
         return S3Storage(str(uri))
