@@ -51,10 +51,10 @@ tests: setup
 	@# side by side: some tests wait for services, others compute
 	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
-reliability: setup  ## the long tests of what may go wrong (an hour); reports also in benchmarks/results
+reliability: setup  ## the long tests of what may go wrong (half an hour); reports also in benchmarks/results
 	$(BIN)/pytest tests/reliability/test_soak.py --long --reliability-report $(RESULTS)/long_runs.md
 	$(BIN)/pytest tests/reliability tests/integration/test_service.py --ignore tests/reliability/test_soak.py --long \
-	  --timeout 3600 --numprocesses 2 --dist loadfile --reliability-report $(RESULTS)/reliability.md
+	  --timeout 3600 --numprocesses 3 --dist loadfile --reliability-report $(RESULTS)/reliability.md
 	@cat $(RESULTS)/reliability.md $(RESULTS)/long_runs.md
 
 reliability-page:  ## put these reports into docs/reliability.md

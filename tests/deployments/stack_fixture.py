@@ -15,7 +15,7 @@ FAST = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
 
 @contextmanager
 def temporary_stack(**overrides: str) -> Iterator[LocalStack]:
-    """A stack in a folder of its own, not started; it ends, and its folder goes, with the block.
+    """A stack in a folder and with an S3 of its own, not started; it ends, and its folder goes, with the block.
 
     The folder is not pytest's: that is closed to all but its owner, and root's PostgreSQL runs as another user.
     """
@@ -23,7 +23,9 @@ def temporary_stack(**overrides: str) -> Iterator[LocalStack]:
     folder.chmod(0o711)
     stack = LocalStack(folder, FAST | {"ZSSMNET_CACHE": str(folder / "cache")} | overrides)
     try:
-        yield stack
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("AWS_ENDPOINT_URL", raising=False)  # of other tests
+            yield stack
     finally:
         stack.stop()
         shutil.rmtree(folder)

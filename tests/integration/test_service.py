@@ -109,12 +109,10 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
     """Everything but the worker of the pool gpu."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)  # of other tests
-        with temporary_stack(**QUICK) as stack:
-            stack.start(["postgres", "s3", "server", "setup", "cpu-worker"])
-            with connected(stack) as service:
-                yield service
+    with temporary_stack(**QUICK) as stack:
+        stack.start(["postgres", "s3", "server", "setup", "cpu-worker"])
+        with connected(stack) as service:
+            yield service
 
 
 @pytest.fixture(scope="module")

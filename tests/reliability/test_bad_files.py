@@ -238,27 +238,26 @@ def test_the_corpus_is_large_enough() -> None:
     assert len(good) + len(dict(meta_image.good_cases())) >= 35
 
 
+NAMING = '{{"method": 1, "inputs": [], "outputs": [{{"key": "{}", "size": 5, "sha256": "x"}}]}}'
 RECORDS = {
-    "cut": ('{"method": 1', "1 changed"),
-    "binary": ("\x00\x01", "1 changed"),
-    "of other things": ("[]", "1 changed"),
-    "a file outside the root": ("../../../../etc/passwd", "lie outside the working root"),
-    "an absolute file": ("/etc/passwd", "lie outside the working root"),
-    "two lines": ("two\\nlines", "control characters"),
+    "cut": '{"method": 1',
+    "binary": "\x00\x01",
+    "of other things": "[]",
+    "a file outside the root": NAMING.format("../../../../etc/passwd"),
+    "an absolute file": NAMING.format("/etc/passwd"),
+    "two lines": NAMING.format("two\\nlines"),
 }
 
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_records_of_a_root_that_is_verified(name: str, tmp_path: Path, ledger: Ledger) -> None:
     """A record is read, never believed: it cannot lead out of the root."""
-    text, says = RECORDS[name]
-    if "1 changed" not in says:
-        text = f'{{"method": 1, "inputs": [], "outputs": [{{"key": "{text}", "size": 5, "sha256": "x"}}]}}'
     (tmp_path / "SSL/data/records").mkdir(parents=True)
-    (tmp_path / "SSL/data/records/a.json").write_text(text)
+    (tmp_path / "SSL/data/records/a.json").write_text(RECORDS[name])
     with ledger.tried(ARCHIVE, "records of a working root"):
         ended = zssmnet("verify", "--output", tmp_path)
-        assert (ended.status, says in ended.line) == (1, True), ended.line
+        assert ended.status == 1
+        assert f"{tmp_path}: 1 changed; remove what is changed" in ended.line
 
 
 @pytest.mark.parametrize("which", range(4))

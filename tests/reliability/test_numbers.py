@@ -99,7 +99,8 @@ class TestTraining:
             spoil(cubes, subset, value)
             message = ends_in(NonFiniteLossError, cubes, weights, CONFIG)
             assert where in message
-            assert message.endswith("(epoch 1; there is no checkpoint yet)")
+            assert "(epoch 1; there is no checkpoint yet); " in message
+            assert f"{cubes_file(cubes.folder, subset)}: cube 0 has 1 values" in message
 
     def test_a_learning_rate_far_too_large(self, cubes: LocalStorage, weights: LocalStorage, ledger: Ledger) -> None:
         with ledger.tried("training", "loss not finite"):
@@ -117,7 +118,7 @@ class TestTraining:
         content = torch.load(last, weights_only=True)
         saturate(content["state_dict"])
         content["optimizer_state_dict"]["state"] = {}
-        content |= {"best_epoch": 1, "best_loss": 0.0}
+        content["history"][0]["validation_loss"] = content["best_loss"] = 0.0
         torch.save(content, last)
         with ledger.tried("training", "output collapsed"), caplog.at_level(logging.WARNING):
             message = ends_in(CollapsedError, cubes, weights, CONFIG)
