@@ -52,13 +52,13 @@ tests: setup
 	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
 reliability: setup  ## the long tests of what may go wrong (half an hour); reports also in benchmarks/results
-	$(BIN)/pytest tests/reliability/test_soak.py --long --reliability-report $(RESULTS)/long_runs.md
+	$(BIN)/pytest tests/reliability/test_soak.py --long --reliability-report $(RESULTS)/long_runs.json
 	$(BIN)/pytest tests/reliability tests/integration/test_service.py --ignore tests/reliability/test_soak.py --long \
-	  --timeout 3600 --numprocesses 3 --dist loadfile --reliability-report $(RESULTS)/reliability.md
-	@cat $(RESULTS)/reliability.md $(RESULTS)/long_runs.md
+	  --timeout 3600 --numprocesses 3 --dist loadfile --reliability-report $(RESULTS)/reliability.json
+	@$(BIN)/python -m tests.reliability.ledger - $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
 reliability-page:  ## put these reports into docs/reliability.md
-	$(BIN)/python -m tests.reliability.ledger docs/reliability.md $(RESULTS)/reliability.md $(RESULTS)/long_runs.md
+	$(BIN)/python -m tests.reliability.ledger docs/reliability.md $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
 bench: setup  ## timings against the plain way; figures also in benchmarks/results
 	@mkdir -p $(RESULTS)

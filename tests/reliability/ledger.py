@@ -1,12 +1,14 @@
 """What was done to the program, how often, and whether it survived: counted by the tests that ran, shown as a table.
 
-    pytest tests/reliability --long --reliability-report report.md
-    python -m tests.reliability.ledger docs/reliability.md report.md
+    pytest tests/reliability --long --reliability-report report.json
+    python -m tests.reliability.ledger docs/reliability.md report.json
 
-The second command puts reports into the page, between its two marks.
+The second command puts reports into the page, between its two marks. Of several reports a later one replaces what an
+earlier one tells of the same fault, so that a part can be tried again.
 """
 
 import datetime
+import json
 import os
 import platform
 import subprocess
@@ -70,16 +72,11 @@ class Ledger:
             self.figures[what, figure] = value
 
     def report(self) -> str:
-        """The report in Markdown: when and where, the table of faults, the table of figures."""
-        parts = [_circumstances()]
-        if self.faults:
-            parts.append(_table(("area", "fault", "tries", "survived", "lost"), self._rows()))
-        if self.figures:
-            rows = [(*names, value) for names, value in sorted(self.figures.items())]
-            parts.append(_table(("run", "figure", "value"), rows))
-        return "\n\n".join(parts) + "\n"
+        """The report of this session, as JSON."""
+        return json.dumps({"circumstances": _circumstances(), "told": self.told()}, indent=1) + "\n"
 
-    def _rows(self) -> list[tuple[str, ...]]:
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table of faults, with a sum."""
         rows = [
             (*names, str(count.tries), str(count.survived), str(count.tries - count.survived))
             for names, count in sorted(self.faults.items())
@@ -89,13 +86,30 @@ class Ledger:
         return [*rows, ("**all**", "", f"**{tries}**", f"**{survived}**", f"**{tries - survived}**")]
 
 
-def put_into_page(report: str, page: Path) -> None:
+def as_markdown(reports: list[Path]) -> str:
+    """Reports as a page shows them: when and where, the table of faults, the table of figures."""
+    whole, circumstances = Ledger(), []
+    for report in reports:
+        content = json.loads(report.read_text(encoding="utf-8"))
+        circumstances.append(content["circumstances"])
+        for area, fault, *_ in content["told"][0]:
+            whole.faults.pop((area, fault), None)
+        whole.add(content["told"])
+    parts = ["\n".join(dict.fromkeys(circumstances))]
+    parts.append(_table(("area", "fault", "tries", "survived", "lost"), whole.rows()))
+    if whole.figures:
+        rows = [(*names, value) for names, value in sorted(whole.figures.items())]
+        parts.append(_table(("run", "figure", "value"), rows))
+    return "\n\n".join(parts)
+
+
+def put_into_page(text: str, page: Path) -> None:
     """Replace what stands between the marks of a page."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise SystemExit(f"{page}: has no place for a report, between {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n{report.strip()}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def _circumstances() -> str:
@@ -122,4 +136,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 if __name__ == "__main__":
     page, *reports = (Path(name) for name in sys.argv[1:])
-    put_into_page("\n".join(report.read_text(encoding="utf-8") for report in reports), page)
+    text = as_markdown(reports)
+    print(text)
+    if page != Path("-"):
+        put_into_page(text, page)
