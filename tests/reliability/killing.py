@@ -23,6 +23,7 @@ from tests.reliability.mortal import PUBLISHING, REMOVING, Death
 from zssmnet.errors import VerificationError
 from zssmnet.storage import open_storage
 from zssmnet.storage.lease import HELD
+from zssmnet.storage.owner import Owner
 from zssmnet.verification import Finding, verify_root
 
 PATIENCE_S = 300
@@ -131,14 +132,20 @@ class Place:
         assert not self.leftovers()
 
     def leftovers(self) -> list[Path]:
-        """Half-written and temporary files, and those of ended processes that still hold a folder; PyTorch keeps an
-        empty folder, one for all processes.
+        """Half-written and temporary files, and folders that seem to be held: what says so of an ended process is
+        removed when the folder is held the next time. PyTorch keeps an empty folder, one for all processes.
         """
-        holding = [Path(entry.key) for entry in open_storage(self.root).list() if f"/{HELD}/" in entry.key]
+        holding = [Path(entry.key) for entry in open_storage(self.root).list() if _holds(entry.key)]
         places = [self._scratch / "tmp", self._scratch / "cache" / "partial"]
         left = [path for place in places if place.is_dir() for path in place.iterdir()]
         half_written = [] if self.kind == "on S3" else [*Path(self.root).rglob(".partial")]
         return holding + half_written + [path for path in left if not path.name.startswith("torchinductor")]
+
+
+def _holds(key: str) -> bool:
+    """Whether a file says that somebody who may be alive holds a folder."""
+    owner = Owner.parse(Path(key).stem.rpartition("-")[0])
+    return f"/{HELD}/" in key and not (owner and owner.has_gone)
 
 
 def digests(root: str) -> dict[str, str]:
