@@ -24,6 +24,7 @@ from flows.prepare_data import (
     prepare_data,
 )
 from flows.pretrain import HandOffChoice, pretrain_where_told
+from tasks.announcement import announce
 from tasks.cases import inventory, look_for_news, subsets
 from tasks.hand_off import HERE
 from tasks.holding import alone_in
@@ -80,7 +81,7 @@ def retrain_on_new_data(
     news = look_for_news(cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation)
     found = _tell(news)
     if len(found) < min_new_cases:
-        _finish_pictures(layout)
+        _finish_last(layout)
         return _nothing_done(root, news, f"{len(found)} new or changed cases, fewer than {min_new_cases}")
     with alone_in(layout.data, layout.cubes):
         prepared = prepare_data(
@@ -118,8 +119,9 @@ def _tell(news: News) -> set[str]:
     return {*news.new, *news.changed}
 
 
-def _finish_pictures(layout: Layout) -> None:
-    """Draw what an earlier run that was killed after it had published its model did not come to."""
+def _finish_last(layout: Layout) -> None:
+    """Announce and draw what an earlier run that was killed after it had published its model did not come to."""
+    announce(open_storage(layout.weights), "challenge")
     publish_training_pictures(*(open_storage(folder) for folder in (layout.cubes, layout.weights, layout.reports)))
 
 

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
+from tasks.announcement import ANNOUNCED
 from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import PUBLISHING, REMOVING, Death
 from zssmnet.errors import VerificationError
+from zssmnet.records import record_key
 from zssmnet.storage import open_storage
 from zssmnet.storage.lease import HELD
 from zssmnet.storage.owner import Owner
@@ -154,10 +156,13 @@ def digests(root: str) -> dict[str, str]:
 
 
 def files(root: str) -> dict[str, bytes]:
-    """Content of all files under their final names but the logs, which tell the time, and who holds a folder."""
+    """Content of all files under their final names but the logs, which tell the time, who holds a folder, and which
+    model the server was told of.
+    """
     storage = open_storage(root)
+    others = ("/tensorboard/", f"/{HELD}/", f"/{record_key(ANNOUNCED)}")
     keys = (entry.key for entry in storage.list())
-    return {key: storage.read(key) for key in keys if "/tensorboard/" not in key and f"/{HELD}/" not in key}
+    return {key: storage.read(key) for key in keys if not any(other in key for other in others)}
 
 
 def assert_whole(root: str, *expected: Mapping[str, str]) -> None:

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from flows import cli, embedded
+from tasks.announcement import ANNOUNCED
+from zssmnet.records import record_key
 from zssmnet.storage import LocalStorage, Storage
 from zssmnet.storage.lease import HELD
 
@@ -45,9 +47,9 @@ class Fate:
     def change(self, address: str, moments: tuple[str, ...]) -> Callable[[str], bool]:
         """Note a change that is about to begin; tells for each moment of it whether it is the last.
 
-        Who holds a folder is not noted: it is no change of what is published.
+        Who holds a folder, and what the server was told, is not noted: it is no change of what is published.
         """
-        if f"/{HELD}/" in address:
+        if f"/{HELD}/" in address or address.endswith(f"/{record_key(ANNOUNCED)}"):
             return lambda moment: False
         key = re.sub(r"events\.out\..*", "events", address.rpartition("/SSL/")[2])
         with self._lock:

@@ -1,6 +1,6 @@
 """A run that is killed at any moment and started again ends with the files of an undisturbed one.
 
-``ZSSMNET_KILL_SEED`` draws other moments.
+``ZSSMNET_KILL_SEED`` draws other moments, ``ZSSMNET_KILL_ROOTS`` tells how many of the long runs there are.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import Death
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
-ROOTS = 3
+ROOTS = int(os.environ.get("ZSSMNET_KILL_ROOTS", "3"))
 """Of a long test: so many runs are killed again and again until they come to their end."""
 AT_CHANGES, AT_MOMENTS = 3, 2
 """Kills in each stage on each of these, of the one kind and of the other."""
