@@ -51,7 +51,7 @@ tests: setup
 	@# side by side: some tests wait for services, others compute
 	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
-reliability: setup  ## the long tests of what may go wrong (half an hour); reports also in benchmarks/results
+reliability: setup  ## the long tests of what may go wrong (an hour or more); reports also in benchmarks/results
 	$(BIN)/pytest tests/reliability/test_soak.py --long --reliability-report $(RESULTS)/long_runs.json
 	$(BIN)/pytest tests/reliability tests/integration/test_service.py --ignore tests/reliability/test_soak.py --long \
 	  --timeout 3600 --numprocesses 3 --dist loadfile --reliability-report $(RESULTS)/reliability.json

@@ -20,7 +20,7 @@ from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import Death
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
-ROOTS = int(os.environ.get("ZSSMNET_KILL_ROOTS", "3"))
+ROOTS = int(os.environ.get("ZSSMNET_KILL_ROOTS", "5"))
 """Of a long test: so many runs are killed again and again until they come to their end."""
 AT_CHANGES, AT_MOMENTS = 3, 2
 """Kills in each stage on each of these, of the one kind and of the other."""

@@ -21,7 +21,7 @@ from zssmnet.storage import open_storage
 from zssmnet.training.challenge import JUDGEMENT, Judgement
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(3600)]
-ROOTS, KILLS = 2, 2
+ROOTS, KILLS = 4, 4
 UNJUDGED: Death = ("pretrained_weights/records/ssl_mnet_zonal.model.json", 2, VISIBLE)
 """The new model is published, its judgement is not."""
 
