@@ -69,7 +69,9 @@ def _run(options: argparse.Namespace) -> int:
 
     try:
         commands.check_addresses(options)
-        getattr(commands, options.command)(options)
+        with commands.torchrun_part() as follows:
+            if not follows:
+                getattr(commands, options.command)(options)
     except ConfigError as error:
         print(f"zssmnet: error: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -195,6 +197,19 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--merge", choices=["sub", "sum", "cat"], help="how 2D and 3D features are merged (sub)")
     _option(parser, "--recipe", choices=["reference", "per-channel"], help="how cubes are corrupted (reference)")
     _option(parser, "--device", choices=["auto", "cpu", "cuda"], help="where to train (auto)")
+    _option(parser, "--processes", metavar="N", type=int, help="processes that share each batch (0: one a GPU)")
+    _option(
+        parser,
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        help="of convolutions (auto: bfloat16 on GPUs that compute in it)",
+    )
+    _option(
+        parser,
+        "--compile",
+        choices=["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"],
+        help="mode of torch.compile (off)",
+    )
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:

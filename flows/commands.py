@@ -30,6 +30,28 @@ def check_addresses(options: argparse.Namespace) -> None:
             check_address(value)
 
 
+@contextmanager
+def torchrun_part() -> Iterator[bool]:
+    """Whether this process only follows: of those that torchrun has started, the first does the command.
+
+    Raises:
+        ZssmnetError: following cannot go on.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield False  # and PyTorch need not be imported for that
+        return
+    from zssmnet.training.follower import follow
+    from zssmnet.training.followers import leading_torchrun
+    from zssmnet.training.team import torchrun_meeting
+
+    if int(os.environ.get("RANK", "0")):
+        follow(torchrun_meeting())
+        yield True
+        return
+    with leading_torchrun():
+        yield False
+
+
 def prepare(options: argparse.Namespace) -> None:
     """Prepare an archive."""
     settings = settings_of(options)

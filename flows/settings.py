@@ -32,6 +32,9 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "merge": ("pretraining.network.merge",),
     "recipe": ("pretraining.corruption.recipe",),
     "device": ("pretraining.training.device",),
+    "processes": ("pretraining.training.processes",),
+    "precision": ("pretraining.training.precision",),
+    "compile": ("pretraining.training.compile",),
     "seed": ("cubes.seed", "pretraining.training.seed"),
 }
 """The settings that a flag stands for."""

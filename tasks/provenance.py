@@ -49,7 +49,7 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
         "cases": f"{len(record.data)}" if record.data else "not told by the cubes",
         "network": f"channels {', '.join(map(str, network.channels))}, merge {network.merge}",
         "corruption": record.parameters.corruption.recipe,
-        "device": record.device or "not told",
+        "device": f"{record.device}, convolutions in {record.precision}" if record.device else "not told",
         "recipe": f"batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
         "versions": text(", ".join(f"{name} {version}" for name, version in record.versions.items())),
     }

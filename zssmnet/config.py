@@ -131,6 +131,18 @@ class TrainingConfig(_Frozen):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one"
     )
+    processes: int = Field(
+        0, ge=0, description="Processes that share each batch, one a GPU; 0: as many as there are GPUs, else one"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Number type of the convolutions; auto takes bfloat16 on GPUs that compute in it"
+    )
+    compile: Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"] = Field(
+        "off", description="Mode of torch.compile; cudagraphs: CUDA graphs alone (see make bench-gpu for what pays)"
+    )
+    cubes_in: Literal["auto", "device", "host"] = Field(
+        "auto", description="Where cubes lie: in the GPU's memory, or on disk and read ahead; auto: there if they fit"
+    )
 
 
 class PretrainConfig(_Frozen):

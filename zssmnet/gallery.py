@@ -30,7 +30,7 @@ from zssmnet.splits import VALIDATION_SUBSET
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.training.checkpoint import load_weights
 from zssmnet.training.data import CubeSet
-from zssmnet.training.fit import INPUT_CHANNELS, OUTPUT_CHANNELS
+from zssmnet.training.learner import INPUT_CHANNELS, OUTPUT_CHANNELS
 from zssmnet.training.monitor import validation_examples
 from zssmnet.training.versions import MODEL, PretrainedModel, stable_model
 

@@ -31,7 +31,7 @@ from zssmnet.pretrained import load_pretrained
 from zssmnet.splits import read_folds
 from zssmnet.storage import LocalStorage
 from zssmnet.training.checkpoint import BEST, LAST, publish_best, publish_last, resume
-from zssmnet.training.fit import initial_state
+from zssmnet.training.learner import initial_state
 
 QUICK, MANY = 12, 600
 MOST_MEMORY_MIB = 400

@@ -45,7 +45,8 @@ def corrupt(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
     Args:
         cubes_NCXYZ: cubes (N, 4, X, Y, Z), channels T2W, ADC, DWI in 0..1 and the mask (0, 1, 2), any float type;
             not changed.
-        keys_N: one key a cube, int64, from `sample_keys`; on any device.
+        keys_N: one key a cube, int64, from `sample_keys`; on any device. With keys on the CPU the host never waits
+            for the cubes' device.
         config: the pretext task.
 
     Returns:
@@ -55,12 +56,12 @@ def corrupt(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
         ValueError: cubes or keys of another shape or type.
     """
     _check(cubes_NCXYZ, keys_N)
-    keys_N = keys_N.to(cubes_NCXYZ.device)
-    shape_CXYZ = tuple(cubes_NCXYZ.shape[1:])
+    shape_CXYZ, device = tuple(cubes_NCXYZ.shape[1:]), cubes_NCXYZ.device
     from_t2w = config.recipe == "reference"
+    shuffling = sample_shuffling(keys_N, shape_CXYZ, config.shuffling, from_first_channel=from_t2w, device=device)
+    keys_N = keys_N.to(device, non_blocking=True)
 
     flipped = apply_flip(cubes_NCXYZ, sample_flip(keys_N, config.flip)).float()
-    shuffling = sample_shuffling(keys_N, shape_CXYZ, config.shuffling, from_first_channel=from_t2w)
     corrupted = apply_shuffling(flipped, shuffling)
     intensity = sample_intensity(keys_N, config.intensity)
     corrupted[:, :IMAGES] = apply_intensity(corrupted[:, :IMAGES], intensity, config.intensity.table_size)

@@ -10,7 +10,7 @@ Source: Models Genesis, Med. Image Anal. 67:101840; Z-SSMNet, arXiv 2212.05808.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,22 @@ _AT_ONCE_ON_CPU = 4
 _MOST_AT_ONCE = 16
 
 
+_UNSEEN = 100 * math.log(2)  # of a bound that a channel exceeds with a chance of 2^-100 at most: minus its logarithm
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What windows are at most.
+
+    Attributes:
+        cells: cells of all windows of a channel together.
+        largest: size of a window x, y, z in voxels.
+    """
+
+    cells: int
+    largest: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Shuffling:
     """P shuffled channels among the C channels of N cubes, and their W windows.
@@ -37,6 +53,7 @@ class Shuffling:
         order_P: the key of its windows' permutations, int64.
         size_PAW: size of each window along the axes x, y, z in voxels, int64.
         start_PAW: first voxel of each window along the axes x, y, z, int64.
+        bounds: what the windows are at most, if that is known without asking the device.
     """
 
     target_P: Tensor
@@ -44,16 +61,24 @@ class Shuffling:
     order_P: Tensor
     size_PAW: Tensor
     start_PAW: Tensor
+    bounds: Bounds | None = None
 
     def split(self, channels: int) -> Iterator["Shuffling"]:
         """Yield the same in parts of so many shuffled channels."""
         tensors = (self.target_P, self.source_P, self.order_P, self.size_PAW, self.start_PAW)
-        for begin in range(0, len(self.target_P), channels):
-            yield Shuffling(*(tensor[begin : begin + channels] for tensor in tensors))
+        for target_P, source_P, order_P, size_PAW, start_PAW in zip(
+            *(torch.split(one, channels) for one in tensors), strict=True
+        ):
+            yield Shuffling(target_P, source_P, order_P, size_PAW, start_PAW, self.bounds)
 
 
 def sample_shuffling(
-    keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: ShufflingConfig, *, from_first_channel: bool
+    keys_N: Tensor,
+    shape_CXYZ: tuple[int, ...],
+    config: ShufflingConfig,
+    *,
+    from_first_channel: bool,
+    device: torch.device | None = None,
 ) -> Shuffling:
     """Draw which channels are shuffled, and the windows of each.
 
@@ -63,17 +88,21 @@ def sample_shuffling(
         config: chance, number of windows and their largest size (never less than 1 voxel).
         from_first_channel: whether all channels take their values from channel 0, as in the published program,
             or each from itself.
+        device: where the windows are drawn, by default that of the keys. With keys on the CPU and windows on a GPU
+            nobody waits: how many channels are shuffled is known here, and how large windows are is bounded.
 
     Returns:
-        The shuffling of these N cubes, on the device of the keys.
+        The shuffling of these N cubes, on that device.
     """
     channels, *size = shape_CXYZ
+    device = device or keys_N.device
     target_P = chance(keys_N, Stream.SHUFFLING, (channels,), config.probability).flatten().nonzero()[:, 0]
     channel = torch.arange(channels, device=keys_N.device)
     keys_NC = derive_keys(derive_keys(keys_N, Stream.SHUFFLED_CHANNEL)[:, None], channel)
-    keys_P = keys_NC.flatten()[target_P]
+    keys_P = keys_NC.flatten()[target_P].to(device, non_blocking=True)
+    target_P = target_P.to(device, non_blocking=True)
 
-    size_A1 = torch.tensor(size)[:, None].to(keys_N.device, non_blocking=True)
+    size_A1 = torch.tensor(size)[:, None].to(device, non_blocking=True)
     largest_A1 = (size_A1 // config.largest_divisor).clamp(min=1)
     draws = (len(size), config.windows)
     size_PAW = integers(keys_P, Stream.WINDOW_SIZE, draws, 1, largest_A1)
@@ -83,7 +112,25 @@ def sample_shuffling(
         order_P=keys_P,
         size_PAW=size_PAW,
         start_PAW=integers(keys_P, Stream.WINDOW_START, draws, 0, size_A1 - size_PAW),
+        bounds=None if device.type == "cpu" else window_bounds(size, config),
     )
+
+
+def window_bounds(size: Sequence[int], config: ShufflingConfig) -> Bounds:
+    """What the windows of a channel are at most: no channel has more cells, but for a chance of 2^-100.
+
+    By Bernstein's inequality for a sum of so many independent volumes, each a product of uniform sizes.
+
+    Args:
+        size: size of a cube x, y, z in voxels.
+        config: number of windows and their largest size.
+    """
+    largest = tuple(max(1, n // config.largest_divisor) for n in size)
+    mean = math.prod((n + 1) / 2 for n in largest)
+    variance = math.prod((n + 1) * (2 * n + 1) / 6 for n in largest) - mean**2
+    linear = (math.prod(largest) - mean) * _UNSEEN / 3
+    excess = linear + math.sqrt(linear**2 + 2 * config.windows * variance * _UNSEEN)
+    return Bounds(min(config.windows * math.prod(largest), math.ceil(config.windows * mean + excess)), largest)
 
 
 def apply_shuffling(cubes_NCXYZ: Tensor, shuffling: Shuffling) -> Tensor:
@@ -100,12 +147,11 @@ def apply_shuffling(cubes_NCXYZ: Tensor, shuffling: Shuffling) -> Tensor:
     source = cubes_NCXYZ.reshape(n * channels, math.prod(size))
     shuffled = source.clone()
     if len(shuffling.target_P):
-        cells_P = shuffling.size_PAW.prod(dim=1).sum(dim=1)
-        # The only wait for the device: how long the longest list is, and how large the largest windows are.
-        cells, *largest = torch.cat((cells_P.amax()[None], shuffling.size_PAW.amax(dim=(0, 2)))).tolist()
+        bounds = shuffling.bounds or _look_up_bounds(shuffling.size_PAW)
         at_once = _AT_ONCE_ON_CPU if source.device.type == "cpu" else _MOST_AT_ONCE
-        offsets_YZK = _tabulate_offsets(largest, size, source.device)
-        cell_PK = torch.arange(min(at_once, len(cells_P)) * cells, device=source.device).reshape(-1, cells)
+        offsets_YZK = _tabulate_offsets(bounds.largest, size, source.device)
+        count = min(at_once, len(shuffling.target_P))
+        cell_PK = torch.arange(count * bounds.cells, device=source.device).reshape(-1, bounds.cells)
         for some in shuffling.split(at_once):
             cell = cell_PK[: len(some.target_P)].flatten()
             window, voxel = _list_cells(some, size, offsets_YZK, cell)
@@ -135,7 +181,13 @@ def _number_bits(windows: int) -> int:
     return 31 - (_MOST_AT_ONCE * (windows + 1) - 1).bit_length()
 
 
-def _tabulate_offsets(largest: list[int], size: list[int], device: torch.device) -> Tensor:
+def _look_up_bounds(size_PAW: Tensor) -> Bounds:
+    cells_P = size_PAW.prod(dim=1).sum(dim=1)
+    cells, *largest = torch.cat((cells_P.amax()[None], size_PAW.amax(dim=(0, 2)))).tolist()
+    return Bounds(cells, tuple(largest))
+
+
+def _tabulate_offsets(largest: tuple[int, ...], size: list[int], device: torch.device) -> Tensor:
     """How many voxels cell k of a window lies behind the window's first voxel: (size y - 1, size z - 1, k), int64.
 
     A cell is number (x * size y + y) * size z + z of its window, and voxel (x * Y + y) * Z + z of its cube. One

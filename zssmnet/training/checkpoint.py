@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
 from zssmnet.tensor_files import load_tensors, save_tensors
+from zssmnet.training.acceleration import machine_free, machines_choices
 
 LAST = "last.checkpoint"
 BEST = "best.model"
@@ -70,15 +71,32 @@ class TrainingState:
 
 def publish_last(workplace: Storage, state: TrainingState) -> None:
     """Publish the complete state of a run."""
-    content = _weights(state) | {
+    with workplace.publishing(LAST) as path:
+        save_tensors(content_of(state), path)
+
+
+def content_of(state: TrainingState) -> dict[str, Any]:
+    """The complete state of a run as tensors on the CPU and plain values, of which no machine's choices are a part."""
+    return _weights(state) | {
         "schedule_state_dict": state.schedule.state_dict(),
         "generator_state": state.generator.get_state(),
         "history": [asdict(result) for result in state.progress.history],
         "best_epoch": state.progress.best_epoch,
         "best_loss": state.progress.best_loss,
     }
-    with workplace.publishing(LAST) as path:
-        save_tensors(content, path)
+
+
+def restore(state: TrainingState, content: dict[str, Any]) -> None:
+    """Bring ``state`` to where the one was that ``content_of`` tells of; what it tells is not checked."""
+    choices = machines_choices(state.optimizer)
+    state.model.load_state_dict(content["state_dict"])
+    state.optimizer.load_state_dict(content["optimizer_state_dict"])
+    for group, choice in zip(state.optimizer.param_groups, choices, strict=True):
+        group.update(choice)
+    state.schedule.load_state_dict(content["schedule_state_dict"])
+    state.generator.set_state(content["generator_state"])
+    state.progress.history = [EpochResult(**one) for one in content["history"]]
+    state.progress.best_epoch, state.progress.best_loss = content["best_epoch"], content["best_loss"]
 
 
 def publish_best(workplace: Storage, state: TrainingState) -> None:
@@ -100,11 +118,8 @@ def resume(workplace: Storage, state: TrainingState) -> None:
     content = load_checkpoint(workplace.local(LAST), where)
     settings = _settings(state)
     try:
-        state.model.load_state_dict(content["state_dict"])
-        state.optimizer.load_state_dict(content["optimizer_state_dict"])
-        state.schedule.load_state_dict(content["schedule_state_dict"])
-        state.generator.set_state(content["generator_state"])
-        _restore_progress(state.progress, content["history"], content["best_epoch"], content["best_loss"])
+        restore(state, content)
+        _check_progress(state.progress)
         _check_state(state)
         if _settings(state) != settings:
             raise ValueError(f"its settings are {_settings(state)}, not {settings}")
@@ -165,16 +180,18 @@ def load_checkpoint(path: Path, name: str | None = None) -> dict[str, Any]:
     return content
 
 
-def _restore_progress(progress: Progress, history: Any, best_epoch: Any, best_loss: Any) -> None:
+def _check_progress(progress: Progress) -> None:
     """The history alone tells how far the run has come; what else was noted must agree."""
-    progress.history, progress.best_epoch, progress.best_loss = [], 0, math.inf
-    for number, result in enumerate((EpochResult(**one) for one in history), 1):
+    told = Progress()
+    for number, result in enumerate(progress.history, 1):
         numbers = (result.train_loss, result.validation_loss, result.learning_rate)
         if result.epoch != number or not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
             raise ValueError(f"the history of epoch {number} cannot be true: {result}")
-        progress.add(result)
-    if not progress.history or (progress.best_epoch, progress.best_loss) != (best_epoch, best_loss):
-        raise ValueError(f"the best epoch is said to be {best_epoch!r}, but the history tells {progress.best_epoch}")
+        told.add(result)
+    if not told.history or (told.best_epoch, told.best_loss) != (progress.best_epoch, progress.best_loss):
+        raise ValueError(
+            f"the best epoch is said to be {progress.best_epoch!r}, but the history tells {told.best_epoch}"
+        )
 
 
 def _settings(state: TrainingState) -> list[Any]:
@@ -212,7 +229,7 @@ def _weights(state: TrainingState) -> dict[str, Any]:
     return {
         "epoch": state.progress.epoch,
         "state_dict": _on_cpu(state.model.state_dict()),
-        "optimizer_state_dict": _on_cpu(state.optimizer.state_dict()),
+        "optimizer_state_dict": machine_free(_on_cpu(state.optimizer.state_dict())),
     }
 
 

@@ -11,8 +11,9 @@ from torch.nn import functional
 from zssmnet.config import CorruptionConfig
 from zssmnet.corruption import sample_keys
 from zssmnet.errors import NonFiniteLossError
-from zssmnet.training.data import CubeSet
+from zssmnet.training.feed import Feed
 from zssmnet.training.restoration import restoration_loss, restored_pair
+from zssmnet.training.team import ALONE, Team
 
 OnStep = Callable[[int, int], None]
 LOOK_EVERY = 20
@@ -38,20 +39,23 @@ class Validation:
 
 
 def train_epoch(
-    model: nn.Module,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    cubes: CubeSet,
+    cubes: Feed,
     batch_size: int,
     corruption: CorruptionConfig,
     generator: torch.Generator,
-    device: torch.device,
     on_step: OnStep,
+    team: Team = ALONE,
 ) -> float:
     """One pass over the training cubes in random order, each corrupted anew; a last partial batch is dropped.
 
+    The host waits for the device only to look at the loss now and then.
+
     Args:
         generator: CPU generator of the order and the corruption.
-        on_step: called after each step with the number of steps done and of all steps.
+        on_step: called now and then with the number of steps done and of all steps.
+        team: processes that share each batch, each with the same generator.
 
     Returns:
         The mean loss.
@@ -59,46 +63,49 @@ def train_epoch(
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
     """
-    model.train()
-    order = torch.randperm(len(cubes), generator=generator)
+    network.train()
     steps = len(cubes) // batch_size
-    total = torch.zeros((), device=device)
-    for step in range(steps):
-        indices = order[step * batch_size : (step + 1) * batch_size]
-        keys = sample_keys(batch_size, generator)
+    order = torch.split(torch.randperm(len(cubes), generator=generator)[: steps * batch_size], batch_size)
+    keys = torch.split(sample_keys(steps * batch_size, generator), batch_size)
+    total = torch.zeros((), device=cubes.device)
+    batches = cubes.batches(map(team.share, order))
+    for step, (batch, keys_of_all) in enumerate(zip(batches, keys, strict=True), 1):
         optimizer.zero_grad(set_to_none=True)
-        loss = restoration_loss(model, cubes.batch(indices).to(device), keys.to(device), corruption)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = restoration_loss(network, batch, team.share(keys_of_all), corruption)
+        part = len(batch) / batch_size
+        (loss * part).backward()  # type: ignore[no-untyped-call]
+        team.sum_gradients(network)
         optimizer.step()
-        total += loss.detach()
-        if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
-            _check_finite(float(total), f"after step {step + 1} of {steps}")
-            on_step(step + 1, steps)
-    return float(total) / steps
+        total += loss.detach() * part
+        if step % LOOK_EVERY == 0 or step == steps:
+            _check_finite(float(team.total(total)), f"after step {step} of {steps}")
+            on_step(step, steps)
+    return float(team.total(total)) / steps
 
 
 @torch.no_grad()
 def validate(
-    model: nn.Module,
-    cubes: CubeSet,
-    batch_size: int,
-    corruption: CorruptionConfig,
-    seed: int,
-    device: torch.device,
+    network: nn.Module, cubes: Feed, batch_size: int, corruption: CorruptionConfig, seed: int, team: Team = ALONE
 ) -> Validation:
     """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
     """
-    model.eval()
-    loss = torch.zeros((), device=device, dtype=torch.float64)
-    statistics = torch.zeros((4, 3), device=device, dtype=torch.float64)
-    for indices, keys in validation_batches(len(cubes), batch_size, seed):
-        restored, target = restored_pair(model, cubes.batch(indices).to(device), keys.to(device), corruption)
-        loss += functional.mse_loss(restored, target).double() * len(indices)
+    network.eval()
+    shares = [
+        (team.share(numbers), team.share(keys)) for numbers, keys in validation_batches(len(cubes), batch_size, seed)
+    ]
+    shares = [(numbers, keys) for numbers, keys in shares if len(numbers)]
+    loss = torch.zeros(1, device=cubes.device, dtype=torch.float64)
+    statistics = torch.zeros((4, 3), device=cubes.device, dtype=torch.float64)
+    batches = cubes.batches(numbers for numbers, _ in shares)
+    for batch, (_, keys) in zip(batches, shares, strict=True):
+        restored, target = restored_pair(network, batch, keys, corruption)
+        loss += functional.mse_loss(restored, target).double() * len(batch)
         statistics += _statistics(restored, target)
-    loss_sum, *sums = torch.cat([loss.reshape(1), statistics.flatten()]).tolist()  # the one wait for the device
+    # the one wait for the device
+    loss_sum, *sums = team.total(torch.cat([loss, statistics.flatten()])).tolist()
     _check_finite(loss_sum, "in validation")
     return _validation(loss_sum / len(cubes), torch.tensor(sums, dtype=torch.float64).view(4, 3) / len(cubes))
 

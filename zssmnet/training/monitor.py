@@ -97,5 +97,5 @@ def validation_examples(model: torch.nn.Module, validation: CubeSet, config: Pre
     ((_, keys),) = validation_batches(len(validation), len(validation), config.training.validation_seed)
     device = next(model.parameters()).device
     model.eval()
-    shown = restore(model, validation.batch(chosen).to(device), keys[chosen].to(device), config.corruption)
+    shown = restore(model, validation.batch(chosen).to(device), keys[chosen], config.corruption)
     return Restored(shown.corrupted.cpu(), shown.restored.cpu(), shown.target.cpu())

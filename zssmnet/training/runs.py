@@ -25,19 +25,22 @@ from zssmnet.records import Input, fingerprints, outputs_there, read_record
 from zssmnet.splits import SUBSETS, VALIDATION_SUBSET
 from zssmnet.storage import Storage
 from zssmnet.storage.lease import held
+from zssmnet.training.acceleration import choose_device, precision
 from zssmnet.training.checkpoint import Progress, TrainingState, check_best
 from zssmnet.training.data import CubeSet, open_training_data
 from zssmnet.training.epoch import OnStep
-from zssmnet.training.fit import OnEpoch, choose_device, fit
+from zssmnet.training.fit import OnEpoch, fit
+from zssmnet.training.followers import team_for
 from zssmnet.training.monitor import Monitor
+from zssmnet.training.team import Job
 from zssmnet.training.versions import PretrainedModel
 
 log = logging.getLogger(__name__)
 
 METHOD = 1
 """Raised whenever the same cubes and configuration would give other weights."""
-_NOT_DECISIVE = {"epochs", "patience", "device"}
-"""Parts of the recipe that decide when and where training ends, not what an epoch does."""
+_NOT_DECISIVE = {"epochs", "patience", "device", "processes", "compile", "cubes_in"}
+"""Parts of the recipe that decide when training ends, and where and how fast it runs, not what an epoch does."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def decisive(config: PretrainConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json")
     for name in _NOT_DECISIVE:
         del settings["training"][name]
+    if settings["training"]["precision"] == "auto":  # it leaves it to the device, which does not decide either
+        del settings["training"]["precision"]
     return settings
 
 
@@ -104,7 +109,12 @@ def train(
     """
     training, validation = open_training_data(cubes, config.training.batch_size)
     _log_start(training, validation, config, workplace)
-    with held(workplace) as lease, Monitor(workplace, validation, config) as monitor:
+    device = choose_device(config.training.device)
+    with (
+        held(workplace) as lease,
+        Monitor(workplace, validation, config) as monitor,
+        team_for(Job(cubes=cubes.uri, config=config), device) as team,
+    ):
         workplace.sweep()
 
         def watch(state: TrainingState) -> None:
@@ -113,7 +123,7 @@ def train(
             on_epoch(state)
 
         try:
-            progress = fit(training, validation, config, workplace, watch, on_step, initial).progress
+            progress = fit(training, validation, config, workplace, watch, on_step, initial, team).progress
         except NonFiniteLossError as error:
             if found := training.first_not_finite() or validation.first_not_finite():
                 raise NonFiniteLossError(f"{error}; {found}; generate the cubes anew") from error
@@ -126,6 +136,7 @@ def describe(
     run_id: str, inputs: tuple[Input, ...], data: tuple[CaseData, ...], config: PretrainConfig, progress: Progress
 ) -> PretrainedModel:
     """The record of a run's best model, to be published with it."""
+    device = choose_device(config.training.device)
     return PretrainedModel(
         method=METHOD,
         inputs=inputs,
@@ -133,7 +144,8 @@ def describe(
         run_id=run_id,
         parameters=config,
         versions=_versions(),
-        device=choose_device(config.training.device).type,
+        device=device.type,
+        precision=str(precision(config.training, device)).removeprefix("torch."),
         best_epoch=progress.best_epoch,
         best_validation_loss=progress.best_loss,
         metrics=_metrics(progress),

@@ -56,6 +56,7 @@ class PretrainedModel(Record):
         parameters: the configuration; the seeds are in its ``training``.
         versions: of the programs that decide the numbers.
         device: kind of device that it was trained on, ``cpu`` or ``cuda``; empty if an earlier program did not tell.
+        precision: number type of the convolutions there.
         metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
         data: the cases behind the cubes; none where the cubes have no records.
         number: 1, 2, 3, ... in the order in which versions were first published; 0 for a model of an earlier program.
@@ -69,6 +70,7 @@ class PretrainedModel(Record):
     best_epoch: int
     best_validation_loss: float
     device: str = ""
+    precision: str = "float32"
     metrics: dict[str, float] = Field(default_factory=dict)
     history: tuple[EpochResult, ...]
     data: tuple[CaseData, ...] = ()

@@ -57,9 +57,9 @@ class WatchedCubes(CubeSet):
         super().__init__(files)
         self.taken: list[list[int]] = []
 
-    def batch(self, indices: torch.Tensor) -> torch.Tensor:
+    def batch(self, indices: torch.Tensor, *, pinned: bool = False) -> torch.Tensor:
         self.taken.append(indices.tolist())
-        return super().batch(indices)
+        return super().batch(indices, pinned=pinned)
 
 
 def saturate(weights: dict[str, torch.Tensor]) -> None:

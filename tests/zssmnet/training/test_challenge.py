@@ -30,7 +30,9 @@ from zssmnet.training.challenge import JUDGEMENT, Judgement, challenge
 from zssmnet.training.checkpoint import BEST
 from zssmnet.training.data import open_training_data
 from zssmnet.training.epoch import validate
-from zssmnet.training.fit import evaluate, initial_state
+from zssmnet.training.feed import StreamedCubes
+from zssmnet.training.fit import evaluate
+from zssmnet.training.learner import initial_state
 from zssmnet.training.pretraining import pretrain
 from zssmnet.training.runs import identify, take_stock
 from zssmnet.training.versions import MODEL, list_versions, publish, roll_back, stable_model, version_key
@@ -139,7 +141,9 @@ class TestJudgement:
         champion = initial_state(BETTER, CPU).model
         champion.load_state_dict(torch.load(after.local(version_key(judgement.champion)))["state_dict"])
         recipe = BETTER.training
-        loss = validate(champion, validation, recipe.batch_size, BETTER.corruption, recipe.validation_seed, CPU).loss
+        loss = validate(
+            champion, StreamedCubes(validation, CPU), recipe.batch_size, BETTER.corruption, recipe.validation_seed
+        ).loss
         assert judgement.champion_loss == loss
 
     def test_the_same_challenge_is_bit_identical(

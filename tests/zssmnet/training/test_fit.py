@@ -24,12 +24,15 @@ from zssmnet.config import TrainingConfig
 from zssmnet.corruption import sample_keys
 from zssmnet.errors import CollapsedError, InputError, NonFiniteLossError, OutOfMemoryError
 from zssmnet.storage import LocalStorage
-from zssmnet.training import epoch, fit
+from zssmnet.training import epoch, fit, learner
+from zssmnet.training.acceleration import choose_device
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
 from zssmnet.training.data import CubeSet
 from zssmnet.training.doubts import doubts
 from zssmnet.training.epoch import Validation, validate
-from zssmnet.training.fit import choose_device, initial_state, is_finished
+from zssmnet.training.feed import StreamedCubes
+from zssmnet.training.fit import is_finished
+from zssmnet.training.learner import initial_state
 from zssmnet.training.restoration import restoration_loss
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
@@ -161,7 +164,7 @@ class TestSeeds:
         config = small_config(epochs=1, seed=seed, validation_seed=3)
         state = run(tmp_path, config)
         for validation_seed in (3, 4):
-            loss = validate(state.model, VALIDATION, 3, config.corruption, validation_seed, CPU).loss
+            loss = validate(state.model, StreamedCubes(VALIDATION, CPU), 3, config.corruption, validation_seed).loss
             recorded = state.progress.history[0].validation_loss
             assert (loss == pytest.approx(recorded, rel=1e-6)) == (validation_seed == 3)
 
@@ -231,8 +234,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[float]
 
     def train_with(folder: Path, losses: list[float], **recipe: Any) -> list[float]:
         rates.clear()
-        monkeypatch.setattr(fit, "train_epoch", train)
-        monkeypatch.setattr(fit, "validate", lambda *_: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0)))
+        monkeypatch.setattr(learner, "train_epoch", train)
+        monkeypatch.setattr(
+            learner, "validate", lambda *_: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0))
+        )
         progress = Progress()
         monkeypatch.setattr(fit, "Progress", lambda: progress)
         run(folder, small_config(**recipe))
@@ -394,7 +399,7 @@ class TestMemory:
         def train(*_: object) -> float:
             raise torch.OutOfMemoryError
 
-        monkeypatch.setattr(fit, "train_epoch", train)
+        monkeypatch.setattr(learner, "train_epoch", train)
         with pytest.raises(OutOfMemoryError) as caught:
             run(tmp_path, small_config(batch_size=batch_size))
         assert str(caught.value) == f"a batch of {batch_size} cubes does not fit into the memory of cpu; {advice}"

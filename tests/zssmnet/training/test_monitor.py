@@ -22,11 +22,12 @@ from tests.zssmnet.training.examples import (
 )
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.storage import LocalStorage
-from zssmnet.training import fit, monitor
+from zssmnet.training import learner, monitor
 from zssmnet.training.checkpoint import EpochResult, TrainingState
 from zssmnet.training.data import CubeSet
 from zssmnet.training.epoch import validate
-from zssmnet.training.fit import initial_state
+from zssmnet.training.feed import StreamedCubes
+from zssmnet.training.learner import initial_state
 from zssmnet.training.monitor import LOGS, Monitor, validation_examples
 from zssmnet.training.pretraining import PretrainedModel, pretrain
 
@@ -116,7 +117,7 @@ class TestLogs:
         def train(*_: object) -> float:
             raise NonFiniteLossError
 
-        monkeypatch.setattr(fit, "train_epoch", train)
+        monkeypatch.setattr(learner, "train_epoch", train)
         with pytest.raises(NonFiniteLossError):
             pretrain(cubes, weights, CONFIG)
         assert not weights.list()
@@ -161,7 +162,9 @@ class TestExamples:
     def test_are_corrupted_as_in_validation(self) -> None:
         model = initial_state(CONFIG, CPU).model
         examples = validation_examples(model, VALIDATION, CONFIG, len(VALIDATION))
-        loss = validate(model, VALIDATION, 2, CONFIG.corruption, CONFIG.training.validation_seed, CPU).loss
+        loss = validate(
+            model, StreamedCubes(VALIDATION, CPU), 2, CONFIG.corruption, CONFIG.training.validation_seed
+        ).loss
         assert torch.mean((examples.restored - examples.target) ** 2).item() == pytest.approx(loss, rel=1e-6)
         few = validation_examples(model, VALIDATION, CONFIG, 2)
         assert torch.equal(few.corrupted, examples.corrupted[[0, 4]])
