@@ -22,7 +22,7 @@ from tests.zssmnet.training.examples import (
 )
 from zssmnet.config import TrainingConfig
 from zssmnet.corruption import sample_keys
-from zssmnet.errors import CollapsedError, InputError, NonFiniteLossError, OutOfMemoryError
+from zssmnet.errors import CollapsedError, InputError, NonFiniteLossError
 from zssmnet.storage import LocalStorage
 from zssmnet.training import epoch, fit, learner
 from zssmnet.training.acceleration import choose_device
@@ -239,7 +239,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[float]
             learner, "validate", lambda *_: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0))
         )
         progress = Progress()
-        monkeypatch.setattr(fit, "Progress", lambda: progress)
+        monkeypatch.setattr(learner, "Progress", lambda: progress)
         run(folder, small_config(**recipe))
         assert [result.validation_loss for result in progress.history] == losses[: progress.epoch]
         return list(rates)
@@ -389,21 +389,6 @@ class TestCollapse:
 
 
 class TestMemory:
-    @pytest.mark.parametrize(
-        ("batch_size", "advice"),
-        [(2, "choose a smaller --batch-size, for example 1"), (1, "choose fewer --channels")],
-    )
-    def test_a_batch_too_large_for_the_device(
-        self, batch_size: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def train(*_: object) -> float:
-            raise torch.OutOfMemoryError
-
-        monkeypatch.setattr(learner, "train_epoch", train)
-        with pytest.raises(OutOfMemoryError) as caught:
-            run(tmp_path, small_config(batch_size=batch_size))
-        assert str(caught.value) == f"a batch of {batch_size} cubes does not fit into the memory of cpu; {advice}"
-
     def test_cubes_are_taken_a_batch_at_a_time(self, tmp_path: Path) -> None:
         training = WatchedCubes(TRAINING.files)
         run(tmp_path, small_config(epochs=1), training)

@@ -1,0 +1,52 @@
+"""The host never waits for the device: nothing that it does depends on a value there.
+
+PyTorch's device ``meta`` has no values at all. What looks at one, to choose a shape or a branch, is an error there.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+
+from zssmnet.config import CorruptionConfig, ShufflingConfig
+from zssmnet.corruption import corrupt, sample_keys
+from zssmnet.corruption.shuffling import apply_shuffling, sample_shuffling, window_bounds
+
+SHAPE = (4, 64, 64, 16)
+KEYS = sample_keys(6, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("recipe", ["reference", "per-channel"])
+def test_corruption_looks_at_no_value_of_the_device(recipe) -> None:
+    cubes = torch.empty(6, *SHAPE, dtype=torch.float16, device="meta")
+    corrupted = corrupt(cubes, KEYS, CorruptionConfig(recipe=recipe))
+    assert corrupted.input_NCXYZ.shape == (6, 6, *SHAPE[1:])
+    assert corrupted.input_NCXYZ.device.type == corrupted.target_NCXYZ.device.type == "meta"
+
+
+def test_keys_on_the_device_would_have_to_be_waited_for() -> None:
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        corrupt(torch.empty(6, *SHAPE, device="meta"), KEYS.to("meta"), CorruptionConfig())
+
+
+@pytest.mark.parametrize(
+    ("shape", "windows"), [(SHAPE, 10_000), ((4, 16, 9, 1), 7), ((4, 30, 30, 30), 200), ((4, 9, 9, 9), 3)]
+)
+def test_with_bounds_known_beforehand_the_result_is_the_same(shape: tuple[int, ...], windows: int) -> None:
+    config = ShufflingConfig(probability=1, windows=windows)
+    shuffling = sample_shuffling(KEYS, shape, config, from_first_channel=False)
+    assert shuffling.bounds is None
+    bounded = dataclasses.replace(shuffling, bounds=window_bounds(shape[1:], config))
+    cubes = torch.rand(6, *shape)
+    assert torch.equal(apply_shuffling(cubes, bounded), apply_shuffling(cubes, shuffling))
+
+
+def test_bounds_are_kept_and_near() -> None:
+    """No channel of 2,000 comes near the bound, which is 9 % above the mean; few windows can reach it."""
+    config = ShufflingConfig(probability=1)
+    bounds = window_bounds(SHAPE[1:], config)
+    keys = sample_keys(500, torch.Generator().manual_seed(1))
+    volumes = sample_shuffling(keys, SHAPE, config, from_first_channel=False).size_PAW.prod(dim=1).sum(dim=1)
+    assert bounds.largest == (6, 6, 1)
+    assert volumes.max() < 0.96 * bounds.cells < 1.06 * volumes.double().mean()
+    assert window_bounds((64, 64, 16), ShufflingConfig(windows=2)).cells == 2 * 36

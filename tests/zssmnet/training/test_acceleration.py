@@ -1,0 +1,163 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.zssmnet.training.examples import CPU, bits, cubes_of, small_config
+from zssmnet.errors import InputError, OutOfMemoryError
+from zssmnet.mnet import MNet
+from zssmnet.storage import LocalStorage
+from zssmnet.training import fit
+from zssmnet.training.acceleration import accelerated, choose_device, precision
+from zssmnet.training.checkpoint import BEST, LAST
+from zssmnet.training.data import CubeSet
+from zssmnet.training.fitting import largest_batch
+from zssmnet.training.learner import Learner, initial_state
+from zssmnet.training.runs import decisive
+
+TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
+INPUT = torch.rand(2, 6, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def network(**recipe):
+    config = small_config(**recipe)
+    return accelerated(initial_state(config, CPU).model, CPU, config.training)
+
+
+class TestPrecision:
+    def test_auto_is_float32_on_a_cpu(self) -> None:
+        assert precision(small_config().training, CPU) == torch.float32
+
+    def test_float32_is_the_plain_network(self) -> None:
+        plain = initial_state(small_config(), CPU).model
+        assert torch.equal(network()(INPUT), plain(INPUT))
+
+    def test_bfloat16_answers_in_float32_from_float32_weights(self) -> None:
+        rounded = network(precision="bfloat16")
+        answer = rounded(INPUT)
+        assert answer.dtype == torch.float32
+        assert torch.equal(answer, answer.bfloat16().float())
+        assert {weight.dtype for weight in rounded.parameters()} == {torch.float32}
+        assert not torch.equal(answer, network()(INPUT))
+
+    def test_only_a_chosen_precision_is_part_of_a_runs_identity(self) -> None:
+        """Runs of earlier programs, which knew no precision, are continued."""
+        assert "precision" not in decisive(small_config())["training"]
+        assert decisive(small_config(precision="bfloat16"))["training"]["precision"] == "bfloat16"
+        same = [{"processes": 2}, {"compile": "default"}, {"cubes_in": "device"}, {"device": "cuda"}]
+        assert all(decisive(small_config(**one)) == decisive(small_config()) for one in same)
+
+
+class TestLossCurve:
+    def test_bfloat16_learns_as_float32_does(self) -> None:
+        """Over 72 steps the two curves lie as close as those of two seeds, and fall alike."""
+        curves = {}
+        for name, recipe in {
+            "float32": {},
+            "another seed": {"seed": 1},
+            "bfloat16": {"precision": "bfloat16"},
+        }.items():
+            config = small_config(batch_size=4, learning_rate=0.3, halve_every=100, **recipe)
+            training = CubeSet([cubes_of(24, seed=3)])
+            learner = Learner(initial_state(config, CPU), training, VALIDATION, config)
+            curves[name] = np.array([learner.epoch().train_loss for _ in range(12)])
+        falls = {name: curve[:3].mean() - curve[-3:].mean() for name, curve in curves.items()}
+        apart = np.abs(_smooth(curves["bfloat16"]) - _smooth(curves["float32"])).max()
+        assert falls["float32"] > 0.01
+        assert falls["bfloat16"] == pytest.approx(falls["float32"], rel=0.3)
+        assert apart < max(np.abs(_smooth(curves["another seed"]) - _smooth(curves["float32"])).max(), 0.002)
+
+
+class TestCompilation:
+    @pytest.mark.parametrize(
+        ("chosen", "options"),
+        [("off", None), ("cudagraphs", {"backend": "cudagraphs"}), ("default", {"mode": "default"})],
+    )
+    def test_is_asked_for_as_pytorch_calls_it(self, chosen: str, options, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: asked.append(options))
+        network(compile=chosen)
+        assert asked == ([options | {"dynamic": False}] if options else [])
+
+    def test_checkpoints_hold_the_plain_networks_names(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By a real run, but for the compiler's back end, which would take minutes here."""
+        compiling = torch.nn.Module.compile
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiling(module, backend="eager"))
+        plain, compiled = (
+            fit.fit(TRAINING, TRAINING, small_config(epochs=1, compile=mode), LocalStorage(tmp_path / mode))
+            for mode in ("off", "default")
+        )
+        assert bits(compiled.model.state_dict()) == bits(plain.model.state_dict())
+        for name in (LAST, BEST):
+            assert (tmp_path / "default" / name).read_bytes() == (tmp_path / "off" / name).read_bytes()
+
+
+class TestOptimizer:
+    def test_the_machines_choices_are_not_saved_and_not_loaded(self, tmp_path: Path) -> None:
+        """A checkpoint of a GPU, where one kernel updates all weights, is that of a CPU."""
+        workplace = LocalStorage(tmp_path)
+        state = fit.fit(TRAINING, VALIDATION, small_config(epochs=1), workplace)
+        state.optimizer.param_groups[0]["fused"] = True
+        fit.publish_last(workplace, state)
+        (group,) = torch.load(tmp_path / LAST, weights_only=True)["optimizer_state_dict"]["param_groups"]
+        assert (group["fused"], group["foreach"]) == (None, None)
+        there = initial_state(small_config(), CPU)
+        there.optimizer.param_groups[0]["fused"] = True  # as on a GPU
+        fit.resume(workplace, there)
+        assert there.optimizer.param_groups[0]["fused"] is True
+        assert bits(there.model.state_dict()) == bits(state.model.state_dict())
+
+
+class TestMemory:
+    @pytest.mark.parametrize("below", [1, 2, 3, 24, 100])
+    def test_the_largest_batch_that_fits_is_found_with_few_tries(self, below: int) -> None:
+        for largest in range(below):
+            tried: list[int] = []
+
+            def fits(batch: int, largest: int = largest, tried: list[int] = tried) -> bool:
+                tried.append(batch)
+                return batch <= largest
+
+            assert largest_batch(fits, below) == largest
+            assert len(tried) <= below.bit_length()
+            assert below not in tried
+
+    @pytest.mark.parametrize(
+        ("most", "advice"),
+        [(3, "3 would: choose --batch-size 3"), (1, "1 would: choose --batch-size 1"), (0, "nor does one cube")],
+    )
+    def test_an_error_names_the_batch_that_would_fit(
+        self, most: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forward = MNet.forward
+
+        def on_a_small_device(model: MNet, x: torch.Tensor):
+            if len(x) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return forward(model, x)
+
+        monkeypatch.setattr(MNet, "forward", on_a_small_device)
+        with pytest.raises(OutOfMemoryError) as caught:
+            fit.fit(TRAINING, VALIDATION, small_config(batch_size=5), LocalStorage(tmp_path))
+        assert str(caught.value).startswith(f"a batch of 5 cubes does not fit into the memory of cpu; {advice}")
+        assert not list(tmp_path.iterdir())
+
+
+class TestDevice:
+    def test_of_each_process_is_a_gpu_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        chosen: list[int] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        assert choose_device("cuda", 2) == torch.device("cuda:2")
+        assert choose_device("cpu", 2) == CPU
+        assert chosen == [2]
+
+    def test_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(InputError, match="no CUDA device"):
+            choose_device("cuda")
+
+
+def _smooth(curve: np.ndarray) -> np.ndarray:
+    return np.convolve(curve, np.ones(5) / 5, mode="valid")

@@ -1,0 +1,181 @@
+"""Several processes that train together, real ones over Gloo on this CPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.zssmnet.training.examples import CPU, bits, small_config, write_cubes
+from zssmnet.config import PretrainConfig
+from zssmnet.errors import HeldError, InputError, TrainingError
+from zssmnet.storage import LocalStorage
+from zssmnet.training import followers, runs
+from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
+from zssmnet.training.pretraining import pretrain
+from zssmnet.training.runs import train
+
+COUNTS = (1, 2, 0, 1, 1, 3)
+"""Five training cubes, three for validation: a batch of five has unequal shares, and so has validation's last one."""
+LIVES = "zssmnet.training.follower"
+
+
+@pytest.fixture
+def cubes(tmp_path: Path) -> LocalStorage:
+    return write_cubes(tmp_path / "cubes", COUNTS)
+
+
+def run(cubes: LocalStorage, folder: Path, config: PretrainConfig, **others: Any) -> Progress:
+    nothing: Any = lambda *_: None  # noqa: E731
+    return train(cubes, LocalStorage(folder), config, others.get("on_epoch", nothing), others.get("on_step", nothing))
+
+
+def content(folder: Path, name: str = LAST) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(folder / name, weights_only=True)
+    return loaded
+
+
+def followers_alive() -> list[str]:
+    """Processes of this kind, of this test or of any other."""
+    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in found.splitlines() if LIVES in line]
+
+
+class TestTwoProcesses:
+    @pytest.mark.parametrize("merge", ["sub", "sum"])
+    def test_learn_in_a_step_what_one_learns(self, cubes: LocalStorage, tmp_path: Path, merge: str) -> None:
+        """Within rounding, which further steps of such small networks amplify a thousand times each epoch."""
+        left = []
+        for processes in (1, 2):
+            config = small_config(epochs=1, batch_size=5, processes=processes)
+            config = config.model_copy(update={"network": config.network.model_copy(update={"merge": merge})})
+            progress = run(cubes, tmp_path / str(processes), config)
+            left.append((progress.history[0], content(tmp_path / str(processes))))
+        (one, there), (other, here) = left
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-6)
+        assert other.validation_loss == pytest.approx(one.validation_loss, rel=1e-4)
+        assert other.spread == pytest.approx(one.spread, rel=1e-2)
+        for name, weight in there["state_dict"].items():
+            torch.testing.assert_close(here["state_dict"][name], weight, rtol=1e-5, atol=1e-6)
+        assert bits(here["generator_state"]) == bits(there["generator_state"])
+        assert [list(one) for one in (here, here["optimizer_state_dict"])] == [
+            list(one) for one in (there, there["optimizer_state_dict"])
+        ]
+
+    def test_go_on_where_one_was_and_one_where_they_were(self, cubes: LocalStorage, tmp_path: Path) -> None:
+        """Also the followers are brought to the state of the checkpoint: the step is that of one process."""
+        first = small_config(epochs=1, batch_size=5, processes=2)
+        run(cubes, tmp_path / "a", first)
+        (tmp_path / "b").mkdir()
+        for name in (LAST, BEST):
+            (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
+        for folder, processes in (("a", 2), ("b", 1)):
+            run(cubes, tmp_path / folder, small_config(epochs=2, batch_size=5, processes=processes))
+        here, there = content(tmp_path / "a"), content(tmp_path / "b")
+        assert here["epoch"] == there["epoch"] == 2
+        assert here["history"][1]["train_loss"] == pytest.approx(there["history"][1]["train_loss"], rel=1e-6)
+        for name, weight in there["state_dict"].items():
+            torch.testing.assert_close(here["state_dict"][name], weight, rtol=1e-5, atol=1e-6)
+
+    def test_twice_the_same_is_the_same_to_the_last_bit(self, cubes: LocalStorage, tmp_path: Path) -> None:
+        for folder in ("a", "b"):
+            run(cubes, tmp_path / folder, small_config(epochs=2, batch_size=2, processes=2))
+        assert (tmp_path / "a" / LAST).read_bytes() == (tmp_path / "b" / LAST).read_bytes()
+
+    def test_are_the_same_run_as_one_process(self, cubes: LocalStorage, tmp_path: Path) -> None:
+        weights = LocalStorage(tmp_path / "weights")
+        made, is_new = pretrain(cubes, weights, small_config(epochs=1, processes=2))
+        assert is_new
+        assert pretrain(cubes, weights, small_config(epochs=1)) == (made, False)
+
+
+class TestTheEnd:
+    """No process is left."""
+
+    @pytest.fixture(autouse=True)
+    def none_is_left(self):
+        before = followers_alive()
+        yield
+        deadline = time.monotonic() + 20
+        while set(followers_alive()) - set(before) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not set(followers_alive()) - set(before)
+
+    def test_when_all_is_done(self, cubes: LocalStorage, tmp_path: Path) -> None:
+        run(cubes, tmp_path / "a", small_config(epochs=1, processes=2))
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, HeldError, SystemExit])
+    def test_when_the_leader_stops(self, error: type[BaseException], cubes: LocalStorage, tmp_path: Path) -> None:
+        def stop(state: TrainingState) -> None:
+            assert len(followers_alive()) >= 1
+            raise error
+
+        with pytest.raises(error):
+            run(cubes, tmp_path / "a", small_config(epochs=3, processes=2), on_epoch=stop)
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_when_the_leader_is_killed(self, number: signal.Signals, cubes: LocalStorage, tmp_path: Path) -> None:
+        code = (
+            "import sys\nfrom pathlib import Path\nfrom tests.zssmnet.training.test_team import *\n"
+            f"run(LocalStorage(Path({str(cubes.uri)!r})), Path({str(tmp_path / 'a')!r}), "
+            "small_config(epochs=1000, patience=1000, processes=2), on_epoch=lambda state: print('epoch', flush=True))"
+        )
+        leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert leader.stdout
+        assert leader.stdout.readline() == "epoch\n"
+        leader.send_signal(number)
+        leader.wait(30)
+        leader.stdout.close()
+
+    def test_a_follower_that_is_killed_is_named_and_the_checkpoint_kept(
+        self, cubes: LocalStorage, tmp_path: Path
+    ) -> None:
+        def kill(state: TrainingState) -> None:
+            if state.progress.epoch == 2:
+                for line in followers_alive():
+                    if str(os.getppid()) not in line.split()[0]:
+                        os.kill(int(line.split()[0]), signal.SIGKILL)
+
+        with pytest.raises(TrainingError) as caught:
+            run(cubes, tmp_path / "a", small_config(epochs=9, processes=2), on_epoch=kill)
+        assert str(caught.value).startswith("process 1 of 2 that trained together ended with status -9: ")
+        assert str(caught.value).endswith("; run it again to continue from the last checkpoint")
+        assert "\n" not in str(caught.value)
+        assert content(tmp_path / "a")["epoch"] == 2
+
+    def test_a_follower_that_cannot_work_says_why(
+        self, cubes: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gone = write_cubes(tmp_path / "gone", COUNTS)
+        monkeypatch.setattr(runs, "Job", lambda cubes, config: followers.Job(cubes=gone.uri, config=config))
+        for file in (tmp_path / "gone").iterdir():
+            file.unlink()
+        with pytest.raises(TrainingError, match=r"process 1 of 2 .* status 1: .*gone: no file bat_<N>_s_"):
+            run(cubes, tmp_path / "a", small_config(epochs=1, processes=2))
+
+
+class TestNumberOfProcesses:
+    def test_more_than_cubes_in_a_batch(self, cubes: LocalStorage, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"^3 processes cannot share a batch of 2; choose fewer with --processes"):
+            run(cubes, tmp_path / "a", small_config(processes=3))
+
+    def test_more_than_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        job = followers.Job(cubes="x", config=small_config(processes=2))
+        with (
+            pytest.raises(InputError, match=r"^2 processes need as many GPUs, but there are 1; choose --processes 1"),
+            followers.team_for(job, torch.device("cuda")),
+        ):
+            pass
+
+    @pytest.mark.parametrize(("gpus", "batch_size", "size"), [(1, 24, 1), (4, 24, 4), (8, 6, 6)])
+    def test_by_itself_one_a_gpu(self, gpus: int, batch_size: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        job = followers.Job(cubes="x", config=small_config(batch_size=batch_size))
+        assert followers._team_size(job, torch.device("cuda")) == size
+        assert followers._team_size(job, CPU) == 1
