@@ -115,7 +115,7 @@ class EpochDisplay:
             f" (best {progress.best_loss:.4f}, epoch {progress.best_epoch})"
         )
         if result.explained is not None:
-            self._losses += f", {result.explained:.1%} explained"
+            self._losses += f", explained variance {result.explained:.1%}"
         if found := doubts(progress.history, self._steps):
             self._losses += f" · doubtful: {', '.join(doubt.name for doubt in found)}"
         self._epoch_began = time.monotonic()

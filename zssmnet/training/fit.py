@@ -115,7 +115,8 @@ def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, re
     result = progress.history[-1]
     standing = "best so far" if is_best else f"best {progress.best_loss:.5f} in epoch {progress.best_epoch}"
     log.info(
-        "epoch %d of %d: training loss %.5f, validation loss %.5f (%s), %s explained, learning rate %g, %.1f cubes/s",
+        "epoch %d of %d: training loss %.5f, validation loss %.5f (%s), explained variance %s, "
+        "learning rate %g, %.1f cubes/s",
         result.epoch,
         recipe.epochs,
         result.train_loss,

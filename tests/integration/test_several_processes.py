@@ -1,0 +1,52 @@
+"""The command with several processes, started by itself and by torchrun: the same run, the same outcome."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.zssmnet.training.examples import write_cubes
+
+pytestmark = pytest.mark.integration
+RECIPE = ("--epochs", "1", "--batch-size", "4", "--channels", "2,2,2,2,2", "--device", "cpu")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "flows.cli")
+COUNTS = (1, 1, 0, 1, 1, 3)
+"""One batch: within rounding, all ways come to the same weights."""
+
+
+def pretrain(cubes: Path, weights: Path, *launcher: str, options: tuple[str, ...] = ()) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    command = [*launcher, "pretrain", "--data", str(cubes), "--output", str(weights), *RECIPE, *options]
+    done = subprocess.run(
+        command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(1200)
+def test_one_two_and_two_of_torchrun_are_the_same_run(tmp_path: Path) -> None:
+    cubes = tmp_path / "cubes"
+    write_cubes(cubes, COUNTS)
+    alone = (sys.executable, "-m", "flows.cli")
+    told = {
+        "one": pretrain(cubes, tmp_path / "one", *alone),
+        "two": pretrain(cubes, tmp_path / "two", *alone, options=("--processes", "2")),
+        "torchrun": pretrain(cubes, tmp_path / "torchrun", *TORCHRUN),
+    }
+    models = {name: torch.load(tmp_path / name / "ssl_mnet_zonal.model", weights_only=True) for name in told}
+    runs = {name: [path.name for path in (tmp_path / name / "training").iterdir()] for name in told}
+    assert runs["one"] == runs["two"] == runs["torchrun"]
+    for name in ("two", "torchrun"):
+        assert re.search(r"^best epoch 1 of 1, validation loss", told[name], re.MULTILINE)
+        assert told[name].count("best epoch") == 1  # the leader alone speaks
+        for weight, expected in zip(
+            models[name]["state_dict"].values(), models["one"]["state_dict"].values(), strict=True
+        ):
+            torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
+    again = pretrain(cubes, tmp_path / "torchrun", *TORCHRUN)
+    assert again == told["torchrun"]  # nothing is left to do, and nobody waits for ever
