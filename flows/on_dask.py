@@ -109,5 +109,8 @@ class OnDask(DaskTaskRunner):
 _A_CLASS = "name one with its module, like dask.distributed.LocalCluster or dask_jobqueue.SLURMCluster"
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
+    """The message at the bottom: "Nanny failed to start" tells nobody anything."""
+    while error.__cause__:
+        error = error.__cause__
     return " ".join(str(error).split()) or type(error).__name__
