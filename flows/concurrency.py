@@ -69,7 +69,7 @@ def dask_cluster() -> Runner | None:
         from flows.on_dask import OnDask
     except ImportError as error:
         named = f"{ADDRESS}={address}" if address else f"{CLUSTER}={cluster}"
-        raise ConfigError(f"{named}: {error}; install Dask with 'pip install zssmnet[dask]', or unset it") from error
+        raise ConfigError(f"{named}: {error}; install it with 'pip install prefect-dask', or unset it") from error
     return OnDask.at(address) if address else OnDask.started(str(cluster), _arguments())
 
 

@@ -163,4 +163,4 @@ def test_dask_that_is_not_installed(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     (told,) = done.stderr.splitlines()
-    assert told.startswith(f"zssmnet: error: {ADDRESS}={NOBODY}: No module named 'prefect_dask'; install Dask with")
+    assert told.startswith(f"zssmnet: error: {ADDRESS}={NOBODY}: No module named 'prefect_dask'; install it with")

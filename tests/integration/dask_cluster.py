@@ -21,7 +21,7 @@ class Cluster:
 
     def busy(self) -> list[int]:
         """Process numbers of the workers that are at a task."""
-        processes = self._client.run(os.getpid)
+        processes = self._client.run(os.getpid, on_error="ignore")
         working = [address for address, keys in self._client.processing().items() if keys]
         return [processes[address] for address in working if address in processes]
 
