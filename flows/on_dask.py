@@ -1,5 +1,6 @@
 """Tasks on a Dask cluster, with errors of one line. Only imported where the environment asks for it."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,9 @@ from typing_extensions import override
 
 from flows.concurrency import ADDRESS, ARGUMENTS, CLUSTER, check_server_is_named
 from zssmnet.errors import ConfigError, ServiceError
+
+logging.getLogger("distributed.client").addFilter(lambda record: not record.exc_info)
+"""What Dask's client logs with a traceback, a lost scheduler, ends the run with an error of one line."""
 
 
 class TaskOnDask(PrefectDaskFuture[Any]):
@@ -30,8 +34,8 @@ class TaskOnDask(PrefectDaskFuture[Any]):
             ) from error
         except CancelledError as error:
             raise ServiceError(
-                f"Dask's scheduler has gone, and its tasks with it ({error}): see to it and run again; what is done "
-                "is not done again"
+                f"Dask's scheduler has gone, and the tasks with it: {_line(error)}; see to it and run again: what is "
+                "done is not done again"
             ) from error
 
 

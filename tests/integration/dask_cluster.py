@@ -51,7 +51,7 @@ class Cluster:
 def two_workers() -> Iterator[Cluster]:
     """A cluster on this machine; its workers have the environment of this moment."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield Cluster(cluster, client)

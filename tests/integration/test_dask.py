@@ -2,10 +2,12 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, Log
 from prefect.client.schemas.sorting import FlowRunSort, LogSort
+from prefect.futures import as_completed
 
 from flows.concurrency import ADDRESS, ARGUMENTS, CLUSTER
 from flows.on_dask import OnDask
@@ -167,9 +170,50 @@ def test_workers_that_are_killed_cost_nothing_but_time(place: Place, cluster: Cl
 
 
 def test_a_cluster_that_is_started_for_the_run(place: Place) -> None:
-    arguments = '{"n_workers": 2, "threads_per_worker": 1, "dashboard_address": null}'
+    arguments = '{"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}'
     told = place.run("started", **{CLUSTER: "dask.distributed.LocalCluster", ARGUMENTS: arguments})
     assert "6 prepared, 0 up to date, 2 left out" in told
+
+
+def test_a_scheduler_that_goes_ends_the_run_with_a_line(prefect_api: str, tmp_path: Path) -> None:
+    address, program = f"tcp://127.0.0.1:{free_port()}", str(Path(sys.executable).with_name("dask"))
+    log = (tmp_path / "log").open("w")
+    commands = (["scheduler", "--port", address.rpartition(":")[2]], ["worker", address, "--nthreads", "1"])
+    cluster = [subprocess.Popen([program, *command, "--no-dashboard"], stderr=log) for command in commands]
+    begun = tmp_path / "begun"
+
+    @task
+    def waits() -> None:
+        begun.touch()
+        threading.Event().wait(PATIENCE_S)
+
+    @flow(task_runner=OnDask.at(address))
+    def lost() -> None:
+        (future,) = as_completed([waits.submit()])
+        future.result()
+
+    def kill_the_scheduler() -> None:
+        while not begun.exists():
+            threading.Event().wait(0.05)
+        cluster[0].kill()
+
+    try:
+        with ThreadPoolExecutor(1) as killer, pytest.raises(ServiceError, match=r"^Dask's scheduler has gone,") as told:
+            killer.submit(kill_the_scheduler)
+            lost()
+    finally:
+        for process in cluster:
+            process.kill()
+            process.wait()
+        log.close()
+    assert re.fullmatch(".*", str(told.value))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def test_a_task_is_tried_again_and_one_that_kills_its_workers_is_given_up(tmp_path: Path, prefect_api: str) -> None:
