@@ -78,10 +78,9 @@ class OnDask(DaskTaskRunner):
     def client(self) -> PrefectDaskClient:
         if not self._client:
             check_server_is_named()
-            if not self.address and not self._cluster:
-                with self._errors_in_one_line(f"{CLUSTER}={self.cluster_class}", f"{CLUSTER} and {ARGUMENTS}"):
+            with self._errors_in_one_line():
+                if not self.address and not self._cluster:
                     self._cluster = self._exit_stack.enter_context(self._start())
-            with self._errors_in_one_line(f"{ADDRESS}={self.address}", ADDRESS):
                 self._say_if_nobody_works(super().client)
         return super().client
 
@@ -99,9 +98,12 @@ class OnDask(DaskTaskRunner):
         if not client.scheduler_info()["workers"]:
             self.logger.warning("the Dask cluster has no worker yet: tasks wait for the first one")
 
-    @staticmethod
     @contextmanager
-    def _errors_in_one_line(named: str, variables: str) -> Iterator[None]:
+    def _errors_in_one_line(self) -> Iterator[None]:
+        if self.address:
+            named, variables = f"{ADDRESS}={self.address}", ADDRESS
+        else:
+            named, variables = f"{CLUSTER}={self.cluster_class}", f"{CLUSTER} and {ARGUMENTS}"
         try:
             yield
         except (TypeError, ValueError) as error:  # an argument that the class does not know, no address at all
