@@ -196,6 +196,10 @@ def _progress(options: argparse.Namespace) -> Iterator[None]:
     in_terminal = sys.stderr.isatty() and not options.verbose
     if in_terminal:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+    if options.command != "pretrain":  # which has no tasks to hand out
+        from flows.concurrency import check_choice
+
+        check_choice()
     start_server()
     if not in_terminal:
         yield

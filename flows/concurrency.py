@@ -1,14 +1,115 @@
-"""How many tasks of a flow run at the same time."""
+"""Where the tasks of a flow run, and how many at the same time: in threads here, or on a Dask cluster.
 
+The environment says so, and is read when a flow is defined. Without these variables Dask is not even imported.
+"""
+
+import json
 import os
-from typing import Any
+from typing import Any, NoReturn
 
-from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from typing_extensions import override
+
+from zssmnet.errors import ConfigError
+
+Runner = TaskRunner[Any]
+
+ADDRESS = "ZSSMNET_DASK_ADDRESS"
+"""The scheduler of a cluster that is there."""
+CLUSTER = "ZSSMNET_DASK_CLUSTER"
+"""The class of a cluster that is started for a flow, and ended with it."""
+ARGUMENTS = "ZSSMNET_DASK_CLUSTER_ARGUMENTS"
+"""What the cluster is started with, as a JSON object."""
 
 
-def one_task_a_core() -> TaskRunner[PrefectFuture[Any]]:
+def chosen_runner() -> Runner:
+    """What the environment asks for; where it cannot be had, a runner that says so when it gets its first task.
+
+    A flow that could not even be imported would count as crashed, and be started again and again.
+    """
+    try:
+        return dask_cluster() or one_task_a_core()
+    except ConfigError as error:
+        return _Refusing(error)
+
+
+def check_choice() -> None:
+    """See to it that tasks can run where the environment asks for, before anything is done.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if dask_cluster():
+        check_server_is_named()
+
+
+def one_task_a_core() -> Runner:
     """Threads, one a core: SimpleITK releases Python's lock, and each filter takes one thread."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=cores)
-    return runner
+    return ThreadPoolTaskRunner(max_workers=cores)
+
+
+def dask_cluster() -> Runner | None:
+    """The Dask cluster that the environment names, if any; nothing is started or connected to yet.
+
+    Raises:
+        ConfigError: variables that cannot be used, or Dask is not installed.
+    """
+    address, cluster = os.environ.get(ADDRESS), os.environ.get(CLUSTER)
+    if not address and not cluster:
+        if os.environ.get(ARGUMENTS):
+            raise ConfigError(f"{ARGUMENTS} is set, but {CLUSTER} is not: name the cluster's class there, or unset it")
+        return None
+    if address and cluster:
+        raise ConfigError(f"{ADDRESS}={address} and {CLUSTER}={cluster}: unset one of the two")
+    if address and os.environ.get(ARGUMENTS):
+        raise ConfigError(f"{ADDRESS}={address}: a cluster that is there takes no arguments; unset {ARGUMENTS}")
+    try:
+        from flows.on_dask import OnDask
+    except ImportError as error:
+        named = f"{ADDRESS}={address}" if address else f"{CLUSTER}={cluster}"
+        raise ConfigError(f"{named}: {error}; install it with 'pip install prefect-dask', or unset it") from error
+    return OnDask.at(address) if address else OnDask.started(str(cluster), _arguments())
+
+
+def check_server_is_named() -> None:
+    """See to it that there is a Prefect server that tasks on other machines can report to.
+
+    Raises:
+        ConfigError: Prefect is embedded in this process.
+    """
+    if not PREFECT_API_URL.value():
+        name = ADDRESS if os.environ.get(ADDRESS) else CLUSTER
+        raise ConfigError(
+            f"{name}={os.environ.get(name)}: tasks on Dask's workers report to a Prefect server, and none is named: "
+            f"set PREFECT_API_URL to one that all machines reach ('make service' starts one), or unset {name}"
+        )
+
+
+def _arguments() -> dict[str, Any]:
+    """The cluster's arguments. They may hold passwords, so that a message only says where the fault is."""
+    try:
+        arguments = json.loads(os.environ.get(ARGUMENTS) or "{}")
+    except ValueError as error:
+        raise ConfigError(f'{ARGUMENTS}: not JSON: {error}; write an object like {{"n_workers": 2}}') from error
+    if not isinstance(arguments, dict):
+        kind = type(arguments).__name__
+        raise ConfigError(f'{ARGUMENTS}: a {kind}, not an object; write one like {{"n_workers": 2}}')
+    return arguments
+
+
+class _Refusing(ThreadPoolTaskRunner[Any]):
+    """Takes no task, and says why."""
+
+    def __init__(self, reason: ConfigError) -> None:
+        super().__init__()
+        self._reason = reason
+
+    @override
+    def duplicate(self) -> "_Refusing":
+        return type(self)(self._reason)
+
+    @override
+    def submit(self, *task: Any, **more: Any) -> NoReturn:
+        raise self._reason

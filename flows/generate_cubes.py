@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from prefect import flow
+from prefect.futures import as_completed
 from pydantic import BaseModel, Field
 
-from flows.concurrency import one_task_a_core
+from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
 from tasks.holding import alone_in
 from tasks.pictures import show_cases
 from tasks.progress import display, shown_in_run
+from tasks.sight import check_arrived
 from zssmnet.config import CubesConfig
-from zssmnet.cubes import prepared_cases
+from zssmnet.cubes import cubes_key, prepared_cases
 from zssmnet.errors import InputError
 from zssmnet.layout import reports_beside
 from zssmnet.splits import SUBSETS
@@ -40,7 +42,7 @@ class CubesSummary(BaseModel):
 @flow(
     name="generate-cubes",
     flow_run_name="generate-cubes {output_path}",
-    task_runner=one_task_a_core(),
+    task_runner=chosen_runner(),
 )
 @with_parameter_help
 def generate_cubes(
@@ -56,12 +58,17 @@ def generate_cubes(
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
     counts = _count_cases(data_path, wanted)
     with alone_in(output_path), shown_in_run():
-        open_storage(output_path).sweep()
+        output = open_storage(output_path)
+        output.sweep()
         shown = display()
         shown.begin(STAGE, sum(counts), "cases")
         futures = [cut_cubes.submit(subset, data_path, output_path, config) for subset in wanted]
-        outcomes = [future.result() for future in futures]
-        shown.skip(STAGE, sum(outcome.cases for outcome in outcomes if not outcome.is_new))
+        outcomes: list[SubsetOutcome] = []
+        for future in as_completed(futures):
+            outcomes.append(outcome := future.result())
+            (shown.advance if outcome.is_new else shown.skip)(STAGE, outcome.cases - outcome.shown)
+        outcomes.sort(key=lambda outcome: outcome.subset)
+        check_arrived(output, [cubes_key(config, outcome.subset) for outcome in outcomes])
         if subsets is None:
             tidy_cubes(output_path, config)
     show_cases(data_path, output_path, reports_path or reports_beside(output_path), wanted, config)

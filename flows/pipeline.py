@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, Field
 
-from flows.concurrency import one_task_a_core
+from flows.concurrency import chosen_runner
 from flows.generate_cubes import CubesSettings, CubesSummary, generate_cubes
 from flows.parameter_help import with_parameter_help
 from flows.prepare_data import (
@@ -44,7 +44,7 @@ class PipelineSummary(BaseModel):
     training: TrainingOutcome
 
 
-@flow(name="ssl-pretraining", flow_run_name="ssl-pretraining {root}", task_runner=one_task_a_core())
+@flow(name="ssl-pretraining", flow_run_name="ssl-pretraining {root}", task_runner=chosen_runner())
 @with_parameter_help
 def ssl_pretraining(
     images_path: ImagesPath,

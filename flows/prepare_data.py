@@ -8,16 +8,18 @@ from prefect.artifacts import create_table_artifact
 from prefect.futures import as_completed
 from pydantic import BaseModel, Field
 
-from flows.concurrency import one_task_a_core
+from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
 from tasks.cases import CaseOutcome, inventory, left_out, look_for_news, prepare, subsets, tidy, up_to_date
 from tasks.holding import alone_in
 from tasks.markdown import text
 from tasks.progress import display, shown_in_run
+from tasks.sight import check_arrived
 from zssmnet.archive import PICAI_PATIENT, ArchiveFormat
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import InputError
 from zssmnet.splits import VALIDATION_SUBSET, SplitMode
+from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.flows")
 STAGE = "prepare"
@@ -60,7 +62,7 @@ class PreparationSummary(BaseModel):
 @flow(
     name="prepare-data",
     flow_run_name="prepare-data {output_path}",
-    task_runner=one_task_a_core(),
+    task_runner=chosen_runner(),
 )
 @with_parameter_help
 def prepare_data(
@@ -99,6 +101,7 @@ def prepare_data(
                 shown.advance(STAGE)
         outcomes.sort(key=lambda outcome: outcome.case_id)
         usable = [outcome for outcome in outcomes if outcome.reason is None]
+        check_arrived(open_storage(output_path), [outcome.case_id for outcome in usable])
         _show_table(outcomes)
         _refuse_faults(outcomes, usable, strict)
         if all(outcome.subset != VALIDATION_SUBSET for outcome in usable):

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
-from flows.concurrency import one_task_a_core
+from flows.concurrency import chosen_runner
 from flows.generate_cubes import CubesSettings, generate_cubes
 from flows.parameter_help import with_parameter_help
 from flows.pipeline import WorkingRoot
@@ -54,7 +54,7 @@ class RetrainingSummary(BaseModel):
     decision: str
 
 
-@flow(name="retrain-on-new-data", flow_run_name="retrain-on-new-data {root}", task_runner=one_task_a_core())
+@flow(name="retrain-on-new-data", flow_run_name="retrain-on-new-data {root}", task_runner=chosen_runner())
 @with_parameter_help
 def retrain_on_new_data(
     images_path: ImagesPath,

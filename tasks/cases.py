@@ -7,6 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
+from tasks.sight import check_seen
 from zssmnet.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
 from zssmnet.config import PreparationConfig
 from zssmnet.errors import CaseError, InputError, SplitsError
@@ -89,6 +90,7 @@ def prepare(
     """Prepare one case; one that cannot be used is reported, not raised."""
     try:
         images, masks, output = (open_storage(uri) for uri in (images_path, zonal_mask_path, output_path))
+        check_seen(images, masks)
         record, is_new = prepare_case(case, subset, images, masks, output, config)
     except CaseError as fault:
         log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)

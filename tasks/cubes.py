@@ -4,9 +4,10 @@ import logging
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from tasks.progress import display
+from tasks.progress import display, is_shown
+from tasks.sight import check_seen
 from zssmnet.archive import shortened
 from zssmnet.config import CubesConfig
 from zssmnet.cubes import generate_cubes, remove_other_sets
@@ -17,34 +18,43 @@ STAGE = "cubes"
 
 
 class SubsetOutcome(BaseModel):
-    """What became of one subset."""
+    """What became of one subset.
+
+    Attributes:
+        shown: cases that the task itself has shown to be done: none on another machine, which shows nothing.
+    """
 
     subset: int
     cases: int
     cubes: int
     file: str
     is_new: bool
+    shown: int = Field(default=0, exclude=True)
 
 
 @task(task_run_name="cubes-subset-{subset}", cache_policy=NO_CACHE, persist_result=False)
 def cut_cubes(subset: int, data_path: str, output_path: str, config: CubesConfig) -> SubsetOutcome:
     """Cut the cubes of one subset."""
-    output = open_storage(output_path)
+    data, output = open_storage(data_path), open_storage(output_path)
+    check_seen(data)
     shown = display()
-    record, is_new = generate_cubes(subset, open_storage(data_path), output, config, lambda case: shown.advance(STAGE))
+    record, is_new = generate_cubes(subset, data, output, config, lambda case: shown.advance(STAGE))
     return SubsetOutcome(
         subset=subset,
         cases=len(record.cases),
         cubes=len(record.cases) * config.cubes_per_case,
         file=output.where(record.outputs[0].key),
         is_new=is_new,
+        shown=len(record.cases) if is_new and is_shown() else 0,
     )
 
 
 @task(task_run_name="tidy-cubes", cache_policy=NO_CACHE, persist_result=False)
 def tidy_cubes(output_path: str, config: CubesConfig) -> list[str]:
-    """Remove sets of cubes that earlier runs made with another number or size of cubes."""
-    removed = remove_other_sets(open_storage(output_path), config)
+    """Remove cubes that earlier runs made in another number or size, and what killed workers left half-written."""
+    output = open_storage(output_path)
+    removed = remove_other_sets(output, config)
     if removed:
         log.warning("%d files of cubes of another number or size are removed: %s", len(removed), shortened(removed))
+    output.sweep()
     return removed

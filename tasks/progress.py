@@ -139,6 +139,11 @@ def display() -> Display:
     return _display.get() or Several()
 
 
+def is_shown() -> bool:
+    """Whether this context has a display: a task on another machine has none."""
+    return _display.get() is not None
+
+
 @contextmanager
 def shown_on(chosen: Display) -> Iterator[None]:
     """Show the progress of what runs inside on a display."""

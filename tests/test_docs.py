@@ -31,6 +31,16 @@ def test_commands_in_the_pages_are_taken_by_the_command_line() -> None:
         cli._parser().parse_args(arguments)
 
 
+def test_commands_of_dask_in_the_pages_are_taken_by_it() -> None:
+    from distributed.cli import dask_scheduler, dask_worker
+
+    programs = {"scheduler": dask_scheduler.main, "worker": dask_worker.main}
+    commands = [words[1:] for words in shell_commands() if words[0] == "dask"]
+    assert {name for name, *_ in commands} == set(programs)
+    for name, *arguments in commands:
+        programs[name].make_context(name, arguments)
+
+
 def test_make_targets_in_the_pages_are_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {words[1] for words in shell_commands() if words[0] == "make"}
