@@ -53,7 +53,7 @@ tests: setup
 
 reliability: setup  ## the long tests of what may go wrong (an hour or more); reports also in benchmarks/results
 	$(BIN)/pytest tests/reliability/test_soak.py --long --reliability-report $(RESULTS)/long_runs.json
-	$(BIN)/pytest tests/reliability tests/integration/test_service.py --ignore tests/reliability/test_soak.py --long \
+	$(BIN)/pytest tests/reliability tests/integration/test_service.py tests/integration/test_dask.py --ignore tests/reliability/test_soak.py --long \
 	  --timeout 3600 --numprocesses 3 --dist loadfile --reliability-report $(RESULTS)/reliability.json
 	@$(BIN)/python -m tests.reliability.ledger - $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 

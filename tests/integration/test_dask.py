@@ -27,6 +27,7 @@ from tests.flows.test_pipeline import artifacts_of
 from tests.integration.dask_cluster import Cluster, two_workers
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.killing import assert_whole, digests
+from tests.reliability.ledger import Ledger
 from zssmnet.errors import ServiceError
 from zssmnet.storage import open_storage
 
@@ -120,6 +121,7 @@ def test_a_cluster_gives_the_same_files_as_threads(in_threads: tuple[Place, str]
     assert "6 up to date" in place.run("dask", **{ADDRESS: cluster.address})
 
 
+@pytest.mark.long
 def test_a_cluster_gives_the_same_files_on_s3(place: Place, archive: Path, s3_root: str) -> None:
     s3fs.S3FileSystem(use_listings_cache=False).put(f"{archive}/", f"{s3_root}/archive/", recursive=True)
     in_bucket = replace(place, folder=s3_root)
@@ -153,7 +155,13 @@ def lines_of(root: str, place: Place) -> list[tuple[str, str, bool]]:
     return library
 
 
-def test_workers_that_are_killed_cost_nothing_but_time(place: Place, cluster: Cluster) -> None:
+@pytest.mark.long
+def test_workers_that_are_killed_cost_nothing_but_time(place: Place, cluster: Cluster, ledger: Ledger) -> None:
+    with ledger.tried("Dask", "worker killed (SIGKILL)", 2):
+        kill_two(place, cluster)
+
+
+def kill_two(place: Place, cluster: Cluster) -> None:
     run = place.start("killed", **{ADDRESS: cluster.address})
     data, cubes = (open_storage(f"{place.folder}/killed/SSL/{name}") for name in ("data", "generated_cubes"))
     killed = [cluster.kill_a_busy_worker()]
@@ -169,6 +177,7 @@ def test_workers_that_are_killed_cost_nothing_but_time(place: Place, cluster: Cl
     assert not [path for storage in (data, cubes) for path in Path(storage.uri).rglob(".partial")]
 
 
+@pytest.mark.long
 def test_a_cluster_that_is_started_for_the_run(place: Place) -> None:
     arguments = '{"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}'
     told = place.run("started", **{CLUSTER: "dask.distributed.LocalCluster", ARGUMENTS: arguments})
