@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -259,3 +260,24 @@ def test_nothing_is_drawn_from_the_global_generators() -> None:
     train(model, CubeSet([CUBES]), 2, seed(0))
     validate(model, StreamedCubes(CubeSet([CUBES]), CPU), 2, CORRUPTION, 0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class _Valueless:
+    """Cubes on PyTorch's device ``meta``, which has no values: whoever looks at one has an error."""
+
+    device = torch.device("meta")
+
+    def __len__(self) -> int:
+        return len(CUBES)
+
+    def batches(self, numbers: Iterable[Tensor]) -> Iterator[Tensor]:
+        return (torch.empty(len(some), *CUBES.shape[1:], device=self.device) for some in numbers)
+
+
+def test_between_two_looks_at_the_loss_nobody_waits_for_the_device() -> None:
+    model, done = small_model().to("meta"), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.register_step_post_hook(lambda *_: done.append(1))
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        train_epoch(model, optimizer, _Valueless(), 1, CORRUPTION, seed(0), lambda *_: None)
+    assert len(done) == 7  # all steps; the look at their end failed
