@@ -88,8 +88,7 @@ class LocalStorage(Storage):
                 _move(partial, target)
                 _flush_entry(target, is_new_folder)
         finally:
-            shutil.rmtree(workplace, ignore_errors=True)
-            _remove_if_empty(workplace.parent)
+            _clear_away(workplace)
 
     @override
     def remove(self, key: str) -> None:
@@ -110,6 +109,20 @@ class LocalStorage(Storage):
             if _is_abandoned(workplace):
                 shutil.rmtree(workplace, ignore_errors=True)
         _remove_if_empty(self.folder / PARTIAL)
+
+
+def _clear_away(workplace: Path) -> None:
+    """Remove what publishing has left, also if the process is told to end in the midst of it: that is told once."""
+    try:
+        _remove_workplace(workplace)
+    except BaseException:
+        _remove_workplace(workplace)
+        raise
+
+
+def _remove_workplace(workplace: Path) -> None:
+    shutil.rmtree(workplace, ignore_errors=True)
+    _remove_if_empty(workplace.parent)
 
 
 def _files_below(top: Path) -> Iterator[Path]:
