@@ -1,0 +1,191 @@
+"""Work in a fresh process, its memory watched from outside, and limited if wanted.
+
+    python -m benchmarks.fresh benchmarks.cubes:cut '{"cases": 20}' result.json
+
+is how such a process is started: the function takes the values as its arguments and returns plain values. Memory is
+known on Linux only; elsewhere it is told as 0.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SAMPLE_S = 0.02
+_KINDS = {"anonymous": "RssAnon", "mapped": "RssFile"}
+
+
+class FreshProcessError(Exception):
+    """The work in a fresh process failed; the message is the last it said."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What came of work in a fresh process.
+
+    Attributes:
+        result: what the function returned.
+        seconds: from its call to its end, without the start of the process.
+        base: bytes of memory by kind when the function was called: `anonymous` (what no file backs, so that only the
+            process can give it back) and `mapped` (pages of files, which the system takes back as it likes).
+        peak: the largest that was seen by kind; `together` is the system's own count of the largest sum.
+    """
+
+    result: Any
+    seconds: float
+    base: dict[str, int]
+    peak: dict[str, int]
+
+    @property
+    def grown(self) -> int:
+        """Bytes of anonymous memory that the work took."""
+        return max(0, self.peak["anonymous"] - self.base["anonymous"])
+
+    def told(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        return {
+            "result": self.result,
+            "seconds": self.seconds,
+            "base_bytes": self.base,
+            "peak_bytes": self.peak,
+            "anonymous_grown_bytes": self.grown,
+        }
+
+
+@dataclass
+class Sampler:
+    """Looks at the memory of processes again and again, in a thread.
+
+    Args:
+        processes: ids of those that are looked at, as they are at the moment.
+        period_s: between two looks.
+    """
+
+    processes: Callable[[], Iterable[int]]
+    period_s: float = SAMPLE_S
+    seen: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def __enter__(self) -> "Sampler":
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True, name="memory")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def peak(self) -> dict[str, int]:
+        """The largest that was seen, by kind."""
+        return {kind: max((one[place] for one in self.seen), default=0) for place, kind in enumerate(_KINDS, 1)}
+
+    def _look(self) -> None:
+        while not self._done.wait(self.period_s):
+            found = [memory(process) for process in self.processes()]
+            sums = [sum(one.get(kind, 0) for one in found) for kind in _KINDS]
+            self.seen.append((time.monotonic(), sums[0], sums[1]))
+
+
+def in_fresh_process(
+    function: str,
+    arguments: Mapping[str, Any],
+    limit_bytes: int | None = None,
+    timeout_s: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Watched:
+    """Call a function in a fresh process.
+
+    Args:
+        function: its module and its name, such as ``benchmarks.cubes:cut``.
+        arguments: plain values.
+        limit_bytes: so much memory for data may the process take beyond what it has when it begins; mapped files do
+            not count (RLIMIT_DATA).
+        timeout_s: the process is ended then.
+        environment: of the process; that of this one, if not told.
+
+    Raises:
+        FreshProcessError: it raised an error or was killed.
+        subprocess.TimeoutExpired: it took too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="zssmnet-bench-") as folder:
+        answer, said = Path(folder) / "answer.json", Path(folder) / "said"
+        command = [sys.executable, "-m", "benchmarks.fresh", function, json.dumps(arguments), str(answer)]
+        if limit_bytes is not None:
+            command.append(str(limit_bytes))
+        with said.open("wb") as stream:
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        try:
+            with Sampler(lambda: [process.pid]) as sampler:
+                process.wait(timeout_s)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if process.returncode or not answer.exists():
+            lines = said.read_text(errors="replace").strip().splitlines() or ["without a word"]
+            raise FreshProcessError(f"{function} ended with status {process.returncode}: {lines[-1]}")
+        told = json.loads(answer.read_text())
+    peak = {kind: max(bytes_, told["end"].get(kind, 0)) for kind, bytes_ in sampler.peak().items()}
+    return Watched(told["result"], told["seconds"], told["base"], peak | {"together": told["end"].get("together", 0)})
+
+
+def memory(process: int | str = "self") -> dict[str, int]:
+    """Bytes of a process's memory by kind, and its largest sum so far; empty if it has ended or this is no Linux."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    told = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+    names = _KINDS | {"together": "VmHWM", "data": "VmData"}
+    return {kind: 1024 * int(told[name][0]) for kind, name in names.items() if name in told}
+
+
+def family(process: int) -> list[int]:
+    """A process and all that it started, as far down as they go."""
+    try:
+        tasks = list(Path(f"/proc/{process}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    return [process, *(one for child in children for one in family(child))]
+
+
+def _limit(more_bytes: int) -> None:
+    """RLIMIT_DATA counts what is private and can be written, not what is mapped from files to be read."""
+    import resource
+
+    limit = memory().get("data", 0) + more_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _forget_the_peak() -> None:
+    """Let the system count the largest memory from now on."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def main(function: str, arguments: str, answer: str, limit_bytes: str | None = None) -> None:
+    """As the fresh process: call the function, and write down what came of it."""
+    module, _, name = function.partition(":")
+    work = getattr(importlib.import_module(module), name)
+    _forget_the_peak()
+    base = memory()
+    if limit_bytes is not None:
+        _limit(int(limit_bytes))
+    start = time.perf_counter()
+    result = work(**json.loads(arguments))
+    told = {"result": result, "seconds": time.perf_counter() - start, "base": base, "end": memory()}
+    Path(answer).write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
