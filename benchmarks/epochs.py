@@ -4,14 +4,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from zssmnet.config import CorruptionConfig, NetworkConfig, PretrainConfig, ShufflingConfig, TrainingConfig
 from zssmnet.storage import LocalStorage
 from zssmnet.training.acceleration import choose_device
-from zssmnet.training.checkpoint import TrainingState
 from zssmnet.training.data import open_training_data
-from zssmnet.training.fit import fit
 from zssmnet.training.followers import team_for
 from zssmnet.training.learner import Learner, initial_state
 from zssmnet.training.team import Job
@@ -50,28 +49,22 @@ def one_epoch(cubes: str, **choices: Any) -> dict[str, Any]:
 
 def plain_epoch(cubes: str, **choices: Any) -> dict[str, Any]:
     """As one would write it first: all cubes are loaded before training begins."""
-    loaded = [torch.from_numpy(_loaded(file)) for file in sorted(Path(cubes).glob("*.npy"))]
+    loaded = [np.load(file) for file in sorted(Path(cubes).glob("*.npy"))]
     return one_epoch(cubes, **choices) | {"bytes": sum(one.nbytes for one in loaded)}
 
 
-def _loaded(file: Path) -> Any:
-    import numpy as np
-
-    return np.load(file)
-
-
-def together(cubes: str, workplace: str, **choices: Any) -> dict[str, Any]:
+def together(cubes: str, **choices: Any) -> dict[str, Any]:
     """Epochs of as many processes as the recipe says; the seconds of each."""
     config = configuration(**choices)
     training, validation = open_training_data(LocalStorage(Path(cubes)), config.training.batch_size)
     device = choose_device(config.training.device)
-    ends: list[float] = []
-
-    def note(state: TrainingState) -> None:
-        ends.append(time.perf_counter())
-
+    seconds, losses = [], []
     with team_for(Job(cubes=str(Path(cubes).absolute()), config=config), device) as team:
-        ends.append(time.perf_counter())
-        state = fit(training, validation, config, LocalStorage(Path(workplace)), on_epoch=note, team=team)
-    seconds = [b - a for a, b in zip(ends, ends[1:], strict=False)]
-    return {"epochs_s": seconds, "processes": team.size, "losses": [one.train_loss for one in state.progress.history]}
+        learner = Learner(initial_state(config, device), training, validation, config, team)
+        for _ in range(config.training.epochs):
+            start = time.perf_counter()
+            team.call(another_epoch=True)
+            losses.append(learner.epoch().train_loss)
+            seconds.append(time.perf_counter() - start)
+        team.call(another_epoch=False)
+    return {"epochs_s": seconds, "processes": team.size, "losses": losses}

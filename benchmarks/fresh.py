@@ -2,11 +2,13 @@
 
     python -m benchmarks.fresh benchmarks.cubes:cut '{"cases": 20}' result.json
 
-is how such a process is started: the function takes the values as its arguments and returns plain values. Memory is
-known on Linux only; elsewhere it is told as 0.
+is how such a process is started: the function takes the values as its arguments and returns plain values, or yields
+them, each more complete than the one before, so that not all is lost if it does not come to its end. Memory is known on
+Linux only; elsewhere it is told as 0.
 """
 
 import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -36,12 +38,14 @@ class Watched:
         base: bytes of memory by kind when the function was called: `anonymous` (what no file backs, so that only the
             process can give it back) and `mapped` (pages of files, which the system takes back as it likes).
         peak: the largest that was seen by kind; `together` is the system's own count of the largest sum.
+        trouble: why the process did not come to its end, if so; the result is the last one before.
     """
 
     result: Any
     seconds: float
     base: dict[str, int]
     peak: dict[str, int]
+    trouble: str = ""
 
     @property
     def grown(self) -> int:
@@ -56,6 +60,7 @@ class Watched:
             "base_bytes": self.base,
             "peak_bytes": self.peak,
             "anonymous_grown_bytes": self.grown,
+            "trouble": self.trouble,
         }
 
 
@@ -98,7 +103,6 @@ def in_fresh_process(
     arguments: Mapping[str, Any],
     limit_bytes: int | None = None,
     timeout_s: float | None = None,
-    environment: Mapping[str, str] | None = None,
 ) -> Watched:
     """Call a function in a fresh process.
 
@@ -108,11 +112,9 @@ def in_fresh_process(
         limit_bytes: so much memory for data may the process take beyond what it has when it begins; mapped files do
             not count (RLIMIT_DATA).
         timeout_s: the process is ended then.
-        environment: of the process; that of this one, if not told.
 
     Raises:
-        FreshProcessError: it raised an error or was killed.
-        subprocess.TimeoutExpired: it took too long.
+        FreshProcessError: it raised an error, was killed or took too long, before there was any result.
     """
     with tempfile.TemporaryDirectory(prefix="zssmnet-bench-") as folder:
         answer, said = Path(folder) / "answer.json", Path(folder) / "said"
@@ -120,20 +122,31 @@ def in_fresh_process(
         if limit_bytes is not None:
             command.append(str(limit_bytes))
         with said.open("wb") as stream:
-            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
-        try:
-            with Sampler(lambda: [process.pid]) as sampler:
-                process.wait(timeout_s)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if process.returncode or not answer.exists():
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        with Sampler(lambda: [process.pid]) as sampler:
+            trouble = _wait(process, timeout_s)
+        if trouble or not answer.exists():
             lines = said.read_text(errors="replace").strip().splitlines() or ["without a word"]
-            raise FreshProcessError(f"{function} ended with status {process.returncode}: {lines[-1]}")
+            trouble = f"{function} {trouble or 'ended'}: {lines[-1]}"
+        if not answer.exists():
+            raise FreshProcessError(trouble)
         told = json.loads(answer.read_text())
     peak = {kind: max(bytes_, told["end"].get(kind, 0)) for kind, bytes_ in sampler.peak().items()}
-    return Watched(told["result"], told["seconds"], told["base"], peak | {"together": told["end"].get("together", 0)})
+    peak["together"] = told["end"].get("together", 0)
+    return Watched(told["result"], told["seconds"], told["base"], peak, trouble)
+
+
+def _wait(process: "subprocess.Popen[bytes]", timeout_s: float | None) -> str:
+    """Wait for a process; what was wrong with its end, if anything."""
+    try:
+        status = process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return f"was ended after {timeout_s:.0f} s"
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return f"ended with status {status}" if status else ""
 
 
 def memory(process: int | str = "self") -> dict[str, int]:
@@ -182,9 +195,11 @@ def main(function: str, arguments: str, answer: str, limit_bytes: str | None = N
     if limit_bytes is not None:
         _limit(int(limit_bytes))
     start = time.perf_counter()
-    result = work(**json.loads(arguments))
-    told = {"result": result, "seconds": time.perf_counter() - start, "base": base, "end": memory()}
-    Path(answer).write_text(json.dumps(told), encoding="utf-8")
+    found = work(**json.loads(arguments))
+    for result in found if inspect.isgenerator(found) else [found]:
+        told = {"result": result, "seconds": time.perf_counter() - start, "base": base, "end": memory()}
+        Path(f"{answer}.partial").write_text(json.dumps(told), encoding="utf-8")
+        Path(f"{answer}.partial").replace(answer)
 
 
 if __name__ == "__main__":

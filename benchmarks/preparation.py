@@ -6,13 +6,13 @@ On synthetic examinations, one thread. The best of some repetitions counts; both
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from benchmarks.results import Results
 from benchmarks.timing import best_seconds
 from zssmnet.archive import take_inventory
 from zssmnet.config import PreparationConfig
@@ -92,16 +92,16 @@ def main() -> None:
     options = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
-    figures = {}
+    results = Results("preparation", {"repeat": options.repeat, "threads": 1}, options.json)
+    rows = []
     for name, grid in GRIDS.items():
-        figures[name] = found = measure(grid, options.repeat)
-        ratio = found["plain_ms"] / found["ours_ms"]
-        print(f"{name}: {found['plain_ms']:.0f} ms plainly, {found['ours_ms']:.0f} ms here: {ratio:.1f} times as fast")
-        print(
-            f"  largest difference {found['difference']:.1e} of the value range; reading {found['reading_ms']:.0f} ms"
-        )
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        found = measure(grid, options.repeat)
+        results.add(name, found)
+        times = (f"{found[f'{way}_ms']:.0f} ms" for way in ("plain", "ours"))
+        ratio = f"{found['plain_ms'] / found['ours_ms']:.1f} x"
+        rows.append((name, *times, ratio, f"{found['difference']:.1e}", f"{found['reading_ms']:.0f} ms"))
+    head = ("preparing a case", "plainly", "here", "ratio", "largest difference, of the range", "reading, apart")
+    results.table("Preparation", head, rows)
 
 
 if __name__ == "__main__":

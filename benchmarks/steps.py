@@ -1,5 +1,6 @@
 """A training step in many variants: the plain one, each acceleration alone, and all together."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Iterator
@@ -79,6 +80,12 @@ class Sizes:
         """In plain values."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> "Sizes":
+        """From what `told` told, or from JSON of it."""
+        tuples = {name: tuple(told[name]) for name in ("channels", "size")}
+        return cls(**(told | tuples))
+
 
 class Step:
     """Runs training steps of a variant on random cubes.
@@ -92,15 +99,15 @@ class Step:
     def __init__(self, variant: Variant, sizes: Sizes, corruption: CorruptionConfig | None = None) -> None:
         self.variant, self.sizes = variant, sizes
         self.device = torch.device(sizes.device)
-        self._corruption = corruption or CorruptionConfig()
+        self.corruption = corruption or CorruptionConfig()
         self._generator = torch.Generator().manual_seed(0)
-        recipe = TrainingConfig(precision=variant.precision, compile=variant.compile, batch_size=sizes.batch)
+        self.recipe = TrainingConfig(precision=variant.precision, compile=variant.compile, batch_size=sizes.batch)
         torch.default_generator.manual_seed(0)
         self.model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, sizes.channels)
         layout = LAYOUT if variant.channels_last else torch.contiguous_format
         self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        self.network = accelerated(self.model, self.device, recipe)
-        self._optimizer = self._make_optimizer(recipe)
+        self.network = accelerated(self.model, self.device, self.recipe)
+        self._optimizer = self._make_optimizer()
         self._cubes = draw_cubes(min(POOL, 2 * sizes.batch), sizes.size)
         self._resident = torch.from_numpy(self._cubes).to(self.device) if variant.resident else None
         self._steps = 0
@@ -121,8 +128,8 @@ class Step:
     def loss(self, batch: Tensor, keys: Tensor) -> Tensor:
         """The loss of a batch of cubes on the device."""
         if self.variant.channels_last:
-            return restoration_loss(self.network, batch, keys, self._corruption)
-        return plain_loss(self.network, batch, keys, self._corruption)
+            return restoration_loss(self.network, batch, keys, self.corruption)
+        return plain_loss(self.network, batch, keys, self.corruption)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """A batch on the device and its keys."""
@@ -135,10 +142,10 @@ class Step:
         gathered: npt.NDArray[np.float16] = self._cubes[numbers.numpy()]
         return torch.from_numpy(gathered).to(self.device)
 
-    def _make_optimizer(self, recipe: TrainingConfig) -> torch.optim.SGD:
+    def _make_optimizer(self) -> torch.optim.SGD:
         if self.variant.fused:
-            return make_optimizer(self.model, self.device, recipe)
-        return torch.optim.SGD(self.model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
+            return make_optimizer(self.model, self.device, self.recipe)
+        return torch.optim.SGD(self.model.parameters(), lr=self.recipe.learning_rate, momentum=self.recipe.momentum)
 
 
 def plain_loss(network: nn.Module, batch: Tensor, keys: Tensor, corruption: CorruptionConfig) -> Tensor:
@@ -201,7 +208,7 @@ def _timed_row(step: Step, count: int) -> tuple[list[float], float]:
         for _ in range(count):
             step()
             ends.append(time.perf_counter())
-        return [1e3 * (b - a) for a, b in zip(ends, ends[1:], strict=False)], ends[-1] - ends[0]
+        return [1e3 * (b - a) for a, b in itertools.pairwise(ends)], ends[-1] - ends[0]
     events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
     start = time.perf_counter()
     events[0].record()
@@ -210,4 +217,4 @@ def _timed_row(step: Step, count: int) -> tuple[list[float], float]:
         event.record()
     torch.cuda.synchronize()
     whole_s = time.perf_counter() - start
-    return [a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False)], whole_s
+    return [a.elapsed_time(b) for a, b in itertools.pairwise(events)], whole_s
