@@ -53,7 +53,7 @@ def write_prepared(folder: Path, count: int, matrix: tuple[int, int, int]) -> No
 def cut(prepared: str, output: str) -> dict[str, float]:
     """As here: each cube is written when it is cut. Seconds, and those in which files were read."""
     reading = _Timed(read_image)
-    zssmnet.cubes.read_image = reading  # type: ignore[assignment]
+    vars(zssmnet.cubes)["read_image"] = reading
     start = time.perf_counter()
     generate_cubes(SUBSET, LocalStorage(prepared), LocalStorage(output), CubesConfig())
     return {"seconds": time.perf_counter() - start, "reading_s": reading.seconds, "bytes": _size(Path(output))}
@@ -132,7 +132,7 @@ def main() -> None:
 
 def _rows(cases: list[int], few: dict[str, Any], many: dict[str, Any]) -> list[tuple[str, ...]]:
     plain, here = many["plainly"], many["here"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for count, found in zip(cases, (few, many), strict=True):
         grown = [found[way]["anonymous_grown_bytes"] / MB for way in ("plainly", "here")]
         ratio = f"{grown[0] / grown[1]:.1f} x" if grown[1] else ""

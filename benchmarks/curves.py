@@ -81,7 +81,7 @@ def rows(curves: dict[str, list[float]], compared: dict[str, Any]) -> list[tuple
     """A table of what `compare` has found."""
     differences = compared["largest_difference"]
     by_chance = next(iter(differences.values()))
-    found = []
+    found: list[tuple[str, ...]] = []
     for name, curve in curves.items():
         last = float(moving_mean(curve, compared["window"])[-1])
         cells = ("", "")

@@ -89,7 +89,8 @@ class Sampler:
 
     def peak(self) -> dict[str, int]:
         """The largest that was seen, by kind."""
-        return {kind: max((one[place] for one in self.seen), default=0) for place, kind in enumerate(_KINDS, 1)}
+        anonymous, mapped = (max((one[place] for one in self.seen), default=0) for place in (1, 2))
+        return {"anonymous": int(anonymous), "mapped": int(mapped)}
 
     def _look(self) -> None:
         while not self._done.wait(self.period_s):

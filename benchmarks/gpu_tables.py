@@ -1,5 +1,6 @@
 """What is shown of the figures of `benchmarks.gpu`: each function gives a table's title, head and rows."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.fresh import Watched
@@ -14,7 +15,7 @@ _STEP_HEAD = ("variant", "step", "cubes/s", "to plain", "memory", "of the bfloat
 
 def corruption(found: Found, sizes: Sizes) -> Table:
     """Milliseconds of a batch by step, and the plain loop on one core."""
-    rows = [(name, f"{value:.2f} ms") for name, value in found["ms"].items()]
+    rows: list[tuple[str, ...]] = [(name, f"{value:.2f} ms") for name, value in found["ms"].items()]
     rows.append(("cubes a second", f"{found['cubes_per_second']:.0f}"))
     core = found["one_core"]
     rows.append(("shuffling a channel on one core, in a loop", f"{core['loop_ms']:.1f} ms"))
@@ -24,7 +25,7 @@ def corruption(found: Found, sizes: Sizes) -> Table:
 
 def waits(found: Found) -> Table:
     """Whether the host ever waited."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, one in found.items():
         watched = "" if one.get("watched_by") != "nobody (CPU)" else ", but nobody watched: a CPU"
         outcome = f"waits: {one['error']}" if one["error"] else f"never waits{watched}"
@@ -38,9 +39,9 @@ def steps(found: Found, sizes: Sizes, card: str) -> Table:
     return _step_title(sizes, card), _STEP_HEAD, rows
 
 
-def compiled(found: Found, eager: Found, sizes: Sizes, card: str) -> Table:
+def compiled(found: Mapping[Any, Found], eager: Found, sizes: Sizes, card: str) -> Table:
     """The step, compiled; the time of the first step, which compiles, stands with the name."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for mode, one in found.items():
         name = f"all together, {mode}"
         if "error" not in one:
@@ -61,7 +62,9 @@ def share_of_corruption(found: Found) -> str:
 def profile(found: Found) -> Table:
     """Shares by kind of operation."""
     whole = found["network_ms"] + found["corruption_ms"]
-    rows = [("corruption", f"{found['corruption_ms']:.2f} ms", f"{found['corruption_ms'] / whole:.1%}")]
+    rows: list[tuple[str, ...]] = [
+        ("corruption", f"{found['corruption_ms']:.2f} ms", f"{found['corruption_ms'] / whole:.1%}")
+    ]
     for kind, value in sorted(found["by_kind_ms"].items(), key=lambda item: -item[1]):
         rows.append((kind, f"{value:.2f} ms", f"{value / whole:.1%}"))
     return "Where a step with all together spends its time, by the profiler", ("what", "time", "share"), rows
@@ -81,7 +84,7 @@ def bandwidth(found: Found) -> str:
 
 def largest(found: Found) -> Table:
     """The largest batches."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in ("float32", "bfloat16"):
         if name in found:
             least = found[name] * 2 > found["tried_at_most"]
@@ -92,7 +95,7 @@ def largest(found: Found) -> Table:
 def epochs(watched: dict[str, Watched], set_bytes: int) -> Table:
     """Epochs end to end."""
     names = {"device": "cubes on the device", "host": "streamed from disk (files just written)"}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for where, one in watched.items():
         result = one.result
         cubes = result["training_cubes"] + result["validation_cubes"]
@@ -114,7 +117,7 @@ def epochs(watched: dict[str, Watched], set_bytes: int) -> Table:
     return title, ("cubes", "loading", "epoch", "cubes/s", "host memory taken", "GPU memory"), rows
 
 
-def processes(found: Found, steps: int) -> Table:
+def processes(found: Mapping[int, Found], steps: int) -> Table:
     """One process and two."""
     alone, both = (min(found[number]["epochs_s"]) for number in (1, 2))
     row = (f"an epoch of {steps} steps and its validation", f"{alone:.1f} s", f"{both:.1f} s", f"{alone / both:.2f} x")

@@ -1,13 +1,13 @@
 """Where a step's time goes: convolutions, norms and activations, copies into another layout, the rest."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -73,7 +73,7 @@ def where_time_goes(sizes: Sizes, steps: int = 3) -> dict[str, Any]:
         optimizer = make_optimizer(step.model, step.device, step.recipe)
         network_ms, waits = _profiled(lambda: _network_step(step, pair, optimizer), steps, step.device)
         feature_bytes = _normed_bytes(step, pair[0])
-    by_kind = Counter[str]()
+    by_kind: dict[str, float] = defaultdict(float)
     for name, milliseconds in network_ms.items():
         by_kind[_kind(name)] += milliseconds
     norms_s = by_kind["norms and activations"] / 1e3
@@ -130,7 +130,8 @@ def _profiled(work: Callable[[], object], steps: int, device: torch.device) -> t
         for _ in range(steps):
             work()
         settle(device)
-    found, waits = Counter[str](), Counter[str]()
+    found: dict[str, float] = defaultdict(float)
+    waits = Counter[str]()
     for event in profiler.key_averages():
         if event.key in WAITS:
             waits[event.key] += event.count

@@ -108,7 +108,8 @@ def main() -> None:
 
 
 def _rows(found: dict[str, Any], cases: int) -> list[tuple[str, ...]]:
-    plain, rows = found["loop"]["result"], []
+    plain = found["loop"]["result"]
+    rows: list[tuple[str, ...]] = []
     for kind, name in (("seconds", "first run"), ("processor_s", "first run, processor seconds")):
         over = 1e3 * (found["first"][kind] - plain[kind]) / cases
         rows.append((name, f"{plain[kind]:.1f} s", f"{found['first'][kind]:.1f} s", f"{over:.1f} ms"))

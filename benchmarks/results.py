@@ -161,5 +161,5 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     if torch.version.cuda:
-        found |= {"CUDA": torch.version.cuda, "cuDNN": str(torch.backends.cudnn.version())}
+        found |= {"CUDA": torch.version.cuda, "cuDNN": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
     return found

@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for way, one in found.items():
         if "error" in one:
             rows.append((way, f"fails: {_short(one['error'])}", "", ""))
