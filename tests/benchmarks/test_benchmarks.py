@@ -43,7 +43,7 @@ def run(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
 
 
 def test_preparation_and_corruption(tmp_path: Path) -> None:
-    prepared = run(tmp_path, "preparation", "--repeat", "1")
+    prepared = run(tmp_path, "preparation", "--tiny", "--repeat", "1")
     assert all(found["difference"] < 1e-6 for found in prepared["figures"].values())
     corrupted = run(tmp_path, "corruption", "--batch", "1", "--repeat", "1")
     assert {"shuffling_one_core", "cpu"} <= corrupted["figures"].keys()
@@ -81,19 +81,27 @@ def test_orchestration(tmp_path: Path) -> None:
 
 
 def test_gpu_on_the_cpu(tmp_path: Path) -> None:
-    """Every part of `make bench-gpu`, so that it works the first time where there is a GPU."""
+    """The parts of `make bench-gpu`, so that it works the first time where there is a GPU."""
     picture = tmp_path / "curves.png"
-    tiny = ("--tiny", "--device", "cpu", "--curve-steps", "3", "--modes", "cudagraphs", "--budget", "500")
-    told = run(tmp_path, "gpu", *tiny, "--folder", str(tmp_path), "--png", str(picture))
+    tiny = ("--tiny", "--device", "cpu", "--curve-steps", "3", "--budget", "500")
+    told = run(tmp_path, "gpu", *tiny, "--modes", "--folder", str(tmp_path), "--png", str(picture))
     figures = told["figures"]
     assert {"corruption", "waits", "steps", "profile", "largest_batch", "epoch_device", "epoch_host"} <= figures.keys()
-    assert {"curves", "processes_1", "processes_2", "compiled_cudagraphs", "compiled_curve"} <= figures.keys()
+    assert {"curves", "curves_compared", "processes_1", "processes_2"} <= figures.keys()
     assert not [note for note in told["notes"] if note.startswith(("Failed", "Not complete", "Left out"))]
     assert all("median_ms" in step for step in figures["steps"]["result"].values())
     assert figures["processes_2"]["result"]["processes"] == 2
-    assert figures["curves_compared"]["curves"].keys() >= {"float32", "bfloat16", "bfloat16, cudagraphs"}
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.long
+def test_gpu_parts_that_compile_on_the_cpu(tmp_path: Path) -> None:
+    options = ("--tiny", "--device", "cpu", "--curve-steps", "3", "--modes", "cudagraphs", "--budget", "500")
+    told = run(tmp_path, "gpu", *options, "--parts", "curves", "compiled", "compiled_curve")
+    assert "median_ms" in told["figures"]["compiled_cudagraphs"]["result"]
+    curves = told["figures"]["curves_compared"]["curves"]
+    assert curves.keys() == {"float32", "float32, another seed", "bfloat16", "bfloat16, cudagraphs"}
 
 
 def test_gpu_leaves_out_what_the_time_does_not_allow(tmp_path: Path) -> None:
