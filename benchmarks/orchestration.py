@@ -64,7 +64,7 @@ def command(folder: Path, images: Path, masks: Path) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "processor_s": _children_s() - before,
-        "said": next((line for line in lines if " cases prepared, " in line), ""),
+        "said": next((line for line in reversed(lines) if " cases prepared, " in line), ""),
         "anonymous_bytes": anonymous,
         "middle_bytes": _largest(anonymous, 1),
         "end_bytes": _largest(anonymous, 2),
