@@ -8,7 +8,7 @@ RESULTS := benchmarks/results
 AUDIT := .audit
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo service service-stop deploy test format lint types tests reliability reliability-page bench fix lock audit clean
+.PHONY: help setup demo service service-stop deploy test format lint types tests reliability reliability-page bench bench-gpu bench-page fix lock audit clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,10 +60,21 @@ reliability: setup  ## the long tests of what may go wrong (an hour or more); re
 reliability-page:  ## put these reports into docs/reliability.md
 	$(BIN)/python -m tests.reliability.ledger docs/reliability.md $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
-bench: setup  ## timings against the plain way; figures also in benchmarks/results
+bench: setup  ## timings against the plain way, half an hour or so; figures also in benchmarks/results
 	@mkdir -p $(RESULTS)
 	$(BIN)/python -m benchmarks.preparation --json $(RESULTS)/preparation.json
+	$(BIN)/python -m benchmarks.cubes --json $(RESULTS)/cubes.json
 	$(BIN)/python -m benchmarks.corruption --json $(RESULTS)/corruption.json
+	$(BIN)/python -m benchmarks.training --json $(RESULTS)/training.json
+	$(BIN)/python -m benchmarks.loss_curves --json $(RESULTS)/loss_curves.json --png $(RESULTS)/loss_curves.png
+	$(BIN)/python -m benchmarks.orchestration --json $(RESULTS)/orchestration.json
+
+bench-gpu: setup  ## everything about the GPU, within ten minutes; figures also in benchmarks/results
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m benchmarks.gpu --json $(RESULTS)/gpu.json --png $(RESULTS)/gpu_loss_curves.png
+
+bench-page: setup  ## put these figures into docs/performance.md
+	$(BIN)/python -m benchmarks.report docs/performance.md $(wildcard $(RESULTS)/*.json)
 
 fix: setup  ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .

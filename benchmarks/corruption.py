@@ -6,8 +6,6 @@ On the CPU everything runs on one core; with a GPU the same is timed there too. 
 """
 
 import argparse
-import json
-import platform
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.results import Results
 from benchmarks.timing import best_seconds
 from zssmnet.config import CorruptionConfig, ShufflingConfig
 from zssmnet.corruption import corrupt, sample_keys
@@ -56,19 +55,21 @@ def time_shuffling(batch: int, repeat: int) -> dict[str, float]:
 def time_steps(batch: int, repeat: int, device: str) -> dict[str, float]:
     """Milliseconds a batch for each step and for the whole."""
     config = CorruptionConfig()
-    keys = sample_keys(batch, torch.Generator().manual_seed(0)).to(device)
+    drawn = sample_keys(batch, torch.Generator().manual_seed(0))  # on the CPU, as training has them
+    keys, where = drawn.to(device), torch.device(device)
     stored = torch.rand(batch, *SHAPE_CXYZ).half().to(device)
     cubes = stored.float()
 
     def shuffle() -> None:
-        apply_shuffling(cubes, sample_shuffling(keys, SHAPE_CXYZ, config.shuffling, from_first_channel=True))
+        shuffling = sample_shuffling(drawn, SHAPE_CXYZ, config.shuffling, from_first_channel=True, device=where)
+        apply_shuffling(cubes, shuffling)
 
     steps: dict[str, Callable[[], object]] = {
         "flip": lambda: apply_flip(stored, sample_flip(keys, config.flip)),
         "shuffling": shuffle,
         "intensity": lambda: apply_intensity(cubes[:, :3], sample_intensity(keys, config.intensity), 1000),
         "painting": lambda: apply_painting(cubes, sample_painting(keys, SHAPE_CXYZ, config.painting)),
-        "whole": lambda: corrupt(stored, keys, config),
+        "whole": lambda: corrupt(stored, drawn, config),
     }
     settle = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     return {name: 1e3 * best_seconds(step, repeat, settle) for name, step in steps.items()}
@@ -83,23 +84,21 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    figures: dict[str, object] = {"torch": torch.__version__, "processor": platform.processor() or platform.machine()}
+    results = Results("corruption", {"batch": options.batch, "repeat": options.repeat}, options.json)
     shuffling = time_shuffling(options.batch, options.repeat)
-    figures["shuffling_one_core"] = shuffling
-    print("Shuffling one channel, 10,000 windows, on one core:")
-    print(f"  loop {shuffling['loop_ms']:.1f} ms, all windows together {shuffling['together_ms']:.2f} ms: ", end="")
-    print(f"{shuffling['ratio']:.0f} times as fast")
+    results.add("shuffling_one_core", shuffling)
+    loop, together = (f"{shuffling[f'{way}_ms']:.2f} ms" for way in ("loop", "together"))
+    head = ("on one core", "in a loop", "all windows together", "ratio")
+    results.table("Shuffling", head, [("a channel in 10,000 windows", loop, together, f"{shuffling['ratio']:.0f} x")])
 
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         milliseconds = time_steps(options.batch, options.repeat, device)
         cubes_per_second = 1e3 * options.batch / milliseconds["whole"]
         name = torch.cuda.get_device_name() if device == "cuda" else "one core"
-        figures[device] = {"device": name, "ms": milliseconds, "cubes_per_second": cubes_per_second}
-        print(f"A batch of {options.batch} cubes on {name}: {cubes_per_second:.0f} cubes/s")
-        for step, value in milliseconds.items():
-            print(f"  {step:10s} {value:8.1f} ms")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        results.add(device, {"device": name, "ms": milliseconds, "cubes_per_second": cubes_per_second})
+        rows = [(step, f"{value:.1f} ms") for step, value in milliseconds.items()]
+        title = f"A batch of {options.batch} cubes on {name}: {cubes_per_second:.0f} cubes/s"
+        results.table(title, ("step", "time"), rows)
 
 
 if __name__ == "__main__":

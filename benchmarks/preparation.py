@@ -6,13 +6,13 @@ On synthetic examinations, one thread. The best of some repetitions counts; both
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from benchmarks.results import Results
 from benchmarks.timing import best_seconds
 from zssmnet.archive import take_inventory
 from zssmnet.config import PreparationConfig
@@ -28,6 +28,11 @@ GRIDS = {
     "grid unchanged (384 x 384 x 19 at 0.5 x 0.5 x 3.0 mm)": GridSpec.centred((384, 384, 19), (0.5, 0.5, 3.0), CENTRE),
     "grid changed (640 x 640 x 23 at 0.3 x 0.3 x 3.6 mm)": GridSpec.centred((640, 640, 23), (0.3, 0.3, 3.6), CENTRE),
 }
+SMALL_GRIDS = {
+    "grid unchanged (96 x 96 x 16 at 0.5 x 0.5 x 3.0 mm)": GridSpec.centred((96, 96, 16), (0.5, 0.5, 3.0), CENTRE),
+    "grid changed (96 x 96 x 16 at 0.6 x 0.6 x 3.3 mm)": GridSpec.centred((96, 96, 16), (0.6, 0.6, 3.3), CENTRE),
+}
+"""For a quick try."""
 CONFIG = PreparationConfig()
 
 
@@ -88,20 +93,21 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3, help="repetitions, of which the best counts (default: 3)")
+    parser.add_argument("--tiny", action="store_true", help="small images, for a quick try")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
-    figures = {}
-    for name, grid in GRIDS.items():
-        figures[name] = found = measure(grid, options.repeat)
-        ratio = found["plain_ms"] / found["ours_ms"]
-        print(f"{name}: {found['plain_ms']:.0f} ms plainly, {found['ours_ms']:.0f} ms here: {ratio:.1f} times as fast")
-        print(
-            f"  largest difference {found['difference']:.1e} of the value range; reading {found['reading_ms']:.0f} ms"
-        )
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    results = Results("preparation", {"repeat": options.repeat, "threads": 1}, options.json)
+    rows = []
+    for name, grid in (SMALL_GRIDS if options.tiny else GRIDS).items():
+        found = measure(grid, options.repeat)
+        results.add(name, found)
+        times = (f"{found[f'{way}_ms']:.0f} ms" for way in ("plain", "ours"))
+        ratio = f"{found['plain_ms'] / found['ours_ms']:.1f} x"
+        rows.append((name, *times, ratio, f"{found['difference']:.1e}", f"{found['reading_ms']:.0f} ms"))
+    head = ("preparing a case", "plainly", "here", "ratio", "largest difference, of the range", "reading, apart")
+    results.table("Preparation", head, rows)
 
 
 if __name__ == "__main__":

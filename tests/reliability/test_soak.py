@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
+from benchmarks.many_cases import write_many_cases
 from tests.deployments.stack_fixture import temporary_stack
 from tests.integration.service import Service, connected
 from tests.reliability.ledger import Ledger
-from tests.reliability.many_cases import write_many_cases
 from tests.reliability.watching import Watch, family, thirds, told
 from zssmnet.archive import Case, take_inventory
 from zssmnet.config import PreparationConfig

@@ -1,0 +1,158 @@
+"""The benchmarks run, with their smallest sizes; nothing is asked about times."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report
+from benchmarks.fresh import FreshProcessError, in_fresh_process
+from benchmarks.kernels import forward_gflop, peak_tflops
+from benchmarks.random_cubes import write_set
+from benchmarks.results import Results
+from benchmarks.steps import Sizes
+from zssmnet.storage import LocalStorage
+from zssmnet.training.data import open_training_data
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
+    """The JSON of a benchmark, run as `make` runs it."""
+    file = folder / f"{name}.json"
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *arguments, "--json", str(file)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(file.read_text())
+    assert told["benchmark"] == name
+    assert {"date", "commit", "processor", "cores", "gpus", "versions"} <= told["circumstances"].keys()
+    for table in told["tables"]:
+        assert table["title"] in done.stdout
+        assert {len(row) for row in table["rows"]} == {len(table["head"])}
+    return told
+
+
+def test_preparation_and_corruption(tmp_path: Path) -> None:
+    prepared = run(tmp_path, "preparation", "--tiny", "--repeat", "1")
+    assert all(found["difference"] < 1e-6 for found in prepared["figures"].values())
+    corrupted = run(tmp_path, "corruption", "--batch", "1", "--repeat", "1")
+    assert {"shuffling_one_core", "cpu"} <= corrupted["figures"].keys()
+
+
+def test_cubes(tmp_path: Path) -> None:
+    told = run(tmp_path, "cubes", "--tiny", "--cases", "1", "4")
+    for found in told["figures"]["by_cases"].values():
+        for way in ("here", "plainly"):
+            assert found[way]["result"].keys() == {"seconds", "reading_s", "bytes"}
+        assert found["plainly"]["result"]["bytes"] > 3 * found["here"]["result"]["bytes"]
+
+
+def test_training(tmp_path: Path) -> None:
+    options = ("--set-gib", "0.01", "--limit-gib", "0.5", "--batch", "4", "--steps", "1")
+    told = run(tmp_path, "training", "--tiny", *options)
+    assert told["figures"]["under_limit"]["here"]["result"]["training_cubes"] > 0
+    assert {"here", "plainly"} <= told["figures"]["step_on_cpu"].keys()
+
+
+def test_loss_curves(tmp_path: Path) -> None:
+    picture = tmp_path / "curves.png"
+    told = run(tmp_path, "loss_curves", "--steps", "3", "--batch", "2", "--png", str(picture))
+    assert [len(curve) for curve in told["figures"]["curves"].values()] == [3, 3, 3]
+    assert told["figures"]["compared"]["largest_difference"].keys() == {"float32, another seed", "bfloat16"}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.integration
+def test_orchestration(tmp_path: Path) -> None:
+    told = run(tmp_path, "orchestration", "--cases", "6")
+    runs = told["figures"]["runs"]
+    assert "6 cases prepared, 0 up to date" in runs["first"]["said"]
+    assert "0 cases prepared, 6 up to date" in runs["second"]["said"]
+
+
+def test_gpu_on_the_cpu(tmp_path: Path) -> None:
+    """The parts of `make bench-gpu`, so that it works the first time where there is a GPU."""
+    picture = tmp_path / "curves.png"
+    tiny = ("--tiny", "--device", "cpu", "--curve-steps", "3", "--budget", "500")
+    told = run(tmp_path, "gpu", *tiny, "--modes", "--folder", str(tmp_path), "--png", str(picture))
+    figures = told["figures"]
+    assert {"corruption", "waits", "steps", "profile", "largest_batch", "epoch_device", "epoch_host"} <= figures.keys()
+    assert {"curves", "curves_compared", "processes_1", "processes_2"} <= figures.keys()
+    assert not [note for note in told["notes"] if note.startswith(("Failed", "Not complete", "Left out"))]
+    assert all("median_ms" in step for step in figures["steps"]["result"].values())
+    assert figures["processes_2"]["result"]["processes"] == 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.long
+def test_gpu_parts_that_compile_on_the_cpu(tmp_path: Path) -> None:
+    options = ("--tiny", "--device", "cpu", "--curve-steps", "3", "--modes", "cudagraphs", "--budget", "500")
+    told = run(tmp_path, "gpu", *options, "--parts", "curves", "compiled", "compiled_curve")
+    assert "median_ms" in told["figures"]["compiled_cudagraphs"]["result"]
+    curves = told["figures"]["curves_compared"]["curves"]
+    assert curves.keys() == {"float32", "float32, another seed", "bfloat16", "bfloat16, cudagraphs"}
+
+
+def test_gpu_leaves_out_what_the_time_does_not_allow(tmp_path: Path) -> None:
+    told = run(tmp_path, "gpu", "--tiny", "--device", "cpu", "--budget", "1")
+    assert {note.partition(";")[0] for note in told["notes"]} >= {"Left out: corruption", "Left out: epochs"}
+    assert told["figures"].keys() == {"seconds"}
+
+
+def test_a_fresh_process_tells_what_it_had_when_it_ended_early() -> None:
+    watched = in_fresh_process("tests.benchmarks.work:yields_then_fails", {"what": "something"})
+    assert watched.result == {"what": "something"}
+    assert "ValueError: no more" in watched.trouble
+    with pytest.raises(FreshProcessError, match="ValueError: nothing"):
+        in_fresh_process("tests.benchmarks.work:fails", {})
+    with pytest.raises(FreshProcessError, match="was ended after 1 s"):
+        in_fresh_process("tests.benchmarks.work:sleeps", {}, timeout_s=1)
+
+
+def test_memory_of_a_fresh_process_is_watched_and_limited() -> None:
+    taken = in_fresh_process("tests.benchmarks.work:takes", {"megabytes": 100})
+    assert 100 <= taken.grown / 2**20 < 110
+    with pytest.raises(FreshProcessError, match="MemoryError"):
+        in_fresh_process("tests.benchmarks.work:takes", {"megabytes": 100}, limit_bytes=50 * 2**20)
+
+
+def test_sets_of_cubes_are_as_training_takes_them(tmp_path: Path) -> None:
+    write_set(tmp_path, 12, 3, (32, 32, 8), kind="smooth", dtype="float64")
+    training, validation = open_training_data(LocalStorage(tmp_path), 4)
+    assert (len(training), len(validation), training.size, training.dtype) == (12, 3, (32, 32, 8), "float64")
+    assert training.first_not_finite() is None
+
+
+def test_figures_of_the_network_and_of_cards() -> None:
+    real = Sizes(24, (32, 48, 64, 80, 96), (64, 64, 16), "cpu", 1)
+    assert forward_gflop(real) == pytest.approx(46.4, abs=0.05)
+    assert peak_tflops("NVIDIA H100 80GB HBM3") == 989
+    assert peak_tflops("NVIDIA H100 PCIe") == 756
+    assert peak_tflops("NVIDIA H100 NVL") is None
+    assert peak_tflops("a card of tomorrow") is None
+
+
+def test_the_page_shows_tables_and_notes(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    results = Results("cubes", {"cases": [20, 80]}, tmp_path / "cubes.json")
+    results.table("Cubes", ("what", "ratio"), [("a | b", "2 x")])
+    results.note("Left out: nothing.")
+    report.put_into_page(report.as_markdown([tmp_path / "cubes.json"]), page)
+    text = page.read_text()
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    for shown in ("**Cubes**", "| a \\| b | 2 x |", "- Left out: nothing.", "cases 20 x 80"):
+        assert shown in text
