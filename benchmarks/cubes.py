@@ -65,7 +65,8 @@ def cut_plainly(prepared: str, output: str) -> dict[str, float]:
     reading = _Timed(read_image)
     start = time.perf_counter()
     for case_id in prepared_cases(data, SUBSET):
-        volumes = [array_of(reading(data.local(key))) for key in prepared_keys(case_id, SUBSET)]
+        images = [reading(data.local(key)) for key in prepared_keys(case_id, SUBSET)]  # kept: arrays are views of them
+        volumes = [array_of(image) for image in images]
         scaled = scaled_volume((volumes[0], volumes[1], volumes[2]), volumes[3])
         volume = padded(scaled, config.size).astype(np.float64)
         for begin in cube_starts(case_id, volume.shape[1:], config):
