@@ -60,7 +60,7 @@ reliability: setup  ## the long tests of what may go wrong (an hour or more); re
 reliability-page:  ## put these reports into docs/reliability.md
 	$(BIN)/python -m tests.reliability.ledger docs/reliability.md $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
-bench: setup  ## timings against the plain way, half an hour or so; figures also in benchmarks/results
+bench: setup  ## timings against the plain way, twenty minutes; figures also in benchmarks/results
 	@mkdir -p $(RESULTS)
 	$(BIN)/python -m benchmarks.preparation --json $(RESULTS)/preparation.json
 	$(BIN)/python -m benchmarks.cubes --json $(RESULTS)/cubes.json
