@@ -3,24 +3,16 @@
 The environment says so, and is read when a flow is defined. Without these variables Dask is not even imported.
 """
 
-import json
 import os
 from typing import Any, NoReturn
 
-from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from typing_extensions import override
 
+from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER, check_server_is_named, cluster_arguments
 from zssmnet.errors import ConfigError
 
 Runner = TaskRunner[Any]
-
-ADDRESS = "ZSSMNET_DASK_ADDRESS"
-"""The scheduler of a cluster that is there."""
-CLUSTER = "ZSSMNET_DASK_CLUSTER"
-"""The class of a cluster that is started for a flow, and ended with it."""
-ARGUMENTS = "ZSSMNET_DASK_CLUSTER_ARGUMENTS"
-"""What the cluster is started with, as a JSON object."""
 
 
 def chosen_runner() -> Runner:
@@ -70,33 +62,7 @@ def dask_cluster() -> Runner | None:
     except ImportError as error:
         named = f"{ADDRESS}={address}" if address else f"{CLUSTER}={cluster}"
         raise ConfigError(f"{named}: {error}; install it with 'pip install prefect-dask', or unset it") from error
-    return OnDask.at(address) if address else OnDask.started(str(cluster), _arguments())
-
-
-def check_server_is_named() -> None:
-    """See to it that there is a Prefect server that tasks on other machines can report to.
-
-    Raises:
-        ConfigError: Prefect is embedded in this process.
-    """
-    if not PREFECT_API_URL.value():
-        name = ADDRESS if os.environ.get(ADDRESS) else CLUSTER
-        raise ConfigError(
-            f"{name}={os.environ.get(name)}: tasks on Dask's workers report to a Prefect server, and none is named: "
-            f"set PREFECT_API_URL to one that all machines reach ('make service' starts one), or unset {name}"
-        )
-
-
-def _arguments() -> dict[str, Any]:
-    """The cluster's arguments. They may hold passwords, so that a message only says where the fault is."""
-    try:
-        arguments = json.loads(os.environ.get(ARGUMENTS) or "{}")
-    except ValueError as error:
-        raise ConfigError(f'{ARGUMENTS}: not JSON: {error}; write an object like {{"n_workers": 2}}') from error
-    if not isinstance(arguments, dict):
-        kind = type(arguments).__name__
-        raise ConfigError(f'{ARGUMENTS}: a {kind}, not an object; write one like {{"n_workers": 2}}')
-    return arguments
+    return OnDask.at(address) if address else OnDask.started(str(cluster), cluster_arguments())
 
 
 class _Refusing(ThreadPoolTaskRunner[Any]):

@@ -12,7 +12,7 @@ from prefect_dask.client import PrefectDaskClient
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 from typing_extensions import override
 
-from flows.concurrency import ADDRESS, ARGUMENTS, CLUSTER, check_server_is_named
+from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER, check_server_is_named
 from zssmnet.errors import ConfigError, ServiceError
 
 logging.getLogger("distributed.client").addFilter(lambda record: not record.exc_info)

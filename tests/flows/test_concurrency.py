@@ -11,7 +11,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.concurrency import ADDRESS, ARGUMENTS, CLUSTER, check_choice, chosen_runner
+from flows.concurrency import check_choice, chosen_runner
+from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER
 from flows.on_dask import OnDask
 from zssmnet.errors import ConfigError, ServiceError
 

@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun, Log
 from prefect.client.schemas.sorting import FlowRunSort, LogSort
 from prefect.futures import as_completed
 
-from flows.concurrency import ADDRESS, ARGUMENTS, CLUSTER
+from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER
 from flows.on_dask import OnDask
 from tests.flows.test_pipeline import artifacts_of
 from tests.integration.dask_cluster import Cluster, two_workers
