@@ -158,7 +158,7 @@ def test_the_models_record_and_the_lineage_of_its_data_show(done: PipelineSummar
     assert done.training.sha256 in record
     assert f"| cases | {done.preparation.prepared} |" in record
     assert re.search(r"\| explained variance \| -?[\d.]+% \|", record)
-    assert "| device | cpu |" in record
+    assert "| device | cpu, convolutions in float32 |" in record
     assert re.search(r"\| versions \| python 3\..*, torch .*, zssmnet .*, numpy .*, SimpleITK .* \|", record)
     lineage = str(shown["data-lineage"].data)
     for outcome in done.cubes.subsets:

@@ -84,6 +84,9 @@ class TestSources:
             ("merge", "sum", ["pretraining.network.merge"]),
             ("recipe", "reference", ["pretraining.corruption.recipe"]),
             ("device", "cpu", ["pretraining.training.device"]),
+            ("processes", 3, ["pretraining.training.processes"]),
+            ("precision", "bfloat16", ["pretraining.training.precision"]),
+            ("compile", "default", ["pretraining.training.compile"]),
             ("seed", 0, ["cubes.seed", "pretraining.training.seed"]),
         ],
     )
@@ -101,7 +104,7 @@ class TestSources:
         assert changed <= set(settings_named)
 
     def test_every_flag_is_tested_above(self) -> None:
-        assert len(FLAGS) == 11
+        assert len(FLAGS) == 14
 
     def test_flags_not_given_leave_the_file_alone(self, file: Path) -> None:
         assert settings(FULL, file, **dict.fromkeys(FLAGS)) == settings(FULL, file)

@@ -57,7 +57,8 @@ class Place:
         words += ["--zonal_mask_path", f"{self.folder}/archive/zonal_masks", "--config", str(self.settings)]
         return subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *words],
-            env=os.environ | {"PREFECT_API_URL": self.api} | variables,
+            # one thread, as Dask sets it for all that starts after its cluster: weights depend on their number
+            env=os.environ | {"PREFECT_API_URL": self.api, "OMP_NUM_THREADS": "1"} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -88,6 +88,7 @@ def team_for(job: Job, device: torch.device) -> Iterator[Team]:
         TrainingError: another process has ended.
     """
     if _torchrun.meeting:
+        _check_shares(_torchrun.meeting.size, job)
         with _working(_torchrun.meeting, job, device) as team:
             yield team
         return
@@ -109,14 +110,19 @@ def _team_size(job: Job, device: torch.device) -> int:
     recipe = job.config.training
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     size = recipe.processes or max(1, min(gpus, recipe.batch_size))
-    if size > recipe.batch_size:
-        raise InputError(
-            f"{size} processes cannot share a batch of {recipe.batch_size}; choose fewer with --processes, "
-            "or a larger --batch-size"
-        )
+    _check_shares(size, job)
     if gpus and size > gpus:
         raise InputError(f"{size} processes need as many GPUs, but there are {gpus}; choose --processes {gpus}")
     return size
+
+
+def _check_shares(size: int, job: Job) -> None:
+    batch_size = job.config.training.batch_size
+    if size > batch_size:
+        raise InputError(
+            f"{size} processes cannot share a batch of {batch_size}; choose fewer with --processes (or torchrun's "
+            "--nproc-per-node), or a larger --batch-size"
+        )
 
 
 @contextmanager

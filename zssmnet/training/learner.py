@@ -58,7 +58,7 @@ class Learner:
         where = config.training.cubes_in
         with self._telling_what_fits():
             self._training = feed_of(training, self._device, where)
-            self._validation = feed_of(validation, self._device, where)
+            self._validation = self._training if validation is training else feed_of(validation, self._device, where)
 
     def epoch(self, on_step: OnStep = lambda done, steps: None) -> EpochResult:
         """Train for one epoch, step the schedule, validate.

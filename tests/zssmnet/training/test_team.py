@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from zssmnet.training.runs import train
 COUNTS = (1, 2, 0, 1, 1, 3)
 """Five training cubes, three for validation: a batch of five has unequal shares, and so has validation's last one."""
 LIVES = "zssmnet.training.follower"
+MARK = "ZSSMNET_TEST"
 
 
 @pytest.fixture
@@ -40,10 +43,21 @@ def content(folder: Path, name: str = LAST) -> dict[str, Any]:
     return loaded
 
 
-def followers_alive() -> list[str]:
-    """Processes of this kind, of this test or of any other."""
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in found.splitlines() if LIVES in line]
+def followers_alive() -> list[int]:
+    """Followers that this test has started, or that a process of it has."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            named = LIVES in (folder / "cmdline").read_text(errors="replace")
+            if named and f"{MARK}={os.environ[MARK]}" in (folder / "environ").read_text(errors="replace").split("\0"):
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of a test know it by a variable: other tests may have followers at the same time."""
+    monkeypatch.setenv(MARK, uuid4().hex)
 
 
 class TestTwoProcesses:
@@ -98,13 +112,12 @@ class TestTheEnd:
     """No process is left."""
 
     @pytest.fixture(autouse=True)
-    def none_is_left(self):
-        before = followers_alive()
+    def none_is_left(self, marked: None):
         yield
         deadline = time.monotonic() + 20
-        while set(followers_alive()) - set(before) and time.monotonic() < deadline:
+        while followers_alive() and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not set(followers_alive()) - set(before)
+        assert not followers_alive()
 
     def test_when_all_is_done(self, cubes: LocalStorage, tmp_path: Path) -> None:
         run(cubes, tmp_path / "a", small_config(epochs=1, processes=2))
@@ -137,9 +150,8 @@ class TestTheEnd:
     ) -> None:
         def kill(state: TrainingState) -> None:
             if state.progress.epoch == 2:
-                for line in followers_alive():
-                    if str(os.getppid()) not in line.split()[0]:
-                        os.kill(int(line.split()[0]), signal.SIGKILL)
+                for process in followers_alive():
+                    os.kill(process, signal.SIGKILL)
 
         with pytest.raises(TrainingError) as caught:
             run(cubes, tmp_path / "a", small_config(epochs=9, processes=2), on_epoch=kill)
@@ -161,7 +173,9 @@ class TestTheEnd:
 
 class TestNumberOfProcesses:
     def test_more_than_cubes_in_a_batch(self, cubes: LocalStorage, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"^3 processes cannot share a batch of 2; choose fewer with --processes"):
+        with pytest.raises(
+            InputError, match=r"^3 processes cannot share a batch of 2; choose fewer with --processes \(or"
+        ):
             run(cubes, tmp_path / "a", small_config(processes=3))
 
     def test_more_than_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
