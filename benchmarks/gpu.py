@@ -260,7 +260,9 @@ def _sizes(options: argparse.Namespace) -> Sizes:
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("There is no GPU here that PyTorch can use.")
     if device == "cpu" and not options.tiny:
-        sys.exit("There is no GPU here that PyTorch can use; --tiny tries all of it on the CPU.")
+        sys.exit(
+            "There is no GPU here that PyTorch can use; 'python -m benchmarks.gpu --tiny' tries all of it on the CPU."
+        )
     return replace(TINY_SIZES if options.tiny else REAL_SIZES, device=device)
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import in_markdown, in_words
+from benchmarks.page import in_markdown, put_into_page
+from benchmarks.results import in_words
 
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+MARKS = ("<!-- figures: begin -->", "<!-- figures: end -->")
 ORDER = ("preparation", "cubes", "corruption", "training", "loss_curves", "orchestration", "gpu")
 
 
@@ -22,15 +23,6 @@ def as_markdown(files: list[Path]) -> str:
     found = [told for file in files if "benchmark" in (told := _read(file))]
     found.sort(key=lambda told: ORDER.index(told["benchmark"]) if told["benchmark"] in ORDER else len(ORDER))
     return "\n\n".join(_section(told) for told in found)
-
-
-def put_into_page(text: str, page: Path) -> None:
-    """Replace what stands between the marks of a page."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{page}: has no place for figures, between {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -65,7 +57,7 @@ def main() -> None:
     if page == Path("-"):
         print(text)
     else:
-        put_into_page(text, page)
+        put_into_page(text, page, MARKS)
 
 
 if __name__ == "__main__":

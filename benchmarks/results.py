@@ -112,12 +112,6 @@ def in_columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def in_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a page."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def _commit() -> str:
     """The commit, and whether the files have been changed since."""
     try:

@@ -37,14 +37,14 @@ def torchrun_part() -> Iterator[bool]:
     Raises:
         ZssmnetError: following cannot go on.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield False  # and PyTorch need not be imported for that
         return
     from zssmnet.training.follower import follow
     from zssmnet.training.followers import leading_torchrun
     from zssmnet.training.team import torchrun_meeting
 
-    if int(os.environ.get("RANK", "0")):
+    if int(os.environ["RANK"]):
         follow(torchrun_meeting())
         yield True
         return

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import report
 from benchmarks.fresh import FreshProcessError, in_fresh_process
 from benchmarks.kernels import forward_gflop, peak_tflops
+from benchmarks.page import put_into_page
 from benchmarks.random_cubes import write_set
 from benchmarks.results import Results
 from benchmarks.steps import Sizes
@@ -145,11 +146,11 @@ def test_figures_of_the_network_and_of_cards() -> None:
 
 def test_the_page_shows_tables_and_notes(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    page.write_text("before\n" + "\nold\n".join(report.MARKS) + "\nafter\n")
     results = Results("cubes", {"cases": [20, 80]}, tmp_path / "cubes.json")
     results.table("Cubes", ("what", "ratio"), [("a | b", "2 x")])
     results.note("Left out: nothing.")
-    report.put_into_page(report.as_markdown([tmp_path / "cubes.json"]), page)
+    put_into_page(report.as_markdown([tmp_path / "cubes.json"]), page, report.MARKS)
     text = page.read_text()
     assert "old" not in text
     assert text.startswith("before\n")

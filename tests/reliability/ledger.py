@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import in_markdown, put_into_page
+
 ROOT = Path(__file__).resolve().parents[2]
-BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
+MARKS = ("<!-- report: begin -->", "<!-- report: end -->")
 
 
 @dataclass
@@ -96,20 +98,11 @@ def as_markdown(reports: list[Path]) -> str:
             whole.faults.pop((area, fault), None)
         whole.add(content["told"])
     parts = ["\n".join(dict.fromkeys(circumstances))]
-    parts.append(_table(("area", "fault", "tries", "survived", "lost"), whole.rows()))
+    parts.append(in_markdown(("area", "fault", "tries", "survived", "lost"), whole.rows()))
     if whole.figures:
         rows = [(*names, value) for names, value in sorted(whole.figures.items())]
-        parts.append(_table(("run", "figure", "value"), rows))
+        parts.append(in_markdown(("run", "figure", "value"), rows))
     return "\n\n".join(parts)
-
-
-def put_into_page(text: str, page: Path) -> None:
-    """Replace what stands between the marks of a page."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{page}: has no place for a report, between {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def _circumstances() -> str:
@@ -129,14 +122,9 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 if __name__ == "__main__":
     page, *reports = (Path(name) for name in sys.argv[1:])
     text = as_markdown(reports)
     print(text)
     if page != Path("-"):
-        put_into_page(text, page)
+        put_into_page(text, page, MARKS)

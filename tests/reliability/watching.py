@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import fresh
+
 MB = 1024 * 1024
 SAMPLE_S = 1.0
 
@@ -56,14 +58,7 @@ def memory(process: int) -> int:
 
 def family(process: int | None) -> list[int]:
     """A process and all that it started, as far down as they go."""
-    if process is None:
-        return []
-    try:
-        tasks = list(Path(f"/proc/{process}/task").iterdir())
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:
-        return []
-    return [process, *(one for child in children for one in family(child))]
+    return [] if process is None else fresh.family(process)
 
 
 def thirds(values: Sequence[float]) -> tuple[float, float, float]:

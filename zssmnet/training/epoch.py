@@ -67,7 +67,7 @@ def train_epoch(
     steps = len(cubes) // batch_size
     order = torch.split(torch.randperm(len(cubes), generator=generator)[: steps * batch_size], batch_size)
     keys = torch.split(sample_keys(steps * batch_size, generator), batch_size)
-    total = torch.zeros((), device=cubes.device)
+    total, seen = torch.zeros((), device=cubes.device), 0.0
     batches = cubes.batches(map(team.share, order))
     for step, (batch, keys_of_all) in enumerate(zip(batches, keys, strict=True), 1):
         optimizer.zero_grad(set_to_none=True)
@@ -78,9 +78,10 @@ def train_epoch(
         optimizer.step()
         total += loss.detach() * part
         if step % LOOK_EVERY == 0 or step == steps:
-            _check_finite(float(team.total(total)), f"after step {step} of {steps}")
+            seen = float(team.total(total))
+            _check_finite(seen, f"after step {step} of {steps}")
             on_step(step, steps)
-    return float(team.total(total)) / steps
+    return seen / steps
 
 
 @torch.no_grad()

@@ -29,7 +29,6 @@ from zssmnet.training.team import (
     SharedTeam,
     Team,
     own_meeting,
-    started_by_torchrun,
     threads_each,
     torchrun_meeting,
 )
@@ -68,9 +67,6 @@ _torchrun = _Torchrun()
 @contextmanager
 def leading_torchrun() -> Iterator[None]:
     """For the leader among processes that torchrun has started: let the others go when the command is done."""
-    if not started_by_torchrun():
-        yield
-        return
     _torchrun.meeting = torchrun_meeting()
     try:
         yield

@@ -195,11 +195,6 @@ def own_meeting(file: Path, rank: int, size: int) -> Meeting:
     return Meeting(FileStore(str(file), size), rank, size, rank)
 
 
-def started_by_torchrun() -> bool:
-    """Whether torchrun, or what sets the same variables, has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-
-
 def torchrun_meeting() -> Meeting:
     """The meeting of the processes that torchrun has started."""
     store, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))
