@@ -5,7 +5,10 @@ The tests stand in for workers and runs: they set the states that these would se
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import timedelta
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -111,6 +114,25 @@ def heartbeat(run: FlowRun) -> None:
     )
 
 
+@contextmanager
+def heartbeats(run: FlowRun) -> Iterator[None]:
+    """As a run that lives sends them: one alone might overtake the event before it."""
+    ended = Event()
+
+    def beat() -> None:
+        heartbeat(run)
+        while not ended.wait(1):
+            heartbeat(run)
+
+    thread = Thread(target=copy_context().run, args=(beat,))
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with temporary_stack() as stack:
@@ -147,7 +169,7 @@ def lost(server: Server) -> dict[str, FlowRun]:
 
 
 @pytest.fixture(scope="module")
-def crashed(server: Server) -> dict[str, FlowRun]:
+def crashed(server: Server) -> Iterator[dict[str, FlowRun]]:
     """Runs that crash; what becomes of them is seen later."""
     runs = {
         "first time": server.run(*TAKEN, Crashed()),
@@ -157,8 +179,8 @@ def crashed(server: Server) -> dict[str, FlowRun]:
         "started by hand": server.run(*TAKEN, Crashed(), Scheduled(), *TAKEN),
         "alive": server.run(*TAKEN, Crashed()),
     }
-    heartbeat(runs["alive"])
-    return runs
+    with heartbeats(runs["alive"]):
+        yield runs
 
 
 def test_what_is_there_is_left_alone(server: Server, lost: dict[str, FlowRun], crashed: dict[str, FlowRun]) -> None:
