@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,10 @@ def torchrun_part() -> Iterator[bool]:
 def prepare(options: argparse.Namespace) -> None:
     """Prepare an archive."""
     settings = settings_of(options)
-    with _progress(options):
+    with _progress(options) as ready:
         from flows.prepare_data import prepare_data
 
+        ready()
         done = prepare_data(**_archive(options), output_path=options.output_path, config=settings.preparation)
     print(f"{done.prepared} cases prepared, {done.up_to_date} up to date, {done.left_out} left out: {done.data_path}")
 
@@ -65,9 +66,10 @@ def prepare(options: argparse.Namespace) -> None:
 def cubes(options: argparse.Namespace) -> None:
     """Cut cubes."""
     settings = settings_of(options)
-    with _progress(options):
+    with _progress(options) as ready:
         from flows.generate_cubes import generate_cubes
 
+        ready()
         subsets = None if options.fold is None else [options.fold]
         done = generate_cubes(options.data, options.save, subsets, settings.cubes)
     print(f"{done.cubes} cubes in {len(done.subsets)} subsets: {done.cubes_path}")
@@ -76,9 +78,10 @@ def cubes(options: argparse.Namespace) -> None:
 def pretrain(options: argparse.Namespace) -> None:
     """Pre-train."""
     settings = settings_of(options)
-    with _progress(options):
+    with _progress(options) as ready:
         from flows.pretrain import pretrain as flow
 
+        ready()
         done = flow(options.data, options.output, settings.pretraining)
     print(
         f"best epoch {done.best_epoch} of {done.epochs}, validation loss {done.best_validation_loss:.5f}: {done.model}"
@@ -88,9 +91,10 @@ def pretrain(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> None:
     """All stages."""
     settings = settings_of(options)
-    with _progress(options):
+    with _progress(options) as ready:
         from flows.pipeline import ssl_pretraining, summary_lines
 
+        ready()
         done = ssl_pretraining(
             **_archive(options),
             root=options.output,
@@ -169,10 +173,11 @@ def demo(options: argparse.Namespace) -> None:
     from zssmnet.phantom import evenly_split_cases
 
     cases = evenly_split_cases(options.cases)
-    with _progress(options):
+    with _progress(options) as ready:
         from flows.demo import demonstrate
         from flows.pipeline import summary_lines
 
+        ready()
         done = demonstrate(Path(options.output), cases, options.epochs, options.seed)
     print(f"{len(cases)} synthetic examinations, made in {Path(options.output) / 'archive'}, through all stages:")
     print(*summary_lines(done), sep="\n")
@@ -191,8 +196,12 @@ def _archive(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(options: argparse.Namespace) -> Iterator[None]:
-    """Progress bars in a terminal, Prefect's log lines elsewhere or where they are asked for."""
+def _progress(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
+    """Progress bars in a terminal, Prefect's log lines elsewhere or where they are asked for.
+
+    Yields:
+        What waits for Prefect's server: it gets ready while the flow is imported.
+    """
     in_terminal = sys.stderr.isatty() and not options.verbose
     if in_terminal:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
@@ -200,12 +209,13 @@ def _progress(options: argparse.Namespace) -> Iterator[None]:
         from flows.concurrency import check_choice
 
         check_choice()
-    start_server()
+    server = start_server()
+    ready = server.wait if server else lambda: None
     if not in_terminal:
-        yield
+        yield ready
         return
     from tasks.progress import shown_on
 
     logging.captureWarnings(True)
     with Bars() as bars, shown_on(bars):
-        yield
+        yield ready

@@ -1,10 +1,13 @@
 """Prefect embedded in a command: its settings, and a server that never outlives the command."""
 
+import atexit
 import os
+import socket
 import subprocess
 import sys
-import threading
-import time
+import tempfile
+
+from zssmnet.errors import ServiceError
 
 SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # the first start makes the database: slow machines
@@ -19,10 +22,8 @@ becomes six times slower as soon as one other program runs beside it; with this,
 nothing.
 """
 
-_GUARD = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGTERM)"
-"""Waits until its standard input ends, which it does with the process that started it, however that ends."""
-_guards: "list[subprocess.Popen[bytes]]" = []
-"""Kept, since a guard's standard input ends when nobody holds it any more."""
+_END_PATIENCE_S = 10
+"""How long the server may take to end."""
 
 
 def set_defaults() -> None:
@@ -31,31 +32,71 @@ def set_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
-def start_server() -> None:
-    """Start Prefect's temporary server, unless a server is configured, with a guard that ends it after this process.
+class Server:
+    """Prefect's temporary server in a process of its own, named to Prefect in this process and its children.
 
-    Prefect ends its temporary server when the process ends in an orderly way; a killed one would leave it behind.
+    Its socket is open before it starts, so that all who ask wait until it is ready, and this process can go on.
+    It ends when its standard input does, and that ends with this process, however this one ends. It is in a session of
+    its own: an interrupt from the terminal is not for it, since the run tells it of its end after that.
+
+    Attributes:
+        process: the server.
     """
-    from prefect.server.api.server import SubprocessASGIServer
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self._api = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the server
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.embedded_server", str(listening.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=[listening.fileno()],
+                start_new_session=True,
+            )
+        atexit.register(self._end)  # before Prefect registers its own last words, so after them
+        os.environ["PREFECT_API_URL"] = self._api
+        os.environ["PREFECT_UI_URL"] = ""  # it shows no pages
+
+    def wait(self) -> None:
+        """Wait until it answers: the first start makes the database.
+
+        Raises:
+            ServiceError: it does not.
+        """
+        import httpx
+        from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS as PATIENCE_S
+
+        try:
+            httpx.get(f"{self._api}/health", timeout=PATIENCE_S.value(), trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            raise ServiceError(
+                f"Prefect's temporary server does not start: {self._last_error() or repr(error)}; see to its database, "
+                "prefect.db in PREFECT_HOME (~/.prefect), or name a server that runs with PREFECT_API_URL"
+            ) from error
+
+    def _last_error(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()
+        return next((line for line in reversed(lines) if "Error" in line), "")
+
+    def _end(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        try:
+            self.process.wait(_END_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def start_server() -> Server | None:
+    """Start Prefect's temporary server, unless a server is configured; wait for it before the first flow."""
+    from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
 
     if PREFECT_API_URL.value():
-        return
-    server = SubprocessASGIServer()
-    starting = threading.Thread(target=server.start)
-    starting.start()
-    while server.server_process is None and starting.is_alive():
-        time.sleep(0.01)
-    if server.server_process:
-        _guards.append(_guard(server.server_process.pid))
-    starting.join()
-
-
-def _guard(process: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-c", _GUARD, str(process)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # an interrupt from the terminal is not for the guard
-    )
+        return None
+    server = Server()
+    refresh_global_settings_context()
+    return server

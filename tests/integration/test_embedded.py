@@ -1,4 +1,4 @@
-"""The embedded server never outlives the command that started it."""
+"""The embedded server: never outlives the command that started it, and says why if it cannot start."""
 
 import os
 import signal
@@ -14,12 +14,19 @@ PATIENCE_S = 120
 COMMAND = """
 from flows import embedded
 embedded.set_defaults()
-embedded.start_server()
-from prefect.server.api.server import SubprocessASGIServer
-print(SubprocessASGIServer().server_process.pid, flush=True)
+server = embedded.start_server()
+server.wait()
+print(server.process.pid, flush=True)
 if input() == "fail":
     raise RuntimeError
 """
+
+
+def environment(home: Path) -> dict[str, str]:
+    """One in which a command starts a server, with its database in a folder."""
+    return {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {
+        "PREFECT_HOME": str(home)
+    }
 
 
 def gone(process: int) -> bool:
@@ -33,12 +40,16 @@ def gone(process: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("end", ["killed", "failed"])
-def test_the_server_ends_with_the_command(end: str, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.mark.parametrize("end", ["killed", "failed", "interrupted"])
+def test_the_server_ends_with_the_command(end: str, home: Path) -> None:
     command = subprocess.Popen(
         [sys.executable, "-c", COMMAND],
-        env=environment | {"PREFECT_HOME": str(tmp_path)},
+        env=environment(home),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -49,7 +60,26 @@ def test_the_server_ends_with_the_command(end: str, tmp_path: Path) -> None:
     os.kill(server, 0)
     if end == "killed":
         command.send_signal(signal.SIGKILL)
+    elif end == "interrupted":
+        command.send_signal(signal.SIGINT)
     else:
         command.stdin.write("fail\n")
     command.communicate(timeout=PATIENCE_S)
     assert gone(server)
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").write_bytes(b"no database" * 1000)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "cubes", "--data", str(tmp_path), "--save", str(tmp_path / "cubes")],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("zssmnet: error: Prefect's temporary server does not start: ")
+    assert "file is not a database" in line
+    assert "prefect.db in PREFECT_HOME" in line
