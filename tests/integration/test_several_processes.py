@@ -18,25 +18,23 @@ COUNTS = (1, 1, 0, 1, 1, 3)
 """One batch: within rounding, all ways come to the same weights."""
 
 
-def pretrain(cubes: Path, weights: Path, *launcher: str, options: tuple[str, ...] = ()) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+def pretrain(api: str, cubes: Path, weights: Path, *launcher: str, options: tuple[str, ...] = ()) -> str:
+    environment = os.environ | {"PREFECT_API_URL": api, "OMP_NUM_THREADS": "1"}
     command = [*launcher, "pretrain", "--data", str(cubes), "--output", str(weights), *RECIPE, *options]
-    done = subprocess.run(
-        command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.timeout(1200)
-def test_one_two_and_two_of_torchrun_are_the_same_run(tmp_path: Path) -> None:
+def test_one_two_and_two_of_torchrun_are_the_same_run(tmp_path: Path, prefect_api: str) -> None:
     cubes = tmp_path / "cubes"
     write_cubes(cubes, COUNTS)
     alone = (sys.executable, "-m", "flows.cli")
     told = {
-        "one": pretrain(cubes, tmp_path / "one", *alone),
-        "two": pretrain(cubes, tmp_path / "two", *alone, options=("--processes", "2")),
-        "torchrun": pretrain(cubes, tmp_path / "torchrun", *TORCHRUN),
+        "one": pretrain(prefect_api, cubes, tmp_path / "one", *alone),
+        "two": pretrain(prefect_api, cubes, tmp_path / "two", *alone, options=("--processes", "2")),
+        "torchrun": pretrain(prefect_api, cubes, tmp_path / "torchrun", *TORCHRUN),
     }
     models = {name: torch.load(tmp_path / name / "ssl_mnet_zonal.model", weights_only=True) for name in told}
     runs = {name: [path.name for path in (tmp_path / name / "training").iterdir()] for name in told}
@@ -48,5 +46,5 @@ def test_one_two_and_two_of_torchrun_are_the_same_run(tmp_path: Path) -> None:
             models[name]["state_dict"].values(), models["one"]["state_dict"].values(), strict=True
         ):
             torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
-    again = pretrain(cubes, tmp_path / "torchrun", *TORCHRUN)
+    again = pretrain(prefect_api, cubes, tmp_path / "torchrun", *TORCHRUN)
     assert again == told["torchrun"]  # nothing is left to do, and nobody waits for ever

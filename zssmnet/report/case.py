@@ -109,6 +109,10 @@ def _panels(ratio: float) -> tuple[Figure, list[list[Axes]]]:
     for ax in rows.flat:
         ax.tick_params(labelsize=7, colors=FAINT, length=2.5, width=0.6)
         ax.spines[:].set_visible(False)
+    for ax in rows[:-1].flat:
+        ax.xaxis.set_visible(False)
+    for ax in rows[:, 1:].flat:
+        ax.yaxis.set_visible(False)
     for ax in rows[-1]:
         ax.set_xlabel("x (mm)", fontsize=8, color=FAINT)
     return figure, [list(row) for row in rows]
