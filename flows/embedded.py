@@ -65,12 +65,15 @@ class Server:
         Raises:
             ServiceError: it does not.
         """
-        import httpx
+        from http.client import HTTPException
+        from urllib.request import ProxyHandler, build_opener
+
         from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS as PATIENCE_S
 
         try:
-            httpx.get(f"{self._api}/health", timeout=PATIENCE_S.value(), trust_env=False).raise_for_status()
-        except httpx.HTTPError as error:
+            with build_opener(ProxyHandler({})).open(f"{self._api}/health", timeout=PATIENCE_S.value()):
+                pass
+        except (OSError, HTTPException) as error:
             raise ServiceError(
                 f"Prefect's temporary server does not start: {self._last_error() or repr(error)}; see to its database, "
                 "prefect.db in PREFECT_HOME (~/.prefect), or name a server that runs with PREFECT_API_URL"
