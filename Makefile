@@ -49,7 +49,7 @@ types: setup
 
 tests: setup
 	@# side by side: some tests wait for services, others compute
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 reliability: setup  ## the long tests of what may go wrong (an hour or more); reports also in benchmarks/results
 	$(BIN)/pytest tests/reliability/test_soak.py --long --reliability-report $(RESULTS)/long_runs.json

@@ -24,6 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The slow files come first, so that side by side none is left alone at the end; long tests only if asked for."""
+    slow = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: item.path not in slow)
     if config.getoption("--long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]
