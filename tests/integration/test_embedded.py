@@ -58,6 +58,7 @@ def test_the_server_ends_with_the_command(end: str, home: Path) -> None:
     assert command.stdin and command.stdout
     server = int(command.stdout.readline())
     os.kill(server, 0)
+    assert os.getsid(server) == server  # no interrupt from the command's terminal reaches it
     if end == "killed":
         command.send_signal(signal.SIGKILL)
     elif end == "interrupted":
