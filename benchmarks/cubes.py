@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-import zssmnet.cubes
+import zssmnet.preparation.cubes
 from benchmarks.fresh import in_fresh_process
 from benchmarks.results import MB, Results
-from zssmnet.archive import take_inventory
 from zssmnet.config import CubesConfig, PreparationConfig
-from zssmnet.cubes import cube_starts, generate_cubes, padded, prepared_cases, scaled_volume
-from zssmnet.image_files import read_image
+from zssmnet.data.archive import take_inventory
+from zssmnet.data.examination import array_of
+from zssmnet.data.image_io import read_image
 from zssmnet.phantom import GridSpec, case_ids, write_archive
-from zssmnet.preparation import prepare_case, prepared_keys
-from zssmnet.reading import array_of
+from zssmnet.preparation.cubes import cube_starts, generate_cubes, padded, prepared_cases, scaled_volume
+from zssmnet.preparation.prepare import prepare_case, prepared_keys
 from zssmnet.storage import LocalStorage
 
 SUBSET = 0
@@ -53,7 +53,7 @@ def write_prepared(folder: Path, count: int, matrix: tuple[int, int, int]) -> No
 def cut(prepared: str, output: str) -> dict[str, float]:
     """As here: each cube is written when it is cut. Seconds, and those in which files were read."""
     reading = _Timed(read_image)
-    vars(zssmnet.cubes)["read_image"] = reading
+    vars(zssmnet.preparation.cubes)["read_image"] = reading
     start = time.perf_counter()
     generate_cubes(SUBSET, LocalStorage(prepared), LocalStorage(output), CubesConfig())
     return {"seconds": time.perf_counter() - start, "reading_s": reading.seconds, "bytes": _size(Path(output))}

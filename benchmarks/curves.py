@@ -15,8 +15,8 @@ from zssmnet.config import NetworkConfig, PretrainConfig, TrainingConfig
 from zssmnet.corruption import sample_keys
 from zssmnet.report.style import FAINT, INK, LINES, heading, legend, new_figure, png_of
 from zssmnet.training.acceleration import accelerated
-from zssmnet.training.learner import initial_state
-from zssmnet.training.restoration import restoration_loss
+from zssmnet.training.loss import restoration_loss
+from zssmnet.training.trainer import initial_state
 
 COLOURS = ("#2f78a8", "#8fb8d4", "#d1495b", "#ffb000", "#4d8b57")
 DIFFERENT = 48

@@ -10,10 +10,10 @@ import torch
 from zssmnet.config import CorruptionConfig, NetworkConfig, PretrainConfig, ShufflingConfig, TrainingConfig
 from zssmnet.storage import LocalStorage
 from zssmnet.training.acceleration import choose_device
-from zssmnet.training.data import open_training_data
+from zssmnet.training.dataset import open_training_data
 from zssmnet.training.followers import team_for
-from zssmnet.training.learner import Learner, initial_state
 from zssmnet.training.team import Job
+from zssmnet.training.trainer import Learner, initial_state
 
 
 def configuration(

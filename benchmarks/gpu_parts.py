@@ -20,10 +20,10 @@ from benchmarks.steps import ALONE, PLAIN, TOGETHER, Compile, Sizes, Step, Varia
 from zssmnet.config import CorruptionConfig
 from zssmnet.storage import LocalStorage
 from zssmnet.training.acceleration import make_optimizer
-from zssmnet.training.data import CubeSet, open_training_data
+from zssmnet.training.batches import Feed, ResidentCubes, StreamedCubes
+from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import LOOK_EVERY, train_epoch
-from zssmnet.training.feed import Feed, ResidentCubes, StreamedCubes
-from zssmnet.training.fitting import fits_in_memory, largest_batch
+from zssmnet.training.largest_batch import fits_in_memory, largest_batch
 
 Told = dict[str, Any]
 LARGEST_TRIED = 4096

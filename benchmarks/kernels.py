@@ -16,8 +16,8 @@ from benchmarks.results import GIB
 from benchmarks.steps import TOGETHER, Sizes, Step, settle, tf32
 from zssmnet.mnet import MNet
 from zssmnet.training.acceleration import make_optimizer
-from zssmnet.training.learner import INPUT_CHANNELS, OUTPUT_CHANNELS
-from zssmnet.training.restoration import corrupted_pair
+from zssmnet.training.loss import corrupted_pair
+from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 KINDS = (
     ("convolutions", ("conv",)),

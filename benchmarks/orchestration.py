@@ -3,7 +3,7 @@
     python -m benchmarks.orchestration --json orchestration.json
 
 `zssmnet prepare` runs as a user runs it, with the server that Prefect starts for it, on many small cases; the plain way
-is a loop over `zssmnet.preparation.prepare_case`. Seconds are those of the clock, processor seconds those of all
+is a loop over `prepare_case`. Seconds are those of the clock, processor seconds those of all
 processes together: tasks run side by side on the cores, the loop does not.
 """
 
@@ -20,10 +20,10 @@ from typing import Any
 from benchmarks.fresh import Sampler, family, in_fresh_process
 from benchmarks.many_cases import write_many_cases
 from benchmarks.results import MB, Results
-from zssmnet.archive import take_inventory
 from zssmnet.config import PreparationConfig
-from zssmnet.preparation import prepare_case
-from zssmnet.splits import stable_subset
+from zssmnet.data.archive import take_inventory
+from zssmnet.data.splits import stable_subset
+from zssmnet.preparation.prepare import prepare_case
 from zssmnet.storage import LocalStorage
 
 PERIOD_S = 0.5

@@ -14,13 +14,13 @@ import SimpleITK as sitk
 
 from benchmarks.results import Results
 from benchmarks.timing import best_seconds
-from zssmnet.archive import take_inventory
 from zssmnet.config import PreparationConfig
+from zssmnet.data.archive import take_inventory
+from zssmnet.data.examination import Examination, array_of, read_examination
 from zssmnet.phantom import GridSpec, write_archive
-from zssmnet.preparation import prepare
-from zssmnet.reading import Examination, array_of, read_examination
-from zssmnet.resampling import grid_of, target_grid
-from zssmnet.roi import bounding_box, margin_in_voxels
+from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
+from zssmnet.preparation.prepare import prepare
+from zssmnet.preparation.resampling import grid_of, target_grid
 from zssmnet.storage import LocalStorage
 
 CENTRE = (0.0, 0.0, 0.0)

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zssmnet.config import CubesConfig
-from zssmnet.cubes import CHANNEL_COUNT, cubes_key
-from zssmnet.splits import TRAINING_SUBSETS, VALIDATION_SUBSET
+from zssmnet.data.splits import TRAINING_SUBSETS, VALIDATION_SUBSET
+from zssmnet.preparation.cubes import CHANNEL_COUNT, cubes_key
 
 Triple = tuple[int, int, int]
 Kind = Literal["noise", "smooth"]

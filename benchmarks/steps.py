@@ -20,8 +20,8 @@ from zssmnet.corruption import corrupt, sample_keys
 from zssmnet.mnet import MNet
 from zssmnet.training.acceleration import accelerated, make_optimizer
 from zssmnet.training.epoch import LOOK_EVERY
-from zssmnet.training.learner import INPUT_CHANNELS, OUTPUT_CHANNELS
-from zssmnet.training.restoration import LAYOUT, restoration_loss
+from zssmnet.training.loss import LAYOUT, restoration_loss
+from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 Compile = Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"]
 Channels = tuple[int, int, int, int, int]

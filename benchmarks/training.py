@@ -19,7 +19,7 @@ from benchmarks.fresh import FreshProcessError, in_fresh_process
 from benchmarks.random_cubes import REAL, Triple, write_set
 from benchmarks.results import GIB, MB, Results
 from benchmarks.steps import PLAIN, Sizes, measure
-from zssmnet.cubes import CHANNEL_COUNT
+from zssmnet.preparation.cubes import CHANNEL_COUNT
 
 CHANNELS = [2, 2, 2, 2, 2]
 WINDOWS = 100

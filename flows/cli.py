@@ -65,7 +65,7 @@ def _termination_raised() -> Iterator[None]:
 def _run(options: argparse.Namespace) -> int:
     from flows import commands
     from zssmnet.errors import ConfigError, ZssmnetError
-    from zssmnet.keys import printable
+    from zssmnet.storage.keys import printable
 
     try:
         commands.check_addresses(options)

@@ -13,10 +13,10 @@ from typing import Any
 from flows.console import Bars
 from flows.embedded import start_server
 from flows.settings import settings_of
-from zssmnet.archive import PICAI_PATIENT
+from zssmnet.data.archive import PICAI_PATIENT
 from zssmnet.errors import CheckpointError, VerificationError
-from zssmnet.keys import printable
 from zssmnet.storage import check_address
+from zssmnet.storage.keys import printable
 
 
 def check_addresses(options: argparse.Namespace) -> None:
@@ -111,7 +111,7 @@ def verify(options: argparse.Namespace) -> None:
     Raises:
         VerificationError: something is missing, changed, unfinished or foreign.
     """
-    from zssmnet.verification import verify_root
+    from zssmnet.storage.verification import verify_root
 
     findings = verify_root(options.output)
     for finding in findings:
@@ -132,9 +132,9 @@ def versions(options: argparse.Namespace) -> None:
     Raises:
         CheckpointError: there is none.
     """
-    from zssmnet.layout import Layout
+    from zssmnet.registry.versions import list_versions, stable_model
     from zssmnet.storage import open_storage
-    from zssmnet.training.versions import list_versions, stable_model
+    from zssmnet.storage.layout import Layout
 
     weights = open_storage(Layout(options.output).weights)
     stable, published = stable_model(weights), list_versions(weights)
@@ -157,9 +157,9 @@ def rollback(options: argparse.Namespace) -> None:
     from prefect.settings import PREFECT_API_URL
 
     from tasks.announcement import announce
-    from zssmnet.layout import Layout
+    from zssmnet.registry.versions import MODEL, roll_back
     from zssmnet.storage import open_storage
-    from zssmnet.training.versions import MODEL, roll_back
+    from zssmnet.storage.layout import Layout
 
     weights = open_storage(Layout(options.output).weights)
     model = roll_back(weights, options.to)

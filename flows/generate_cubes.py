@@ -11,16 +11,16 @@ from pydantic import BaseModel, Field
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
-from tasks.holding import alone_in
+from tasks.locking import alone_in
 from tasks.pictures import show_cases
 from tasks.progress import display, shown_in_run
-from tasks.sight import check_arrived
+from tasks.shared_storage import check_arrived
 from zssmnet.config import CubesConfig
-from zssmnet.cubes import cubes_key, prepared_cases
+from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import InputError
-from zssmnet.layout import reports_beside
-from zssmnet.splits import SUBSETS
+from zssmnet.preparation.cubes import cubes_key, prepared_cases
 from zssmnet.storage import open_storage
+from zssmnet.storage.layout import reports_beside
 
 log = logging.getLogger("zssmnet.flows")
 

@@ -23,12 +23,12 @@ from flows.prepare_data import (
 )
 from flows.pretrain import HandOffChoice, PretrainSettings, pretrain_where_told
 from tasks.hand_off import HERE
-from tasks.holding import alone_in
+from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
-from zssmnet.archive import PICAI_PATIENT
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
-from zssmnet.layout import Layout
+from zssmnet.data.archive import PICAI_PATIENT
+from zssmnet.storage.layout import Layout
 
 WorkingRoot = Annotated[
     str, Field(min_length=1, description="Working root, a folder or s3://bucket/prefix; all files go to SSL/ below it")

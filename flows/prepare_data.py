@@ -11,14 +11,14 @@ from pydantic import BaseModel, Field
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
 from tasks.cases import CaseOutcome, inventory, left_out, look_for_news, prepare, subsets, tidy, up_to_date
-from tasks.holding import alone_in
+from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.progress import display, shown_in_run
-from tasks.sight import check_arrived
-from zssmnet.archive import PICAI_PATIENT, ArchiveFormat
+from tasks.shared_storage import check_arrived
 from zssmnet.config import PreparationConfig
+from zssmnet.data.archive import PICAI_PATIENT, ArchiveFormat
+from zssmnet.data.splits import VALIDATION_SUBSET, SplitMode
 from zssmnet.errors import InputError
-from zssmnet.splits import VALIDATION_SUBSET, SplitMode
 from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.flows")

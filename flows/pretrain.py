@@ -7,13 +7,13 @@ from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
 from tasks.hand_off import HandOff, hand_over
-from tasks.holding import alone_in
+from tasks.locking import alone_in
 from tasks.pictures import show_training
 from tasks.pretraining import TrainingOutcome, train
 from tasks.progress import shown_in_run
 from tasks.provenance import show_model
 from zssmnet.config import PretrainConfig
-from zssmnet.layout import reports_beside
+from zssmnet.storage.layout import reports_beside
 
 PretrainSettings = Annotated[PretrainConfig, Field(description="Network, corruption and training recipe")]
 HandOffChoice = Annotated[HandOff, Field(description="Where pre-training runs")]

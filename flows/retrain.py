@@ -27,15 +27,15 @@ from flows.pretrain import HandOffChoice, pretrain_where_told
 from tasks.announcement import announce
 from tasks.cases import inventory, look_for_news, subsets
 from tasks.hand_off import HERE
-from tasks.holding import alone_in
+from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
-from zssmnet.archive import PICAI_PATIENT, shortened
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig, TrainingConfig
-from zssmnet.gallery import publish_training_pictures
-from zssmnet.layout import Layout
-from zssmnet.news import News
+from zssmnet.data.archive import PICAI_PATIENT, shortened
+from zssmnet.registry.changes import News
+from zssmnet.report.gallery import publish_training_pictures
 from zssmnet.storage import open_storage
+from zssmnet.storage.layout import Layout
 
 log = logging.getLogger("zssmnet.flows")
 

@@ -13,9 +13,9 @@ from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
 from zssmnet.errors import without_credentials
-from zssmnet.records import Record, publish_record, read_record
+from zssmnet.registry.versions import MODEL, PretrainedModel, stable_model, version_key
 from zssmnet.storage import Storage
-from zssmnet.training.versions import MODEL, PretrainedModel, stable_model, version_key
+from zssmnet.storage.records import Record, publish_record, read_record
 
 log = logging.getLogger("zssmnet.tasks")
 

@@ -7,14 +7,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
-from tasks.sight import check_seen
-from zssmnet.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
+from tasks.shared_storage import check_seen
 from zssmnet.config import PreparationConfig
+from zssmnet.data.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
+from zssmnet.data.splits import SplitMode, assign_subsets, read_folds
 from zssmnet.errors import CaseError, InputError, SplitsError
-from zssmnet.news import News, look
-from zssmnet.preparation import PreparedCase, prepare_case, remove_stale
-from zssmnet.roi import Triple
-from zssmnet.splits import SplitMode, assign_subsets, read_folds
+from zssmnet.preparation.cropping import Triple
+from zssmnet.preparation.prepare import PreparedCase, prepare_case, remove_stale
+from zssmnet.registry.changes import News, look
 from zssmnet.storage import open_storage, read_file
 
 log = logging.getLogger("zssmnet.tasks")

@@ -7,10 +7,10 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from tasks.progress import display, is_shown
-from tasks.sight import check_seen
-from zssmnet.archive import shortened
+from tasks.shared_storage import check_seen
 from zssmnet.config import CubesConfig
-from zssmnet.cubes import generate_cubes, remove_other_sets
+from zssmnet.data.archive import shortened
+from zssmnet.preparation.cubes import generate_cubes, remove_other_sets
 from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.tasks")

@@ -5,7 +5,7 @@ Prefect's UI shows artifacts as Markdown, the cells of tables too, and Markdown 
 
 import re
 
-from zssmnet.keys import printable
+from zssmnet.storage.keys import printable
 
 _MARKUP = re.compile(
     r"[\\`*{}\[\]<>#|&~!@^$]"

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.markdown import code
 from zssmnet.config import CubesConfig
-from zssmnet.gallery import publish_case_pictures, publish_training_pictures
+from zssmnet.report.gallery import publish_case_pictures, publish_training_pictures
 from zssmnet.storage import Storage, open_storage
 
 

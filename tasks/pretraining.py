@@ -10,13 +10,13 @@ from tasks.announcement import announce
 from tasks.progress import display
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError
-from zssmnet.records import read_record
+from zssmnet.registry.challenge import JUDGEMENT, Judgement, challenge
+from zssmnet.registry.pretraining import pretrain
+from zssmnet.registry.versions import MODEL, stable_model, version_key
 from zssmnet.storage import open_storage
-from zssmnet.training.challenge import JUDGEMENT, Judgement, challenge
+from zssmnet.storage.records import read_record
 from zssmnet.training.checkpoint import TrainingState
-from zssmnet.training.doubts import doubts
-from zssmnet.training.pretraining import pretrain
-from zssmnet.training.versions import MODEL, stable_model, version_key
+from zssmnet.training.diagnostics import doubts
 
 STAGE = "pretrain"
 

@@ -8,9 +8,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.markdown import code, text
-from zssmnet.splits import SUBSETS, VALIDATION_SUBSET
+from zssmnet.data.splits import SUBSETS, VALIDATION_SUBSET
+from zssmnet.registry.versions import MODEL, PretrainedModel, stable_model, version_key
 from zssmnet.storage import Storage, open_storage
-from zssmnet.training.versions import MODEL, PretrainedModel, stable_model, version_key
 
 _SHOWN = 12
 """Digits of a SHA-256 that are shown."""

@@ -1,11 +1,11 @@
 """A record of a model that nobody trained, for tests of what is done with records."""
 
-from zssmnet.case_data import CaseData
 from zssmnet.config import PretrainConfig
-from zssmnet.records import Input
-from zssmnet.splits import SUBSETS
+from zssmnet.data.splits import SUBSETS
+from zssmnet.registry.lineage import CaseData
+from zssmnet.registry.versions import PretrainedModel
+from zssmnet.storage.records import Input
 from zssmnet.training.checkpoint import EpochResult
-from zssmnet.training.versions import PretrainedModel
 
 
 def model_record(run_id: str, data: tuple[CaseData, ...] = ()) -> PretrainedModel:

@@ -55,6 +55,31 @@ def test_dependencies_point_one_way(package: str):
     assert wrong == []
 
 
+BELOW: dict[str, set[str]] = {
+    "errors": set(),
+    "config": {"errors"},
+    "storage": {"errors", "config"},
+    "mnet": {"errors", "config"},
+    "corruption": {"errors", "config"},
+    "data": {"errors", "config", "storage"},
+    "preparation": {"errors", "config", "storage", "data"},
+    "training": {"errors", "config", "storage", "data", "preparation", "mnet", "corruption"},
+}
+"""What each room of the library may import from, beside itself."""
+BELOW["registry"] = BELOW["training"] | {"training"}
+BELOW["probe"] = BELOW["registry"] | {"registry"}
+BELOW["report"] = BELOW["handoff"] = BELOW["phantom"] = BELOW["probe"] | {"probe"}
+
+
+@pytest.mark.parametrize("path", modules("zssmnet"), ids=name_of)
+def test_rooms_of_the_library_are_in_layers(path: Path):
+    room = name_of(path).split(".")[1] if path.parent != ROOT / "zssmnet" or path.stem != "__init__" else None
+    if room is None:  # the public surface takes from everywhere
+        return
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("zssmnet.")}
+    assert used - {room} <= BELOW[room], path
+
+
 def test_the_parser_finds_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     path = tmp_path / "package/module.py"

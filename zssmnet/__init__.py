@@ -6,11 +6,15 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zssmnet.handoff.pretrained import export_nnunet_v2, load_pretrained
     from zssmnet.mnet import MNet
-    from zssmnet.pretrained import export_nnunet_v2, load_pretrained
 
 __all__ = ["MNet", "export_nnunet_v2", "load_pretrained"]
-_HOMES = {"MNet": "zssmnet.mnet", "load_pretrained": "zssmnet.pretrained", "export_nnunet_v2": "zssmnet.pretrained"}
+_HOMES = {
+    "MNet": "zssmnet.mnet",
+    "load_pretrained": "zssmnet.handoff.pretrained",
+    "export_nnunet_v2": "zssmnet.handoff.pretrained",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from benchmarks.random_cubes import write_set
 from benchmarks.results import Results
 from benchmarks.steps import Sizes
 from zssmnet.storage import LocalStorage
-from zssmnet.training.data import open_training_data
+from zssmnet.training.dataset import open_training_data
 
 ROOT = Path(__file__).resolve().parents[2]
 

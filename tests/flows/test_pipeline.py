@@ -24,8 +24,8 @@ from flows import cli
 from flows.pipeline import PipelineSummary, ssl_pretraining
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
+from zssmnet.data.splits import stable_subset
 from zssmnet.errors import InputError
-from zssmnet.splits import stable_subset
 
 SETTINGS = Settings.model_validate(tomllib.loads(QUICK_SETTINGS))
 

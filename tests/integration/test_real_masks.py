@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from flows import cli
 from tests.phantoms import QUICK_SETTINGS
-from zssmnet.image_files import read_image
+from zssmnet.data.image_io import read_image
 from zssmnet.phantom import examination, write_nnunet_raw
 from zssmnet.phantom.archives import PhantomCase
 

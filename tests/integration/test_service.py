@@ -33,10 +33,10 @@ from tests.integration.secrecy import Secrets
 from tests.integration.service import ROOT, Service, connected, flow_run_id
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.ledger import Ledger
-from zssmnet.layout import Layout
 from zssmnet.phantom import evenly_split_cases
+from zssmnet.registry.versions import MODEL, list_versions, stable_model
 from zssmnet.storage import open_storage
-from zssmnet.training.versions import MODEL, list_versions, stable_model
+from zssmnet.storage.layout import Layout
 
 pytestmark = pytest.mark.integration
 

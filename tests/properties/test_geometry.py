@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.zssmnet.examinations import as_array, as_image, oblique
 from zssmnet.config import PreparationConfig
+from zssmnet.data.examination import Examination
+from zssmnet.data.image_io import LARGEST_VOLUME
 from zssmnet.errors import CaseError
-from zssmnet.image_files import LARGEST_VOLUME
-from zssmnet.preparation import PreparedVolumes, prepare
-from zssmnet.reading import Examination
-from zssmnet.resampling import Grid, target_grid
-from zssmnet.roi import Box, bounding_box
+from zssmnet.preparation.cropping import Box, bounding_box
+from zssmnet.preparation.prepare import PreparedVolumes, prepare
+from zssmnet.preparation.resampling import Grid, target_grid
 
 IN_PLANE = st.sampled_from([0.25, 0.3, 0.342, 0.5, 0.5625, 1.0, 2.0]) | st.floats(0.2, 1.5)
 THROUGH_PLANE = st.sampled_from([1.5, 3.0, 3.3, 3.6, 6.0, 12.0]) | st.floats(1, 8)

@@ -22,11 +22,11 @@ from tasks.announcement import ANNOUNCED
 from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import PUBLISHING, REMOVING, Death
 from zssmnet.errors import VerificationError
-from zssmnet.records import record_key
 from zssmnet.storage import open_storage
-from zssmnet.storage.lease import HELD
-from zssmnet.storage.owner import Owner
-from zssmnet.verification import Finding, verify_root
+from zssmnet.storage.lock import HELD
+from zssmnet.storage.process_id import Owner
+from zssmnet.storage.records import record_key
+from zssmnet.storage.verification import Finding, verify_root
 
 PATIENCE_S = 300
 STAGES = ("preparation", "cubes", "training", "publication")

@@ -24,9 +24,9 @@ from typing import Any
 
 from flows import cli, embedded
 from tasks.announcement import ANNOUNCED
-from zssmnet.records import record_key
 from zssmnet.storage import LocalStorage, Storage
-from zssmnet.storage.lease import HELD
+from zssmnet.storage.lock import HELD
+from zssmnet.storage.records import record_key
 
 BEFORE, HALF_WRITTEN, WRITTEN, VISIBLE = "before", "half-written", "written", "visible"
 PUBLISHING = (BEFORE, HALF_WRITTEN, WRITTEN, VISIBLE)

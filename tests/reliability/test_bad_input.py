@@ -19,7 +19,7 @@ from tests.reliability.corpus.archive import built
 from tests.reliability.corpus.member import ARCHIVE, BrokenCase, GoodCase
 from tests.reliability.ledger import Ledger
 from tests.zssmnet.examinations import Archive, as_array, as_image, noise, read
-from zssmnet.keys import printable
+from zssmnet.storage.keys import printable
 
 MARGIN_MM = 3.0
 CONTROLS = ("control-1", "control-2")

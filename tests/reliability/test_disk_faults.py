@@ -18,7 +18,7 @@ from zssmnet.errors import StorageError
 from zssmnet.storage import LocalStorage, Storage, open_storage
 from zssmnet.storage.cache import Cache
 from zssmnet.storage.s3 import S3Storage
-from zssmnet.tensor_files import save_tensors
+from zssmnet.training.tensor_files import save_tensors
 
 AREA = "storage on a disk"
 NOBODY = 65534
@@ -225,7 +225,7 @@ import os, sys, tempfile
 tempfile.tempdir = os.environ.get("SEEN")
 from pathlib import Path
 from zssmnet.errors import ZssmnetError
-from zssmnet.image_files import read_image
+from zssmnet.data.image_io import read_image
 try:
     read_image(Path(sys.argv[1]))
 except ZssmnetError as error:

@@ -24,14 +24,14 @@ from tests.reliability.ledger import Ledger
 from tests.zssmnet.examinations import PICAI, Archive, as_array, as_image, gland, noise
 from tests.zssmnet.training.examples import CPU, cubes_of, small_config
 from tests.zssmnet.training.test_checkpoint import state_after
-from zssmnet.cubes import open_cubes
+from zssmnet.data.image_io import read_image
+from zssmnet.data.splits import read_folds
 from zssmnet.errors import ZssmnetError
-from zssmnet.image_files import read_image
-from zssmnet.pretrained import load_pretrained
-from zssmnet.splits import read_folds
+from zssmnet.handoff.pretrained import load_pretrained
+from zssmnet.preparation.cubes import open_cubes
 from zssmnet.storage import LocalStorage
 from zssmnet.training.checkpoint import BEST, LAST, publish_best, publish_last, resume
-from zssmnet.training.learner import initial_state
+from zssmnet.training.trainer import initial_state
 
 QUICK, MANY = 12, 600
 MOST_MEMORY_MIB = 400
@@ -171,9 +171,9 @@ def test_checkpoints(tmp_path: Path, long: bool, ledger: Ledger) -> None:
 MEMORY = """\
 import resource, sys
 from pathlib import Path
-from zssmnet.cubes import open_cubes
+from zssmnet.preparation.cubes import open_cubes
 from zssmnet.errors import ZssmnetError
-from zssmnet.image_files import read_image
+from zssmnet.data.image_io import read_image
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for name in sys.argv[1:]:
     try:

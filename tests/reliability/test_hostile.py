@@ -17,18 +17,13 @@ import torch
 from tests.model_record import model_record
 from tests.reliability.ledger import Ledger
 from tests.zssmnet.examinations import Archive, as_image, gland, noise
-from zssmnet import gallery
-from zssmnet.archive import take_inventory
 from zssmnet.config import CubesConfig, PreparationConfig
-from zssmnet.cubes import generate_cubes, open_cubes, remove_other_sets
+from zssmnet.data.archive import take_inventory
 from zssmnet.errors import CaseError, CheckpointError, CubesError, ZssmnetError
-from zssmnet.preparation import PreparedCase, prepare_case, remove_stale
-from zssmnet.pretrained import load_pretrained
-from zssmnet.records import Input, read_record, record_key, record_names
-from zssmnet.storage import LocalStorage, open_storage
-from zssmnet.storage.cache import Cache
-from zssmnet.training.checkpoint import load_checkpoint
-from zssmnet.training.versions import (
+from zssmnet.handoff.pretrained import load_pretrained
+from zssmnet.preparation.cubes import generate_cubes, open_cubes, remove_other_sets
+from zssmnet.preparation.prepare import PreparedCase, prepare_case, remove_stale
+from zssmnet.registry.versions import (
     MODEL,
     find_version,
     keep_stable,
@@ -38,7 +33,12 @@ from zssmnet.training.versions import (
     roll_back,
     stable_model,
 )
-from zssmnet.verification import verify_stage
+from zssmnet.report import gallery
+from zssmnet.storage import LocalStorage, open_storage
+from zssmnet.storage.cache import Cache
+from zssmnet.storage.records import Input, read_record, record_key, record_names
+from zssmnet.storage.verification import verify_stage
+from zssmnet.training.checkpoint import load_checkpoint
 
 PREPARATION = PreparationConfig()
 CUBES = CubesConfig(cubes_per_case=1, size=(4, 4, 4))

@@ -14,11 +14,11 @@ from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.killing import Place, die_often, draw
 from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import VISIBLE, Death
+from zssmnet.data.splits import assign_subsets
 from zssmnet.phantom import evenly_split_cases
-from zssmnet.records import read_record
-from zssmnet.splits import assign_subsets
+from zssmnet.registry.challenge import JUDGEMENT, Judgement
 from zssmnet.storage import open_storage
-from zssmnet.training.challenge import JUDGEMENT, Judgement
+from zssmnet.storage.records import read_record
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(3600)]
 ROOTS, KILLS = 4, 4

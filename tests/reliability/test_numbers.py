@@ -22,19 +22,19 @@ from tests.zssmnet.training.examples import (
     stopping_at,
     write_cubes,
 )
-from zssmnet.archive import take_inventory
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
-from zssmnet.cubes import cubes_key, generate_cubes, prepared_cases
+from zssmnet.data.archive import take_inventory
+from zssmnet.data.splits import SUBSETS, assign_subsets
 from zssmnet.errors import CheckpointError, CollapsedError, CubesError, NonFiniteLossError, ZssmnetError
-from zssmnet.layout import Layout
-from zssmnet.preparation import prepare_case, remove_prepared
-from zssmnet.records import record_key, record_names
-from zssmnet.splits import SUBSETS, assign_subsets
+from zssmnet.preparation.cubes import cubes_key, generate_cubes, prepared_cases
+from zssmnet.preparation.prepare import prepare_case, remove_prepared
+from zssmnet.registry.pretraining import pretrain
+from zssmnet.registry.versions import MODEL, list_versions
 from zssmnet.storage import LocalStorage, Storage, open_storage
+from zssmnet.storage.layout import Layout
+from zssmnet.storage.records import record_key, record_names
+from zssmnet.storage.verification import verify_root
 from zssmnet.training.checkpoint import BEST, LAST
-from zssmnet.training.pretraining import pretrain
-from zssmnet.training.versions import MODEL, list_versions
-from zssmnet.verification import verify_root
 
 CONFIG = small_config(epochs=3, learning_rate=3.0, seed=1)
 """Best in epoch 2."""

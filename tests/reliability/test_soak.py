@@ -28,10 +28,10 @@ from tests.deployments.stack_fixture import temporary_stack
 from tests.integration.service import Service, connected
 from tests.reliability.ledger import Ledger
 from tests.reliability.watching import Watch, family, thirds, told
-from zssmnet.archive import Case, take_inventory
 from zssmnet.config import PreparationConfig
-from zssmnet.preparation import IMAGE_SUFFIXES, MASK_SUFFIX, prepare_case
-from zssmnet.splits import stable_subset
+from zssmnet.data.archive import Case, take_inventory
+from zssmnet.data.splits import stable_subset
+from zssmnet.preparation.prepare import IMAGE_SUFFIXES, MASK_SUFFIX, prepare_case
 from zssmnet.storage import open_storage
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(3600)]

@@ -16,7 +16,7 @@ from tests.reliability.faulty_s3 import Fault, FaultyS3, Rule, faulty_proxy, ref
 from tests.reliability.ledger import Ledger
 from zssmnet.errors import StorageError
 from zssmnet.storage.cache import Cache
-from zssmnet.storage.retrying import Patience
+from zssmnet.storage.retry import Patience
 from zssmnet.storage.s3 import S3Storage, make_bucket
 from zssmnet.storage.s3_files import PatientFiles
 

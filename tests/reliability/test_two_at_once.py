@@ -10,7 +10,7 @@ import pytest
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.ledger import Ledger
 from zssmnet.storage import Storage, open_storage
-from zssmnet.verification import verify_root
+from zssmnet.storage.verification import verify_root
 
 pytestmark = pytest.mark.integration
 PATIENCE_S = 240

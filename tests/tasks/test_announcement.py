@@ -11,10 +11,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.announcement import ANNOUNCED, PUBLISHED, announce
 from tests.model_record import model_record
-from zssmnet.records import remove_record
+from zssmnet.registry.versions import MODEL, publish, roll_back
 from zssmnet.storage import LocalStorage
-from zssmnet.training.versions import MODEL, publish, roll_back
-from zssmnet.verification import verify_stage
+from zssmnet.storage.records import remove_record
+from zssmnet.storage.verification import verify_stage
 
 PATIENCE_S = 60
 NOBODY = "http://127.0.0.1:9/api"

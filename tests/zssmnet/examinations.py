@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from zssmnet.archive import Case, take_inventory
+from zssmnet.data.archive import Case, take_inventory
 from zssmnet.storage import LocalStorage
 
 SIZE = (24, 20, 8)

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from zssmnet.storage import LocalStorage
-from zssmnet.storage.lease import HELD
+from zssmnet.storage.lock import HELD
 
 
 class Killed(BaseException):

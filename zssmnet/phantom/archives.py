@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from zssmnet.archive import ArchiveFormat
+from zssmnet.data.archive import ArchiveFormat
+from zssmnet.data.examination import onto_grid
+from zssmnet.data.image_io import write_image
+from zssmnet.data.splits import SUBSETS, stable_subset
 from zssmnet.errors import ConfigError, InputError
-from zssmnet.image_files import write_image
 from zssmnet.phantom.gland import zonal_mask
 from zssmnet.phantom.grid import DEMO_GRIDS, GridSpec
 from zssmnet.phantom.signals import Examination, examination
-from zssmnet.reading import onto_grid
-from zssmnet.splits import SUBSETS, stable_subset
 
 
 @dataclass(frozen=True)

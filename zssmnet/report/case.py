@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from zssmnet.cubes import HIGHEST_ADC
+from zssmnet.preparation.cubes import HIGHEST_ADC
 from zssmnet.report.style import (
     CUBE_COLOUR,
     FAINT,

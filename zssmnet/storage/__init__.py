@@ -6,8 +6,8 @@ Keys are POSIX paths relative to a storage's root, for example ``subset0/11373_1
 import os
 
 from zssmnet.errors import InputError, without_credentials
-from zssmnet.keys import printable
 from zssmnet.storage.interface import Entry, Storage, sha256_of
+from zssmnet.storage.keys import printable
 from zssmnet.storage.local import LocalStorage
 
 __all__ = ["Entry", "LocalStorage", "Storage", "check_address", "open_storage", "read_file", "sha256_of"]

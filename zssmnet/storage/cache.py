@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zssmnet.storage.interface import flush_to_disk
-from zssmnet.storage.owner import Owner, this_process
+from zssmnet.storage.process_id import Owner, this_process
 
 FOLDER = "ZSSMNET_CACHE"
 LIMIT_GB = "ZSSMNET_CACHE_GB"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing_extensions import override
 
 from zssmnet.errors import StorageError
-from zssmnet.keys import checked_key
 from zssmnet.storage.interface import Entry, Storage, flush_to_disk, storage_errors
-from zssmnet.storage.owner import Owner, this_process
+from zssmnet.storage.keys import checked_key
+from zssmnet.storage.process_id import Owner, this_process
 
 PARTIAL = ".partial"
 ABANDONED_S = 86_400

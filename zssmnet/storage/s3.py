@@ -16,11 +16,11 @@ from typing import Any
 from typing_extensions import override
 
 from zssmnet.errors import StorageError
-from zssmnet.keys import checked_key
 from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
-from zssmnet.storage.retrying import Patience
-from zssmnet.storage.s3_faults import FAULTS, WrongContentError, is_of_this_machine, needs_a_new_start, reason_of
+from zssmnet.storage.keys import checked_key
+from zssmnet.storage.retry import Patience
+from zssmnet.storage.s3_errors import FAULTS, WrongContentError, is_of_this_machine, needs_a_new_start, reason_of
 from zssmnet.storage.s3_files import PART_BYTES, PatientFiles
 
 log = logging.getLogger(__name__)

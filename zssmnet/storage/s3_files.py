@@ -13,8 +13,8 @@ import s3fs
 from botocore.exceptions import IncompleteReadError
 from typing_extensions import override
 
-from zssmnet.storage.retrying import Patience
-from zssmnet.storage.s3_faults import FAULTS, WrongContentError, code_of, is_transient
+from zssmnet.storage.retry import Patience
+from zssmnet.storage.s3_errors import FAULTS, WrongContentError, code_of, is_transient
 
 T = TypeVar("T")
 PART_BYTES = 50 * 2**20

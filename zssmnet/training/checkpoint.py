@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
-from zssmnet.tensor_files import load_tensors, save_tensors
 from zssmnet.training.acceleration import machine_free, machines_choices
+from zssmnet.training.tensor_files import load_tensors, save_tensors
 
 LAST = "last.checkpoint"
 BEST = "best.model"

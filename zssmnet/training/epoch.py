@@ -11,8 +11,8 @@ from torch.nn import functional
 from zssmnet.config import CorruptionConfig
 from zssmnet.corruption import sample_keys
 from zssmnet.errors import NonFiniteLossError
-from zssmnet.training.feed import Feed
-from zssmnet.training.restoration import restoration_loss, restored_pair
+from zssmnet.training.batches import Feed
+from zssmnet.training.loss import restoration_loss, restored_pair
 from zssmnet.training.team import ALONE, Team
 
 OnStep = Callable[[int, int], None]

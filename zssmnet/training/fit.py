@@ -19,11 +19,11 @@ from zssmnet.training.checkpoint import (
     publish_last,
     resume,
 )
-from zssmnet.training.data import CubeSet
-from zssmnet.training.doubts import check_alive, check_answers, new_doubts
+from zssmnet.training.dataset import CubeSet
+from zssmnet.training.diagnostics import check_alive, check_answers, new_doubts
 from zssmnet.training.epoch import OnStep
-from zssmnet.training.learner import Learner, initial_state
 from zssmnet.training.team import ALONE, Team
+from zssmnet.training.trainer import Learner, initial_state
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from zssmnet.errors import ZssmnetError
-from zssmnet.keys import printable
 from zssmnet.storage import open_storage
+from zssmnet.storage.keys import printable
 from zssmnet.training.acceleration import choose_device
-from zssmnet.training.data import open_training_data
-from zssmnet.training.learner import Learner, initial_state
+from zssmnet.training.dataset import open_training_data
 from zssmnet.training.team import MEETING, Job, Meeting, SharedTeam, own_meeting
+from zssmnet.training.trainer import Learner, initial_state
 
 
 def follow(meeting: Meeting) -> None:

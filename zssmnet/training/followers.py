@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from zssmnet.errors import InputError, TrainingError
-from zssmnet.temporary import temporary_folder
+from zssmnet.storage.temporary import temporary_folder
 from zssmnet.training.team import (
     ALONE,
     MEETING,

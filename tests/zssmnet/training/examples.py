@@ -9,7 +9,7 @@ import torch
 
 from zssmnet.config import CorruptionConfig, NetworkConfig, PretrainConfig, ShufflingConfig, TrainingConfig
 from zssmnet.storage import LocalStorage
-from zssmnet.training.data import CubeSet
+from zssmnet.training.dataset import CubeSet
 
 CPU = torch.device("cpu")
 SIZE = (16, 16, 4)

@@ -7,14 +7,14 @@ import torch
 from tests.zssmnet.training.examples import CPU, bits, cubes_of, small_config
 from zssmnet.errors import InputError, OutOfMemoryError
 from zssmnet.mnet import MNet
+from zssmnet.registry.runs import decisive
 from zssmnet.storage import LocalStorage
 from zssmnet.training import fit
 from zssmnet.training.acceleration import accelerated, choose_device, precision
 from zssmnet.training.checkpoint import BEST, LAST
-from zssmnet.training.data import CubeSet
-from zssmnet.training.fitting import largest_batch
-from zssmnet.training.learner import Learner, initial_state
-from zssmnet.training.runs import decisive
+from zssmnet.training.dataset import CubeSet
+from zssmnet.training.largest_batch import largest_batch
+from zssmnet.training.trainer import Learner, initial_state
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
 INPUT = torch.rand(2, 6, 4, 16, 16, generator=torch.Generator().manual_seed(0))

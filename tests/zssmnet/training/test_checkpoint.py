@@ -24,7 +24,7 @@ from zssmnet.training.checkpoint import (
     publish_last,
     resume,
 )
-from zssmnet.training.learner import initial_state
+from zssmnet.training.trainer import initial_state
 
 
 def state_after(losses: list[float], config: PretrainConfig | None = None) -> TrainingState:

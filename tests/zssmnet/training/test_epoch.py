@@ -10,10 +10,10 @@ from tests.zssmnet.training.examples import CPU, WatchedCubes, bits, cubes_of, s
 from zssmnet.corruption import sample_keys
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.training import epoch
-from zssmnet.training.data import CubeSet
+from zssmnet.training.batches import BATCHES_AHEAD, StreamedCubes
+from zssmnet.training.dataset import CubeSet
 from zssmnet.training.epoch import check_weights, train_epoch, validate, validation_batches
-from zssmnet.training.feed import BATCHES_AHEAD, StreamedCubes
-from zssmnet.training.restoration import restoration_loss, restored_pair
+from zssmnet.training.loss import restoration_loss, restored_pair
 
 CORRUPTION = small_config().corruption
 CUBES = cubes_of(7, size=(8, 6, 4))

@@ -24,16 +24,16 @@ from zssmnet.config import TrainingConfig
 from zssmnet.corruption import sample_keys
 from zssmnet.errors import CollapsedError, InputError, NonFiniteLossError
 from zssmnet.storage import LocalStorage
-from zssmnet.training import epoch, fit, learner
+from zssmnet.training import epoch, fit, trainer
 from zssmnet.training.acceleration import choose_device
+from zssmnet.training.batches import StreamedCubes
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
-from zssmnet.training.data import CubeSet
-from zssmnet.training.doubts import doubts
+from zssmnet.training.dataset import CubeSet
+from zssmnet.training.diagnostics import doubts
 from zssmnet.training.epoch import Validation, validate
-from zssmnet.training.feed import StreamedCubes
 from zssmnet.training.fit import is_finished
-from zssmnet.training.learner import initial_state
-from zssmnet.training.restoration import restoration_loss
+from zssmnet.training.loss import restoration_loss
+from zssmnet.training.trainer import initial_state
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
 CONFIG = small_config(epochs=4, learning_rate=3.0)
@@ -234,12 +234,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[float]
 
     def train_with(folder: Path, losses: list[float], **recipe: Any) -> list[float]:
         rates.clear()
-        monkeypatch.setattr(learner, "train_epoch", train)
+        monkeypatch.setattr(trainer, "train_epoch", train)
         monkeypatch.setattr(
-            learner, "validate", lambda *_: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0))
+            trainer, "validate", lambda *_: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0))
         )
         progress = Progress()
-        monkeypatch.setattr(learner, "Progress", lambda: progress)
+        monkeypatch.setattr(trainer, "Progress", lambda: progress)
         run(folder, small_config(**recipe))
         assert [result.validation_loss for result in progress.history] == losses[: progress.epoch]
         return list(rates)

@@ -16,11 +16,12 @@ import torch
 from tests.zssmnet.training.examples import CPU, bits, small_config, write_cubes
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import HeldError, InputError, TrainingError
+from zssmnet.registry import runs
+from zssmnet.registry.pretraining import pretrain
+from zssmnet.registry.runs import train
 from zssmnet.storage import LocalStorage
-from zssmnet.training import followers, runs
+from zssmnet.training import followers
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
-from zssmnet.training.pretraining import pretrain
-from zssmnet.training.runs import train
 
 COUNTS = (1, 2, 0, 1, 1, 3)
 """Five training cubes, three for validation: a batch of five has unequal shares, and so has validation's last one."""

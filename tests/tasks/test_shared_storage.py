@@ -1,0 +1,56 @@
+"""What a machine on which a disk is not mounted must not do: take its files for missing, or lose what it publishes."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.cases import prepare
+from tasks.cubes import cut_cubes
+from tasks.shared_storage import check_arrived, check_seen
+from zssmnet.config import CubesConfig, PreparationConfig
+from zssmnet.data.archive import Case
+from zssmnet.errors import StorageError
+from zssmnet.storage import LocalStorage
+from zssmnet.storage.records import record_key
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> LocalStorage:
+    storage = LocalStorage(tmp_path / "full")
+    storage.publish_bytes("file", b"content")
+    return storage
+
+
+@pytest.fixture(params=["absent", "empty"])
+def unseen(request: pytest.FixtureRequest, tmp_path: Path) -> LocalStorage:
+    folder = tmp_path / request.param
+    if request.param == "empty":
+        folder.mkdir()
+    return LocalStorage(folder)
+
+
+def test_inputs_that_are_there_are_seen(full: LocalStorage) -> None:
+    check_seen(full, full)
+
+
+def test_a_folder_that_is_not_mounted_is_no_folder_of_missing_files(full: LocalStorage, unseen: LocalStorage) -> None:
+    with pytest.raises(StorageError, match=f"^{unseen.uri}: not there, or empty, on .*; let all machines see"):
+        check_seen(full, unseen)
+
+
+def test_tasks_stop_there(full: LocalStorage, unseen: LocalStorage, tmp_path: Path) -> None:
+    case = Case("1_1", "nnunet", ("a", "b", "c"), "mask")
+    output = str(tmp_path / "output")
+    for images, masks in ((full, unseen), (unseen, full)):
+        with pytest.raises(StorageError, match="not there, or empty"):
+            prepare.fn(case, 0, images.uri, masks.uri, output, PreparationConfig())
+    with pytest.raises(StorageError, match="not there, or empty"):
+        cut_cubes.fn(0, unseen.uri, output, CubesConfig())
+    assert not Path(output).exists()
+
+
+def test_what_has_arrived_is_seen_by_its_records(full: LocalStorage) -> None:
+    full.publish_bytes(record_key("1_1"), b"{}")
+    check_arrived(full, ["1_1"])
+    with pytest.raises(StorageError, match=rf"^{full.uri}: was written by tasks elsewhere, .*: 2_2; let all machines"):
+        check_arrived(full, ["1_1", "2_2"])

@@ -1,0 +1,296 @@
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.zssmnet.examinations import NNUNET, PICAI
+from zssmnet.data.archive import ArchiveFormat, Case, Inventory, duplicated, patient_of, shortened, take_inventory
+from zssmnet.errors import ArchiveError, CaseError, InputError
+from zssmnet.storage import LocalStorage
+
+UNUSUAL_IDS = [
+    "11373_1001396",
+    "a",
+    "prostate-007",
+    "Łódź_前列腺",
+    "with space and_more",
+    "with.dots.nii",
+    "_0001",
+    "a_0000_0000",
+    "..",
+    "x" * 243,
+    "é" * 121,
+    "[a](b)*?$HOME;&",
+]
+
+
+class Folders:
+    """An archive of empty files: the inventory looks at names alone."""
+
+    def __init__(self, root: Path) -> None:
+        self.images, self.masks = root / "images", root / "masks"
+
+    def add(self, *paths: Path) -> None:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def add_nnunet(self, case_id: str, folder: str = "imagesTr") -> None:
+        self.add(*(self.images / folder / f"{case_id}{suffix}" for suffix in NNUNET), self.mask(case_id))
+
+    def add_picai(self, case_id: str) -> None:
+        patient = self.images / case_id.split("_")[0]
+        self.add(*(patient / f"{case_id}{suffix}" for suffix in PICAI), self.mask(case_id))
+        self.add(patient / f"{case_id}_cor.mha", patient / f"{case_id}_sag.mha")
+
+    def mask(self, case_id: str) -> Path:
+        return self.masks / f"{case_id}.nii.gz"
+
+    def inventory(self, archive_format: ArchiveFormat | None = None) -> Inventory:
+        return take_inventory(LocalStorage(self.images), LocalStorage(self.masks), archive_format)
+
+    def only_fault(self) -> CaseError:
+        (fault,) = self.inventory().faults
+        assert fault.reason
+        assert str(fault).isprintable()
+        return fault
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path)
+
+
+class TestFormats:
+    def test_nnunet_raw(self, folders: Folders):
+        folders.add_nnunet("10_2")
+        folders.add_nnunet("10_1")
+        first, second = folders.inventory().cases
+        assert first == Case(
+            "10_1",
+            "nnunet",
+            ("imagesTr/10_1_0000.nii.gz", "imagesTr/10_1_0001.nii.gz", "imagesTr/10_1_0002.nii.gz"),
+            "10_1.nii.gz",
+        )
+        assert second.id == "10_2"
+
+    def test_picai(self, folders: Folders):
+        folders.add_picai("10_1")
+        assert folders.inventory().cases == (
+            Case("10_1", "picai", ("10/10_1_t2w.mha", "10/10_1_adc.mha", "10/10_1_hbv.mha"), "10_1.nii.gz"),
+        )
+
+    def test_picai_in_several_parts(self, folders: Folders):
+        """PI-CAI comes as five archives, which need not be unpacked into one folder."""
+        folders.add_picai("10_1")
+        folders.images.rename(folders.images.with_name("fold0"))
+        folders.images.mkdir()
+        folders.images.with_name("fold0").rename(folders.images / "fold0")
+        assert [case.images[0] for case in folders.inventory().cases] == ["fold0/10/10_1_t2w.mha"]
+
+    @pytest.mark.parametrize("below", ["", "imagesTr"])
+    def test_images_folder_or_the_one_above(self, folders: Folders, below: str):
+        folders.add_nnunet("a")
+        folders.images /= below
+        assert [case.id for case in folders.inventory().cases] == ["a"]
+
+    def test_images_without_a_folder_of_their_own(self, folders: Folders):
+        folders.add_nnunet("a", folder="")
+        assert folders.inventory().cases[0].images[0] == "a_0000.nii.gz"
+
+    def test_what_lies_beside_images_tr_is_no_matter(self, folders: Folders):
+        """Test images, labels, and what an earlier run put there."""
+        folders.add_nnunet("a")
+        folders.add_nnunet("a", folder="SSL/data/subset0")
+        folders.add_nnunet("b", folder="imagesTs")
+        folders.add(folders.images / "labelsTr/a.nii.gz", folders.images / "dataset.json")
+        found = folders.inventory()
+        assert [case.id for case in found.cases] == ["a"]
+        assert not found.faults
+
+    def test_test_images_alone_are_no_archive(self, folders: Folders):
+        folders.add_nnunet("a", folder="imagesTs")
+        with pytest.raises(ArchiveError, match="no case"):
+            folders.inventory()
+
+    def test_both_in_one_folder_need_a_choice(self, folders: Folders):
+        folders.add_nnunet("a")
+        folders.add_picai("10_1")
+        with pytest.raises(ArchiveError, match=r"holds both.*--archive-format"):
+            folders.inventory()
+        assert [case.id for case in folders.inventory("nnunet").cases] == ["a"]
+        assert [case.id for case in folders.inventory("picai").cases] == ["10_1"]
+
+    def test_a_wrong_choice_is_said(self, folders: Folders):
+        folders.add_nnunet("a")
+        with pytest.raises(ArchiveError, match=r"no case of the format 'picai'.*_t2w\.mha"):
+            folders.inventory("picai")
+
+    @pytest.mark.parametrize("case_id", UNUSUAL_IDS)
+    def test_any_id(self, folders: Folders, case_id: str):
+        folders.add_nnunet(case_id)
+        found = folders.inventory()
+        assert not found.faults
+        assert [(case.id, case.mask) for case in found.cases] == [(case_id, f"{case_id}.nii.gz")]
+
+    def test_linked_folders_belong_to_the_archive(self, folders: Folders, tmp_path: Path):
+        folders.add_picai("10_1")
+        (folders.images / "10").rename(tmp_path / "elsewhere")
+        (folders.images / "10").symlink_to(tmp_path / "elsewhere")
+        assert len(folders.inventory().cases) == 1
+
+
+class TestNoArchive:
+    @pytest.mark.parametrize("exists", [False, True])
+    def test_empty_or_missing_folder(self, folders: Folders, exists: bool):
+        if exists:
+            folders.images.mkdir()
+        with pytest.raises(ArchiveError, match="images: no such folder, or an empty one"):
+            folders.inventory()
+
+    def test_folder_of_other_files(self, folders: Folders):
+        folders.add(folders.images / "scan.dcm", folders.images / "a_0000.nii", folders.images / "t2w.mha")
+        with pytest.raises(ArchiveError, match=r"images: no case found; expected imagesTr/<case>_0000\.nii\.gz"):
+            folders.inventory()
+
+    @pytest.mark.parametrize("exists", [False, True])
+    def test_empty_or_missing_folder_of_masks(self, folders: Folders, exists: bool):
+        folders.add_nnunet("a")
+        folders.mask("a").unlink()
+        folders.masks.rmdir()
+        if exists:
+            folders.add(folders.masks / "README.md")
+        with pytest.raises(ArchiveError, match=r"masks: no zonal mask <case>\.nii\.gz"):
+            folders.inventory()
+
+
+class TestFaults:
+    @pytest.mark.parametrize(("channel", "name"), list(enumerate(["T2W", "ADC", "DWI"])))
+    def test_missing_channel(self, folders: Folders, channel: int, name: str):
+        folders.add_nnunet("a")
+        folders.add_nnunet("b")
+        (folders.images / f"imagesTr/a{NNUNET[channel]}").unlink()
+        fault = folders.only_fault()
+        assert (fault.case_id, fault.file) == ("a", f"a{NNUNET[channel]}")
+        assert fault.reason == f"missing: the case has no {name} image"
+        assert [case.id for case in folders.inventory().cases] == ["b"]
+
+    def test_missing_channel_of_picai(self, folders: Folders):
+        folders.add_picai("10_1")
+        (folders.images / "10/10_1_t2w.mha").unlink()
+        fault = folders.only_fault()
+        assert (fault.case_id, fault.file) == ("10_1", "10_1_t2w.mha")
+
+    def test_missing_mask(self, folders: Folders):
+        folders.add_nnunet("a")
+        folders.add_nnunet("b")
+        folders.mask("a").unlink()
+        fault = folders.only_fault()
+        assert (fault.case_id, fault.file) == ("a", str(folders.mask("a")))
+        assert fault.reason == "missing: the case has no zonal mask"
+
+    def test_only_nifti_masks_count(self, folders: Folders):
+        folders.add_nnunet("a")
+        folders.add_nnunet("b")
+        folders.mask("a").rename(folders.masks / "a.nii")
+        folders.add(folders.masks / "a")
+        assert folders.only_fault().case_id == "a"
+
+    def test_every_faulty_case_is_named(self, folders: Folders):
+        for case_id in ("a", "b", "c"):
+            folders.add_nnunet(case_id)
+            folders.mask(case_id).unlink()
+        folders.add_nnunet("d")
+        found = folders.inventory()
+        assert [fault.case_id for fault in found.faults] == ["a", "b", "c"]
+        assert [case.id for case in found.cases] == ["d"]
+
+    def test_image_that_is_there_twice(self, folders: Folders):
+        folders.add_nnunet("a")
+        folders.add(folders.images / "imagesTr/again/a_0001.nii.gz")
+        fault = folders.only_fault()
+        assert fault.file == "imagesTr/again/a_0001.nii.gz"
+        assert "twice, in imagesTr/a_0001.nii.gz" in fault.reason
+
+    def test_mask_that_is_there_twice(self, folders: Folders):
+        folders.add_nnunet("a")
+        folders.add(folders.masks / "again/a.nii.gz")
+        fault = folders.only_fault()
+        assert fault.file == "again/a.nii.gz"
+        assert "twice, in a.nii.gz" in fault.reason
+
+    def test_masks_without_images_only_warn(self, folders: Folders, caplog: pytest.LogCaptureFixture):
+        folders.add_nnunet("a")
+        folders.add(folders.masks / "README.md", *(folders.mask(f"m{number}") for number in range(7)))
+        with caplog.at_level(logging.WARNING):
+            found = folders.inventory()
+        assert len(found.cases) == 1
+        assert not found.faults
+        assert "7 masks without images, not used: m0, m1, m2, m3, m4 and 2 more" in caplog.text
+        assert len(caplog.records) == 1
+
+    @pytest.mark.parametrize(
+        ("case_id", "reason"),
+        [
+            ("", "no id"),
+            ("two\nlines", "control characters"),
+            (os.fsdecode(b"latin-1 \xe9"), "not UTF-8"),
+            ("line\N{LINE SEPARATOR}separator", "control characters"),
+        ],
+    )
+    def test_ids_that_cannot_name_a_file(self, folders: Folders, case_id: str, reason: str):
+        folders.add_nnunet("good")
+        folders.add_nnunet(case_id)
+        fault = folders.only_fault()
+        assert reason in fault.reason
+        assert [case.id for case in folders.inventory().cases] == ["good"]
+
+    def test_id_too_long_for_the_names_of_prepared_cases(self, folders: Folders):
+        folders.add_picai("10_1")
+        folders.add(*(folders.images / f"{'9' * 246}{suffix}" for suffix in PICAI), folders.mask("9" * 246))
+        assert "more than 255 bytes" in folders.only_fault().reason
+
+    def test_folder_that_cannot_be_named(self, folders: Folders):
+        folders.add_nnunet("a", folder="two\nlines")
+        assert folders.only_fault().case_id == "a"
+
+    @pytest.mark.parametrize("ending", ["_0000", "_0001", "_0002"])
+    def test_ids_whose_prepared_files_would_have_the_same_name(self, folders: Folders, ending: str):
+        folders.add_nnunet("a")
+        folders.add_nnunet(f"a{ending}")
+        fault = folders.only_fault()
+        assert fault.case_id == f"a{ending}"
+        assert "image of case a" in fault.reason
+        assert [case.id for case in folders.inventory().cases] == ["a"]
+
+
+class TestPatients:
+    @pytest.mark.parametrize(
+        ("case_id", "patient"),
+        [("11373_1001396", "11373"), ("11373", "11373"), ("a_b", "a_b"), ("1_2_3", "1_2_3"), ("", ""), ("1_2\n", "1")],
+    )
+    def test_picai(self, case_id: str, patient: str):
+        assert patient_of(case_id) == patient
+
+    def test_pattern(self):
+        assert patient_of("site3-p17-v2", r"(?P<patient>site\d+-p\d+)") == "site3-p17"
+        assert patient_of("other", r"(?P<patient>site\d+-p\d+)") == "other"
+        assert patient_of("abc", r"(x(?P<patient>\d))?abc") == "abc"
+
+    @pytest.mark.parametrize("pattern", ["(", "(?P<patient>", r"(\d+)_", "", "(?P<Patient>.)"])
+    def test_unusable_pattern(self, pattern: str):
+        with pytest.raises(InputError, match=r"regular expression|no group") as caught:
+            patient_of("nothing like it", pattern)
+        assert "\n" not in str(caught.value)
+
+
+def test_shortened():
+    assert shortened(["a", "b"]) == "a, b"
+    assert shortened((str(number) for number in range(7)), most=3) == "0, 1, 2 and 4 more"
+    assert shortened(["two\nlines"]) == r"two\nlines"
+
+
+def test_duplicated():
+    assert duplicated(["b", "a", "b", "c", "a"]) == ["a", "b"]
+    assert duplicated(["a", "b"]) == []

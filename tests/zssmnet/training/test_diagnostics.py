@@ -1,0 +1,91 @@
+import pytest
+
+from zssmnet.errors import CollapsedError
+from zssmnet.training.checkpoint import EpochResult, Progress
+from zssmnet.training.diagnostics import BEGINNERS_STEPS, check_alive, check_answers, doubts, new_doubts
+
+FINE, FLAT = (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)
+
+
+def history(*epochs: tuple[float, float, tuple[float, float, float]]) -> list[EpochResult]:
+    """Epochs of these validation losses, explained variances and spreads."""
+    return [EpochResult(number, 0.1, loss, 0.1, *rest) for number, (loss, *rest) in enumerate(epochs, 1)]
+
+
+def names(results: list[EpochResult], steps: int = BEGINNERS_STEPS) -> list[str]:
+    return [doubt.name for doubt in doubts(results, steps)]
+
+
+@pytest.mark.parametrize(
+    ("spread", "found"),
+    [
+        (FINE, []),
+        ((0.002, 0.002, 0.002), []),
+        ((0.5, 0.0009, 0.5), ["ADC collapsed"]),
+        ((0.0, 0.5, 0.0), ["T2W, DWI collapsed"]),
+    ],
+)
+def test_a_collapsed_channel_is_named_in_its_epoch(spread: tuple[float, float, float], found: list[str]) -> None:
+    assert names(history((0.1, 0.5, spread))) == found
+
+
+@pytest.mark.parametrize(
+    ("explained", "epochs", "steps", "doubted"),
+    [
+        (0.0, 2, BEGINNERS_STEPS, True),
+        (-2.0, 2, BEGINNERS_STEPS // 2, True),
+        (-2.0, 2, BEGINNERS_STEPS // 2 - 1, False),
+        (0.001, 2, BEGINNERS_STEPS, False),
+        (-2.0, 1, 9 * BEGINNERS_STEPS, False),
+    ],
+)
+def test_who_should_know_better_has_to_be_better_than_a_constant(
+    explained: float, epochs: int, steps: int, doubted: bool
+) -> None:
+    results = history(*((1 / epoch, explained, FINE) for epoch in range(1, epochs + 1)))
+    assert (names(results, steps) == ["no better than a constant"]) == doubted
+
+
+def test_a_stuck_validation_is_the_same_to_the_last_digit() -> None:
+    assert names(history((0.1, 0.5, FINE), (0.1, 0.5, FINE))) == ["validation is stuck"]
+    assert names(history((0.1, 0.5, FINE), (0.1 + 1e-16, 0.5, FINE))) == []
+
+
+def test_nothing_is_said_of_what_earlier_versions_did_not_tell() -> None:
+    assert doubts([EpochResult(number, 0.1, 1 / number, 0.1) for number in (1, 2, 3)], 1000) == []
+
+
+def test_a_doubt_that_stays_is_told_once_and_one_that_comes_back_again() -> None:
+    flat, fine = (0.0, 0.5, 0.5), FINE
+    results = history(*((1 / (1 + i), 0.5, spread) for i, spread in enumerate((flat, flat, fine, flat))))
+    told = [[doubt.name for doubt in new_doubts(results[:done], 1)] for done in range(1, 5)]
+    assert told == [["T2W collapsed"], [], [], ["T2W collapsed"]]
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        history((0.3, -2, FLAT)),
+        history((0.3, -2, FLAT), (0.29, -2, FLAT)),
+        history((0.3, -2, FLAT), (0.3, -2, (0.0, 0.0, 1e-9))),
+        history((0.3, -2, FINE), (0.3, -2, FINE)),
+        history((0.3, -2, FINE), (0.3, -2, FLAT)),
+    ],
+)
+def test_training_goes_on_while_there_is_hope(results: list[EpochResult]) -> None:
+    check_alive(Progress(results, 1, 0.3))
+
+
+@pytest.mark.parametrize("first", [FLAT, FINE])
+def test_and_ends_where_there_is_none(first: tuple[float, float, float]) -> None:
+    progress = Progress(history((0.2, -1, first), (0.3, -2, FLAT), (0.3, -2, FLAT)), 1, 0.2)
+    with pytest.raises(CollapsedError) as caught:
+        check_alive(progress)
+    assert ("the best model so far is kept" in str(caught.value)) == (first == FINE)
+    assert str(caught.value).endswith("train anew with a smaller learning_rate or another --seed")
+
+
+def test_the_best_model_is_one_that_answers() -> None:
+    check_answers(Progress(history((0.2, 0.1, FINE), (0.3, -2, FLAT)), 1, 0.2))
+    with pytest.raises(CollapsedError, match="the best model, of epoch 2, restores all cubes as constants"):
+        check_answers(Progress(history((0.4, 0.1, FINE), (0.3, -2, FLAT)), 2, 0.3))

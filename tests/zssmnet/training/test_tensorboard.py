@@ -1,0 +1,170 @@
+import io
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.zssmnet.training.examples import (
+    CPU,
+    StoppedError,
+    WatchedCubes,
+    bits,
+    cubes_of,
+    small_config,
+    stop,
+    stopping_at,
+    write_cubes,
+)
+from zssmnet.errors import NonFiniteLossError
+from zssmnet.registry.pretraining import PretrainedModel, pretrain
+from zssmnet.storage import LocalStorage
+from zssmnet.training import tensorboard, trainer
+from zssmnet.training.batches import StreamedCubes
+from zssmnet.training.checkpoint import EpochResult, TrainingState
+from zssmnet.training.dataset import CubeSet
+from zssmnet.training.epoch import validate
+from zssmnet.training.tensorboard import EXAMPLES, LOGS, Monitor, validation_examples
+from zssmnet.training.trainer import initial_state
+
+CONFIG = small_config(epochs=3)
+VALIDATION = CubeSet([cubes_of(5, seed=9)])
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder for temporary files, in which nothing of ours is left at the end."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert not list(folder.glob("zssmnet-*"))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "weights")
+
+
+@pytest.fixture
+def cubes(tmp_path: Path) -> LocalStorage:
+    return write_cubes(tmp_path / "cubes")
+
+
+def logs_of(weights: LocalStorage, record: PretrainedModel) -> EventAccumulator:
+    folder = weights.folder / "training" / record.run_id / LOGS
+    assert all(path.name.startswith("events.out.tfevents.") for path in folder.iterdir())
+    return EventAccumulator(str(folder)).Reload()
+
+
+def scalars(logs: EventAccumulator) -> dict[str, list[tuple[int, float]]]:
+    return {tag: [(event.step, event.value) for event in logs.Scalars(tag)] for tag in logs.Tags()["scalars"]}
+
+
+def expected(history: tuple[EpochResult, ...]) -> dict[str, list[tuple[int, float]]]:
+    """Scalars as a file of events holds them: in float32."""
+    columns = {"loss/training": "train_loss", "loss/validation": "validation_loss", "learning rate": "learning_rate"}
+    columns |= {"explained variance": "explained"}
+    told = {tag: [(result.epoch, getattr(result, name)) for result in history] for tag, name in columns.items()}
+    for number, channel in enumerate(("T2W", "ADC", "DWI")):
+        told[f"spread/{channel}"] = [(result.epoch, result.spread[number]) for result in history]
+    return {tag: [(epoch, float(np.float32(value))) for epoch, value in values] for tag, values in told.items()}
+
+
+class TestLogs:
+    def test_scalars_are_the_history(self, cubes: LocalStorage, weights: LocalStorage) -> None:
+        record, _ = pretrain(cubes, weights, CONFIG)
+        assert len(record.history) == 3
+        assert scalars(logs_of(weights, record)) == expected(record.history)
+
+    def test_they_can_be_followed_while_training_goes_on(self, cubes: LocalStorage, weights: LocalStorage) -> None:
+        told: list[int] = []
+
+        def watch(state: TrainingState) -> None:
+            (folder,) = weights.folder.glob(f"training/*/{LOGS}")
+            told.append(len(EventAccumulator(str(folder)).Reload().Scalars("loss/validation")))
+
+        pretrain(cubes, weights, CONFIG, watch)
+        assert told == [1, 2, 3]
+
+    @pytest.mark.parametrize("stopped", [1, 3])
+    def test_of_an_interrupted_run_tell_each_epoch_once(
+        self, stopped: int, cubes: LocalStorage, weights: LocalStorage
+    ) -> None:
+        """The epoch in which it stopped was logged, and is done and logged again."""
+        with pytest.raises(StoppedError):
+            pretrain(cubes, weights, CONFIG, stopping_at(stopped))
+        record, _ = pretrain(cubes, weights, CONFIG)
+        assert scalars(logs_of(weights, record)) == expected(record.history)
+
+    def test_of_a_run_that_goes_on_for_longer(self, cubes: LocalStorage, weights: LocalStorage) -> None:
+        record, _ = pretrain(cubes, weights, CONFIG)
+        longer, _ = pretrain(cubes, weights, small_config(epochs=4))
+        assert scalars(logs_of(weights, record)) == expected(longer.history)
+
+    def test_nothing_temporary_is_left_after_an_error(self, weights: LocalStorage, temporary: Path) -> None:
+        with pytest.raises(StoppedError), Monitor(weights, VALIDATION, CONFIG):
+            assert list(temporary.glob("zssmnet-*"))
+            stop()
+
+    def test_training_that_fails_at_once_leaves_no_logs(
+        self, cubes: LocalStorage, weights: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def train(*_: object) -> float:
+            raise NonFiniteLossError
+
+        monkeypatch.setattr(trainer, "train_epoch", train)
+        with pytest.raises(NonFiniteLossError):
+            pretrain(cubes, weights, CONFIG)
+        assert not weights.list()
+
+
+class TestPictures:
+    def test_come_in_the_first_epoch_and_now_and_then(
+        self, cubes: LocalStorage, weights: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tensorboard, "PICTURE_EVERY", 3)
+        record, _ = pretrain(cubes, weights, CONFIG)
+        logs = logs_of(weights, record)
+        assert logs.Tags()["images"] == ["restored cubes"]
+        first, third = logs.Images("restored cubes")
+        assert (first.step, third.step) == (1, 3)
+        picture = np.asarray(Image.open(io.BytesIO(first.encoded_image_string)))
+        _, _, x, y, _ = VALIDATION.files[0].shape
+        assert picture.shape[:2] == (EXAMPLES * 3 * y, 3 * x)
+        assert picture.std() > 30
+
+    def test_nothing_changes_in_training(self, tmp_path: Path, weights: LocalStorage) -> None:
+        state = initial_state(CONFIG, CPU)
+        state.progress.add(EpochResult(1, 0.2, 0.1, 0.1))
+        before = bits(state.model.state_dict()), bits(state.generator.get_state()), bits(torch.get_rng_state())
+        with Monitor(weights, VALIDATION, CONFIG) as logs:
+            logs.on_epoch(state)
+        assert (
+            bits(state.model.state_dict()),
+            bits(state.generator.get_state()),
+            bits(torch.get_rng_state()),
+        ) == before
+
+
+class TestExamples:
+    @pytest.mark.parametrize(("count", "shown"), [(1, [0]), (2, [0, 4]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])])
+    def test_are_spread_over_the_validation_cubes(self, count: int, shown: list[int]) -> None:
+        cubes = WatchedCubes(VALIDATION.files)
+        examples = validation_examples(initial_state(CONFIG, CPU).model, cubes, CONFIG, count)
+        assert cubes.taken == [shown]
+        assert examples.target.shape == (len(shown), 3, 4, 16, 16)
+
+    def test_are_corrupted_as_in_validation(self) -> None:
+        model = initial_state(CONFIG, CPU).model
+        examples = validation_examples(model, VALIDATION, CONFIG, len(VALIDATION))
+        loss = validate(
+            model, StreamedCubes(VALIDATION, CPU), 2, CONFIG.corruption, CONFIG.training.validation_seed
+        ).loss
+        assert torch.mean((examples.restored - examples.target) ** 2).item() == pytest.approx(loss, rel=1e-6)
+        few = validation_examples(model, VALIDATION, CONFIG, 2)
+        assert torch.equal(few.corrupted, examples.corrupted[[0, 4]])

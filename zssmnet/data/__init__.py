@@ -1,0 +1,1 @@
+"""What comes in: archives, image files, one checked examination, splits."""

@@ -1,0 +1,213 @@
+"""What a case is, and finding cases in an nnU-Net raw archive or in PI-CAI's MHA archive.
+
+A case is three images (T2W, ADC, DWI: high b-value) and a zonal mask on T2W's grid.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from zssmnet.errors import ArchiveError, CaseError, InputError
+from zssmnet.storage import Storage
+from zssmnet.storage.keys import checked_key, printable
+
+log = logging.getLogger(__name__)
+
+ArchiveFormat = Literal["nnunet", "picai"]
+CHANNELS = ("T2W", "ADC", "DWI")
+_SUFFIXES: dict[ArchiveFormat, tuple[str, str, str]] = {
+    "nnunet": ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz"),
+    "picai": ("_t2w.mha", "_adc.mha", "_hbv.mha"),
+}
+MASK_SUFFIX = ".nii.gz"
+PICAI_PATIENT = r"^(?P<patient>\d+)_\d+$"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One examination: where its files are.
+
+    Attributes:
+        id: the case's id, of any form; ``<patient>_<study>`` in PI-CAI.
+        format: the archive it comes from; images of ``picai`` lie each on a grid of its own.
+        images: keys of T2W, ADC, DWI below the images' root.
+        mask: key of the zonal mask below the masks' root.
+    """
+
+    id: str
+    format: ArchiveFormat
+    images: tuple[str, str, str]
+    mask: str
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What an archive holds.
+
+    Attributes:
+        cases: usable at first sight, sorted by id.
+        faults: cases with a missing channel or mask, with one that is there twice, or with an id that cannot name
+            files; one error a case.
+    """
+
+    cases: tuple[Case, ...]
+    faults: tuple[CaseError, ...]
+
+
+def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveFormat | None = None) -> Inventory:
+    """Find all cases and pair them with their masks.
+
+    Args:
+        images: an nnU-Net raw archive (its ``imagesTr`` or the folder above), or PI-CAI's MHA archive.
+        masks: folder of ``<case>.nii.gz``.
+        archive_format: None recognises it by the names of the files.
+
+    Raises:
+        ArchiveError: no archive there, two kinds in one folder, no case in it, or no mask.
+    """
+    image_keys = [entry.key for entry in images.list()]
+    archive_format = archive_format or _recognise(image_keys, images.uri)
+    found = _channels_by_case(image_keys, archive_format, images)
+    mask_keys = _masks_by_case(masks)
+    cases: list[Case] = []
+    faults: list[CaseError] = []
+    for case_id, channels in sorted(found.items()):
+        try:
+            _check_id(case_id, channels[min(channels)][0], found)
+            cases.append(_paired(case_id, archive_format, channels, mask_keys, masks))
+        except CaseError as fault:
+            faults.append(fault)
+    if without := sorted(set(mask_keys) - set(found)):
+        log.warning("%s: %d masks without images, not used: %s", masks.uri, len(without), shortened(without))
+    return Inventory(tuple(cases), tuple(faults))
+
+
+def patient_of(case_id: str, pattern: str = PICAI_PATIENT) -> str:
+    """The patient a case belongs to.
+
+    Args:
+        case_id: the case's id.
+        pattern: regular expression with a group ``patient``. The default takes the part before ``_`` of
+            PI-CAI's ``<patient>_<study>``; where it does not match, the case is a patient of its own.
+
+    Raises:
+        InputError: ``pattern`` is no regular expression, or has no such group.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no regular expression: {error}") from error
+    if "patient" not in compiled.groupindex:
+        raise InputError(f"{pattern!r} has no group (?P<patient>...), which tells a case's patient")
+    match = compiled.match(case_id)
+    return (match and match["patient"]) or case_id
+
+
+def shortened(names: Iterable[str], most: int = 5) -> str:
+    """``names`` joined for a message, the first few of them."""
+    names = [printable(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _name(key: str) -> str:
+    return Path(key).name
+
+
+def _recognise(keys: list[str], uri: str) -> ArchiveFormat:
+    kinds: list[ArchiveFormat] = [
+        kind for kind, suffixes in _SUFFIXES.items() if any(key.endswith(suffixes) for key in keys)
+    ]
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
+        raise ArchiveError(
+            f"{uri}: holds both *_0000.nii.gz and *_t2w.mha; choose one with --archive-format nnunet or picai"
+        )
+    if not keys:
+        raise ArchiveError(f"{uri}: no such folder, or an empty one; name the folder of the images")
+    raise ArchiveError(
+        f"{uri}: no case found; expected imagesTr/<case>_0000.nii.gz (nnU-Net raw) "
+        "or <patient>/<patient>_<study>_t2w.mha (PI-CAI)"
+    )
+
+
+def _channels_by_case(
+    keys: list[str], archive_format: ArchiveFormat, images: Storage
+) -> dict[str, dict[int, list[str]]]:
+    found: dict[str, dict[int, list[str]]] = {}
+    for key in _training_images(keys) if archive_format == "nnunet" else keys:
+        for channel, suffix in enumerate(_SUFFIXES[archive_format]):
+            if _name(key).endswith(suffix):
+                case_id = _name(key).removesuffix(suffix)
+                found.setdefault(case_id, {}).setdefault(channel, []).append(key)
+    if not found:
+        expected = " or ".join(_SUFFIXES[archive_format])
+        raise ArchiveError(f"{images.uri}: no case of the format {archive_format!r} found (no file *{expected})")
+    return found
+
+
+def _training_images(keys: list[str]) -> list[str]:
+    """What lies in nnU-Net's imagesTr, if there is one; never its unlabelled test images, beside it in imagesTs."""
+    inside = [key for key in keys if "imagesTr" in Path(key).parts]
+    return inside or [key for key in keys if "imagesTs" not in Path(key).parts]
+
+
+def _masks_by_case(masks: Storage) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for entry in masks.list():
+        if _name(entry.key).endswith(MASK_SUFFIX):
+            found.setdefault(_name(entry.key).removesuffix(MASK_SUFFIX), []).append(entry.key)
+    if not found:
+        raise ArchiveError(f"{masks.uri}: no zonal mask <case>{MASK_SUFFIX} found; name the folder of the masks")
+    return found
+
+
+def _check_id(case_id: str, file: str, others: Container[str]) -> None:
+    """Whether prepared files can be named after the case."""
+    if not case_id:
+        raise CaseError(case_id, printable(file), "its name has nothing before the channel, so the case has no id")
+    for suffix in _SUFFIXES["nnunet"]:
+        _check_key(case_id, case_id + suffix)
+        ending = suffix.removesuffix(MASK_SUFFIX)
+        if case_id.endswith(ending) and (other := case_id.removesuffix(ending)) in others:
+            reason = f"the case's mask {case_id}{MASK_SUFFIX} has the name of an image of case {other}; rename one"
+            raise CaseError(case_id, file, reason)
+
+
+def _check_key(case_id: str, key: str) -> None:
+    try:
+        checked_key(key)
+    except InputError as error:
+        raise CaseError(printable(case_id), printable(key), str(error)) from error
+
+
+def _paired(
+    case_id: str,
+    archive_format: ArchiveFormat,
+    channels: dict[int, list[str]],
+    mask_keys: dict[str, list[str]],
+    masks: Storage,
+) -> Case:
+    suffixes = _SUFFIXES[archive_format]
+    for channel, name in enumerate(CHANNELS):
+        if channel not in channels:
+            raise CaseError(case_id, f"{case_id}{suffixes[channel]}", f"missing: the case has no {name} image")
+    if case_id not in mask_keys:
+        raise CaseError(case_id, masks.where(case_id + MASK_SUFFIX), "missing: the case has no zonal mask")
+    for keys in (channels[0], channels[1], channels[2], mask_keys[case_id]):
+        if len(keys) > 1:
+            raise CaseError(
+                case_id, printable(keys[1]), f"the id is there twice, in {printable(keys[0])} as well; rename one"
+            )
+        _check_key(case_id, keys[0])
+    return Case(case_id, archive_format, (channels[0][0], channels[1][0], channels[2][0]), mask_keys[case_id][0])
+
+
+def duplicated(names: Iterable[str]) -> list[str]:
+    """Names that occur more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)

@@ -1,0 +1,108 @@
+"""Which subset a case belongs to: 0 to 4 for training, 5 for validation.
+
+Two modes. ``reference`` is the published program's, from the five folds of a splits.json. ``stable`` hashes the
+patient's id, so that a patient is never on both sides and a new case never moves an old one.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from zssmnet.data.archive import PICAI_PATIENT, duplicated, patient_of, shortened
+from zssmnet.errors import SplitsError
+
+SplitMode = Literal["reference", "stable"]
+TRAINING_SUBSETS = range(5)
+VALIDATION_SUBSET = 5
+SUBSETS = range(6)
+_TRAINING_SHARE = 0.8
+_REFERENCE_SEED = 1
+
+
+def reference_subsets(folds_val: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The published program's six subsets.
+
+    Each fold's ``val`` list is shuffled and cut at ``int(0.8 * n)``: the first part is the fold's training subset,
+    the remainders of all folds together are the validation subset.
+
+    Args:
+        folds_val: the five ``val`` lists, in order.
+
+    Returns:
+        Six lists of case ids, in the published program's order.
+    """
+    shuffler = random.Random(_REFERENCE_SEED)
+    training: list[list[str]] = []
+    validation: list[str] = []
+    for fold in folds_val:
+        cases = list(fold)
+        shuffler.shuffle(cases)
+        cut = int(_TRAINING_SHARE * len(cases))
+        training.append(cases[:cut])
+        validation.extend(cases[cut:])
+    return [*training, validation]
+
+
+def stable_subset(case_id: str, patient_pattern: str = PICAI_PATIENT) -> int:
+    """The subset of one case, by a hash of its patient alone: about 80 % training, in five equal subsets."""
+    digest = hashlib.sha256(patient_of(case_id, patient_pattern).encode()).digest()
+    share, subset = int.from_bytes(digest[:8]) / 2**64, int.from_bytes(digest[8:16]) % len(TRAINING_SUBSETS)
+    return subset if share < _TRAINING_SHARE else VALIDATION_SUBSET
+
+
+def read_folds(text: bytes, source: str) -> list[list[str]]:
+    """The five ``val`` lists of a splits.json.
+
+    Args:
+        text: the file's content: a list of 5 objects ``{"train": [...], "val": [...]}``.
+        source: the file's name, for messages.
+
+    Raises:
+        SplitsError: not JSON, not that form, or ``val`` lists that overlap.
+    """
+    try:
+        folds = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SplitsError(f"{source}: not a JSON file: {error}") from error
+    if not isinstance(folds, list) or len(folds) != len(TRAINING_SUBSETS):
+        found = f"a list of {len(folds)}" if isinstance(folds, list) else f"a {type(folds).__name__}"
+        raise SplitsError(f'{source}: {found}; expected a list of 5 objects {{"train": [...], "val": [...]}}')
+    vals = [_val_list(fold, number, source) for number, fold in enumerate(folds)]
+    if twice := duplicated(case for val in vals for case in val):
+        raise SplitsError(f"{source}: the val lists overlap; given more than once: {shortened(twice)}")
+    if not any(vals):
+        raise SplitsError(f"{source}: all val lists are empty")
+    return vals
+
+
+def assign_subsets(
+    case_ids: Iterable[str],
+    mode: SplitMode,
+    folds_val: Sequence[Sequence[str]] | None = None,
+    patient_pattern: str = PICAI_PATIENT,
+) -> dict[str, int]:
+    """The subset of each case.
+
+    Returns:
+        Case id to subset, in the order of ``case_ids``. In ``reference`` mode, cases that the folds do not
+        name are left out.
+
+    Raises:
+        SplitsError: ``reference`` without folds.
+    """
+    if mode == "stable":
+        return {case_id: stable_subset(case_id, patient_pattern) for case_id in case_ids}
+    if folds_val is None:
+        raise SplitsError("the reference split needs a splits.json; give one with --splits-path, or choose 'stable'")
+    subsets = reference_subsets(folds_val)
+    subset_of = {case_id: number for number, cases in enumerate(subsets) for case_id in cases}
+    return {case_id: subset_of[case_id] for case_id in case_ids if case_id in subset_of}
+
+
+def _val_list(fold: Any, number: int, source: str) -> list[str]:
+    val = fold.get("val") if isinstance(fold, dict) else None
+    if not isinstance(val, list) or not all(isinstance(case, str) for case in val):
+        raise SplitsError(f'{source}: fold {number}: expected an object with "val", a list of case ids (texts)')
+    return val

@@ -1,0 +1,286 @@
+"""One case in, one prepared case and its record out: resampled to the target spacing, cropped around the gland.
+
+Published under ``subset{k}/<case>_0000.nii.gz`` (T2W), ``_0001`` (ADC), ``_0002`` (DWI), all float32, and
+``<case>.nii.gz`` (mask, its pixel type kept), with a right origin, spacing and direction.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from typing_extensions import override
+
+from zssmnet.config import PreparationConfig
+from zssmnet.data.archive import CHANNELS, Case
+from zssmnet.data.examination import Examination, array_of, check_can_be_interpolated, check_values, read_examination
+from zssmnet.data.image_io import LARGEST_VOLUME, write_image
+from zssmnet.data.splits import SUBSETS
+from zssmnet.errors import CaseError, UnreadableFileError
+from zssmnet.preparation.cropping import Box, Triple, bounding_box, margin_in_voxels
+from zssmnet.preparation.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
+from zssmnet.storage import Storage, sha256_of
+from zssmnet.storage.records import (
+    NOT_YET,
+    Input,
+    Output,
+    Record,
+    fingerprints,
+    outputs_there,
+    publish_record,
+    read_record,
+    record_key,
+    record_names,
+    remove_record,
+    same_content,
+)
+
+log = logging.getLogger(__name__)
+
+METHOD = 1
+"""Raised whenever the same inputs and parameters would give other outputs."""
+IMAGE_SUFFIXES = ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz")
+MASK_SUFFIX = ".nii.gz"
+_SMALLEST_PLAUSIBLE_ADC = 10.0
+"""A maximum below this is one in mm2/s (0.003) or 1e-3 mm2/s (3), not in 1e-6 mm2/s (3000)."""
+
+
+@dataclass(frozen=True)
+class PreparedVolumes:
+    """A prepared case in memory: three float32 images and the mask, all on one grid."""
+
+    images: tuple[sitk.Image, sitk.Image, sitk.Image]
+    mask: sitk.Image
+    roi: Box
+
+
+class PreparedCase(Record):
+    """The record of a prepared case. Sizes are (x, y, z) in voxels, spacings in mm."""
+
+    case_id: str
+    subset: int
+    parameters: PreparationConfig
+    size_before: Triple
+    spacing_before: tuple[float, float, float]
+    size_after: Triple
+    spacing_after: tuple[float, float, float]
+    roi_start: Triple
+    warnings: tuple[str, ...]
+
+    @override
+    def tells_of(self, name: str) -> bool:
+        keys = tuple(output.key for output in self.outputs)
+        return self.subset in SUBSETS and name == self.case_id and keys == prepared_keys(name, self.subset)
+
+
+def prepare_case(
+    case: Case, subset: int, images: Storage, masks: Storage, output: Storage, config: PreparationConfig
+) -> tuple[PreparedCase, bool]:
+    """Prepare one case and publish it, unless it is there already, made from the same files in the same way.
+
+    Returns:
+        The case's record, and whether any work was done.
+
+    Raises:
+        CaseError: the case cannot be used; what an earlier run published of it is removed.
+    """
+    known = read_record(output, case.id, PreparedCase)
+    try:
+        inputs = _fingerprints(case, images, masks, known)
+        if still_true := _if_true(known, inputs, subset, output, config):
+            return still_true, False
+        examination = read_examination(case, images, masks)
+        volumes = prepare(case.id, examination, config)
+    except CaseError:
+        remove_prepared(case.id, output)
+        raise
+    if known is None or known.subset != subset:
+        remove_prepared(case.id, output)
+    record = _publish(case, subset, examination, volumes, inputs, output, config)
+    log.info(
+        "%s: prepared for subset %d, %s -> %s voxels",
+        case.id,
+        subset,
+        _times(record.size_before),
+        _times(record.size_after),
+    )
+    return record, True
+
+
+def known_if_true(
+    case: Case, subset: int, images: Storage, masks: Storage, output: Storage, config: PreparationConfig
+) -> PreparedCase | None:
+    """The record of a case that needs no preparation: it was prepared from the same files in the same way.
+
+    A file is read only where its size or version is not that of the record; where its content is the same all the
+    same, the record is published anew, so that it is not read again.
+
+    Raises:
+        CaseError: a file of the case is missing or cannot be read.
+    """
+    known = read_record(output, case.id, PreparedCase)
+    if known is None or not _same_way(known, subset, config):
+        return None
+    return _if_true(known, _fingerprints(case, images, masks, known), subset, output, config)
+
+
+def prepare(case_id: str, examination: Examination, config: PreparationConfig) -> PreparedVolumes:
+    """Resample and crop one case in memory; only what is kept is resampled.
+
+    Raises:
+        CaseError: the gland vanishes on the target grid, an image is constant within the region of interest,
+            or too few slices to interpolate, or a target grid too large to be that of an examination.
+    """
+    source = grid_of(examination.t2w)
+    target = target_grid(source, config.spacing_mm)
+    if target.size != source.size:
+        check_can_be_interpolated(case_id, examination.files[0], examination.t2w)
+    if math.prod(target.size) > LARGEST_VOLUME:
+        reason = f"the spacing {source.spacing} mm would make it {_times(target.size)} voxels; it is probably damaged"
+        raise CaseError(case_id, examination.files[0], reason)
+    mask = resample_mask(examination.mask, target)
+    roi = _region_of_interest(case_id, examination.files[3], mask, config)
+    t2w, adc, dwi = (resample_image(image, target, roi) for image in examination.images)
+    for image, name, file in zip((t2w, adc, dwi), CHANNELS, examination.files, strict=False):
+        check_values(case_id, file, image, f"the {name} image around the gland")
+    return PreparedVolumes((t2w, adc, dwi), crop_mask(mask, roi), roi)
+
+
+def remove_stale(output: Storage, keep: set[str]) -> list[str]:
+    """Remove what earlier runs prepared of cases that are not to be kept.
+
+    Args:
+        output: the folder of prepared cases.
+        keep: ids of the cases that stay.
+
+    Returns:
+        Ids of the removed cases. Files without a record were not made here and stay.
+    """
+    stale = [name for name in record_names(output) if name not in keep]
+    for name in stale:
+        remove_prepared(name, output)
+    return stale
+
+
+def remove_prepared(case_id: str, output: Storage) -> None:
+    """Remove what an earlier run published of a case, if there is a record that it did.
+
+    The record goes last: while there is one, a later run knows what is left to remove.
+    """
+    if output.stat(record_key(case_id)) is None:
+        return
+    if record := read_record(output, case_id, PreparedCase):
+        keys = [produced.key for produced in record.outputs]
+    else:  # of another version, unreadable
+        keys = [key for subset in SUBSETS for key in prepared_keys(case_id, subset)]
+    for key in keys:
+        output.remove(key)
+    remove_record(output, case_id)
+
+
+def prepared_keys(case_id: str, subset: int) -> tuple[str, str, str, str]:
+    """Where a prepared case's T2W, ADC, DWI and mask lie."""
+    t2w, adc, dwi = (f"subset{subset}/{case_id}{suffix}" for suffix in IMAGE_SUFFIXES)
+    return t2w, adc, dwi, f"subset{subset}/{case_id}{MASK_SUFFIX}"
+
+
+def _fingerprints(case: Case, images: Storage, masks: Storage, known: PreparedCase | None) -> tuple[Input, ...]:
+    found: list[Input] = []
+    for storage, key in [(images, key) for key in case.images] + [(masks, case.mask)]:
+        if storage.stat(key) is None:
+            raise CaseError(case.id, storage.where(key), "missing")
+        try:
+            found.extend(fingerprints([(storage, key)], known.inputs if known else ()))
+        except UnreadableFileError as error:
+            raise CaseError(case.id, storage.where(key), error.reason) from error
+    return tuple(found)
+
+
+def _same_way(known: PreparedCase, subset: int, config: PreparationConfig) -> bool:
+    return (known.method, known.subset, known.parameters) == (METHOD, subset, config)
+
+
+def _if_true(
+    known: PreparedCase | None, inputs: tuple[Input, ...], subset: int, output: Storage, config: PreparationConfig
+) -> PreparedCase | None:
+    """The record, if it is still true; where the same content was written again, with its new fingerprints."""
+    if known is None or not _same_way(known, subset, config):
+        return None
+    if not (same_content(known.inputs, inputs) and outputs_there(output, known.outputs)):
+        return None
+    if known.inputs != inputs:
+        known = known.model_copy(update={"inputs": inputs})
+        publish_record(output, known.case_id, known)
+    return known
+
+
+def _region_of_interest(case_id: str, file: str, mask: sitk.Image, config: PreparationConfig) -> Box:
+    gland = bounding_box(array_of(mask))
+    if gland is None:
+        spacing = " x ".join(f"{step:g}" for step in mask.GetSpacing())
+        raise CaseError(case_id, file, f"the mask's foreground is so thin that none is left at {spacing} mm")
+    return gland.widened(margin_in_voxels(config.margin_mm, config.spacing_mm), mask.GetSize())
+
+
+def _publish(
+    case: Case,
+    subset: int,
+    examination: Examination,
+    volumes: PreparedVolumes,
+    inputs: tuple[Input, ...],
+    output: Storage,
+    config: PreparationConfig,
+) -> PreparedCase:
+    keys = prepared_keys(case.id, subset)
+    record = PreparedCase(
+        method=METHOD,
+        inputs=inputs,
+        outputs=tuple(Output(key=key, size=NOT_YET, sha256="") for key in keys),
+        case_id=case.id,
+        subset=subset,
+        parameters=config,
+        size_before=examination.t2w.GetSize(),
+        spacing_before=examination.t2w.GetSpacing(),
+        size_after=volumes.mask.GetSize(),
+        spacing_after=volumes.mask.GetSpacing(),
+        roi_start=volumes.roi.start,
+        warnings=tuple(_warnings(examination)),
+    )
+    publish_record(output, case.id, record)  # of what is to come, so that a later run finds what a killed one left
+    outputs = []
+    for key, volume in zip(keys, (*volumes.images, volumes.mask), strict=True):
+        with output.publishing(key) as path:
+            write_image(volume, str(path))
+            outputs.append(Output(key=key, size=path.stat().st_size, sha256=sha256_of(path)))
+    record = record.model_copy(update={"outputs": tuple(outputs)})
+    publish_record(output, case.id, record)
+    for warning in record.warnings:
+        log.warning("%s: %s", case.id, warning)
+    return record
+
+
+def _warnings(examination: Examination) -> list[str]:
+    """What is odd about a case that can be used."""
+    found = []
+    mask = array_of(examination.mask)
+    present = [label for label in (1, 2) if (mask == label).any()]
+    if len(present) == 1:
+        found.append(f"the mask has only the label {present[0]}; peripheral zone is 1, the rest of the gland 2")
+    elif _posterior_mm(examination.mask, 1) <= _posterior_mm(examination.mask, 2):
+        found.append("label 1 does not lie behind label 2: are the zones swapped? (1 is the peripheral zone)")
+    highest = float(array_of(examination.adc).max())
+    if highest < _SMALLEST_PLAUSIBLE_ADC:
+        found.append(f"ADC's maximum is {highest:.3g}: expected in 1e-6 mm2/s (0 to 3000), so ADC will be nearly 0")
+    return found
+
+
+def _posterior_mm(mask: sitk.Image, label: int) -> float:
+    """Mean position of a label along the patient's anterior-posterior axis (LPS: posterior is positive)."""
+    z, y, x = np.nonzero(array_of(mask) == label)
+    centre = (float(x.mean()), float(y.mean()), float(z.mean()))
+    return float(mask.TransformContinuousIndexToPhysicalPoint(centre)[1])
+
+
+def _times(size: Triple) -> str:
+    return " x ".join(str(voxels) for voxels in size)

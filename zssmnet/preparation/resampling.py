@@ -1,0 +1,149 @@
+"""The target grid, and resampling only the part of it that is kept.
+
+A case keeps its origin and direction, so each axis can be resampled by indices alone: voxel ``i`` of the target
+lies at ``i * target spacing / spacing`` of the source. All triples are (x, y, z).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from zssmnet.preparation.cropping import Box, Triple
+
+BSPLINE_MARGIN = 12
+"""Native voxels kept around a region before B-spline interpolation: the spline's coefficients forget what lies
+further away (largest difference found: 7e-8 of the value range)."""
+
+_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size in voxels and spacing in mm of a volume whose origin and direction are known elsewhere."""
+
+    size: Triple
+    spacing: tuple[float, float, float]
+
+
+def grid_of(image: sitk.Image) -> Grid:
+    """The image's own grid."""
+    return Grid(image.GetSize(), image.GetSpacing())
+
+
+def target_grid(source: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
+    """The grid of the same extent whose spacing comes nearest to ``spacing_mm``.
+
+    The size is rounded (half to even) and the spacing then really used keeps the extent.
+    """
+    sizes, spacings = [], []
+    for size, spacing, target in zip(source.size, source.spacing, spacing_mm, strict=True):
+        new_size = max(1, round(size * spacing / target))
+        sizes.append(new_size)
+        spacings.append(spacing if new_size == size else size * spacing / new_size)
+    return Grid((sizes[0], sizes[1], sizes[2]), (spacings[0], spacings[1], spacings[2]))
+
+
+def resample_image(image: sitk.Image, target: Grid, region: Box) -> sitk.Image:
+    """A region of the image on the target grid, float32, by B-spline of order 3; 0 outside the image.
+
+    Args:
+        image: the whole image, of any scalar pixel type.
+        target: the grid of the whole image after resampling.
+        region: the box of ``target`` to compute.
+    """
+    source = grid_of(image)
+    if source.size == target.size:  # a B-spline of order 3 returns its samples, to 1e-7 of the value range
+        result = _cast(_crop(image, region), sitk.sitkFloat32)
+    elif _reaches_the_edge(region, source, target):
+        result = _crop(_resample(_cast(image, sitk.sitkFloat32), target, sitk.sitkBSpline3), region)
+    else:
+        result = _resample_region(image, source, target, region)
+    return _placed(result, image, target, region)
+
+
+def resample_mask(mask: sitk.Image, target: Grid) -> sitk.Image:
+    """The mask on the target grid by nearest neighbour, its pixel type kept; 0 outside the mask.
+
+    All of it: where a voxel lies halfway between two others (upsampling by 2), rounding decides on the nearest, and
+    only the same computation rounds alike.
+    """
+    return mask if grid_of(mask).size == target.size else _resample(mask, target, sitk.sitkNearestNeighbor)
+
+
+def crop_mask(mask: sitk.Image, region: Box) -> sitk.Image:
+    """A region of a mask, with its place in space."""
+    return _placed(_crop(mask, region), mask, grid_of(mask), region)
+
+
+def _reaches_the_edge(region: Box, source: Grid, target: Grid) -> bool:
+    """Whether voxels of the region lie exactly on the image's edge, half a voxel from the last centre.
+
+    So it is where an axis is upsampled by 2, 4, ...: rounding then decides whether they are inside, and only the same
+    computation as that of the whole volume rounds alike.
+    """
+    return any(
+        new_size % (2 * size) == 0 and stop > new_size - new_size // size // 2
+        for stop, size, new_size in zip(region.stop, source.size, target.size, strict=True)
+    )
+
+
+def _resample_region(image: sitk.Image, source: Grid, target: Grid, region: Box) -> sitk.Image:
+    """Only the region is computed, and only from what is near it."""
+    native = _native_box(region, source, target)
+    crop = _cast(_crop(image, native), sitk.sitkFloat32)
+    crop.SetOrigin(np.multiply(native.start, source.spacing).tolist())
+    crop.SetSpacing(source.spacing)
+    crop.SetDirection(_IDENTITY)
+    origin = np.multiply(region.start, target.spacing).tolist()
+    return _resample(crop, Grid(region.size, target.spacing), sitk.sitkBSpline3, origin)
+
+
+def _resample(
+    image: sitk.Image, target: Grid, interpolator: int, origin: tuple[float, ...] | None = None
+) -> sitk.Image:
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetNumberOfThreads(1)  # cases run side by side: one thread each
+    resampler.SetInterpolator(interpolator)
+    resampler.SetSize(target.size)
+    resampler.SetOutputSpacing(target.spacing)
+    resampler.SetOutputOrigin(origin or image.GetOrigin())
+    resampler.SetOutputDirection(image.GetDirection())
+    resampler.SetDefaultPixelValue(0)
+    resampler.SetOutputPixelType(image.GetPixelID())
+    return resampler.Execute(image)
+
+
+def _placed(result: sitk.Image, whole: sitk.Image, grid: Grid, region: Box) -> sitk.Image:
+    """``result`` with the place in space of a region of a grid that begins where ``whole`` does."""
+    direction = np.reshape(whole.GetDirection(), (3, 3))
+    start_mm = np.multiply(region.start, grid.spacing)
+    result.SetOrigin((np.asarray(whole.GetOrigin()) + direction @ start_mm).tolist())
+    result.SetSpacing(grid.spacing)
+    result.SetDirection(whole.GetDirection())
+    return result
+
+
+def _native_box(region: Box, source: Grid, target: Grid) -> Box:
+    starts, stops = [], []
+    for axis in range(3):
+        ratio = target.spacing[axis] / source.spacing[axis]
+        starts.append(max(0, math.floor(region.start[axis] * ratio) - BSPLINE_MARGIN))
+        stops.append(min(source.size[axis], math.ceil((region.stop[axis] - 1) * ratio) + BSPLINE_MARGIN + 1))
+    return Box((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2]))
+
+
+def _crop(image: sitk.Image, box: Box) -> sitk.Image:
+    cropper = sitk.ExtractImageFilter()
+    cropper.SetNumberOfThreads(1)
+    cropper.SetSize(box.size)
+    cropper.SetIndex(box.start)
+    return cropper.Execute(image)
+
+
+def _cast(image: sitk.Image, pixel_type: int) -> sitk.Image:
+    caster = sitk.CastImageFilter()
+    caster.SetNumberOfThreads(1)
+    caster.SetOutputPixelType(pixel_type)
+    return caster.Execute(image)

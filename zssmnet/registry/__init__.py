@@ -1,0 +1,1 @@
+"""What was trained and published: runs, versions, the data behind them, champion against challenger."""

@@ -1,0 +1,245 @@
+"""Retraining on new data: a challenger starts from the published model, and replaces it only if it is better.
+
+The champion is the stable model. The challenger starts from its weights and is trained on the cubes that are there now.
+Both are validated with the same cubes, corrupted alike. The challenger is published if its loss is the smaller one.
+
+A run may be killed between publishing a model and publishing its judgement. Before the model, a record of what is to
+come takes the judgement's place, so that a later look knows that this work is not done (`seen_data`).
+"""
+
+import logging
+import math
+from pathlib import Path
+
+from zssmnet.config import NetworkConfig, PretrainConfig
+from zssmnet.errors import CheckpointError
+from zssmnet.registry.lineage import CaseData
+from zssmnet.registry.pretraining import pretrain
+from zssmnet.registry.runs import METHOD, Supply, decisive, describe, identify, take_stock, train, workplace_of
+from zssmnet.registry.versions import (
+    MODEL,
+    PretrainedModel,
+    checked_model,
+    find_version,
+    keep_stable,
+    publish,
+    stable_model,
+    version_key,
+)
+from zssmnet.storage import Storage
+from zssmnet.storage.records import NOT_YET, Input, Name, Output, Record, publish_record, read_record, same_content
+from zssmnet.training.checkpoint import BEST, EpochResult, Progress
+from zssmnet.training.dataset import CubeSet, open_training_data
+from zssmnet.training.epoch import OnStep
+from zssmnet.training.fit import OnEpoch, evaluate, is_finished
+
+log = logging.getLogger(__name__)
+
+JUDGEMENT = "challenge"
+"""The record of the last judgement, in the weights' folder."""
+
+
+class Judgement(Record):
+    """How a challenger was judged.
+
+    Attributes:
+        inputs: the six files of cubes.
+        data: the cases behind them.
+        run_id: the challenger, whose checkpoints lie in ``training/<run id>/``.
+        champion: run id of the model that it was to beat; None if there was none.
+        champion_loss: validation loss of the champion on these cubes; None without one, or if it is not finite.
+        challenger_loss: that of the challenger, corrupted in the same way.
+        published: whether the challenger became the stable model.
+        best_epoch, history: how the challenger was trained.
+    """
+
+    run_id: Name
+    champion: Name | None
+    champion_loss: float | None
+    challenger_loss: float
+    published: bool
+    parameters: PretrainConfig
+    data: tuple[CaseData, ...]
+    best_epoch: int
+    history: tuple[EpochResult, ...]
+
+    def stands(self, inputs: tuple[Input, ...], config: PretrainConfig) -> bool:
+        """Whether it was made of the same cubes in the same way, and nothing more is asked for."""
+        return (
+            self.method == METHOD
+            and same_content(self.inputs, inputs)
+            and decisive(self.parameters) == decisive(config)
+            and is_finished(Progress(list(self.history), self.best_epoch), config.training)
+        )
+
+
+def challenge(
+    cubes: Storage,
+    weights: Storage,
+    config: PretrainConfig,
+    on_epoch: OnEpoch = lambda state: None,
+    on_step: OnStep = lambda done, steps: None,
+) -> tuple[Judgement, bool]:
+    """Train a challenger on the cubes in a folder, and publish it if it is better than the published model.
+
+    A judgement of the same cubes in the same way stands, whichever model was made the stable one since. Where there
+    is no model yet, or where plain pre-training on these cubes has made it, that one is published unopposed.
+
+    Returns:
+        The judgement, and whether any work was done.
+
+    Raises:
+        CubesError: cubes that cannot be used.
+        TrainingError: training that cannot go on.
+        CheckpointError: a checkpoint that cannot be used, a published model without a record, or one with another
+            network than ``config`` asks for.
+    """
+    last = read_record(weights, JUDGEMENT, Judgement)
+    supply = take_stock(cubes, last.inputs if last else ())
+    if last and weights.stat(MODEL) and last.stands(supply.inputs, config):
+        return last, False
+    champion = _champion(weights, supply.inputs, config)
+    if champion is None:
+        _announce_judgement(weights, supply.inputs)
+        made, _ = pretrain(cubes, weights, config, on_epoch, on_step)
+        judgement = _judgement(made, supply, None, None, made.best_validation_loss, True)
+        log.info("%s is published: there was no model to challenge", made.run_id)
+    else:
+        judgement = _contest(cubes, weights, config, supply, champion, on_epoch, on_step)
+    publish_record(weights, JUDGEMENT, judgement)
+    return judgement, True
+
+
+def seen_data(weights: Storage) -> frozenset[CaseData]:
+    """The cases that the stable model was made from, and those that the last challenger saw, published or not.
+
+    A stable model whose judgement is still to come was made by a run that was killed: what counts is the model that it
+    replaced, so that its cases are new once more and the run is repeated to its end.
+    """
+    judgement, stable = read_record(weights, JUDGEMENT, Judgement), stable_model(weights)
+    to_come = None if judgement else read_record(weights, JUDGEMENT, Record)
+    if stable and to_come and to_come.outputs and same_content(stable.inputs, to_come.inputs):
+        stable = find_version(weights, stable.replaces) if stable.replaces else None
+    return frozenset(one for record in (stable, judgement) if record for one in record.data)
+
+
+def _announce_judgement(weights: Storage, inputs: tuple[Input, ...]) -> None:
+    """Publish a record of the judgement to come; a judgement it is not, so that it counts as none.
+
+    Args:
+        weights: the weights' folder.
+        inputs: of the model that is about to be published.
+    """
+    to_come = Output(key=MODEL, size=NOT_YET, sha256="")
+    publish_record(weights, JUDGEMENT, Record(method=METHOD, inputs=inputs, outputs=(to_come,)))
+
+
+def _champion(weights: Storage, inputs: tuple[Input, ...], config: PretrainConfig) -> PretrainedModel | None:
+    """The version to beat; None if there is none, or only what plain pre-training on these cubes gives.
+
+    A run that was killed after it had published its challenger finds that one as the stable model: the champion is
+    the model that it replaced.
+    """
+    stable = keep_stable(weights)
+    if stable is None or stable.run_id == identify(inputs, config):
+        return None
+    replaced = find_version(weights, stable.replaces) if stable.replaces else None
+    if replaced and stable.run_id == identify((*inputs, _as_input(weights, replaced)), config):
+        return replaced
+    return stable
+
+
+def _contest(
+    cubes: Storage,
+    weights: Storage,
+    config: PretrainConfig,
+    supply: Supply,
+    champion: PretrainedModel,
+    on_epoch: OnEpoch,
+    on_step: OnStep,
+) -> Judgement:
+    _check_network(weights, champion, config.network)
+    inputs = (*supply.inputs, _as_input(weights, champion))
+    run_id = identify(inputs, config)
+    workplace = workplace_of(weights, run_id)
+    champion_model = checked_model(weights, champion)
+    _, validation = open_training_data(cubes, config.training.batch_size)
+    champion_loss = evaluate(champion_model, validation, config)
+    progress = train(cubes, workplace, config, on_epoch, on_step, _initial(champion_model, champion_loss))
+    challenger_model = workplace.local(BEST)
+    challenger_loss = evaluate(challenger_model, validation, config)
+    is_better = challenger_loss < champion_loss
+    made = describe(run_id, inputs, supply.data, config, progress)
+    if is_better:
+        _announce_judgement(weights, inputs)
+        made = publish(weights, made, challenger_model)
+    _log_judgement(champion.run_id, champion_loss, run_id, challenger_loss, validation, is_better)
+    return _judgement(made, supply, champion.run_id, champion_loss, challenger_loss, is_better)
+
+
+def _initial(champion_model: Path, champion_loss: float) -> Path | None:
+    """What the challenger begins with: a champion that has diverged would only make it diverge as well."""
+    if math.isfinite(champion_loss):
+        return champion_model
+    log.warning("the champion's loss is not finite: the challenger begins with new weights")
+    return None
+
+
+def _judgement(
+    made: PretrainedModel,
+    supply: Supply,
+    champion: str | None,
+    champion_loss: float | None,
+    challenger_loss: float,
+    published: bool,
+) -> Judgement:
+    return Judgement(
+        method=METHOD,
+        inputs=supply.inputs,
+        outputs=(),
+        run_id=made.run_id,
+        champion=champion,
+        champion_loss=champion_loss if champion_loss is not None and math.isfinite(champion_loss) else None,
+        challenger_loss=challenger_loss,
+        published=published,
+        parameters=made.parameters,
+        data=supply.data,
+        best_epoch=made.best_epoch,
+        history=made.history,
+    )
+
+
+def _as_input(weights: Storage, version: PretrainedModel) -> Input:
+    """A version as what training began with."""
+    key = version_key(version.run_id)
+    entry = weights.stat(key)
+    (output,) = version.outputs
+    return Input(name=key, size=output.size, version=entry.version if entry else "", sha256=output.sha256)
+
+
+def _check_network(weights: Storage, champion: PretrainedModel, wanted: NetworkConfig) -> None:
+    theirs = champion.parameters.network
+    if wanted != theirs:
+        raise CheckpointError(
+            f"{weights.where(version_key(champion.run_id))}: the champion's network has {_told(theirs)}, "
+            f"the settings ask for {_told(wanted)}; set pretraining.network to the champion's, "
+            "or train anew with 'zssmnet run' or 'zssmnet pretrain'"
+        )
+
+
+def _told(network: NetworkConfig) -> str:
+    return f"channels {', '.join(map(str, network.channels))} and merge {network.merge!r}"
+
+
+def _log_judgement(
+    champion: str, champion_loss: float, challenger: str, challenger_loss: float, validation: CubeSet, is_better: bool
+) -> None:
+    log.info(
+        "champion %s %.5f, challenger %s %.5f on %d validation cubes: %s",
+        champion,
+        champion_loss,
+        challenger,
+        challenger_loss,
+        len(validation),
+        "published" if is_better else "not better, not published",
+    )

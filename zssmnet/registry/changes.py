@@ -1,0 +1,90 @@
+"""What is new in an archive: against what was prepared, and against what the published model has seen."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from zssmnet.config import PreparationConfig
+from zssmnet.data.archive import Case
+from zssmnet.errors import CaseError
+from zssmnet.preparation.prepare import PreparedCase, known_if_true
+from zssmnet.registry.challenge import seen_data
+from zssmnet.registry.lineage import CaseData, data_of_case
+from zssmnet.storage import Storage
+from zssmnet.storage.records import record_names
+
+_LOOKS_AT_ONCE = 16
+"""Cases looked at side by side: in a bucket, a look is mostly waiting."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What an archive holds that was not there before.
+
+    Attributes:
+        to_prepare: cases that are not prepared yet, or whose files, subset or parameters are not those of their record.
+        up_to_date: records of prepared cases that are still true.
+        gone: ids of cases that an earlier run prepared, which are not among the cases with a subset any more.
+        new: ids of cases that neither the published model nor the last challenger saw.
+        changed: ids of cases that they saw with another content, or in another subset.
+    """
+
+    to_prepare: tuple[Case, ...]
+    up_to_date: tuple[PreparedCase, ...]
+    gone: tuple[str, ...]
+    new: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+def look(
+    cases: Sequence[Case],
+    subset_of: Mapping[str, int],
+    images: Storage,
+    masks: Storage,
+    data: Storage,
+    weights: Storage | None,
+    config: PreparationConfig,
+) -> News:
+    """Tell what is new. Fingerprints decide, not dates; a file is read only where its size or version has changed.
+
+    Args:
+        cases: the archive's cases; ``new`` and ``changed`` come in their order.
+        subset_of: subset of each case; cases without one are left out.
+        images: where the images lie.
+        masks: where the masks lie.
+        data: the folder of prepared cases.
+        weights: the folder of weights; None if nothing was trained, so that every case is new.
+        config: how cases are to be prepared.
+
+    Raises:
+        StorageError: a folder or bucket that cannot be read.
+    """
+    wanted = [case for case in cases if case.id in subset_of]
+
+    def known(case: Case) -> PreparedCase | None:
+        try:
+            return known_if_true(case, subset_of[case.id], images, masks, data, config)
+        except CaseError:  # preparing it will tell
+            return None
+
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        records = list(pool.map(known, wanted))
+    ids = {case.id for case in wanted}
+    seen = seen_data(weights) if weights else frozenset()
+    new, changed = _against(seen, [(case.id, record) for case, record in zip(wanted, records, strict=True)])
+    return News(
+        to_prepare=tuple(case for case, record in zip(wanted, records, strict=True) if record is None),
+        up_to_date=tuple(record for record in records if record),
+        gone=tuple(name for name in record_names(data) if name not in ids),
+        new=new,
+        changed=changed,
+    )
+
+
+def _against(
+    seen: frozenset[CaseData], found: Iterable[tuple[str, PreparedCase | None]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids of cases not seen at all, and of cases seen as something else; what is to be prepared is something else."""
+    unseen = [case_id for case_id, record in found if record is None or data_of_case(record) not in seen]
+    ids = {one.case_id for one in seen}
+    return tuple(one for one in unseen if one not in ids), tuple(one for one in unseen if one in ids)

@@ -1,0 +1,319 @@
+"""Published models: every version in a folder of its own, and one of them under the stable name.
+
+A version lies in ``versions/<run id>/`` of the weights' folder, a stage of its own with its record. The stable name
+``ssl_mnet_zonal.model`` holds a copy of one version, with a copy of its record. It is replaced in one step: whoever
+reads it sees a whole model, the old or the new one. Rolling back is promoting an earlier version.
+
+A record of what is about to come is published before the file, as in preparation: a run that is killed between the two
+leaves a record that counts as not done. The stable model is then known by its SHA-256, which one of the versions has.
+"""
+
+import functools
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from pydantic import Field
+from typing_extensions import override
+
+from zssmnet.config import PretrainConfig, TrainingConfig
+from zssmnet.data.archive import shortened
+from zssmnet.data.splits import SUBSETS
+from zssmnet.errors import CheckpointError
+from zssmnet.registry.lineage import CaseData
+from zssmnet.storage import Storage, sha256_of
+from zssmnet.storage.lock import held
+from zssmnet.storage.records import (
+    NOT_YET,
+    VERSIONS,
+    Name,
+    Output,
+    Record,
+    outputs_there,
+    publish_record,
+    read_record,
+    record_key,
+)
+from zssmnet.training.checkpoint import EpochResult, Progress
+from zssmnet.training.fit import is_finished
+
+log = logging.getLogger(__name__)
+
+MODEL = "ssl_mnet_zonal.model"
+PUBLICATION_S = 600.0
+"""How long to wait for another run that is publishing a model: it only copies files."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class PretrainedModel(Record):
+    """The record of published weights.
+
+    Attributes:
+        inputs: the six files of cubes; then, if training began with the weights of another version, that version.
+        parameters: the configuration; the seeds are in its ``training``.
+        versions: of the programs that decide the numbers.
+        device: kind of device that it was trained on, ``cpu`` or ``cuda``; empty if an earlier program did not tell.
+        precision: number type of the convolutions there.
+        metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
+        data: the cases behind the cubes; none where the cubes have no records.
+        number: 1, 2, 3, ... in the order in which versions were first published; 0 for a model of an earlier program.
+            A count and no time, so that the same work gives the same record.
+        replaces: run id of the model that was the stable one when this version was first published.
+    """
+
+    run_id: Name
+    parameters: PretrainConfig
+    versions: dict[str, str]
+    best_epoch: int
+    best_validation_loss: float
+    device: str = ""
+    precision: str = "float32"
+    metrics: dict[str, float] = Field(default_factory=dict)
+    history: tuple[EpochResult, ...]
+    data: tuple[CaseData, ...] = ()
+    number: int = 0
+    replaces: Name | None = None
+
+    @override
+    def tells_of(self, name: str) -> bool:
+        is_whole = len(self.inputs) >= len(SUBSETS) and len(self.history) >= self.best_epoch >= 1
+        return is_whole and [output.key for output in self.outputs] == [name] == [MODEL]
+
+    def is_finished(self, recipe: TrainingConfig) -> bool:
+        """Whether this recipe asks for nothing more than what was done."""
+        return is_finished(Progress(list(self.history), self.best_epoch, self.best_validation_loss), recipe)
+
+
+def one_at_a_time(change: Callable[Concatenate[Storage, P], R]) -> Callable[Concatenate[Storage, P], R]:
+    """A change of the published models in a folder, of which there is one at a time among all runs."""
+
+    @functools.wraps(change)
+    def alone(weights: Storage, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with held(weights, PUBLICATION_S):
+            return change(weights, *args, **kwargs)
+
+    return alone
+
+
+def version_key(run_id: str) -> str:
+    """Where a version's model lies."""
+    return f"{VERSIONS}/{run_id}/{MODEL}"
+
+
+def list_versions(weights: Storage) -> list[PretrainedModel]:
+    """All whole versions, from the first published to the last; one that was published again keeps its place."""
+    found = (record for record in _records(weights) if outputs_there(_folder(weights, record.run_id), record.outputs))
+    return sorted(found, key=_order)
+
+
+def find_version(weights: Storage, run_id: str) -> PretrainedModel | None:
+    """The version of a run; None if there is none, or if its publication was not finished."""
+    return _finished_record(_folder(weights, run_id))
+
+
+def stable_model(weights: Storage) -> PretrainedModel | None:
+    """The record of the model under the stable name.
+
+    Where a run was killed before it published that record, it is the record of the version with the same content.
+
+    Returns:
+        None if there is no model, or one that nothing tells of.
+    """
+    entry = weights.stat(MODEL)
+    if entry is None:
+        return None
+    if record := _finished_record(weights):
+        return record
+    told = read_record(weights, MODEL, PretrainedModel)
+    same_size = [one for one in list_versions(weights) if one.outputs[0].size == entry.size]
+    sha256 = sha256_of(weights.local(MODEL)) if same_size else ""
+    alike = [one for one in same_size if one.outputs[0].sha256 == sha256]
+    return max(alike, key=lambda one: (told is not None and told.run_id == one.run_id, _order(one)), default=None)
+
+
+def keep_stable(weights: Storage) -> PretrainedModel | None:
+    """See to it that the stable model is among the versions; one that an earlier program published may not be.
+
+    Returns:
+        The version that is the stable model; None if there is no model.
+
+    Raises:
+        CheckpointError: no record tells of the model, or it is not what its record tells.
+    """
+    if weights.stat(MODEL) is None:
+        return None
+    stable = stable_model(weights)
+    if stable is None:
+        raise CheckpointError(
+            f"{weights.where(MODEL)}: no record tells how it was made; move it elsewhere, or roll back to a version"
+        )
+    if kept := find_version(weights, stable.run_id):
+        return kept
+    with held(weights, PUBLICATION_S):
+        _put(_folder(weights, stable.run_id), _checked(weights, stable), stable)
+    return stable
+
+
+@one_at_a_time
+def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedModel:
+    """Publish a model: as a version, then under the stable name.
+
+    Args:
+        weights: the weights' folder.
+        made: the model's record but for what publication adds: output, number, and what it replaces.
+        model: its file.
+
+    Returns:
+        The complete record.
+    """
+    output = Output(key=MODEL, size=model.stat().st_size, sha256=sha256_of(model))
+    number, replaces = _place(weights, made.run_id)
+    record = made.model_copy(update={"outputs": (output,), "number": number, "replaces": replaces})
+    if find_version(weights, made.run_id) != record:
+        _put(_folder(weights, made.run_id), model, record)
+    promote(weights, made.run_id)
+    return record
+
+
+@one_at_a_time
+def promote(weights: Storage, run_id: str) -> bool:
+    """Make a version the stable model; the one that it replaces is kept among the versions.
+
+    Returns:
+        Whether anything was done.
+
+    Raises:
+        CheckpointError: there is no such version, or its file is not what its record tells.
+    """
+    stable, version = _finished_record(weights), find_version(weights, run_id)
+    if stable and stable.run_id == run_id and version in (stable, None):
+        keep_stable(weights)
+        return False
+    if version is None:
+        raise _no_such_version(weights, run_id)
+    model = _checked(_folder(weights, run_id), version)
+    try:
+        keep_stable(weights)
+    except CheckpointError as error:
+        log.warning("%s: it is replaced and cannot be kept", error)
+    _put(weights, model, version)
+    return True
+
+
+@one_at_a_time
+def roll_back(weights: Storage, version: str | None = None) -> PretrainedModel:
+    """Make an earlier version the stable model again; naming a later one rolls forward.
+
+    Args:
+        weights: the weights' folder.
+        version: run id; None takes the version that the stable model replaced. Where a change of the stable model
+            was interrupted, None finishes that change and does no more: repeated, it does not go back twice.
+
+    Returns:
+        The record of what is now the stable model.
+
+    Raises:
+        CheckpointError: no such version, nothing to roll back to, it is the stable model already, or it is damaged.
+    """
+    stable = stable_model(weights)
+    if version is None:
+        version = _one_before(weights, stable)
+    chosen = find_version(weights, version)
+    if chosen is None:
+        raise _no_such_version(weights, version)
+    if not promote(weights, version):
+        raise CheckpointError(f"{weights.where(MODEL)}: is version {version} already; {_versions_told(weights)}")
+    log.info("version %s is the stable model now, in place of %s", version, stable.run_id if stable else "none")
+    return chosen
+
+
+def checked_model(weights: Storage, version: PretrainedModel) -> Path:
+    """A local path of a version's file, which is what its record tells.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    return _checked(_folder(weights, version.run_id), version)
+
+
+def _folder(weights: Storage, run_id: str) -> Storage:
+    return weights.child(f"{VERSIONS}/{run_id}")
+
+
+def _records(weights: Storage) -> list[PretrainedModel]:
+    """The records of all versions, also of those whose publication was not finished."""
+    ending = f"/{record_key(MODEL)}"
+    keys = [entry.key for entry in weights.list(VERSIONS) if entry.key.endswith(ending)]
+    run_ids = [key.removeprefix(f"{VERSIONS}/").removesuffix(ending) for key in keys]
+    found = [(run_id, read_record(_folder(weights, run_id), MODEL, PretrainedModel)) for run_id in run_ids]
+    return [record for run_id, record in found if record and record.run_id == run_id]
+
+
+def _order(record: PretrainedModel) -> tuple[int, str]:
+    return record.number, record.run_id
+
+
+def _finished_record(stage: Storage) -> PretrainedModel | None:
+    """The record of a stage's model, if what it tells is there."""
+    record = read_record(stage, MODEL, PretrainedModel)
+    return record if record and outputs_there(stage, record.outputs) else None
+
+
+def _place(weights: Storage, run_id: str) -> tuple[int, str | None]:
+    """A version's number and the run id of what it replaces: those of its first publication."""
+    stable = stable_model(weights)
+    records = _records(weights)
+    for known in (*records, *([stable] if stable else [])):
+        if known.run_id == run_id:
+            return known.number, known.replaces
+    return 1 + max((record.number for record in records), default=0), stable.run_id if stable else None
+
+
+def _put(stage: Storage, model: Path, record: PretrainedModel) -> None:
+    """Publish a model and its record; before them, a record of what is to come in place of what is there."""
+    stage.sweep()
+    to_come = tuple(output.model_copy(update={"size": NOT_YET, "sha256": ""}) for output in record.outputs)
+    publish_record(stage, MODEL, record.model_copy(update={"outputs": to_come}))
+    with stage.publishing(MODEL) as path:
+        shutil.copyfile(model, path)
+    publish_record(stage, MODEL, record)
+
+
+def _checked(stage: Storage, record: PretrainedModel) -> Path:
+    model = stage.local(MODEL)
+    if sha256_of(model) != record.outputs[0].sha256:
+        raise CheckpointError(
+            f"{stage.where(MODEL)}: damaged: it is not what its record tells; "
+            "remove it, or roll back to another version"
+        )
+    return model
+
+
+def _one_before(weights: Storage, stable: PretrainedModel | None) -> str:
+    """Run id of the version to roll back to when none is named."""
+    if stable is None:
+        raise CheckpointError(
+            f"{weights.where(MODEL)}: no record tells what it replaced; name a version: {_versions_told(weights)}"
+        )
+    told = read_record(weights, MODEL, PretrainedModel)
+    if told and told.run_id == stable.run_id and not outputs_there(weights, told.outputs):
+        log.warning("the stable model was being changed to version %s: this is finished now", stable.run_id)
+        return stable.run_id
+    if stable.replaces is None:
+        raise CheckpointError(
+            f"{weights.where(MODEL)}: version {stable.run_id} replaced no other, so there is nothing to roll back to; "
+            f"name a version: {_versions_told(weights)}"
+        )
+    return stable.replaces
+
+
+def _no_such_version(weights: Storage, run_id: str) -> CheckpointError:
+    return CheckpointError(f"{weights.uri}: no version {run_id}; {_versions_told(weights)}")
+
+
+def _versions_told(weights: Storage) -> str:
+    run_ids = [version.run_id for version in list_versions(weights)]
+    return f"there are {shortened(reversed(run_ids), 10)}" if run_ids else "there are none"

@@ -1,0 +1,146 @@
+"""The pictures of a run, published under its reports, each set with a record of what it shows.
+
+A set's input is the record of the cubes or of the model that it shows, since that tells of everything in a picture.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from typing_extensions import override
+
+from zssmnet.config import CubesConfig
+from zssmnet.data.examination import array_of
+from zssmnet.data.image_io import read_image
+from zssmnet.data.splits import VALIDATION_SUBSET
+from zssmnet.mnet import MNet
+from zssmnet.preparation.cubes import SubsetCubes, cubes_key, open_cubes
+from zssmnet.preparation.prepare import prepared_keys
+from zssmnet.registry.versions import MODEL, PretrainedModel, stable_model
+from zssmnet.report import case_montage, loss_curves, restoration_triptych
+from zssmnet.storage import Storage, sha256_of
+from zssmnet.storage.records import (
+    NOT_YET,
+    Input,
+    Output,
+    Record,
+    outputs_there,
+    publish_record,
+    read_record,
+    same_content,
+)
+from zssmnet.training.checkpoint import load_weights
+from zssmnet.training.dataset import CubeSet
+from zssmnet.training.tensorboard import validation_examples
+from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
+
+METHOD = 1
+LOSS_CURVES = "loss_curves.png"
+RESTORED_CUBES = "restored_cubes.png"
+EXAMPLES = 4
+_PICTURE = re.compile(r"[a-z0-9_/]+\.png")
+
+
+class PictureSet(Record):
+    """The record of a set of pictures."""
+
+    @override
+    def tells_of(self, name: str) -> bool:
+        return all(_PICTURE.fullmatch(output.key) for output in self.outputs)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture not yet published: its key and its PNG."""
+
+    key: str
+    png: bytes
+
+
+def publish_case_pictures(
+    data: Storage, cubes: Storage, reports: Storage, subsets: Sequence[int], config: CubesConfig
+) -> list[str]:
+    """A montage of the first case of each subset, with zones and cube positions.
+
+    Returns:
+        Keys of the pictures below ``reports``.
+    """
+    keys: list[str] = []
+    for subset in subsets:
+        name = cubes_key(config, subset)
+        record = read_record(cubes, name, SubsetCubes)
+        shown = [record] if record and record.cases else []
+        inputs = tuple(_as_input(name, record) for record in shown)
+        pictures = (Picture(f"cases/subset{subset}.png", _montage(data, record)) for record in shown)
+        keys += _publish(reports, f"cases/subset{subset}", inputs, pictures)
+    return keys
+
+
+def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage) -> list[str]:
+    """The loss curves of the published model, and validation cubes corrupted, restored and as they should be.
+
+    Returns:
+        Keys of the pictures below ``reports``; none if no model is published, or one without a record, or if the
+        validation cubes are gone.
+    """
+    record = stable_model(weights)
+    if record is None or cubes.stat(record.inputs[VALIDATION_SUBSET].name) is None:
+        return []
+    return _publish(reports, "training", (_as_input(MODEL, record),), _training_pictures(cubes, weights, record))
+
+
+def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel) -> Iterator[Picture]:
+    history = [(one.epoch, one.train_loss, one.validation_loss, one.learning_rate) for one in record.history]
+    yield Picture(LOSS_CURVES, loss_curves(history, record.best_epoch, f"Pre-training {record.run_id}"))
+    network = record.parameters.network
+    model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, network.channels, network.merge)
+    load_weights(model, weights.local(MODEL))
+    key = record.inputs[VALIDATION_SUBSET].name
+    validation = CubeSet([open_cubes(cubes.local(key))])
+    examples = validation_examples(model, validation, record.parameters, EXAMPLES)
+    title = f"Validation cubes, best model (epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})"
+    png = restoration_triptych(examples.corrupted.numpy(), examples.restored.numpy(), examples.target.numpy(), title)
+    yield Picture(RESTORED_CUBES, png)
+
+
+def _montage(data: Storage, record: SubsetCubes) -> bytes:
+    case = record.cases[0]
+    volumes = [read_image(data.local(key)) for key in prepared_keys(case.case_id, record.subset)]
+    arrays = [array_of(volume) for volume in volumes]
+    use = "validation" if record.subset == VALIDATION_SUBSET else "training"
+    title = f"Case {case.case_id}, subset {record.subset} ({use})"
+    size, spacing = record.parameters.size, volumes[0].GetSpacing()
+    return case_montage(arrays[:3], arrays[3], case.starts, size, spacing, title)
+
+
+def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: Iterable[Picture]) -> list[str]:
+    """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed.
+
+    Before the first of them, a record of what is to come is published in place of the record of what is replaced.
+    """
+    known = read_record(reports, name, PictureSet)
+    if (
+        known
+        and known.method == METHOD
+        and same_content(known.inputs, inputs)
+        and outputs_there(reports, known.outputs)
+    ):
+        return [output.key for output in known.outputs]
+    reports.sweep()
+    drawn = list(pictures)
+    gone = {output.key for output in (known.outputs if known else ())} - {picture.key for picture in drawn}
+    to_come = tuple(Output(key=key, size=NOT_YET, sha256="") for key in sorted({*gone, *(one.key for one in drawn)}))
+    publish_record(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=to_come))
+    outputs = []
+    for picture in drawn:
+        with reports.publishing(picture.key) as path:
+            path.write_bytes(picture.png)
+            outputs.append(Output(key=picture.key, size=len(picture.png), sha256=sha256_of(path)))
+    for key in sorted(gone):
+        reports.remove(key)
+    publish_record(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=tuple(outputs)))
+    return [output.key for output in outputs]
+
+
+def _as_input(name: str, record: Record) -> Input:
+    return Input(name=name, size=0, version="", sha256=record.identity())

@@ -1,0 +1,141 @@
+"""What can go wrong with S3: which faults may be gone in a moment, and what each one tells the user."""
+
+from aiohttp import ClientError as HTTPFault
+from botocore import exceptions
+from botocore.parsers import ResponseParserError
+
+from zssmnet.storage.retry import GaveUpError, one_line
+
+FAULTS = (OSError, exceptions.BotoCoreError, exceptions.ClientError, HTTPFault, ResponseParserError, GaveUpError)
+"""All that s3fs and what lies below it raise."""
+RUN_AGAIN = "run it again when the storage answers: what is done is not done again"
+
+_CHECK_CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_TRANSIENT_CODES = frozenset(
+    {
+        "BadDigest",
+        "IncompleteBody",
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+_TRANSIENT_ERRORS = (
+    TimeoutError,
+    ConnectionError,
+    HTTPFault,
+    ResponseParserError,
+    exceptions.ConnectionError,
+    exceptions.HTTPClientError,
+    exceptions.IncompleteReadError,
+    exceptions.ChecksumError,
+    exceptions.FlexibleChecksumError,
+    exceptions.CredentialRetrievalError,
+)
+_NO_CREDENTIALS = (
+    exceptions.NoCredentialsError,
+    exceptions.PartialCredentialsError,
+    exceptions.ProfileNotFound,
+)
+_OLD_CREDENTIALS = (
+    exceptions.SSOError,
+    exceptions.LoginError,
+    exceptions.TokenRetrievalError,
+    exceptions.CredentialRetrievalError,
+)
+_MEANINGS = {
+    "the bucket is not there ({code}): make it, or name another": ("NoSuchBucket",),
+    "it is no longer there ({code})": ("NoSuchKey", "404"),
+    "the credentials have expired ({code}): renew them and run again; what is done is not done again": (
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidToken",
+        "RequestExpired",
+        "TokenRefreshRequired",
+    ),
+    "access is denied ({code}): give these credentials the right to, or use others": (
+        "403",
+        "AccessDenied",
+        "AllAccessDisabled",
+        "AccountProblem",
+    ),
+    f"the credentials are not accepted ({{code}}): {_CHECK_CREDENTIALS}": (
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "AuthorizationHeaderMalformed",
+    ),
+    "the clock of this machine is wrong ({code}): set it": ("RequestTimeTooSkewed",),
+    "the bucket lies in another region ({code}): set AWS_DEFAULT_REGION": (
+        "301",
+        "PermanentRedirect",
+        "IllegalLocationConstraintException",
+    ),
+}
+_MEANING_OF = {code: meaning for meaning, codes in _MEANINGS.items() for code in codes}
+
+
+class WrongContentError(Exception):
+    """What came is not the version that was listed: it was changed meanwhile, or damaged on its way."""
+
+
+def code_of(error: BaseException) -> str:
+    """The code of S3's answer, such as "SlowDown", or "503" for an answer without a text; "" if there was none."""
+    answer = _answer(error)
+    return str(answer.response.get("Error", {}).get("Code", "")) if answer else ""
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether a request that failed in this way may succeed at the next attempt."""
+    if answer := _answer(error):
+        status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = code_of(error)
+        return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES or code in map(str, _TRANSIENT_STATUS)
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return False
+    return isinstance(error, _TRANSIENT_ERRORS)
+
+
+def needs_a_new_start(error: Exception) -> bool:
+    """Whether a whole file has to be sent or fetched anew: its requests do not fit together.
+
+    An upload is no longer there when its end was told, but the answer was lost; a range is not there in a file that
+    has become shorter.
+    """
+    return isinstance(error, WrongContentError) or code_of(error) in ("NoSuchUpload", "InvalidRange", "416")
+
+
+def reason_of(error: BaseException) -> str:
+    """What is wrong and the way out, in one line."""
+    if isinstance(error, GaveUpError) and error.__cause__:
+        return f"{reason_of(error.__cause__)} (tried {error.attempts} times); {RUN_AGAIN}"
+    if isinstance(error, _NO_CREDENTIALS):
+        return f"{one_line(error)}: {_CHECK_CREDENTIALS}"
+    if isinstance(error, _OLD_CREDENTIALS):
+        return f"{one_line(error)}: renew the credentials and run again"
+    if isinstance(error, exceptions.ConnectionError):
+        return f"{one_line(error)}: check AWS_ENDPOINT_URL and the network"
+    answer = _answer(error)
+    if answer is None:
+        return one_line(error)
+    code = code_of(error)
+    message = " ".join(str(answer.response.get("Error", {}).get("Message", "")).split())
+    return _MEANING_OF.get(code, f"{message or 'refused'} ({{code}})").replace("{code}", code)
+
+
+def is_of_this_machine(error: BaseException) -> bool:
+    """Whether the operating system reports it, not the storage: a full disk, a folder that may not be written."""
+    return isinstance(error, OSError) and _answer(error) is None and not isinstance(error, _TRANSIENT_ERRORS)
+
+
+def _answer(error: BaseException | None) -> exceptions.ClientError | None:
+    """S3's answer, which s3fs hides behind an error of the operating system."""
+    while error is not None and not isinstance(error, exceptions.ClientError):
+        error = error.__cause__ if isinstance(error, OSError) else None
+    return error

@@ -1,0 +1,48 @@
+"""Temporary folders that do not pile up: each is named by its process; the next one removes what killed ones left."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from zssmnet.errors import StorageError
+from zssmnet.storage.process_id import Owner, this_process
+
+_PREFIX = "zssmnet-"
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new folder among the system's temporary files, removed on leaving.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    _sweep(tempfile.gettempdir())
+    prefix = f"{_PREFIX}{this_process()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def temporary_errors() -> Iterator[None]:
+    """The operating system's errors with temporary files become a StorageError of one line."""
+    try:
+        yield
+    except OSError as error:
+        place = tempfile.tempdir or "the folder for temporary files"  # not known before one was found
+        reason = error.strerror or error
+        raise StorageError(
+            f"{place}: cannot be written: {reason}: make room there, or name a folder in TMPDIR"
+        ) from error
+
+
+@cache
+def _sweep(place: str) -> None:
+    """Once in each process, remove the folders of those that are no more."""
+    for folder in Path(place).glob(f"{_PREFIX}*"):
+        owner = Owner.parse(folder.name.removeprefix(_PREFIX).rpartition("-")[0])
+        if owner and owner.has_gone:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,157 @@
+"""Checking a working root against its records: what is missing, changed, unfinished, foreign or outdated.
+
+Every file is read once, in pieces. Records are compared with those of the stage before as well: a file is outdated if
+what it was made from is not what lies there now.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from zssmnet.errors import InputError, UnreadableFileError, VerificationError
+from zssmnet.storage import Entry, Storage, open_storage, sha256_of
+from zssmnet.storage.keys import checked_key
+from zssmnet.storage.layout import Layout
+from zssmnet.storage.records import NOT_YET, VERSIONS, Output, Record, read_record, record_key, record_names
+
+_WORKPLACES = ("training/",)
+"""Where runs keep, below the weights, what has no record: checkpoints and logs."""
+
+Told = Mapping[str, str]
+"""What a stage holds by its records: SHA-256 by key."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one file.
+
+    Attributes:
+        kind: ``missing``: a record tells of it, but it is not there; ``changed``: it is not what its record tells of,
+            or a record that cannot be read; ``unreadable``: the system cannot read it; ``unfinished``: a run was
+            stopped before it came out; ``foreign``: no record tells of it; ``outdated``: it is what its record tells,
+            but was made from something that is not there any more.
+        file: its address.
+    """
+
+    kind: Literal["missing", "changed", "unreadable", "unfinished", "foreign", "outdated"]
+    file: str
+
+
+def verify_root(root: str) -> list[Finding]:
+    """Check all stages below a working root; every file is read.
+
+    Raises:
+        VerificationError: there is no record at all.
+    """
+    layout = Layout(root)
+    data, cubes, weights, reports = (
+        open_storage(folder) for folder in (layout.data, layout.cubes, layout.weights, layout.reports)
+    )
+    if not any(record_names(stage) for stage in (data, cubes, weights, reports)):
+        raise VerificationError(f"{root}: no record below SSL; name the working root of 'zssmnet run'")
+    return [
+        *verify_stage(data),
+        *verify_stage(cubes),
+        *_outdated_cubes(data, cubes),
+        *verify_stage(weights, _WORKPLACES),
+        *_outdated_model(cubes, weights),
+        *verify_stage(reports),
+    ]
+
+
+def verify_stage(stage: Storage, workplaces: Sequence[str] = ()) -> list[Finding]:
+    """Check the files of one stage, and of the versions in it, against their records.
+
+    Args:
+        stage: its folder.
+        workplaces: folders in it whose files have no record.
+    """
+    findings: list[Finding] = []
+    entries = {entry.key: entry for entry in stage.list() if not _is_set_apart(entry.key, workplaces)}
+    told: set[str] = set()
+    for name in record_names(stage):
+        record = _readable_record(stage, name)
+        told.add(record_key(name))
+        if record is None:
+            findings.append(Finding("changed", stage.where(record_key(name))))
+            continue
+        told.update(output.key for output in record.outputs)
+        findings.extend(_check(stage, record, entries))
+    versions = sorted({folder for key in entries if (folder := _version_of(key))})
+    foreign = (key for key in entries if key not in told and not _version_of(key))
+    findings += [Finding("foreign", stage.where(key)) for key in foreign]
+    return findings + [finding for folder in versions for finding in verify_stage(stage.child(folder))]
+
+
+def _is_set_apart(key: str, workplaces: Sequence[str]) -> bool:
+    """Whether a file lies in a workplace or below a hidden folder, such as runs keep for themselves."""
+    return key.startswith(tuple(workplaces)) or any(folder.startswith(".") for folder in key.split("/")[:-1])
+
+
+def _readable_record(stage: Storage, name: str) -> Record | None:
+    """A record of this or another version; None if it is damaged, so that it names nothing that could lie there."""
+    record = read_record(stage, name, Record)
+    try:
+        for output in record.outputs if record else ():
+            checked_key(output.key)
+    except InputError:
+        return None
+    return record
+
+
+def _version_of(key: str) -> str | None:
+    """The folder of the version that a file belongs to, a stage of its own."""
+    first, *others = key.split("/")
+    return f"{VERSIONS}/{others[0]}" if first == VERSIONS and len(others) > 1 else None
+
+
+def _check(stage: Storage, record: Record, entries: Mapping[str, Entry]) -> Iterator[Finding]:
+    for output in record.outputs:
+        if output.size == NOT_YET:
+            yield Finding("unfinished", stage.where(output.key))
+        elif (entry := entries.get(output.key)) is None:
+            yield Finding("missing", stage.where(output.key))
+        elif entry.size != output.size:
+            yield Finding("changed", stage.where(output.key))
+        else:
+            yield from _compare(stage, output)
+
+
+def _compare(stage: Storage, output: Output) -> Iterator[Finding]:
+    try:
+        if sha256_of(stage.local(output.key)) != output.sha256:
+            yield Finding("changed", stage.where(output.key))
+    except UnreadableFileError:
+        yield Finding("unreadable", stage.where(output.key))
+
+
+def _outdated_cubes(data: Storage, cubes: Storage) -> Iterator[Finding]:
+    """Files of cubes that were not cut from the prepared cases that lie there: some are new, changed or gone."""
+    prepared, present = _told(data), {entry.key for entry in data.list()}
+    if not prepared:  # not made here, or removed to save space
+        return
+    for name in record_names(cubes):
+        record = _readable_record(cubes, name)
+        if record is None or not record.outputs:
+            continue
+        cut = {one.name: one.sha256 for one in record.inputs}
+        subset = f"subset{name.removesuffix('.npy').rpartition('_')[2]}/"
+        wanted = [item for item in prepared.items() if item[0].startswith(subset)]
+        gone = cut.keys() - prepared.keys() - present  # what is there without a record may have been cut as well
+        if gone or any(cut.get(key) != sha256 for key, sha256 in wanted):
+            yield Finding("outdated", cubes.where(name))
+
+
+def _outdated_model(cubes: Storage, weights: Storage) -> Iterator[Finding]:
+    """The published model, if neither it nor the last challenger was trained on the cubes that lie there."""
+    there = _told(cubes)
+    trained = {name: record for name in record_names(weights) if (record := _readable_record(weights, name))}
+    used = [{one.name: one.sha256 for one in record.inputs} for record in trained.values()]
+    if there and used and not any(there.items() <= inputs.items() for inputs in used):
+        for record in trained.values():
+            yield from (Finding("outdated", weights.where(output.key)) for output in record.outputs)
+
+
+def _told(stage: Storage) -> Told:
+    records = (_readable_record(stage, name) for name in record_names(stage))
+    return {output.key: output.sha256 for record in records if record for output in record.outputs}

@@ -1,0 +1,145 @@
+"""Cubes of several files as one sequence, memory-mapped: host memory does not grow with their number."""
+
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from zssmnet.data.splits import SUBSETS, TRAINING_SUBSETS, VALIDATION_SUBSET
+from zssmnet.errors import CubesError
+from zssmnet.mnet.network import SHRINKAGE
+from zssmnet.preparation.cubes import find_cubes, open_cubes
+from zssmnet.storage import Storage
+
+MAPPED_BYTES = 2**30
+"""So much of the files is read before their pages are given back: they would count as memory of this process."""
+
+
+class CubeSet:
+    """Cubes of one or more files in a row.
+
+    Args:
+        files: arrays with axes (cube, channel, x, y, z), of one size and number type.
+
+    Attributes:
+        size: size of a cube x, y, z in voxels.
+        dtype: number type of the files.
+    """
+
+    def __init__(self, files: Sequence[npt.NDArray[Any]]) -> None:
+        self.files = [file for file in files if len(file)]
+        self.size: tuple[int, int, int] = files[0].shape[2:] if files else (0, 0, 0)
+        self.dtype = files[0].dtype if files else np.dtype("float32")
+        self._first = np.cumsum([0, *(len(file) for file in self.files)])
+        self._mapped = 0
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def batch(self, indices: Tensor, *, pinned: bool = False) -> Tensor:
+        """The cubes with these numbers: (N, 4, X, Y, Z), in the files' number type, on the CPU.
+
+        Args:
+            indices: int64, on the CPU.
+            pinned: whether they lie in memory from which a GPU can fetch them by itself.
+        """
+        rows = indices.numpy()
+        files = np.searchsorted(self._first, rows, side="right") - 1
+        cubes = [self.files[file][row - self._first[file]] for file, row in zip(files, rows, strict=True)]
+        kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
+        batch = torch.empty(len(cubes), *self.files[0].shape[1:], dtype=kind, pin_memory=pinned)
+        np.stack(cubes, out=batch.numpy())
+        self._give_pages_back(batch.nbytes)
+        return batch
+
+    def where(self, number: int) -> str:
+        """The file of the cube with this number."""
+        file = int(np.searchsorted(self._first, number, side="right")) - 1
+        return _name(self.files[file], file)
+
+    def first_not_finite(self) -> str | None:
+        """What to say of the first cube that holds NaN or infinity, if there is one; all of them are read."""
+        for number, file in enumerate(self.files):
+            for index, cube in enumerate(file):
+                if count := int(np.count_nonzero(~np.isfinite(cube))):
+                    return (
+                        f"{_name(file, number)}: cube {index} has {count} values that are not finite (NaN or infinite)"
+                    )
+        return None
+
+    def _give_pages_back(self, read: int) -> None:
+        """The system keeps the files' pages in its cache as long as it has room, but they are not ours any more."""
+        self._mapped += read
+        if self._mapped < MAPPED_BYTES:
+            return
+        self._mapped = 0
+        for file in self.files:
+            mapping: object = file.base
+            if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSet]:
+    """The training cubes (subsets 0 to 4) and the validation cubes (subset 5) in a folder.
+
+    Raises:
+        CubesError: a file is missing or not what it should be, sizes differ, there are too few cubes or cubes too
+            small for the network, or all validation cubes are constant.
+    """
+    keys = find_cubes(cubes)
+    files = {subset: open_cubes(cubes.local(keys[subset])) for subset in SUBSETS}
+    _check_sizes(cubes, {keys[subset]: file for subset, file in files.items()})
+    training = CubeSet([files[subset] for subset in TRAINING_SUBSETS])
+    validation = CubeSet([files[VALIDATION_SUBSET]])
+    if len(training) < batch_size:
+        raise CubesError(
+            f"{cubes.uri}: {len(training)} training cubes do not fill one batch of {batch_size}; "
+            "choose a smaller --batch-size or add cases"
+        )
+    if not len(validation):
+        raise CubesError(
+            f"{cubes.uri}: {keys[VALIDATION_SUBSET]} holds no cube, so nothing can be validated; "
+            "add cases, or give a splits.json with --splits-path"
+        )
+    if not any(_varies(cube) for cube in files[VALIDATION_SUBSET]):
+        raise CubesError(
+            f"{cubes.where(keys[VALIDATION_SUBSET])}: all validation cubes are constant, so nothing can be validated; "
+            "look at the prepared cases, and generate the cubes anew"
+        )
+    return training, validation
+
+
+def _check_sizes(cubes: Storage, files: dict[str, npt.NDArray[Any]]) -> None:
+    """All cubes are of one size and number type, and large enough for MNet."""
+    (first, one), *others = files.items()
+    for key, other in others:
+        if (other.shape[2:], other.dtype) != (one.shape[2:], one.dtype):
+            raise CubesError(
+                f"{cubes.where(key)}: cubes of {_kind(other)}, but those of {first} are of {_kind(one)}; "
+                "generate the cubes of all six subsets anew"
+            )
+    x, y, z = one.shape[2:]
+    if min(x, y, z) < 1 or z * (x // SHRINKAGE) * (y // SHRINKAGE) < 2:
+        raise CubesError(
+            f"{cubes.uri}: cubes of {x} x {y} x {z} voxels are too small for MNet, which halves x and y four times; "
+            f"generate cubes of at least {SHRINKAGE} x {SHRINKAGE} x 2 voxels"
+        )
+
+
+def _varies(cube_CXYZ: npt.NDArray[Any]) -> bool:
+    """Whether any of the three images is not constant."""
+    images = cube_CXYZ[:3].reshape(3, -1)
+    return bool((images.min(axis=1) != images.max(axis=1)).any())
+
+
+def _name(file: npt.NDArray[Any], number: int) -> str:
+    return str(getattr(file, "filename", f"file {number}"))
+
+
+def _kind(file: npt.NDArray[Any]) -> str:
+    x, y, z = file.shape[2:]
+    return f"{x} x {y} x {z} voxels in {file.dtype}"
