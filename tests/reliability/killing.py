@@ -23,7 +23,7 @@ from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import PUBLISHING, REMOVING, Death
 from zssmnet.errors import VerificationError
 from zssmnet.storage import open_storage
-from zssmnet.storage.lock import HELD
+from zssmnet.storage.lock import LOCKS
 from zssmnet.storage.process_id import Owner
 from zssmnet.storage.records import record_key
 from zssmnet.storage.verification import Finding, verify_root
@@ -147,7 +147,7 @@ class Place:
 def _holds(key: str) -> bool:
     """Whether a file says that somebody who may be alive holds a folder."""
     owner = Owner.parse(Path(key).stem.rpartition("-")[0])
-    return f"/{HELD}/" in key and not (owner and owner.has_gone)
+    return f"/{LOCKS}/" in key and not (owner and owner.has_gone)
 
 
 def digests(root: str) -> dict[str, str]:
@@ -160,7 +160,7 @@ def files(root: str) -> dict[str, bytes]:
     model the server was told of.
     """
     storage = open_storage(root)
-    others = ("/tensorboard/", f"/{HELD}/", f"/{record_key(ANNOUNCED)}")
+    others = ("/tensorboard/", f"/{LOCKS}/", f"/{record_key(ANNOUNCED)}")
     keys = (entry.key for entry in storage.list())
     return {key: storage.read(key) for key in keys if not any(other in key for other in others)}
 

@@ -25,7 +25,7 @@ from typing import Any
 from flows import cli, embedded
 from tasks.announcement import ANNOUNCED
 from zssmnet.storage import LocalStorage, Storage
-from zssmnet.storage.lock import HELD
+from zssmnet.storage.lock import LOCKS
 from zssmnet.storage.records import record_key
 
 BEFORE, HALF_WRITTEN, WRITTEN, VISIBLE = "before", "half-written", "written", "visible"
@@ -49,7 +49,7 @@ class Fate:
 
         Who holds a folder, and what the server was told, is not noted: it is no change of what is published.
         """
-        if f"/{HELD}/" in address or address.endswith(f"/{record_key(ANNOUNCED)}"):
+        if f"/{LOCKS}/" in address or address.endswith(f"/{record_key(ANNOUNCED)}"):
             return lambda moment: False
         key = re.sub(r"events\.out\..*", "events", address.rpartition("/SSL/")[2])
         with self._lock:

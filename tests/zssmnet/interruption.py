@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from zssmnet.storage import LocalStorage
-from zssmnet.storage.lock import HELD
+from zssmnet.storage.lock import LOCKS
 
 
 class Killed(BaseException):
@@ -20,7 +20,7 @@ class MortalStorage(LocalStorage):
         self._changes_left = changes
 
     def _change(self, key: str) -> None:
-        if key.startswith(f"{HELD}/"):
+        if key.startswith(f"{LOCKS}/"):
             return
         if self._parent:
             self._parent._change(key)

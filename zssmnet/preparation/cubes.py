@@ -61,7 +61,7 @@ class SubsetCubes(Record):
     cases: tuple[CaseCubes, ...]
 
     @override
-    def tells_of(self, name: str) -> bool:
+    def is_valid_for(self, name: str) -> bool:
         keys = [output.key for output in self.outputs]
         return self.subset in SUBSETS and keys == [name] == [cubes_key(self.parameters, self.subset)]
 

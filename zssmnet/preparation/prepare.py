@@ -69,7 +69,7 @@ class PreparedCase(Record):
     warnings: tuple[str, ...]
 
     @override
-    def tells_of(self, name: str) -> bool:
+    def is_valid_for(self, name: str) -> bool:
         keys = tuple(output.key for output in self.outputs)
         return self.subset in SUBSETS and name == self.case_id and keys == prepared_keys(name, self.subset)
 
@@ -108,7 +108,7 @@ def prepare_case(
     return record, True
 
 
-def known_if_true(
+def up_to_date_record(
     case: Case, subset: int, images: Storage, masks: Storage, output: Storage, config: PreparationConfig
 ) -> PreparedCase | None:
     """The record of a case that needs no preparation: it was prepared from the same files in the same way.

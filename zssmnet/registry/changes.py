@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import Case
 from zssmnet.errors import CaseError
-from zssmnet.preparation.prepare import PreparedCase, known_if_true
+from zssmnet.preparation.prepare import PreparedCase, up_to_date_record
 from zssmnet.registry.challenge import seen_data
 from zssmnet.registry.lineage import CaseData, data_of_case
 from zssmnet.storage import Storage
@@ -63,7 +63,7 @@ def look(
 
     def known(case: Case) -> PreparedCase | None:
         try:
-            return known_if_true(case, subset_of[case.id], images, masks, data, config)
+            return up_to_date_record(case, subset_of[case.id], images, masks, data, config)
         except CaseError:  # preparing it will tell
             return None
 

@@ -24,7 +24,7 @@ from zssmnet.preparation.cubes import SubsetCubes, find_cubes
 from zssmnet.registry.lineage import CaseData, data_of_cubes
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage
-from zssmnet.storage.lock import held
+from zssmnet.storage.lock import locked
 from zssmnet.storage.records import Input, fingerprints, outputs_there, read_record
 from zssmnet.training.acceleration import choose_device, precision
 from zssmnet.training.checkpoint import Progress, TrainingState, check_best
@@ -105,20 +105,20 @@ def train(
         CubesError: cubes that cannot be used.
         TrainingError: training that cannot go on.
         CheckpointError: a checkpoint that cannot be used.
-        HeldError: another run trains there.
+        LockedError: another run trains there.
     """
     training, validation = open_training_data(cubes, config.training.batch_size)
     _log_start(training, validation, config, workplace)
     device = choose_device(config.training.device)
     with (
-        held(workplace) as lease,
+        locked(workplace) as lock,
         Monitor(workplace, validation, config) as monitor,
         team_for(Job(cubes=cubes.uri, config=config), device) as team,
     ):
         workplace.sweep()
 
         def watch(state: TrainingState) -> None:
-            lease.check()  # else two runs would replace each other's checkpoints
+            lock.check()  # else two runs would replace each other's checkpoints
             monitor.on_epoch(state)
             on_epoch(state)
 

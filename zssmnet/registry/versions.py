@@ -24,7 +24,7 @@ from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import CheckpointError
 from zssmnet.registry.lineage import CaseData
 from zssmnet.storage import Storage, sha256_of
-from zssmnet.storage.lock import held
+from zssmnet.storage.lock import locked
 from zssmnet.storage.records import (
     NOT_YET,
     VERSIONS,
@@ -78,7 +78,7 @@ class PretrainedModel(Record):
     replaces: Name | None = None
 
     @override
-    def tells_of(self, name: str) -> bool:
+    def is_valid_for(self, name: str) -> bool:
         is_whole = len(self.inputs) >= len(SUBSETS) and len(self.history) >= self.best_epoch >= 1
         return is_whole and [output.key for output in self.outputs] == [name] == [MODEL]
 
@@ -92,7 +92,7 @@ def one_at_a_time(change: Callable[Concatenate[Storage, P], R]) -> Callable[Conc
 
     @functools.wraps(change)
     def alone(weights: Storage, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with held(weights, PUBLICATION_S):
+        with locked(weights, PUBLICATION_S):
             return change(weights, *args, **kwargs)
 
     return alone
@@ -152,7 +152,7 @@ def keep_stable(weights: Storage) -> PretrainedModel | None:
         )
     if kept := find_version(weights, stable.run_id):
         return kept
-    with held(weights, PUBLICATION_S):
+    with locked(weights, PUBLICATION_S):
         _put(_folder(weights, stable.run_id), _checked(weights, stable), stable)
     return stable
 

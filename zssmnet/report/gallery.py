@@ -45,7 +45,7 @@ class PictureSet(Record):
     """The record of a set of pictures."""
 
     @override
-    def tells_of(self, name: str) -> bool:
+    def is_valid_for(self, name: str) -> bool:
         return all(_PICTURE.fullmatch(output.key) for output in self.outputs)
 
 

@@ -22,50 +22,50 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ValidationError
 
-from zssmnet.errors import HeldError, StorageError
+from zssmnet.errors import LockedError, StorageError
 from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import printable
 from zssmnet.storage.process_id import Owner, this_process
 
 log = logging.getLogger(__name__)
 
-HELD = ".held"
+LOCKS = ".held"
 _counter = itertools.count()
 _files_of_this_process: set[str] = set()
 
 
 @dataclass(frozen=True)
-class Pace:
+class LockTiming:
     """How quickly things go, in seconds.
 
     Attributes:
-        beat_s: between two signs of life.
+        heartbeat_s: between two signs of life.
         expires_s: without a sign of life until the holder is taken to have gone.
-        look_s: between two looks of one that waits for a holder, at most.
-        again_s: until one that met another that asks, too, tries again, at most.
+        poll_s: between two looks of one that waits for a holder, at most.
+        retry_s: until one that met another that asks, too, tries again, at most.
     """
 
-    beat_s: float = 15.0
+    heartbeat_s: float = 15.0
     expires_s: float = 120.0
-    look_s: float = 3.0
-    again_s: float = 0.5
+    poll_s: float = 3.0
+    retry_s: float = 0.5
 
 
 @dataclass(frozen=True)
-class Manners:
+class LockOptions:
     """As whom folders are held, and how long those are waited for that others hold.
 
     Attributes:
         name: who holds it, for those that come later: "run 'brave-lion'".
-        patience_s: how long to wait for another before giving up.
+        timeout_s: how long to wait for another before giving up.
     """
 
     name: str = "a command"
-    patience_s: float = 0.0
+    timeout_s: float = 0.0
 
 
-_manners: ContextVar[Manners | None] = ContextVar("manners", default=None)
-_leases: "ContextVar[Mapping[str, Lease] | None]" = ContextVar("leases", default=None)
+_options: ContextVar[LockOptions | None] = ContextVar("lock options", default=None)
+_locks: "ContextVar[Mapping[str, Lock] | None]" = ContextVar("locks", default=None)
 
 
 class Claim(BaseModel):
@@ -84,15 +84,15 @@ class Claim(BaseModel):
     beat: int = 0
 
 
-class Lease:
+class Lock:
     """A folder that is held."""
 
-    def __init__(self, storage: Storage, pace: Pace) -> None:
+    def __init__(self, storage: Storage, timing: LockTiming) -> None:
         owner = this_process()
-        name = _present_manners().name
+        name = _current_options().name
         self._storage = storage
-        self._pace = pace
-        self._key = f"{HELD}/{owner}-{next(_counter)}.json"
+        self._timing = timing
+        self._key = f"{LOCKS}/{owner}-{next(_counter)}.json"
         self._claim = Claim(
             name=f"{name} (process {owner.process} on {owner.host})",
             since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
@@ -105,22 +105,22 @@ class Lease:
         """Whether the folder is still held.
 
         Raises:
-            HeldError: another has taken it over, because this process gave no sign of life.
+            LockedError: another has taken it over, because this process gave no sign of life.
         """
         if self._lost:
-            raise HeldError(
+            raise LockedError(
                 f"{self._storage.uri}: another run has taken it over, because this one gave no sign of life for "
-                f"{self._pace.expires_s:g} s (was it suspended?); start it again to continue"
+                f"{self._timing.expires_s:g} s (was it suspended?); start it again to continue"
             )
 
-    def take(self, patience_s: float) -> None:
+    def acquire(self, timeout_s: float) -> None:
         """Get hold of the folder, waiting for others if need be.
 
         Raises:
-            HeldError: another holds it, and has not ended after ``patience_s``.
+            LockedError: another holds it, and has not ended after ``timeout_s``.
         """
         try:
-            self._wait(patience_s)
+            self._wait(timeout_s)
             self._claim = self._claim.model_copy(update={"holds": True})
             self._write()
         except BaseException:
@@ -128,23 +128,23 @@ class Lease:
             raise
         self._signs_of_life.start()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let others have the folder."""
         self._given_back.set()
         self._signs_of_life.join()
         self._withdraw()
 
-    def _wait(self, patience_s: float) -> None:
-        others = _Others(self._storage, self._key, self._pace)
-        deadline = time.monotonic() + patience_s
+    def _wait(self, timeout_s: float) -> None:
+        others = _Others(self._storage, self._key, self._timing)
+        deadline = time.monotonic() + timeout_s
         while not self._is_alone(others):
             holder = others.living_holder()
             if holder and time.monotonic() >= deadline:
-                raise HeldError(
-                    f"{self._storage.uri}: is held by {holder.name} since {holder.since}; wait until that has "
+                raise LockedError(
+                    f"{self._storage.uri}: is locked by {holder.name} since {holder.since}; wait until that has "
                     "ended, or choose another working root"
                 )
-            time.sleep(random.uniform(0.1, 1) * (self._pace.look_s if holder else self._pace.again_s))
+            time.sleep(random.uniform(0.1, 1) * (self._timing.poll_s if holder else self._timing.retry_s))
 
     def _is_alone(self, others: "_Others") -> bool:
         self._write()
@@ -154,7 +154,7 @@ class Lease:
         return False
 
     def _give_signs_of_life(self) -> None:
-        while not self._given_back.wait(self._pace.beat_s):
+        while not self._given_back.wait(self._timing.heartbeat_s):
             try:
                 if self._storage.stat(self._key) is None:
                     self._lost = True
@@ -180,10 +180,10 @@ class Lease:
 class _Others:
     """Who else has a file in ``.held/``, as seen by one who looks again and again."""
 
-    def __init__(self, storage: Storage, own_key: str, pace: Pace) -> None:
+    def __init__(self, storage: Storage, own_key: str, timing: LockTiming) -> None:
         self._storage = storage
         self._own_key = own_key
-        self._pace = pace
+        self._timing = timing
         self._present: list[str] = []
         self._versions: dict[str, tuple[str, float]] = {}
         self._alive: set[str] = set()
@@ -192,7 +192,7 @@ class _Others:
     def look(self) -> list[str]:
         """Keys of those that may still be there; what others left behind is removed."""
         self._present = []
-        for entry in self._storage.list(HELD):
+        for entry in self._storage.list(LOCKS):
             if entry.key == self._own_key:
                 continue
             if self._has_gone(entry):
@@ -209,7 +209,7 @@ class _Others:
             if claim and claim.holds:
                 if claim.name != self._told:
                     self._told = claim.name
-                    log.warning("%s: is held by %s since %s", self._storage.uri, claim.name, claim.since)
+                    log.warning("%s: is locked by %s since %s", self._storage.uri, claim.name, claim.since)
                 return claim
         return None
 
@@ -226,7 +226,7 @@ class _Others:
             self._versions[entry.key] = entry.version, now
         if (owner and owner.is_here) or (version and version != entry.version):
             self._alive.add(entry.key)
-        return version == entry.version and now - since > self._pace.expires_s
+        return version == entry.version and now - since > self._timing.expires_s
 
     def _read(self, key: str) -> Claim | None:
         try:
@@ -237,42 +237,42 @@ class _Others:
 
 
 @contextmanager
-def held(storage: Storage, patience_s: float | None = None, pace: Pace = Pace()) -> Iterator[Lease]:
+def locked(storage: Storage, timeout_s: float | None = None, timing: LockTiming = LockTiming()) -> Iterator[Lock]:
     """Hold a folder, alone among all runs; what the same context holds already, it may enter again.
 
     Args:
         storage: the folder; it must be writable.
-        patience_s: how long to wait for another that holds it; not given: as `with_manners` says.
-        pace: how quickly one that has gone is found out; the same for all that share a root.
+        timeout_s: how long to wait for another that holds it; not given: as `lock_options` says.
+        timing: how quickly one that has gone is found out; the same for all that share a root.
 
     Raises:
-        HeldError: another holds it, or has taken it over meanwhile.
+        LockedError: another holds it, or has taken it over meanwhile.
         StorageError: the folder cannot be written to.
     """
-    leases = _leases.get() or {}
-    if lease := leases.get(storage.uri):
-        yield lease
+    locks = _locks.get() or {}
+    if lock := locks.get(storage.uri):
+        yield lock
         return
-    lease = Lease(storage, pace)
-    lease.take(_present_manners().patience_s if patience_s is None else patience_s)
-    token = _leases.set({**leases, storage.uri: lease})
+    lock = Lock(storage, timing)
+    lock.acquire(_current_options().timeout_s if timeout_s is None else timeout_s)
+    token = _locks.set({**locks, storage.uri: lock})
     try:
-        yield lease
-        lease.check()
+        yield lock
+        lock.check()
     finally:
-        _leases.reset(token)
-        lease.give_back()
+        _locks.reset(token)
+        lock.release()
 
 
 @contextmanager
-def with_manners(manners: Manners) -> Iterator[None]:
+def lock_options(options: LockOptions) -> Iterator[None]:
     """Hold the folders that are held inside in this way."""
-    token = _manners.set(manners)
+    token = _options.set(options)
     try:
         yield
     finally:
-        _manners.reset(token)
+        _options.reset(token)
 
 
-def _present_manners() -> Manners:
-    return _manners.get() or Manners()
+def _current_options() -> LockOptions:
+    return _options.get() or LockOptions()

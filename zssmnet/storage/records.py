@@ -76,7 +76,7 @@ class Record(BaseModel):
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
 
-    def tells_of(self, name: str) -> bool:
+    def is_valid_for(self, name: str) -> bool:
         """Whether this can be the record ``name``: it may name files of its own alone."""
         return True
 
@@ -99,7 +99,7 @@ def read_record(storage: Storage, name: str, kind: type[RecordT]) -> RecordT | N
         record = kind.model_validate_json(storage.read(key))
     except ValidationError:
         return None
-    return record if record.tells_of(name) else None
+    return record if record.is_valid_for(name) else None
 
 
 def publish_record(storage: Storage, name: str, record: Record) -> None:

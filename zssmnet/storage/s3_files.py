@@ -13,7 +13,7 @@ import s3fs
 from botocore.exceptions import IncompleteReadError
 from typing_extensions import override
 
-from zssmnet.storage.retry import Patience
+from zssmnet.storage.retry import RetryPolicy
 from zssmnet.storage.s3_errors import FAULTS, WrongContentError, code_of, is_transient
 
 T = TypeVar("T")
@@ -22,19 +22,19 @@ PART_BYTES = 50 * 2**20
 PARTS_AT_ONCE = 4
 
 
-class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
+class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
     """Sends each request again while it fails for the moment. Threads share one instance, as they share its loop."""
 
     retries = 1
 
-    def __init__(self, patience: Patience, **settings: Any) -> None:
+    def __init__(self, retry: RetryPolicy, **settings: Any) -> None:
         config = {
             "retries": {"mode": "standard", "total_max_attempts": 1},
-            "connect_timeout": patience.connect_s,
-            "read_timeout": patience.read_s,
+            "connect_timeout": retry.connect_s,
+            "read_timeout": retry.read_s,
         }
         super().__init__(use_listings_cache=False, config_kwargs=config, **settings)
-        self._patience = patience
+        self._retry = retry
 
     def wait(self, action: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """The result of one of the coroutines below."""
@@ -76,7 +76,7 @@ class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
                 asked = {} if end - start == size else {"Range": f"bytes={start}-{end - 1}"}
                 async with room:
                     read = functools.partial(self._read_once, bucket, key, version, end - start, asked)
-                    data = await self._patience.wait_for(read, is_transient, f"s3://{bucket}/{key}: get_object")
+                    data = await self._retry.wait_for(read, is_transient, f"s3://{bucket}/{key}: get_object")
                     file.seek(start)
                     file.write(data)
 
@@ -88,7 +88,7 @@ class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
                 raise failed.exceptions[0] from failed.exceptions[0].__cause__
 
     async def _read_once(self, bucket: str, key: str, version: str, size: int, asked: dict[str, str]) -> bytes:
-        async with asyncio.timeout(self._patience.longest_request_s(size)):
+        async with asyncio.timeout(self._retry.longest_request_s(size)):
             answer = await super()._call_s3("get_object", Bucket=bucket, Key=key, **asked)
             async with answer["Body"] as body:
                 if (found := answer["ETag"].strip('"')) != version:
@@ -109,14 +109,14 @@ class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
     async def _call_s3(self, method: str, *arguments: Any, **settings: Any) -> Any:
         what = f"s3://{settings.get('Bucket', '')}/{settings.get('Key', settings.get('Prefix', ''))}: {method}"
         request = functools.partial(super()._call_s3, method, *arguments, **settings)
-        limit_s = self._patience.longest_request_s(len(settings.get("Body", b"")))
+        limit_s = self._retry.longest_request_s(len(settings.get("Body", b"")))
         await self.set_session()  # reads files and may ask for credentials: no part of the request
 
         async def send() -> Any:
             async with asyncio.timeout(limit_s):
                 return await request()
 
-        return await self._patience.wait_for(send, is_transient, what)
+        return await self._retry.wait_for(send, is_transient, what)
 
     @override
     async def _abort_mpu(self, bucket: str, key: str, mpu: str) -> None:

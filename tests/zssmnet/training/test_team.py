@@ -15,7 +15,7 @@ import torch
 
 from tests.zssmnet.training.examples import CPU, bits, small_config, write_cubes
 from zssmnet.config import PretrainConfig
-from zssmnet.errors import HeldError, InputError, TrainingError
+from zssmnet.errors import InputError, LockedError, TrainingError
 from zssmnet.registry import runs
 from zssmnet.registry.pretraining import pretrain
 from zssmnet.registry.runs import train
@@ -123,7 +123,7 @@ class TestTheEnd:
     def test_when_all_is_done(self, cubes: LocalStorage, tmp_path: Path) -> None:
         run(cubes, tmp_path / "a", small_config(epochs=1, processes=2))
 
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, HeldError, SystemExit])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, LockedError, SystemExit])
     def test_when_the_leader_stops(self, error: type[BaseException], cubes: LocalStorage, tmp_path: Path) -> None:
         def stop(state: TrainingState) -> None:
             assert len(followers_alive()) >= 1
