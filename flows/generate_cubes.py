@@ -14,7 +14,7 @@ from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
 from tasks.locking import alone_in
 from tasks.pictures import show_cases
 from tasks.progress import display, shown_in_run
-from tasks.shared_storage import check_arrived
+from tasks.shared_storage import check_outputs_visible
 from zssmnet.config import CubesConfig
 from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import InputError
@@ -68,7 +68,7 @@ def generate_cubes(
             outcomes.append(outcome := future.result())
             (shown.advance if outcome.is_new else shown.skip)(STAGE, outcome.cases - outcome.shown)
         outcomes.sort(key=lambda outcome: outcome.subset)
-        check_arrived(output, [cubes_key(config, outcome.subset) for outcome in outcomes])
+        check_outputs_visible(output, [cubes_key(config, outcome.subset) for outcome in outcomes])
         if subsets is None:
             tidy_cubes(output_path, config)
     show_cases(data_path, output_path, reports_path or reports_beside(output_path), wanted, config)

@@ -1,6 +1,8 @@
 """Flow: from cubes to published weights, in this process or in a work pool elsewhere."""
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, cast
 
 from prefect import flow
 from pydantic import Field
@@ -36,22 +38,16 @@ def pretrain(
     ] = False,
 ) -> TrainingOutcome:
     """Train MNet to restore corrupted cubes; an interrupted run continues from its last checkpoint."""
-    with alone_in(), shown_in_run():  # training holds its own folder, and that of the weights when it publishes
+    with alone_in(), shown_in_run():  # training locks its own folder, and that of the weights when it publishes
         outcome = train(cubes_path, output_path, config, challenge)
     show_training(cubes_path, output_path, reports_path or reports_beside(output_path))
     show_model(output_path)
     return outcome
 
 
-def pretrain_where_told(
-    cubes_path: str,
-    output_path: str,
-    config: PretrainConfig,
-    reports_path: str,
-    hand_off: HandOff,
-    challenge: bool = False,
-) -> TrainingOutcome:
-    """Pre-train in this process, or hand it over to a deployment: the same flow either way."""
-    if hand_off.deployment is None:
-        return pretrain(cubes_path, output_path, config, reports_path, challenge)
-    return hand_over(cubes_path, output_path, config, reports_path, challenge, hand_off)
+Pretrain = Callable[[str, str, PretrainConfig, str, bool], TrainingOutcome]
+
+
+def choose_pretrain(hand_off: HandOff) -> Pretrain:
+    """The flow `pretrain` in this process, or what hands it over to a deployment."""
+    return cast(Pretrain, partial(hand_over, hand_off=hand_off) if hand_off.deployment else pretrain)

@@ -10,7 +10,7 @@ from prefect.variables import Variable
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
-from flows.prepare_data import ImagesPath
+from zssmnet.config import ImagesPath
 from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.flows")

@@ -1,18 +1,88 @@
 """Configuration: frozen, validated values. Defaults are the published method's (Z-SSMNet, arXiv 2212.05808).
 
-Every field carries a description, which Prefect's UI shows in the run form.
+Every field carries a description, which Prefect's run form and the command line's help show; a `Flag` beside it gives
+the field a flag of the command line, with the field's own type, choices and default.
 Axis order of all triples is (x, y, z) unless a name says otherwise.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+ArchiveFormat = Literal["nnunet", "picai"]
+SplitMode = Literal["reference", "stable"]
+
+PICAI_PATIENT = r"^(?P<patient>\d+)_\d+$"
+"""Pattern of PI-CAI's case ids, ``<patient>_<study>`` in digits."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of the command line for a field.
+
+    Attributes:
+        name: without hyphens in front, with underscores: ``batch_size`` is ``--batch_size`` and ``--batch-size``.
+        metavar: what stands for the value in the help: ``D`` folder, ``F`` file, ``N`` number.
+    """
+
+    name: str
+    metavar: str | None = None
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+
+ImagesPath = Annotated[
+    str,
+    Field(
+        min_length=1, description="Folder or s3://bucket/prefix of an nnU-Net raw archive or of PI-CAI's MHA archive"
+    ),
+    Flag("images_path", "D"),
+]
+MaskPath = Annotated[
+    str,
+    Field(min_length=1, description="Folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
+    Flag("zonal_mask_path", "D"),
+]
+SplitsPath = Annotated[
+    str | None,
+    Field(description="splits.json with five folds; none: subsets by a hash of the patient"),
+    Flag("splits_path", "F"),
+]
+SplitModeChoice = Annotated[
+    SplitMode | None,
+    Field(
+        description="reference: as published, needs splits.json; stable: by a hash of the patient; none: reference "
+        "with a splits.json, else stable"
+    ),
+    Flag("split_mode"),
+]
+FormatChoice = Annotated[
+    ArchiveFormat | None, Field(description="Kind of archive; none: recognised by itself"), Flag("archive_format")
+]
+PatientPattern = Annotated[
+    str,
+    Field(description="Regular expression whose group 'patient' names a case's patient; no match: the whole id"),
+    Flag("patient_pattern", "RE"),
+]
+Strict = Annotated[
+    bool, Field(description="Fail if any case cannot be used, instead of leaving it out"), Flag("strict")
+]
+
+
+class ArchiveConfig(_Frozen):
+    """Where examinations and masks are, and how they are split into subsets."""
+
+    images_path: ImagesPath
+    zonal_mask_path: MaskPath
+    splits_path: SplitsPath = None
+    split_mode: SplitModeChoice = None
+    archive_format: FormatChoice = None
+    patient_pattern: PatientPattern = PICAI_PATIENT
+    strict: Strict = False
 
 
 class PreparationConfig(_Frozen):
@@ -31,12 +101,14 @@ class PreparationConfig(_Frozen):
 class CubesConfig(_Frozen):
     """Cutting of cubes from prepared cases."""
 
-    cubes_per_case: int = Field(12, ge=1, le=10_000, description="Number of cubes cut from each case")
-    size: tuple[int, int, int] = Field((64, 64, 16), description="Size of a cube x, y, z in voxels")
-    dtype: Literal["float16", "float32", "float64"] = Field(
-        "float16", description="Number type on disk; the published program wrote float64"
+    cubes_per_case: Annotated[int, Flag("scale", "N")] = Field(
+        12, ge=1, le=10_000, description="Number of cubes cut from each case"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the cubes' positions")
+    size: tuple[int, int, int] = Field((64, 64, 16), description="Size of a cube x, y, z in voxels")
+    dtype: Annotated[Literal["float16", "float32", "float64"], Flag("dtype")] = Field(
+        "float16", description="dtype on disk; the published program wrote float64"
+    )
+    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**63, description="Seed of the cubes' positions")
 
     @model_validator(mode="after")
     def _positive_size(self) -> Self:
@@ -48,14 +120,14 @@ class CubesConfig(_Frozen):
 class FlipConfig(_Frozen):
     """Random flips of corrupted and target alike."""
 
-    probability: Probability = Field(0.4, description="Chance of each flip; the first miss ends the row")
-    most: int = Field(3, ge=0, description="Most flips in a row")
+    probability: Probability = Field(0.4, description="Probability of each further flip; stops at the first failure")
+    most: int = Field(3, ge=0, description="Largest number of flips")
 
 
 class ShufflingConfig(_Frozen):
     """Local shuffling of voxels within many small windows."""
 
-    probability: Probability = Field(0.5, description="Chance for each channel to be shuffled")
+    probability: Probability = Field(0.5, description="Probability that a channel is shuffled")
     windows: int = Field(10_000, ge=1, le=16_384, description="Number of windows in a shuffled channel")
     largest_divisor: int = Field(
         10, ge=1, description="A window's largest size on an axis is the cube's divided by this"
@@ -65,18 +137,20 @@ class ShufflingConfig(_Frozen):
 class IntensityConfig(_Frozen):
     """Monotonous intensity map along a cubic Bezier curve."""
 
-    probability: Probability = Field(0.9, description="Chance of the map, one for the three images together")
-    rising_probability: Probability = Field(0.5, description="Chance that the map rises; it falls otherwise")
+    probability: Probability = Field(0.9, description="Probability of the map, drawn once for the three images")
+    rising_probability: Probability = Field(0.5, description="Probability that the map rises; it falls otherwise")
     table_size: int = Field(1000, ge=16, description="Points of the curve's table, interpolated linearly")
 
 
 class PaintingConfig(_Frozen):
     """In-painting (boxes of noise) and out-painting (noise around boxes)."""
 
-    probability: Probability = Field(0.9, description="Chance for each channel to be painted")
-    outer_probability: Probability = Field(0.8, description="Chance that painting is out-painting")
-    box_probability: Probability = Field(0.95, description="Chance of each further box; the first miss ends the row")
-    most_boxes: int = Field(5, ge=1, le=8, description="Most boxes of one painting")
+    probability: Probability = Field(0.9, description="Probability that a channel is painted")
+    outer_probability: Probability = Field(0.8, description="Probability that painting is out-painting")
+    box_probability: Probability = Field(
+        0.95, description="Probability of each further box; stops at the first failure"
+    )
+    most_boxes: int = Field(5, ge=1, le=8, description="Largest number of boxes in one painting")
     border: int = Field(
         3,
         ge=0,
@@ -87,7 +161,7 @@ class PaintingConfig(_Frozen):
 class CorruptionConfig(_Frozen):
     """The pretext task: how a cube is corrupted before the network restores it."""
 
-    recipe: Literal["reference", "per-channel"] = Field(
+    recipe: Annotated[Literal["reference", "per-channel"], Flag("recipe")] = Field(
         "reference",
         description="reference: as the published program, which shuffles every channel from T2W and loses most "
         "zones; per-channel: each channel from itself, zones kept in step",
@@ -101,10 +175,10 @@ class CorruptionConfig(_Frozen):
 class NetworkConfig(_Frozen):
     """MNet's free choices."""
 
-    channels: tuple[int, int, int, int, int] = Field(
+    channels: Annotated[tuple[int, int, int, int, int], Flag("channels", "A,B,C,D,E")] = Field(
         (32, 48, 64, 80, 96), description="Number of kernels on the five levels"
     )
-    merge: Literal["sub", "sum", "cat"] = Field(
+    merge: Annotated[Literal["sub", "sum", "cat"], Flag("merge")] = Field(
         "sub", description="Feature merging unit: absolute difference, sum or concatenation"
     )
 
@@ -118,27 +192,37 @@ class NetworkConfig(_Frozen):
 class TrainingConfig(_Frozen):
     """The training recipe."""
 
-    epochs: int = Field(1000, ge=1, description="Most epochs")
-    batch_size: int = Field(24, ge=1, description="Cubes in a batch; a last partial batch is dropped in training")
-    learning_rate: float = Field(0.1, gt=0, description="Initial learning rate of SGD")
+    epochs: Annotated[int, Flag("epochs", "N")] = Field(1000, ge=1, description="Largest number of epochs")
+    batch_size: Annotated[int, Flag("batch_size", "N")] = Field(
+        24, ge=1, description="Cubes in a batch; a last partial batch is dropped in training"
+    )
+    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
+        0.1, gt=0, description="Initial learning rate of SGD"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD")
     halve_every: int = Field(12, ge=1, description="The learning rate is halved every so many epochs")
-    patience: int = Field(20, ge=1, description="Epochs without a better validation loss before training stops")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of initial weights, order of cubes and corruption")
+    patience: Annotated[int, Flag("patience", "N")] = Field(
+        20, ge=1, description="Epochs without a better validation loss before training stops"
+    )
+    seed: Annotated[int, Flag("seed", "N")] = Field(
+        0, ge=0, lt=2**63, description="Seed of initial weights, order of cubes and corruption"
+    )
     validation_seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the validation cubes' corruption, the same in every run"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one"
     )
-    processes: int = Field(
+    processes: Annotated[int, Flag("processes", "N")] = Field(
         0, ge=0, description="Processes that share each batch, one a GPU; 0: as many as there are GPUs, else one"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Number type of the convolutions; auto takes bfloat16 on GPUs that compute in it"
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], Flag("precision")] = Field(
+        "auto", description="Precision of the convolutions; auto takes bfloat16 on GPUs that compute in it"
     )
-    compile: Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"] = Field(
-        "off", description="Mode of torch.compile; cudagraphs: CUDA graphs alone (see make bench-gpu for what pays)"
+    compile: Annotated[Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"], Flag("compile")] = (
+        Field(
+            "off", description="Mode of torch.compile; cudagraphs: CUDA graphs alone (see make bench-gpu for what pays)"
+        )
     )
     cubes_in: Literal["auto", "device", "host"] = Field(
         "auto", description="Where cubes lie: in the GPU's memory, or on disk and read ahead; auto: there if they fit"
@@ -151,3 +235,11 @@ class PretrainConfig(_Frozen):
     network: NetworkConfig = Field(NetworkConfig(), description="The network")
     corruption: CorruptionConfig = Field(CorruptionConfig(), description="The pretext task")
     training: TrainingConfig = Field(TrainingConfig(), description="The training recipe")
+
+
+class DemoConfig(_Frozen):
+    """The demonstration on synthetic examinations."""
+
+    cases: Annotated[int, Flag("cases", "N")] = Field(12, ge=6, description="Synthetic examinations")
+    epochs: Annotated[int, Flag("epochs", "N")] = Field(8, ge=1, description="Epochs")
+    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**63, description="Seed of everything")

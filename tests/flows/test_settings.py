@@ -4,8 +4,13 @@ from typing import Any
 
 import pytest
 
-from flows.settings import FLAGS, Settings, settings_of
+from flows.settings import Settings, flags_of, settings_of
 from zssmnet.errors import ConfigError
+
+FLAGS = {
+    flag: tuple(one.name for one in flags_of(Settings) if one.flag.name == flag)
+    for flag in {one.flag.name for one in flags_of(Settings)}
+}
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def check_left_out(found: Prepared, case: BrokenCase) -> None:
     assert row["state"] == "left out"
     assert row["remarks"].isprintable()
     assert len(row["remarks"]) < 600
-    file, _, reason = row["remarks"].partition(": ")
+    reason, _, file = row["remarks"].rpartition(": ")
     assert printable(case.id) in file
     assert re.search(case.says, reason), reason
     assert not list(found.data.glob(f"*/{glob.escape(case.id)}_000?.nii.gz"))

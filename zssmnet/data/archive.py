@@ -9,22 +9,21 @@ from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from zssmnet.config import PICAI_PATIENT as PICAI_PATIENT
+from zssmnet.config import ArchiveFormat as ArchiveFormat
 from zssmnet.errors import ArchiveError, CaseError, InputError
 from zssmnet.storage import Storage
 from zssmnet.storage.keys import checked_key, printable
 
 log = logging.getLogger(__name__)
 
-ArchiveFormat = Literal["nnunet", "picai"]
 CHANNELS = ("T2W", "ADC", "DWI")
 _SUFFIXES: dict[ArchiveFormat, tuple[str, str, str]] = {
     "nnunet": ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz"),
     "picai": ("_t2w.mha", "_adc.mha", "_hbv.mha"),
 }
 MASK_SUFFIX = ".nii.gz"
-PICAI_PATIENT = r"^(?P<patient>\d+)_\d+$"
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from zssmnet.data.archive import PICAI_PATIENT, duplicated, patient_of, shortened
+from zssmnet.config import PICAI_PATIENT
+from zssmnet.config import SplitMode as SplitMode
+from zssmnet.data.archive import duplicated, patient_of, shortened
 from zssmnet.errors import SplitsError
 
-SplitMode = Literal["reference", "stable"]
 TRAINING_SUBSETS = range(5)
 VALIDATION_SUBSET = 5
 SUBSETS = range(6)
