@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from zssmnet.errors import ConfigError, ZssmnetError, without_credentials
 
@@ -107,9 +107,9 @@ def _mend_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fall_silent(stream: io.TextIOBase | object) -> None:
+def _fall_silent(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())  # type: ignore[attr-defined]
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
