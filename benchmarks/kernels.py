@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import GIB
 from benchmarks.steps import TOGETHER, Sizes, Step, settle, tf32
+from zssmnet.corruption import corrupt
 from zssmnet.mnet import MNet
 from zssmnet.training.acceleration import make_optimizer
-from zssmnet.training.loss import corrupted_pair
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 KINDS = (
@@ -110,7 +110,7 @@ def _seconds_of_copies(source: Tensor, target: Tensor) -> float:
 
 def _corrupted(step: Step) -> tuple[Tensor, Tensor]:
     batch, keys = step.batch()
-    return corrupted_pair(batch, keys, step.corruption)
+    return corrupt(batch, keys, step.corruption)
 
 
 def _network_step(step: Step, pair: tuple[Tensor, Tensor], optimizer: torch.optim.Optimizer) -> None:

@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from benchmarks.random_cubes import Triple, draw_cubes
 from zssmnet.config import CorruptionConfig, TrainingConfig
-from zssmnet.corruption import corrupt, sample_keys
+from zssmnet.corruption import LAYOUT, corrupt, sample_keys, swap_x_and_z
 from zssmnet.mnet import MNet
 from zssmnet.training.acceleration import accelerated, make_optimizer
 from zssmnet.training.epoch import LOOK_EVERY
-from zssmnet.training.loss import LAYOUT, restoration_loss
+from zssmnet.training.loss import restoration_loss
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 Compile = Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"]
@@ -138,9 +138,9 @@ class Step:
 
     def _batch(self, numbers: Tensor) -> Tensor:
         if self._resident is not None:
-            return self._resident.index_select(0, numbers.to(self.device, non_blocking=True))
+            return swap_x_and_z(self._resident.index_select(0, numbers.to(self.device, non_blocking=True)))
         gathered: npt.NDArray[np.float16] = self._cubes[numbers.numpy()]
-        return torch.from_numpy(gathered).to(self.device)
+        return swap_x_and_z(torch.from_numpy(gathered).to(self.device))
 
     def _make_optimizer(self) -> torch.optim.SGD:
         if self.variant.fused:
@@ -150,8 +150,7 @@ class Step:
 
 def plain_loss(network: nn.Module, batch: Tensor, keys: Tensor, corruption: CorruptionConfig) -> Tensor:
     """The loss with channels first."""
-    pair = corrupt(batch, keys, corruption)
-    corrupted, target = (axes.permute(0, 1, 4, 3, 2).contiguous() for axes in (pair.input_NCXYZ, pair.target_NCXYZ))
+    corrupted, target = (volume.contiguous() for volume in corrupt(batch, keys, corruption))
     return functional.mse_loss(torch.sigmoid(network(corrupted)), target)
 
 

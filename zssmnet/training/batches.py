@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from zssmnet.corruption import swap_x_and_z
 from zssmnet.errors import CubesError
 from zssmnet.training.dataset import CubeSet
 
@@ -33,7 +34,7 @@ class Feed(Protocol):
         """Number of cubes."""
 
     def batches(self, numbers: Iterable[Tensor]) -> Iterator[Tensor]:
-        """For each tensor of n cube numbers (int64, on the CPU) these cubes: (n, 4, X, Y, Z), on the device."""
+        """For each tensor of n cube numbers (int64, on the CPU) these cubes: (n, 4, Z, Y, X), on the device."""
 
 
 class StreamedCubes:
@@ -86,7 +87,8 @@ class ResidentCubes:
         self._images = torch.empty(shape[0], IMAGES, *shape[1:], dtype=kind, device=device)
         self._zones = torch.empty(shape, dtype=torch.uint8, device=device)
         first = 0
-        for chunk in StreamedCubes(cubes, device).batches(torch.split(torch.arange(len(cubes)), CHUNK)):
+        for batch in StreamedCubes(cubes, device).batches(torch.split(torch.arange(len(cubes)), CHUNK)):
+            chunk = swap_x_and_z(batch)  # they lie here as in the files
             place, zones = slice(first, first + len(chunk)), chunk[:, IMAGES]
             self._images[place] = chunk[:, :IMAGES]
             self._zones[place] = zones.nan_to_num().clamp(0, 255)
@@ -105,7 +107,7 @@ class ResidentCubes:
         for some in numbers:
             chosen = some.to(self.device, non_blocking=True)
             zones = self._zones.index_select(0, chosen).to(self._images.dtype)
-            yield torch.cat((self._images.index_select(0, chosen), zones.unsqueeze(1)), dim=1)
+            yield swap_x_and_z(torch.cat((self._images.index_select(0, chosen), zones.unsqueeze(1)), dim=1))
 
 
 def feed_of(cubes: CubeSet, device: torch.device, where: Literal["auto", "device", "host"]) -> Feed:

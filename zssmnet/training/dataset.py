@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from zssmnet.corruption import swap_x_and_z
 from zssmnet.data.splits import SUBSETS, TRAINING_SUBSETS, VALIDATION_SUBSET
 from zssmnet.errors import CubesError
 from zssmnet.mnet.network import SHRINKAGE
@@ -41,11 +42,14 @@ class CubeSet:
         return int(self._first[-1])
 
     def batch(self, indices: Tensor, *, pinned: bool = False) -> Tensor:
-        """The cubes with these numbers: (N, 4, X, Y, Z), in the files' number type, on the CPU.
+        """The cubes with these numbers: (N, 4, Z, Y, X), in the files' dtype, on the CPU.
 
         Args:
             indices: int64, on the CPU.
             pinned: whether they lie in memory from which a GPU can fetch them by itself.
+
+        Returns:
+            A view of memory in which they lie as in the files, so that turning the axes copies nothing.
         """
         rows = indices.numpy()
         files = np.searchsorted(self._first, rows, side="right") - 1
@@ -54,7 +58,7 @@ class CubeSet:
         batch = torch.empty(len(cubes), *self.files[0].shape[1:], dtype=kind, pin_memory=pinned)
         np.stack(cubes, out=batch.numpy())
         self._give_pages_back(batch.nbytes)
-        return batch
+        return swap_x_and_z(batch)
 
     def where(self, number: int) -> str:
         """The file of the cube with this number."""

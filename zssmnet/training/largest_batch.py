@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from zssmnet.config import CorruptionConfig
-from zssmnet.corruption import sample_keys
+from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.training.loss import restoration_loss
 
 
@@ -38,7 +38,7 @@ def fits_in_memory(
     """
     network.train()
     try:
-        cubes = torch.zeros(batch, 4, *size, device=device)
+        cubes = swap_x_and_z(torch.zeros(batch, 4, *size, device=device))
         restoration_loss(network, cubes, sample_keys(batch, torch.Generator()), corruption).backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError:
         return False

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from zssmnet.config import PretrainConfig
+from zssmnet.corruption import LAYOUT
 from zssmnet.errors import OutOfMemoryError
 from zssmnet.mnet import MNet
 from zssmnet.training.acceleration import accelerated, make_optimizer
@@ -16,7 +17,6 @@ from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, co
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
 from zssmnet.training.largest_batch import fits_in_memory, largest_batch
-from zssmnet.training.loss import LAYOUT
 from zssmnet.training.team import ALONE, Team
 
 INPUT_CHANNELS = 6
