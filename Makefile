@@ -8,7 +8,7 @@ RESULTS := benchmarks/results
 AUDIT := .audit
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo service service-stop deploy test format lint types tests reliability reliability-page bench bench-gpu bench-page fix lock audit clean
+.PHONY: help setup demo service service-stop deploy test format lint types tests reliability reliability-page bench bench-gpu bench-page docs wheel fix lock audit clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,12 @@ bench-gpu: setup  ## everything about the GPU, within ten minutes; figures also 
 bench-page: setup  ## put these figures into docs/performance.md
 	$(BIN)/python -m benchmarks.report docs/performance.md $(wildcard $(RESULTS)/*.json)
 
+docs: setup  ## the documentation's pages, into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+wheel: setup  ## the package for pip, into dist/
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
 fix: setup  ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -92,4 +98,4 @@ audit:  ## look the pinned packages up among the known vulnerabilities (asks htt
 	done
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(AUDIT) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) demo site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

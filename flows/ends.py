@@ -21,9 +21,14 @@ from zssmnet.errors import ConfigError, ZssmnetError, without_credentials
 INTERRUPTED, TERMINATED = 130, 143
 EXTRAS = {
     "prefect": "service",
+    "rich": "service",
+    "httpx": "service",
+    "yaml": "service",
+    "uvicorn": "service",
     "prefect_dask": "dask",
     "dask": "dask",
     "distributed": "dask",
+    "fsspec": "s3",
     "s3fs": "s3",
     "botocore": "s3",
 }

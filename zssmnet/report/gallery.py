@@ -1,6 +1,6 @@
 """The pictures of a run, published under its reports, each set with a record of what it shows.
 
-A set's input is the record of the cubes or of the model that it shows, since that tells of everything in a picture.
+A set's input is the record of the cubes or of the model that it shows, since that describes everything in a picture.
 """
 
 import re
