@@ -8,7 +8,7 @@ RESULTS := benchmarks/results
 AUDIT := .audit
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo service service-stop deploy test format lint types tests reliability reliability-page bench bench-gpu bench-page docs wheel fix lock audit clean
+.PHONY: help setup demo service service-stop deploy test format lint types tests tests-long reliability-page bench bench-gpu bench-page docs wheel fix lock audit clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,12 +49,12 @@ types: setup
 
 tests: setup
 	@# side by side: some tests wait for services, others compute
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30
 
-reliability: setup  ## the long tests of what may go wrong (an hour or more); reports also in benchmarks/results
-	$(BIN)/pytest tests/reliability/test_soak.py --long --reliability-report $(RESULTS)/long_runs.json
-	$(BIN)/pytest tests/reliability tests/integration/test_service.py tests/integration/test_dask.py --ignore tests/reliability/test_soak.py --long \
-	  --timeout 3600 --numprocesses 3 --dist loadfile --reliability-report $(RESULTS)/reliability.json
+tests-long: setup  ## all tests, the long ones too (an hour or more); the report of what went wrong also in benchmarks/results
+	$(BIN)/pytest tests/reliability/test_soak.py --long --durations 30 --reliability-report $(RESULTS)/long_runs.json
+	$(BIN)/pytest --ignore tests/reliability/test_soak.py --long --timeout 3600 --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 \
+	  --reliability-report $(RESULTS)/reliability.json
 	@$(BIN)/python -m tests.reliability.ledger - $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
 reliability-page:  ## put these reports into docs/reliability.md

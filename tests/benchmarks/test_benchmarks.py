@@ -58,6 +58,7 @@ def test_cubes(tmp_path: Path) -> None:
         assert found["plainly"]["result"]["bytes"] > 3 * found["here"]["result"]["bytes"]
 
 
+@pytest.mark.long
 def test_training(tmp_path: Path) -> None:
     options = ("--set-gib", "0.01", "--limit-gib", "0.5", "--batch", "4", "--steps", "1")
     told = run(tmp_path, "training", "--tiny", *options)
@@ -65,6 +66,7 @@ def test_training(tmp_path: Path) -> None:
     assert {"here", "plainly"} <= told["figures"]["step_on_cpu"].keys()
 
 
+@pytest.mark.long
 def test_loss_curves(tmp_path: Path) -> None:
     picture = tmp_path / "curves.png"
     told = run(tmp_path, "loss_curves", "--steps", "3", "--batch", "2", "--png", str(picture))
@@ -74,6 +76,7 @@ def test_loss_curves(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_orchestration(tmp_path: Path) -> None:
     told = run(tmp_path, "orchestration", "--cases", "6")
     runs = told["figures"]["runs"]
@@ -81,6 +84,7 @@ def test_orchestration(tmp_path: Path) -> None:
     assert "0 cases prepared, 6 up to date" in runs["second"]["said"]
 
 
+@pytest.mark.long
 def test_gpu_on_the_cpu(tmp_path: Path) -> None:
     """The parts of `make bench-gpu`, so that it works the first time where there is a GPU."""
     picture = tmp_path / "curves.png"

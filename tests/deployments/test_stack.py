@@ -299,6 +299,7 @@ def variable(local: LocalStack, *command: str) -> str:
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_the_server_keeps_its_database_and_leaves_no_process(local_stack: LocalStack):
     local = local_stack
     if local.places.cluster is None:

@@ -9,21 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    FlowRunFilter,
-    FlowRunFilterId,
-    LogFilter,
-    LogFilterFlowRunId,
-)
-from prefect.client.schemas.objects import Artifact, FlowRun
-from prefect.client.schemas.sorting import FlowRunSort, LogSort, TaskRunSort
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort, TaskRunSort
 
 from flows import cli
 from flows.pipeline import PipelineSummary, ssl_pretraining
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
+from tests.runs import artifacts_of, runs_over
 from zssmnet.data.splits import stable_subset
 from zssmnet.errors import InputError
 
@@ -62,21 +56,7 @@ def done(archive: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, p
 @pytest.fixture(scope="module")
 def runs(done: PipelineSummary) -> dict[str, FlowRun]:
     """Flow runs of the first run, by their flow's name."""
-    with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=200)
-    return {run.name.split(" ")[0]: run for run in found if done.root in run.name}
-
-
-def artifacts_of(run: FlowRun) -> dict[str | None, Artifact]:
-    with get_client(sync_client=True) as client:
-        response = client.request(
-            "POST",
-            "/artifacts/filter",
-            json={
-                "artifacts": ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id])).model_dump(mode="json")
-            },
-        )
-    return {artifact.key: artifact for artifact in map(Artifact.model_validate, response.json())}
+    return runs_over(done.root)
 
 
 def test_good_cases_are_prepared_and_bad_ones_left_out(done: PipelineSummary) -> None:

@@ -46,7 +46,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("prefect")
 
 
-@pytest.mark.parametrize("end", ["killed", "failed", "interrupted"])
+LONG = [pytest.param(end, marks=pytest.mark.long) for end in ("failed", "interrupted")]
+
+
+@pytest.mark.parametrize("end", ["killed", *LONG])
 def test_the_server_ends_with_the_command(end: str, home: Path) -> None:
     command = subprocess.Popen(
         [sys.executable, "-c", COMMAND],

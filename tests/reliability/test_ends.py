@@ -95,7 +95,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment | {"PREFECT_HOME": str(home)}
 
 
-@pytest.mark.parametrize("how", FAULTS)
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_run_ends_in_order(
     how: signal.Signals, archive: Path, tmp_path: Path, prefect_api: str, ledger: Ledger
 ) -> None:

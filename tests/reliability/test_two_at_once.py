@@ -14,7 +14,7 @@ from zssmnet.storage.verification import verify_root
 
 pytestmark = pytest.mark.integration
 TIMEOUT_S = 240
-PLACES = ["a folder", "S3"]
+PLACES = ["a folder", pytest.param("S3", marks=pytest.mark.long)]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,7 @@ def test_of_two_commands_one_reports_who_has_locked_the_root(
         assert verify_root(root) == []
 
 
+@pytest.mark.long
 def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
     archive: list[str], tmp_path: Path, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
 ) -> None:
@@ -85,6 +86,7 @@ def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
         assert verify_root(root) == []
 
 
+@pytest.mark.long
 def test_of_two_trainings_one_reports_who_trains(
     archive: list[str], tmp_path: Path, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
 ) -> None:
