@@ -8,7 +8,7 @@ import pytest
 from tests.reliability.ledger import Ledger
 from tests.s3_server import s3_endpoint as s3_endpoint
 from tests.s3_server import s3_root as s3_root
-from tests.server import ServerFolder
+from tests.server import SessionFolder
 from tests.server import prefect_api as prefect_api
 from tests.server import prefect_database as prefect_database
 
@@ -23,8 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEDGER] = Ledger()
-    if not hasattr(config, "workerinput"):  # processes of pytest-xdist share one server
-        config.add_cleanup(ServerFolder().close)
+    if not hasattr(config, "workerinput"):  # processes of pytest-xdist share it
+        config.add_cleanup(SessionFolder().close)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -14,17 +14,20 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-FOLDER = "ZSSMNET_TEST_SERVER"
-"""Names the server's folder to the processes of pytest-xdist."""
+FOLDER = "ZSSMNET_TEST_SESSION"
+"""Names the session's folder to the processes of pytest-xdist."""
 STARTUP_S, END_S = 1000, 60
 _started: list["subprocess.Popen[bytes]"] = []  # as long as this process
 
 
-class ServerFolder:
-    """Where the server is, if a test has asked for it; it ends when this is closed, or with this process."""
+class SessionFolder:
+    """What tests side by side share: the server, if one has asked for it, and cases that were drawn.
+
+    The server ends when this is closed, or with this process.
+    """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="zssmnet-server-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="zssmnet-session-"))
         os.mkfifo(self._folder / "alive")
         self._alive = os.open(self._folder / "alive", os.O_RDWR)
         os.environ[FOLDER] = str(self._folder)
