@@ -13,6 +13,7 @@ from tests.server import prefect_api as prefect_api
 from tests.server import prefect_database as prefect_database
 
 LEDGER = pytest.StashKey[Ledger]()
+SLOWEST = "test_service.py"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The slow files come first, so that side by side none is left alone at the end; long tests only if asked for."""
     slow = {item.path for item in items if item.get_closest_marker("integration")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path.name != SLOWEST))
     if config.getoption("--long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]
