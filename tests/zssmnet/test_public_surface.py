@@ -1,9 +1,12 @@
 """The library as a notebook uses it: its names, and the way from files to weights without Prefect."""
 
 import doctest
+import importlib
 import pickle
 import subprocess
 import sys
+import tomllib
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from zssmnet.data.image_io import read_image
 from zssmnet.errors import CubesError, InputError
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("zssmnet", "tasks", "flows", "deployments")
 SERVICE = ("prefect", "fastapi", "sqlalchemy", "uvicorn", "rich", "yaml", "httpx", "distributed", "s3fs")
 """What only the extras bring."""
 
@@ -51,8 +55,35 @@ def test_public_names() -> None:
         zssmnet.corrupt  # noqa: B018
 
 
-def test_the_package_is_typed() -> None:
-    assert (ROOT / "zssmnet" / "py.typed").exists()
+def test_the_wheel_has_the_library_the_commands_and_what_they_read(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(tmp_path),
+        ".",
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("zssmnet-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    data = {"zssmnet/py.typed", "deployments/prefect.yaml", "deployments/job_templates/kubernetes-gpu.json"}
+    assert modules | data <= names
+    assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in names)
+    metadata = zipfile.ZipFile(wheel).read(f"zssmnet-{zssmnet.__version__}.dist-info/METADATA").decode()
+    needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    assert needed
+    assert not [line for line in needed if any(name in line for name in SERVICE)]
+
+
+def test_every_command_of_the_package_is_there() -> None:
+    for command in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].values():
+        module, _, function = command.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 def python(code: str, cwd: Path, *options: str) -> subprocess.CompletedProcess[str]:
