@@ -118,8 +118,9 @@ class LocalStorage(Storage):
         path = self.folder / guard
         if not _create(path, data or b""):
             old = self._entry(guard)
-            is_old = old is not None and time.time() - path.stat().st_mtime > GUARD_S
-            if not (old and is_old and self._swap(guard, data or b"", old.version)):
+            if old is None or time.time() - _modified_s(old) <= GUARD_S:
+                return False
+            if not self._swap(guard, data or b"", old.version):
                 return False
         try:
             entry = self._entry(key)
@@ -159,8 +160,12 @@ def _create(path: Path, data: bytes) -> bool:
     for attempt in itertools.count():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
-                file.write(data)
+            with path.open("xb", buffering=0) as file:
+                try:
+                    file.write(data)
+                except BaseException:
+                    path.unlink(missing_ok=True)
+                    raise
         except FileExistsError:
             if path.exists():
                 return False
@@ -172,6 +177,11 @@ def _create(path: Path, data: bytes) -> bool:
         else:
             return True
     raise AssertionError("attempts do not end without a result")
+
+
+def _modified_s(entry: Entry) -> float:
+    """When a file was modified, in seconds since 1970."""
+    return int(entry.version.partition("-")[0]) / 1e9
 
 
 def _remove_empty_folders(file: Path, top: Path) -> None:
