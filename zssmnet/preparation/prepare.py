@@ -27,13 +27,14 @@ from zssmnet.storage.records import (
     Output,
     Record,
     fingerprints,
-    outputs_there,
     publish_record,
     read_record,
     record_key,
     record_names,
     remove_record,
     same_content,
+    up_to_date,
+    with_version,
 )
 
 log = logging.getLogger(__name__)
@@ -205,14 +206,9 @@ def _if_true(
     known: PreparedCase | None, inputs: tuple[Input, ...], subset: int, output: Storage, config: PreparationConfig
 ) -> PreparedCase | None:
     """The record, if it is still true; where the same content was written again, with its new fingerprints."""
-    if known is None or not _same_way(known, subset, config):
+    if known is None or not (_same_way(known, subset, config) and same_content(known.inputs, inputs)):
         return None
-    if not (same_content(known.inputs, inputs) and outputs_there(output, known.outputs)):
-        return None
-    if known.inputs != inputs:
-        known = known.model_copy(update={"inputs": inputs})
-        publish_record(output, known.case_id, known)
-    return known
+    return up_to_date(output, known.case_id, known, inputs)
 
 
 def _region_of_interest(case_id: str, file: str, mask: sitk.Image, config: PreparationConfig) -> Box:
@@ -252,7 +248,8 @@ def _publish(
     for key, volume in zip(keys, (*volumes.images, volumes.mask), strict=True):
         with output.publishing(key) as path:
             write_image(volume, str(path))
-            outputs.append(Output(key=key, size=path.stat().st_size, sha256=sha256_of(path)))
+            produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
+        outputs.append(with_version(output, produced))
     record = record.model_copy(update={"outputs": tuple(outputs)})
     publish_record(output, case.id, record)
     for warning in record.warnings:

@@ -25,7 +25,7 @@ from zssmnet.registry.lineage import CaseData, data_of_cubes
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage
 from zssmnet.storage.lock import locked
-from zssmnet.storage.records import Input, fingerprints, outputs_there, read_record
+from zssmnet.storage.records import Input, fingerprints, read_record, up_to_date
 from zssmnet.training.acceleration import choose_device, precision
 from zssmnet.training.checkpoint import Progress, TrainingState, check_best
 from zssmnet.training.dataset import CubeSet, open_training_data
@@ -52,7 +52,9 @@ class Supply:
 
 
 def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
-    """Look at the files of cubes; those that have a record or an earlier fingerprint are not read again.
+    """Fingerprint the files of cubes; those with a record, or an earlier fingerprint, of their version are not read.
+
+    Where a file of cubes is not the one of its record, nothing is known about the cases behind it.
 
     Raises:
         CubesError: there are no cubes, or not of all subsets, or a case is both trained on and validated with.
@@ -61,11 +63,16 @@ def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
     keys = [by_subset[subset] for subset in SUBSETS]
     known, data = list(earlier), list[CaseData]()
     for key in keys:
-        record, entry = read_record(cubes, key, SubsetCubes), cubes.stat(key)
-        if record and entry and outputs_there(cubes, record.outputs):
-            sha256 = record.outputs[0].sha256
-            known.append(Input(name=key, size=entry.size, version=entry.version, sha256=sha256))
-            data.extend(data_of_cubes(record))
+        record = read_record(cubes, key, SubsetCubes)
+        if present := up_to_date(cubes, key, record):
+            (output,) = present.outputs
+            known.append(Input(name=key, size=output.size, version=output.version, sha256=output.sha256))
+            data.extend(data_of_cubes(present))
+        elif record:
+            log.warning(
+                "%s: is not the file of its record; 'zssmnet cubes' cuts the cubes of the prepared cases anew",
+                cubes.where(key),
+            )
     _check_sides(cubes, data)
     return Supply(fingerprints([(cubes, key) for key in keys], known), tuple(data))
 

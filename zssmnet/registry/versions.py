@@ -32,9 +32,12 @@ from zssmnet.storage.records import (
     Output,
     Record,
     outputs_there,
+    present_outputs,
     publish_record,
     read_record,
     record_key,
+    up_to_date,
+    with_version,
 )
 from zssmnet.training.checkpoint import EpochResult, Progress
 from zssmnet.training.fit import is_finished
@@ -110,8 +113,13 @@ def list_versions(weights: Storage) -> list[PretrainedModel]:
 
 
 def find_version(weights: Storage, run_id: str) -> PretrainedModel | None:
-    """The version of a run; None if there is none, or if its publication was not finished."""
-    return _finished_record(_folder(weights, run_id))
+    """The version of a run; None if there is none, or if its publication was not finished.
+
+    Its file may have been damaged since: `checked_model` and `promote` look at its content.
+    """
+    folder = _folder(weights, run_id)
+    record = read_record(folder, MODEL, PretrainedModel)
+    return record if record and outputs_there(folder, record.outputs) else None
 
 
 def stable_model(weights: Storage) -> PretrainedModel | None:
@@ -125,9 +133,9 @@ def stable_model(weights: Storage) -> PretrainedModel | None:
     entry = weights.stat(MODEL)
     if entry is None:
         return None
-    if record := _finished_record(weights):
-        return record
     told = read_record(weights, MODEL, PretrainedModel)
+    if told and present_outputs(weights, told.outputs):
+        return told
     same_size = [one for one in list_versions(weights) if one.outputs[0].size == entry.size]
     sha256 = sha256_of(weights.local(MODEL)) if same_size else ""
     alike = [one for one in same_size if one.outputs[0].sha256 == sha256]
@@ -172,8 +180,9 @@ def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedM
     output = Output(key=MODEL, size=model.stat().st_size, sha256=sha256_of(model))
     number, replaces = _place(weights, made.run_id)
     record = made.model_copy(update={"outputs": (output,), "number": number, "replaces": replaces})
-    if find_version(weights, made.run_id) != record:
-        _put(_folder(weights, made.run_id), model, record)
+    folder = _folder(weights, made.run_id)
+    if up_to_date(folder, MODEL, find_version(weights, made.run_id)) != record:
+        _put(folder, model, record)
     promote(weights, made.run_id)
     return record
 
@@ -188,7 +197,8 @@ def promote(weights: Storage, run_id: str) -> bool:
     Raises:
         CheckpointError: there is no such version, or its file is not what its record tells.
     """
-    stable, version = _finished_record(weights), find_version(weights, run_id)
+    stable = up_to_date(weights, MODEL, read_record(weights, MODEL, PretrainedModel))
+    version = find_version(weights, run_id)
     if stable and stable.run_id == run_id and version in (stable, None):
         keep_stable(weights)
         return False
@@ -256,12 +266,6 @@ def _order(record: PretrainedModel) -> tuple[int, str]:
     return record.number, record.run_id
 
 
-def _finished_record(stage: Storage) -> PretrainedModel | None:
-    """The record of a stage's model, if what it tells is there."""
-    record = read_record(stage, MODEL, PretrainedModel)
-    return record if record and outputs_there(stage, record.outputs) else None
-
-
 def _place(weights: Storage, run_id: str) -> tuple[int, str | None]:
     """A version's number and the run id of what it replaces: those of its first publication."""
     stable = stable_model(weights)
@@ -279,7 +283,8 @@ def _put(stage: Storage, model: Path, record: PretrainedModel) -> None:
     publish_record(stage, MODEL, record.model_copy(update={"outputs": to_come}))
     with stage.publishing(MODEL) as path:
         shutil.copyfile(model, path)
-    publish_record(stage, MODEL, record)
+    outputs = tuple(with_version(stage, output) for output in record.outputs)
+    publish_record(stage, MODEL, record.model_copy(update={"outputs": outputs}))
 
 
 def _checked(stage: Storage, record: PretrainedModel) -> Path:

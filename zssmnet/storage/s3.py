@@ -120,6 +120,12 @@ class S3Storage(Storage):
                 shutil.rmtree(workplace, ignore_errors=True)
 
     @override
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        in_bucket = self._key(key)
+        with self._faults(self.where(key), "written"):
+            return self._files.wait(self._files.exchange, self._bucket, in_bucket, data, version)
+
+    @override
     def remove(self, key: str) -> None:
         with self._faults(self.where(key), "removed"):
             try:

@@ -14,7 +14,7 @@ from botocore.exceptions import IncompleteReadError
 from typing_extensions import override
 
 from zssmnet.storage.retry import RetryPolicy
-from zssmnet.storage.s3_errors import FAULTS, WrongContentError, code_of, is_transient
+from zssmnet.storage.s3_errors import FAULTS, NOT_THAT_VERSION, code_of, is_transient
 
 T = TypeVar("T")
 PART_BYTES = 50 * 2**20
@@ -42,12 +42,12 @@ class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
         return result
 
     async def listing(self, bucket: str, prefix: str) -> list[dict[str, Any]]:
-        """What S3 tells of all objects whose keys begin with ``prefix``."""
+        """S3's description of all objects whose keys begin with ``prefix``."""
         pages = self._list_pages("list_objects_v2", Bucket=bucket, Prefix=prefix)
         return [found async for page in pages for found in page.get("Contents", [])]
 
     async def head(self, bucket: str, key: str) -> dict[str, Any] | None:
-        """What S3 tells of an object, or None if there is none."""
+        """S3's description of an object, or None if there is none."""
         try:
             details: dict[str, Any] = await self._call_s3("head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
@@ -66,7 +66,7 @@ class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
         """Copy an object into a local file, in parts side by side.
 
         Raises:
-            WrongContentError: it has another version meanwhile.
+            OSError: it is not there, or has another version meanwhile.
         """
         room = asyncio.Semaphore(PARTS_AT_ONCE)
         with to.open("wb") as file:
@@ -84,19 +84,32 @@ class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
                 async with asyncio.TaskGroup() as group:
                     for start in range(0, size, part_bytes):
                         group.create_task(fetch_part(start))
-            except ExceptionGroup as failed:  # the others were told to end
+            except ExceptionGroup as failed:  # the others were cancelled
                 raise failed.exceptions[0] from failed.exceptions[0].__cause__
 
     async def _read_once(self, bucket: str, key: str, version: str, size: int, asked: dict[str, str]) -> bytes:
         async with asyncio.timeout(self._retry.longest_request_s(size)):
-            answer = await super()._call_s3("get_object", Bucket=bucket, Key=key, **asked)
+            condition = {"IfMatch": f'"{version}"'}
+            answer = await super()._call_s3("get_object", Bucket=bucket, Key=key, **condition, **asked)
             async with answer["Body"] as body:
-                if (found := answer["ETag"].strip('"')) != version:
-                    raise WrongContentError(f"changed while it was read: from version {version} to {found}")
                 data: bytes = await body.read()
         if len(data) != size:
             raise IncompleteReadError(actual_bytes=len(data), expected_bytes=size)
         return data
+
+    async def exchange(self, bucket: str, key: str, data: bytes | None, version: str | None) -> str | None:
+        """Write or remove an object by a conditional request; see `Storage.exchange`."""
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
+        try:
+            if data is None:
+                await self._call_s3("delete_object", Bucket=bucket, Key=key, **condition)
+                return ""
+            answer = await self._call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        except OSError as error:
+            if code_of(error) in NOT_THAT_VERSION:
+                return None
+            raise
+        return str(answer["ETag"]).strip('"')
 
     async def give_up_uploads(self, bucket: str, prefix: str, before: datetime) -> None:
         """Give up uploads in parts that began before a moment, and that nobody finished."""

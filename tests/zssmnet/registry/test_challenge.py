@@ -78,7 +78,7 @@ def after(judged: Path, tmp_path: Path) -> LocalStorage:
 
 
 def told(folder: Path) -> dict[str, Any]:
-    """All files but the logs, which tell the time; records without the times of what went in."""
+    """All files but the logs, which tell the time; records without the times of inputs."""
     found: dict[str, Any] = {}
     for key, content in contents(folder).items():
         if "/tensorboard/" in key:
