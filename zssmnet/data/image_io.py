@@ -5,7 +5,9 @@ a truncated NIfTI file with zeros, reads its NaN as 0, takes a damaged compresse
 of ``a.nii.gz`` from ``a.nii`` if that is there, and writes to a full disk, all without an error.
 """
 
+import gzip
 import re
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -13,7 +15,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from isal import igzip, isal_zlib
 
 from zssmnet.data.image_headers import Header, HeaderError, read_header
 from zssmnet.errors import UnreadableFileError
@@ -28,7 +29,7 @@ _TOO_MUCH = 2**20
 """Bytes that are read beyond the last voxel: a small file may decompress to many gigabytes."""
 _COMPRESSION_LEVEL = 1
 _GZIP_WINDOW = 31
-_DAMAGED = (OSError, EOFError, isal_zlib.error)
+_DAMAGED = (OSError, EOFError, zlib.error)
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
@@ -45,7 +46,7 @@ def read_image(path: Path) -> sitk.Image:
         with path.open("rb") as file:
             is_compressed = file.read(len(_GZIP)) == _GZIP
             file.seek(0)
-            stream: Any = igzip.GzipFile(fileobj=file) if is_compressed else file
+            stream: Any = gzip.GzipFile(fileobj=file) if is_compressed else file
             header = read_header(stream, is_compressed)
             reader = _read_by_itk(path, header)
             _check_geometry(path, reader)
@@ -71,7 +72,7 @@ def write_image(image: sitk.Image, path: str) -> None:
         if path.endswith(".nii.gz"):
             plain = _written_by_itk(image, Path(folder, "image.nii"))
             file = Path(folder, "image.nii.gz")
-            file.write_bytes(isal_zlib.compress(plain.read_bytes(), _COMPRESSION_LEVEL, _GZIP_WINDOW))
+            file.write_bytes(zlib.compress(plain.read_bytes(), _COMPRESSION_LEVEL, _GZIP_WINDOW))
         else:
             file = _written_by_itk(image, Path(folder, f"image{Path(path).suffix}"))
         file.replace(path)
@@ -156,7 +157,7 @@ def _read_into(data: memoryview, stream: BinaryIO) -> int:
 
 def _inflate_into(data: memoryview, stream: BinaryIO) -> int:
     """See :func:`_read_into`; the rest of the stream is one zlib stream."""
-    decompressor = isal_zlib.decompressobj()
+    decompressor = zlib.decompressobj()
     content = decompressor.decompress(stream.read(), len(data) + _TOO_MUCH)
     if len(content) == len(data):
         data[:] = content
