@@ -90,6 +90,21 @@ class PreparationConfig(_Frozen):
 
     spacing_mm: tuple[float, float, float] = Field((0.5, 0.5, 3.0), description="Target spacing x, y, z in mm")
     margin_mm: float = Field(25.0, ge=0, description="Margin kept around the gland on every side, in mm")
+    convert_adc: bool = Field(
+        False, description="Convert ADC to 1e-6 mm2/s where its median in the gland shows another power of ten"
+    )
+    stray_mask_parts: Literal["ignore", "keep", "refuse"] = Field(
+        "ignore",
+        description="Parts of the mask more than 10 mm from the gland: ignore (if they are tiny), keep, or leave the "
+        "case out; a warning in any case",
+    )
+    uncovered_gland: tuple[Probability, Probability] = Field(
+        (0.01, 0.2), description="Share of the gland that ADC or DWI does not cover: warn above, leave out above"
+    )
+    uncovered_region: tuple[Probability, Probability] = Field(
+        (0.25, 0.75),
+        description="Share of gland and margin that ADC or DWI does not cover: warn above, leave out above",
+    )
 
     @model_validator(mode="after")
     def _positive_spacing(self) -> Self:

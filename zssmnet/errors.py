@@ -5,6 +5,7 @@ ZssmnetError
 │   ├── ConfigError       settings that cannot be used
 │   ├── ArchiveError      an archive, or the pairing of images and masks
 │   ├── CaseError         one case: carries its id, the file and the reason
+│   ├── ImageError        one image in memory: the reason
 │   ├── SplitsError       splits.json
 │   ├── CubesError        a file of cubes
 │   ├── CheckpointError   a checkpoint or a file of weights
@@ -66,6 +67,10 @@ class CaseError(InputError):
 
     def __reduce__(self) -> tuple[type["CaseError"], tuple[str, str, str]]:
         return type(self), (self.case_id, self.file, self.reason)
+
+
+class ImageError(InputError):
+    """One image that cannot be used; becomes a CaseError where the case and the file are known."""
 
 
 class SplitsError(InputError):

@@ -204,7 +204,7 @@ class TestOutputs:
         assert compared > 500
 
     def test_all_four_lie_exactly_on_one_grid(self, stage: Stage):
-        write(as_image(gland(), origin=np.add(ORIGIN, 0.0004)), stage.mask_path())
+        write(as_image(gland(), origin=np.add(ORIGIN, 0.04)), stage.mask_path())
         stage.prepare()
         places = {(volume.GetOrigin(), volume.GetSpacing(), volume.GetDirection()) for volume in stage.volumes()}
         assert len(places) == 1
