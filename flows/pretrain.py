@@ -8,6 +8,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
+from tasks.addresses import check_valid_everywhere
 from tasks.hand_off import HandOff, hand_over
 from tasks.locking import alone_in
 from tasks.pictures import show_training
@@ -38,6 +39,7 @@ def pretrain(
     ] = False,
 ) -> TrainingOutcome:
     """Train MNet to restore corrupted cubes; an interrupted run continues from its last checkpoint."""
+    check_valid_everywhere(cubes_path, output_path, reports_path)
     with alone_in(), shown_in_run():  # training locks its own folder, and that of the weights when it publishes
         outcome = train(cubes_path, output_path, config, challenge)
     show_training(cubes_path, output_path, reports_path or reports_beside(output_path))

@@ -15,6 +15,7 @@ from flows.parameter_help import with_parameter_help
 from flows.pipeline import WorkingRoot
 from flows.prepare_data import PreparationSettings, prepare_cases
 from flows.pretrain import HandOffChoice, choose_pretrain
+from tasks.addresses import check_valid_everywhere
 from tasks.announcement import announce
 from tasks.cases import find_changes, inventory, subsets
 from tasks.hand_off import HERE
@@ -79,6 +80,7 @@ def retrain_on_new_data(
 ) -> State[RetrainingSummary]:
     """Train on from the published model when there are enough new cases; publish what comes out if it is better."""
     layout = Layout(root)
+    check_valid_everywhere(images_path, zonal_mask_path, root, splits_path, elsewhere=bool(hand_off.deployment))
     found = inventory(images_path, zonal_mask_path, archive_format)
     subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
     changes = find_changes(

@@ -75,14 +75,17 @@ def spellings(name: str) -> list[str]:
 
 
 def address(text: str) -> str:
-    """The value of a flag that names a folder or file.
+    """The value of a flag that names a folder or file: a local one by its whole path, from where the user stands.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty.
+        argparse.ArgumentTypeError: it is empty, or in the home of a user that there is not.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty address; name a local folder or file, or s3://bucket/prefix")
-    return text
+    try:
+        return text if "://" in text else str(Path(text).expanduser().absolute())
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

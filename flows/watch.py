@@ -10,6 +10,7 @@ from prefect.variables import Variable
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
+from tasks.addresses import check_valid_everywhere
 from zssmnet.config import ImagesPath
 from zssmnet.storage import open_storage
 
@@ -30,6 +31,7 @@ def watch_for_data(
     ] = MARKER,
 ) -> bool:
     """Emit an event when the marker is there and was written since the last look; the marker stays where it is."""
+    check_valid_everywhere(images_path)
     archive = open_storage(images_path)
     seen = f"zssmnet_marker_{hashlib.sha256(archive.where(marker).encode()).hexdigest()[:16]}"
     entry = archive.stat(marker)
