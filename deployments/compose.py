@@ -8,7 +8,12 @@ from typing import Any
 
 import yaml
 
-COMPOSE_FILE = Path(__file__).resolve().parents[1] / "docker-compose.yml"
+_HERE = Path(__file__).resolve().parent
+COMPOSE_FILE = next(
+    folder / "docker-compose.yml" for folder in (_HERE, _HERE.parent) if (folder / "docker-compose.yml").exists()
+)
+"""In a wheel beside this module, in a checkout at its top."""
+IS_INSTALLED = COMPOSE_FILE.parent == _HERE
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 
 

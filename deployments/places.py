@@ -88,7 +88,7 @@ class Places:
             assert self.cluster
             return self.cluster.command(self.port(name))
         if name == "s3":
-            return [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port(name))]
+            return [sys.executable, "-P", "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port(name))]
         program, *arguments = self._service(name).command
         here = sys.executable if program == "python" else str(Path(sys.executable).with_name(program))
         return [here, *(word for word in arguments if word != APART)]

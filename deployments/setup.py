@@ -1,4 +1,4 @@
-"""One step that makes all the service needs on its Prefect server: ``make deploy``. It can be repeated at any time.
+"""One step that makes all the service needs on its Prefect server: ``zssmnet-deploy``. It can be repeated at any time.
 
 It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
 deployments of ``prefect.yaml`` and the automations that see to crashed runs (``automations.py``). Of what is there, it
@@ -53,8 +53,8 @@ def main() -> int:
     """Make everything; the exit status."""
     if not PREFECT_API_URL.value():
         print(
-            "zssmnet: error: no Prefect server is named: set PREFECT_API_URL, or start one with 'make service' and "
-            "take its settings with '. .service/env'",
+            "zssmnet: error: no Prefect server is named: set PREFECT_API_URL, or start one with 'zssmnet-service start' "
+            "and take its settings with '. .service/env'",
             file=sys.stderr,
         )
         return 1

@@ -87,6 +87,9 @@ COMMANDS = {
     "verify": Command("check a working root against its records", "--output root", _ROOT),
     "versions": Command("list the published models, the stable one marked", "--output root", _ROOT),
     "rollback": Command("make an earlier model the stable one again", "--output root --to 0123456789ab", _ROOT),
+    "clean": Command(
+        "show which checkpoints and old versions could go, and remove them with --yes", "--output root", _ROOT
+    ),
     "demo": Command(
         "synthetic examinations through all stages, with a small MNet, on the CPU",
         "--output demo --cases 12",
@@ -139,6 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     added["rollback"].add_argument(
         "--to", metavar="ID", help="version, as 'versions' lists them (default: the one that the stable model replaced)"
     )
+    added["clean"].add_argument(
+        "--unfinished", action="store_true", help="also checkpoints of trainings that have published no model"
+    )
+    added["clean"].add_argument("--yes", action="store_true", help="remove; without it, only show")
     added["demo"].add_argument(
         "--output", metavar="ROOT", type=address, default="demo", help="working root (default: %(default)s)"
     )

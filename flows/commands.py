@@ -165,6 +165,26 @@ def rollback(options: argparse.Namespace) -> None:
     say(f"{weights.where(MODEL)} is version {model.run_id} again, validation loss {model.best_validation_loss:.5f}")
 
 
+def clean(options: argparse.Namespace) -> None:
+    """Show what of the weights' folder is no longer needed, and remove it where that is wanted."""
+    from zssmnet.registry.clean import removable, remove
+    from zssmnet.storage import open_storage
+    from zssmnet.storage.layout import Layout
+
+    weights = open_storage(Layout(options.output).weights)
+    items = removable(weights, options.unfinished)
+    if items:
+        say(*(f"{one.size / 1e6:10,.1f} MB  {printable(one.folder)}  {one.reason}" for one in items))
+    total = f"{len(items)} folders, {sum(one.size for one in items) / 1e6:,.1f} MB"
+    if not items:
+        say(f"{weights.uri}: nothing to remove")
+    elif options.yes:
+        remove(weights, items)
+        say(f"{total.replace(' folders', ' folders are removed')}: {weights.uri}")
+    else:
+        say(f"nothing is removed: give --yes to remove {total}: {weights.uri}")
+
+
 def demo(options: argparse.Namespace) -> None:
     """Synthetic examinations through all stages."""
     from zssmnet.phantom import evenly_split_cases

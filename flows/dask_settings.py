@@ -26,7 +26,7 @@ def check_server_is_named() -> None:
         name = ADDRESS if os.environ.get(ADDRESS) else CLUSTER
         raise ConfigError(
             f"{name}={os.environ.get(name)}: tasks on Dask's workers report to a Prefect server, and none is named: "
-            f"set PREFECT_API_URL to one that all machines reach ('make service' starts one), or unset {name}"
+            f"set PREFECT_API_URL to one that all machines reach ('zssmnet-service start' starts one), or unset {name}"
         )
 
 

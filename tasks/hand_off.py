@@ -109,7 +109,7 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
         )
     except ObjectNotFound as error:
         raise ServiceError(
-            f"there is no deployment {deployment!r} on this Prefect server: make it with 'make deploy', "
+            f"there is no deployment {deployment!r} on this Prefect server: make it with 'zssmnet-deploy', "
             "or choose another with hand_off.deployment"
         ) from error
     run = cast(FlowRun, made)  # at once, since this is no coroutine

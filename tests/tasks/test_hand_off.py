@@ -73,5 +73,5 @@ def test_an_unknown_deployment_is_named_with_the_way_out(prefect_api: str) -> No
     def parent() -> None:
         hand_over("cubes", "weights", PretrainConfig(), "reports", False, HandOff(deployment="pretrain/unknown"))
 
-    with pytest.raises(ServiceError, match=r"no deployment 'pretrain/unknown' .* 'make deploy'"):
+    with pytest.raises(ServiceError, match=r"no deployment 'pretrain/unknown' .* 'zssmnet-deploy'"):
         parent()
