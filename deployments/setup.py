@@ -53,8 +53,8 @@ def main() -> int:
     """Make everything; the exit status."""
     if not PREFECT_API_URL.value():
         print(
-            "zssmnet: error: no Prefect server is named: set PREFECT_API_URL, or start one with 'zssmnet-service start' "
-            "and take its settings with '. .service/env'",
+            "zssmnet: error: no Prefect server is named: set PREFECT_API_URL, or start one with 'zssmnet-service "
+            "start' and take its settings with '. .service/env'",
             file=sys.stderr,
         )
         return 1

@@ -18,7 +18,7 @@ from typing_extensions import override
 from flows import embedded
 from flows.ends import run_to_its_end
 from flows.settings import Setting, Settings, add_flags, address, flags_of, spellings
-from zssmnet.config import ArchiveConfig, CubesConfig, DemoConfig, PretrainConfig
+from zssmnet.config import ArchiveConfig, CubesConfig, DemoConfig, PretrainConfig, RetrainingConfig, StrictConfig
 
 EPILOG = """\
 Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
@@ -58,7 +58,7 @@ COMMANDS = {
         "resample every case and crop it around the gland",
         f"{_ARCHIVE} --output_path root/SSL/data",
         {"output_path|output": ("D", "folder for the prepared cases (ROOT/SSL/data)")},
-        (ArchiveConfig,),
+        (ArchiveConfig, StrictConfig),
     ),
     "cubes": Command(
         "cut random cubes from the prepared cases",
@@ -82,7 +82,13 @@ COMMANDS = {
         "all stages as one flow: from an archive to weights",
         f"{_ARCHIVE} --output root",
         _ROOT,
-        (ArchiveConfig, CubesConfig, PretrainConfig),
+        (ArchiveConfig, StrictConfig, CubesConfig, PretrainConfig),
+    ),
+    "retrain": Command(
+        "train on with new cases, and publish the result if it is better",
+        f"{_ARCHIVE} --output root --min_new_cases 10",
+        _ROOT,
+        (ArchiveConfig, RetrainingConfig),
     ),
     "verify": Command("check a working root against its records", "--output root", _ROOT),
     "versions": Command("list the published models, the stable one marked", "--output root", _ROOT),

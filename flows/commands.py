@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.embedded import own_environment, server_is_named, start_server
 from flows.ends import say
-from flows.settings import settings_of, validated, with_flags
+from flows.settings import retraining_of, settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.storage import check_address
@@ -101,6 +101,26 @@ def run(options: argparse.Namespace) -> None:
             pretraining=settings.pretraining,
         )
     say(*summary_lines(done))
+
+
+def retrain(options: argparse.Namespace) -> None:
+    """Retrain where there are enough new cases."""
+    settings, cubes, retraining = retraining_of(options)
+    with _progress(options) as ready:
+        from flows.retrain import RetrainingSummary, retrain_on_new_data
+
+        ready()
+        done = retrain_on_new_data(
+            **_archive(options),
+            root=options.output,
+            min_new_cases=retraining.min_new_cases,
+            preparation=settings.preparation,
+            cubes=cubes,
+            pretraining=retraining.pretraining,
+            margin_percent=retraining.margin_percent,
+        )
+    assert isinstance(done, RetrainingSummary)
+    say(f"{done.new} new, {done.changed} changed, {done.gone} gone cases: {done.decision}")
 
 
 def verify(options: argparse.Namespace) -> None:
@@ -202,7 +222,8 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def _archive(options: argparse.Namespace) -> dict[str, Any]:
-    return validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
+    settings = validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
+    return settings | ({"strict": bool(options.strict)} if "strict" in options else {})
 
 
 @contextmanager

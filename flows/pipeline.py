@@ -77,7 +77,7 @@ def ssl_pretraining(
             preparation,
         )
         cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
-        trained = choose_pretrain(hand_off)(layout.cubes, layout.weights, pretraining, layout.reports, False)
+        trained = choose_pretrain(hand_off)(layout.cubes, layout.weights, pretraining, layout.reports, False, 0.0)
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
     create_markdown_artifact(
         key="summary",

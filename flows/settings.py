@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from zssmnet.config import CubesConfig, Flag, PreparationConfig, PretrainConfig
+from zssmnet.config import CubesConfig, Flag, PreparationConfig, PretrainConfig, RetrainingConfig
 from zssmnet.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -100,6 +100,23 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return validated(Settings, with_flags(Settings, values, options))
 
 
+def retraining_of(options: argparse.Namespace) -> tuple[Settings, CubesConfig | None, RetrainingConfig]:
+    """The settings of a retraining: the file's and the flags', over the budget of a challenger.
+
+    Returns:
+        All settings, of which preparation counts; the cubes that the file asks for, if any; the retraining.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown setting or a value out of range.
+    """
+    settings = settings_of(options)
+    file = read_toml(Path(options.config)) if options.config else {}
+    values = RetrainingConfig().model_dump()
+    _merge(values["pretraining"], file.get("pretraining", {}))
+    retraining = validated(RetrainingConfig, with_flags(RetrainingConfig, values, options))
+    return settings, settings.cubes if "cubes" in file else None, retraining
+
+
 def with_flags(config: type[BaseModel], values: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Values of a configuration, replaced where a flag is given."""
     for setting in flags_of(config):
@@ -133,6 +150,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+
+
+def _merge(values: dict[str, Any], others: dict[str, Any]) -> None:
+    for name, value in others.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _merge(values[name], value)
+        else:
+            values[name] = value
 
 
 def _put(values: dict[str, Any], setting: str, value: Any) -> None:

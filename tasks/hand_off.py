@@ -54,7 +54,13 @@ HERE = HandOff()
 
 @task(task_run_name="hand over to {hand_off.deployment}", cache_policy=NO_CACHE)
 def hand_over(
-    cubes_path: str, output_path: str, config: PretrainConfig, reports_path: str, challenge: bool, hand_off: HandOff
+    cubes_path: str,
+    output_path: str,
+    config: PretrainConfig,
+    reports_path: str,
+    challenge: bool,
+    margin_percent: float,
+    hand_off: HandOff,
 ) -> TrainingOutcome:
     """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
 
@@ -70,6 +76,7 @@ def hand_over(
         "config": config.model_dump(mode="json"),
         "reports_path": reports_path,
         "challenge": challenge,
+        "margin_percent": margin_percent,
     }
     before = known_outcome(output_path, challenge)
     with get_client(sync_client=True) as client:

@@ -1,6 +1,7 @@
 """Task on weights: training from the cubes to the published model, or to a challenger that is judged."""
 
 import time
+from functools import partial
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -47,12 +48,14 @@ class TrainingOutcome(BaseModel):
 
 
 @task(task_run_name="train", cache_policy=NO_CACHE)
-def train(cubes_path: str, output_path: str, config: PretrainConfig, as_challenger: bool) -> TrainingOutcome:
+def train(
+    cubes_path: str, output_path: str, config: PretrainConfig, as_challenger: bool, margin_percent: float = 0.0
+) -> TrainingOutcome:
     """Train MNet and publish its best weights; a challenger only if it is better than the published model."""
     cubes, weights = open_storage(cubes_path), open_storage(output_path)
     weights.sweep()
     shown = EpochDisplay(config)
-    work = challenge if as_challenger else pretrain
+    work = partial(challenge, margin_percent=margin_percent) if as_challenger else pretrain
     _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step)
     shown.skip_to(config.training.epochs)
     announce(weights, "challenge" if as_challenger else "pretraining")
