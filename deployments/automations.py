@@ -1,4 +1,4 @@
-"""What the server sees to by itself: runs that crash, whose machine has gone, or that nobody starts or ends.
+"""Prefect automations for runs that crash, that are lost with their machine, or that nobody starts or ends.
 
 A run is known to live by its heartbeats. One that crashes is started again as the same run, with the same parameters,
 and goes on from its records and its last checkpoint; but not for ever, since what crashed for want of memory will crash
@@ -36,12 +36,12 @@ STARTING = timedelta(minutes=30)
 SETTLING = timedelta(seconds=45)
 """How long a run stays crashed before it is started again: longer than the time between two heartbeats, by which a run
 shows itself that was thought lost and lives; and longer than its worker takes to let go of it, since a worker with a
-limit ends with an error when it is given a run that it still holds.
+limit ends with an error when it is given a run that it still counts as running.
 """
 _MARK = " (as made: "
 _PARTS = {"name", "description", "enabled", "trigger", "actions", "actions_on_trigger", "actions_on_resolve"}
 STARTS = 5
-"""How often a run is started in all, if it crashes again and again."""
+"""How often a run is started in all, if it crashes repeatedly."""
 
 
 def automations(
@@ -79,7 +79,7 @@ def automations(
                 _change(
                     StateType.FAILED,
                     f"It crashed before it began, or for the {starts}th time, so it is not started again by itself. "
-                    "Its log, or its worker's, tells why; start it again when that is mended, "
+                    "The reason is in its log, or in its worker's; start it again when that is mended, "
                     "and it goes on where it was.",
                 )
             ],
@@ -127,9 +127,9 @@ def make(client: SyncPrefectClient, wanted: Automation) -> str:
 
 
 def ask_for_signs_of_life(client: SyncPrefectClient) -> int:
-    """Let the server expect heartbeats of all runs of deployments that are said to run; their number.
+    """Let the server expect heartbeats of all runs of deployments in state Running; their number.
 
-    A server that was away forgets what it expected: a run that was lost meanwhile would be said to run for ever. So one
+    A server that was away forgets what it expected: a run that was lost meanwhile would stay Running for ever. So one
     heartbeat is sent in its name. If the run lives, it sends the next one itself.
     """
     running = FlowRunFilter(
@@ -192,7 +192,7 @@ def _crashed(*starts: str) -> EventTrigger:
 def _not_handed_over() -> Mapping[str, str]:
     """What belongs to runs of deployments but for those that a parent has handed over.
 
-    Each run of a deployment has one work queue, and no other run has any. Its heartbeats tell it as well.
+    Each run of a deployment has one work queue, and no other run has any. Its heartbeats name it as well.
     """
     return {"prefect.resource.role": "work-queue", "prefect.resource.name": f"!{WORK_QUEUE}"}
 

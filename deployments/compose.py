@@ -1,4 +1,4 @@
-"""What docker-compose.yml says of a service, for those who run it without containers."""
+"""The services of docker-compose.yml, read to run them without containers."""
 
 import re
 from collections.abc import Mapping

@@ -64,8 +64,8 @@ def main() -> int:
         deploy()
         make_automations()
     except (ZssmnetError, httpx.HTTPError, RuntimeError) as error:  # Prefect's client raises the last one, too
-        told = without_credentials(f"{PREFECT_API_URL.value()}: {' '.join(str(error).split())}")
-        print(f"zssmnet: error: {told}", file=sys.stderr)
+        reason = without_credentials(f"{PREFECT_API_URL.value()}: {' '.join(str(error).split())}")
+        print(f"zssmnet: error: {reason}", file=sys.stderr)
         return 1
     return 0
 

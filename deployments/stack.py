@@ -171,7 +171,7 @@ class LocalStack:
 
         if not everything():
             return False
-        if name in WORKERS:  # they report that they were ended; a worker that is told to end kills them without a word
+        if name in WORKERS:  # they report that they were ended; a worker that gets SIGTERM kills them silently
             processes.end(runs, signal.SIGTERM, RUNS_END_S)
         # at SIGTERM PostgreSQL would wait for its clients
         processes.end(itself, signal.SIGINT if name == "postgres" else signal.SIGTERM, ENDS_S)

@@ -141,7 +141,7 @@ def verify(options: argparse.Namespace) -> None:
             f"{options.output}: {found}; remove what is changed or foreign, and 'zssmnet run' makes anew what is "
             "missing or outdated"
         )
-    say(f"{options.output}: every file is as its record tells")
+    say(f"{options.output}: every file is as its record says")
 
 
 def versions(options: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ def check_server_is_named() -> None:
 
 
 def cluster_arguments() -> dict[str, Any]:
-    """The cluster's arguments. They may hold passwords, so that a message only says where the fault is."""
+    """The cluster's arguments. They may hold passwords, so that a message names only the place of the fault."""
     try:
         arguments = json.loads(os.environ.get(ARGUMENTS) or "{}")
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Flow: a cheap look for the marker that says that new data have come."""
+"""Flow: a cheap check of the marker file of new data."""
 
 import hashlib
 import logging
@@ -27,7 +27,7 @@ def watch_for_data(
     images_path: ImagesPath,
     marker: Annotated[
         str,
-        Field(description="File below the archive, written with a new content (the date, say) when an upload is done"),
+        Field(description="File below the archive, written with new content (a date, for example) after an upload"),
     ] = MARKER,
 ) -> bool:
     """Emit an event when the marker is there and was written since the last look; the marker stays where it is."""

@@ -23,14 +23,14 @@ STAGE = "pretrain"
 
 
 class TrainingOutcome(BaseModel):
-    """What became of pre-training: the published model, and how it came to be.
+    """The result of pre-training: the published model, and how it was trained.
 
     Attributes:
         model: address of the weights under their stable name.
         version: address of the same weights in the folder of their version, which stays.
         run_id, sha256: of the published model.
         published: whether this training's model is the published one; a challenger that is not better is not.
-        challenger_loss, champion_loss: how a challenge was judged, on the same validation cubes.
+        challenger_loss, champion_loss: validation losses of both in a challenge, on the same cubes.
     """
 
     model: str
@@ -63,7 +63,7 @@ def train(
 
 
 def outcome_of(output_path: str, as_challenger: bool, is_new: bool) -> TrainingOutcome:
-    """The outcome as the records tell it, wherever the training ran.
+    """The outcome by its records, wherever the training ran.
 
     Raises:
         ServiceError: there is no such record.
@@ -75,7 +75,7 @@ def outcome_of(output_path: str, as_challenger: bool, is_new: bool) -> TrainingO
 
 
 def known_outcome(output_path: str, as_challenger: bool) -> TrainingOutcome | None:
-    """What the records tell now, as if it were new; None if they tell nothing."""
+    """The outcome by the present records, as if it were new; None if there are none."""
     weights = open_storage(output_path)
     model = stable_model(weights)
     judgement = read_record(weights, JUDGEMENT, Judgement) if as_challenger else None
@@ -120,7 +120,7 @@ class EpochDisplay:
         if result.explained is not None:
             self._losses += f", explained variance {result.explained:.1%}"
         if found := doubts(progress.history, self._steps):
-            self._losses += f" · doubtful: {', '.join(doubt.name for doubt in found)}"
+            self._losses += f" · warnings: {', '.join(doubt.name for doubt in found)}"
         self._epoch_began = time.monotonic()
         self.skip_to(result.epoch - 1)
         self._shown.advance(STAGE)
