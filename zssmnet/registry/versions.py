@@ -55,7 +55,7 @@ class PretrainedModel(Record):
         inputs: the six files of cubes; then, if training began with the weights of another version, that version.
         parameters: the configuration; the seeds are in its ``training``.
         versions: of the programs that decide the numbers.
-        device: kind of device that it was trained on, ``cpu`` or ``cuda``; empty if an earlier program did not record it.
+        device: kind of device that it was trained on, ``cpu`` or ``cuda``; empty if it was not recorded.
         precision: number type of the convolutions there.
         metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
         data: the cases behind the cubes; none where the cubes have no records.
@@ -150,7 +150,7 @@ def keep_stable(weights: Storage) -> PretrainedModel | None:
     stable = stable_model(weights)
     if stable is None:
         raise CheckpointError(
-            f"{weights.where(MODEL)}: there is no record of how it was made; move it elsewhere, or roll back to a version"
+            f"{weights.where(MODEL)}: no record of how it was made; move it elsewhere, or roll back to a version"
         )
     if kept := find_version(weights, stable.run_id):
         return kept
@@ -298,7 +298,7 @@ def _one_before(weights: Storage, stable: PretrainedModel | None) -> str:
     """Run id of the version to roll back to when none is named."""
     if stable is None:
         raise CheckpointError(
-            f"{weights.where(MODEL)}: there is no record of what it replaced; name a version: {_versions_listed(weights)}"
+            f"{weights.where(MODEL)}: no record of what it replaced; name a version: {_versions_listed(weights)}"
         )
     recorded = read_record(weights, MODEL, PretrainedModel)
     if recorded and recorded.run_id == stable.run_id and not outputs_there(weights, recorded.outputs):

@@ -354,7 +354,7 @@ class TestErrors:
     def test_a_champion_without_a_record_is_left_alone(self, cubes: LocalStorage, made: Path, tmp_path: Path) -> None:
         weights = LocalStorage(tmp_path / "foreign")
         weights.publish_bytes(MODEL, (made / "weights" / MODEL).read_bytes())
-        with pytest.raises(CheckpointError, match="there is no record of how it was made; move it elsewhere"):
+        with pytest.raises(CheckpointError, match="no record of how it was made; move it elsewhere"):
             challenge(cubes, weights, FIRST, stop, stop)
         assert list(contents(weights.folder)) == [MODEL]
 

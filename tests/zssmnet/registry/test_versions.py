@@ -117,7 +117,7 @@ class TestPublication:
             add(weights, "aaaa")
         assert versions(weights) == [("aaaa", 1, None)]
         (line,) = caplog.messages
-        assert line.startswith(f"{weights.where(MODEL)}: there is no record of how it was made; move it elsewhere")
+        assert line.startswith(f"{weights.where(MODEL)}: no record of how it was made; move it elsewhere")
 
 
 class TestStableModel:
