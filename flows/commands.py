@@ -243,6 +243,9 @@ def _progress(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
 
         check_choice()
     server = start_server()
+    from tasks.logs import hide_tracebacks
+
+    hide_tracebacks()
     ready = server.wait if server else lambda: None
     if not in_terminal:
         yield ready
