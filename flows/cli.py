@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         "--to", metavar="ID", help="version, as 'versions' lists them (default: the one that the stable model replaced)"
     )
     added["clean"].add_argument(
-        "--unfinished", action="store_true", help="also checkpoints of trainings that have published no model"
+        "--unpublished", action="store_true", help="also checkpoints of trainings that have published no model"
     )
     added["clean"].add_argument("--yes", action="store_true", help="remove; without it, only show")
     added["demo"].add_argument(

@@ -192,17 +192,23 @@ def clean(options: argparse.Namespace) -> None:
     from zssmnet.storage.layout import Layout
 
     weights = open_storage(Layout(options.output).weights)
-    items = removable(weights, options.unfinished)
-    if items:
-        say(*(f"{one.size / 1e6:10,.1f} MB  {printable(one.folder)}  {one.reason}" for one in items))
-    total = f"{len(items)} folders, {sum(one.size for one in items) / 1e6:,.1f} MB"
+    items = [one for one in removable(weights) if options.unpublished or one.kind != "unpublished"]
     if not items:
         say(f"{weights.uri}: nothing to remove")
-    elif options.yes:
-        remove(weights, items)
-        say(f"{total.replace(' folders', ' folders are removed')}: {weights.uri}")
+        return
+    what = {
+        "published": "checkpoints and logs of a published model",
+        "unpublished": "checkpoints and logs of a run that has published no model",
+        "version": "an old version",
+    }
+    say(*(f"{one.size / 1e6:10,.1f} MB  {printable(one.folder)}  {what[one.kind]}" for one in items))
+    removed = remove(weights, items) if options.yes else []
+    megabytes = sum(one.size for one in removed or items) / 1e6
+    if options.yes:
+        folders = "1 folder is" if len(removed) == 1 else f"{len(removed)} folders are"
+        say(f"{weights.uri}: {folders} removed, {megabytes:,.1f} MB")
     else:
-        say(f"nothing is removed: give --yes to remove {total}: {weights.uri}")
+        say(f"{weights.uri}: nothing is removed: give --yes to remove {len(items)} folders, {megabytes:,.1f} MB")
 
 
 def demo(options: argparse.Namespace) -> None:

@@ -1,82 +1,77 @@
-"""What of the weights' folder is no longer needed: workplaces of finished trainings, and old versions."""
+"""Cleaning a folder of weights: what runs left in ``training/``, and old versions, with their sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
-from zssmnet.registry.challenge import JUDGEMENT, Judgement
-from zssmnet.registry.versions import PUBLICATION_S, list_versions, stable_model
+from zssmnet.registry.versions import PUBLICATION_S, find_version, stable_model
 from zssmnet.storage import Storage
 from zssmnet.storage.lock import LOCKS, locked
-from zssmnet.storage.records import VERSIONS, read_record
+from zssmnet.storage.records import VERSIONS
 
-_TRAINING = "training"
+TRAINING = "training"
+"""Folder of the runs' checkpoints and logs, ``training/<run id>/``."""
 
 
 @dataclass(frozen=True)
 class Removable:
-    """A folder that can go.
+    """A folder that can be removed.
 
     Attributes:
+        kind: ``published``: checkpoints and logs of a run whose model is a version; removed, the same run with more
+            epochs starts anew. ``unpublished``: those of a run that was interrupted, or of a challenger that lost;
+            removed, an interrupted run starts anew. ``version``: a model with its record.
+        run_id: the run.
         folder: below the weights' folder.
-        size: bytes.
+        size: bytes of all its files.
         files: number of its files.
-        reason: what it is, and what is lost with it.
     """
 
+    kind: Literal["published", "unpublished", "version"]
+    run_id: str
     folder: str
     size: int
     files: int
-    reason: str
 
 
-def removable(weights: Storage, unfinished: bool = False) -> list[Removable]:
-    """What can go: the stable model, the version that it replaced and all records of what it was made from stay.
-
-    Args:
-        weights: the weights' folder.
-        unfinished: also checkpoints of trainings that have published nothing, which would begin anew.
+def removable(weights: Storage) -> list[Removable]:
+    """What can be removed: never the stable model, its version, and the version that it replaced.
 
     Raises:
         StorageError: the folder cannot be read.
     """
-    versions, stable = {one.run_id: one for one in list_versions(weights)}, stable_model(weights)
-    judgement = read_record(weights, JUDGEMENT, Judgement)
     found = []
-    for run_id, (size, files) in _folders(weights, _TRAINING).items():
-        if run_id in versions or (stable and stable.run_id == run_id):
-            reason = "checkpoints of a published model, to train it further"
-        elif judgement and judgement.run_id == run_id:
-            reason = "checkpoints of a challenger that was not better"
-        elif unfinished:
-            reason = "checkpoints of a training that has published nothing"
-        else:
-            continue
-        found.append(Removable(f"{_TRAINING}/{run_id}", size, files, reason))
-    kept = {stable.run_id, stable.replaces} if stable else versions.keys()
-    for run_id, (size, files) in _folders(weights, VERSIONS).items():
-        if run_id not in kept:
-            version = versions.get(run_id)
-            reason = f"an old version, validation loss {version.best_validation_loss:.5f}" if version else "no version"
-            found.append(Removable(f"{VERSIONS}/{run_id}", size, files, reason))
+    for run_id, (size, files) in _folders(weights, TRAINING).items():
+        kind: Literal["published", "unpublished"] = "published" if find_version(weights, run_id) else "unpublished"
+        found.append(Removable(kind, run_id, f"{TRAINING}/{run_id}", size, files))
+    if stable := stable_model(weights):
+        for run_id, (size, files) in _folders(weights, VERSIONS).items():
+            if run_id not in (stable.run_id, stable.replaces):
+                found.append(Removable("version", run_id, f"{VERSIONS}/{run_id}", size, files))
     return found
 
 
-def remove(weights: Storage, items: Sequence[Removable]) -> None:
-    """Remove folders that `removable` has found, as far as they still can go.
+def remove(weights: Storage, items: Iterable[Removable]) -> list[Removable]:
+    """Remove folders that `removable` has found, as far as they still can be removed.
+
+    Returns:
+        What was removed.
 
     Raises:
         LockedError: a run works in one of them, or publishes a model.
         StorageError: a file cannot be removed.
     """
+    removed = []
     with locked(weights, PUBLICATION_S):  # a model that is being published might become the stable one
-        folders = {one.folder for one in removable(weights, unfinished=True)}
-        for item in items:
-            if item.folder in folders:
-                folder = weights.child(item.folder)
-                with locked(folder):
-                    for entry in folder.list():
-                        if not entry.key.startswith(f"{LOCKS}/"):
-                            folder.remove(entry.key)
+        present = {one.folder: one for one in removable(weights)}
+        for item in (present[one.folder] for one in items if one.folder in present):
+            folder = weights.child(item.folder)
+            with locked(folder):
+                for entry in folder.list():
+                    if not entry.key.startswith(f"{LOCKS}/"):
+                        folder.remove(entry.key)
+            removed.append(item)
+    return removed
 
 
 def _folders(weights: Storage, prefix: str) -> dict[str, tuple[int, int]]:
