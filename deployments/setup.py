@@ -152,7 +152,7 @@ def _update(client: SyncPrefectClient, there: DeploymentResponse, wanted: Mappin
         "entrypoint": wanted["entrypoint"],
         "version": wanted["version"],
         "description": wanted["description"],
-        "parameter_openapi_schema": parameter_schema(flow).model_dump(),
+        "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
     }
     limit = there.global_concurrency_limit.limit if there.global_concurrency_limit else None
     if limit is not None and limit == LEASES_OF_EARLIER_VERSIONS.get(there.name):
