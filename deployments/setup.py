@@ -20,7 +20,7 @@ from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import RemoteFileSystem
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.utilities.callables import parameter_schema
 
@@ -147,7 +147,7 @@ def _make(names: list[str]) -> None:
 
 def _update(client: SyncPrefectClient, there: DeploymentResponse, wanted: Mapping[str, Any]) -> None:
     """Bring up to date what belongs to the program, and report what is left to its users."""
-    flow = load_flow_from_entrypoint(wanted["entrypoint"])
+    flow: Flow[Any, Any] = load_flow_from_entrypoint(wanted["entrypoint"])
     changes: dict[str, Any] = {
         "entrypoint": wanted["entrypoint"],
         "version": wanted["version"],
@@ -157,7 +157,7 @@ def _update(client: SyncPrefectClient, there: DeploymentResponse, wanted: Mappin
     limit = there.global_concurrency_limit.limit if there.global_concurrency_limit else None
     if limit is not None and limit == LEASES_OF_EARLIER_VERSIONS.get(there.name):
         changes["concurrency_limit"] = None
-    client.request("PATCH", f"/deployments/{there.id}", json=changes)
+    client.request("PATCH", "/deployments/{id}", path_params={"id": there.id}, json=changes)
     schedules = ", ".join(f"{_shown(one.schedule)} {'on' if one.active else 'off'}" for one in there.schedules)
     print(
         f"deployment {there.name} is brought up to date to version {wanted['version']}; left as they are: "
