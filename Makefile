@@ -28,13 +28,13 @@ demo: setup  ## synthetic examinations through every stage, with a small MNet, o
 	$(BIN)/zssmnet demo --output demo
 
 service: setup  ## the service on this machine without containers: server, database, S3, workers
-	$(BIN)/python -m deployments.stack start
+	$(BIN)/zssmnet-service start
 
 service-stop:  ## end it
-	$(BIN)/python -m deployments.stack stop
+	$(BIN)/zssmnet-service stop
 
 deploy: setup  ## work pools, deployments and automations on the server that PREFECT_API_URL names, else on that of `make service`
-	@if [ -z "$$PREFECT_API_URL" ] && [ -f .service/env ]; then . ./.service/env; fi; $(BIN)/python -m deployments.setup
+	@if [ -z "$$PREFECT_API_URL" ] && [ -f .service/env ]; then . ./.service/env; fi; $(BIN)/zssmnet-deploy
 
 test: format lint types tests  ## everything that CI checks
 

@@ -18,7 +18,15 @@ from typing_extensions import override
 from flows import embedded
 from flows.ends import run_to_its_end
 from flows.settings import Setting, Settings, add_flags, address, flags_of, spellings
-from zssmnet.config import ArchiveConfig, CubesConfig, DemoConfig, DicomConfig, PretrainConfig
+from zssmnet.config import (
+    ArchiveConfig,
+    CubesConfig,
+    DemoConfig,
+    DicomConfig,
+    PretrainConfig,
+    RetrainingConfig,
+    StrictConfig,
+)
 
 EPILOG = """\
 Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
@@ -58,7 +66,7 @@ COMMANDS = {
         "resample every case and crop it around the gland",
         f"{_ARCHIVE} --output_path root/SSL/data",
         {"output_path|output": ("D", "folder for the prepared cases (ROOT/SSL/data)")},
-        (ArchiveConfig,),
+        (ArchiveConfig, StrictConfig),
     ),
     "cubes": Command(
         "cut random cubes from the prepared cases",
@@ -82,7 +90,13 @@ COMMANDS = {
         "all stages as one flow: from an archive to weights",
         f"{_ARCHIVE} --output root",
         _ROOT,
-        (ArchiveConfig, CubesConfig, PretrainConfig),
+        (ArchiveConfig, StrictConfig, CubesConfig, PretrainConfig),
+    ),
+    "retrain": Command(
+        "train on with new cases, and publish the result if it is better",
+        f"{_ARCHIVE} --output root --min_new_cases 10",
+        _ROOT,
+        (ArchiveConfig, RetrainingConfig),
     ),
     "import-dicom": Command(
         "turn a tree of DICOM files into an archive like PI-CAI's, without what identifies patients",
@@ -93,6 +107,9 @@ COMMANDS = {
     "verify": Command("check a working root against its records", "--output root", _ROOT),
     "versions": Command("list the published models, the stable one marked", "--output root", _ROOT),
     "rollback": Command("make an earlier model the stable one again", "--output root --to 0123456789ab", _ROOT),
+    "clean": Command(
+        "show which checkpoints and old versions could go, and remove them with --yes", "--output root", _ROOT
+    ),
     "demo": Command(
         "synthetic examinations through all stages, with a small MNet, on the CPU",
         "--output demo --cases 12",
@@ -145,6 +162,10 @@ def _parser() -> argparse.ArgumentParser:
     added["rollback"].add_argument(
         "--to", metavar="ID", help="version, as 'versions' lists them (default: the one that the stable model replaced)"
     )
+    added["clean"].add_argument(
+        "--unpublished", action="store_true", help="also checkpoints of trainings that have published no model"
+    )
+    added["clean"].add_argument("--yes", action="store_true", help="remove; without it, only show")
     added["demo"].add_argument(
         "--output", metavar="ROOT", type=address, default="demo", help="working root (default: %(default)s)"
     )

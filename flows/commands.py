@@ -13,7 +13,7 @@ from typing import Any
 from flows.embedded import own_environment, server_is_named, start_server
 from flows.ends import say
 from flows.intake_commands import import_dicom as import_dicom
-from flows.settings import settings_of, validated, with_flags
+from flows.settings import retraining_of, settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.storage import check_address
@@ -104,6 +104,25 @@ def run(options: argparse.Namespace) -> None:
     say(*summary_lines(done))
 
 
+def retrain(options: argparse.Namespace) -> None:
+    """Retrain where there are enough new cases."""
+    settings, cubes, retraining = retraining_of(options)
+    with _progress(options) as ready:
+        from flows.retrain import retrain_on_new_data
+
+        ready()
+        done: Any = retrain_on_new_data(
+            **_archive(options),
+            root=options.output,
+            min_new_cases=retraining.min_new_cases,
+            preparation=settings.preparation,
+            cubes=cubes,
+            pretraining=retraining.pretraining,
+            margin_percent=retraining.margin_percent,
+        )
+    say(f"{done.new} new, {done.changed} changed, {done.gone} gone cases: {done.decision}")
+
+
 def verify(options: argparse.Namespace) -> None:
     """Check a working root against its records.
 
@@ -122,7 +141,7 @@ def verify(options: argparse.Namespace) -> None:
             f"{options.output}: {found}; remove what is changed or foreign, and 'zssmnet run' makes anew what is "
             "missing or outdated"
         )
-    say(f"{options.output}: every file is as its record tells")
+    say(f"{options.output}: every file is as its record says")
 
 
 def versions(options: argparse.Namespace) -> None:
@@ -166,6 +185,32 @@ def rollback(options: argparse.Namespace) -> None:
     say(f"{weights.where(MODEL)} is version {model.run_id} again, validation loss {model.best_validation_loss:.5f}")
 
 
+def clean(options: argparse.Namespace) -> None:
+    """Show what of the weights' folder is no longer needed, and remove it where that is wanted."""
+    from zssmnet.registry.clean import removable, remove
+    from zssmnet.storage import open_storage
+    from zssmnet.storage.layout import Layout
+
+    weights = open_storage(Layout(options.output).weights)
+    items = [one for one in removable(weights) if options.unpublished or one.kind != "unpublished"]
+    if not items:
+        say(f"{weights.uri}: nothing to remove")
+        return
+    what = {
+        "published": "checkpoints and logs of a published model",
+        "unpublished": "checkpoints and logs of a run that has published no model",
+        "version": "an old version",
+    }
+    say(*(f"{one.size / 1e6:10,.1f} MB  {printable(one.folder)}  {what[one.kind]}" for one in items))
+    removed = remove(weights, items) if options.yes else []
+    megabytes = sum(one.size for one in removed or items) / 1e6
+    if options.yes:
+        folders = "1 folder is" if len(removed) == 1 else f"{len(removed)} folders are"
+        say(f"{weights.uri}: {folders} removed, {megabytes:,.1f} MB")
+    else:
+        say(f"{weights.uri}: nothing is removed: give --yes to remove {len(items)} folders, {megabytes:,.1f} MB")
+
+
 def demo(options: argparse.Namespace) -> None:
     """Synthetic examinations through all stages."""
     from zssmnet.phantom import evenly_split_cases
@@ -183,7 +228,8 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def _archive(options: argparse.Namespace) -> dict[str, Any]:
-    return validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
+    settings = validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
+    return settings | ({"strict": bool(options.strict)} if "strict" in options else {})
 
 
 @contextmanager
@@ -203,6 +249,9 @@ def _progress(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
 
         check_choice()
     server = start_server()
+    from tasks.logs import hide_tracebacks
+
+    hide_tracebacks()
     ready = server.wait if server else lambda: None
     if not in_terminal:
         yield ready

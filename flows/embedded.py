@@ -63,7 +63,7 @@ def own_environment() -> None:
     for name in [name for name in os.environ if name.startswith("PREFECT_") and not name.startswith(_KEPT)]:
         del os.environ[name]
     for name in [name for name in os.environ if name.lower() in ("all_proxy", "http_proxy", "https_proxy")]:
-        # HTTP proxies stay for S3; no client of S3 takes the others, and Prefect's fails at the sight of them
+        # HTTP proxies stay for S3; no client of S3 takes the others, and Prefect's client fails with them
         if name.lower() == "all_proxy" or os.environ[name].lower().startswith("socks"):
             del os.environ[name]
     direct = [host for host in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1") if host]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
+from tasks.addresses import check_valid_everywhere
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
 from tasks.locking import alone_in
 from tasks.pictures import show_cases
@@ -55,6 +56,7 @@ def generate_cubes(
     ] = None,
 ) -> CubesSummary:
     """Cut random cubes of 64 x 64 x 16 voxels from every prepared case, one file a subset."""
+    check_valid_everywhere(data_path, output_path, reports_path)
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
     counts = _count_cases(data_path, wanted)
     with alone_in(output_path), shown_in_run():

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
+from tasks.addresses import check_valid_everywhere
 from tasks.cases import Prepared, find_changes, inventory, prepare, subsets, tidy
 from tasks.locking import alone_in
 from tasks.markdown import text
@@ -74,6 +75,7 @@ def prepare_data(
     config: PreparationSettings = PreparationConfig(),
 ) -> PreparationSummary:
     """Resample every case to 3.0 x 0.5 x 0.5 mm and crop it to the gland plus 25 mm."""
+    check_valid_everywhere(images_path, zonal_mask_path, output_path, splits_path)
     found = inventory(images_path, zonal_mask_path, archive_format)
     if not found.cases:
         _refuse_faults(found.faults, 0, strict)

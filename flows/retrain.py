@@ -10,11 +10,12 @@ from prefect.states import Completed
 from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
-from flows.generate_cubes import CubesSettings, generate_cubes
+from flows.generate_cubes import generate_cubes
 from flows.parameter_help import with_parameter_help
 from flows.pipeline import WorkingRoot
 from flows.prepare_data import PreparationSettings, prepare_cases
 from flows.pretrain import HandOffChoice, choose_pretrain
+from tasks.addresses import check_valid_everywhere
 from tasks.announcement import announce
 from tasks.cases import find_changes, inventory, subsets
 from tasks.hand_off import HERE
@@ -26,15 +27,18 @@ from zssmnet.config import (
     CubesConfig,
     FormatChoice,
     ImagesPath,
+    MarginPercent,
     MaskPath,
+    MinNewCases,
     PatientPattern,
     PreparationConfig,
     PretrainConfig,
+    RetrainingConfig,
     SplitModeChoice,
     SplitsPath,
-    TrainingConfig,
 )
 from zssmnet.data.archive import shortened
+from zssmnet.registry.challenge import challenger_settings
 from zssmnet.registry.changes import Changes
 from zssmnet.report.gallery import publish_training_pictures
 from zssmnet.storage import open_storage
@@ -42,8 +46,7 @@ from zssmnet.storage.layout import Layout
 
 log = logging.getLogger("zssmnet.flows")
 
-BUDGET = PretrainConfig(training=TrainingConfig(epochs=100, learning_rate=0.01, patience=10))
-"""A challenger starts from trained weights: fewer epochs at a smaller learning rate."""
+DEFAULTS = RetrainingConfig()
 
 
 class RetrainingSummary(BaseModel):
@@ -67,18 +70,24 @@ def retrain_on_new_data(
     split_mode: SplitModeChoice = None,
     archive_format: FormatChoice = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
-    min_new_cases: Annotated[
-        int, Field(ge=1, description="New or changed cases that are worth a training; with fewer, nothing is done")
-    ] = 10,
+    min_new_cases: MinNewCases = DEFAULTS.min_new_cases,
     preparation: PreparationSettings = PreparationConfig(),
-    cubes: CubesSettings = CubesConfig(),
+    cubes: Annotated[
+        CubesConfig | None, Field(description="Number, size, dtype and seed of the cubes; none: as before")
+    ] = None,
     pretraining: Annotated[
-        PretrainConfig, Field(description="The challenger's budget; its network must be that of the published model")
-    ] = BUDGET,
+        PretrainConfig,
+        Field(description="The challenger's budget; the default network stands for the published model's"),
+    ] = DEFAULTS.pretraining,
+    margin_percent: MarginPercent = DEFAULTS.margin_percent,
     hand_off: HandOffChoice = HERE,
 ) -> State[RetrainingSummary]:
     """Train on from the published model when there are enough new cases; publish what comes out if it is better."""
     layout = Layout(root)
+    check_valid_everywhere(images_path, zonal_mask_path, root, splits_path, elsewhere=bool(hand_off.deployment))
+    pretraining, cubes = challenger_settings(
+        open_storage(layout.weights), open_storage(layout.cubes), pretraining, cubes
+    )
     found = inventory(images_path, zonal_mask_path, archive_format)
     subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
     changes = find_changes(
@@ -96,7 +105,9 @@ def retrain_on_new_data(
             reason = f"{len(usable)} of {len(fresh)} new or changed cases can be used, fewer than {min_new_cases}"
             return _nothing_done(root, changes, f"{reason}; left out: {left_out}")
         generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
-        trained = choose_pretrain(hand_off)(layout.cubes, layout.weights, pretraining, layout.reports, True)
+        trained = choose_pretrain(hand_off)(
+            layout.cubes, layout.weights, pretraining, layout.reports, True, margin_percent
+        )
     return _decided(root, changes, trained)
 
 

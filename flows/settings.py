@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from zssmnet.config import CubesConfig, Flag, PreparationConfig, PretrainConfig
+from zssmnet.config import CubesConfig, Flag, PreparationConfig, PretrainConfig, RetrainingConfig
 from zssmnet.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -75,14 +75,17 @@ def spellings(name: str) -> list[str]:
 
 
 def address(text: str) -> str:
-    """The value of a flag that names a folder or file.
+    """The value of a flag that names a folder or file: a local one by its whole path, from where the user stands.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty.
+        argparse.ArgumentTypeError: it is empty, or in the home of a user that there is not.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty address; name a local folder or file, or s3://bucket/prefix")
-    return text
+    try:
+        return text if "://" in text else str(Path(text).expanduser().absolute())
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -95,6 +98,23 @@ def settings_of(options: argparse.Namespace) -> Settings:
     values = read_toml(Path(file)) if file else {}
     validated(Settings, values, f"{file}: ")  # alone: flags neither hide its faults nor are theirs blamed on it
     return validated(Settings, with_flags(Settings, values, options))
+
+
+def retraining_of(options: argparse.Namespace) -> tuple[Settings, CubesConfig | None, RetrainingConfig]:
+    """The settings of a retraining: the file's and the flags', over the budget of a challenger.
+
+    Returns:
+        All settings, of which preparation counts; the cubes that the file asks for, if any; the retraining.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown setting or a value out of range.
+    """
+    settings = settings_of(options)
+    file = read_toml(Path(options.config)) if options.config else {}
+    values = RetrainingConfig().model_dump()
+    _merge(values["pretraining"], file.get("pretraining", {}))
+    retraining = validated(RetrainingConfig, with_flags(RetrainingConfig, values, options))
+    return settings, settings.cubes if "cubes" in file else None, retraining
 
 
 def with_flags(config: type[BaseModel], values: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -130,6 +150,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+
+
+def _merge(values: dict[str, Any], others: dict[str, Any]) -> None:
+    for name, value in others.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _merge(values[name], value)
+        else:
+            values[name] = value
 
 
 def _put(values: dict[str, Any], setting: str, value: Any) -> None:

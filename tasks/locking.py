@@ -7,11 +7,9 @@ from contextlib import ExitStack, contextmanager
 
 from prefect.context import FlowRunContext
 
+from tasks.addresses import STARTED_BY_WORKER
 from zssmnet.storage import open_storage
 from zssmnet.storage.lock import LockOptions, lock_options, locked
-
-_STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
-"""A variable that Prefect sets for the runs of deployments."""
 
 
 @contextmanager
@@ -26,7 +24,7 @@ def alone_in(*folders: str) -> Iterator[None]:
     """
     context = FlowRunContext.get()
     name = f"run {context.flow_run.name!r}" if context and context.flow_run else LockOptions.name
-    timeout_s = math.inf if os.environ.get(_STARTED_BY_WORKER) else LockOptions.timeout_s
+    timeout_s = math.inf if os.environ.get(STARTED_BY_WORKER) else LockOptions.timeout_s
     with ExitStack() as stack:
         stack.enter_context(lock_options(LockOptions(name, timeout_s)))
         for folder in folders:

@@ -82,6 +82,11 @@ class ArchiveConfig(_Frozen):
     split_mode: SplitModeChoice = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class StrictConfig(_Frozen):
+    """What becomes of cases that cannot be used."""
+
     strict: Strict = False
 
 
@@ -250,6 +255,34 @@ class PretrainConfig(_Frozen):
     network: NetworkConfig = Field(NetworkConfig(), description="The network")
     corruption: CorruptionConfig = Field(CorruptionConfig(), description="The pretext task")
     training: TrainingConfig = Field(TrainingConfig(), description="The training recipe")
+
+
+MarginPercent = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=100,
+        description="By how many percent a challenger's validation loss must be below that of the published model",
+    ),
+    Flag("margin_percent", "X"),
+]
+
+MinNewCases = Annotated[
+    int,
+    Field(ge=1, description="New or changed cases that are worth a training; with fewer, nothing is done"),
+    Flag("min_new_cases", "N"),
+]
+
+
+class RetrainingConfig(_Frozen):
+    """When a challenger is trained, how, and when it wins. It starts from trained weights: a small learning rate."""
+
+    min_new_cases: MinNewCases = 10
+    margin_percent: MarginPercent = 0.0
+    pretraining: PretrainConfig = Field(
+        PretrainConfig(training=TrainingConfig(epochs=100, learning_rate=0.01, patience=10)),
+        description="The challenger's budget; its network is that of the published model",
+    )
 
 
 class DemoConfig(_Frozen):

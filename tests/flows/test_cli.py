@@ -89,7 +89,16 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("output", ["--output_path", "--output-path", "--output"])
 def test_flags_are_taken_with_hyphens_and_underscores(spelling: str, output: str) -> None:
     options = cli._parser().parse_args(["prepare", spelling, "images", "--zonal-mask-path", "masks", output, "out"])
-    assert (options.images_path, options.zonal_mask_path, options.output_path) == ("images", "masks", "out")
+    given = (options.images_path, options.zonal_mask_path, options.output_path)
+    assert given == tuple(str(Path.cwd() / name) for name in ("images", "masks", "out"))
+
+
+def test_addresses_are_taken_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for given, meant in (("root", f"{tmp_path}/root"), ("~/root", "/home/me/root"), ("s3://a/b", "s3://a/b")):
+        assert cli._parser().parse_args(["verify", "--output", given]).output == meant
+    assert cli._parser().parse_args(["demo"]).output == f"{tmp_path}/demo"
 
 
 def test_input_at_fault_exits_with_1_and_one_line(tmp_path: Path, prefect_api: str) -> None:
