@@ -18,7 +18,7 @@ LAYOUT = torch.channels_last_3d
 
 @dataclass(frozen=True)
 class Restored:
-    """What went in, what came out and what was wanted: T2W, ADC, DWI in 0..1, axes (cube, channel, z, y, x)."""
+    """The network's input, prediction and target: T2W, ADC, DWI in 0..1, axes (cube, channel, z, y, x)."""
 
     corrupted: Tensor
     restored: Tensor
@@ -46,7 +46,7 @@ def restoration_loss(model: nn.Module, cubes_NCXYZ: Tensor, keys: Tensor, config
 
 
 @torch.no_grad()
-def restore(model: nn.Module, cubes_NCXYZ: Tensor, keys: Tensor, config: CorruptionConfig) -> Restored:
+def restored_examples(model: nn.Module, cubes_NCXYZ: Tensor, keys: Tensor, config: CorruptionConfig) -> Restored:
     """Corrupt cubes and let the network restore them, for pictures."""
     corrupted, target = corrupted_pair(cubes_NCXYZ, keys, config)
     return Restored(corrupted[:, :3], torch.sigmoid(model(corrupted)), target)
