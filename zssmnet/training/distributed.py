@@ -75,11 +75,6 @@ SINGLE = Group()
 """A process that trains alone."""
 
 
-def threads_each(size: int) -> int:
-    """Threads of each of several processes that share this machine's cores."""
-    return max(1, torch.get_num_threads() // size)
-
-
 @contextmanager
 def connected(group: Group, store: Store) -> Iterator[Group]:
     """A group, once all its processes are connected through a store that only they use.
@@ -90,7 +85,7 @@ def connected(group: Group, store: Store) -> Iterator[Group]:
     """
     threads = torch.get_num_threads()
     if group.device.type == "cpu":
-        torch.set_num_threads(threads_each(group.size))
+        torch.set_num_threads(max(1, threads // group.size))  # the processes share the cores
     try:
         _rendezvous(group, store)
         yield group

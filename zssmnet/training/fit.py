@@ -77,7 +77,8 @@ def fit(
                 publish_last(workplace, state)
                 if is_best:
                     publish_best(workplace, state)
-    check_predictions(state.progress)
+    if workplace:
+        check_predictions(state.progress)
     return state
 
 

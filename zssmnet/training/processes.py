@@ -33,7 +33,7 @@ from zssmnet.storage.keys import printable
 from zssmnet.storage.temporary import temporary_folder
 from zssmnet.training.acceleration import choose_device
 from zssmnet.training.dataset import open_training_data
-from zssmnet.training.distributed import Group, connected, threads_each
+from zssmnet.training.distributed import Group, connected
 from zssmnet.training.fit import fit
 
 _LAST_LINES_BYTES = 2000
@@ -196,10 +196,7 @@ class _Worker:
 @contextmanager
 def _worker(rank: int, size: int, store: Path) -> Iterator[_Worker]:
     """A worker, with this process's module path and without the current folder; it has ended when this is left."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder),
-        "OMP_NUM_THREADS": str(threads_each(size)),
-    }
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     command = [sys.executable, "-P", "-m", "zssmnet.training.processes", str(store), str(rank), str(size)]
