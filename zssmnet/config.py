@@ -227,8 +227,8 @@ class TrainingConfig(_Frozen):
     )
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
         "auto",
-        description="Precision of the convolutions; auto takes bfloat16 on GPUs that compute in it, else float32; tf32: "
-        "float32 with rounded factors; float16 has a fixed loss scale",
+        description="Precision of the convolutions; auto takes bfloat16 on GPUs that compute in it, else float32; "
+        "tf32: float32 with rounded factors; float16 has a fixed loss scale",
     )
     compile: Annotated[Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"], Flag("compile")] = (
         Field(
