@@ -131,8 +131,8 @@ def _run(arguments: Sequence[str] | None) -> None:
     from flows import commands
 
     commands.check_addresses(options)
-    with commands.torchrun_part() as follows:
-        if not follows:
+    with commands.torchrun_part() as is_done:
+        if not is_done:
             getattr(commands, options.command.replace("-", "_"))(options)
 
 

@@ -33,24 +33,21 @@ def check_addresses(options: argparse.Namespace) -> None:
 
 @contextmanager
 def torchrun_part() -> Iterator[bool]:
-    """Whether this process only follows: of those that torchrun has started, the first does the command.
+    """Of the processes that torchrun has started, rank 0 runs the command, the others only train along.
+
+    Yields:
+        Whether this process was such a worker, for which nothing is left to do.
 
     Raises:
-        ZssmnetError: following cannot go on.
+        ZssmnetError: a worker cannot go on.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield False  # and PyTorch need not be imported for that
         return
-    from zssmnet.training.follower import follow
-    from zssmnet.training.followers import leading_torchrun
-    from zssmnet.training.team import torchrun_meeting
+    from zssmnet.training.processes import torchrun_command
 
-    if int(os.environ["RANK"]):
-        follow(torchrun_meeting())
-        yield True
-        return
-    with leading_torchrun():
-        yield False
+    with torchrun_command() as is_done:
+        yield is_done
 
 
 def prepare(options: argparse.Namespace) -> None:

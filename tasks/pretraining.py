@@ -17,7 +17,7 @@ from zssmnet.registry.versions import MODEL, stable_model, version_key
 from zssmnet.storage import open_storage
 from zssmnet.storage.records import read_record
 from zssmnet.training.checkpoint import TrainingState
-from zssmnet.training.diagnostics import doubts
+from zssmnet.training.diagnostics import training_warnings
 
 STAGE = "pretrain"
 
@@ -119,8 +119,8 @@ class EpochDisplay:
         )
         if result.explained is not None:
             self._losses += f", explained variance {result.explained:.1%}"
-        if found := doubts(progress.history, self._steps):
-            self._losses += f" · warnings: {', '.join(doubt.name for doubt in found)}"
+        if found := training_warnings(progress.history, self._steps):
+            self._losses += f" · warnings: {', '.join(one.name for one in found)}"
         self._epoch_began = time.monotonic()
         self.skip_to(result.epoch - 1)
         self._shown.advance(STAGE)

@@ -216,11 +216,20 @@ class TrainingConfig(_Frozen):
     batch_size: Annotated[int, Flag("batch_size", "N")] = Field(
         24, ge=1, description="Cubes in a batch; a last partial batch is dropped in training"
     )
-    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
-        0.1, gt=0, description="Initial learning rate of SGD"
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD")
+    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(0.1, gt=0, description="Initial learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD; first beta of AdamW")
     halve_every: int = Field(12, ge=1, description="The learning rate is halved every so many epochs")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd, as published, or adamw")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer")
+    schedule: Literal["halving", "cosine"] = Field(
+        "halving",
+        description="Learning rate: halved every halve_every epochs, as published, or a cosine over all epochs",
+    )
+    warm_up_epochs: int = Field(0, ge=0, description="Epochs over which the cosine's learning rate first rises")
+    calibrated_head: bool = Field(
+        False,
+        description="Whether a new network's first prediction is each channel's mean: no training starts saturated",
+    )
     patience: Annotated[int, Flag("patience", "N")] = Field(
         20, ge=1, description="Epochs without a better validation loss before training stops"
     )
@@ -236,8 +245,10 @@ class TrainingConfig(_Frozen):
     processes: Annotated[int, Flag("processes", "N")] = Field(
         0, ge=0, description="Processes that share each batch, one a GPU; 0: as many as there are GPUs, else one"
     )
-    precision: Annotated[Literal["auto", "float32", "bfloat16"], Flag("precision")] = Field(
-        "auto", description="Precision of the convolutions; auto takes bfloat16 on GPUs that compute in it"
+    precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
+        "auto",
+        description="Precision of the convolutions; auto takes bfloat16 on GPUs that compute in it, else float32; "
+        "tf32: float32 with rounded factors; float16 has a fixed loss scale",
     )
     compile: Annotated[Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"], Flag("compile")] = (
         Field(

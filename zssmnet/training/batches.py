@@ -25,7 +25,7 @@ CHUNK = 64
 IMAGES = 3
 
 
-class Feed(Protocol):
+class Batches(Protocol):
     """Cubes as training and validation take them."""
 
     device: torch.device
@@ -53,7 +53,7 @@ class StreamedCubes:
         return len(self._cubes)
 
     def batches(self, numbers: Iterable[Tensor]) -> Iterator[Tensor]:
-        """See `Feed`; an error of reading is raised where the batch would have come."""
+        """See `Batches`; an error of reading is raised where the batch would have come."""
         pinned = self.device.type == "cuda"
         ahead: deque[Future[Tensor]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="cubes") as reader:
@@ -82,7 +82,7 @@ class ResidentCubes:
 
     def __init__(self, cubes: CubeSet, device: torch.device) -> None:
         self.device = device
-        kind = stored_type(cubes)
+        kind = stored_dtype(cubes)
         shape = (len(cubes), *cubes.size)
         self._images = torch.empty(shape[0], IMAGES, *shape[1:], dtype=kind, device=device)
         self._zones = torch.empty(shape, dtype=torch.uint8, device=device)
@@ -103,16 +103,16 @@ class ResidentCubes:
         return len(self._images)
 
     def batches(self, numbers: Iterable[Tensor]) -> Iterator[Tensor]:
-        """See `Feed`: a look-up on the device."""
+        """See `Batches`: a look-up on the device."""
         for some in numbers:
             chosen = some.to(self.device, non_blocking=True)
             zones = self._zones.index_select(0, chosen).to(self._images.dtype)
             yield swap_x_and_z(torch.cat((self._images.index_select(0, chosen), zones.unsqueeze(1)), dim=1))
 
 
-def feed_of(cubes: CubeSet, device: torch.device, where: Literal["auto", "device", "host"]) -> Feed:
+def place_cubes(cubes: CubeSet, device: torch.device, where: Literal["auto", "device", "host"]) -> Batches:
     """The cubes where they are best used; on a CPU that is the disk, from which each is read when its turn comes."""
-    if where == "device" or (where == "auto" and _fit(cubes, device)):
+    if where == "device" or (where == "auto" and _fits_in_memory(cubes, device)):
         return ResidentCubes(cubes, device)
     return StreamedCubes(cubes, device)
 
@@ -120,15 +120,15 @@ def feed_of(cubes: CubeSet, device: torch.device, where: Literal["auto", "device
 def resident_bytes(cubes: CubeSet) -> int:
     """Memory that cubes take in a device."""
     voxels = len(cubes) * cubes.size[0] * cubes.size[1] * cubes.size[2]
-    return voxels * (IMAGES * stored_type(cubes).itemsize + 1)
+    return voxels * (IMAGES * stored_dtype(cubes).itemsize + 1)
 
 
-def stored_type(cubes: CubeSet) -> torch.dtype:
+def stored_dtype(cubes: CubeSet) -> torch.dtype:
     """In what images are kept in a device: corruption computes in float32, so more would be for nothing."""
     return torch.float16 if cubes.dtype == "float16" else torch.float32
 
 
-def _fit(cubes: CubeSet, device: torch.device) -> bool:
+def _fits_in_memory(cubes: CubeSet, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)

@@ -15,7 +15,7 @@ from zssmnet.corruption import corrupt
 
 @dataclass(frozen=True)
 class Restored:
-    """What went in, what came out and what was wanted: T2W, ADC, DWI in 0..1, axes (cube, channel, z, y, x)."""
+    """The network's input, prediction and target: T2W, ADC, DWI in 0..1, axes (cube, channel, z, y, x)."""
 
     corrupted: Tensor
     restored: Tensor
@@ -37,7 +37,7 @@ def restoration_loss(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config
 
 
 @torch.no_grad()
-def restore(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig) -> Restored:
+def restored_examples(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig) -> Restored:
     """Corrupt cubes and let the network restore them, for pictures."""
     corrupted, target = corrupt(cubes_NCZYX, keys, config)
     return Restored(corrupted[:, :3], torch.sigmoid(model(corrupted)), target)

@@ -13,7 +13,7 @@ from zssmnet.training.batches import (
     BATCHES_AHEAD,
     ResidentCubes,
     StreamedCubes,
-    feed_of,
+    place_cubes,
     resident_bytes,
 )
 from zssmnet.training.dataset import CubeSet, open_training_data
@@ -83,7 +83,7 @@ class TestResidence:
         ("where", "kind"), [("auto", StreamedCubes), ("host", StreamedCubes), ("device", ResidentCubes)]
     )
     def test_on_a_cpu_cubes_stay_on_disk_unless_told_otherwise(self, where, kind) -> None:
-        assert isinstance(feed_of(CubeSet([cubes_of(2)]), CPU, where), kind)
+        assert isinstance(place_cubes(CubeSet([cubes_of(2)]), CPU, where), kind)
 
 
 class TestPages:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.zssmnet.training.examples import CPU, bits, small_config
+from tests.zssmnet.training.examples import CPU, bits, cubes_of, small_config
 from zssmnet import load_pretrained
-from zssmnet.config import NetworkConfig, PretrainConfig
+from zssmnet.config import CorruptionConfig, NetworkConfig, PretrainConfig
+from zssmnet.corruption import sample_keys
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import LocalStorage
 from zssmnet.training.checkpoint import (
@@ -24,6 +25,7 @@ from zssmnet.training.checkpoint import (
     publish_last,
     resume,
 )
+from zssmnet.training.epoch import training_step
 from zssmnet.training.trainer import initial_state
 
 
@@ -275,3 +277,47 @@ class _Code:
 
     def __reduce__(self) -> tuple:
         return Path.touch, (self.path,)
+
+
+class TestMemoryLayout:
+    """Checkpoints are contiguous, weights channels-last; a fused step takes each momentum with its weight's strides."""
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+    def test_a_fused_step_after_resuming_is_the_uninterrupted_one(self, optimizer: str, tmp_path: Path) -> None:
+        config = small_config(optimizer=optimizer).model_copy(
+            update={"network": NetworkConfig(channels=(4, 6, 8, 10, 12))}
+        )
+        workplace = LocalStorage(tmp_path)
+        uninterrupted = fused_state(config)
+        for seed in (0, 1):
+            step(uninterrupted, seed)
+        uninterrupted.schedule.step()
+        uninterrupted.progress.add(EpochResult(1, 0.2, 0.1, 0.1))
+        publish_last(workplace, uninterrupted)
+        resumed = fused_state(config)
+        resume(workplace, resumed)
+        strides = [
+            (buffer.stride(), weight.stride())
+            for weight, buffers in resumed.optimizer.state.items()
+            for buffer in buffers.values()
+            if buffer.shape == weight.shape
+        ]
+        assert strides
+        assert all(of_buffer == of_weight for of_buffer, of_weight in strides)
+        for state in (uninterrupted, resumed):
+            step(state, 2)
+        assert bits(resumed.model.state_dict()) == bits(uninterrupted.model.state_dict())
+        assert bits(resumed.optimizer.state_dict()) == bits(uninterrupted.optimizer.state_dict())
+
+
+def fused_state(config: PretrainConfig) -> TrainingState:
+    """As on a GPU, where one kernel updates all weights."""
+    state = initial_state(config, CPU)
+    state.optimizer.param_groups[0]["fused"] = True
+    return state
+
+
+def step(state: TrainingState, seed: int) -> None:
+    cubes = torch.from_numpy(cubes_of(2, seed, (32, 32, 8)))
+    keys = sample_keys(2, torch.Generator().manual_seed(seed))
+    training_step(state.model, state.optimizer, cubes, keys, CorruptionConfig())

@@ -115,14 +115,14 @@ class TestStep:
         assert runs[0] == runs[1]
 
     def test_steps_are_told_now_and_then_and_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(epoch, "LOOK_EVERY", 3)
+        monkeypatch.setattr(epoch, "CHECK_EVERY", 3)
         told = []
         train(small_model(), CubeSet([CUBES]), 1, seed(0), on_step=lambda *step: told.append(step))
         assert told == [(3, 7), (6, 7), (7, 7)]
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_a_cube_that_is_not_finite_stops_training(self, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(epoch, "LOOK_EVERY", 2)
+        monkeypatch.setattr(epoch, "CHECK_EVERY", 2)
         bad = CUBES.copy()
         bad[:, 0, 2, 2, 2] = value
         cubes = WatchedCubes([bad])

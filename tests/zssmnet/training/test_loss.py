@@ -12,7 +12,7 @@ from zssmnet.config import (
     ShufflingConfig,
 )
 from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
-from zssmnet.training.loss import restoration_loss, restore
+from zssmnet.training.loss import restoration_loss, restored_examples
 
 SIZE = (6, 5, 7)  # three lengths, so that no axis can be taken for another
 KEYS = sample_keys(4, torch.Generator().manual_seed(0))
@@ -88,7 +88,7 @@ def test_corruption_changes_the_input_and_not_the_target() -> None:
 
 def test_pictures_show_what_the_loss_compares() -> None:
     model = Linear()
-    shown = restore(model, CUBES, KEYS, ALL)
+    shown = restored_examples(model, CUBES, KEYS, ALL)
     seen, target = corrupt(CUBES, KEYS, ALL)
     assert torch.equal(shown.corrupted, seen[:, :3])
     assert torch.equal(shown.target, target)
