@@ -23,6 +23,9 @@ from zssmnet.config import (
     CubesConfig,
     DemoConfig,
     DicomConfig,
+    ExportConfig,
+    NnunetDatasetConfig,
+    PackageConfig,
     PretrainConfig,
     RetrainingConfig,
     StrictConfig,
@@ -36,6 +39,7 @@ example:
   zssmnet demo --output demo
 """
 _ROOT = {"output": ("ROOT", "working root; everything is below ROOT/SSL")}
+_MODEL = ("F", "local .model or .pth file, or a package's folder")
 _ARCHIVE = "--images_path archive/images --zonal_mask_path archive/masks"
 
 
@@ -109,6 +113,29 @@ COMMANDS = {
     "rollback": Command("make an earlier model the stable one again", "--output root --to 0123456789ab", _ROOT),
     "clean": Command(
         "show which checkpoints and old versions could go, and remove them with --yes", "--output root", _ROOT
+    ),
+    "nnunet-dataset": Command(
+        "write a raw data set for nnU-Net v2 with the six channels of pre-training and csPCa labels",
+        f"{_ARCHIVE} --lesion_path archive/cspca --output nnUNet_raw --dataset 501",
+        {
+            "images_path": ("D", "folder or s3://bucket/prefix of the images"),
+            "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
+            "lesion_path": ("D", "folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"),
+            "output": ("D", "nnU-Net's folder of raw data sets (nnUNet_raw)"),
+        },
+        (NnunetDatasetConfig,),
+    ),
+    "export": Command(
+        "write pre-trained weights as the file that nnU-Net takes",
+        "--model root/SSL/pretrained_weights/ssl_mnet_zonal.model --to nnunet-v2 --classes 2 --output mnet.pth",
+        {"model": _MODEL, "output": ("F", "file to write")},
+        (ExportConfig,),
+    ),
+    "package": Command(
+        "write pre-trained weights as a folder with a model card, to be published",
+        "--model root/SSL/pretrained_weights/ssl_mnet_zonal.model --output package",
+        {"model": _MODEL, "output": ("D", "folder to write")},
+        (PackageConfig,),
     ),
     "demo": Command(
         "synthetic examinations through all stages, with a small MNet, on the CPU",
