@@ -18,7 +18,7 @@ from typing_extensions import override
 from flows import embedded
 from flows.ends import run_to_its_end
 from flows.settings import Setting, Settings, add_flags, address, flags_of, spellings
-from zssmnet.config import ArchiveConfig, CubesConfig, DemoConfig, PretrainConfig
+from zssmnet.config import ArchiveConfig, CubesConfig, DemoConfig, DicomConfig, PretrainConfig
 
 EPILOG = """\
 Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
@@ -84,6 +84,12 @@ COMMANDS = {
         _ROOT,
         (ArchiveConfig, CubesConfig, PretrainConfig),
     ),
+    "import-dicom": Command(
+        "turn a tree of DICOM files into an archive like PI-CAI's, without what identifies patients",
+        "--dicom_path export --output archive --key_file import.key",
+        {"output": ("D", "folder for the archive; choices.csv in it says why each series was chosen or not")},
+        (DicomConfig,),
+    ),
     "verify": Command("check a working root against its records", "--output root", _ROOT),
     "versions": Command("list the published models, the stable one marked", "--output root", _ROOT),
     "rollback": Command("make an earlier model the stable one again", "--output root --to 0123456789ab", _ROOT),
@@ -110,7 +116,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     commands.check_addresses(options)
     with commands.torchrun_part() as follows:
         if not follows:
-            getattr(commands, options.command)(options)
+            getattr(commands, options.command.replace("-", "_"))(options)
 
 
 class _Version(argparse.Action):

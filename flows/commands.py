@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.embedded import own_environment, server_is_named, start_server
 from flows.ends import say
+from flows.intake_commands import import_dicom as import_dicom
 from flows.settings import settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig
 from zssmnet.errors import CheckpointError, VerificationError

@@ -31,6 +31,7 @@ EXTRAS = {
     "fsspec": "s3",
     "s3fs": "s3",
     "botocore": "s3",
+    "pydicom": "dicom",
 }
 """The extra of this package that brings a module."""
 

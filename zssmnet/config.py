@@ -258,3 +258,40 @@ class DemoConfig(_Frozen):
     cases: Annotated[int, Flag("cases", "N")] = Field(12, ge=6, description="Synthetic examinations")
     epochs: Annotated[int, Flag("epochs", "N")] = Field(8, ge=1, description="Epochs")
     seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**63, description="Seed of everything")
+
+
+class SeriesConfig(_Frozen):
+    """What is wanted of the diffusion images of a DICOM study."""
+
+    high_b: Annotated[float, Flag("high_b", "B")] = Field(
+        1400.0, gt=0, description="Wanted b-value of the DWI image, s/mm2; of high ones the nearest is taken"
+    )
+    lowest_b: Annotated[float, Flag("lowest_b", "B")] = Field(
+        1000.0, gt=0, description="Lowest b-value that counts as high, s/mm2"
+    )
+    compute_high_b: Annotated[bool, Flag("compute_high_b")] = Field(
+        False, description="Compute the wanted b-value from lower ones (one ADC a voxel) where there is no high one"
+    )
+
+
+class DicomConfig(SeriesConfig):
+    """Where DICOM files are, and which ids they get."""
+
+    dicom_path: Annotated[str, Flag("dicom_path", "D")] = Field(
+        min_length=1, description="Folder of DICOM files, in any order and depth"
+    )
+    key_file: Annotated[str | None, Flag("key_file", "F")] = Field(
+        None, description="Secret key: new ids are keyed hashes (HMAC) of the old"
+    )
+    ids: Annotated[str | None, Flag("ids", "F")] = Field(
+        None, description="CSV table of new ids instead: patient_id,study,case_id"
+    )
+    overrides: Annotated[str | None, Flag("overrides", "F")] = Field(
+        None, description="TOML file of choices by hand, by case: [10001_1000001] t2w = 4 (number of a series)"
+    )
+
+    @model_validator(mode="after")
+    def _one_source_of_ids(self) -> Self:
+        if (self.ids is None) == (self.key_file is None):
+            raise ValueError("new ids come either from --key-file or from --ids; give one of them")
+        return self

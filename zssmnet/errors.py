@@ -8,6 +8,7 @@ ZssmnetError
 │   ├── ImageError        one image in memory: the reason
 │   ├── SplitsError       splits.json
 │   ├── CubesError        a file of cubes
+│   ├── DicomError        a series of DICOM files, or the ids for them
 │   ├── CheckpointError   a checkpoint or a file of weights
 │   └── VerificationError files that differ from their records
 ├── StorageError          a folder or bucket that cannot be read or written
@@ -79,6 +80,10 @@ class SplitsError(InputError):
 
 class CubesError(InputError):
     """A file of cubes with a wrong shape, dtype or content."""
+
+
+class DicomError(InputError):
+    """DICOM files that make no volume, or ids that do not fit them; names a series by its number, never a patient."""
 
 
 class CheckpointError(InputError):
