@@ -1,4 +1,4 @@
-"""A stack of DICOM slices to an image: GDCM decodes single files, pydicom multi-frame ones.
+"""A stack of DICOM slices to an image: GDCM decodes single files, pydicom multi-frame ones and what GDCM cannot.
 
 Voxels are what the scanner meant: rescale slope and intercept are applied. Nothing of the headers goes into the image.
 """
@@ -32,7 +32,7 @@ def read_volume(stack: Stack) -> sitk.Image:
     if stack.fault:
         raise DicomError(f"{stack.name} {stack.fault}")
     try:
-        image = _read_files(stack) if stack.first.frame is None else _read_frames(stack)
+        image = _read(stack)
     except Exception as error:  # decoders meet damage with errors of any type
         raise DicomError(
             f"{stack.name}: its pixels cannot be decoded ({_syntax(stack)}: {type(error).__name__}); "
@@ -78,6 +78,15 @@ def _b(stack: Stack) -> float:
     return stack.first.b or 0.0
 
 
+def _read(stack: Stack) -> sitk.Image:
+    if stack.first.frame is not None:
+        return _read_frames(stack)
+    try:
+        return _read_files(stack)
+    except RuntimeError:  # a few files that GDCM cannot decode, pydicom can
+        return _read_frames(stack)
+
+
 def _read_files(stack: Stack) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     reader.SetNumberOfThreads(1)
@@ -94,7 +103,7 @@ def _read_frames(stack: Stack) -> sitk.Image:
         if str(one.file) not in frames:
             data = pydicom.dcmread(one.file, force=True)
             frames[str(one.file)] = data.pixel_array.reshape(-1, data.Rows, data.Columns)
-        plane = frames[str(one.file)][one.frame]
+        plane = frames[str(one.file)][one.frame or 0]
         slope, intercept = one.scaling
         planes.append(plane if one.scaling == (1.0, 0.0) else (plane * slope + intercept).astype(np.float32))
     image = sitk.GetImageFromArray(np.stack(planes))

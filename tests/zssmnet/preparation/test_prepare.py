@@ -544,7 +544,7 @@ class TestWarnings:
         write(as_image(noise(1) * 3.0 * factor), stage.image_path(1))
         found = self.warnings(stage)
         assert bool(found) is is_odd
-        assert all("ADC's maximum is" in warning for warning in found)
+        assert all("ADC's median in the gland is" in warning for warning in found)
 
 
 def test_prepare_in_memory_is_what_is_published(stage: Stage):
