@@ -99,6 +99,11 @@ def pool(features: Tensor, stream: Stream) -> Tensor:
     return nn.functional.max_pool3d(features, 2)
 
 
+def pooled_slices(slices: int) -> int:
+    """Slices that `pool` leaves of a 3D stream."""
+    return slices if slices < FEWEST_SLICES_POOLED else slices // 2
+
+
 def merge_streams(features_2d: Tensor, features_3d: Tensor, how: Merge) -> Tensor:
     """The feature merging unit: two streams of the same shape into one.
 

@@ -12,7 +12,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from zssmnet.mnet.blocks import Merge, Node, Stream, merge_streams, pool, upsample_like
+from zssmnet.mnet.blocks import Merge, Node, Stream, merge_streams, pool, pooled_slices, upsample_like
 
 BOTH: tuple[Stream, ...] = ("2d", "3d")
 FLAT: tuple[Stream, ...] = ("2d",)
@@ -72,6 +72,23 @@ HEADS: tuple[tuple[str, ...], ...] = (
 LEVELS = 5
 SHRINKAGE = 2 ** (LEVELS - 1)  # of Y and X between the first and the last level
 
+SUPERVISION_WEIGHTS = (1.0, 1 / 2, 1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 8)
+"""Weight of each head's loss under deep supervision, in the order of `HEADS` (the published segmentation network)."""
+
+
+def head_sizes(size_ZYX: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    """Z, Y, X of the seven outputs under deep supervision, for an input of the size `size_ZYX`.
+
+    A target for each head is the label map at its size. Z follows the streams' pooling, which keeps fewer than 8 slices.
+    """
+    z, y, x = size_ZYX
+    slices_3d, sizes = z, [(z, y, x)]
+    for halvings in range(1, LEVELS - 1):
+        slices_3d = pooled_slices(slices_3d)
+        y_x = (y >> halvings, x >> halvings)
+        sizes += [(slices_3d, *y_x), (z, *y_x)]
+    return sizes
+
 
 def level(node: str) -> int:
     """How often a node's features have been halved in Y and X, 0 to 4: the index of its number of channels."""
@@ -100,7 +117,8 @@ class MNet(nn.Module):
         num_classes: channels of each output; 3 in pre-training (the restored images).
         channels: channels of the five levels.
         merge: feature merging unit, "sub" (absolute difference), "sum" or "cat" (concatenation).
-        deep_supervision: whether all seven heads answer, not the first alone. May be switched later.
+        deep_supervision: whether `forward` returns the outputs of all seven heads, as the published segmentation
+            network does in training, or that of the first alone. May be switched later.
 
     Raises:
         ValueError: an argument that makes no network.
@@ -166,8 +184,7 @@ class MNet(nn.Module):
 
     def _head(self, i: int, streams: Mapping[str, Tensor]) -> Tensor:
         features = [streams[stream] for stream in HEADS[i]]
-        total = features[0] if len(features) == 1 else features[0] + features[1]
-        logits: Tensor = self.outputs[i](total.sigmoid() if self.deep_supervision else total)
+        logits: Tensor = self.outputs[i](features[0] if len(features) == 1 else features[0] + features[1])
         return logits
 
     def _merged(self, streams: list[Tensor]) -> Tensor:
