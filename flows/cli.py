@@ -18,7 +18,16 @@ from typing_extensions import override
 from flows import embedded
 from flows.ends import run_to_its_end
 from flows.settings import Setting, Settings, add_flags, address, flags_of, spellings
-from zssmnet.config import ArchiveConfig, CubesConfig, DemoConfig, DicomConfig, PretrainConfig
+from zssmnet.config import (
+    ArchiveConfig,
+    CubesConfig,
+    DemoConfig,
+    DicomConfig,
+    ExportConfig,
+    NnunetDatasetConfig,
+    PackageConfig,
+    PretrainConfig,
+)
 
 EPILOG = """\
 Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
@@ -28,6 +37,7 @@ example:
   zssmnet demo --output demo
 """
 _ROOT = {"output": ("ROOT", "working root; everything is below ROOT/SSL")}
+_MODEL = ("F", "local .model or .pth file, or a package's folder")
 _ARCHIVE = "--images_path archive/images --zonal_mask_path archive/masks"
 
 
@@ -93,6 +103,29 @@ COMMANDS = {
     "verify": Command("check a working root against its records", "--output root", _ROOT),
     "versions": Command("list the published models, the stable one marked", "--output root", _ROOT),
     "rollback": Command("make an earlier model the stable one again", "--output root --to 0123456789ab", _ROOT),
+    "nnunet-dataset": Command(
+        "write a raw data set for nnU-Net v2 with the six channels of pre-training and csPCa labels",
+        f"{_ARCHIVE} --lesion_path archive/cspca --output nnUNet_raw --dataset 501",
+        {
+            "images_path": ("D", "folder or s3://bucket/prefix of the images"),
+            "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
+            "lesion_path": ("D", "folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"),
+            "output": ("D", "nnU-Net's folder of raw data sets (nnUNet_raw)"),
+        },
+        (NnunetDatasetConfig,),
+    ),
+    "export": Command(
+        "write pre-trained weights as the file that nnU-Net takes",
+        "--model root/SSL/pretrained_weights/ssl_mnet_zonal.model --to nnunet-v2 --classes 2 --output mnet.pth",
+        {"model": _MODEL, "output": ("F", "file to write")},
+        (ExportConfig,),
+    ),
+    "package": Command(
+        "write pre-trained weights as a folder with a model card, to be published",
+        "--model root/SSL/pretrained_weights/ssl_mnet_zonal.model --output package",
+        {"model": _MODEL, "output": ("D", "folder to write")},
+        (PackageConfig,),
+    ),
     "demo": Command(
         "synthetic examinations through all stages, with a small MNet, on the CPU",
         "--output demo --cases 12",

@@ -12,6 +12,9 @@ from typing import Any
 
 from flows.embedded import own_environment, server_is_named, start_server
 from flows.ends import say
+from flows.handoff_commands import export as export
+from flows.handoff_commands import nnunet_dataset as nnunet_dataset
+from flows.handoff_commands import package as package
 from flows.intake_commands import import_dicom as import_dicom
 from flows.settings import settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig

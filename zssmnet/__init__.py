@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from zssmnet.config import CorruptionConfig, CubesConfig, PreparationConfig, PretrainConfig
     from zssmnet.corruption import Corruption
     from zssmnet.errors import ZssmnetError
-    from zssmnet.handoff.pretrained import export_nnunet_v2, load_pretrained
+    from zssmnet.handoff.export import export_nnunet_v2
+    from zssmnet.handoff.load import load_pretrained
+    from zssmnet.handoff.network_input import network_input
     from zssmnet.mnet import MNet
     from zssmnet.stages import generate_cubes, prepare_archive, prepare_case, pretrain
     from zssmnet.training.dataset import CubesDataset
@@ -39,6 +41,7 @@ __all__ = [
     "export_nnunet_v2",
     "generate_cubes",
     "load_pretrained",
+    "network_input",
     "prepare_archive",
     "prepare_case",
     "pretrain",
@@ -48,7 +51,9 @@ _MODULES = {
     "config": ("CorruptionConfig", "CubesConfig", "PreparationConfig", "PretrainConfig"),
     "corruption": ("Corruption",),
     "errors": ("ZssmnetError",),
-    "handoff.pretrained": ("export_nnunet_v2", "load_pretrained"),
+    "handoff.export": ("export_nnunet_v2",),
+    "handoff.load": ("load_pretrained",),
+    "handoff.network_input": ("network_input",),
     "mnet": ("MNet",),
     "stages": ("generate_cubes", "prepare_archive", "prepare_case", "pretrain"),
     "training.dataset": ("CubesDataset",),

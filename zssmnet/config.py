@@ -295,3 +295,47 @@ class DicomConfig(SeriesConfig):
         if (self.ids is None) == (self.key_file is None):
             raise ValueError("new ids come either from --key-file or from --ids; give one of them")
         return self
+
+
+class NnunetDatasetConfig(_Frozen):
+    """A raw data set for nnU-Net v2."""
+
+    number: Annotated[int, Flag("dataset", "N")] = Field(501, ge=1, le=999, description="Number of nnU-Net's data set")
+    name: Annotated[str, Flag("name", "NAME")] = Field(
+        "csPCa", pattern=r"^[A-Za-z0-9_-]+$", description="Name of nnU-Net's data set"
+    )
+    labels: Annotated[Literal["binary", "isup"], Flag("labels")] = Field(
+        "binary", description="binary: any lesion is csPCa; isup: a class for each of the ISUP grades 2 to 5"
+    )
+    volume: Annotated[Literal["prepared", "cropped", "native"], Flag("volume")] = Field(
+        "prepared",
+        description="prepared: resampled and cropped as for pre-training; cropped: on T2W's grid, cropped around the "
+        "gland; native: on T2W's grid, whole",
+    )
+    preparation: PreparationConfig = Field(PreparationConfig(), description="Target spacing and margin")
+    splits_path: SplitsPath = None
+    archive_format: FormatChoice = None
+    patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class ExportConfig(_Frozen):
+    """Weights in a file for another program."""
+
+    to: Annotated[Literal["nnunet-v2", "nnunet-v1"], Flag("to")] = Field(
+        "nnunet-v2", description="Program that reads the file"
+    )
+    classes: Annotated[int | None, Flag("classes", "N")] = Field(
+        None, ge=1, description="For nnU-Net v2: add new heads of so many classes, background included; none: no heads"
+    )
+
+
+class PackageConfig(_Frozen):
+    """A folder of weights with a model card."""
+
+    name: Annotated[str, Flag("name", "NAME")] = Field("zssmnet-mnet", min_length=1, description="Name on the card")
+    licence: Annotated[str, Flag("licence", "ID")] = Field(
+        "fill-in", min_length=1, description="Licence of the weights, as model hubs name it"
+    )
+    probe_path: Annotated[str | None, Flag("probe", "F")] = Field(
+        None, description="JSON file with the probe's result, for the card"
+    )

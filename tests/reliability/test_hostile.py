@@ -20,7 +20,7 @@ from tests.zssmnet.examinations import Archive, as_image, gland, noise
 from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.errors import CaseError, CheckpointError, CubesError, ZssmnetError
-from zssmnet.handoff.pretrained import load_pretrained
+from zssmnet.handoff.load import load_pretrained
 from zssmnet.preparation.cubes import generate_cubes, open_cubes, remove_other_sets
 from zssmnet.preparation.prepare import PreparedCase, prepare_case, remove_stale
 from zssmnet.registry.versions import (

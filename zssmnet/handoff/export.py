@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zssmnet.errors import ConfigError
 from zssmnet.handoff.load import LoadReport, load_body
 from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, local_path, read_weights
 from zssmnet.mnet import MNet
@@ -42,14 +41,12 @@ def export_nnunet_v2(
 
     Raises:
         CheckpointError: `model_path` is not usable.
-        ConfigError: `num_classes` is less than 1.
+        ValueError: `num_classes` is less than 1.
         StorageError: `out_path` cannot be written.
     """
     weights = read_weights(model_path)
-    if num_classes is not None and num_classes < 1:
-        raise ConfigError(f"{num_classes} classes: name the number of classes, background included, 2 for csPCa")
-    model, report = _checked(weights, num_classes or 1)
-    exported = dict(model.state_dict()) if num_classes else body_of(model)
+    model, report = _checked(weights, 1 if num_classes is None else num_classes)
+    exported = dict(model.state_dict()) if num_classes is not None else body_of(model)
     for name in [name for name in exported if name.startswith(HEADS)]:
         exported[name.replace(HEADS, SEGMENTATION_HEADS)] = exported[name].clone()
     network = {"in_channels": weights.in_channels, "channels": list(weights.channels), "merge": weights.merge}

@@ -41,9 +41,13 @@ class LoadReport:
     left_out: dict[str, str] = field(default_factory=dict)
     wrappers: tuple[str, ...] = ()
 
+    @property
+    def total(self) -> int:
+        """Tensors of the network."""
+        return len(self.taken) + len(self.initialised)
+
     def __str__(self) -> str:
-        total = len(self.taken) + len(self.initialised)
-        parts = [f"{len(self.taken)} of {total} tensors loaded from {self.source}"]
+        parts = [f"{len(self.taken)} of {self.total} tensors loaded from {self.source}"]
         if self.initialised:
             parts.append(f"{len(self.initialised)} initialised anew ({some(self.initialised)})")
         for reason in dict.fromkeys(self.left_out.values()):
@@ -119,7 +123,9 @@ def _check_fit(weights: Weights, body: Mapping[str, Tensor], model: MNet) -> Non
     }
     found = [f"{len(names)} {what} ({some(names)})" for what, names in misfits.items() if names]
     if found:
-        raise unusable(weights.path, f"does not fit: of {len(shapes)} tensors {', '.join(found)}; {_advice(body, model)}")
+        raise unusable(
+            weights.path, f"does not fit: of {len(shapes)} tensors {', '.join(found)}; {_advice(body, model)}"
+        )
 
 
 def _advice(body: Mapping[str, Tensor], model: MNet) -> str:

@@ -19,20 +19,20 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from zssmnet.config import PreparationConfig
-from zssmnet.data.archive import MASK_SUFFIX, PICAI_PATIENT, ArchiveFormat, Case, patient_of, take_inventory
+from zssmnet.config import NnunetDatasetConfig, PreparationConfig
+from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, take_inventory
 from zssmnet.data.examination import GRID_TOLERANCE_MM, Examination, array_of, read_examination
 from zssmnet.data.image_io import read_image, write_image
-from zssmnet.errors import ArchiveError, CaseError, ConfigError, UnreadableFileError
+from zssmnet.data.splits import read_folds
+from zssmnet.errors import ArchiveError, CaseError, UnreadableFileError
 from zssmnet.handoff.network_input import INPUT_CHANNELS, input_CZYX
 from zssmnet.preparation.prepare import prepare
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
-from zssmnet.storage import LocalStorage, Storage
+from zssmnet.storage import LocalStorage, Storage, read_file
 
 log = logging.getLogger(__name__)
 
 Labels = Literal["binary", "isup"]
-Volume = Literal["prepared", "cropped", "native"]
 FOLDS = 5
 NO_NORMALISATION = "noNorm"
 """Name of a channel whose intensities nnU-Net leaves alone."""
@@ -41,28 +41,6 @@ _LABELS: dict[Labels, dict[str, int]] = {
     "binary": {"background": 0, "csPCa": 1},
     "isup": {"background": 0} | {f"ISUP {grade}": label for label, grade in enumerate(ISUP_GRADES, 1)},
 }
-
-
-@dataclass(frozen=True)
-class DatasetOptions:
-    """What goes into the data set.
-
-    Attributes:
-        labels: ``binary`` (any lesion is csPCa) or ``isup`` (a class for each of the ISUP grades 2 to 5).
-        volume: ``prepared`` (resampled and cropped as in preparation), ``cropped`` (T2W's grid, cropped around the
-            gland) or ``native`` (T2W's grid, whole).
-        preparation: target spacing and margin.
-        archive_format: of the images; None recognises it.
-        patient_pattern: see `zssmnet.data.archive.patient_of`; a patient's cases are in one fold.
-        workers: cases that are read and written side by side; 0 takes one for each core.
-    """
-
-    labels: Labels = "binary"
-    volume: Volume = "prepared"
-    preparation: PreparationConfig = PreparationConfig()
-    archive_format: ArchiveFormat | None = None
-    patient_pattern: str = PICAI_PATIENT
-    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,8 +65,7 @@ def write_nnunet_dataset(
     zonal_masks: Storage,
     lesions: Storage,
     folder: Path,
-    folds_val: Sequence[Sequence[str]] | None = None,
-    options: DatasetOptions = DatasetOptions(),  # noqa: B008  (frozen)
+    config: NnunetDatasetConfig = NnunetDatasetConfig(),
     on_case: Callable[[str], None] = lambda case_id: None,
 ) -> NnunetDataset:
     """Write a raw data set for nnU-Net v2.
@@ -99,17 +76,18 @@ def write_nnunet_dataset(
         lesions: folder of ``<case>.nii.gz`` on T2W's grid: 0, or a lesion's ISUP grade (with ``binary``, any value
             above 0). A case without such a file is left out: nobody knows whether it has a lesion.
         folder: ``.../nnUNet_raw/DatasetNNN_<name>``; files there are replaced.
-        folds_val: the five ``val`` lists of a splits.json; cases that it does not name are left out. By default a
-            hash of the patient decides.
-        options: labels, volume and so on.
+        config: labels, volume and so on. Cases that its ``splits_path`` does not name are left out; without one, a
+            hash of the patient decides on the fold.
         on_case: called with the id of each case that is written.
 
     Raises:
         ArchiveError: no archive there, or no case that can be used.
+        SplitsError: a splits.json that is none.
         StorageError: the folder cannot be written.
     """
     output = LocalStorage(folder)
-    inventory = take_inventory(images, zonal_masks, options.archive_format)
+    folds_val = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else None
+    inventory = take_inventory(images, zonal_masks, config.archive_format)
     named = None if folds_val is None else {case_id for val in folds_val for case_id in val}
     cases = [case for case in inventory.cases if named is None or case.id in named]
     present = {entry.key for entry in lesions.list()}
@@ -118,13 +96,13 @@ def write_nnunet_dataset(
         try:
             if case.id + MASK_SUFFIX not in present:
                 raise CaseError(case.id, lesions.where(case.id + MASK_SUFFIX), "missing: the case has no lesion label")
-            has_lesion = _write_case(case, images, zonal_masks, lesions, output, options)
+            has_lesion = _write_case(case, images, zonal_masks, lesions, output, config)
         except CaseError as error:
             return error
         on_case(case.id)
         return has_lesion
 
-    with ThreadPoolExecutor(options.workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = dict(zip((case.id for case in cases), pool.map(write, cases), strict=True))
     left_out = [*inventory.faults, *(result for result in results.values() if isinstance(result, CaseError))]
     written = {case_id: result for case_id, result in results.items() if not isinstance(result, CaseError)}
@@ -133,18 +111,23 @@ def write_nnunet_dataset(
     if not written:
         reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
         raise ArchiveError(f"{images.uri}: no case can be used; {reason}")
-    _publish_json(output, "dataset.json", _description(len(written), options))
-    _publish_json(output, "splits_final.json", _splits(sorted(written), folds_val, options.patient_pattern))
+    _publish_json(output, "dataset.json", _description(len(written), config))
+    _publish_json(output, "splits_final.json", _splits(sorted(written), folds_val, config.patient_pattern))
     return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), tuple(left_out))
 
 
 def _write_case(
-    case: Case, images: Storage, zonal_masks: Storage, lesions: Storage, output: LocalStorage, options: DatasetOptions
+    case: Case,
+    images: Storage,
+    zonal_masks: Storage,
+    lesions: Storage,
+    output: LocalStorage,
+    config: NnunetDatasetConfig,
 ) -> bool:
     """Write a case's six channels and its label; whether it has a lesion."""
     examination = read_examination(case, images, zonal_masks)
-    label = _read_lesions(case.id, lesions, examination.t2w, options.labels)
-    volumes, mask, label = _selected(case.id, examination, label, options)
+    label = _read_lesions(case.id, lesions, examination.t2w, config.labels)
+    volumes, mask, label = _selected(case.id, examination, label, config)
     channels = input_CZYX(volumes, mask)
     for number, channel in enumerate(channels):
         _publish_image(output, f"imagesTr/{case.id}_{number:04d}.nii.gz", channel, mask)
@@ -154,13 +137,13 @@ def _write_case(
 
 
 def _selected(
-    case_id: str, examination: Examination, label: sitk.Image, options: DatasetOptions
+    case_id: str, examination: Examination, label: sitk.Image, config: NnunetDatasetConfig
 ) -> tuple[tuple[sitk.Image, sitk.Image, sitk.Image], sitk.Image, sitk.Image]:
     """Images, zonal mask and label on the grid that is asked for."""
-    if options.volume == "native":
+    if config.volume == "native":
         return examination.images, examination.mask, label
-    preparation, source = options.preparation, grid_of(examination.t2w)
-    if options.volume == "cropped":
+    preparation, source = config.preparation, grid_of(examination.t2w)
+    if config.volume == "cropped":
         preparation = PreparationConfig(spacing_mm=source.spacing, margin_mm=preparation.margin_mm)
     prepared = prepare(case_id, examination, preparation)
     label = crop_mask(resample_mask(label, target_grid(source, preparation.spacing_mm)), prepared.roi)
@@ -217,17 +200,17 @@ def _publish_json(output: LocalStorage, key: str, content: object) -> None:
     output.publish_bytes(key, json.dumps(content, indent=1).encode() + b"\n")
 
 
-def _description(count: int, options: DatasetOptions) -> dict[str, Any]:
+def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
     """nnU-Net's dataset.json."""
     return {
         "channel_names": {str(number): NO_NORMALISATION for number in range(len(INPUT_CHANNELS))},
-        "labels": _LABELS[options.labels],
+        "labels": _LABELS[config.labels],
         "numTraining": count,
         "file_ending": ".nii.gz",
         "zssmnet": {
             "channels": INPUT_CHANNELS,
-            "volume": options.volume,
-            "preparation": options.preparation.model_dump(mode="json"),
+            "volume": config.volume,
+            "preparation": config.preparation.model_dump(mode="json"),
         },
     }
 
@@ -254,14 +237,6 @@ def _fold(patient: str) -> int:
     return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]) % FOLDS
 
 
-def dataset_folder(raw: Path, number: int, name: str) -> Path:
-    """The folder of a data set below ``nnUNet_raw``.
-
-    Raises:
-        ConfigError: a number or name that nnU-Net does not take.
-    """
-    if not 1 <= number <= 999:
-        raise ConfigError(f"{number}: nnU-Net's data sets have numbers from 1 to 999")
-    if not name.replace("_", "").replace("-", "").isalnum():
-        raise ConfigError(f"{name!r}: a data set's name has letters, digits, - and _")
-    return raw / f"Dataset{number:03d}_{name}"
+def dataset_folder(raw: Path, config: NnunetDatasetConfig) -> Path:
+    """The folder of a data set below ``nnUNet_raw``."""
+    return raw / f"Dataset{config.number:03d}_{config.name}"

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zssmnet.config import CubesConfig, PreparationConfig
+from zssmnet.config import CubesConfig, PackageConfig, PreparationConfig
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import InputError
 from zssmnet.handoff.network_input import INPUT_CHANNELS
@@ -22,7 +22,6 @@ from zssmnet.handoff.weights import (
     read_weights,
     record_of,
 )
-from zssmnet.mnet import MNet
 from zssmnet.preparation.cubes import HIGHEST_ADC
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import LocalStorage
@@ -30,7 +29,6 @@ from zssmnet.storage import LocalStorage
 log = logging.getLogger(__name__)
 
 CARD, ADAPTATION_PLAN = "README.md", "adaptation_plan.json"
-LICENCE_TO_FILL = "fill-in"
 CITATIONS = {
     "Z-SSMNet": "Yuan et al., Z-SSMNet: Zonal-aware self-supervised mesh network for prostate cancer detection and "
     "diagnosis with bi-parametric MRI, https://arxiv.org/abs/2212.05808",
@@ -38,26 +36,48 @@ CITATIONS = {
     "https://arxiv.org/abs/2205.04846",
     "Models Genesis": "Zhou et al., Models Genesis, Medical Image Analysis 67:101840, 2021",
 }
+_HEADER = """\
+---
+license: {licence}
+library_name: zssmnet
+tags: [prostate, mri, bpmri, self-supervised, pre-training, medical-imaging, mnet]
+---
+# {name}
+
+MNet, pre-trained on bi-parametric prostate MRI (T2W, ADC, high b-value DWI and zonal masks) to restore corrupted cubes,
+as Z-SSMNet (arXiv 2212.05808) describes it. For fine-tuning on the detection of clinically significant prostate cancer;
+no medical device, and no detector as it is.
+"""
+_HOW_TO_LOAD = """
+## How to load it
+
+```python
+import zssmnet
+
+model = zssmnet.load_pretrained("path/to/this/folder", num_classes=2)
+```
+
+The input has the axes (N, C, Z, Y, X) and the channels {channels}; `zssmnet.network_input` makes it from files.
+Intensities and spacing are in `{config}`.
+
+## Please cite
+"""
 
 
 @dataclass(frozen=True)
 class _Content:
     """What a package is made from."""
 
-    name: str
     weights: Weights
     record: PretrainedModel | None
-    licence: str
+    config: PackageConfig
     probe: Mapping[str, Any] | None
 
 
 def write_package(
     model_path: str | os.PathLike[str],
     folder: str | os.PathLike[str],
-    *,
-    name: str = "zssmnet-mnet",
-    licence: str = LICENCE_TO_FILL,
-    probe_path: str | os.PathLike[str] | None = None,
+    config: PackageConfig = PackageConfig(),
 ) -> Path:
     """Write weights as a package, which `load_pretrained(folder)` loads.
 
@@ -67,24 +87,22 @@ def write_package(
     Args:
         model_path: what `load_pretrained` reads.
         folder: a local folder; files of the package that are there already are replaced.
-        name: the package's name on the card.
-        licence: the licence's identifier on model hubs; by default a field to be filled in.
-        probe_path: JSON file with the probe's result, whose figures go onto the card.
+        config: the name and the licence on the card, and the probe's result. Without a licence there is a field to
+            be filled in.
 
     Returns:
         The folder.
 
     Raises:
         CheckpointError: `model_path` is not usable.
-        InputError: `probe_path` is no JSON object.
+        InputError: the probe's file is no JSON object.
         StorageError: the folder cannot be written.
     """
     from safetensors.torch import save_file
 
     weights = read_weights(model_path)
     check_finite(weights.path, weights.tensors)
-    record = record_of(weights.path)
-    content = _Content(name, weights, record, licence, _read_probe(probe_path) if probe_path else None)
+    content = _Content(weights, record_of(weights.path), config, _read_probe(config.probe_path))
     output = LocalStorage(local_path(folder))
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
     with output.publishing(PACKAGE_WEIGHTS) as path:
@@ -113,7 +131,7 @@ def _config(content: _Content) -> dict[str, Any]:
         "library": "zssmnet",
         "library_version": version("zssmnet"),
         "run_id": record.run_id if record else None,
-        "license": content.licence,
+        "license": content.config.licence,
         "citations": CITATIONS,
     }
 
@@ -144,36 +162,23 @@ def _adaptation_plan(content: _Content) -> dict[str, Any]:
 
 def _card(content: _Content) -> str:
     """The model card, in the form of the field's model hubs: Markdown after a YAML header."""
-    weights, record = content.weights, content.record
-    parameters = sum(parameter.numel() for parameter in _network(weights).parameters())
-    sections = [
-        "---",
-        f"license: {content.licence}" + ("  # the licence of these weights" if content.licence == LICENCE_TO_FILL else ""),
-        "library_name: zssmnet",
-        "tags: [prostate, mri, bpmri, self-supervised, pre-training, medical-imaging, mnet]",
-        "---",
-        f"# {content.name}\n",
-        "MNet, pre-trained on bi-parametric prostate MRI (T2W, ADC, high b-value DWI and zonal masks) to restore corrupted "
-        "cubes, as Z-SSMNet (arXiv 2212.05808) describes it. For fine-tuning on the detection of clinically significant "
-        "prostate cancer; no medical device, and no detector as it is.\n",
+    weights, record, config = content.weights, content.record, content.config
+    to_fill = "  # to be filled in: the licence of these weights" if config.licence == PackageConfig().licence else ""
+    lines = [
+        _HEADER.format(licence=config.licence + to_fill, name=config.name),
         "## Training data\n",
         *_data_lines(record),
         "\n## Network and settings\n",
         f"- MNet with the channels {', '.join(map(str, weights.channels))}, merging unit `{weights.merge}`, "
-        f"{weights.in_channels} input channels, {parameters:,} parameters",
+        f"{weights.in_channels} input channels",
         *_settings_lines(record),
         "\n## Validation\n",
         *_validation_lines(record),
         *([] if content.probe is None else ["\n## Does it help? The probe's result\n", *_probe_lines(content.probe)]),
-        "\n## How to load it\n",
-        "```python\nimport zssmnet\n\nmodel = zssmnet.load_pretrained(\"path/to/this/folder\", num_classes=2)\n```\n",
-        f"The input has the axes (N, C, Z, Y, X) and the channels {', '.join(INPUT_CHANNELS)}; "
-        "`zssmnet.handoff.network_input.network_input` makes it from files. Intensities and spacing are in "
-        f"`{PACKAGE_CONFIG}`.\n",
-        "## Please cite\n",
+        _HOW_TO_LOAD.format(channels=", ".join(INPUT_CHANNELS), config=PACKAGE_CONFIG),
         *(f"- {citation}" for citation in CITATIONS.values()),
     ]
-    return "\n".join(sections) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _data_lines(record: PretrainedModel | None) -> list[str]:
@@ -203,14 +208,19 @@ def _validation_lines(record: PretrainedModel | None) -> list[str]:
     if record is None:
         return ["- no record lies beside the weights"]
     figures = [f"- {name}: {value:.5g}" for name, value in sorted(record.metrics.items())]
-    return [f"- validation loss (mean squared error of the restored images): {record.best_validation_loss:.5f}", *figures]
+    return [
+        f"- validation loss (mean squared error of the restored images): {record.best_validation_loss:.5f}",
+        *figures,
+    ]
 
 
 def _probe_lines(probe: Mapping[str, Any]) -> list[str]:
     return [f"- {name}: {value}" for name, value in probe.items() if isinstance(value, str | int | float)]
 
 
-def _read_probe(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+def _read_probe(path: str | None) -> Mapping[str, Any] | None:
+    if path is None:
+        return None
     file = local_path(path)
     try:
         content = json.loads(file.read_bytes())
@@ -221,10 +231,6 @@ def _read_probe(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{file}: holds a {type(content).__name__}, not the probe's figures by name")
     return content
-
-
-def _network(weights: Weights) -> MNet:
-    return MNet(weights.in_channels, 3, weights.channels, weights.merge)
 
 
 def _patch_ZYX() -> list[int]:  # noqa: N802  (axes)

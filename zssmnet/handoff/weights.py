@@ -27,7 +27,7 @@ from zssmnet.training.tensor_files import is_backed, load_tensors
 Channels = tuple[int, int, int, int, int]
 WEIGHT_KEYS = ("state_dict", "network_weights")
 NETWORK_KEY = "zssmnet"
-"""Entry of an exported file, and of nnU-Net's plans, with what the tensors alone cannot tell: `merge`, and `channels`."""
+"""Entry of an exported file, and of nnU-Net's plans, with the network's `channels` and `merge`."""
 HEADS = "outputs."
 PACKAGE_WEIGHTS, PACKAGE_CONFIG = "model.safetensors", "config.json"
 # What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into names.

@@ -79,7 +79,7 @@ SUPERVISION_WEIGHTS = (1.0, 1 / 2, 1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 8)
 def head_sizes(size_ZYX: tuple[int, int, int]) -> list[tuple[int, int, int]]:
     """Z, Y, X of the seven outputs under deep supervision, for an input of the size `size_ZYX`.
 
-    A target for each head is the label map at its size. Z follows the streams' pooling, which keeps fewer than 8 slices.
+    A head's target is the label map at its size. Z follows the streams' pooling, which keeps fewer than 8 slices.
     """
     z, y, x = size_ZYX
     slices_3d, sizes = z, [(z, y, x)]

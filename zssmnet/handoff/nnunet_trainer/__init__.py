@@ -1,4 +1,4 @@
-"""Trainers for nnU-Net v2 (2.8 or newer), which finds them by ``nnUNet_extTrainer``: it is to name this folder, `FOLDER`.
+"""Trainers for nnU-Net v2 (2.8 or newer), which finds them in this folder if ``nnUNet_extTrainer`` names it.
 
 nnU-Net imports `zssmnet_trainer` by itself; nothing else of this package needs nnU-Net.
 """
