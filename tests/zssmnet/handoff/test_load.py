@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from zssmnet.handoff.pretrained import load_pretrained
 
 from zssmnet.errors import CheckpointError
+from zssmnet.handoff.load import load_pretrained
 from zssmnet.mnet import MNet
 
 SMALL = (2, 3, 4, 5, 6)
