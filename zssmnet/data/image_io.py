@@ -54,7 +54,8 @@ def read_image(path: Path) -> sitk.Image:
     except HeaderError as error:
         raise UnreadableFileError(str(path), f"is no readable image: {error}") from error
     except _DAMAGED as error:
-        raise UnreadableFileError(str(path), f"is truncated or damaged: {error}") from error
+        text = re.sub(r" 0x[0-9a-f]+ != 0x[0-9a-f]+", "", str(error))  # the two checksums
+        raise UnreadableFileError(str(path), f"is truncated or damaged: {text}") from error
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(reader.GetSpacing())
     image.SetOrigin(reader.GetOrigin())
