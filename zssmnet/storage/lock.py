@@ -234,7 +234,7 @@ class _OtherOwner:
         if has_expired or (owner and owner.has_gone):
             log.warning("%s: its lock was left by a run that has ended without releasing it", self._storage.uri)
             return True
-        self.is_alive = bool(owner) and (self.is_alive or owner.is_here or before not in (None, self.version))
+        self.is_alive = owner is not None and (self.is_alive or owner.is_here or before not in (None, self.version))
         if owner and self.is_alive and self.name != (name := f"{owner.name} since {owner.since}"):
             self.name = name
             log.warning("%s: is locked by %s", self._storage.uri, name)
