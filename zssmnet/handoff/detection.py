@@ -26,7 +26,7 @@ def detection_map(probabilities: str | Path) -> npt.NDArray[np.float32]:
     from report_guided_annotation import extract_lesion_candidates
 
     try:
-        with np.load(probabilities) as archive:  # no pickles: NumPy's default
+        with np.lib.npyio.NpzFile(probabilities, allow_pickle=False) as archive:
             probability = 1 - archive["probabilities"][0].astype(np.float32)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error

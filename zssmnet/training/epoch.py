@@ -92,7 +92,7 @@ def train_epoch(
 def training_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    cubes_NCXYZ: Tensor,
+    cubes_NCZYX: Tensor,
     keys: Tensor,
     corruption: CorruptionConfig,
     share: float = 1.0,
@@ -102,7 +102,7 @@ def training_step(
     """One step: corrupt, restore, compare, change the weights.
 
     Args:
-        cubes_NCXYZ: this process's share of the batch.
+        cubes_NCZYX: this process's share of the batch.
         keys: of their corruption.
         share: part of the whole batch that they are.
         group: processes whose gradients are summed.
@@ -112,7 +112,7 @@ def training_step(
         The mean loss of these cubes, and the restored images (N, 3, Z, Y, X).
     """
     optimizer.zero_grad(set_to_none=True)
-    restored, target = restored_pair(network, cubes_NCXYZ, keys, corruption)
+    restored, target = restored_pair(network, cubes_NCZYX, keys, corruption)
     loss = functional.mse_loss(restored, target)
     (loss * (share * loss_scale)).backward()  # type: ignore[no-untyped-call]
     group.sum_gradients(network)

@@ -10,7 +10,7 @@ import torch
 from tests.zssmnet.training.examples import CPU, bits, cubes_of, small_config
 from zssmnet import load_pretrained
 from zssmnet.config import CorruptionConfig, NetworkConfig, PretrainConfig
-from zssmnet.corruption import sample_keys
+from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import LocalStorage
 from zssmnet.training.checkpoint import (
@@ -318,6 +318,6 @@ def fused_state(config: PretrainConfig) -> TrainingState:
 
 
 def step(state: TrainingState, seed: int) -> None:
-    cubes = torch.from_numpy(cubes_of(2, seed, (32, 32, 8)))
+    cubes = swap_x_and_z(torch.from_numpy(cubes_of(2, seed, (32, 32, 8))))
     keys = sample_keys(2, torch.Generator().manual_seed(seed))
     training_step(state.model, state.optimizer, cubes, keys, CorruptionConfig())
