@@ -16,8 +16,8 @@ def nnunet_dataset(options: argparse.Namespace) -> None:
     from zssmnet.storage import open_storage
 
     folder = dataset_folder(local_path(options.output), config)
-    archive = (open_storage(path) for path in (options.images_path, options.zonal_mask_path, options.lesion_path))
-    done = write_nnunet_dataset(*archive, folder, config)
+    images, masks, lesions = map(open_storage, (options.images_path, options.zonal_mask_path, options.lesion_path))
+    done = write_nnunet_dataset(images, masks, lesions, folder, config)
     say(*(f"left out: {fault}" for fault in done.left_out))
     say(
         f"{len(done.cases)} cases, {done.with_lesion} with a lesion, {len(done.left_out)} left out: {done.folder}",

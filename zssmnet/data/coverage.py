@@ -41,11 +41,13 @@ class FieldOfView:
 
 def _axes(image: sitk.Image) -> npt.NDArray[np.float64]:
     """A step along each axis, in mm, as columns."""
-    return np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    steps: npt.NDArray[np.float64] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    return steps
 
 
 def padding(array_ZYX: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Voxels of a resampled image whose whole row or column of a slice is 0: none of them was measured."""
     is_measured = array_ZYX != 0
     rows, columns = is_measured.any(axis=2, keepdims=True), is_measured.any(axis=1, keepdims=True)
-    return ~(rows & columns)
+    unmeasured: npt.NDArray[np.bool_] = ~(rows & columns)
+    return unmeasured

@@ -83,7 +83,7 @@ def read_examination(case: Case, images: Storage, masks: Storage) -> Examination
         fields = (FieldOfView.of(adc, t2w), FieldOfView.of(dwi, t2w))
         adc, dwi = (onto_grid(image, t2w) for image in (adc, dwi))
     for file, volume in zip(files[1:], (adc, dwi, mask), strict=True):
-        _check_grid(case.id, file, volume, t2w)
+        check_grid(case.id, file, volume, t2w)
         volume.CopyInformation(t2w)
     with case_errors(case.id, files[3]):
         mask = with_whole_labels(mask)
@@ -169,7 +169,18 @@ def _read(case_id: str, storage: Storage, key: str) -> sitk.Image:
         raise CaseError(case_id, storage.where(key), error.reason) from error
 
 
-def _check_grid(case_id: str, address: str, image: sitk.Image, reference: sitk.Image) -> None:
+def check_grid(case_id: str, address: str, image: sitk.Image, reference: sitk.Image) -> None:
+    """Check that an image lies on T2W's grid, to a fraction of a voxel.
+
+    Args:
+        case_id: the case.
+        address: the image's file, for the message.
+        image: the image.
+        reference: T2W.
+
+    Raises:
+        CaseError: another size, or a corner that is more than `GRID_TOLERANCE` voxels away.
+    """
     if image.GetSize() != reference.GetSize():
         raise CaseError(case_id, address, f"has the size {image.GetSize()}, but T2W has {reference.GetSize()}")
     mm, voxels = _displacement(image, reference)

@@ -65,7 +65,7 @@ def read_header(stream: BinaryIO, is_compressed: bool) -> Header:
         OSError, EOFError: damaged compression.
     """
     first = stream.read(4)
-    sizes = [int.from_bytes(first, order) for order in ("little", "big")]  # type: ignore[arg-type]
+    sizes = [int.from_bytes(first, order) for order in ("little", "big")]
     if _NIFTI_1 in sizes:
         return _nifti(stream, first + stream.read(_NIFTI_1 - len(first)), "<>"[sizes.index(_NIFTI_1)])
     if _NIFTI_2 in sizes:
@@ -79,7 +79,7 @@ def read_header(stream: BinaryIO, is_compressed: bool) -> Header:
 def _nifti(stream: BinaryIO, content: bytes, order: str) -> Header:
     if len(content) < _NIFTI_1:
         raise HeaderError(f"it ends within its header, after {len(content)} bytes")
-    header = Nifti1Header(content, endianness=order, check=False)
+    header = Nifti1Header(content, endianness=order, check=False)  # type: ignore[no-untyped-call]
     if (magic := header["magic"].tobytes().rstrip(b"\0")) != b"n+1":
         raise HeaderError(f"its header ends with {magic!r} instead of b'n+1'")
     dimensions = int(header["dim"][0])
@@ -100,7 +100,8 @@ def _nifti(stream: BinaryIO, content: bytes, order: str) -> Header:
 
 
 def _dtype(code: int, bits: int) -> np.dtype[Any]:
-    dtype = np.dtype(data_type_codes.dtype[code]) if code in data_type_codes.dtype.keys() else None  # noqa: SIM118
+    known: dict[Any, Any] = data_type_codes.dtype
+    dtype: np.dtype[Any] | None = np.dtype(known[code]) if code in known.keys() else None  # noqa: SIM118
     if not dtype or dtype.itemsize * 8 != bits or not 0 < dtype.itemsize <= _WIDEST.get(dtype.kind, 0):
         raise HeaderError(f"its header has datatype {code} and bitpix {bits}, which is no type of numbers")
     return dtype

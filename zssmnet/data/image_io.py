@@ -129,7 +129,7 @@ def _read_voxels(path: Path, header: Header, reader: sitk.ImageFileReader, strea
     """The voxels that the header announces, all of them and no more, axes (z, y, x); a checksum is verified."""
     dtype = header.dtype or _dtype_of(reader)
     voxels = np.empty(reader.GetSize()[::-1], dtype.newbyteorder(">" if header.is_big_endian else "<"))
-    data = memoryview(voxels.reshape(-1).view(np.uint8))
+    data = voxels.reshape(-1).view(np.uint8).data
     found = _inflate_into(data, stream) if header.is_deflated else _read_into(data, stream)
     if found != len(data):
         what = "is truncated" if found < len(data) else "has a header that cannot be true"
@@ -145,7 +145,8 @@ def _read_voxels(path: Path, header: Header, reader: sitk.ImageFileReader, strea
 
 
 def _dtype_of(reader: sitk.ImageFileReader) -> np.dtype[Any]:
-    return sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
+    dtype: np.dtype[Any] = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
+    return dtype
 
 
 def _read_into(data: memoryview, stream: BinaryIO) -> int:

@@ -11,7 +11,7 @@ from zssmnet.data.image_io import read_image
 from zssmnet.errors import InputError
 
 
-def detection_map(probabilities: str | Path) -> npt.NDArray[np.float32]:
+def detection_map(probabilities: str | Path) -> npt.NDArray[Any]:
     """Lesion candidates of a case: connected regions, each with one confidence (PI-CAI's dynamic extraction).
 
     Args:
@@ -26,11 +26,11 @@ def detection_map(probabilities: str | Path) -> npt.NDArray[np.float32]:
     from report_guided_annotation import extract_lesion_candidates
 
     try:
-        with np.lib.npyio.NpzFile(probabilities, allow_pickle=False) as archive:
+        with open(probabilities, "rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:  # noqa: PTH123
             probability = 1 - archive["probabilities"][0].astype(np.float32)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
-    candidates: npt.NDArray[np.float32] = extract_lesion_candidates(probability, threshold="dynamic")[0]
+    candidates: npt.NDArray[Any] = extract_lesion_candidates(probability, threshold="dynamic")[0]
     return candidates
 
 
@@ -49,6 +49,6 @@ def evaluate_detection(predictions: Path, labels: Path) -> Any:
     files = sorted(predictions.glob("*.npz"))
     if not files:
         raise InputError(f"{predictions}: no <case>.npz; predict with --save_probabilities")
-    lesions = [array_of(read_image(labels / f"{file.stem}.nii.gz")) > 0 for file in files]
+    lesions: list[Any] = [array_of(read_image(labels / f"{file.stem}.nii.gz")) > 0 for file in files]
     names = [file.stem for file in files]
     return evaluate([detection_map(file) for file in files], lesions, subject_list=names, num_parallel_calls=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import Case
-from zssmnet.data.examination import ZONES, array_of, read_examination
+from zssmnet.data.examination import array_of, read_examination
 from zssmnet.errors import InputError
 from zssmnet.handoff.weights import local_path
 from zssmnet.preparation.cubes import scaled_volume
@@ -65,7 +65,7 @@ def input_CZYX(images: tuple[Any, Any, Any], mask: Any) -> npt.NDArray[np.float3
     """The six channels of a case, axes (channel, z, y, x), of its SimpleITK images T2W, ADC, DWI and zonal mask."""
     t2w, adc, dwi = (array_of(image) for image in images)
     volume_CZYX = scaled_volume((t2w, adc, dwi), array_of(mask)).transpose(0, 3, 2, 1)
-    zones = [volume_CZYX[3] == zone for zone in ZONES]
+    zones = [volume_CZYX[3] == zone for zone in range(3)]
     return np.concatenate([volume_CZYX[:3], np.stack(zones)], dtype=np.float32)
 
 

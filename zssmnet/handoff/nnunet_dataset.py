@@ -5,7 +5,6 @@
 """
 
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ import SimpleITK as sitk
 
 from zssmnet.config import NnunetDatasetConfig, PreparationConfig
 from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, take_inventory
-from zssmnet.data.examination import GRID_TOLERANCE_MM, Examination, array_of, read_examination
+from zssmnet.data.examination import Examination, array_of, check_grid, read_examination
 from zssmnet.data.image_io import read_image, write_image
 from zssmnet.data.splits import read_folds
 from zssmnet.errors import ArchiveError, CaseError, UnreadableFileError
@@ -157,8 +156,7 @@ def _read_lesions(case_id: str, lesions: Storage, t2w: sitk.Image, labels: Label
         image = read_image(lesions.local(key))
     except UnreadableFileError as error:
         raise CaseError(case_id, lesions.where(key), error.reason) from error
-    if image.GetSize() != t2w.GetSize() or not _same_place(image, t2w):
-        raise CaseError(case_id, lesions.where(key), f"lies on another grid than T2W (size {image.GetSize()})")
+    check_grid(case_id, lesions.where(key), image, t2w)
     values = array_of(image)
     classes = np.zeros(values.shape, np.uint8)
     if labels == "binary":
@@ -174,19 +172,6 @@ def _read_lesions(case_id: str, lesions: Storage, t2w: sitk.Image, labels: Label
     result = sitk.GetImageFromArray(classes)
     result.CopyInformation(t2w)
     return result
-
-
-def _same_place(image: sitk.Image, reference: sitk.Image) -> bool:
-    corners = itertools.product(*((0, size - 1) for size in image.GetSize()))
-    return all(
-        np.allclose(
-            image.TransformIndexToPhysicalPoint(corner),
-            reference.TransformIndexToPhysicalPoint(corner),
-            rtol=0,
-            atol=GRID_TOLERANCE_MM,
-        )
-        for corner in corners
-    )
 
 
 def _publish_image(output: LocalStorage, key: str, values_ZYX: npt.NDArray[Any], like: sitk.Image) -> None:

@@ -8,7 +8,7 @@ read: no code in a file runs.
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,7 @@ def record_of(path: Path) -> PretrainedModel | None:
     return read_record(LocalStorage(path.parent), path.name, PretrainedModel)
 
 
-def takes_concatenated(tensors: Mapping[str, Tensor], channels: Channels) -> bool:
+def takes_concatenated(tensors: Mapping[str, Tensor], channels: Sequence[int]) -> bool:
     """Whether the shapes are those of the merging unit "cat"."""
     return TAKES_PAIR in tensors and tuple(tensors[TAKES_PAIR].shape[1:2]) == (2 * channels[1],)
 

@@ -38,7 +38,7 @@ def calibrate_head(model: MNet, cubes: CubeSet, config: PretrainConfig) -> None:
     feature, logit, mean = (torch.stack(found).mean(dim=0) for found in (features, logits, means))
     shift = torch.logit(mean, eps=0.01) - logit
     weight = head.get_parameter("weight")
-    weight += torch.outer(shift, feature / feature.square().sum()).view_as(weight)
+    weight.add_(torch.outer(shift, feature / feature.square().sum()).view_as(weight))
 
 
 def _channel_means(volume_NCZYX: Tensor) -> Tensor:
