@@ -100,7 +100,7 @@ def _nifti(stream: BinaryIO, content: bytes, order: str) -> Header:
 
 
 def _dtype(code: int, bits: int) -> np.dtype[Any]:
-    known: dict[Any, Any] = data_type_codes.dtype
+    known: Any = data_type_codes.dtype
     dtype: np.dtype[Any] | None = np.dtype(known[code]) if code in known.keys() else None  # noqa: SIM118
     if not dtype or dtype.itemsize * 8 != bits or not 0 < dtype.itemsize <= _WIDEST.get(dtype.kind, 0):
         raise HeaderError(f"its header has datatype {code} and bitpix {bits}, which is no type of numbers")
