@@ -250,4 +250,7 @@ def _on_cpu(content: Any) -> Any:
     """Nested dicts with their tensors on the CPU: files can be read where there is no GPU."""
     if isinstance(content, dict):
         return {name: _on_cpu(value) for name, value in content.items()}
-    return content.cpu().contiguous() if isinstance(content, Tensor) else content
+    if not isinstance(content, Tensor):
+        return content
+    # flattened and back: where an axis has one voxel, channels-last counts as contiguous, but has other strides
+    return content.cpu().contiguous().view(-1).view(content.shape)
