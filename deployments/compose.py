@@ -1,4 +1,4 @@
-"""The services of docker-compose.yml, read to run them without containers."""
+"""What docker-compose.yml says of a service, for those who run it without containers."""
 
 import re
 from collections.abc import Mapping
@@ -8,12 +8,7 @@ from typing import Any
 
 import yaml
 
-_HERE = Path(__file__).resolve().parent
-COMPOSE_FILE = next(
-    folder / "docker-compose.yml" for folder in (_HERE, _HERE.parent) if (folder / "docker-compose.yml").exists()
-)
-"""In a wheel beside this module, in a checkout at its top."""
-IS_INSTALLED = COMPOSE_FILE.parent == _HERE
+COMPOSE_FILE = Path(__file__).resolve().parents[1] / "docker-compose.yml"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 
 

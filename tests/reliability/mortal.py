@@ -25,6 +25,7 @@ from typing import Any
 from flows import cli, embedded
 from tasks.announcement import ANNOUNCED
 from zssmnet.storage import LocalStorage, Storage
+from zssmnet.storage.lock import HELD
 from zssmnet.storage.records import record_key
 
 BEFORE, HALF_WRITTEN, WRITTEN, VISIBLE = "before", "half-written", "written", "visible"
@@ -46,9 +47,9 @@ class Fate:
     def change(self, address: str, moments: tuple[str, ...]) -> Callable[[str], bool]:
         """Note a change that is about to begin; tells for each moment of it whether it is the last.
 
-        Locks, and what was sent to the server, are not noted: they are no change of what is published.
+        Who holds a folder, and what the server was told, is not noted: it is no change of what is published.
         """
-        if address.endswith(f"/{record_key(ANNOUNCED)}"):
+        if f"/{HELD}/" in address or address.endswith(f"/{record_key(ANNOUNCED)}"):
             return lambda moment: False
         key = re.sub(r"events\.out\..*", "events", address.rpartition("/SSL/")[2])
         with self._lock:

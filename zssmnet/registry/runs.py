@@ -24,14 +24,15 @@ from zssmnet.preparation.cubes import SubsetCubes, find_cubes
 from zssmnet.registry.lineage import CaseData, data_of_cubes
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage
-from zssmnet.storage.lock import locked
-from zssmnet.storage.records import Input, fingerprints, read_record, up_to_date
-from zssmnet.training.acceleration import choose_device, choose_precision
+from zssmnet.storage.lock import held
+from zssmnet.storage.records import Input, fingerprints, outputs_there, read_record
+from zssmnet.training.acceleration import choose_device, precision
 from zssmnet.training.checkpoint import Progress, TrainingState, check_best
 from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import OnStep
 from zssmnet.training.fit import OnEpoch, fit
-from zssmnet.training.processes import Job, process_group
+from zssmnet.training.followers import team_for
+from zssmnet.training.team import Job
 from zssmnet.training.tensorboard import Monitor
 
 log = logging.getLogger(__name__)
@@ -40,16 +41,6 @@ METHOD = 1
 """Raised whenever the same cubes and configuration would give other weights."""
 _NOT_DECISIVE = {"epochs", "patience", "device", "processes", "compile", "cubes_in"}
 """Parts of the recipe that decide when training ends, and where and how fast it runs, not what an epoch does."""
-
-_ADDED = {
-    "precision": "auto",  # it leaves it to the device, which does not decide either
-    "optimizer": "sgd",
-    "weight_decay": 0.0,
-    "schedule": "halving",
-    "warm_up_epochs": 0,
-    "calibrated_head": False,
-}
-"""Settings that earlier versions did not have, and the values that they stood for: their runs are continued."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +52,7 @@ class Supply:
 
 
 def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
-    """Fingerprint the files of cubes; those with a record, or an earlier fingerprint, of their version are not read.
-
-    Where a file of cubes is not the one of its record, nothing is known about the cases behind it.
+    """Look at the files of cubes; those that have a record or an earlier fingerprint are not read again.
 
     Raises:
         CubesError: there are no cubes, or not of all subsets, or a case is both trained on and validated with.
@@ -72,16 +61,11 @@ def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
     keys = [by_subset[subset] for subset in SUBSETS]
     known, data = list(earlier), list[CaseData]()
     for key in keys:
-        record = read_record(cubes, key, SubsetCubes)
-        if present := up_to_date(cubes, key, record):
-            (output,) = present.outputs
-            known.append(Input(name=key, size=output.size, version=output.version, sha256=output.sha256))
-            data.extend(data_of_cubes(present))
-        elif record:
-            log.warning(
-                "%s: is not the file of its record; 'zssmnet cubes' cuts the cubes of the prepared cases anew",
-                cubes.where(key),
-            )
+        record, entry = read_record(cubes, key, SubsetCubes), cubes.stat(key)
+        if record and entry and outputs_there(cubes, record.outputs):
+            sha256 = record.outputs[0].sha256
+            known.append(Input(name=key, size=entry.size, version=entry.version, sha256=sha256))
+            data.extend(data_of_cubes(record))
     _check_sides(cubes, data)
     return Supply(fingerprints([(cubes, key) for key in keys], known), tuple(data))
 
@@ -95,10 +79,10 @@ def identify(inputs: Sequence[Input], config: PretrainConfig) -> str:
 def decisive(config: PretrainConfig) -> dict[str, Any]:
     """The settings that decide what an epoch does."""
     settings = config.model_dump(mode="json")
-    recipe = settings["training"]
-    undecisive = _NOT_DECISIVE - ({"epochs"} if config.training.schedule == "cosine" else set())
-    undecisive |= {name for name, default in _ADDED.items() if recipe[name] == default}
-    settings["training"] = {name: value for name, value in recipe.items() if name not in undecisive}
+    for name in _NOT_DECISIVE:
+        del settings["training"][name]
+    if settings["training"]["precision"] == "auto":  # it leaves it to the device, which does not decide either
+        del settings["training"]["precision"]
     return settings
 
 
@@ -121,24 +105,25 @@ def train(
         CubesError: cubes that cannot be used.
         TrainingError: training that cannot go on.
         CheckpointError: a checkpoint that cannot be used.
-        LockedError: another run trains there.
+        HeldError: another run trains there.
     """
     training, validation = open_training_data(cubes, config.training.batch_size)
     _log_start(training, validation, config, workplace)
+    device = choose_device(config.training.device)
     with (
-        locked(workplace) as lock,
+        held(workplace) as lease,
         Monitor(workplace, validation, config) as monitor,
-        process_group(Job(cubes=cubes.uri, config=config)) as group,
+        team_for(Job(cubes=cubes.uri, config=config), device) as team,
     ):
         workplace.sweep()
 
         def watch(state: TrainingState) -> None:
-            lock.check()  # else two runs would replace each other's checkpoints
+            lease.check()  # else two runs would replace each other's checkpoints
             monitor.on_epoch(state)
             on_epoch(state)
 
         try:
-            progress = fit(training, validation, config, workplace, watch, on_step, initial, group).progress
+            progress = fit(training, validation, config, workplace, watch, on_step, initial, team).progress
         except NonFiniteLossError as error:
             if found := training.first_not_finite() or validation.first_not_finite():
                 raise NonFiniteLossError(f"{error}; {found}; generate the cubes anew") from error
@@ -160,7 +145,7 @@ def describe(
         parameters=config,
         versions=_versions(),
         device=device.type,
-        precision=choose_precision(config.training, device),
+        precision=str(precision(config.training, device)).removeprefix("torch."),
         best_epoch=progress.best_epoch,
         best_validation_loss=progress.best_loss,
         metrics=_metrics(progress),
