@@ -29,9 +29,9 @@ SERVICES = tuple(step for step in STEPS if step != "setup")
 WORKERS = ("cpu-worker", "gpu-worker")
 PORTS = {"server": 4200}
 """Ports that `main` asks for."""
-READY_S = 300
+READY_S = 600
 """How long a service may take to become ready; the first start of a server makes its database."""
-SETUP_S = 300
+SETUP_S = 600
 RUNS_END_S = 60
 """A training in several processes takes up to 45 s to end in order."""
 ENDS_S = 30
