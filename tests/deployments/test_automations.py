@@ -36,7 +36,7 @@ SOON = timedelta(seconds=10)
 SETTLING = timedelta(seconds=20)
 """A heartbeat must be there before, on however slow a machine."""
 STARTS = 2
-PATIENCE_S = 120
+PATIENCE_S = 400
 AUTOMATIONS = automations(SOON, SETTLING, SOON, STARTS)
 TAKEN = (Pending(), Running())
 NOT_AGAIN = (

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from distributed import Client, LocalCluster
 
-PATIENCE_S = 120
+PATIENCE_S = 400
 
 
 class Cluster:

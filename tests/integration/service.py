@@ -28,7 +28,7 @@ from deployments.stack import LocalStack
 from zssmnet.storage.s3_files import PatientFiles
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 180
+PATIENCE_S = 600
 
 
 class Service:

@@ -32,7 +32,7 @@ from zssmnet.errors import ServiceError
 from zssmnet.storage import open_storage
 
 pytestmark = pytest.mark.integration
-PATIENCE_S = 400
+PATIENCE_S = 900
 
 
 @dataclass(frozen=True)

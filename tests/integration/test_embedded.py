@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.integration
-PATIENCE_S = 120
+PATIENCE_S = 400
 COMMAND = """
 from flows import embedded
 embedded.set_defaults()

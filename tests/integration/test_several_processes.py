@@ -21,7 +21,7 @@ COUNTS = (1, 1, 0, 1, 1, 3)
 def pretrain(api: str, cubes: Path, weights: Path, *launcher: str, options: tuple[str, ...] = ()) -> str:
     environment = os.environ | {"PREFECT_API_URL": api, "OMP_NUM_THREADS": "1"}
     command = [*launcher, "pretrain", "--data", str(cubes), "--output", str(weights), *RECIPE, *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -28,7 +28,7 @@ from zssmnet.storage.process_id import Owner
 from zssmnet.storage.records import record_key
 from zssmnet.storage.verification import Finding, verify_root
 
-PATIENCE_S = 300
+PATIENCE_S = 900
 STAGES = ("preparation", "cubes", "training", "publication")
 CHOSEN, AT_RANDOM = "killed at a chosen change", "killed at a random moment"
 HARMLESS = {"unfinished", "missing", "foreign", "outdated"}
