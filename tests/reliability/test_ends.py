@@ -14,7 +14,7 @@ from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.ledger import Ledger
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
-PATIENCE_S = 300
+PATIENCE_S = 900
 FIRST_FILES = {
     "preparation": "SSL/data/subset*/*",
     "cubes": "SSL/generated_cubes/*.npy",

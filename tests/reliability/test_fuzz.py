@@ -212,7 +212,7 @@ def test_headers_that_ask_for_far_too_much_take_no_memory(tmp_path: Path, ledger
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         assert found.returncode == 0, found.stderr
         assert int(found.stdout) <= MOST_MEMORY_MIB

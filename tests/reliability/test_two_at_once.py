@@ -13,7 +13,7 @@ from zssmnet.storage import Storage, open_storage
 from zssmnet.storage.verification import verify_root
 
 pytestmark = pytest.mark.integration
-PATIENCE_S = 240
+PATIENCE_S = 900
 PLACES = ["a folder", pytest.param("S3", marks=pytest.mark.long)]
 
 

@@ -16,7 +16,7 @@ from zssmnet.storage import LocalStorage
 from zssmnet.storage.records import remove_record
 from zssmnet.storage.verification import verify_stage
 
-PATIENCE_S = 60
+PATIENCE_S = 300
 NOBODY = "http://127.0.0.1:9/api"
 
 
