@@ -83,7 +83,7 @@ fix: setup  ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 
 lock:  ## pin requirements.in anew, for Python 3.11 to 3.13, with hashes (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --override requirements.overrides requirements.in -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.lock
 
 audit:  ## look the pinned packages up among the known vulnerabilities (asks https://pypi.org; no part of `make test`)
 	@$(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit==2.10.1
