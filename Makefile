@@ -7,10 +7,8 @@ READY := $(VENV)/.ready
 RESULTS := benchmarks/results
 AUDIT := .audit
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-# else every command of the tests, a process of its own, would be compiled anew
-export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help setup demo service service-stop deploy test format lint types tests reliability reliability-page bench bench-gpu bench-page fix lock audit clean
+.PHONY: help setup demo service service-stop deploy test format lint types tests tests-long reliability-page bench bench-gpu bench-page docs wheel fix lock audit clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,13 +28,13 @@ demo: setup  ## synthetic examinations through every stage, with a small MNet, o
 	$(BIN)/zssmnet demo --output demo
 
 service: setup  ## the service on this machine without containers: server, database, S3, workers
-	$(BIN)/python -m deployments.stack start
+	$(BIN)/zssmnet-service start
 
 service-stop:  ## end it
-	$(BIN)/python -m deployments.stack stop
+	$(BIN)/zssmnet-service stop
 
 deploy: setup  ## work pools, deployments and automations on the server that PREFECT_API_URL names, else on that of `make service`
-	@if [ -z "$$PREFECT_API_URL" ] && [ -f .service/env ]; then . ./.service/env; fi; $(BIN)/python -m deployments.setup
+	@if [ -z "$$PREFECT_API_URL" ] && [ -f .service/env ]; then . ./.service/env; fi; $(BIN)/zssmnet-deploy
 
 test: format lint types tests  ## everything that CI checks
 
@@ -51,12 +49,13 @@ types: setup
 
 tests: setup
 	@# side by side: some tests wait for services, others compute
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 && \
+	  echo "processor time, user and system, of make and of the tests:" && times
 
-reliability: setup  ## the long tests (an hour or more); reports of what may go wrong also in benchmarks/results
-	$(BIN)/pytest tests/reliability/test_soak.py --long --reliability-report $(RESULTS)/long_runs.json
-	$(BIN)/pytest --ignore tests/reliability/test_soak.py --long \
-	  --timeout 3600 --numprocesses 3 --dist loadfile --reliability-report $(RESULTS)/reliability.json
+tests-long: setup  ## all tests, the long ones too (an hour or more); the report of what went wrong also in benchmarks/results
+	$(BIN)/pytest tests/reliability/test_soak.py --long --durations 30 --reliability-report $(RESULTS)/long_runs.json
+	$(BIN)/pytest --ignore tests/reliability/test_soak.py --long --timeout 3600 --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 \
+	  --reliability-report $(RESULTS)/reliability.json
 	@$(BIN)/python -m tests.reliability.ledger - $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
 reliability-page:  ## put these reports into docs/reliability.md
@@ -78,12 +77,18 @@ bench-gpu: setup  ## everything about the GPU, within ten minutes; figures also 
 bench-page: setup  ## put these figures into docs/performance.md
 	$(BIN)/python -m benchmarks.report docs/performance.md $(wildcard $(RESULTS)/*.json)
 
+docs: setup  ## the documentation's pages, into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+wheel: setup  ## the package for pip, into dist/
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
 fix: setup  ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 lock:  ## pin requirements.in anew, for Python 3.11 to 3.13, with hashes (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --override requirements.overrides requirements.in -o requirements.lock
 
 audit:  ## look the pinned packages up among the known vulnerabilities (asks https://pypi.org; no part of `make test`)
 	@$(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit==2.10.1
@@ -94,4 +99,4 @@ audit:  ## look the pinned packages up among the known vulnerabilities (asks htt
 	done
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(AUDIT) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) demo site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ import torch
 from benchmarks.results import Results
 from benchmarks.timing import best_seconds
 from zssmnet.config import CorruptionConfig, ShufflingConfig
-from zssmnet.corruption import corrupt, sample_keys
+from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
 from zssmnet.corruption.flip import apply_flip, sample_flip
 from zssmnet.corruption.intensity import apply_intensity, sample_intensity
 from zssmnet.corruption.painting import apply_painting, sample_painting
@@ -69,7 +69,7 @@ def time_steps(batch: int, repeat: int, device: str) -> dict[str, float]:
         "shuffling": shuffle,
         "intensity": lambda: apply_intensity(cubes[:, :3], sample_intensity(keys, config.intensity), 1000),
         "painting": lambda: apply_painting(cubes, sample_painting(keys, SHAPE_CXYZ, config.painting)),
-        "whole": lambda: corrupt(stored, drawn, config),
+        "whole": lambda: corrupt(swap_x_and_z(stored), drawn, config),
     }
     settle = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     return {name: 1e3 * best_seconds(step, repeat, settle) for name, step in steps.items()}

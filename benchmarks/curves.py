@@ -12,7 +12,7 @@ import torch
 from benchmarks.random_cubes import draw_cubes
 from benchmarks.steps import Channels, Compile, Sizes
 from zssmnet.config import NetworkConfig, PretrainConfig, TrainingConfig
-from zssmnet.corruption import sample_keys
+from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.report.style import FAINT, INK, LINES, heading, legend, new_figure, png_of
 from zssmnet.training.acceleration import accelerated
 from zssmnet.training.loss import restoration_loss
@@ -54,7 +54,7 @@ def run(course: Course, sizes: Sizes) -> list[float]:
         keys = sample_keys(sizes.batch, state.generator)
         batch = cubes.index_select(0, numbers.to(device, non_blocking=True))
         state.optimizer.zero_grad(set_to_none=True)
-        loss = restoration_loss(network, batch, keys, config.corruption)
+        loss = restoration_loss(network, swap_x_and_z(batch), keys, config.corruption)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         losses[step] = loss.detach()

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from zssmnet.config import CorruptionConfig, NetworkConfig, PretrainConfig, Shuf
 from zssmnet.storage import LocalStorage
 from zssmnet.training.acceleration import choose_device
 from zssmnet.training.dataset import open_training_data
-from zssmnet.training.followers import team_for
-from zssmnet.training.team import Job
-from zssmnet.training.trainer import Learner, initial_state
+from zssmnet.training.fit import fit
+from zssmnet.training.processes import Job, process_group
+from zssmnet.training.trainer import Trainer, initial_state
 
 
 def configuration(
@@ -33,9 +34,9 @@ def one_epoch(cubes: str, **choices: Any) -> dict[str, Any]:
     start = time.perf_counter()
     training, validation = open_training_data(LocalStorage(Path(cubes)), config.training.batch_size)
     device = choose_device(config.training.device)
-    learner = Learner(initial_state(config, device), training, validation, config)
+    trainer = Trainer(initial_state(config, device), training, validation, config)
     ready = time.perf_counter()
-    result = learner.epoch()
+    result = trainer.epoch()
     return {
         "seconds": time.perf_counter() - ready,
         "loading_s": ready - start,
@@ -54,17 +55,15 @@ def plain_epoch(cubes: str, **choices: Any) -> dict[str, Any]:
 
 
 def together(cubes: str, **choices: Any) -> dict[str, Any]:
-    """Epochs of as many processes as the recipe says; the seconds of each."""
+    """Epochs of as many processes as the recipe says; the seconds of each, of the first with what comes before it."""
     config = configuration(**choices)
     training, validation = open_training_data(LocalStorage(Path(cubes)), config.training.batch_size)
-    device = choose_device(config.training.device)
-    seconds, losses = [], []
-    with team_for(Job(cubes=str(Path(cubes).absolute()), config=config), device) as team:
-        learner = Learner(initial_state(config, device), training, validation, config, team)
-        for _ in range(config.training.epochs):
-            start = time.perf_counter()
-            team.call(another_epoch=True)
-            losses.append(learner.epoch().train_loss)
-            seconds.append(time.perf_counter() - start)
-        team.call(another_epoch=False)
-    return {"epochs_s": seconds, "processes": team.size, "losses": losses}
+    with process_group(Job(cubes=str(Path(cubes).absolute()), config=config)) as group, TemporaryDirectory() as folder:
+        times = [time.perf_counter()]
+        ended = fit(
+            *(training, validation, config, LocalStorage(Path(folder))),
+            on_epoch=lambda state: times.append(time.perf_counter()),
+            group=group,
+        )
+    losses = [result.train_loss for result in ended.progress.history]
+    return {"epochs_s": np.diff(times).tolist(), "processes": group.size, "losses": losses}

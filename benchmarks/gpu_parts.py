@@ -16,13 +16,13 @@ from torch import Tensor
 from benchmarks.corruption import time_shuffling, time_steps
 from benchmarks.curves import Course, run
 from benchmarks.kernels import where_time_goes
-from benchmarks.steps import ALONE, PLAIN, TOGETHER, Compile, Sizes, Step, Variant, measure, tf32
+from benchmarks.steps import ALONE, PLAIN, TOGETHER, Compile, Sizes, Step, Variant, measure
 from zssmnet.config import CorruptionConfig
 from zssmnet.storage import LocalStorage
-from zssmnet.training.acceleration import make_optimizer
-from zssmnet.training.batches import Feed, ResidentCubes, StreamedCubes
+from zssmnet.training.acceleration import make_optimizer, tf32_allowed
+from zssmnet.training.batches import Batches, ResidentCubes, StreamedCubes
 from zssmnet.training.dataset import CubeSet, open_training_data
-from zssmnet.training.epoch import LOOK_EVERY, train_epoch
+from zssmnet.training.epoch import CHECK_EVERY, train_epoch
 from zssmnet.training.largest_batch import fits_in_memory, largest_batch
 
 Told = dict[str, Any]
@@ -53,14 +53,14 @@ def waits(sizes: Told, cubes: str) -> Iterator[Told]:
         yield found
 
 
-def _waits_with(feed: Feed, training: CubeSet, sizes: Sizes) -> Told:
+def _waits_with(batches: Batches, training: CubeSet, sizes: Sizes) -> Told:
     step = Step(TOGETHER, sizes)
     optimizer = make_optimizer(step.model, step.device, step.recipe)
-    watched = _WatchedFeed(feed)
+    watched = _WatchedBatches(batches)
     epoch = partial(train_epoch, step.network, optimizer, batch_size=sizes.batch, corruption=CorruptionConfig())
     try:
-        for feed_now in (feed, watched):  # what is done once only, is done in the first epoch
-            epoch(cubes=feed_now, generator=torch.Generator().manual_seed(0), on_step=lambda done, steps: None)
+        for batches_now in (batches, watched):  # what is done once only, is done in the first epoch
+            epoch(cubes=batches_now, generator=torch.Generator().manual_seed(0), on_step=lambda done, steps: None)
     except RuntimeError as error:
         return {"steps": watched.steps, "error": _first_line(error)}
     finally:
@@ -68,28 +68,28 @@ def _waits_with(feed: Feed, training: CubeSet, sizes: Sizes) -> Told:
     return {"steps": watched.steps, "error": None, "watched_by": "PyTorch" if watched.can_see else "nobody (CPU)"}
 
 
-class _WatchedFeed:
-    """A feed that lets PyTorch raise an error wherever the host waits, in all steps but the last.
+class _WatchedBatches:
+    """Batches that let PyTorch raise an error wherever the host waits, in all steps but the last.
 
     The last step is left out, as the loss is looked at after it; so there must be fewer steps than between two looks.
     """
 
-    def __init__(self, feed: Feed) -> None:
-        self.device = feed.device
-        self.can_see = feed.device.type == "cuda"
+    def __init__(self, batches: Batches) -> None:
+        self.device = batches.device
+        self.can_see = batches.device.type == "cuda"
         self.steps = 0
-        self._feed = feed
+        self._batches = batches
 
     def __len__(self) -> int:
-        return len(self._feed)
+        return len(self._batches)
 
     def batches(self, numbers: Iterable[Tensor]) -> Iterator[Tensor]:
-        """See `Feed`."""
+        """See `Batches`."""
         wanted = list(numbers)
-        assert 1 < len(wanted) < LOOK_EVERY
+        assert 1 < len(wanted) < CHECK_EVERY
         if self.can_see:
             torch.cuda.set_sync_debug_mode("error")
-        for number, batch in enumerate(self._feed.batches(wanted), 1):
+        for number, batch in enumerate(self._batches.batches(wanted), 1):
             if number == len(wanted):
                 self.end()
             yield batch
@@ -157,9 +157,9 @@ def largest(sizes: Told, tried_at_most: int = LARGEST_TRIED) -> Iterator[Told]:
     asked = Sizes.of(sizes)
     found: Told = {"tried_at_most": tried_at_most}
     for name, variant in (("float32", replace(TOGETHER, precision="float32")), ("bfloat16", TOGETHER)):
-        with tf32(variant.tf32):
-            network = Step(variant, asked).network
-            fits = partial(fits_in_memory, network, asked.size, torch.device(asked.device), CorruptionConfig())
+        with tf32_allowed(variant.tf32):
+            step = Step(variant, asked)
+            fits = partial(fits_in_memory, step.model, asked.size, step.device, CorruptionConfig(), variant.precision)
             found[name] = _largest(fits, asked.batch, tried_at_most)
         yield found
 

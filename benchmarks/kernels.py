@@ -13,10 +13,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import GIB
-from benchmarks.steps import TOGETHER, Sizes, Step, settle, tf32
+from benchmarks.steps import TOGETHER, Sizes, Step, settle
+from zssmnet.corruption import corrupt
 from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import make_optimizer
-from zssmnet.training.loss import corrupted_pair
+from zssmnet.training.acceleration import make_optimizer, tf32_allowed
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 KINDS = (
@@ -65,7 +65,7 @@ def forward_gflop(sizes: Sizes) -> float:
 
 def where_time_goes(sizes: Sizes, steps: int = 3) -> dict[str, Any]:
     """A step's time by kind of operation, as the profiler sees it, and what norms achieve of the bandwidth."""
-    with tf32(TOGETHER.tf32):
+    with tf32_allowed(TOGETHER.tf32):
         step = Step(TOGETHER, sizes)
         step()
         corruption_ms, _ = _profiled(lambda: _corrupted(step), steps, step.device)
@@ -110,7 +110,7 @@ def _seconds_of_copies(source: Tensor, target: Tensor) -> float:
 
 def _corrupted(step: Step) -> tuple[Tensor, Tensor]:
     batch, keys = step.batch()
-    return corrupted_pair(batch, keys, step.corruption)
+    return corrupt(batch, keys, step.corruption)
 
 
 def _network_step(step: Step, pair: tuple[Tensor, Tensor], optimizer: torch.optim.Optimizer) -> None:

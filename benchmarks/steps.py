@@ -3,8 +3,6 @@
 import itertools
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -16,11 +14,11 @@ from torch.nn import functional
 
 from benchmarks.random_cubes import Triple, draw_cubes
 from zssmnet.config import CorruptionConfig, TrainingConfig
-from zssmnet.corruption import corrupt, sample_keys
+from zssmnet.corruption import LAYOUT, corrupt, sample_keys, swap_x_and_z
 from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import accelerated, make_optimizer
-from zssmnet.training.epoch import LOOK_EVERY
-from zssmnet.training.loss import LAYOUT, restoration_loss
+from zssmnet.training.acceleration import accelerated, make_optimizer, tf32_allowed
+from zssmnet.training.epoch import CHECK_EVERY
+from zssmnet.training.loss import restoration_loss
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 Compile = Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"]
@@ -122,7 +120,7 @@ class Step:
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._steps += 1
-        if not self.variant.seldom or self._steps % LOOK_EVERY == 0:
+        if not self.variant.seldom or self._steps % CHECK_EVERY == 0:
             float(loss.detach())
 
     def loss(self, batch: Tensor, keys: Tensor) -> Tensor:
@@ -138,11 +136,11 @@ class Step:
 
     def _batch(self, numbers: Tensor) -> Tensor:
         if self._resident is not None:
-            return self._resident.index_select(0, numbers.to(self.device, non_blocking=True))
+            return swap_x_and_z(self._resident.index_select(0, numbers.to(self.device, non_blocking=True)))
         gathered: npt.NDArray[np.float16] = self._cubes[numbers.numpy()]
-        return torch.from_numpy(gathered).to(self.device)
+        return swap_x_and_z(torch.from_numpy(gathered).to(self.device))
 
-    def _make_optimizer(self) -> torch.optim.SGD:
+    def _make_optimizer(self) -> torch.optim.Optimizer:
         if self.variant.fused:
             return make_optimizer(self.model, self.device, self.recipe)
         return torch.optim.SGD(self.model.parameters(), lr=self.recipe.learning_rate, momentum=self.recipe.momentum)
@@ -150,20 +148,8 @@ class Step:
 
 def plain_loss(network: nn.Module, batch: Tensor, keys: Tensor, corruption: CorruptionConfig) -> Tensor:
     """The loss with channels first."""
-    pair = corrupt(batch, keys, corruption)
-    corrupted, target = (axes.permute(0, 1, 4, 3, 2).contiguous() for axes in (pair.input_NCXYZ, pair.target_NCXYZ))
+    corrupted, target = (volume.contiguous() for volume in corrupt(batch, keys, corruption))
     return functional.mse_loss(torch.sigmoid(network(corrupted)), target)
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Whether float32 convolutions and products of matrices on a GPU may use TF32, for a while."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def settle(device: torch.device) -> None:
@@ -178,7 +164,7 @@ def measure(variant: Variant, sizes: Sizes, warm_up: int = 3) -> dict[str, Any]:
     On a GPU, steps that do not wait for each other are timed as a row, from one end to the next, by events in the
     stream; the median of these is what counts.
     """
-    with tf32(variant.tf32):
+    with tf32_allowed(variant.tf32):
         step = Step(variant, sizes)
         start = time.perf_counter()
         step()

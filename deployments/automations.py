@@ -1,4 +1,4 @@
-"""What the server sees to by itself: runs that crash, whose machine has gone, or that nobody starts or ends.
+"""Prefect automations for runs that crash, that are lost with their machine, or that nobody starts or ends.
 
 A run is known to live by its heartbeats. One that crashes is started again as the same run, with the same parameters,
 and goes on from its records and its last checkpoint; but not for ever, since what crashed for want of memory will crash
@@ -8,6 +8,8 @@ again itself and counts how often, and subflows within their parent's process, w
 Each automation is bound to states, so that what a user has ended stays ended.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -34,10 +36,12 @@ STARTING = timedelta(minutes=30)
 SETTLING = timedelta(seconds=45)
 """How long a run stays crashed before it is started again: longer than the time between two heartbeats, by which a run
 shows itself that was thought lost and lives; and longer than its worker takes to let go of it, since a worker with a
-limit ends with an error when it is given a run that it still holds.
+limit ends with an error when it is given a run that it still counts as running.
 """
+_MARK = " (as made: "
+_PARTS = {"name", "description", "enabled", "trigger", "actions", "actions_on_trigger", "actions_on_resolve"}
 STARTS = 5
-"""How often a run is started in all, if it crashes again and again."""
+"""How often a run is started in all, if it crashes repeatedly."""
 
 
 def automations(
@@ -75,7 +79,7 @@ def automations(
                 _change(
                     StateType.FAILED,
                     f"It crashed before it began, or for the {starts}th time, so it is not started again by itself. "
-                    "Its log, or its worker's, tells why; start it again when that is mended, "
+                    "The reason is in its log, or in its worker's; start it again when that is mended, "
                     "and it goes on where it was.",
                 )
             ],
@@ -99,24 +103,33 @@ def automations(
     ]
 
 
-def make(client: SyncPrefectClient, wanted: Automation) -> bool:
-    """Make an automation, in place of others of its name; whether anything was done.
+def make(client: SyncPrefectClient, wanted: Automation) -> str:
+    """Make an automation, or bring the one of its name up to date; what was done.
 
-    One that is there as it should be is left alone, because it knows which runs it is waiting for.
+    One that is there as it should be is left alone, because it knows which runs it is waiting for; one that a user has
+    changed, too. What is switched off stays so. A digest in the description shows whether it is as it was made.
     """
+    wanted = wanted.model_copy(update={"description": _described(wanted)})
     there = client.read_automations_by_name(wanted.name)
-    if [_essence(one) for one in there] == [_essence(wanted)]:
-        return False
-    for old in there:
-        client.delete_automation(old.id)
-    wanted.create()
-    return True
+    if not there:
+        wanted.create()
+        return "made"
+    (first, *doubles) = there
+    for double in doubles:
+        client.delete_automation(double.id)
+    state = "on" if first.enabled else "off, as you left it"
+    if _essence(first) == _essence(wanted):
+        return f"there, and {state}"
+    if _MARK in (first.description or "") and first.description != _described(first):
+        return f"left as you changed it, and {state}; delete it to have it made anew"
+    client.update_automation(first.id, AutomationCore(**wanted.model_dump(include=_PARTS) | {"enabled": first.enabled}))
+    return f"brought up to date, and {state}"
 
 
 def ask_for_signs_of_life(client: SyncPrefectClient) -> int:
-    """Let the server expect heartbeats of all runs of deployments that are said to run; their number.
+    """Let the server expect heartbeats of all runs of deployments in state Running; their number.
 
-    A server that was away forgets what it expected: a run that was lost meanwhile would be said to run for ever. So one
+    A server that was away forgets what it expected: a run that was lost meanwhile would stay Running for ever. So one
     heartbeat is sent in its name. If the run lives, it sends the next one itself.
     """
     running = FlowRunFilter(
@@ -132,7 +145,20 @@ def ask_for_signs_of_life(client: SyncPrefectClient) -> int:
 
 
 def _essence(automation: AutomationCore) -> Mapping[str, object]:
-    return automation.model_dump(include={"description", "trigger", "actions"}, exclude={"trigger": {"id"}})
+    return automation.model_dump(
+        mode="json", include={"description", "trigger", "actions"}, exclude={"trigger": {"id"}}
+    )
+
+
+def _described(automation: AutomationCore) -> str:
+    """The description, with the digest of what the automation does at its end."""
+    does = json.dumps({**_essence(automation), "description": ""}, sort_keys=True, default=_plain)
+    text = (automation.description or "").partition(_MARK)[0]
+    return f"{text}{_MARK}{hashlib.sha256(does.encode()).hexdigest()[:8]})"
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def _missing(
@@ -166,7 +192,7 @@ def _crashed(*starts: str) -> EventTrigger:
 def _not_handed_over() -> Mapping[str, str]:
     """What belongs to runs of deployments but for those that a parent has handed over.
 
-    Each run of a deployment has one work queue, and no other run has any. Its heartbeats tell it as well.
+    Each run of a deployment has one work queue, and no other run has any. Its heartbeats name it as well.
     """
     return {"prefect.resource.role": "work-queue", "prefect.resource.name": f"!{WORK_QUEUE}"}
 

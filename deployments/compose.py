@@ -1,4 +1,4 @@
-"""What docker-compose.yml says of a service, for those who run it without containers."""
+"""The services of docker-compose.yml, read to run them without containers."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,12 @@ from typing import Any
 
 import yaml
 
-COMPOSE_FILE = Path(__file__).resolve().parents[1] / "docker-compose.yml"
+_HERE = Path(__file__).resolve().parent
+COMPOSE_FILE = next(
+    folder / "docker-compose.yml" for folder in (_HERE, _HERE.parent) if (folder / "docker-compose.yml").exists()
+)
+"""In a wheel beside this module, in a checkout at its top."""
+IS_INSTALLED = COMPOSE_FILE.parent == _HERE
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 
 

@@ -19,7 +19,7 @@ from deployments import compose, postgres
 from deployments.processes import StackError
 
 APART = "--no-services"
-"""What the server of docker-compose.yml is told, because its background services run apart, with Redis between."""
+"""A flag of docker-compose.yml's server, because its background services run apart, with Redis between."""
 _STATE = "state.json"
 _REDIS = ("redis:", "prefect_redis.")
 """How values begin that lead to Redis."""
@@ -88,7 +88,7 @@ class Places:
             assert self.cluster
             return self.cluster.command(self.port(name))
         if name == "s3":
-            return [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port(name))]
+            return [sys.executable, "-P", "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port(name))]
         program, *arguments = self._service(name).command
         here = sys.executable if program == "python" else str(Path(sys.executable).with_name(program))
         return [here, *(word for word in arguments if word != APART)]
@@ -186,9 +186,9 @@ def _write_secret(path: Path, text: str) -> None:
 
 
 def _free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on; all are held until the last is found, so that none is given twice."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
+    """Ports that nobody listens on; all are kept open until the last is found, so that none is given twice."""
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]

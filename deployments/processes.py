@@ -1,9 +1,9 @@
 """Processes that outlive the command that started them: found again, known for one's own, and ended to the last.
 
-A process id alone says little, since ids are given out anew after a while: the start time is kept with it. And every
-process that a service starts, however deep and in whatever session (a worker gives each flow run one of its own),
-inherits a mark in its environment, by which it is found even when its parent has gone. Both are read from Linux's
-/proc.
+A process id alone does not identify a process, since ids are given out anew after a while: the start time is kept
+with it. And every process that a service starts, however deep and in whatever session (a worker gives each flow run one
+of its own), inherits a mark in its environment, by which it is found even when its parent has ended. Both are read from
+Linux's /proc.
 """
 
 import json
@@ -107,9 +107,9 @@ def start(
 
 
 def last_words(log: Path) -> str:
-    """What a program said last, with where to read the rest."""
+    """The last line of a program's log, with the place of the rest."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{lines[-1] if lines else 'it said nothing'} (see {log})"
+    return f"{lines[-1] if lines else 'it printed nothing'} (see {log})"
 
 
 def marked(mark: str) -> list[Process]:
@@ -146,13 +146,13 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 def end(processes: Callable[[], list[Process]], signal_: signal.Signals, timeout_s: float) -> bool:
     """Ask all of them to end, also those that come up meanwhile; whether all had ended in time."""
-    told: set[Process] = set()
+    signalled: set[Process] = set()
 
     def gone() -> bool:
         there = processes()
-        for process in set(there) - told:
+        for process in set(there) - signalled:
             process.send(signal_)
-            told.add(process)
+            signalled.add(process)
         return not there
 
     return wait_for(gone, timeout_s)

@@ -1,22 +1,28 @@
-"""One step that makes all the service needs on its Prefect server: ``make deploy``. It can be repeated at any time.
+"""One step that makes all the service needs on its Prefect server: ``zssmnet-deploy``. It can be repeated at any time.
 
 It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
-deployments of ``prefect.yaml`` and the automations that see to crashed runs (``automations.py``). Work pools that are
-there keep their type and their limits, since these say what machines there are.
+deployments of ``prefect.yaml`` and the automations that see to crashed runs (``automations.py``). Of what is there, it
+brings up to date what belongs to the program (code, descriptions, run forms) and leaves what belongs to its users:
+schedules, parameters, pools and their limits, automations that were changed or switched off. It prints both.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import yaml
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import RemoteFileSystem
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, get_current_settings
+from prefect.utilities.callables import parameter_schema
 
 from deployments.automations import ask_for_signs_of_life, automations, make
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
@@ -36,6 +42,10 @@ PARAMETERS = {
     "root": "ZSSMNET_ROOT",
 }
 """Parameters that deployments start with, and the variables that name them; else the run form asks for them."""
+LEASES_OF_EARLIER_VERSIONS = {"pretrain": 8, "ssl-pretraining": 4, "retrain-on-new-data": 1}
+"""Limits that earlier versions gave to deployments. Each is a lease that the run renews at the server: where the server
+was away for a minute, it ended a training that could have gone on.
+"""
 RESULTS = "zssmnet-results"
 
 
@@ -43,8 +53,8 @@ def main() -> int:
     """Make everything; the exit status."""
     if not PREFECT_API_URL.value():
         print(
-            "zssmnet: error: no Prefect server is named: set PREFECT_API_URL, or start one with 'make service' and "
-            "take its settings with '. .service/env'",
+            "zssmnet: error: no Prefect server is named: set PREFECT_API_URL, or start one with 'zssmnet-service "
+            "start' and take its settings with '. .service/env'",
             file=sys.stderr,
         )
         return 1
@@ -52,11 +62,10 @@ def main() -> int:
         make_result_storage()
         make_work_pools()
         deploy()
-        give_parameters()
         make_automations()
     except (ZssmnetError, httpx.HTTPError, RuntimeError) as error:  # Prefect's client raises the last one, too
-        told = without_credentials(f"{PREFECT_API_URL.value()}: {' '.join(str(error).split())}")
-        print(f"zssmnet: error: {told}", file=sys.stderr)
+        reason = without_credentials(f"{PREFECT_API_URL.value()}: {' '.join(str(error).split())}")
+        print(f"zssmnet: error: {reason}", file=sys.stderr)
         return 1
     return 0
 
@@ -86,15 +95,45 @@ def make_work_pools() -> None:
 
 
 def deploy() -> None:
-    """The deployments of ``prefect.yaml``.
+    """Make the deployments of ``prefect.yaml`` that are not there, and bring the others up to date.
 
     Raises:
         ServiceError: Prefect's command failed.
     """
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]
+    wanted = _wanted()
+    with get_client(sync_client=True) as client:
+        there = {name: found for name in wanted if (found := _deployment(client, name))}
+        if new := [name for name in wanted if name not in there]:
+            _make(new)
+        for name, settings in wanted.items():
+            if name in there:
+                _update(client, there[name], settings)
+            else:
+                _give_parameters(client, name)
+
+
+def deployment_names() -> list[str]:
+    """The deployments of ``prefect.yaml``, each as flow/deployment: the flows have the same names."""
+    return [f"{name}/{name}" for name in _wanted()]
+
+
+def _wanted() -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
+
+
+def _deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+    """A deployment, which has the same name as its flow."""
+    try:
+        return client.read_deployment_by_name(f"{name}/{name}")
+    except ObjectNotFound:
+        return None
+
+
+def _make(names: list[str]) -> None:
+    command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(PREFECT_FILE)]
     settings = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
     done = subprocess.run(
-        command,
+        [*command, *(word for name in names for word in ("--name", name))],
         cwd=HOUSE,
         env=os.environ | settings,
         stdout=subprocess.PIPE,
@@ -106,33 +145,63 @@ def deploy() -> None:
         raise ServiceError(f"'prefect deploy' failed: {done.stdout[-2000:]}")
 
 
-def give_parameters() -> None:
-    """Give the deployments the parameters that the environment names, where they have them."""
-    named = {name: value for name, variable in PARAMETERS.items() if (value := os.environ.get(variable))}
-    with get_client(sync_client=True) as client:
-        for name in deployment_names():
-            deployment = client.read_deployment_by_name(name)
-            taken = deployment.parameter_openapi_schema["properties"]  # type: ignore[index]
-            given = {parameter: value for parameter, value in named.items() if parameter in taken}
-            if given:
-                update = DeploymentUpdate(parameters={**deployment.parameters, **given})
-                client.update_deployment(deployment.id, update)
-            told = ", ".join(f"{parameter}={value}" for parameter, value in given.items())
-            print(f"deployment {name} is made" + (f" with {told}" if told else ""))
+def _update(client: SyncPrefectClient, there: DeploymentResponse, wanted: Mapping[str, Any]) -> None:
+    """Bring up to date what belongs to the program, and report what is left to its users."""
+    flow: Flow[Any, Any] = load_flow_from_entrypoint(wanted["entrypoint"])
+    changes: dict[str, Any] = {
+        "entrypoint": wanted["entrypoint"],
+        "version": wanted["version"],
+        "description": wanted["description"],
+        "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
+    }
+    limit = there.global_concurrency_limit.limit if there.global_concurrency_limit else None
+    if limit is not None and limit == LEASES_OF_EARLIER_VERSIONS.get(there.name):
+        changes["concurrency_limit"] = None
+    client.request("PATCH", "/deployments/{id}", path_params={"id": there.id}, json=changes)
+    schedules = ", ".join(f"{_shown(one.schedule)} {'on' if one.active else 'off'}" for one in there.schedules)
+    print(
+        f"deployment {there.name} is brought up to date to version {wanted['version']}; left as they are: "
+        f"schedules ({schedules or 'none'}), parameters ({', '.join(there.parameters) or 'none'})"
+    )
+    if "concurrency_limit" in changes:
+        print(f"deployment {there.name} loses its limit of {limit} runs: the limit of its work pool is enough")
+    for name, value in _named_parameters().items():
+        if there.parameters.get(name, value) != value:
+            print(f"deployment {there.name} keeps {name}={there.parameters[name]}, not {value} of {PARAMETERS[name]}")
 
 
-def deployment_names() -> list[str]:
-    """The deployments of ``prefect.yaml``, each as flow/deployment: the flows have the same names."""
-    content = yaml.safe_load(PREFECT_FILE.read_text())
-    return [f"{one['name']}/{one['name']}" for one in content["deployments"]]
+def _give_parameters(client: SyncPrefectClient, name: str) -> None:
+    """Give a new deployment the parameters that the environment names, where it has them."""
+    deployment = client.read_deployment_by_name(f"{name}/{name}")
+    taken = deployment.parameter_openapi_schema["properties"]  # type: ignore[index]
+    given = {parameter: value for parameter, value in _named_parameters().items() if parameter in taken}
+    if given:
+        client.update_deployment(deployment.id, DeploymentUpdate(parameters={**deployment.parameters, **given}))
+    described = ", ".join(f"{parameter}={value}" for parameter, value in given.items())
+    print(f"deployment {name} is made" + (f" with {described}" if described else ""))
+    required = deployment.parameter_openapi_schema.get("required", [])  # type: ignore[union-attr]
+    if (missing := [one for one in required if one not in {**deployment.parameters, **given}]) and deployment.schedules:
+        print(
+            f"note: deployment {name} cannot run by schedule or event before it has {', '.join(missing)}: set them in "
+            "its parameters, or "
+            + ", ".join(PARAMETERS[one] for one in missing if one in PARAMETERS)
+            + " before it is made"
+        )
+
+
+def _named_parameters() -> dict[str, str]:
+    return {name: value for name, variable in PARAMETERS.items() if (value := os.environ.get(variable))}
+
+
+def _shown(schedule: Any) -> str:
+    return next(str(value) for name in ("cron", "interval", "rrule") if (value := getattr(schedule, name, None)))
 
 
 def make_automations() -> None:
     """The automations by which the server sees to lost and crashed runs."""
     with get_client(sync_client=True) as client:
         for wanted in automations():
-            done = make(client, wanted)
-            print(f"automation {wanted.name!r} is {'made' if done else 'there'}")
+            print(f"automation {wanted.name!r} is {make(client, wanted)}")
         if running := ask_for_signs_of_life(client):
             print(f"{running} runs are asked for a sign of life")
 

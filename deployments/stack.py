@@ -1,4 +1,4 @@
-"""The whole service as processes of this machine, where no container engine is at hand: ``make service``.
+"""The whole service as processes of this machine, where no container engine is at hand: ``zssmnet-service``.
 
 Commands and settings come from docker-compose.yml; only addresses and folders differ. Two of its services are left out:
 Redis, since the server runs its background services itself here (without ``--no-services``), and the S3 gateway, in
@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deployments import processes
-from deployments.compose import COMPOSE_FILE
+from deployments.compose import COMPOSE_FILE, IS_INSTALLED
 from deployments.places import Places
 from deployments.processes import Process, StackError, wait_for
 from zssmnet.errors import ZssmnetError
 
-FOLDER = COMPOSE_FILE.parent / ".service"
+FOLDER = Path.cwd() / ".service" if IS_INSTALLED else COMPOSE_FILE.parent / ".service"
 STEPS = ("postgres", "s3", "server", "setup", "cpu-worker", "gpu-worker")
 """In the order of starting."""
 SERVICES = tuple(step for step in STEPS if step != "setup")
@@ -171,7 +171,7 @@ class LocalStack:
 
         if not everything():
             return False
-        if name in WORKERS:  # they report that they were ended; a worker that is told to end kills them without a word
+        if name in WORKERS:  # they report that they were ended; a worker that gets SIGTERM kills them silently
             processes.end(runs, signal.SIGTERM, RUNS_END_S)
         # at SIGTERM PostgreSQL would wait for its clients
         processes.end(itself, signal.SIGINT if name == "postgres" else signal.SIGTERM, ENDS_S)
@@ -212,7 +212,7 @@ class LocalStack:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m deployments.stack", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="zssmnet-service", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("start", "stop", "status"))
     command = parser.parse_args(arguments).command
     stack = LocalStack(FOLDER, ports=PORTS)
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"zssmnet: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; 'make service-stop' ends what runs, 'make service' goes on", file=sys.stderr)
+        print("interrupted; 'zssmnet-service stop' ends what runs, 'zssmnet-service start' goes on", file=sys.stderr)
         return 130
 
 
@@ -237,7 +237,7 @@ def _start(stack: LocalStack) -> int:
         f"user and password:  {stack.environment['PREFECT_API_AUTH_STRING']}\n"
         f"for the shell:      . {_short(folder / 'env')}\n"
         f"logs:               {_short(folder / 'logs')}\n"
-        "end it:             make service-stop"
+        "end it:             zssmnet-service stop"
     )
     return 0
 
@@ -269,7 +269,7 @@ def _status(stack: LocalStack) -> int:
         pid = stack.pid(name)
         print(f"{name:<11} {f'runs, process {pid}, port {stack.places.port(name)}' if pid else 'does not run'}")
     runs = bool(services) and all(stack.pid(name) for name in services)
-    print("all services run" if runs else "start it with 'make service'")
+    print("all services run" if runs else "start it with 'zssmnet-service start'")
     return 0 if runs else 1
 
 

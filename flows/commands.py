@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.console import Bars
-from flows.embedded import start_server
-from flows.settings import settings_of
-from zssmnet.data.archive import PICAI_PATIENT
+from flows.embedded import own_environment, server_is_named, start_server
+from flows.ends import say
+from flows.handoff_commands import export as export
+from flows.handoff_commands import nnunet_dataset as nnunet_dataset
+from flows.handoff_commands import package as package
+from flows.intake_commands import import_dicom as import_dicom
+from flows.settings import retraining_of, settings_of, validated, with_flags
+from zssmnet.config import ArchiveConfig, DemoConfig
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.storage import check_address
 from zssmnet.storage.keys import printable
@@ -32,24 +36,21 @@ def check_addresses(options: argparse.Namespace) -> None:
 
 @contextmanager
 def torchrun_part() -> Iterator[bool]:
-    """Whether this process only follows: of those that torchrun has started, the first does the command.
+    """Of the processes that torchrun has started, rank 0 runs the command, the others only train along.
+
+    Yields:
+        Whether this process was such a worker, for which nothing is left to do.
 
     Raises:
-        ZssmnetError: following cannot go on.
+        ZssmnetError: a worker cannot go on.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield False  # and PyTorch need not be imported for that
         return
-    from zssmnet.training.follower import follow
-    from zssmnet.training.followers import leading_torchrun
-    from zssmnet.training.team import torchrun_meeting
+    from zssmnet.training.processes import torchrun_command
 
-    if int(os.environ["RANK"]):
-        follow(torchrun_meeting())
-        yield True
-        return
-    with leading_torchrun():
-        yield False
+    with torchrun_command() as is_done:
+        yield is_done
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -60,7 +61,7 @@ def prepare(options: argparse.Namespace) -> None:
 
         ready()
         done = prepare_data(**_archive(options), output_path=options.output_path, config=settings.preparation)
-    print(f"{done.prepared} cases prepared, {done.up_to_date} up to date, {done.left_out} left out: {done.data_path}")
+    say(f"{done.prepared} cases prepared, {done.up_to_date} up to date, {done.left_out} left out: {done.data_path}")
 
 
 def cubes(options: argparse.Namespace) -> None:
@@ -72,7 +73,7 @@ def cubes(options: argparse.Namespace) -> None:
         ready()
         subsets = None if options.fold is None else [options.fold]
         done = generate_cubes(options.data, options.save, subsets, settings.cubes)
-    print(f"{done.cubes} cubes in {len(done.subsets)} subsets: {done.cubes_path}")
+    say(f"{done.cubes} cubes in {len(done.subsets)} subsets: {done.cubes_path}")
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -83,9 +84,7 @@ def pretrain(options: argparse.Namespace) -> None:
 
         ready()
         done = flow(options.data, options.output, settings.pretraining)
-    print(
-        f"best epoch {done.best_epoch} of {done.epochs}, validation loss {done.best_validation_loss:.5f}: {done.model}"
-    )
+    say(f"best epoch {done.best_epoch} of {done.epochs}, validation loss {done.best_validation_loss:.5f}: {done.model}")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -102,7 +101,26 @@ def run(options: argparse.Namespace) -> None:
             cubes=settings.cubes,
             pretraining=settings.pretraining,
         )
-    print(*summary_lines(done), sep="\n")
+    say(*summary_lines(done))
+
+
+def retrain(options: argparse.Namespace) -> None:
+    """Retrain where there are enough new cases."""
+    settings, cubes, retraining = retraining_of(options)
+    with _progress(options) as ready:
+        from flows.retrain import retrain_on_new_data
+
+        ready()
+        done: Any = retrain_on_new_data(
+            **_archive(options),
+            root=options.output,
+            min_new_cases=retraining.min_new_cases,
+            preparation=settings.preparation,
+            cubes=cubes,
+            pretraining=retraining.pretraining,
+            margin_percent=retraining.margin_percent,
+        )
+    say(f"{done.new} new, {done.changed} changed, {done.gone} gone cases: {done.decision}")
 
 
 def verify(options: argparse.Namespace) -> None:
@@ -115,7 +133,7 @@ def verify(options: argparse.Namespace) -> None:
 
     findings = verify_root(options.output)
     for finding in findings:
-        print(f"{finding.kind:10} {printable(finding.file)}")
+        say(f"{finding.kind:10} {printable(finding.file)}")
     if findings:
         kinds = Counter(finding.kind for finding in findings)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
@@ -123,7 +141,7 @@ def verify(options: argparse.Namespace) -> None:
             f"{options.output}: {found}; remove what is changed or foreign, and 'zssmnet run' makes anew what is "
             "missing or outdated"
         )
-    print(f"{options.output}: every file is as its record tells")
+    say(f"{options.output}: every file is as its record says")
 
 
 def versions(options: argparse.Namespace) -> None:
@@ -142,7 +160,7 @@ def versions(options: argparse.Namespace) -> None:
         raise CheckpointError(f"{weights.uri}: no model was published there; name the working root of 'zssmnet run'")
     for model in published:
         mark = "*" if stable and stable.run_id == model.run_id else " "
-        print(
+        say(
             f"{mark} {model.run_id}  validation loss {model.best_validation_loss:.5f}  {len(model.data)} cases"
             + (f"  replaces {model.replaces}" if model.replaces else "")
         )
@@ -154,45 +172,64 @@ def rollback(options: argparse.Namespace) -> None:
     Raises:
         CheckpointError: there is no such version, or none to go back to.
     """
-    from prefect.settings import PREFECT_API_URL
-
-    from tasks.announcement import announce
     from zssmnet.registry.versions import MODEL, roll_back
     from zssmnet.storage import open_storage
     from zssmnet.storage.layout import Layout
 
     weights = open_storage(Layout(options.output).weights)
     model = roll_back(weights, options.to)
-    if PREFECT_API_URL.value():
+    if server_is_named():
+        from tasks.announcement import announce
+
         announce(weights, "rollback")
-    print(f"{weights.where(MODEL)} is version {model.run_id} again, validation loss {model.best_validation_loss:.5f}")
+    say(f"{weights.where(MODEL)} is version {model.run_id} again, validation loss {model.best_validation_loss:.5f}")
+
+
+def clean(options: argparse.Namespace) -> None:
+    """Show what of the weights' folder is no longer needed, and remove it where that is wanted."""
+    from zssmnet.registry.clean import removable, remove
+    from zssmnet.storage import open_storage
+    from zssmnet.storage.layout import Layout
+
+    weights = open_storage(Layout(options.output).weights)
+    items = [one for one in removable(weights) if options.unpublished or one.kind != "unpublished"]
+    if not items:
+        say(f"{weights.uri}: nothing to remove")
+        return
+    what = {
+        "published": "checkpoints and logs of a published model",
+        "unpublished": "checkpoints and logs of a run that has published no model",
+        "version": "an old version",
+    }
+    say(*(f"{one.size / 1e6:10,.1f} MB  {printable(one.folder)}  {what[one.kind]}" for one in items))
+    removed = remove(weights, items) if options.yes else []
+    megabytes = sum(one.size for one in removed or items) / 1e6
+    if options.yes:
+        folders = "1 folder is" if len(removed) == 1 else f"{len(removed)} folders are"
+        say(f"{weights.uri}: {folders} removed, {megabytes:,.1f} MB")
+    else:
+        say(f"{weights.uri}: nothing is removed: give --yes to remove {len(items)} folders, {megabytes:,.1f} MB")
 
 
 def demo(options: argparse.Namespace) -> None:
     """Synthetic examinations through all stages."""
     from zssmnet.phantom import evenly_split_cases
 
-    cases = evenly_split_cases(options.cases)
+    wanted = validated(DemoConfig, with_flags(DemoConfig, {}, options))
+    cases = evenly_split_cases(wanted.cases)
     with _progress(options) as ready:
         from flows.demo import demonstrate
         from flows.pipeline import summary_lines
 
         ready()
-        done = demonstrate(Path(options.output), cases, options.epochs, options.seed)
-    print(f"{len(cases)} synthetic examinations, made in {Path(options.output) / 'archive'}, through all stages:")
-    print(*summary_lines(done), sep="\n")
+        done = demonstrate(Path(options.output), cases, wanted.epochs, wanted.seed)
+    say(f"{len(cases)} synthetic examinations, made in {Path(options.output) / 'archive'}, through all stages:")
+    say(*summary_lines(done))
 
 
 def _archive(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "images_path": options.images_path,
-        "zonal_mask_path": options.zonal_mask_path,
-        "splits_path": options.splits_path,
-        "split_mode": options.split_mode,
-        "archive_format": options.archive_format,
-        "patient_pattern": options.patient_pattern or PICAI_PATIENT,
-        "strict": options.strict,
-    }
+    settings = validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
+    return settings | ({"strict": bool(options.strict)} if "strict" in options else {})
 
 
 @contextmanager
@@ -205,15 +242,21 @@ def _progress(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
     in_terminal = sys.stderr.isatty() and not options.verbose
     if in_terminal:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+    if not server_is_named():
+        own_environment()
     if options.command != "pretrain":  # which has no tasks to hand out
         from flows.concurrency import check_choice
 
         check_choice()
     server = start_server()
+    from tasks.logs import hide_tracebacks
+
+    hide_tracebacks()
     ready = server.wait if server else lambda: None
     if not in_terminal:
         yield ready
         return
+    from flows.console import Bars
     from tasks.progress import shown_on
 
     logging.captureWarnings(True)

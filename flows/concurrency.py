@@ -1,6 +1,6 @@
 """Where the tasks of a flow run, and how many at the same time: in threads here, or on a Dask cluster.
 
-The environment says so, and is read when a flow is defined. Without these variables Dask is not even imported.
+Chosen by environment variables, which are read when a flow is defined. Without them Dask is not even imported.
 """
 
 import os
@@ -16,9 +16,9 @@ Runner = TaskRunner[Any]
 
 
 def chosen_runner() -> Runner:
-    """What the environment asks for; where it cannot be had, a runner that says so when it gets its first task.
+    """What the environment asks for; where it cannot be had, a runner that raises the reason at its first task.
 
-    A flow that could not even be imported would count as crashed, and be started again and again.
+    A flow that could not even be imported would count as crashed, and be restarted repeatedly.
     """
     try:
         return dask_cluster() or one_task_a_core()
@@ -66,7 +66,7 @@ def dask_cluster() -> Runner | None:
 
 
 class _Refusing(ThreadPoolTaskRunner[Any]):
-    """Takes no task, and says why."""
+    """Refuses every task, with the reason."""
 
     def __init__(self, reason: ConfigError) -> None:
         super().__init__()

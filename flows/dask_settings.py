@@ -26,12 +26,12 @@ def check_server_is_named() -> None:
         name = ADDRESS if os.environ.get(ADDRESS) else CLUSTER
         raise ConfigError(
             f"{name}={os.environ.get(name)}: tasks on Dask's workers report to a Prefect server, and none is named: "
-            f"set PREFECT_API_URL to one that all machines reach ('make service' starts one), or unset {name}"
+            f"set PREFECT_API_URL to one that all machines reach ('zssmnet-service start' starts one), or unset {name}"
         )
 
 
 def cluster_arguments() -> dict[str, Any]:
-    """The cluster's arguments. They may hold passwords, so that a message only says where the fault is."""
+    """The cluster's arguments. They may hold passwords, so that a message names only the place of the fault."""
     try:
         arguments = json.loads(os.environ.get(ARGUMENTS) or "{}")
     except ValueError as error:

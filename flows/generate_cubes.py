@@ -10,11 +10,12 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
+from tasks.addresses import check_valid_everywhere
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
 from tasks.locking import alone_in
 from tasks.pictures import show_cases
 from tasks.progress import display, shown_in_run
-from tasks.shared_storage import check_arrived
+from tasks.shared_storage import check_outputs_visible
 from zssmnet.config import CubesConfig
 from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import InputError
@@ -55,6 +56,7 @@ def generate_cubes(
     ] = None,
 ) -> CubesSummary:
     """Cut random cubes of 64 x 64 x 16 voxels from every prepared case, one file a subset."""
+    check_valid_everywhere(data_path, output_path, reports_path)
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
     counts = _count_cases(data_path, wanted)
     with alone_in(output_path), shown_in_run():
@@ -68,7 +70,7 @@ def generate_cubes(
             outcomes.append(outcome := future.result())
             (shown.advance if outcome.is_new else shown.skip)(STAGE, outcome.cases - outcome.shown)
         outcomes.sort(key=lambda outcome: outcome.subset)
-        check_arrived(output, [cubes_key(config, outcome.subset) for outcome in outcomes])
+        check_outputs_visible(output, [cubes_key(config, outcome.subset) for outcome in outcomes])
         if subsets is None:
             tidy_cubes(output_path, config)
     show_cases(data_path, output_path, reports_path or reports_beside(output_path), wanted, config)

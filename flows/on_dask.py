@@ -116,7 +116,7 @@ _A_CLASS = "name one with its module, like dask.distributed.LocalCluster or dask
 
 
 def _line(error: BaseException) -> str:
-    """What the error says; a "Nanny failed to start." tells nobody anything, but what is below it does."""
+    """The message of an error; of "Nanny failed to start.", which explains nothing, that of its cause."""
     while isinstance(error, RuntimeError) and error.__cause__:
         error = error.__cause__
     return " ".join(str(error).split()) or type(error).__name__

@@ -9,25 +9,26 @@ from pydantic import BaseModel, Field
 from flows.concurrency import chosen_runner
 from flows.generate_cubes import CubesSettings, CubesSummary, generate_cubes
 from flows.parameter_help import with_parameter_help
-from flows.prepare_data import (
-    FormatChoice,
-    ImagesPath,
-    MaskPath,
-    PatientPattern,
-    PreparationSettings,
-    PreparationSummary,
-    SplitModeChoice,
-    SplitsPath,
-    Strict,
-    prepare_data,
-)
-from flows.pretrain import HandOffChoice, PretrainSettings, pretrain_where_told
+from flows.prepare_data import PreparationSettings, PreparationSummary, prepare_data
+from flows.pretrain import HandOffChoice, PretrainSettings, choose_pretrain
+from tasks.addresses import check_valid_everywhere
 from tasks.hand_off import HERE
 from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
-from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
-from zssmnet.data.archive import PICAI_PATIENT
+from zssmnet.config import (
+    PICAI_PATIENT,
+    CubesConfig,
+    FormatChoice,
+    ImagesPath,
+    MaskPath,
+    PatientPattern,
+    PreparationConfig,
+    PretrainConfig,
+    SplitModeChoice,
+    SplitsPath,
+    Strict,
+)
 from zssmnet.storage.layout import Layout
 
 WorkingRoot = Annotated[
@@ -62,6 +63,7 @@ def ssl_pretraining(
 ) -> PipelineSummary:
     """All stages: prepare every case, cut cubes, pre-train MNet. What is up to date is not done again."""
     layout = Layout(root)
+    check_valid_everywhere(images_path, zonal_mask_path, root, splits_path, elsewhere=bool(hand_off.deployment))
     with alone_in(layout.data, layout.cubes):
         prepared = prepare_data(
             images_path,
@@ -75,7 +77,7 @@ def ssl_pretraining(
             preparation,
         )
         cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
-        trained = pretrain_where_told(layout.cubes, layout.weights, pretraining, layout.reports, hand_off)
+        trained = choose_pretrain(hand_off)(layout.cubes, layout.weights, pretraining, layout.reports, False, 0.0)
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
     create_markdown_artifact(
         key="summary",

@@ -1,6 +1,7 @@
 """Flow: from an archive to prepared cases, a task a case."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from prefect import flow, unmapped
@@ -10,36 +11,33 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
-from tasks.cases import CaseOutcome, inventory, left_out, look_for_news, prepare, subsets, tidy, up_to_date
+from tasks.addresses import check_valid_everywhere
+from tasks.cases import Prepared, find_changes, inventory, prepare, subsets, tidy
 from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.progress import display, shown_in_run
-from tasks.shared_storage import check_arrived
-from zssmnet.config import PreparationConfig
-from zssmnet.data.archive import PICAI_PATIENT, ArchiveFormat
-from zssmnet.data.splits import VALIDATION_SUBSET, SplitMode
-from zssmnet.errors import InputError
+from tasks.shared_storage import check_outputs_visible
+from zssmnet.config import (
+    PICAI_PATIENT,
+    FormatChoice,
+    ImagesPath,
+    MaskPath,
+    PatientPattern,
+    PreparationConfig,
+    SplitModeChoice,
+    SplitsPath,
+    Strict,
+)
+from zssmnet.data.archive import Inventory
+from zssmnet.data.splits import VALIDATION_SUBSET
+from zssmnet.errors import CaseError, InputError
+from zssmnet.preparation.prepare import PreparedCase
+from zssmnet.registry.changes import Changes
 from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.flows")
 STAGE = "prepare"
 
-ImagesPath = Annotated[
-    str,
-    Field(
-        min_length=1, description="Folder or s3://bucket/prefix of an nnU-Net raw archive or of PI-CAI's MHA archive"
-    ),
-]
-MaskPath = Annotated[str, Field(min_length=1, description="Folder or s3://bucket/prefix of zonal masks, CASE.nii.gz")]
-SplitsPath = Annotated[str | None, Field(description="splits.json with five folds; none: subsets by patient hash")]
-SplitModeChoice = Annotated[
-    SplitMode | None, Field(description="reference: as published, needs splits.json; stable: by a hash of the patient")
-]
-FormatChoice = Annotated[ArchiveFormat | None, Field(description="Kind of archive; none: recognised by itself")]
-PatientPattern = Annotated[
-    str, Field(description="Regular expression whose group 'patient' names a case's patient; no match: the whole id")
-]
-Strict = Annotated[bool, Field(description="Fail if any case cannot be used, instead of leaving it out")]
 PreparationSettings = Annotated[PreparationConfig, Field(description="Resampling and cropping")]
 
 
@@ -77,78 +75,124 @@ def prepare_data(
     config: PreparationSettings = PreparationConfig(),
 ) -> PreparationSummary:
     """Resample every case to 3.0 x 0.5 x 0.5 mm and crop it to the gland plus 25 mm."""
+    check_valid_everywhere(images_path, zonal_mask_path, output_path, splits_path)
     found = inventory(images_path, zonal_mask_path, archive_format)
     if not found.cases:
-        _refuse_faults([left_out(fault) for fault in found.faults], [], strict)
+        _refuse_faults(found.faults, 0, strict)
     subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
     with alone_in(output_path):
-        news = look_for_news(found.cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
-        outcomes = [left_out(fault) for fault in found.faults] + [up_to_date(record) for record in news.up_to_date]
-        with shown_in_run():
-            shown = display()
-            shown.begin(STAGE, len(news.up_to_date) + len(news.to_prepare), "cases")
-            shown.skip(STAGE, len(news.up_to_date))
-            futures = prepare.map(
-                news.to_prepare,
-                [subset_of[case.id] for case in news.to_prepare],
-                images_path=images_path,
-                zonal_mask_path=zonal_mask_path,
-                output_path=output_path,
-                config=unmapped(config),
-            )
-            for future in as_completed(futures):
-                outcomes.append(future.result())
-                shown.advance(STAGE)
-        outcomes.sort(key=lambda outcome: outcome.case_id)
-        usable = [outcome for outcome in outcomes if outcome.reason is None]
-        check_arrived(open_storage(output_path), [outcome.case_id for outcome in usable])
-        _show_table(outcomes)
-        _refuse_faults(outcomes, usable, strict)
-        if all(outcome.subset != VALIDATION_SUBSET for outcome in usable):
-            log.warning(
-                "no case is in the validation subset 5, so pre-training cannot validate: add cases or a splits.json"
-            )
-        removed = tidy(output_path, [outcome.case_id for outcome in usable])
-    new = sum(outcome.is_new for outcome in usable)
-    log.info("%d cases prepared, %d up to date, %d left out", new, len(usable) - new, len(outcomes) - len(usable))
+        changes = find_changes(found.cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
+        return prepare_cases(
+            found, subset_of, changes, images_path, zonal_mask_path, output_path, config, strict=strict
+        )
+
+
+def prepare_cases(
+    found: Inventory,
+    subset_of: Mapping[str, int],
+    changes: Changes,
+    images_path: str,
+    zonal_mask_path: str,
+    output_path: str,
+    config: PreparationConfig,
+    strict: bool = False,
+) -> PreparationSummary:
+    """Prepare what has changed in an archive, as tasks of the present run; the folder is locked by it.
+
+    Args:
+        found: the archive's cases, and those that cannot be used.
+        subset_of: the subset of each case.
+        changes: what is to be prepared, and what is up to date.
+        images_path, zonal_mask_path, output_path: the folders.
+        config: how cases are prepared.
+        strict: fail if any case cannot be used.
+
+    Raises:
+        InputError: no case can be used, or with ``strict`` any cannot.
+    """
+    prepared: list[Prepared] = [(record, False) for record in changes.up_to_date]
+    faults = list(found.faults)
+    with shown_in_run():
+        shown = display()
+        shown.begin(STAGE, len(changes.up_to_date) + len(changes.to_prepare), "cases")
+        shown.skip(STAGE, len(changes.up_to_date))
+        futures = prepare.map(
+            changes.to_prepare,
+            [subset_of[case.id] for case in changes.to_prepare],
+            images_path=images_path,
+            zonal_mask_path=zonal_mask_path,
+            output_path=output_path,
+            config=unmapped(config),
+        )
+        for future in as_completed(futures):
+            done = future.result()
+            if isinstance(done, CaseError):
+                faults.append(done)
+            else:
+                prepared.append(done)
+            shown.advance(STAGE)
+    prepared.sort(key=lambda one: one[0].case_id)
+    faults.sort(key=lambda fault: fault.case_id)
+    usable = [record.case_id for record, _ in prepared]
+    check_outputs_visible(open_storage(output_path), usable)
+    _show_table(faults, prepared, subset_of)
+    _refuse_faults(faults, len(prepared), strict)
+    if all(record.subset != VALIDATION_SUBSET for record, _ in prepared):
+        log.warning(
+            "no case is in the validation subset 5, so pre-training cannot validate: add cases or a splits.json"
+        )
+    removed = tidy(output_path, usable)
+    new = sum(is_new for _, is_new in prepared)
+    log.info("%d cases prepared, %d up to date, %d left out", new, len(prepared) - new, len(faults))
     return PreparationSummary(
         data_path=output_path,
         prepared=new,
-        up_to_date=len(usable) - new,
-        unusable=[outcome.case_id for outcome in outcomes if outcome.reason is not None],
+        up_to_date=len(prepared) - new,
+        unusable=[fault.case_id for fault in faults],
         removed=len(removed),
-        warnings=sum(bool(outcome.warnings) for outcome in usable),
+        warnings=sum(bool(record.warnings) for record, _ in prepared),
     )
 
 
-def _refuse_faults(outcomes: list[CaseOutcome], usable: list[CaseOutcome], strict: bool) -> None:
-    faults = [f"{one.case_id} ({one.file}: {one.reason})" for one in outcomes if one.reason is not None]
+def _refuse_faults(faults: Sequence[CaseError], usable: int, strict: bool) -> None:
+    described = "; ".join(f"{one.case_id} ({one.file}: {one.reason})" for one in faults)
     if faults and strict:
-        raise InputError(f"{len(faults)} of {len(outcomes)} cases cannot be used: {'; '.join(faults)}")
+        raise InputError(f"{len(faults)} of {len(faults) + usable} cases cannot be used: {described}")
     if not usable:
-        raise InputError(f"none of {len(outcomes)} cases can be used: {'; '.join(faults)}")
+        raise InputError(f"none of {len(faults)} cases can be used: {described}")
     if faults:
-        log.warning("%d of %d cases are left out: %s", len(faults), len(outcomes), "; ".join(faults))
+        log.warning("%d of %d cases are left out: %s", len(faults), len(faults) + usable, described)
 
 
-def _show_table(outcomes: list[CaseOutcome]) -> None:
+def _show_table(faults: Sequence[CaseError], prepared: Sequence[Prepared], subset_of: Mapping[str, int]) -> None:
+    """A table of all cases, those that are left out first, the reason before the file."""
+    left_out = [
+        _row(one.case_id, subset_of.get(one.case_id), "left out", f"{one.reason}: {one.file}") for one in faults
+    ]
+    used = [
+        _row(one.case_id, one.subset, "prepared" if is_new else "up to date", "; ".join(one.warnings), one)
+        for one, is_new in prepared
+    ]
     create_table_artifact(
         key="cases",
-        table=[_row(outcome) for outcome in outcomes],
-        description="All cases: subset (0-4 training, 5 validation), size in voxels before and after, what is odd.",
+        table=left_out + used,
+        description="All cases, those left out first: subset (0-4 training, 5 validation), what is odd, size in voxels "
+        "before and after.",
     )
 
 
-def _row(outcome: CaseOutcome) -> dict[str, str]:
+def _row(
+    case_id: str, subset: int | None, state: str, remarks: str, record: PreparedCase | None = None
+) -> dict[str, str]:
     return {
-        "case": text(outcome.case_id),
-        "subset": "" if outcome.subset is None else str(outcome.subset),
-        "state": "left out" if outcome.reason else ("prepared" if outcome.is_new else "up to date"),
-        "before": _voxels(outcome.size_before),
-        "after": _voxels(outcome.size_after),
-        "remarks": text(f"{outcome.file}: {outcome.reason}" if outcome.reason else "; ".join(outcome.warnings)),
+        "case": text(case_id),
+        "state": state,
+        "remarks": text(remarks),
+        "subset": "" if subset is None else str(subset),
+        "before": _voxels(record.size_before) if record else "",
+        "after": _voxels(record.size_after) if record else "",
     }
 
 
-def _voxels(size: tuple[int, int, int] | None) -> str:
-    return " x ".join(map(str, size)) if size else ""
+def _voxels(size: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, size))

@@ -1,18 +1,21 @@
 """Flow: from cubes to published weights, in this process or in a work pool elsewhere."""
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, cast
 
 from prefect import flow
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
+from tasks.addresses import check_valid_everywhere
 from tasks.hand_off import HandOff, hand_over
 from tasks.locking import alone_in
 from tasks.pictures import show_training
 from tasks.pretraining import TrainingOutcome, train
 from tasks.progress import shown_in_run
 from tasks.provenance import show_model
-from zssmnet.config import PretrainConfig
+from zssmnet.config import MarginPercent, PretrainConfig
 from zssmnet.storage.layout import reports_beside
 
 PretrainSettings = Annotated[PretrainConfig, Field(description="Network, corruption and training recipe")]
@@ -34,24 +37,20 @@ def pretrain(
             description="Start from the published model, and publish only what is better on the same validation cubes"
         ),
     ] = False,
+    margin_percent: MarginPercent = 0.0,
 ) -> TrainingOutcome:
     """Train MNet to restore corrupted cubes; an interrupted run continues from its last checkpoint."""
-    with alone_in(), shown_in_run():  # training holds its own folder, and that of the weights when it publishes
-        outcome = train(cubes_path, output_path, config, challenge)
+    check_valid_everywhere(cubes_path, output_path, reports_path)
+    with alone_in(), shown_in_run():  # training locks its own folder, and that of the weights when it publishes
+        outcome = train(cubes_path, output_path, config, challenge, margin_percent)
     show_training(cubes_path, output_path, reports_path or reports_beside(output_path))
     show_model(output_path)
     return outcome
 
 
-def pretrain_where_told(
-    cubes_path: str,
-    output_path: str,
-    config: PretrainConfig,
-    reports_path: str,
-    hand_off: HandOff,
-    challenge: bool = False,
-) -> TrainingOutcome:
-    """Pre-train in this process, or hand it over to a deployment: the same flow either way."""
-    if hand_off.deployment is None:
-        return pretrain(cubes_path, output_path, config, reports_path, challenge)
-    return hand_over(cubes_path, output_path, config, reports_path, challenge, hand_off)
+Pretrain = Callable[[str, str, PretrainConfig, str, bool, float], TrainingOutcome]
+
+
+def choose_pretrain(hand_off: HandOff) -> Pretrain:
+    """The flow `pretrain` in this process, or what hands it over to a deployment."""
+    return cast(Pretrain, partial(hand_over, hand_off=hand_off) if hand_off.deployment else pretrain)

@@ -10,41 +10,47 @@ from prefect.states import Completed
 from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
-from flows.generate_cubes import CubesSettings, generate_cubes
+from flows.generate_cubes import generate_cubes
 from flows.parameter_help import with_parameter_help
 from flows.pipeline import WorkingRoot
-from flows.prepare_data import (
-    FormatChoice,
-    ImagesPath,
-    MaskPath,
-    PatientPattern,
-    PreparationSettings,
-    SplitModeChoice,
-    SplitsPath,
-    prepare_data,
-)
-from flows.pretrain import HandOffChoice, pretrain_where_told
+from flows.prepare_data import PreparationSettings, prepare_cases
+from flows.pretrain import HandOffChoice, choose_pretrain
+from tasks.addresses import check_valid_everywhere
 from tasks.announcement import announce
-from tasks.cases import inventory, look_for_news, subsets
+from tasks.cases import find_changes, inventory, subsets
 from tasks.hand_off import HERE
 from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
-from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig, TrainingConfig
-from zssmnet.data.archive import PICAI_PATIENT, shortened
-from zssmnet.registry.changes import News
+from zssmnet.config import (
+    PICAI_PATIENT,
+    CubesConfig,
+    FormatChoice,
+    ImagesPath,
+    MarginPercent,
+    MaskPath,
+    MinNewCases,
+    PatientPattern,
+    PreparationConfig,
+    PretrainConfig,
+    RetrainingConfig,
+    SplitModeChoice,
+    SplitsPath,
+)
+from zssmnet.data.archive import shortened
+from zssmnet.registry.challenge import challenger_settings
+from zssmnet.registry.changes import Changes
 from zssmnet.report.gallery import publish_training_pictures
 from zssmnet.storage import open_storage
 from zssmnet.storage.layout import Layout
 
 log = logging.getLogger("zssmnet.flows")
 
-BUDGET = PretrainConfig(training=TrainingConfig(epochs=100, learning_rate=0.01, patience=10))
-"""A challenger starts from trained weights: fewer epochs at a smaller learning rate."""
+DEFAULTS = RetrainingConfig()
 
 
 class RetrainingSummary(BaseModel):
-    """What came of a look for new data."""
+    """What came of a search for new data."""
 
     root: str
     new: int
@@ -64,59 +70,61 @@ def retrain_on_new_data(
     split_mode: SplitModeChoice = None,
     archive_format: FormatChoice = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
-    min_new_cases: Annotated[
-        int, Field(ge=1, description="New or changed cases that are worth a training; with fewer, nothing is done")
-    ] = 10,
+    min_new_cases: MinNewCases = DEFAULTS.min_new_cases,
     preparation: PreparationSettings = PreparationConfig(),
-    cubes: CubesSettings = CubesConfig(),
+    cubes: Annotated[
+        CubesConfig | None, Field(description="Number, size, dtype and seed of the cubes; none: as before")
+    ] = None,
     pretraining: Annotated[
-        PretrainConfig, Field(description="The challenger's budget; its network must be that of the published model")
-    ] = BUDGET,
+        PretrainConfig,
+        Field(description="The challenger's budget; the default network stands for the published model's"),
+    ] = DEFAULTS.pretraining,
+    margin_percent: MarginPercent = DEFAULTS.margin_percent,
     hand_off: HandOffChoice = HERE,
 ) -> State[RetrainingSummary]:
     """Train on from the published model when there are enough new cases; publish what comes out if it is better."""
     layout = Layout(root)
-    cases = inventory(images_path, zonal_mask_path, archive_format).cases
-    subset_of = subsets([case.id for case in cases], splits_path, split_mode, patient_pattern)
-    news = look_for_news(cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation)
-    found = _tell(news)
-    if len(found) < min_new_cases:
+    check_valid_everywhere(images_path, zonal_mask_path, root, splits_path, elsewhere=bool(hand_off.deployment))
+    pretraining, cubes = challenger_settings(
+        open_storage(layout.weights), open_storage(layout.cubes), pretraining, cubes
+    )
+    found = inventory(images_path, zonal_mask_path, archive_format)
+    subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
+    changes = find_changes(
+        found.cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation
+    )
+    fresh = _show_changes(changes)
+    if len(fresh) < min_new_cases:
         _finish_last(layout)
-        return _nothing_done(root, news, f"{len(found)} new or changed cases, fewer than {min_new_cases}")
+        return _nothing_done(root, changes, f"{len(fresh)} new or changed cases, fewer than {min_new_cases}")
     with alone_in(layout.data, layout.cubes):
-        prepared = prepare_data(
-            images_path,
-            zonal_mask_path,
-            layout.data,
-            splits_path,
-            split_mode,
-            archive_format,
-            patient_pattern,
-            config=preparation,
-        )
-        usable = found - set(prepared.unusable)
+        prepared = prepare_cases(found, subset_of, changes, images_path, zonal_mask_path, layout.data, preparation)
+        usable = fresh - set(prepared.unusable)
         if len(usable) < min_new_cases:
-            left_out = shortened(sorted(found - usable))
-            reason = f"{len(usable)} of {len(found)} new or changed cases can be used, fewer than {min_new_cases}"
-            return _nothing_done(root, news, f"{reason}; left out: {left_out}")
+            left_out = shortened(sorted(fresh - usable))
+            reason = f"{len(usable)} of {len(fresh)} new or changed cases can be used, fewer than {min_new_cases}"
+            return _nothing_done(root, changes, f"{reason}; left out: {left_out}")
         generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
-        trained = pretrain_where_told(
-            layout.cubes, layout.weights, pretraining, layout.reports, hand_off, challenge=True
+        trained = choose_pretrain(hand_off)(
+            layout.cubes, layout.weights, pretraining, layout.reports, True, margin_percent
         )
-    return _decided(root, news, trained)
+    return _decided(root, changes, trained)
 
 
-def _tell(news: News) -> set[str]:
-    """Say what was found; ids of new and changed cases."""
+def _show_changes(changes: Changes) -> set[str]:
+    """Log and show the changes; ids of new and changed cases."""
     lines = [
         f"- {name}: {len(ids)}" + (f" ({text(shortened(ids))})" if ids else "")
-        for name, ids in (("new", news.new), ("changed", news.changed), ("gone", news.gone))
+        for name, ids in (("new", changes.new), ("changed", changes.changed), ("gone", changes.gone))
     ]
-    log.info("since the last model: %d cases new, %d changed, %d gone", *map(len, (news.new, news.changed, news.gone)))
-    create_markdown_artifact(
-        key="news", markdown="\n".join(lines), description="What is new since the last model was trained"
+    log.info(
+        "since the last model: %d cases new, %d changed, %d gone",
+        *map(len, (changes.new, changes.changed, changes.gone)),
     )
-    return {*news.new, *news.changed}
+    create_markdown_artifact(
+        key="changes", markdown="\n".join(lines), description="What is new since the last model was trained"
+    )
+    return {*changes.new, *changes.changed}
 
 
 def _finish_last(layout: Layout) -> None:
@@ -125,27 +133,27 @@ def _finish_last(layout: Layout) -> None:
     publish_training_pictures(*(open_storage(folder) for folder in (layout.cubes, layout.weights, layout.reports)))
 
 
-def _nothing_done(root: str, news: News, reason: str) -> State[RetrainingSummary]:
+def _nothing_done(root: str, changes: Changes, reason: str) -> State[RetrainingSummary]:
     log.info("nothing is trained: %s", reason)
-    return _ended("Nothing new", root, news, f"nothing is trained: {reason}", None)
+    return _ended("Nothing new", root, changes, f"nothing is trained: {reason}", None)
 
 
-def _decided(root: str, news: News, trained: TrainingOutcome) -> State[RetrainingSummary]:
+def _decided(root: str, changes: Changes, trained: TrainingOutcome) -> State[RetrainingSummary]:
     if trained.champion_loss is None:
-        return _ended("Published", root, news, f"first model {trained.run_id} published", trained)
+        return _ended("Published", root, changes, f"first model {trained.run_id} published", trained)
     against = f"{trained.challenger_loss:.5f} against {trained.champion_loss:.5f} of the published model"
     if trained.published:
-        return _ended("Published", root, news, f"model {trained.run_id} published: {against}", trained)
-    return _ended("Not better", root, news, f"the new model is not published: {against}", trained)
+        return _ended("Published", root, changes, f"model {trained.run_id} published: {against}", trained)
+    return _ended("Not better", root, changes, f"the new model is not published: {against}", trained)
 
 
-def _ended(name: str, root: str, news: News, decision: str, trained: TrainingOutcome | None) -> State[Any]:
+def _ended(name: str, root: str, changes: Changes, decision: str, trained: TrainingOutcome | None) -> State[Any]:
     create_markdown_artifact(key="decision", markdown=text(decision), description="What came of the retraining")
     summary = RetrainingSummary(
         root=root,
-        new=len(news.new),
-        changed=len(news.changed),
-        gone=len(news.gone),
+        new=len(changes.new),
+        changed=len(changes.changed),
+        gone=len(changes.gone),
         training=trained,
         decision=decision,
     )

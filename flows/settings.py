@@ -1,43 +1,91 @@
-"""The configuration of a command: defaults, then the TOML file of --config, then the flags."""
+"""The settings of a command: defaults, then the TOML file of --config, then the flags that config.py's fields name."""
 
 import argparse
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
-from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
+from zssmnet.config import CubesConfig, Flag, PreparationConfig, PretrainConfig, RetrainingConfig
 from zssmnet.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 class Settings(BaseModel):
     """All settings; the tables of the TOML file have these names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     preparation: PreparationConfig = Field(default=PreparationConfig(), description="Resampling and cropping")
     cubes: CubesConfig = Field(default=CubesConfig(), description="Cutting of cubes")
     pretraining: PretrainConfig = Field(default=PretrainConfig(), description="Network, corruption, training")
 
 
-FLAGS: dict[str, tuple[str, ...]] = {
-    "scale": ("cubes.cubes_per_case",),
-    "dtype": ("cubes.dtype",),
-    "epochs": ("pretraining.training.epochs",),
-    "patience": ("pretraining.training.patience",),
-    "batch_size": ("pretraining.training.batch_size",),
-    "learning_rate": ("pretraining.training.learning_rate",),
-    "channels": ("pretraining.network.channels",),
-    "merge": ("pretraining.network.merge",),
-    "recipe": ("pretraining.corruption.recipe",),
-    "device": ("pretraining.training.device",),
-    "processes": ("pretraining.training.processes",),
-    "precision": ("pretraining.training.precision",),
-    "compile": ("pretraining.training.compile",),
-    "seed": ("cubes.seed", "pretraining.training.seed"),
-}
-"""The settings that a flag stands for."""
+class Setting(NamedTuple):
+    """A field with a flag: its full name, the field, the flag, its default."""
+
+    name: str
+    field: FieldInfo
+    flag: Flag
+    default: Any
+
+
+def flags_of(config: type[BaseModel], start: BaseModel | None = None, prefix: str = "") -> Iterator[Setting]:
+    """The fields of a configuration that have a flag, those of its parts included.
+
+    Args:
+        config: the class.
+        start: the values that are the defaults, if they are not the class's own.
+        prefix: what the full names begin with.
+    """
+    for name, field in config.model_fields.items():
+        default = getattr(start, name) if start else field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            yield from flags_of(type(default), default, f"{prefix}{name}.")
+        for flag in (one for one in field.metadata if isinstance(one, Flag)):
+            yield Setting(prefix + name, field, flag, default)
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: Iterator[Setting]) -> None:
+    """Give a command the flags of settings; those with the same flag share it."""
+    by_flag: dict[str, list[Setting]] = {}
+    for setting in settings:
+        by_flag.setdefault(setting.flag.name, []).append(setting)
+    for name, sharing in by_flag.items():
+        first = sharing[0]
+        description = "; ".join(str(one.field.description) for one in sharing)
+        has_default = not (first.field.is_required() or first.default is None or first.default is False)
+        help = description + (f" (default: {_shown(first.default)})" if has_default else "")
+        options: dict[str, Any] = {"help": help.replace("%", "%%"), "required": first.field.is_required()}
+        if first.field.annotation is bool:
+            options |= {"action": "store_const", "const": True}
+        else:
+            options |= {"metavar": first.flag.metavar} | _type(first.field.annotation, first.flag)
+        parser.add_argument(*spellings(name), **options)
+
+
+def spellings(name: str) -> list[str]:
+    """A flag with hyphens, and with underscores as the published documentation writes it."""
+    return list(dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]))
+
+
+def address(text: str) -> str:
+    """The value of a flag that names a folder or file: a local one by its whole path, from where the user stands.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, or in the home of a user that there is not.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty address; name a local folder or file, or s3://bucket/prefix")
+    try:
+        return text if "://" in text else str(Path(text).expanduser().absolute())
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -47,18 +95,44 @@ def settings_of(options: argparse.Namespace) -> Settings:
         ConfigError: an unreadable file, an unknown setting or a value out of range.
     """
     file = getattr(options, "config", None)
-    values = _read_toml(Path(file)) if file else {}
-    _validated(values, f"{file}: ")  # alone: flags neither hide its faults nor are theirs blamed on it
-    for flag, settings in FLAGS.items():
-        if (value := getattr(options, flag, None)) is not None:
-            for setting in settings:
-                _put(values, setting, value)
-    return _validated(values, "")
+    values = read_toml(Path(file)) if file else {}
+    validated(Settings, values, f"{file}: ")  # alone: flags neither hide its faults nor are theirs blamed on it
+    return validated(Settings, with_flags(Settings, values, options))
 
 
-def _validated(values: dict[str, Any], source: str) -> Settings:
+def retraining_of(options: argparse.Namespace) -> tuple[Settings, CubesConfig | None, RetrainingConfig]:
+    """The settings of a retraining: the file's and the flags', over the budget of a challenger.
+
+    Returns:
+        All settings, of which preparation counts; the cubes that the file asks for, if any; the retraining.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown setting or a value out of range.
+    """
+    settings = settings_of(options)
+    file = read_toml(Path(options.config)) if options.config else {}
+    values = RetrainingConfig().model_dump()
+    _merge(values["pretraining"], file.get("pretraining", {}))
+    retraining = validated(RetrainingConfig, with_flags(RetrainingConfig, values, options))
+    return settings, settings.cubes if "cubes" in file else None, retraining
+
+
+def with_flags(config: type[BaseModel], values: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Values of a configuration, replaced where a flag is given."""
+    for setting in flags_of(config):
+        if (value := getattr(options, setting.flag.name, None)) is not None:
+            _put(values, setting.name, value)
+    return values
+
+
+def validated(config: type[ConfigT], values: dict[str, Any], source: str = "") -> ConfigT:
+    """A configuration with these values.
+
+    Raises:
+        ConfigError: an unknown setting or a value out of range; ``source`` says where it stands.
+    """
     try:
-        return Settings.model_validate(values)
+        return config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -66,11 +140,24 @@ def _validated(values: dict[str, Any], source: str) -> Settings:
         raise ConfigError(f"{source}{name} = {first['input']!r}: {reason.removeprefix('Value error, ')}") from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+
+
+def _merge(values: dict[str, Any], others: dict[str, Any]) -> None:
+    for name, value in others.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _merge(values[name], value)
+        else:
+            values[name] = value
 
 
 def _put(values: dict[str, Any], setting: str, value: Any) -> None:
@@ -78,3 +165,28 @@ def _put(values: dict[str, Any], setting: str, value: Any) -> None:
     for table in tables:
         values = values.setdefault(table, {})
     values[name] = value
+
+
+def _type(annotation: Any, flag: Flag) -> dict[str, Any]:
+    """How argparse reads a value of this type."""
+    (kind,) = [one for one in get_args(annotation) if one is not NoneType] if _is_optional(annotation) else [annotation]
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if get_origin(kind) is tuple:
+        return {"type": _integers}
+    return {"type": address if flag.metavar in ("D", "F", "ROOT") else kind}
+
+
+def _is_optional(annotation: Any) -> bool:
+    return NoneType in get_args(annotation)
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 32,48,64,80,96") from None
+
+
+def _shown(default: Any) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)

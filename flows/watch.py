@@ -1,4 +1,4 @@
-"""Flow: a cheap look for the marker that says that new data have come."""
+"""Flow: a cheap check of the marker file of new data."""
 
 import hashlib
 import logging
@@ -10,7 +10,8 @@ from prefect.variables import Variable
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
-from flows.prepare_data import ImagesPath
+from tasks.addresses import check_valid_everywhere
+from zssmnet.config import ImagesPath
 from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.flows")
@@ -26,10 +27,11 @@ def watch_for_data(
     images_path: ImagesPath,
     marker: Annotated[
         str,
-        Field(description="File below the archive, written with a new content (the date, say) when an upload is done"),
+        Field(description="File below the archive, written with new content (a date, for example) after an upload"),
     ] = MARKER,
 ) -> bool:
     """Emit an event when the marker is there and was written since the last look; the marker stays where it is."""
+    check_valid_everywhere(images_path)
     archive = open_storage(images_path)
     seen = f"zssmnet_marker_{hashlib.sha256(archive.where(marker).encode()).hexdigest()[:16]}"
     entry = archive.stat(marker)

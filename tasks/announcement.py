@@ -1,6 +1,6 @@
-"""The event that tells of a new model under the stable name: sent at least once for every model.
+"""The event of a new model under the stable name: sent at least once for every model.
 
-A record beside the model says which one was announced last. It is written when the server has taken the event: a run
+A record beside the model names the one announced last. It is written when the server has accepted the event: a run
 that is killed in between, or whose server is away, leaves it to the next run to announce the model.
 """
 

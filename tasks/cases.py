@@ -5,33 +5,22 @@ from collections.abc import Mapping, Sequence
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel
 
-from tasks.shared_storage import check_seen
+from tasks.shared_storage import check_visible
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
 from zssmnet.data.splits import SplitMode, assign_subsets, read_folds
 from zssmnet.errors import CaseError, InputError, SplitsError
-from zssmnet.preparation.cropping import Triple
 from zssmnet.preparation.prepare import PreparedCase, prepare_case, remove_stale
-from zssmnet.registry.changes import News, look
+from zssmnet.registry.changes import Changes
+from zssmnet.registry.changes import find_changes as changes_of
 from zssmnet.storage import open_storage, read_file
 
 log = logging.getLogger("zssmnet.tasks")
 
 
-class CaseOutcome(BaseModel):
-    """What became of one case: prepared, or left out for a reason."""
-
-    case_id: str
-    subset: int | None = None
-    size_before: Triple | None = None
-    spacing_before: tuple[float, float, float] | None = None
-    size_after: Triple | None = None
-    warnings: tuple[str, ...] = ()
-    is_new: bool = False
-    file: str | None = None
-    reason: str | None = None
+Prepared = tuple[PreparedCase, bool]
+"""The record of a prepared case, and whether it was prepared just now."""
 
 
 @task(task_run_name="inventory", cache_policy=NO_CACHE, persist_result=False)
@@ -46,7 +35,7 @@ def inventory(images_path: str, zonal_mask_path: str, archive_format: ArchiveFor
 def subsets(
     case_ids: Sequence[str], splits_path: str | None, split_mode: SplitMode | None, patient_pattern: str
 ) -> dict[str, int]:
-    """Decide on the subset of each case, and say which cases the archive or the splits alone have."""
+    """Decide on the subset of each case, and log which cases the archive or the splits alone have."""
     mode: SplitMode = split_mode or ("reference" if splits_path else "stable")
     if mode == "stable" and splits_path:
         raise SplitsError(f"{splits_path}: the stable split takes no splits.json; leave one of the two out")
@@ -65,8 +54,8 @@ def subsets(
     return assigned
 
 
-@task(task_run_name="look for news", cache_policy=NO_CACHE, persist_result=False)
-def look_for_news(
+@task(task_run_name="find changes", cache_policy=NO_CACHE, persist_result=False)
+def find_changes(
     cases: Sequence[Case],
     subset_of: Mapping[str, int],
     images_path: str,
@@ -74,28 +63,27 @@ def look_for_news(
     data_path: str,
     weights_path: str | None,
     config: PreparationConfig,
-) -> News:
-    """Tell what is prepared already from what is not, by fingerprints; given weights, what is new to the model."""
+) -> Changes:
+    """Find, by fingerprints, which cases are to be prepared; given weights, also which are new to the model."""
     images, masks, data = (open_storage(uri) for uri in (images_path, zonal_mask_path, data_path))
     weights = open_storage(weights_path) if weights_path else None
-    news = look(cases, subset_of, images, masks, data, weights, config)
-    log.info("%d cases are up to date, %d to prepare", len(news.up_to_date), len(news.to_prepare))
-    return news
+    changes = changes_of(cases, subset_of, images, masks, data, weights, config)
+    log.info("%d cases are up to date, %d to prepare", len(changes.up_to_date), len(changes.to_prepare))
+    return changes
 
 
 @task(task_run_name="prepare-{case.id}", cache_policy=NO_CACHE, persist_result=False)
 def prepare(
     case: Case, subset: int, images_path: str, zonal_mask_path: str, output_path: str, config: PreparationConfig
-) -> CaseOutcome:
-    """Prepare one case; one that cannot be used is reported, not raised."""
+) -> Prepared | CaseError:
+    """Prepare one case; one that cannot be used is returned as its error, not raised."""
     try:
         images, masks, output = (open_storage(uri) for uri in (images_path, zonal_mask_path, output_path))
-        check_seen(images, masks)
-        record, is_new = prepare_case(case, subset, images, masks, output, config)
+        check_visible(images, masks)
+        return prepare_case(case, subset, images, masks, output, config)
     except CaseError as fault:
         log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)
-        return left_out(fault, subset)
-    return _outcome(record, is_new)
+        return fault
 
 
 @task(task_run_name="tidy", cache_policy=NO_CACHE, persist_result=False)
@@ -109,25 +97,3 @@ def tidy(output_path: str, keep: Sequence[str]) -> list[str]:
         )
     output.sweep()
     return removed
-
-
-def up_to_date(record: PreparedCase) -> CaseOutcome:
-    """The outcome of a case that an earlier run has prepared."""
-    return _outcome(record, is_new=False)
-
-
-def left_out(fault: CaseError, subset: int | None = None) -> CaseOutcome:
-    """The outcome of a case that cannot be used."""
-    return CaseOutcome(case_id=fault.case_id, subset=subset, file=fault.file, reason=fault.reason)
-
-
-def _outcome(record: PreparedCase, is_new: bool) -> CaseOutcome:
-    return CaseOutcome(
-        case_id=record.case_id,
-        subset=record.subset,
-        size_before=record.size_before,
-        spacing_before=record.spacing_before,
-        size_after=record.size_after,
-        warnings=record.warnings,
-        is_new=is_new,
-    )

@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from tasks.progress import display, is_shown
-from tasks.shared_storage import check_seen
+from tasks.shared_storage import check_visible
 from zssmnet.config import CubesConfig
 from zssmnet.data.archive import shortened
 from zssmnet.preparation.cubes import generate_cubes, remove_other_sets
@@ -36,7 +36,7 @@ class SubsetOutcome(BaseModel):
 def cut_cubes(subset: int, data_path: str, output_path: str, config: CubesConfig) -> SubsetOutcome:
     """Cut the cubes of one subset."""
     data, output = open_storage(data_path), open_storage(output_path)
-    check_seen(data)
+    check_visible(data)
     shown = display()
     record, is_new = generate_cubes(subset, data, output, config, lambda case: shown.advance(STAGE))
     return SubsetOutcome(

@@ -54,12 +54,18 @@ HERE = HandOff()
 
 @task(task_run_name="hand over to {hand_off.deployment}", cache_policy=NO_CACHE)
 def hand_over(
-    cubes_path: str, output_path: str, config: PretrainConfig, reports_path: str, challenge: bool, hand_off: HandOff
+    cubes_path: str,
+    output_path: str,
+    config: PretrainConfig,
+    reports_path: str,
+    challenge: bool,
+    margin_percent: float,
+    hand_off: HandOff,
 ) -> TrainingOutcome:
     """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
 
-    A crashed run is sent again and continues from its last checkpoint, for which nothing needs to be told: the
-    checkpoint lies where the same cubes and settings lead.
+    A crashed run is sent again and continues from its last checkpoint, which is found by the
+    same cubes and settings.
 
     Raises:
         ServiceError: no such deployment, no worker, or a run that failed, was cancelled or crashed too often.
@@ -70,6 +76,7 @@ def hand_over(
         "config": config.model_dump(mode="json"),
         "reports_path": reports_path,
         "challenge": challenge,
+        "margin_percent": margin_percent,
     }
     before = known_outcome(output_path, challenge)
     with get_client(sync_client=True) as client:
@@ -82,14 +89,14 @@ def hand_over(
                 return outcome.model_copy(update={"is_new": outcome != before})
             crashes += state.is_crashed()
             if not state.is_crashed() or crashes > hand_off.resend:
-                raise ServiceError(f"{_told(run)}; run it again to continue from the last checkpoint")
-            log.warning("%s; sent again, it continues from its last checkpoint", _told(run))
+                raise ServiceError(f"{_described(run)}; run it again to continue from the last checkpoint")
+            log.warning("%s; sent again, it continues from its last checkpoint", _described(run))
 
 
 def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
     """Send a run, or take over the one that an earlier try of this parent has sent, if it is alive or completed.
 
-    A key tells Prefect's server which run is meant: the n-th of this parent.
+    An idempotency key identifies the run to Prefect's server: the n-th of this parent.
     """
     parent = get_run_context().task_run.flow_run_id  # type: ignore[union-attr]
     number = 1
@@ -109,7 +116,7 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
         )
     except ObjectNotFound as error:
         raise ServiceError(
-            f"there is no deployment {deployment!r} on this Prefect server: make it with 'make deploy', "
+            f"there is no deployment {deployment!r} on this Prefect server: make it with 'zssmnet-deploy', "
             "or choose another with hand_off.deployment"
         ) from error
     run = cast(FlowRun, made)  # at once, since this is no coroutine
@@ -141,7 +148,7 @@ def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun
 
 
 class _PoolWatch:
-    """Says when nobody serves the work pool of a waiting run, and when that is over."""
+    """Logs when no worker serves the work pool of a waiting run, and when one does again."""
 
     def __init__(self, client: SyncPrefectClient, run: FlowRun) -> None:
         self._client = client
@@ -157,7 +164,7 @@ class _PoolWatch:
         return 0.0 if self._unserved_since is None else (time.monotonic() - self._unserved_since) / 60
 
     def look(self, state: State[Any]) -> None:
-        """Look after the pool while the run waits, and say what has changed."""
+        """Check the pool while the run waits, and log what has changed."""
         if state.type not in _WAITING:
             self._taken()
             return
@@ -186,11 +193,11 @@ class _PoolWatch:
             return ""
         return f"no live worker serves work pool {name!r}; start one with 'prefect worker start --pool {name}'"
 
-    def _show(self, told: str) -> None:
-        if told == self._shown:
+    def _show(self, description: str) -> None:
+        if description == self._shown:
             return
-        self._shown = told
-        markdown = f"Pre-training run {code(self._run.name)} {told}"
+        self._shown = description
+        markdown = f"Pre-training run {code(self._run.name)} {description}"
         if self._artifact is None:
             made = create_markdown_artifact(
                 key=ARTIFACT, markdown=markdown, description="Pre-training in another work pool"
@@ -200,7 +207,7 @@ class _PoolWatch:
             self._client.update_artifact(self._artifact, ArtifactUpdate(data=markdown))
 
 
-def _told(run: FlowRun) -> str:
+def _described(run: FlowRun) -> str:
     state = _state(run)
     message = " ".join((state.message or "no reason given").split())
     return f"pre-training run {run.name!r} in work pool {run.work_pool_name!r} ended as {state.name}: {message}"

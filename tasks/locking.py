@@ -1,4 +1,4 @@
-"""A run holds the folders that it works in, so that of two over one root the second finds out who holds it."""
+"""Lock the folders that a flow run works in, so that of two runs over one root the second reports the first."""
 
 import math
 import os
@@ -7,28 +7,26 @@ from contextlib import ExitStack, contextmanager
 
 from prefect.context import FlowRunContext
 
+from tasks.addresses import STARTED_BY_WORKER
 from zssmnet.storage import open_storage
-from zssmnet.storage.lock import Manners, held, with_manners
-
-_STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
-"""A variable that Prefect sets for the runs of deployments."""
+from zssmnet.storage.lock import LockOptions, lock_options, locked
 
 
 @contextmanager
 def alone_in(*folders: str) -> Iterator[None]:
-    """Hold folders, under the name of this flow run.
+    """Lock folders, under the name of this flow run.
 
-    A run of a deployment waits for another that holds one: nobody sits beside it, and it may have been sent because
-    that other one seemed to have gone. A command says who holds it, and ends.
+    A run of a deployment waits for another that has a lock: nobody watches it, and it may have been started because
+    that other one seemed to have crashed. A command reports which run has the lock, and ends.
 
     Raises:
-        HeldError: another run holds a folder.
+        LockedError: another run has locked a folder.
     """
     context = FlowRunContext.get()
-    name = f"run {context.flow_run.name!r}" if context and context.flow_run else Manners.name
-    patience_s = math.inf if os.environ.get(_STARTED_BY_WORKER) else Manners.patience_s
+    name = f"run {context.flow_run.name!r}" if context and context.flow_run else LockOptions.name
+    timeout_s = math.inf if os.environ.get(STARTED_BY_WORKER) else LockOptions.timeout_s
     with ExitStack() as stack:
-        stack.enter_context(with_manners(Manners(name, patience_s)))
+        stack.enter_context(lock_options(LockOptions(name, timeout_s)))
         for folder in folders:
-            stack.enter_context(held(open_storage(folder)))
+            stack.enter_context(locked(open_storage(folder)))
         yield

@@ -24,18 +24,29 @@ def set_up_logs() -> None:
         handler.addFilter(_inside_a_run)
         library.addHandler(handler)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_in_one_line)
+        logging.getLogger(name).addFilter(_without_traceback)
     Console.on_broken_pipe = _fall_silent  # type: ignore[method-assign, assignment]
+
+
+def hide_tracebacks() -> None:
+    """In a command, drop all tracebacks from the log: what nobody foresaw ends in a line that names their file."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_any_traceback)
 
 
 def _inside_a_run(record: logging.LogRecord) -> bool:
     return bool(TaskRunContext.get() or FlowRunContext.get())
 
 
-def _in_one_line(record: logging.LogRecord) -> bool:
-    """Foreseen errors say all there is to say in their message: the traceback is dropped."""
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """The message of a foreseen error is complete: the traceback is dropped."""
     if record.exc_info and isinstance(record.exc_info[1], ZssmnetError):
         record.exc_info = None
+    return True
+
+
+def _without_any_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None
     return True
 
 

@@ -36,7 +36,7 @@ def show_training(cubes_path: str, weights_path: str, reports_path: str) -> list
 
 
 def _show(reports: Storage, key: str, description: str) -> None:
-    """An artifact that holds the picture itself, so that the UI needs no other place to show it."""
+    """An artifact with the picture itself as a data URI, so that the UI loads it from nowhere else."""
     name = key.removesuffix(".png").replace("/", "-").replace("_", "-")
     png = base64.b64encode(reports.read(key)).decode()
     create_markdown_artifact(

@@ -1,6 +1,7 @@
 """Task on weights: training from the cubes to the published model, or to a challenger that is judged."""
 
 import time
+from functools import partial
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -16,20 +17,20 @@ from zssmnet.registry.versions import MODEL, stable_model, version_key
 from zssmnet.storage import open_storage
 from zssmnet.storage.records import read_record
 from zssmnet.training.checkpoint import TrainingState
-from zssmnet.training.diagnostics import doubts
+from zssmnet.training.diagnostics import training_warnings
 
 STAGE = "pretrain"
 
 
 class TrainingOutcome(BaseModel):
-    """What became of pre-training: the published model, and how it came to be.
+    """The result of pre-training: the published model, and how it was trained.
 
     Attributes:
         model: address of the weights under their stable name.
         version: address of the same weights in the folder of their version, which stays.
         run_id, sha256: of the published model.
         published: whether this training's model is the published one; a challenger that is not better is not.
-        challenger_loss, champion_loss: how a challenge was judged, on the same validation cubes.
+        challenger_loss, champion_loss: validation losses of both in a challenge, on the same cubes.
     """
 
     model: str
@@ -47,12 +48,14 @@ class TrainingOutcome(BaseModel):
 
 
 @task(task_run_name="train", cache_policy=NO_CACHE)
-def train(cubes_path: str, output_path: str, config: PretrainConfig, as_challenger: bool) -> TrainingOutcome:
+def train(
+    cubes_path: str, output_path: str, config: PretrainConfig, as_challenger: bool, margin_percent: float = 0.0
+) -> TrainingOutcome:
     """Train MNet and publish its best weights; a challenger only if it is better than the published model."""
     cubes, weights = open_storage(cubes_path), open_storage(output_path)
     weights.sweep()
     shown = EpochDisplay(config)
-    work = challenge if as_challenger else pretrain
+    work = partial(challenge, margin_percent=margin_percent) if as_challenger else pretrain
     _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step)
     shown.skip_to(config.training.epochs)
     announce(weights, "challenge" if as_challenger else "pretraining")
@@ -60,7 +63,7 @@ def train(cubes_path: str, output_path: str, config: PretrainConfig, as_challeng
 
 
 def outcome_of(output_path: str, as_challenger: bool, is_new: bool) -> TrainingOutcome:
-    """The outcome as the records tell it, wherever the training ran.
+    """The outcome by its records, wherever the training ran.
 
     Raises:
         ServiceError: there is no such record.
@@ -72,7 +75,7 @@ def outcome_of(output_path: str, as_challenger: bool, is_new: bool) -> TrainingO
 
 
 def known_outcome(output_path: str, as_challenger: bool) -> TrainingOutcome | None:
-    """What the records tell now, as if it were new; None if they tell nothing."""
+    """The outcome by the present records, as if it were new; None if there are none."""
     weights = open_storage(output_path)
     model = stable_model(weights)
     judgement = read_record(weights, JUDGEMENT, Judgement) if as_challenger else None
@@ -116,8 +119,8 @@ class EpochDisplay:
         )
         if result.explained is not None:
             self._losses += f", explained variance {result.explained:.1%}"
-        if found := doubts(progress.history, self._steps):
-            self._losses += f" · doubtful: {', '.join(doubt.name for doubt in found)}"
+        if found := training_warnings(progress.history, self._steps):
+            self._losses += f" · warnings: {', '.join(one.name for one in found)}"
         self._epoch_began = time.monotonic()
         self.skip_to(result.epoch - 1)
         self._shown.advance(STAGE)

@@ -1,4 +1,4 @@
-"""Who is told how far the work is: a terminal's bars, and the run's page in Prefect's UI."""
+"""Displays of progress: bars in a terminal, and artifacts on the run's page in Prefect's UI."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ class Display(Protocol):
         """Steps need not be done: an earlier run did them."""
 
     def note(self, stage: str, text: str) -> None:
-        """What there is to say about a stage."""
+        """A remark on a stage."""
 
 
 class Several:
@@ -76,7 +76,7 @@ class _Stage:
         return 100.0 * self.done / self.total if self.total else 100.0
 
     def description(self) -> str:
-        """How far, what there is to say, how long it took and will take."""
+        """Steps done, the remark, time elapsed and left."""
         elapsed = time.monotonic() - self.began
         parts = [f"{self.done} of {self.total} {self.unit}", self.text, f"{_duration(elapsed)} so far"]
         if (fresh := self.done - self.skipped) > 0 and self.done < self.total:

@@ -44,12 +44,12 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
         "validation loss": f"**{record.best_validation_loss:.5f}**",
         "explained variance": f"{record.metrics['explained_variance']:.1%}"
         if "explained_variance" in record.metrics
-        else "not told",
+        else "not recorded",
         "best epoch": f"{record.best_epoch} of {len(record.history)}",
-        "cases": f"{len(record.data)}" if record.data else "not told by the cubes",
+        "cases": f"{len(record.data)}" if record.data else "not recorded by the cubes",
         "network": f"channels {', '.join(map(str, network.channels))}, merge {network.merge}",
         "corruption": record.parameters.corruption.recipe,
-        "device": f"{record.device}, convolutions in {record.precision}" if record.device else "not told",
+        "device": f"{record.device}, convolutions in {record.precision}" if record.device else "not recorded",
         "recipe": f"batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
         "versions": text(", ".join(f"{name} {version}" for name, version in record.versions.items())),
     }

@@ -14,8 +14,8 @@ from zssmnet.storage.records import record_names
 _SHARE = "let all machines see this folder under the same path, or keep it on S3"
 
 
-def check_seen(*inputs: Storage) -> None:
-    """See to it that folders with inputs are there on this machine.
+def check_visible(*inputs: Storage) -> None:
+    """Check that folders with inputs are visible on this machine.
 
     Raises:
         StorageError: one is not, or nothing is in it, as in a place where a disk is not mounted.
@@ -25,15 +25,15 @@ def check_seen(*inputs: Storage) -> None:
             raise StorageError(f"{storage.uri}: not there, or empty, on {socket.gethostname()}; {_SHARE}")
 
 
-def check_arrived(output: Storage, names: Iterable[str]) -> None:
-    """See to it that what tasks have published is seen on this machine, by the names of its records.
+def check_outputs_visible(output: Storage, names: Iterable[str]) -> None:
+    """Check that what tasks have published is visible on this machine, by the names of its records.
 
     Raises:
         StorageError: something is not.
     """
     if absent := sorted(set(names) - set(record_names(output))):
         raise StorageError(
-            f"{output.uri}: was written by tasks elsewhere, but is not seen on {socket.gethostname()}: "
+            f"{output.uri}: was written by tasks elsewhere, but is not visible on {socket.gethostname()}: "
             f"{shortened(absent)}; {_SHARE}"
         )
 

@@ -8,9 +8,12 @@ import pytest
 from tests.reliability.ledger import Ledger
 from tests.s3_server import s3_endpoint as s3_endpoint
 from tests.s3_server import s3_root as s3_root
+from tests.server import SessionFolder
 from tests.server import prefect_api as prefect_api
+from tests.server import prefect_database as prefect_database
 
 LEDGER = pytest.StashKey[Ledger]()
+SLOWEST = "test_service.py"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,12 +24,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEDGER] = Ledger()
+    if not hasattr(config, "workerinput"):  # processes of pytest-xdist share it
+        config.add_cleanup(SessionFolder().close)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The slow files come first, so that side by side none is left alone at the end; long tests only if asked for."""
     slow = {item.path for item in items if item.get_closest_marker("integration")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path.name != SLOWEST))
     if config.getoption("--long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]

@@ -1,11 +1,11 @@
 """Small archives of synthetic cases for tests of whole flows."""
 
-import atexit
-import functools
+import fcntl
+import os
 import shutil
-import tempfile
 from pathlib import Path
 
+from tests.server import FOLDER
 from zssmnet.phantom import GridSpec, evenly_split_cases, write_archive
 
 SMALL_GRIDS = (
@@ -32,14 +32,19 @@ device = "cpu"
 
 def small_archive(folder: Path, cases: int = 6) -> tuple[Path, Path]:
     """An nnU-Net raw archive whose cases the stable split spreads over all six subsets: (images, masks)."""
-    drawn, images, masks = _drawn(cases)
-    shutil.copytree(drawn, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    return folder / images.relative_to(drawn), folder / masks.relative_to(drawn)
+    for case_id in evenly_split_cases(cases):
+        shutil.copytree(_drawn(case_id), folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    return folder / "nnunet_raw", folder / "zonal_masks"
 
 
-@functools.cache
-def _drawn(cases: int) -> tuple[Path, Path, Path]:
-    """An archive that is drawn once in each process of pytest: that takes longer than most of what is done with it."""
-    folder = Path(tempfile.mkdtemp(prefix="phantoms-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder, *write_archive(folder, evenly_split_cases(cases), grids=SMALL_GRIDS)
+def _drawn(case_id: str) -> Path:
+    """An archive of one case, drawn once in a session: that takes longer than most of what is done with it."""
+    shelf = Path(os.environ[FOLDER]) / "cases"
+    shelf.mkdir(exist_ok=True)
+    drawn = shelf / case_id
+    with (shelf / f"{case_id}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not drawn.exists():
+            write_archive(shelf / f"{case_id}.partial", [case_id], grids=SMALL_GRIDS)
+            (shelf / f"{case_id}.partial").rename(drawn)
+    return drawn

@@ -1,13 +1,19 @@
-"""A real S3 endpoint over HTTP, in a process of its own."""
+"""A real S3 endpoint over HTTP, in a process of its own: moto's, with conditional writes one at a time, as S3 has them.
+
+moto looks whether the condition holds, and then writes; another thread may write between the two.
+"""
 
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -22,7 +28,7 @@ def s3_endpoint() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     endpoint = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, __file__, "127.0.0.1", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     settings = {
         "AWS_ENDPOINT_URL": endpoint,
@@ -54,6 +60,24 @@ def s3_root(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return f"s3://{bucket}/some/prefix"
 
 
+def serve(host: str, port: int) -> None:
+    """Serve until the process ends."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import run_simple
+
+    application = DomainDispatcherApplication(create_backend_app)
+    one_at_a_time = threading.Lock()
+
+    def serialized(environment: dict[str, Any], start_response: Any) -> Any:
+        is_conditional = environment["REQUEST_METHOD"] in ("PUT", "DELETE") and (
+            "HTTP_IF_MATCH" in environment or "HTTP_IF_NONE_MATCH" in environment
+        )
+        with one_at_a_time if is_conditional else nullcontext():
+            return application(environment, start_response)
+
+    run_simple(host, port, serialized, threaded=True)
+
+
 def _wait_for(endpoint: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + STARTUP_S
     while time.monotonic() < deadline and server.poll() is None:
@@ -63,3 +87,7 @@ def _wait_for(endpoint: str, server: subprocess.Popen[bytes]) -> None:
         except (URLError, OSError):
             time.sleep(0.1)
     raise RuntimeError(f"the S3 endpoint did not start within {STARTUP_S} s")
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))

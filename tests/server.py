@@ -1,15 +1,100 @@
-"""A real Prefect server for the session, on a database of its own."""
+"""One real Prefect server for all tests of a session, on a database of its own, also for tests side by side."""
 
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
+
+FOLDER = "ZSSMNET_TEST_SESSION"
+"""Names the session's folder to the processes of pytest-xdist."""
+STARTUP_S, END_S = 1000, 60
+_started: list["subprocess.Popen[bytes]"] = []  # as long as this process
+
+
+class SessionFolder:
+    """What tests side by side share: the server, if one has asked for it, and cases that were drawn.
+
+    The server ends when this is closed, or with this process.
+    """
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="zssmnet-session-"))
+        os.mkfifo(self._folder / "alive")
+        self._alive = os.open(self._folder / "alive", os.O_RDWR)
+        os.environ[FOLDER] = str(self._folder)
+
+    def close(self) -> None:
+        """End the server, and remove its files."""
+        os.close(self._alive)
+        deadline = time.monotonic() + END_S
+        while _runs(self._folder) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _runs(folder: Path) -> bool:
+    try:
+        return bool(Path(f"/proc/{(folder / 'pid').read_text()}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+def _address(folder: Path) -> str:
+    """The API's address; the first who asks starts the server, as a command starts its own."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "api").exists():
+            with (
+                socket.create_server(("127.0.0.1", 0)) as listening,
+                (folder / "alive").open("rb") as alive,
+                (folder / "errors").open("wb") as errors,
+            ):
+                server = subprocess.Popen(
+                    [sys.executable, "-m", "flows.embedded_server", str(listening.fileno())],
+                    env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+                    | {"PREFECT_HOME": str(folder)},
+                    stdin=alive,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    pass_fds=[listening.fileno()],
+                    start_new_session=True,
+                )
+                _started.append(server)
+                (folder / "pid").write_text(str(server.pid))
+                (folder / "api").write_text(f"http://127.0.0.1:{listening.getsockname()[1]}/api")
+    return (folder / "api").read_text()
 
 
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """The address of the server's API."""
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with prefect_test_harness(server_startup_timeout=900):
-        yield str(PREFECT_API_URL.value())
+    folder = Path(os.environ[FOLDER])
+    address = _address(folder)
+    try:
+        with build_opener(ProxyHandler({})).open(f"{address}/health", timeout=STARTUP_S):
+            pass
+    except OSError as error:
+        raise RuntimeError(f"Prefect's server does not start: {(folder / 'errors').read_text()[-2000:]}") from error
+    with temporary_settings({PREFECT_API_URL: address}):
+        yield address
+        APILogWorker.drain_all()
+        EventsWorker.drain_all()
+
+
+@pytest.fixture(scope="session")
+def prefect_database(prefect_api: str) -> Path:
+    """The server's database."""
+    return Path(os.environ[FOLDER]) / "prefect.db"

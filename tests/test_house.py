@@ -68,6 +68,7 @@ BELOW: dict[str, set[str]] = {
 """What each room of the library may import from, beside itself."""
 BELOW["registry"] = BELOW["training"] | {"training"}
 BELOW["probe"] = BELOW["registry"] | {"registry"}
+BELOW["stages"] = BELOW["probe"] | {"probe"}
 BELOW["report"] = BELOW["handoff"] = BELOW["phantom"] = BELOW["probe"] | {"probe"}
 
 

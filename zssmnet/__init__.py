@@ -1,26 +1,76 @@
-"""Self-supervised pre-training of Z-SSMNet: the science, without any orchestration.
+"""Self-supervised pre-training of Z-SSMNet (arXiv 2212.05808): the science, without any orchestration.
 
->>> from zssmnet import MNet, load_pretrained
+Tensors have the axes (N, C, Z, Y, X); files and SimpleITK images are x, y, z. Names are imported when they are first
+used, so that ``import zssmnet`` takes no time.
+
+>>> import torch, zssmnet
+>>> cubes_NCZYX = torch.rand(2, 4, 16, 64, 64)
+>>> corruption = zssmnet.Corruption(zssmnet.CorruptionConfig())
+>>> input_NCZYX, target_NCZYX = corruption(cubes_NCZYX, torch.Generator().manual_seed(0))
+>>> model = zssmnet.MNet(in_channels=6, num_classes=3, channels=(2, 2, 2, 2, 2))
+>>> model(input_NCZYX).shape == target_NCZYX.shape
+True
 """
 
+import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zssmnet.handoff.pretrained import export_nnunet_v2, load_pretrained
+    __version__: str
+    from zssmnet.config import CorruptionConfig, CubesConfig, PreparationConfig, PretrainConfig
+    from zssmnet.corruption import Corruption
+    from zssmnet.errors import ZssmnetError
+    from zssmnet.handoff.export import export_nnunet_v2
+    from zssmnet.handoff.load import load_pretrained
+    from zssmnet.handoff.network_input import network_input
     from zssmnet.mnet import MNet
+    from zssmnet.stages import generate_cubes, prepare_archive, prepare_case, pretrain
+    from zssmnet.training.dataset import CubesDataset
 
-__all__ = ["MNet", "export_nnunet_v2", "load_pretrained"]
-_HOMES = {
-    "MNet": "zssmnet.mnet",
-    "load_pretrained": "zssmnet.handoff.pretrained",
-    "export_nnunet_v2": "zssmnet.handoff.pretrained",
+__all__ = [
+    "Corruption",
+    "CorruptionConfig",
+    "CubesConfig",
+    "CubesDataset",
+    "MNet",
+    "PreparationConfig",
+    "PretrainConfig",
+    "ZssmnetError",
+    "__version__",
+    "export_nnunet_v2",
+    "generate_cubes",
+    "load_pretrained",
+    "network_input",
+    "prepare_archive",
+    "prepare_case",
+    "pretrain",
+]
+
+_MODULES = {
+    "config": ("CorruptionConfig", "CubesConfig", "PreparationConfig", "PretrainConfig"),
+    "corruption": ("Corruption",),
+    "errors": ("ZssmnetError",),
+    "handoff.export": ("export_nnunet_v2",),
+    "handoff.load": ("load_pretrained",),
+    "handoff.network_input": ("network_input",),
+    "mnet": ("MNet",),
+    "stages": ("generate_cubes", "prepare_archive", "prepare_case", "pretrain"),
+    "training.dataset": ("CubesDataset",),
 }
+_MODULE_OF = {name: f"zssmnet.{module}" for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when something that needs it is asked for: ``zssmnet --help`` answers at once."""
-    if name in _HOMES:
-        import importlib
+    """Import a public name on first use: torch and SimpleITK take seconds."""
+    if name == "__version__":
+        return version("zssmnet")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
 
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,18 +1,93 @@
 """Configuration: frozen, validated values. Defaults are the published method's (Z-SSMNet, arXiv 2212.05808).
 
-Every field carries a description, which Prefect's UI shows in the run form.
+Every field carries a description, which Prefect's run form and the command line's help show; a `Flag` beside it gives
+the field a flag of the command line, with the field's own type, choices and default.
 Axis order of all triples is (x, y, z) unless a name says otherwise.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+ArchiveFormat = Literal["nnunet", "picai"]
+SplitMode = Literal["reference", "stable"]
+
+PICAI_PATIENT = r"^(?P<patient>\d+)_\d+$"
+"""Pattern of PI-CAI's case ids, ``<patient>_<study>`` in digits."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of the command line for a field.
+
+    Attributes:
+        name: without hyphens in front, with underscores: ``batch_size`` is ``--batch_size`` and ``--batch-size``.
+        metavar: what stands for the value in the help: ``D`` folder, ``F`` file, ``N`` number.
+    """
+
+    name: str
+    metavar: str | None = None
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+
+ImagesPath = Annotated[
+    str,
+    Field(
+        min_length=1, description="Folder or s3://bucket/prefix of an nnU-Net raw archive or of PI-CAI's MHA archive"
+    ),
+    Flag("images_path", "D"),
+]
+MaskPath = Annotated[
+    str,
+    Field(min_length=1, description="Folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
+    Flag("zonal_mask_path", "D"),
+]
+SplitsPath = Annotated[
+    str | None,
+    Field(description="splits.json with five folds; none: subsets by a hash of the patient"),
+    Flag("splits_path", "F"),
+]
+SplitModeChoice = Annotated[
+    SplitMode | None,
+    Field(
+        description="reference: as published, needs splits.json; stable: by a hash of the patient; none: reference "
+        "with a splits.json, else stable"
+    ),
+    Flag("split_mode"),
+]
+FormatChoice = Annotated[
+    ArchiveFormat | None, Field(description="Kind of archive; none: recognised by itself"), Flag("archive_format")
+]
+PatientPattern = Annotated[
+    str,
+    Field(description="Regular expression whose group 'patient' names a case's patient; no match: the whole id"),
+    Flag("patient_pattern", "RE"),
+]
+Strict = Annotated[
+    bool, Field(description="Fail if any case cannot be used, instead of leaving it out"), Flag("strict")
+]
+
+
+class ArchiveConfig(_Frozen):
+    """Where examinations and masks are, and how they are split into subsets."""
+
+    images_path: ImagesPath
+    zonal_mask_path: MaskPath
+    splits_path: SplitsPath = None
+    split_mode: SplitModeChoice = None
+    archive_format: FormatChoice = None
+    patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class StrictConfig(_Frozen):
+    """What becomes of cases that cannot be used."""
+
+    strict: Strict = False
 
 
 class PreparationConfig(_Frozen):
@@ -20,6 +95,21 @@ class PreparationConfig(_Frozen):
 
     spacing_mm: tuple[float, float, float] = Field((0.5, 0.5, 3.0), description="Target spacing x, y, z in mm")
     margin_mm: float = Field(25.0, ge=0, description="Margin kept around the gland on every side, in mm")
+    convert_adc: bool = Field(
+        False, description="Convert ADC to 1e-6 mm2/s where its median in the gland shows another power of ten"
+    )
+    stray_mask_parts: Literal["ignore", "keep", "refuse"] = Field(
+        "ignore",
+        description="Parts of the mask more than 10 mm from the gland: ignore (if they are tiny), keep, or leave the "
+        "case out; a warning in any case",
+    )
+    uncovered_gland: tuple[Probability, Probability] = Field(
+        (0.01, 0.2), description="Share of the gland that ADC or DWI does not cover: warn above, leave out above"
+    )
+    uncovered_region: tuple[Probability, Probability] = Field(
+        (0.25, 0.75),
+        description="Share of gland and margin that ADC or DWI does not cover: warn above, leave out above",
+    )
 
     @model_validator(mode="after")
     def _positive_spacing(self) -> Self:
@@ -31,12 +121,14 @@ class PreparationConfig(_Frozen):
 class CubesConfig(_Frozen):
     """Cutting of cubes from prepared cases."""
 
-    cubes_per_case: int = Field(12, ge=1, le=10_000, description="Number of cubes cut from each case")
-    size: tuple[int, int, int] = Field((64, 64, 16), description="Size of a cube x, y, z in voxels")
-    dtype: Literal["float16", "float32", "float64"] = Field(
-        "float16", description="Number type on disk; the published program wrote float64"
+    cubes_per_case: Annotated[int, Flag("scale", "N")] = Field(
+        12, ge=1, le=10_000, description="Number of cubes cut from each case"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the cubes' positions")
+    size: tuple[int, int, int] = Field((64, 64, 16), description="Size of a cube x, y, z in voxels")
+    dtype: Annotated[Literal["float16", "float32", "float64"], Flag("dtype")] = Field(
+        "float16", description="dtype on disk; the published program wrote float64"
+    )
+    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**63, description="Seed of the cubes' positions")
 
     @model_validator(mode="after")
     def _positive_size(self) -> Self:
@@ -48,14 +140,14 @@ class CubesConfig(_Frozen):
 class FlipConfig(_Frozen):
     """Random flips of corrupted and target alike."""
 
-    probability: Probability = Field(0.4, description="Chance of each flip; the first miss ends the row")
-    most: int = Field(3, ge=0, description="Most flips in a row")
+    probability: Probability = Field(0.4, description="Probability of each further flip; stops at the first failure")
+    most: int = Field(3, ge=0, description="Largest number of flips")
 
 
 class ShufflingConfig(_Frozen):
     """Local shuffling of voxels within many small windows."""
 
-    probability: Probability = Field(0.5, description="Chance for each channel to be shuffled")
+    probability: Probability = Field(0.5, description="Probability that a channel is shuffled")
     windows: int = Field(10_000, ge=1, le=16_384, description="Number of windows in a shuffled channel")
     largest_divisor: int = Field(
         10, ge=1, description="A window's largest size on an axis is the cube's divided by this"
@@ -65,18 +157,20 @@ class ShufflingConfig(_Frozen):
 class IntensityConfig(_Frozen):
     """Monotonous intensity map along a cubic Bezier curve."""
 
-    probability: Probability = Field(0.9, description="Chance of the map, one for the three images together")
-    rising_probability: Probability = Field(0.5, description="Chance that the map rises; it falls otherwise")
+    probability: Probability = Field(0.9, description="Probability of the map, drawn once for the three images")
+    rising_probability: Probability = Field(0.5, description="Probability that the map rises; it falls otherwise")
     table_size: int = Field(1000, ge=16, description="Points of the curve's table, interpolated linearly")
 
 
 class PaintingConfig(_Frozen):
     """In-painting (boxes of noise) and out-painting (noise around boxes)."""
 
-    probability: Probability = Field(0.9, description="Chance for each channel to be painted")
-    outer_probability: Probability = Field(0.8, description="Chance that painting is out-painting")
-    box_probability: Probability = Field(0.95, description="Chance of each further box; the first miss ends the row")
-    most_boxes: int = Field(5, ge=1, le=8, description="Most boxes of one painting")
+    probability: Probability = Field(0.9, description="Probability that a channel is painted")
+    outer_probability: Probability = Field(0.8, description="Probability that painting is out-painting")
+    box_probability: Probability = Field(
+        0.95, description="Probability of each further box; stops at the first failure"
+    )
+    most_boxes: int = Field(5, ge=1, le=8, description="Largest number of boxes in one painting")
     border: int = Field(
         3,
         ge=0,
@@ -87,7 +181,7 @@ class PaintingConfig(_Frozen):
 class CorruptionConfig(_Frozen):
     """The pretext task: how a cube is corrupted before the network restores it."""
 
-    recipe: Literal["reference", "per-channel"] = Field(
+    recipe: Annotated[Literal["reference", "per-channel"], Flag("recipe")] = Field(
         "reference",
         description="reference: as the published program, which shuffles every channel from T2W and loses most "
         "zones; per-channel: each channel from itself, zones kept in step",
@@ -101,10 +195,10 @@ class CorruptionConfig(_Frozen):
 class NetworkConfig(_Frozen):
     """MNet's free choices."""
 
-    channels: tuple[int, int, int, int, int] = Field(
+    channels: Annotated[tuple[int, int, int, int, int], Flag("channels", "A,B,C,D,E")] = Field(
         (32, 48, 64, 80, 96), description="Number of kernels on the five levels"
     )
-    merge: Literal["sub", "sum", "cat"] = Field(
+    merge: Annotated[Literal["sub", "sum", "cat"], Flag("merge")] = Field(
         "sub", description="Feature merging unit: absolute difference, sum or concatenation"
     )
 
@@ -118,27 +212,48 @@ class NetworkConfig(_Frozen):
 class TrainingConfig(_Frozen):
     """The training recipe."""
 
-    epochs: int = Field(1000, ge=1, description="Most epochs")
-    batch_size: int = Field(24, ge=1, description="Cubes in a batch; a last partial batch is dropped in training")
-    learning_rate: float = Field(0.1, gt=0, description="Initial learning rate of SGD")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD")
+    epochs: Annotated[int, Flag("epochs", "N")] = Field(1000, ge=1, description="Largest number of epochs")
+    batch_size: Annotated[int, Flag("batch_size", "N")] = Field(
+        24, ge=1, description="Cubes in a batch; a last partial batch is dropped in training"
+    )
+    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(0.1, gt=0, description="Initial learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD; first beta of AdamW")
     halve_every: int = Field(12, ge=1, description="The learning rate is halved every so many epochs")
-    patience: int = Field(20, ge=1, description="Epochs without a better validation loss before training stops")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of initial weights, order of cubes and corruption")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd, as published, or adamw")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer")
+    schedule: Literal["halving", "cosine"] = Field(
+        "halving",
+        description="Learning rate: halved every halve_every epochs, as published, or a cosine over all epochs",
+    )
+    warm_up_epochs: int = Field(0, ge=0, description="Epochs over which the cosine's learning rate first rises")
+    calibrated_head: bool = Field(
+        False,
+        description="Whether a new network's first prediction is each channel's mean: no training starts saturated",
+    )
+    patience: Annotated[int, Flag("patience", "N")] = Field(
+        20, ge=1, description="Epochs without a better validation loss before training stops"
+    )
+    seed: Annotated[int, Flag("seed", "N")] = Field(
+        0, ge=0, lt=2**63, description="Seed of initial weights, order of cubes and corruption"
+    )
     validation_seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the validation cubes' corruption, the same in every run"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one"
     )
-    processes: int = Field(
+    processes: Annotated[int, Flag("processes", "N")] = Field(
         0, ge=0, description="Processes that share each batch, one a GPU; 0: as many as there are GPUs, else one"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Number type of the convolutions; auto takes bfloat16 on GPUs that compute in it"
+    precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
+        "auto",
+        description="Precision of the convolutions; auto takes bfloat16 on GPUs that compute in it, else float32; "
+        "tf32: float32 with rounded factors; float16 has a fixed loss scale",
     )
-    compile: Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"] = Field(
-        "off", description="Mode of torch.compile; cudagraphs: CUDA graphs alone (see make bench-gpu for what pays)"
+    compile: Annotated[Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"], Flag("compile")] = (
+        Field(
+            "off", description="Mode of torch.compile; cudagraphs: CUDA graphs alone (see make bench-gpu for what pays)"
+        )
     )
     cubes_in: Literal["auto", "device", "host"] = Field(
         "auto", description="Where cubes lie: in the GPU's memory, or on disk and read ahead; auto: there if they fit"
@@ -151,3 +266,120 @@ class PretrainConfig(_Frozen):
     network: NetworkConfig = Field(NetworkConfig(), description="The network")
     corruption: CorruptionConfig = Field(CorruptionConfig(), description="The pretext task")
     training: TrainingConfig = Field(TrainingConfig(), description="The training recipe")
+
+
+MarginPercent = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=100,
+        description="By how many percent a challenger's validation loss must be below that of the published model",
+    ),
+    Flag("margin_percent", "X"),
+]
+
+MinNewCases = Annotated[
+    int,
+    Field(ge=1, description="New or changed cases that are worth a training; with fewer, nothing is done"),
+    Flag("min_new_cases", "N"),
+]
+
+
+class RetrainingConfig(_Frozen):
+    """When a challenger is trained, how, and when it wins. It starts from trained weights: a small learning rate."""
+
+    min_new_cases: MinNewCases = 10
+    margin_percent: MarginPercent = 0.0
+    pretraining: PretrainConfig = Field(
+        PretrainConfig(training=TrainingConfig(epochs=100, learning_rate=0.01, patience=10)),
+        description="The challenger's budget; its network is that of the published model",
+    )
+
+
+class DemoConfig(_Frozen):
+    """The demonstration on synthetic examinations."""
+
+    cases: Annotated[int, Flag("cases", "N")] = Field(12, ge=6, description="Synthetic examinations")
+    epochs: Annotated[int, Flag("epochs", "N")] = Field(8, ge=1, description="Epochs")
+    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**63, description="Seed of everything")
+
+
+class SeriesConfig(_Frozen):
+    """What is wanted of the diffusion images of a DICOM study."""
+
+    high_b: Annotated[float, Flag("high_b", "B")] = Field(
+        1400.0, gt=0, description="Wanted b-value of the DWI image, s/mm2; of high ones the nearest is taken"
+    )
+    lowest_b: Annotated[float, Flag("lowest_b", "B")] = Field(
+        1000.0, gt=0, description="Lowest b-value that counts as high, s/mm2"
+    )
+    compute_high_b: Annotated[bool, Flag("compute_high_b")] = Field(
+        False, description="Compute the wanted b-value from lower ones (one ADC a voxel) where there is no high one"
+    )
+
+
+class DicomConfig(SeriesConfig):
+    """Where DICOM files are, and which ids they get."""
+
+    dicom_path: Annotated[str, Flag("dicom_path", "D")] = Field(
+        min_length=1, description="Folder of DICOM files, in any order and depth"
+    )
+    key_file: Annotated[str | None, Flag("key_file", "F")] = Field(
+        None, description="Secret key: new ids are keyed hashes (HMAC) of the old"
+    )
+    ids: Annotated[str | None, Flag("ids", "F")] = Field(
+        None, description="CSV table of new ids instead: patient_id,study,case_id"
+    )
+    overrides: Annotated[str | None, Flag("overrides", "F")] = Field(
+        None, description="TOML file of choices by hand, by case: [10001_1000001] t2w = 4 (number of a series)"
+    )
+
+    @model_validator(mode="after")
+    def _one_source_of_ids(self) -> Self:
+        if (self.ids is None) == (self.key_file is None):
+            raise ValueError("new ids come either from --key-file or from --ids; give one of them")
+        return self
+
+
+class NnunetDatasetConfig(_Frozen):
+    """A raw data set for nnU-Net v2."""
+
+    number: Annotated[int, Flag("dataset", "N")] = Field(501, ge=1, le=999, description="Number of nnU-Net's data set")
+    name: Annotated[str, Flag("name", "NAME")] = Field(
+        "csPCa", pattern=r"^[A-Za-z0-9_-]+$", description="Name of nnU-Net's data set"
+    )
+    labels: Annotated[Literal["binary", "isup"], Flag("labels")] = Field(
+        "binary", description="binary: any lesion is csPCa; isup: a class for each of the ISUP grades 2 to 5"
+    )
+    volume: Annotated[Literal["prepared", "cropped", "native"], Flag("volume")] = Field(
+        "prepared",
+        description="prepared: resampled and cropped as for pre-training; cropped: on T2W's grid, cropped around the "
+        "gland; native: on T2W's grid, whole",
+    )
+    preparation: PreparationConfig = Field(PreparationConfig(), description="Target spacing and margin")
+    splits_path: SplitsPath = None
+    archive_format: FormatChoice = None
+    patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class ExportConfig(_Frozen):
+    """Weights in a file for another program."""
+
+    to: Annotated[Literal["nnunet-v2", "nnunet-v1"], Flag("to")] = Field(
+        "nnunet-v2", description="Program that reads the file"
+    )
+    classes: Annotated[int | None, Flag("classes", "N")] = Field(
+        None, ge=1, description="For nnU-Net v2: add new heads of so many classes, background included; none: no heads"
+    )
+
+
+class PackageConfig(_Frozen):
+    """A folder of weights with a model card."""
+
+    name: Annotated[str, Flag("name", "NAME")] = Field("zssmnet-mnet", min_length=1, description="Name on the card")
+    licence: Annotated[str, Flag("licence", "ID")] = Field(
+        "fill-in", min_length=1, description="Licence of the weights, as model hubs name it"
+    )
+    probe_path: Annotated[str | None, Flag("probe", "F")] = Field(
+        None, description="JSON file with the probe's result, for the card"
+    )

@@ -1,22 +1,24 @@
-"""The error tree. Every message names the case, the file and the value, and says what to do.
+"""The error tree. Every message names the case, the file, the value and the way out.
 
 ZssmnetError
 ├── InputError            the input is at fault: exit status 1 and one line, never a traceback
 │   ├── ConfigError       settings that cannot be used
 │   ├── ArchiveError      an archive, or the pairing of images and masks
 │   ├── CaseError         one case: carries its id, the file and the reason
+│   ├── ImageError        one image in memory: the reason
 │   ├── SplitsError       splits.json
 │   ├── CubesError        a file of cubes
+│   ├── DicomError        a series of DICOM files, or the ids for them
 │   ├── CheckpointError   a checkpoint or a file of weights
-│   └── VerificationError files that are not as their records tell
+│   └── VerificationError files that differ from their records
 ├── StorageError          a folder or bucket that cannot be read or written
 │   ├── UnreadableFileError  one file that is there, but cannot be read or is not whole
-│   └── HeldError         a folder that another run works in
+│   └── LockedError       a folder that another run has locked
 ├── TrainingError         training that cannot go on
 │   ├── NonFiniteLossError
 │   ├── CollapsedError
 │   └── OutOfMemoryError
-└── ServiceError          another part of the service does not do its share: a work pool, a worker, a run elsewhere
+└── ServiceError          another part of the service fails: a work pool, a worker, a run elsewhere
 """
 
 import re
@@ -26,12 +28,12 @@ _CREDENTIALS = re.compile(r"(?<=//)(?:[^\s/@:]+:(?!\d+/)[^\s@]*|[^\s/@]+)@")
 
 
 def without_credentials(text: str) -> str:
-    """A text in which addresses tell no user, key or password."""
+    """The text with users, keys and passwords of addresses replaced by ``***``."""
     return _CREDENTIALS.sub("***@", text)
 
 
 class ZssmnetError(Exception):
-    """The root of all errors raised by this package; a message never tells what an address holds of credentials."""
+    """The root of all errors raised by this package; messages contain no credentials of addresses."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(without_credentials(message))
@@ -46,7 +48,7 @@ class ConfigError(InputError):
 
 
 class ArchiveError(InputError):
-    """No archive where one was named, or one that cannot be told apart."""
+    """No archive where one was named, or one whose kind is ambiguous."""
 
 
 class CaseError(InputError):
@@ -68,12 +70,20 @@ class CaseError(InputError):
         return type(self), (self.case_id, self.file, self.reason)
 
 
+class ImageError(InputError):
+    """One image that cannot be used; becomes a CaseError where the case and the file are known."""
+
+
 class SplitsError(InputError):
     """A splits.json that is not a list of five folds, or folds that contradict each other."""
 
 
 class CubesError(InputError):
-    """A file of cubes with a wrong shape, type or content."""
+    """A file of cubes with a wrong shape, dtype or content."""
+
+
+class DicomError(InputError):
+    """DICOM files that make no volume, or ids that do not fit them; names a series by its number, never a patient."""
 
 
 class CheckpointError(InputError):
@@ -81,7 +91,7 @@ class CheckpointError(InputError):
 
 
 class VerificationError(InputError):
-    """Files below a working root are not as their records tell."""
+    """Files below a working root that differ from their records."""
 
 
 class StorageError(ZssmnetError):
@@ -105,8 +115,8 @@ class UnreadableFileError(StorageError):
         return type(self), (self.file, self.reason)
 
 
-class HeldError(StorageError):
-    """A folder that another run works in, or that it has taken over."""
+class LockedError(StorageError):
+    """A folder that another run has locked, or whose lock it has taken over."""
 
 
 class TrainingError(ZssmnetError):
@@ -118,7 +128,7 @@ class NonFiniteLossError(TrainingError):
 
 
 class CollapsedError(TrainingError):
-    """The network answers the same constant to everything, and no step changes it any more."""
+    """The network predicts the same constant for every input, and no step changes it any more."""
 
 
 class OutOfMemoryError(TrainingError):
@@ -126,4 +136,4 @@ class OutOfMemoryError(TrainingError):
 
 
 class ServiceError(ZssmnetError):
-    """Another part of the service does not do its share: a work pool without workers, a run elsewhere that failed."""
+    """Another part of the service fails: a work pool without workers, a run elsewhere that failed."""

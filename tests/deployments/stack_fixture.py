@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.stack import LocalStack
+from deployments import processes
+from deployments.stack import SERVICES, LocalStack
 
 FAST = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
 
@@ -29,6 +30,7 @@ def temporary_stack(**overrides: str) -> Iterator[LocalStack]:
     finally:
         stack.stop()
         shutil.rmtree(folder)
+    assert not any(processes.marked(f"{folder}:{name}") for name in SERVICES), "a process is left"
 
 
 @pytest.fixture

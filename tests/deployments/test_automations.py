@@ -40,8 +40,8 @@ PATIENCE_S = 400
 AUTOMATIONS = automations(SOON, SETTLING, SOON, STARTS)
 TAKEN = (Pending(), Running())
 NOT_AGAIN = (
-    f"It crashed before it began, or for the {STARTS}th time, so it is not started again by itself. Its log, or its "
-    "worker's, tells why; start it again when that is mended, and it goes on where it was."
+    f"It crashed before it began, or for the {STARTS}th time, so it is not started again by itself. The reason is in "
+    "its log, or in its worker's; start it again when that is mended, and it goes on where it was."
 )
 
 

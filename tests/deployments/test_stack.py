@@ -267,7 +267,7 @@ def test_status_and_stop_of_nothing(
     monkeypatch.setattr(stack, "FOLDER", tmp_path / ".service")
     assert stack.main(["status"]) == 1
     assert stack.main(["stop"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["start it with 'make service'", "nothing was running"]
+    assert capsys.readouterr().out.splitlines() == ["start it with 'zssmnet-service start'", "nothing was running"]
 
 
 def test_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

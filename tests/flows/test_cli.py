@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from flows import cli
+from zssmnet.config import TrainingConfig
 
-COMMANDS = ("prepare", "cubes", "pretrain", "run", "verify", "demo")
+COMMANDS = tuple(cli.COMMANDS)
 
 
 def status_of(*arguments: str) -> int:
@@ -24,6 +26,7 @@ def test_help_names_every_flag(command: str, capsys: pytest.CaptureFixture[str])
     assert status_of(*([command] if command else []), "--help") == 0
     text = capsys.readouterr().out
     assert "usage: zssmnet" in text
+    assert f"example:\n  zssmnet {command}" in text
     if not command:
         assert all(name in text for name in COMMANDS)
 
@@ -34,7 +37,7 @@ def test_help_needs_nothing_slow() -> None:
         "import sys; from flows import cli\n"
         "try: cli.main(['run', '--help'])\n"
         "except SystemExit: pass\n"
-        "print(sorted({'torch', 'prefect', 'SimpleITK', 'numpy', 'pydantic', 'rich'} & set(sys.modules)))"
+        "print(sorted({'torch', 'prefect', 'SimpleITK', 'numpy', 'rich'} & set(sys.modules)))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "[]"
@@ -61,12 +64,41 @@ def test_wrong_usage_exits_with_2_and_says_why(arguments: list[str], capsys: pyt
     assert re.match(r"zssmnet( \w+)?: error: .+", last)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_in_the_help_are_taken(command: str) -> None:
+    assert cli._parser().parse_args([command, *shlex.split(cli.COMMANDS[command].example)]).command == command
+
+
+def test_flags_show_the_description_the_choices_and_the_default_of_their_field(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status_of("pretrain", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for name, default in (("batch_size", "24"), ("seed", "0"), ("device", "auto")):
+        description = TrainingConfig.model_fields[name].description
+        assert f"{description} (default: {default})" in text
+    assert "--merge {sub,sum,cat}" in text
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("--version") == 0
+    assert re.fullmatch(r"zssmnet \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("spelling", ["--images_path", "--images-path"])
-def test_flags_are_taken_with_hyphens_and_underscores(spelling: str) -> None:
-    options = cli._parser().parse_args(
-        ["prepare", spelling, "images", "--zonal-mask-path", "masks", "--output_path", "out"]
-    )
-    assert (options.images_path, options.zonal_mask_path, options.output_path) == ("images", "masks", "out")
+@pytest.mark.parametrize("output", ["--output_path", "--output-path", "--output"])
+def test_flags_are_taken_with_hyphens_and_underscores(spelling: str, output: str) -> None:
+    options = cli._parser().parse_args(["prepare", spelling, "images", "--zonal-mask-path", "masks", output, "out"])
+    given = (options.images_path, options.zonal_mask_path, options.output_path)
+    assert given == tuple(str(Path.cwd() / name) for name in ("images", "masks", "out"))
+
+
+def test_addresses_are_taken_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for given, meant in (("root", f"{tmp_path}/root"), ("~/root", "/home/me/root"), ("s3://a/b", "s3://a/b")):
+        assert cli._parser().parse_args(["verify", "--output", given]).output == meant
+    assert cli._parser().parse_args(["demo"]).output == f"{tmp_path}/demo"
 
 
 def test_input_at_fault_exits_with_1_and_one_line(tmp_path: Path, prefect_api: str) -> None:

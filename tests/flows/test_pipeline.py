@@ -9,21 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    FlowRunFilter,
-    FlowRunFilterId,
-    LogFilter,
-    LogFilterFlowRunId,
-)
-from prefect.client.schemas.objects import Artifact, FlowRun
-from prefect.client.schemas.sorting import FlowRunSort, LogSort, TaskRunSort
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort, TaskRunSort
 
 from flows import cli
 from flows.pipeline import PipelineSummary, ssl_pretraining
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
+from tests.runs import artifacts_of, runs_over
 from zssmnet.data.splits import stable_subset
 from zssmnet.errors import InputError
 
@@ -62,21 +56,7 @@ def done(archive: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, p
 @pytest.fixture(scope="module")
 def runs(done: PipelineSummary) -> dict[str, FlowRun]:
     """Flow runs of the first run, by their flow's name."""
-    with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=200)
-    return {run.name.split(" ")[0]: run for run in found if done.root in run.name}
-
-
-def artifacts_of(run: FlowRun) -> dict[str | None, Artifact]:
-    with get_client(sync_client=True) as client:
-        response = client.request(
-            "POST",
-            "/artifacts/filter",
-            json={
-                "artifacts": ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id])).model_dump(mode="json")
-            },
-        )
-    return {artifact.key: artifact for artifact in map(Artifact.model_validate, response.json())}
+    return runs_over(done.root)
 
 
 def test_good_cases_are_prepared_and_bad_ones_left_out(done: PipelineSummary) -> None:
@@ -242,7 +222,7 @@ def test_verify_names_what_is_missing_changed_and_foreign(
             cli.main(["verify", "--output", str(root)])
         return int(exit.value.code or 0), capsys.readouterr().out
 
-    assert verify() == (0, f"{root}: every file is as its record tells\n")
+    assert verify() == (0, f"{root}: every file is as its record says\n")
     missing, changed = sorted((root / "SSL" / "data").glob("subset*/*_0000.nii.gz"))[:2]
     missing.unlink()
     changed.write_bytes(changed.read_bytes()[:-1] + b"?")

@@ -10,7 +10,7 @@ import pytest
 from flows import cli
 from flows.retrain import RetrainingSummary, retrain_on_new_data
 from tests.phantoms import small_archive
-from zssmnet.config import CubesConfig, PretrainConfig
+from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.phantom import evenly_split_cases
 
@@ -46,14 +46,14 @@ class Group:
     def cases(self) -> list[str]:
         return sorted(file.name.removesuffix(".nii.gz") for file in self.masks.iterdir())
 
-    def retrain(self, config: PretrainConfig | None = None, min_new_cases: int = 1) -> RetrainingSummary:
+    def retrain(self, config: PretrainConfig | None = None, min_new_cases: int = 1, **more: Any) -> RetrainingSummary:
         done = retrain_on_new_data(
             str(self.images),
             str(self.masks),
             str(self.root),
             min_new_cases=min_new_cases,
-            cubes=CubesConfig(cubes_per_case=2),
             pretraining=config or recipe(),
+            **{"cubes": CubesConfig(cubes_per_case=2), **more},
         )
         assert isinstance(done, RetrainingSummary)
         return done
@@ -112,11 +112,27 @@ def test_changed_and_gone_cases_are_told_apart(group: Group) -> None:
     assert done.training.published == (done.training.challenger_loss < done.training.champion_loss)
 
 
-def test_a_challenger_needs_the_champions_network(group: Group) -> None:
+def test_another_network_than_the_champions_is_refused_before_any_work(group: Group) -> None:
     for file in group.files(group.late):
         shutil.copyfile(group.put_away / file.name, file)
-    with pytest.raises(CheckpointError, match="channels"):
-        group.retrain(PretrainConfig(training=recipe().training))
+    before = {path: path.stat().st_mtime_ns for path in group.root.rglob("*") if path.is_file()}
+    other = NetworkConfig(channels=(3, 3, 3, 3, 3))
+    with pytest.raises(CheckpointError, match=r"channels 2, 2, 2, 2, 2 .* ask for channels 3, 3, 3, 3, 3"):
+        group.retrain(PretrainConfig(network=other, training=recipe().training))
+    assert {path: path.stat().st_mtime_ns for path in group.root.rglob("*") if path.is_file()} == before
+
+
+def test_network_and_cubes_are_the_champions_where_no_others_are_asked_for(group: Group) -> None:
+    """And one that is not better by the margin is not published."""
+    config = PretrainConfig(corruption=recipe().corruption, training=recipe(epochs=2).training)
+    assert config.network.channels != NETWORK["channels"]
+    done = group.retrain(config, cubes=None, margin_percent=99.0)
+    assert done.training
+    assert done.training.challenger_loss is not None
+    assert not done.training.published
+    cubes = [path.name for path in (group.root / "SSL" / "generated_cubes").glob("*.npy")]
+    assert len(cubes) == 6
+    assert all(name.startswith("bat_2_s_") for name in cubes)
 
 
 def test_versions_are_listed_and_taken_back(group: Group, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,14 @@ from typing import Any
 
 import pytest
 
-from flows.settings import FLAGS, Settings, settings_of
+from flows.settings import Settings, flags_of, retraining_of, settings_of
+from zssmnet.config import CubesConfig
 from zssmnet.errors import ConfigError
+
+FLAGS = {
+    flag: tuple(one.name for one in flags_of(Settings) if one.flag.name == flag)
+    for flag in {one.flag.name for one in flags_of(Settings)}
+}
 
 
 @pytest.fixture
@@ -203,3 +209,18 @@ class TestRefusals:
 
     def test_a_folder(self, tmp_path: Path) -> None:
         assert "Is a directory" in refusal(file=tmp_path)
+
+
+class TestRetraining:
+    def test_a_challengers_budget_is_replaced_only_where_something_is_asked_for(self, file: Path) -> None:
+        file.write_text("[pretraining.training]\nepochs = 5\n[preparation]\nmargin_mm = 20\n")
+        options = argparse.Namespace(config=str(file), patience=3, margin_percent=1.5)
+        found, cubes, retraining = retraining_of(options)
+        training = retraining.pretraining.training
+        assert (training.epochs, training.patience, training.learning_rate) == (5, 3, 0.01)
+        assert (retraining.margin_percent, retraining.min_new_cases) == (1.5, 10)
+        assert (found.preparation.margin_mm, cubes) == (20, None)
+
+    def test_cubes_are_asked_for_by_the_file(self, file: Path) -> None:
+        file.write_text("[cubes]\ncubes_per_case = 2\n")
+        assert retraining_of(argparse.Namespace(config=str(file)))[1] == CubesConfig(cubes_per_case=2)

@@ -17,17 +17,17 @@ import s3fs
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun, Log
-from prefect.client.schemas.sorting import FlowRunSort, LogSort
+from prefect.client.schemas.objects import Log
+from prefect.client.schemas.sorting import LogSort
 from prefect.futures import as_completed
 
 from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER
 from flows.on_dask import OnDask
-from tests.flows.test_pipeline import artifacts_of
 from tests.integration.dask_cluster import Cluster, two_workers
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.killing import assert_whole, digests
 from tests.reliability.ledger import Ledger
+from tests.runs import artifacts_of, runs_over
 from zssmnet.errors import ServiceError
 from zssmnet.storage import open_storage
 
@@ -116,7 +116,7 @@ def test_a_cluster_gives_the_same_files_as_threads(in_threads: tuple[Place, str]
         ("prepare-data", "prepare-progress", "7 of 7 cases"),
         ("generate-cubes", "cubes-progress", "6 of 6 cases"),
     ):
-        artifact = artifacts_of(runs_of(f"{place.folder}/dask")[run])[key]
+        artifact = artifacts_of(runs_over(f"{place.folder}/dask")[run])[key]
         assert artifact.data == 100
         assert str(artifact.description).startswith(progress)
     assert "6 up to date" in place.run("dask", **{ADDRESS: cluster.address})
@@ -134,16 +134,9 @@ def test_a_cluster_gives_the_same_files_on_s3(place: Place, archive: Path, s3_ro
     assert all(key.startswith("SSL/pretrained_weights/") for key in differing), differing
 
 
-def runs_of(root: str) -> dict[str, FlowRun]:
-    """The first flow runs over a root, by their flows' names."""
-    with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=200)
-    return {run.name.split(" ")[0]: run for run in found if f"{root}/" in f"{run.name}/"}
-
-
 def lines_of(root: str, place: Place) -> list[tuple[str, str, bool]]:
     """What the library logged in preparation and cubes: logger, line, whether it is a task's."""
-    runs = runs_of(f"{place.folder}/{root}")
+    runs = runs_over(f"{place.folder}/{root}")
     logs: Sequence[Log] = []
     with get_client(sync_client=True) as client:
         for name in ("prepare-data", "generate-cubes"):

@@ -1,4 +1,4 @@
-"""`zssmnet run` on the real examination, and on phantoms built on the 17 other real masks with their own grids."""
+"""The real examination, and phantoms built on the 17 other real masks with their own grids, by the command line."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from flows import cli
 from tests.phantoms import QUICK_SETTINGS
+from tests.reliability.command import zssmnet
 from zssmnet.data.image_io import read_image
 from zssmnet.phantom import examination, write_nnunet_raw
 from zssmnet.phantom.archives import PhantomCase
@@ -33,6 +34,16 @@ def archive(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return images, masks
 
 
+def test_the_real_examination_is_prepared_as_published(
+    shared: Path, golden: Path, tmp_path: Path, prefect_api: str
+) -> None:
+    """Its images alone lie there: the other masks are of cases without images, and are left out."""
+    words = ["--images_path", shared / "data" / "nnunet_raw", "--zonal_mask_path", shared / "data" / "zonal_masks"]
+    assert zssmnet("prepare", *words, "--output_path", tmp_path).status == 0
+    assert_as_published(tmp_path, golden)
+
+
+@pytest.mark.long
 def test_run_on_eighteen_real_grids(
     archive: tuple[Path, Path], golden: Path, tmp_path: Path, prefect_api: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,10 +64,15 @@ def test_run_on_eighteen_real_grids(
     data = tmp_path / "root" / "SSL" / "data"
     for file in data.glob("subset*/*.nii.gz"):
         assert np.allclose(sitk.ReadImage(str(file)).GetSpacing(), (0.5, 0.5, 3.0), rtol=0.04), file
+    assert_as_published(data, golden)
+    cubes = [np.load(file, mmap_mode="r") for file in (tmp_path / "root").rglob("bat_2_s_64x64x16_?.npy")]
+    assert sum(len(file) for file in cubes) == 36
+
+
+def assert_as_published(data: Path, golden: Path) -> None:
+    """The real T2W is the published program's."""
     (prepared,) = data.glob(f"subset*/{REAL}_0000.nii.gz")
     expected = np.load(golden / f"prep_{REAL}.npz")["0000"]
     value_range = json.loads((golden / f"prep_{REAL}.json").read_text())["0000"]["max"]
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(prepared))).reshape(-1)[::61]
     np.testing.assert_allclose(found, expected, atol=1e-5 * value_range)
-    cubes = [np.load(file, mmap_mode="r") for file in (tmp_path / "root").rglob("bat_2_s_64x64x16_?.npy")]
-    assert sum(len(file) for file in cubes) == 36

@@ -1,7 +1,8 @@
 """The service as its users meet it: deployments, workers in processes of their own, S3 over HTTP, a real server.
 
 The tests of this module belong together and run in order: each goes on where those before it left the service. Runs
-that take long are started early and looked after later, so that they wait for nobody.
+that take long are started early and looked after later, so that they wait for nobody. Without ``--long`` those runs are
+left out that no other test needs.
 """
 
 import asyncio
@@ -163,12 +164,15 @@ def s3_run(service: Service, archive: Archive) -> FlowRun:
 
 
 def test_deploying_again_makes_nothing_twice(
-    service: Service, orphaning_run: FlowRun, capfd: pytest.CaptureFixture[str]
+    service: Service, first_run: FlowRun, long: bool, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And the runs of the fixtures are on their way."""
+    request.getfixturevalue("orphaning_run" if long else "command_run")
+    capfd.readouterr()
     assert setup.main() == 0
     told = capfd.readouterr().out
-    assert all(f"deployment {name} is made" in told for name in setup.deployment_names())
+    names = [name.partition("/")[0] for name in setup.deployment_names()]
+    assert all(f"deployment {name} is brought up to date" in told for name in names)
     deployments = service.client.read_deployments()
     names = [f"{one.name}/{one.name}" for one in deployments]
     assert sorted(names) == sorted(setup.deployment_names())
@@ -177,7 +181,8 @@ def test_deploying_again_makes_nothing_twice(
         assert one.description
         assert one.tags
         assert one.version
-        assert one.global_concurrency_limit
+        trains = one.name in ("pretrain", "ssl-pretraining", "retrain-on-new-data")
+        assert (one.global_concurrency_limit is None) == trains  # a limit is a lease, which ends with the server
         assert not any(schedule.active for schedule in one.schedules)
         helps = {name: field.get("description") for name, field in one.parameter_openapi_schema["properties"].items()}
         assert all(helps.values()), helps
@@ -207,6 +212,7 @@ def test_a_run_says_at_once_when_nobody_serves_the_pool(service: Service, first_
         service.until(lambda: reason in service.log(first_run))
 
 
+@pytest.mark.long
 def test_a_run_gives_up_when_nobody_comes(service: Service, impatient_run: FlowRun, ledger: Ledger) -> None:
     with ledger.tried("service", "nobody serves the pool gpu"):
         name, message = service.ended(impatient_run)
@@ -216,6 +222,7 @@ def test_a_run_gives_up_when_nobody_comes(service: Service, impatient_run: FlowR
         assert service.ended(child)[0] == "Cancelled"
 
 
+@pytest.mark.long
 def test_a_parent_is_lost_while_it_waits(service: Service, orphaning_run: FlowRun) -> None:
     """The worker and the process of one run; the runs beside it go on alone. What becomes of it is seen later."""
     service.until(lambda: "hand-off" in service.artifacts(orphaning_run))
@@ -225,7 +232,7 @@ def test_a_parent_is_lost_while_it_waits(service: Service, orphaning_run: FlowRu
     service.stack.start_service("cpu-worker")
 
 
-def test_a_killed_training_leaves_its_checkpoint(service: Service, s3_run: FlowRun, roots: Path) -> None:
+def test_a_killed_training_leaves_its_checkpoint(service: Service, first_run: FlowRun, roots: Path) -> None:
     """The worker comes, the training begins, and the whole machine is lost. What becomes of it is seen later."""
     service.client.update_work_pool("gpu", _limit(2))  # else the lost run would hold the pool's only place
     service.stack.start_service("gpu-worker")
@@ -242,6 +249,7 @@ def test_the_command_gives_the_same_files(first_run: FlowRun, command_run: int, 
     assert_same_files(str(roots / "run"), str(roots / "folder"))
 
 
+@pytest.mark.long
 def test_s3_gives_the_same_files(service: Service, s3_run: FlowRun, archive: Archive, roots: Path) -> None:
     """Nothing but addresses goes from one worker to the other."""
     idle = service.start("retrain-on-new-data", retraining(archive, roots, recipe(2)))
@@ -264,6 +272,7 @@ def test_s3_gives_the_same_files(service: Service, s3_run: FlowRun, archive: Arc
     assert not service.children(idle, "pretrain")
 
 
+@pytest.mark.long
 def test_a_worse_challenger_is_not_published(service: Service, archive: Archive, roots: Path) -> None:
     root = roots / "run"
     before = cubes_by_case(root)
@@ -294,7 +303,7 @@ def test_a_better_one_is_published_when_data_arrive(service: Service, archive: A
     parameters = {**deployment.parameters, **retraining(archive, roots, recipe(4, learning_rate=0.1))}
     service.client.request("PATCH", f"/deployments/{deployment.id}", json={"parameters": parameters})
     known = {run.id for run in service.runs_of("retrain-on-new-data")}
-    archive.more(3)
+    archive.more(ALL_CASES - len(archive.ids()))
     (archive.images / "NEW_DATA").write_text("2026-11-24")
     assert watch_for_data(str(archive.images))
     assert not watch_for_data(str(archive.images))  # seen
@@ -332,6 +341,7 @@ def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: 
         assert "6 epochs" in str(service.artifacts(first_run)["summary"].data)
 
 
+@pytest.mark.long
 def test_a_lost_parent_is_started_again_and_takes_over_its_training(
     service: Service, orphaning_run: FlowRun, ledger: Ledger
 ) -> None:
@@ -357,12 +367,14 @@ def cancelled_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
     return run
 
 
+@pytest.mark.long
 def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, cancelled_run: FlowRun, tmp_path: Path) -> None:
     with signed_in(service.stack.environment) as page:
         look(page, service, first_run, tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == 10
 
 
+@pytest.mark.long
 def test_cancelling_the_parent_ends_the_training(service: Service, cancelled_run: FlowRun, ledger: Ledger) -> None:
     with ledger.tried("service", "parent cancelled"):
         (child,) = service.children(cancelled_run, "pretrain")

@@ -23,8 +23,7 @@ from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import PUBLISHING, REMOVING, Death
 from zssmnet.errors import VerificationError
 from zssmnet.storage import open_storage
-from zssmnet.storage.lock import HELD
-from zssmnet.storage.process_id import Owner
+from zssmnet.storage.lock import LOCK_FILE, LOCKS, is_locked
 from zssmnet.storage.records import record_key
 from zssmnet.storage.verification import Finding, verify_root
 
@@ -134,20 +133,16 @@ class Place:
         assert not self.leftovers()
 
     def leftovers(self) -> list[Path]:
-        """Half-written and temporary files, and folders that seem to be held: what says so of an ended process is
-        removed when the folder is held the next time. PyTorch keeps an empty folder, one for all processes.
+        """Half-written and temporary files, and locks but those of ended processes, which are removed when the folder
+        is locked the next time. PyTorch keeps an empty folder, one for all processes.
         """
-        holding = [Path(entry.key) for entry in open_storage(self.root).list() if _holds(entry.key)]
+        keys = [entry.key for entry in open_storage(self.root).list()]
+        folders = [key.removesuffix(f"/{LOCK_FILE}") for key in keys if key.endswith(f"/{LOCK_FILE}")]
+        locks = [Path(folder) for folder in folders if is_locked(open_storage(self.root).child(folder))]
         places = [self._scratch / "tmp", self._scratch / "cache" / "partial"]
         left = [path for place in places if place.is_dir() for path in place.iterdir()]
         half_written = [] if self.kind == "on S3" else [*Path(self.root).rglob(".partial")]
-        return holding + half_written + [path for path in left if not path.name.startswith("torchinductor")]
-
-
-def _holds(key: str) -> bool:
-    """Whether a file says that somebody who may be alive holds a folder."""
-    owner = Owner.parse(Path(key).stem.rpartition("-")[0])
-    return f"/{HELD}/" in key and not (owner and owner.has_gone)
+        return locks + half_written + [path for path in left if not path.name.startswith("torchinductor")]
 
 
 def digests(root: str) -> dict[str, str]:
@@ -156,11 +151,11 @@ def digests(root: str) -> dict[str, str]:
 
 
 def files(root: str) -> dict[str, bytes]:
-    """Content of all files under their final names but the logs, which tell the time, who holds a folder, and which
-    model the server was told of.
+    """Content of all files under their final names but the logs with their times, locks, and which model was
+    announced to the server.
     """
     storage = open_storage(root)
-    others = ("/tensorboard/", f"/{HELD}/", f"/{record_key(ANNOUNCED)}")
+    others = ("/tensorboard/", f"/{LOCKS}/", f"/{record_key(ANNOUNCED)}")
     keys = (entry.key for entry in storage.list())
     return {key: storage.read(key) for key in keys if not any(other in key for other in others)}
 
@@ -188,11 +183,11 @@ def findings(root: str) -> list[Finding]:
 
 
 def digest(key: str, data: bytes) -> str:
-    """SHA-256 of a file; of a record, which tells when its inputs were written, without these times."""
+    """SHA-256 of a file; of a record without the versions of files, which depend on when they were written."""
     if "/records/" in key:
         record = json.loads(data)
-        for one in record["inputs"]:
-            del one["version"]
+        for one in (*record["inputs"], *record["outputs"]):
+            one.pop("version", None)
         data = json.dumps(record).encode()
     return hashlib.sha256(data).hexdigest()
 

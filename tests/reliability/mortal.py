@@ -25,7 +25,6 @@ from typing import Any
 from flows import cli, embedded
 from tasks.announcement import ANNOUNCED
 from zssmnet.storage import LocalStorage, Storage
-from zssmnet.storage.lock import HELD
 from zssmnet.storage.records import record_key
 
 BEFORE, HALF_WRITTEN, WRITTEN, VISIBLE = "before", "half-written", "written", "visible"
@@ -47,9 +46,9 @@ class Fate:
     def change(self, address: str, moments: tuple[str, ...]) -> Callable[[str], bool]:
         """Note a change that is about to begin; tells for each moment of it whether it is the last.
 
-        Who holds a folder, and what the server was told, is not noted: it is no change of what is published.
+        Locks, and what was sent to the server, are not noted: they are no change of what is published.
         """
-        if f"/{HELD}/" in address or address.endswith(f"/{record_key(ANNOUNCED)}"):
+        if address.endswith(f"/{record_key(ANNOUNCED)}"):
             return lambda moment: False
         key = re.sub(r"events\.out\..*", "events", address.rpartition("/SSL/")[2])
         with self._lock:

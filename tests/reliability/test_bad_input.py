@@ -7,17 +7,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from prefect.settings import PREFECT_API_URL
 
 from tests.reliability.command import Ended, zssmnet
 from tests.reliability.corpus import cases, meta_image, nifti
 from tests.reliability.corpus.archive import built
 from tests.reliability.corpus.member import ARCHIVE, BrokenCase, GoodCase
 from tests.reliability.ledger import Ledger
+from tests.runs import artifacts_of, runs_over
 from tests.zssmnet.examinations import Archive, as_array, as_image, noise, read
 from zssmnet.storage.keys import printable
 
@@ -43,15 +42,12 @@ def prepared(root: Path, members: list[BrokenCase | GoodCase], controls: tuple[s
     settings = root / "settings.toml"
     settings.write_text(f"[preparation]\nmargin_mm = {MARGIN_MM}\n")
     ended = zssmnet("prepare", *options(archive), "--config", settings, "--output_path", root / "data")
-    return Prepared(archive, root / "data", ended, {row["case"]: row for row in table()})
+    return Prepared(archive, root / "data", ended, {row["case"]: row for row in table(root / "data")})
 
 
-def table() -> list[dict[str, str]]:
-    """The latest table of cases, as Prefect's UI shows it."""
-    asked = {"artifacts": {"key": {"any_": ["cases"]}}}
-    answer = httpx.post(f"{PREFECT_API_URL.value()}/artifacts/latest/filter", json=asked, timeout=60)
-    (found,) = answer.raise_for_status().json()
-    rows: list[dict[str, str]] = json.loads(found["data"])
+def table(data: Path) -> list[dict[str, str]]:
+    """The table of cases, as Prefect's UI shows it."""
+    rows: list[dict[str, str]] = json.loads(str(artifacts_of(runs_over(data)["prepare-data"])["cases"].data))
     return [{name: html.unescape(cell) for name, cell in row.items()} for row in rows]
 
 
@@ -83,7 +79,7 @@ def check_left_out(found: Prepared, case: BrokenCase) -> None:
     assert row["state"] == "left out"
     assert row["remarks"].isprintable()
     assert len(row["remarks"]) < 600
-    file, _, reason = row["remarks"].partition(": ")
+    reason, _, file = row["remarks"].rpartition(": ")
     assert printable(case.id) in file
     assert re.search(case.says, reason), reason
     assert not list(found.data.glob(f"*/{glob.escape(case.id)}_000?.nii.gz"))

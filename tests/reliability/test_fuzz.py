@@ -27,7 +27,7 @@ from tests.zssmnet.training.test_checkpoint import state_after
 from zssmnet.data.image_io import read_image
 from zssmnet.data.splits import read_folds
 from zssmnet.errors import ZssmnetError
-from zssmnet.handoff.pretrained import load_pretrained
+from zssmnet.handoff.load import load_pretrained
 from zssmnet.preparation.cubes import open_cubes
 from zssmnet.storage import LocalStorage
 from zssmnet.training.checkpoint import BEST, LAST, publish_best, publish_last, resume

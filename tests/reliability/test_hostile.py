@@ -20,7 +20,7 @@ from tests.zssmnet.examinations import Archive, as_image, gland, noise
 from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.errors import CaseError, CheckpointError, CubesError, ZssmnetError
-from zssmnet.handoff.pretrained import load_pretrained
+from zssmnet.handoff.load import load_pretrained
 from zssmnet.preparation.cubes import generate_cubes, open_cubes, remove_other_sets
 from zssmnet.preparation.prepare import PreparedCase, prepare_case, remove_stale
 from zssmnet.registry.versions import (
@@ -610,9 +610,8 @@ MARKUP = [
 
 @pytest.mark.integration
 def test_names_are_text_on_prefect_s_pages(tmp_path: Path, ledger: Ledger, prefect_api: str):
-    from prefect.client.orchestration import get_client
-
     from flows.prepare_data import prepare_data
+    from tests.runs import artifacts_of, runs_over
 
     archive = Archive(tmp_path / "archive")
     archive.add("plain")
@@ -622,9 +621,7 @@ def test_names_are_text_on_prefect_s_pages(tmp_path: Path, ledger: Ledger, prefe
     with ledger.tried("hostile names", "markup in an id on Prefect's pages", tries=len(MARKUP)):
         done = prepare_data(archive.images.uri, archive.masks.uri, str(tmp_path / "root"))
         assert done.unusable == sorted(MARKUP)
-        with get_client(sync_client=True) as client:
-            made = client.request("POST", "/artifacts/latest/filter", json={"artifacts": {"key": {"any_": ["cases"]}}})
-        rows = json.loads(made.json()[0]["data"])
+        rows = json.loads(str(artifacts_of(runs_over(tmp_path / "root")["prepare-data"])["cases"].data))
         assert sorted(html.unescape(row["case"]) for row in rows) == sorted(["plain", *MARKUP])
         assert all("missing" in row["remarks"] for row in rows if row["case"] != "plain")
         assert not re.search(r"[<>\[\]`|*]", json.dumps([list(row.values()) for row in rows])[2:-2].replace("], [", ""))

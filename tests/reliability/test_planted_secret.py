@@ -91,18 +91,13 @@ class Commands:
 
 
 @pytest.fixture
-def commands(tmp_path: Path, prefect_api: str) -> Iterator[Commands]:
+def commands(tmp_path: Path, prefect_api: str, prefect_database: Path) -> Iterator[Commands]:
     yield Commands(tmp_path, prefect_api)
-    assert found_in(_database()) == []
+    assert found_in(_content(prefect_database)) == []
 
 
-def _database() -> bytes:
+def _content(file: Path) -> bytes:
     """All that Prefect's server keeps: its database with what is not yet written back, and what is deleted in it."""
-    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
-
-    url = str(PREFECT_API_DATABASE_CONNECTION_URL.value() or "")
-    file = Path(url.partition("///")[2].partition("?")[0]) if "///" in url else PREFECT_HOME.value() / "prefect.db"
-    assert file.is_file(), file
     with sqlite3.connect(file) as database:
         assert database.execute("select count(*) from flow_run").fetchone()[0] > 0
     return b"".join(part.read_bytes() for part in file.parent.glob(f"{file.name}*"))
@@ -176,7 +171,7 @@ def test_with_a_key_that_is_refused(
         f"https://somebody:{PASSWORD}@127.0.0.1:9/planted",
     ],
 )
-def test_in_an_address(prefect_api: str, ledger: Ledger, tmp_path: Path, address: str) -> None:
+def test_in_an_address(prefect_database: Path, ledger: Ledger, tmp_path: Path, address: str) -> None:
     place = str(tmp_path / "x")
     for flag in ("--images_path", "--zonal_mask_path", "--output_path", "--splits_path"):
         chosen = {"--images_path": place, "--zonal_mask_path": place, "--output_path": place} | {flag: address}
@@ -187,7 +182,7 @@ def test_in_an_address(prefect_api: str, ledger: Ledger, tmp_path: Path, address
     for command in ("versions", "verify", "rollback"):
         with ledger.tried("planted secret", "a secret in an address"):
             assert "AWS_SECRET_ACCESS_KEY" in _refused(command, "--output", address)
-    assert found_in(_database()) == []
+    assert found_in(_content(prefect_database)) == []
 
 
 def _refused(*arguments: str) -> str:

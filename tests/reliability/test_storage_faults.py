@@ -16,13 +16,13 @@ from tests.reliability.faulty_s3 import Fault, FaultyS3, Rule, faulty_proxy, ref
 from tests.reliability.ledger import Ledger
 from zssmnet.errors import StorageError
 from zssmnet.storage.cache import Cache
-from zssmnet.storage.retry import Patience
+from zssmnet.storage.retry import RetryPolicy
 from zssmnet.storage.s3 import S3Storage, make_bucket
-from zssmnet.storage.s3_files import PatientFiles
+from zssmnet.storage.s3_files import RetryingS3
 
 AREA = "storage on S3"
-PATIENCE = Patience(attempts=4, first_s=0)
-HASTE = Patience(attempts=6, first_s=0, read_s=1, slowest_bytes_s=1e6)
+POLICY = RetryPolicy(attempts=4, first_s=0)
+SHORT_TIMEOUTS = RetryPolicy(attempts=6, first_s=0, read_s=1, slowest_bytes_s=1e6)
 """Against a storage that says nothing; on a busy machine also honest answers may come too late for it."""
 PART_BYTES = 5 * 2**20
 SMALL = bytes(range(256)) * 40
@@ -50,23 +50,23 @@ def quick(names: Iterable[str], *chosen: str) -> list[ParameterSet]:
     return [pytest.param(name, marks=[] if name in chosen else [pytest.mark.long]) for name in names]
 
 
-def in_haste(storage: S3Storage, name: str) -> S3Storage:
-    """The same storage; without much patience if the fault is silence."""
-    return S3Storage(storage.uri, patience=HASTE, part_bytes=PART_BYTES) if name in SILENT else storage
+def with_short_timeouts(storage: S3Storage, name: str) -> S3Storage:
+    """The same storage; with short time-outs if the fault is silence."""
+    return S3Storage(storage.uri, retry=SHORT_TIMEOUTS, part_bytes=PART_BYTES) if name in SILENT else storage
 
 
 def check_count(found: int, expected: int, name: str) -> None:
     """So many requests; where answers may also come too late, not many more."""
-    assert expected <= found <= expected + (HASTE.attempts if name in SILENT else 0)
+    assert expected <= found <= expected + (SHORT_TIMEOUTS.attempts if name in SILENT else 0)
 
 
 @pytest.fixture(scope="module")
 def running_proxy(s3_endpoint: str) -> Iterator[FaultyS3]:
     """One for all tests, since clients of S3 are slow to make: they are kept between the tests."""
-    PatientFiles.clear_instance_cache()
+    RetryingS3.clear_instance_cache()
     with faulty_proxy(s3_endpoint) as proxy:
         yield proxy
-    PatientFiles.clear_instance_cache()
+    RetryingS3.clear_instance_cache()
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def proxy(s3_root: str, running_proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def storage(s3_root: str, proxy: FaultyS3) -> S3Storage:
     """With old files in it."""
-    storage = S3Storage(s3_root, patience=PATIENCE, part_bytes=PART_BYTES)
+    storage = S3Storage(s3_root, retry=POLICY, part_bytes=PART_BYTES)
     for name in FILES:
         storage.publish_bytes(name, name.encode())
     proxy.calm()
@@ -120,7 +120,7 @@ class TestTransient:
     def test_list(self, name: str, storage: S3Storage, proxy: FaultyS3, ledger: Ledger) -> None:
         proxy.rules.append(Rule((ANY_ANSWER | BODIES)[name], ("list",), times=2))
         with ledger.tried(AREA, name):
-            assert [entry.key for entry in in_haste(storage, name).list()] == FILES
+            assert [entry.key for entry in with_short_timeouts(storage, name).list()] == FILES
             check_count(proxy.requests.count(), 3, name)
 
     def test_list_in_pages(self, storage: S3Storage, proxy: FaultyS3, ledger: Ledger) -> None:
@@ -135,7 +135,7 @@ class TestTransient:
     def test_stat(self, name: str, storage: S3Storage, proxy: FaultyS3, ledger: Ledger) -> None:
         proxy.rules.append(Rule(ANY_ANSWER[name], ("HEAD",), times=2))
         with ledger.tried(AREA, name):
-            found = in_haste(storage, name).stat("a")
+            found = with_short_timeouts(storage, name).stat("a")
             assert found
             assert found.size == 1
             check_count(proxy.requests.count(), 3, name)
@@ -156,7 +156,7 @@ class TestTransient:
         bucket.pipe_file(storage._path("file"), content)
         proxy.rules.append(Rule((ANY_ANSWER | FILE_BODIES)[name], ("GET",), times=2))
         with ledger.tried(AREA, name):
-            assert in_haste(storage, name).read("file") == content
+            assert with_short_timeouts(storage, name).read("file") == content
             check_count(proxy.requests.count("GET"), 2 + -(-len(content) // PART_BYTES), name)
             check_local_copies(storage, cache)
 
@@ -173,7 +173,7 @@ class TestTransient:
     ) -> None:
         proxy.rules.append(Rule(ANY_ANSWER[name], ("PUT",), times=2))
         with ledger.tried(AREA, name):
-            in_haste(storage, name).publish_bytes("a", SMALL)
+            with_short_timeouts(storage, name).publish_bytes("a", SMALL)
             check_count(proxy.requests.count(), 3, name)
             assert files_of(bucket, storage.uri) == OLD | {"a": SMALL}
             check_local_copies(storage, cache)
@@ -191,7 +191,7 @@ class TestTransient:
     ) -> None:
         proxy.rules.append(Rule(ANY_ANSWER[name], (operation,), times=2))
         with ledger.tried(AREA, name):
-            in_haste(storage, name).publish_bytes("a", LARGE)
+            with_short_timeouts(storage, name).publish_bytes("a", LARGE)
             assert files_of(bucket, storage.uri) == OLD | {"a": LARGE}
             if not (name == "answer lost" and operation == "complete"):  # then the whole file is sent anew
                 check_count(proxy.requests.count("part"), 3 + 2 * (operation == "part"), name)
@@ -203,7 +203,7 @@ class TestTransient:
     ) -> None:
         proxy.rules.append(Rule(ANY_ANSWER[name], ("DELETE",), times=2))
         with ledger.tried(AREA, name):
-            in_haste(storage, name).remove("a")
+            with_short_timeouts(storage, name).remove("a")
             check_count(proxy.requests.count(), 3, name)
             assert files_of(bucket, storage.uri).keys() == OLD.keys() - {"a"}
 
@@ -326,7 +326,7 @@ class TestLasting:
         proxy.rules.append(Rule(fault))
         with ledger.tried(AREA, name):
             with pytest.raises(StorageError) as caught:
-                ACTIONS[action](in_haste(storage, name))
+                ACTIONS[action](with_short_timeouts(storage, name))
             done = action.removesuffix(" in parts")
             assert re.search(f"^s3://[^ ]+: cannot be {done}: .*({line})", str(caught.value)), str(caught.value)
             assert "\n" not in str(caught.value)
@@ -353,15 +353,15 @@ class TestLasting:
         proxy.rules.append(Rule(fault, (operation,)))
         with ledger.tried(AREA, name):
             with pytest.raises(StorageError, match=line):
-                in_haste(storage, name).publish_bytes("a", LARGE)
+                with_short_timeouts(storage, name).publish_bytes("a", LARGE)
             assert proxy.requests.count(operation) <= 3 * most
             assert files_of(bucket, storage.uri) == OLD
             assert not bucket.list_multipart_uploads(storage.uri.split("/")[2])
 
     def test_no_endpoint(self, s3_root: str, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        PatientFiles.clear_instance_cache()
-        storage = S3Storage(s3_root, patience=PATIENCE)
+        RetryingS3.clear_instance_cache()
+        storage = S3Storage(s3_root, retry=POLICY)
         for action in ACTIONS.values():
             with (
                 ledger.tried(AREA, "no endpoint"),
@@ -369,7 +369,7 @@ class TestLasting:
             ):
                 action(storage)
             assert "\n" not in str(caught.value)
-        PatientFiles.clear_instance_cache()
+        RetryingS3.clear_instance_cache()
 
     def test_no_credentials(
         self, s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
@@ -378,16 +378,16 @@ class TestLasting:
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         monkeypatch.setenv("HOME", str(tmp_path))
-        PatientFiles.clear_instance_cache()
+        RetryingS3.clear_instance_cache()
         with (
             ledger.tried(AREA, "no credentials"),
             pytest.raises(StorageError, match="credentials: check AWS_ACCESS_KEY_ID"),
         ):
-            S3Storage(s3_root, patience=PATIENCE).list()
-        PatientFiles.clear_instance_cache()
+            S3Storage(s3_root, retry=POLICY).list()
+        RetryingS3.clear_instance_cache()
 
     def test_a_bucket_that_is_really_missing(self, storage: S3Storage, ledger: Ledger) -> None:
-        elsewhere = S3Storage("s3://no-such-bucket-here/prefix", patience=PATIENCE)
+        elsewhere = S3Storage("s3://no-such-bucket-here/prefix", retry=POLICY)
         for action in ("listed", "read", "written", "written in parts"):
             with (
                 ledger.tried(AREA, "missing bucket"),
@@ -455,8 +455,8 @@ def test_many_threads_among_many_faults(
     """A quarter of all requests fails, in all ways at once; threads share one storage."""
     from concurrent.futures import ThreadPoolExecutor
 
-    patient = S3Storage(
-        storage.uri, Cache(cache, 10**9), Patience(attempts=12, first_s=0, connect_s=2, read_s=1), PART_BYTES
+    storage_with_time = S3Storage(
+        storage.uri, Cache(cache, 10**9), RetryPolicy(attempts=12, first_s=0, connect_s=2, read_s=1), PART_BYTES
     )
     kinds = [*ANY_ANSWER.values(), *FILE_BODIES.values()]
     proxy.rules += [
@@ -467,8 +467,8 @@ def test_many_threads_among_many_faults(
 
     def work(number: int) -> bytes:
         content = bytes([number]) * (1000 * number + 1)
-        patient.publish_bytes(f"many/{number}", content)
-        assert patient.read(f"many/{number}") == content
+        storage_with_time.publish_bytes(f"many/{number}", content)
+        assert storage_with_time.read(f"many/{number}") == content
         return content
 
     with ledger.tried(AREA, "a quarter of all requests fails"):
@@ -476,11 +476,11 @@ def test_many_threads_among_many_faults(
             contents = list(pool.map(work, range(40)))
         assert proxy.faults > 10
         expected = OLD | {f"many/{number}": content for number, content in enumerate(contents)}
-        assert [entry.key for entry in patient.list()] == sorted(expected)
+        assert [entry.key for entry in storage_with_time.list()] == sorted(expected)
         assert files_of(bucket, storage.uri) == expected
 
 
-class TestPatience:
+class TestRetryPolicy:
     def test_waits_double_and_are_drawn_from_nothing_to_their_limit(self) -> None:
         asked: list[tuple[float, float]] = []
 
@@ -488,7 +488,7 @@ class TestPatience:
             asked.append((low, high))
             return 0.0
 
-        patience = Patience(attempts=8, draw=draw)
+        policy = RetryPolicy(attempts=8, draw=draw)
         fails = iter(range(7))
 
         def act() -> str:
@@ -496,7 +496,7 @@ class TestPatience:
                 raise ValueError(number)
             return "done"
 
-        assert patience.call(act, lambda error: isinstance(error, ValueError), "act") == "done"
+        assert policy.call(act, lambda error: isinstance(error, ValueError), "act") == "done"
         assert asked == [(0.0, limit) for limit in (0.5, 1, 2, 4, 8, 16, 20)]
 
     def test_what_cannot_get_better_is_not_tried_again(self) -> None:
@@ -507,5 +507,5 @@ class TestPatience:
             raise KeyError
 
         with suppress(KeyError):
-            Patience().call(act, lambda error: isinstance(error, ValueError), "act")
+            RetryPolicy().call(act, lambda error: isinstance(error, ValueError), "act")
         assert tried == [1]

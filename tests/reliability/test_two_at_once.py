@@ -1,4 +1,4 @@
-"""Two runs over one root at the same time: both end right, or the second says who holds it."""
+"""Two runs over one root at the same time: both end right, or the second reports who has locked it."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from zssmnet.storage import Storage, open_storage
 from zssmnet.storage.verification import verify_root
 
 pytestmark = pytest.mark.integration
-PATIENCE_S = 900
+TIMEOUT_S = 900
 PLACES = ["a folder", pytest.param("S3", marks=pytest.mark.long)]
 
 
@@ -49,22 +49,22 @@ def expected(archive: list[str], tmp_path_factory: pytest.TempPathFactory, prefe
     """What one undisturbed run publishes."""
     alone = tmp_path_factory.mktemp("alone")
     run = start(archive, str(alone), prefect_api)
-    _, log = run.communicate(timeout=PATIENCE_S)
+    _, log = run.communicate(timeout=TIMEOUT_S)
     assert run.returncode == 0, log[-2000:]
     return contents(open_storage(alone))
 
 
 @pytest.mark.parametrize("root", PLACES, indirect=True)
-def test_of_two_commands_one_says_who_holds_the_root(
+def test_of_two_commands_one_reports_who_has_locked_the_root(
     archive: list[str], root: str, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
 ) -> None:
     with ledger.tried("two at once", f"two commands over {'S3' if root.startswith('s3') else 'a folder'}"):
         runs = [start(archive, root, prefect_api) for _ in range(2)]
-        logs = [run.communicate(timeout=PATIENCE_S)[1] for run in runs]
+        logs = [run.communicate(timeout=TIMEOUT_S)[1] for run in runs]
         assert sorted(run.returncode for run in runs) == [0, 1], logs
         (refused,) = [log for run, log in zip(runs, logs, strict=True) if run.returncode]
         (line,) = [line for line in refused.splitlines() if line.startswith("zssmnet: error:")]
-        assert f"{root}/SSL/data: is held by run 'ssl-pretraining {root}' (process " in line
+        assert f"{root}/SSL/data: is locked by run 'ssl-pretraining {root}' (process " in line
         assert "Traceback" not in refused
         assert contents(open_storage(root)) == expected
         assert verify_root(root) == []
@@ -79,7 +79,7 @@ def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
     with ledger.tried("two at once", "two runs of a deployment over a folder"):
         by_worker = {"PREFECT__FLOW_RUN_ID": "00000000-0000-0000-0000-000000000000"}
         runs = [start(archive, root, prefect_api, **by_worker) for _ in range(2)]
-        told = [run.communicate(timeout=PATIENCE_S) for run in runs]
+        told = [run.communicate(timeout=TIMEOUT_S) for run in runs]
         assert [run.returncode for run in runs] == [0, 0], told
         assert sum("6 up to date" in said for said, _ in told) == 1
         assert contents(open_storage(root)) == expected
@@ -87,7 +87,7 @@ def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
 
 
 @pytest.mark.long
-def test_of_two_trainings_one_says_who_trains(
+def test_of_two_trainings_one_reports_who_trains(
     archive: list[str], tmp_path: Path, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
 ) -> None:
     root = tmp_path / "root"
@@ -102,10 +102,10 @@ def test_of_two_trainings_one_says_who_trains(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(2)
         ]
-        logs = [run.communicate(timeout=PATIENCE_S)[1] for run in runs]
+        logs = [run.communicate(timeout=TIMEOUT_S)[1] for run in runs]
         codes = [run.returncode for run in runs]
         assert sorted(codes) in ([0, 0], [0, 1]), logs  # both, if one came when the other had ended
         for code, log in zip(codes, logs, strict=True):
-            assert (": is held by run 'pretrain" in log) or not code
+            assert (": is locked by run 'pretrain" in log) or not code
             assert "Traceback" not in log
         assert {name: open_storage(root).read(name) for name in expected} == expected

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.cases import prepare
 from tasks.cubes import cut_cubes
-from tasks.shared_storage import check_arrived, check_seen
+from tasks.shared_storage import check_outputs_visible, check_visible
 from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import Case
 from zssmnet.errors import StorageError
@@ -30,12 +30,12 @@ def unseen(request: pytest.FixtureRequest, tmp_path: Path) -> LocalStorage:
 
 
 def test_inputs_that_are_there_are_seen(full: LocalStorage) -> None:
-    check_seen(full, full)
+    check_visible(full, full)
 
 
 def test_a_folder_that_is_not_mounted_is_no_folder_of_missing_files(full: LocalStorage, unseen: LocalStorage) -> None:
     with pytest.raises(StorageError, match=f"^{unseen.uri}: not there, or empty, on .*; let all machines see"):
-        check_seen(full, unseen)
+        check_visible(full, unseen)
 
 
 def test_tasks_stop_there(full: LocalStorage, unseen: LocalStorage, tmp_path: Path) -> None:
@@ -51,6 +51,6 @@ def test_tasks_stop_there(full: LocalStorage, unseen: LocalStorage, tmp_path: Pa
 
 def test_what_has_arrived_is_seen_by_its_records(full: LocalStorage) -> None:
     full.publish_bytes(record_key("1_1"), b"{}")
-    check_arrived(full, ["1_1"])
+    check_outputs_visible(full, ["1_1"])
     with pytest.raises(StorageError, match=rf"^{full.uri}: was written by tasks elsewhere, .*: 2_2; let all machines"):
-        check_arrived(full, ["1_1", "2_2"])
+        check_outputs_visible(full, ["1_1", "2_2"])

@@ -2,14 +2,15 @@
 
 >>> import torch
 >>> from zssmnet.config import CorruptionConfig
->>> cubes_NCXYZ = torch.rand(2, 4, 16, 16, 8)
+>>> cubes_NCZYX = torch.rand(2, 4, 8, 16, 16)
 >>> keys_N = sample_keys(2, torch.Generator().manual_seed(0))
->>> corrupted = corrupt(cubes_NCXYZ, keys_N, CorruptionConfig())
->>> corrupted.input_NCXYZ.shape, corrupted.target_NCXYZ.shape
-(torch.Size([2, 6, 16, 16, 8]), torch.Size([2, 3, 16, 16, 8]))
+>>> corrupted = corrupt(cubes_NCZYX, keys_N, CorruptionConfig())
+>>> corrupted.input_NCZYX.shape, corrupted.target_NCZYX.shape
+(torch.Size([2, 6, 8, 16, 16]), torch.Size([2, 3, 8, 16, 16]))
 """
 
+from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
 from zssmnet.corruption.random import sample_keys
-from zssmnet.corruption.recipe import Corrupted, corrupt
+from zssmnet.corruption.recipe import Corrupted, Corruption, corrupt
 
-__all__ = ["Corrupted", "corrupt", "sample_keys"]
+__all__ = ["LAYOUT", "Corrupted", "Corruption", "corrupt", "sample_keys", "swap_x_and_z"]

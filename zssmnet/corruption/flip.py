@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import FlipConfig
-from zssmnet.corruption.random import Stream, chance, integers, until_first_miss
+from zssmnet.corruption.random import Stream, happens, integers, until_first_failure
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Flip:
 
 
 def sample_flip(keys_N: Tensor, config: FlipConfig) -> Flip:
-    """Draw the flips: each with `config.probability` until the first miss, each along any axis."""
+    """Draw the flips: each with `config.probability` until the first one that does not happen, each along any axis."""
     most = (config.most,)
     return Flip(
-        happens_NF=until_first_miss(chance(keys_N, Stream.FLIP, most, config.probability)),
+        happens_NF=until_first_failure(happens(keys_N, Stream.FLIP, most, config.probability)),
         axis_NF=integers(keys_N, Stream.FLIP_AXIS, most, 0, 2),
     )
 
@@ -38,11 +38,11 @@ def apply_flip(cubes_NCXYZ: Tensor, flip: Flip) -> Tensor:
     """Flip all channels of each cube alike.
 
     Args:
-        cubes_NCXYZ: cubes (cube, channel, x, y, z), any type.
+        cubes_NCXYZ: cubes (cube, channel, x, y, z), any dtype.
         flip: the flips of these N cubes.
 
     Returns:
-        The flipped cubes, a new tensor of the same shape and type.
+        The flipped cubes, a new tensor of the same shape and dtype.
     """
     n, channels, *size = cubes_NCXYZ.shape
     voxel_N = torch.zeros(n, *[1] * len(size), dtype=torch.int64, device=cubes_NCXYZ.device)

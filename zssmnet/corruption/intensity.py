@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import IntensityConfig
-from zssmnet.corruption.random import Stream, chance, uniform
+from zssmnet.corruption.random import Stream, happens, uniform
 
 # The curve is brought onto an even grid once for each cube, so that a voxel needs two look-ups and no search.
 # All float16 values from 1/4 on are points of this grid.
@@ -37,8 +37,8 @@ class IntensityMap:
 def sample_intensity(keys_N: Tensor, config: IntensityConfig) -> IntensityMap:
     """Draw whether each cube is mapped, which way, and the two control points."""
     return IntensityMap(
-        applies_N=chance(keys_N, Stream.INTENSITY, (), config.probability),
-        rises_N=chance(keys_N, Stream.INTENSITY_RISES, (), config.rising_probability),
+        applies_N=happens(keys_N, Stream.INTENSITY, (), config.probability),
+        rises_N=happens(keys_N, Stream.INTENSITY_RISES, (), config.rising_probability),
         points_N22=uniform(keys_N, Stream.INTENSITY_POINTS, (2, 2)),
     )
 
@@ -70,7 +70,7 @@ def apply_intensity(images_NCXYZ: Tensor, intensity: IntensityMap, table_size: i
         table_size: number of points of the curve, between which the map is linear.
 
     Returns:
-        The mapped images, a new tensor of the same shape and type; cubes without a map as they were.
+        The mapped images, a new tensor of the same shape and dtype; cubes without a map as they were.
     """
     height_NE = _even_heights(*curve_table(intensity, table_size)).to(images_NCXYZ.dtype)
     climb_NE = torch.diff(height_NE, append=height_NE[:, -1:])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import PaintingConfig
-from zssmnet.corruption.random import Stream, chance, integers, uniform, until_first_miss
+from zssmnet.corruption.random import Stream, happens, integers, uniform, until_first_failure
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ def sample_painting(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: Paintin
     Args:
         keys_N: the cubes' keys, int64.
         shape_CXYZ: shape of one cube (channel, x, y, z).
-        config: chances, most boxes, distance from the border.
+        config: probabilities, most boxes, distance from the border.
 
     Returns:
         The painting of these N cubes, on the device of the keys.
     """
     channels, *size = shape_CXYZ
     draws = (channels, config.most_boxes)
-    outer_NC = chance(keys_N, Stream.PAINTING_OUTER, (channels,), config.outer_probability)
-    hits_NCB = chance(keys_N, Stream.BOX, draws, config.box_probability)
+    outer_NC = happens(keys_N, Stream.PAINTING_OUTER, (channels,), config.outer_probability)
+    hits_NCB = happens(keys_N, Stream.BOX, draws, config.box_probability)
     hits_NCB[..., 0] |= outer_NC  # out-painting keeps one box at least
 
     limits = [box_limits(tuple(size), config.border, outer=outer) for outer in (False, True)]
@@ -70,9 +70,9 @@ def sample_painting(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: Paintin
     size_NCBA = integers(keys_N, Stream.BOX_SIZE, (*draws, len(size)), smallest, largest)
     room = torch.tensor(size).to(keys_N.device, non_blocking=True) - size_NCBA
     return Painting(
-        happens_NC=chance(keys_N, Stream.PAINTING, (channels,), config.probability),
+        happens_NC=happens(keys_N, Stream.PAINTING, (channels,), config.probability),
         outer_NC=outer_NC,
-        exists_NCB=until_first_miss(hits_NCB),
+        exists_NCB=until_first_failure(hits_NCB),
         size_NCBA=size_NCBA,
         start_NCBA=integers(keys_N, Stream.BOX_START, (*draws, len(size)), border, room - border),
         noise_N=keys_N,
@@ -109,11 +109,11 @@ def apply_painting(cubes_NCXYZ: Tensor, painting: Painting) -> tuple[Tensor, Ten
     """Replace voxels by uniform noise in 0..1.
 
     Args:
-        cubes_NCXYZ: cubes (cube, channel, x, y, z), any type.
+        cubes_NCXYZ: cubes (cube, channel, x, y, z), any dtype.
         painting: the painting of these N cubes, on their device.
 
     Returns:
-        The painted cubes, a new tensor of the same shape and type; and which voxels are noise, bool, likewise.
+        The painted cubes, a new tensor of the same shape and dtype; and which voxels are noise, bool, likewise.
     """
     shape_CXYZ = tuple(cubes_NCXYZ.shape[1:])
     painted = find_painted(painting, shape_CXYZ[1:])

@@ -49,7 +49,7 @@ _MIX32_LAST = ((16, _signed(0x21F0AAAD, 32)), (15, 1))
 
 
 def _mix_(bits: Tensor, rounds: tuple[tuple[int, int], ...]) -> Tensor:
-    """Spread every bit over all others, in place: x ^= x >>> shift, x *= factor, again and again."""
+    """Spread every bit over all others, in place: x ^= x >>> shift, x *= factor, round after round."""
     width = bits.element_size() * 8
     shifted = torch.empty_like(bits)
     for shift, factor in rounds:
@@ -122,17 +122,17 @@ def integers(keys: Tensor, stream: Stream, shape: tuple[int, ...], low: int | Te
         high: largest value likewise, at most 2^31 - 1 above low.
 
     Returns:
-        int64, shape (..., *shape). No value's chance is off by more than 2^-32.
+        int64, shape (..., *shape). Each value's probability is exact to 2^-32.
     """
     bits = random_bits(keys, stream, shape).to(torch.int64).bitwise_and_(0xFFFFFFFF)
     return bits.mul_(high - low + 1).bitwise_right_shift_(32).add_(low)
 
 
-def chance(keys: Tensor, stream: Stream, shape: tuple[int, ...], probability: float) -> Tensor:
+def happens(keys: Tensor, stream: Stream, shape: tuple[int, ...], probability: float) -> Tensor:
     """True with this probability: bool, shape (*keys.shape, *shape)."""
     return uniform(keys, stream, shape) < probability
 
 
-def until_first_miss(hits: Tensor) -> Tensor:
-    """The row of hits before the first miss, along the last axis: bool, of the same shape."""
+def until_first_failure(hits: Tensor) -> Tensor:
+    """The row of leading hits, up to the first failure, along the last axis: bool, of the same shape."""
     return hits.cumprod(dim=-1).to(torch.bool)

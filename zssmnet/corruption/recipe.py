@@ -3,37 +3,67 @@
 Source: Models Genesis, Med. Image Anal. 67:101840; Z-SSMNet, arXiv 2212.05808.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from zssmnet.config import CorruptionConfig
+from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
 from zssmnet.corruption.flip import apply_flip, sample_flip
 from zssmnet.corruption.intensity import apply_intensity, sample_intensity
 from zssmnet.corruption.painting import apply_painting, sample_painting
+from zssmnet.corruption.random import sample_keys
 from zssmnet.corruption.shuffling import apply_shuffling, sample_shuffling
 
 IMAGES = 3  # channels T2W, ADC, DWI; the mask follows
 ZONES = 3  # mask values 0 background, 1 peripheral zone, 2 rest of the gland
 
 
-@dataclass(frozen=True)
-class Corrupted:
-    """What the network gets and what it is to restore.
+class Corrupted(NamedTuple):
+    """The network's input and what it is to restore.
 
     Attributes:
-        input_NCXYZ: (N, 6, X, Y, Z), float32: the corrupted T2W, ADC and DWI, then background, peripheral zone and
+        input_NCZYX: (N, 6, Z, Y, X), float32: the corrupted T2W, ADC and DWI, then background, peripheral zone and
             rest of the gland as zeros and ones. A voxel without a zone has three zeros.
-        target_NCXYZ: (N, 3, X, Y, Z), float32: T2W, ADC and DWI, flipped like the input and otherwise uncorrupted.
+        target_NCZYX: (N, 3, Z, Y, X), float32: T2W, ADC and DWI, flipped like the input and otherwise uncorrupted.
     """
 
-    input_NCXYZ: Tensor
-    target_NCXYZ: Tensor
+    input_NCZYX: Tensor
+    target_NCZYX: Tensor
 
 
-def corrupt(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Corrupted:
-    """Corrupt cubes, each as its key says, whatever the batch or the device.
+class Corruption:
+    """The pretext task as a callable on batches.
+
+    Args:
+        config: probabilities and sizes of the steps; by default the published method's.
+
+    >>> cubes_NCZYX = torch.rand(2, 4, 8, 16, 16)
+    >>> corruption = Corruption(CorruptionConfig(recipe="per-channel"))
+    >>> input_NCZYX, target_NCZYX = corruption(cubes_NCZYX, torch.Generator().manual_seed(0))
+    >>> input_NCZYX.shape, target_NCZYX.shape
+    (torch.Size([2, 6, 8, 16, 16]), torch.Size([2, 3, 8, 16, 16]))
+    """
+
+    def __init__(self, config: CorruptionConfig | None = None) -> None:
+        self.config = config or CorruptionConfig()
+
+    def __call__(self, cubes_NCZYX: Tensor, generator: torch.Generator) -> Corrupted:
+        """Corrupt a batch, each cube by a key that is drawn for it; see `corrupt`.
+
+        Args:
+            cubes_NCZYX: cubes (N, 4, Z, Y, X), channels T2W, ADC, DWI in 0..1 and the mask (0, 1, 2); not changed.
+            generator: a CPU generator, the only source of randomness; it advances by N draws.
+
+        Returns:
+            Input (N, 6, Z, Y, X) and target (N, 3, Z, Y, X), on the device of the cubes.
+        """
+        return corrupt(cubes_NCZYX, sample_keys(len(cubes_NCZYX), generator), self.config)
+
+
+def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Corrupted:
+    """Corrupt cubes, each as its key determines, whatever the batch or the device.
 
     The steps: flip, local shuffling, intensity map of the images, painting, mask to zones. By recipe:
 
@@ -43,19 +73,20 @@ def corrupt(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
       there, a painted one none.
 
     Args:
-        cubes_NCXYZ: cubes (N, 4, X, Y, Z), channels T2W, ADC, DWI in 0..1 and the mask (0, 1, 2), any float type;
-            not changed.
+        cubes_NCZYX: cubes (N, 4, Z, Y, X), channels T2W, ADC, DWI in 0..1 and the mask (0, 1, 2), any float dtype;
+            not changed. Fastest if they lie in memory as in files, with z innermost, as `CubeSet` gives them.
         keys_N: one key a cube, int64, from `sample_keys`; on any device. With keys on the CPU the host never waits
             for the cubes' device.
         config: the pretext task.
 
     Returns:
-        Input and target, on the device of the cubes.
+        Input and target, on the device of the cubes, in the memory layout that convolutions are fastest with.
 
     Raises:
-        ValueError: cubes or keys of another shape or type.
+        ValueError: cubes or keys of another shape or dtype.
     """
-    _check(cubes_NCXYZ, keys_N)
+    _check(cubes_NCZYX, keys_N)
+    cubes_NCXYZ = swap_x_and_z(cubes_NCZYX)
     shape_CXYZ, device = tuple(cubes_NCXYZ.shape[1:]), cubes_NCXYZ.device
     from_t2w = config.recipe == "reference"
     shuffling = sample_shuffling(keys_N, shape_CXYZ, config.shuffling, from_first_channel=from_t2w, device=device)
@@ -70,7 +101,8 @@ def corrupt(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
     zones = mask_to_zones(corrupted[:, IMAGES])
     if not from_t2w:
         zones &= ~painted[:, IMAGES:]  # noise may happen to be exactly 0, which is no background
-    return Corrupted(torch.cat((corrupted[:, :IMAGES], zones), dim=1), flipped[:, :IMAGES])
+    both_NCXYZ = torch.cat((corrupted[:, :IMAGES], zones), dim=1), flipped[:, :IMAGES]
+    return Corrupted(*(swap_x_and_z(one).contiguous(memory_format=LAYOUT) for one in both_NCXYZ))
 
 
 def mask_to_zones(mask_NXYZ: Tensor) -> Tensor:
@@ -78,12 +110,12 @@ def mask_to_zones(mask_NXYZ: Tensor) -> Tensor:
     return torch.stack([mask_NXYZ == zone for zone in range(ZONES)], dim=1)
 
 
-def _check(cubes_NCXYZ: Tensor, keys_N: Tensor) -> None:
-    shape = tuple(cubes_NCXYZ.shape)
+def _check(cubes_NCZYX: Tensor, keys_N: Tensor) -> None:
+    shape = tuple(cubes_NCZYX.shape)
     if len(shape) != 5 or shape[1] != IMAGES + 1 or 0 in shape[2:]:
-        raise ValueError(f"cubes must be (N, 4, X, Y, Z) with channels T2W, ADC, DWI, mask, not {shape}")
-    if not cubes_NCXYZ.is_floating_point():
-        raise ValueError(f"cubes must be of a float type, not {cubes_NCXYZ.dtype}")
+        raise ValueError(f"cubes must be (N, 4, Z, Y, X) with channels T2W, ADC, DWI, mask, not {shape}")
+    if not cubes_NCZYX.is_floating_point():
+        raise ValueError(f"cubes must be of a float dtype, not {cubes_NCZYX.dtype}")
     if keys_N.shape != shape[:1] or keys_N.dtype != torch.int64:
         raise ValueError(
             f"{shape[0]} cubes need as many int64 keys, not {tuple(keys_N.shape)} of {keys_N.dtype}; "

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from zssmnet.config import ShufflingConfig
-from zssmnet.corruption.random import Stream, chance, derive_keys, integers, random_bits
+from zssmnet.corruption.random import Stream, derive_keys, happens, integers, random_bits
 
 # Shuffled channels handled at once, which bounds the memory: about 10 MB each. Few suit a processor's cache, more
 # spare a GPU's launches. Their windows' numbers must fit into 31 bits together with the random numbers: a CPU sorts
@@ -27,7 +27,7 @@ _AT_ONCE_ON_CPU = 4
 _MOST_AT_ONCE = 16
 
 
-_UNSEEN = 100 * math.log(2)  # of a bound that a channel exceeds with a chance of 2^-100 at most: minus its logarithm
+_UNSEEN = 100 * math.log(2)  # minus the logarithm of 2^-100, the probability that a channel exceeds its bound
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,18 @@ def sample_shuffling(
     Args:
         keys_N: the cubes' keys, int64.
         shape_CXYZ: shape of one cube (channel, x, y, z).
-        config: chance, number of windows and their largest size (never less than 1 voxel).
+        config: probability, number of windows and their largest size (never less than 1 voxel).
         from_first_channel: whether all channels take their values from channel 0, as in the published program,
             or each from itself.
         device: where the windows are drawn, by default that of the keys. With keys on the CPU and windows on a GPU
-            nobody waits: how many channels are shuffled is known here, and how large windows are is bounded.
+            the host does not wait: how many channels are shuffled is known here, and how large windows are is bounded.
 
     Returns:
         The shuffling of these N cubes, on that device.
     """
     channels, *size = shape_CXYZ
     device = device or keys_N.device
-    target_P = chance(keys_N, Stream.SHUFFLING, (channels,), config.probability).flatten().nonzero()[:, 0]
+    target_P = happens(keys_N, Stream.SHUFFLING, (channels,), config.probability).flatten().nonzero()[:, 0]
     channel = torch.arange(channels, device=keys_N.device)
     keys_NC = derive_keys(derive_keys(keys_N, Stream.SHUFFLED_CHANNEL)[:, None], channel)
     keys_P = keys_NC.flatten()[target_P].to(device, non_blocking=True)
@@ -117,7 +117,7 @@ def sample_shuffling(
 
 
 def window_bounds(size: Sequence[int], config: ShufflingConfig) -> Bounds:
-    """What the windows of a channel are at most: no channel has more cells, but for a chance of 2^-100.
+    """What the windows of a channel are at most: a channel has more cells with a probability below 2^-100.
 
     By Bernstein's inequality for a sum of so many independent volumes, each a product of uniform sizes.
 
@@ -137,11 +137,11 @@ def apply_shuffling(cubes_NCXYZ: Tensor, shuffling: Shuffling) -> Tensor:
     """Shuffle the chosen channels; all values are taken from `cubes_NCXYZ` as it is.
 
     Args:
-        cubes_NCXYZ: uncorrupted cubes (cube, channel, x, y, z), any type.
+        cubes_NCXYZ: uncorrupted cubes (cube, channel, x, y, z), any dtype.
         shuffling: what to shuffle in these N cubes, on their device.
 
     Returns:
-        The shuffled cubes, a new tensor of the same shape and type.
+        The shuffled cubes, a new tensor of the same shape and dtype.
     """
     n, channels, *size = cubes_NCXYZ.shape
     source = cubes_NCXYZ.reshape(n * channels, math.prod(size))

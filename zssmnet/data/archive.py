@@ -8,23 +8,30 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
 
+from zssmnet.config import PICAI_PATIENT as PICAI_PATIENT
+from zssmnet.config import ArchiveFormat as ArchiveFormat
 from zssmnet.errors import ArchiveError, CaseError, InputError
 from zssmnet.storage import Storage
 from zssmnet.storage.keys import checked_key, printable
 
 log = logging.getLogger(__name__)
 
-ArchiveFormat = Literal["nnunet", "picai"]
 CHANNELS = ("T2W", "ADC", "DWI")
 _SUFFIXES: dict[ArchiveFormat, tuple[str, str, str]] = {
     "nnunet": ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz"),
     "picai": ("_t2w.mha", "_adc.mha", "_hbv.mha"),
 }
 MASK_SUFFIX = ".nii.gz"
-PICAI_PATIENT = r"^(?P<patient>\d+)_\d+$"
+_EXPECTED = (
+    "expected imagesTr/<case>_0000.nii.gz (nnU-Net raw; such as imagesTr/11373_1001396_0000.nii.gz) "
+    "or <patient>/<patient>_<study>_t2w.mha (PI-CAI; such as 11373/11373_1001396_t2w.mha)"
+)
+_LONGEST_ENDING = 12
+_SUBSET = re.compile(r"subset[0-5]")
+_RECORD = re.compile(r"(^|/)records/[^/]+\.json$")
+"""What a folder of prepared cases has beside the folders of its subsets."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,8 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
     Raises:
         ArchiveError: no archive there, two kinds in one folder, no case in it, or no mask.
     """
-    image_keys = [entry.key for entry in images.list()]
-    archive_format = archive_format or _recognise(image_keys, images.uri)
+    image_keys = _keys(images)
+    archive_format = archive_format or _recognise(image_keys, images)
     found = _channels_by_case(image_keys, archive_format, images)
     mask_keys = _masks_by_case(masks)
     cases: list[Case] = []
@@ -80,7 +87,8 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
             _check_id(case_id, channels[min(channels)][0], found)
             cases.append(_paired(case_id, archive_format, channels, mask_keys, masks))
         except CaseError as fault:
-            faults.append(fault)
+            if not case_id.startswith("."):  # a hidden file is a case only if all of the case is there
+                faults.append(fault)
     if without := sorted(set(mask_keys) - set(found)):
         log.warning("%s: %d masks without images, not used: %s", masks.uri, len(without), shortened(without))
     return Inventory(tuple(cases), tuple(faults))
@@ -97,14 +105,28 @@ def patient_of(case_id: str, pattern: str = PICAI_PATIENT) -> str:
     Raises:
         InputError: ``pattern`` is no regular expression, or has no such group.
     """
+    match = _compiled(pattern).match(case_id)
+    return (match and match["patient"]) or case_id
+
+
+def without_patient(case_ids: Iterable[str], pattern: str) -> list[str]:
+    """Ids in which ``pattern`` finds no patient: those cases are patients of their own.
+
+    Raises:
+        InputError: see :func:`patient_of`.
+    """
+    compiled = _compiled(pattern)
+    return [case_id for case_id in case_ids if not ((match := compiled.match(case_id)) and match["patient"])]
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise InputError(f"{pattern!r} is no regular expression: {error}") from error
     if "patient" not in compiled.groupindex:
-        raise InputError(f"{pattern!r} has no group (?P<patient>...), which tells a case's patient")
-    match = compiled.match(case_id)
-    return (match and match["patient"]) or case_id
+        raise InputError(f"{pattern!r} has no group (?P<patient>...), which names a case's patient")
+    return compiled
 
 
 def shortened(names: Iterable[str], most: int = 5) -> str:
@@ -118,7 +140,46 @@ def _name(key: str) -> str:
     return Path(key).name
 
 
-def _recognise(keys: list[str], uri: str) -> ArchiveFormat:
+def _keys(storage: Storage) -> list[str]:
+    """Keys of an input folder without what macOS adds, what is in hidden folders, and what this program made there."""
+    keys = [entry.key for entry in storage.list()]
+    with_records = {PurePosixPath(key).parent.parent for key in keys if _RECORD.search(key)}
+    return [key for key in keys if not (_is_foreign(key) or _is_prepared(key, with_records))]
+
+
+def _is_foreign(key: str) -> bool:
+    *folders, name = key.split("/")
+    return name.startswith("._") or any(folder == "__MACOSX" or folder.startswith(".") for folder in folders)
+
+
+def _is_prepared(key: str, with_records: Container[PurePosixPath]) -> bool:
+    """Whether the file is that of a prepared case: in a folder of a subset, beside records or in SSL/data."""
+    folder = PurePosixPath(key).parent
+    if not _SUBSET.fullmatch(folder.name):
+        return False
+    return folder.parent in with_records or folder.parent.parts[-2:] == ("SSL", "data")
+
+
+def _seen(storage: Storage) -> str:
+    """What is in a folder in which nothing of use was found: endings, counted, and an example."""
+    keys = [entry.key for entry in storage.list()]
+    if not keys:
+        return "it is empty, or is not there"
+    endings = Counter("*" + "".join(PurePosixPath(key).suffixes[-2:])[-_LONGEST_ENDING:] for key in keys)
+    counts = ", ".join(f"{count} {printable(ending)}" for ending, count in endings.most_common(4))
+    hint = ""
+    if all(_is_foreign(key) for key in keys):
+        hint = "; all of them are hidden"
+    elif any(_RECORD.search(key) for key in keys):
+        hint = "; files that an earlier run prepared are passed over"
+    elif any(key.endswith(".nii") for key in keys):
+        hint = "; compress *.nii with gzip"
+    elif any(key.lower().endswith((".dcm", ".ima")) for key in keys):
+        hint = "; DICOM files have to be converted first"
+    return f"there are {len(keys)} files ({counts}), such as {shortened(sorted(keys), 2)}{hint}"
+
+
+def _recognise(keys: list[str], images: Storage) -> ArchiveFormat:
     kinds: list[ArchiveFormat] = [
         kind for kind, suffixes in _SUFFIXES.items() if any(key.endswith(suffixes) for key in keys)
     ]
@@ -126,14 +187,11 @@ def _recognise(keys: list[str], uri: str) -> ArchiveFormat:
         return kinds[0]
     if kinds:
         raise ArchiveError(
-            f"{uri}: holds both *_0000.nii.gz and *_t2w.mha; choose one with --archive-format nnunet or picai"
+            f"{images.uri}: holds both *_0000.nii.gz and *_t2w.mha; choose one with --archive-format nnunet or picai"
         )
-    if not keys:
-        raise ArchiveError(f"{uri}: no such folder, or an empty one; name the folder of the images")
-    raise ArchiveError(
-        f"{uri}: no case found; expected imagesTr/<case>_0000.nii.gz (nnU-Net raw) "
-        "or <patient>/<patient>_<study>_t2w.mha (PI-CAI)"
-    )
+    if not images.list():
+        raise ArchiveError(f"{images.uri}: no such folder, or an empty one; name the folder of the images")
+    raise ArchiveError(f"{images.uri}: no case found; {_EXPECTED}; {_seen(images)}")
 
 
 def _channels_by_case(
@@ -147,7 +205,9 @@ def _channels_by_case(
                 found.setdefault(case_id, {}).setdefault(channel, []).append(key)
     if not found:
         expected = " or ".join(_SUFFIXES[archive_format])
-        raise ArchiveError(f"{images.uri}: no case of the format {archive_format!r} found (no file *{expected})")
+        raise ArchiveError(
+            f"{images.uri}: no case of the format {archive_format!r} found (no file *{expected}); {_seen(images)}"
+        )
     return found
 
 
@@ -159,11 +219,14 @@ def _training_images(keys: list[str]) -> list[str]:
 
 def _masks_by_case(masks: Storage) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for entry in masks.list():
-        if _name(entry.key).endswith(MASK_SUFFIX):
-            found.setdefault(_name(entry.key).removesuffix(MASK_SUFFIX), []).append(entry.key)
+    for key in _keys(masks):
+        if _name(key).endswith(MASK_SUFFIX):
+            found.setdefault(_name(key).removesuffix(MASK_SUFFIX), []).append(key)
     if not found:
-        raise ArchiveError(f"{masks.uri}: no zonal mask <case>{MASK_SUFFIX} found; name the folder of the masks")
+        raise ArchiveError(
+            f"{masks.uri}: no zonal mask <case>{MASK_SUFFIX} found (such as 11373_1001396{MASK_SUFFIX}); "
+            f"name the folder of the masks; {_seen(masks)}"
+        )
     return found
 
 

@@ -1,6 +1,8 @@
 """One case's files, read and checked. Whatever is wrong with a file ends in a CaseError that names it."""
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +11,19 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from zssmnet.data.archive import CHANNELS, Case
+from zssmnet.data.coverage import FieldOfView
 from zssmnet.data.image_io import read_image
-from zssmnet.errors import CaseError, UnreadableFileError
+from zssmnet.data.orientation import STRONGLY_OBLIQUE_DEGREES, in_axial_order, tilt_degrees
+from zssmnet.data.plausibility import find_outlier
+from zssmnet.data.zonal_mask import with_whole_labels
+from zssmnet.errors import CaseError, ImageError, UnreadableFileError
 from zssmnet.storage import Storage
 
-GRID_TOLERANCE_MM = 1e-3
+GRID_TOLERANCE = 0.25
+"""Voxels by which a corner of two grids may differ: files round directions and origins (a NIfTI header gives a place to
+about 1e-4 of the field of view); what was drawn on another grid differs by half a voxel or more."""
 SMALLEST_SPLINE_SIZE = 4
 """Voxels an axis needs for a B-spline of order 3."""
-ZONES = (0, 1, 2)
-"""Labels of a zonal mask: background, peripheral zone, the rest of the gland."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class Examination:
         t2w, adc, dwi: images of any scalar pixel type.
         mask: labels 0 background, 1 peripheral zone, 2 the rest of the gland.
         files: the four files' addresses, in this order, for messages.
+        fields: the boxes in which ADC and DWI were measured, where they were brought onto T2W's grid here.
+        warnings: what is odd about the files.
     """
 
     t2w: sitk.Image
@@ -35,6 +43,8 @@ class Examination:
     dwi: sitk.Image
     mask: sitk.Image
     files: tuple[str, str, str, str]
+    fields: tuple[FieldOfView, FieldOfView] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def images(self) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
@@ -43,27 +53,63 @@ class Examination:
 
 
 def read_examination(case: Case, images: Storage, masks: Storage) -> Examination:
-    """Read and check a case. PI-CAI's ADC and DWI are brought onto T2W's grid; all four then lie exactly on it.
+    """Read and check a case.
+
+    Axes are brought into the order left, posterior, superior where that takes no interpolation; then PI-CAI's ADC and
+    DWI are brought onto T2W's grid. All four lie exactly on it in the end.
 
     Raises:
-        CaseError: a file is missing, unreadable or not a 3-D image, grids differ by more than 1e-3 mm, the mask has
-            no foreground or other labels than 0, 1, 2, values are not finite, or an image is constant.
+        CaseError: a file is missing, unreadable or not a 3-D image, slices are not axial and along another axis than
+            the third, grids differ by more than a quarter of a voxel, the mask has no foreground or other labels than
+            0, 1, 2, values are not finite or impossible, or an image is constant.
     """
     sources = [(images, key) for key in case.images] + [(masks, case.mask)]
-    addresses = [storage.where(key) for storage, key in sources]
+    files = tuple(storage.where(key) for storage, key in sources)
     volumes = [_read(case.id, storage, key) for storage, key in sources]
-    for address, volume, name in zip(addresses, volumes, CHANNELS, strict=False):
-        check_values(case.id, address, volume, f"the {name} image")
+    warnings = []
+    for file, volume, name in zip(files, volumes, CHANNELS, strict=False):
+        check_values(case.id, file, volume, f"the {name} image")
+        warnings += _outlier(case.id, file, volume, name)
+    for number, file in enumerate(files):
+        with case_errors(case.id, file):
+            volumes[number] = in_axial_order(volumes[number])
     t2w, adc, dwi, mask = volumes
+    if (tilt := tilt_degrees(t2w)) > STRONGLY_OBLIQUE_DEGREES:
+        warnings.append(f"axes are tilted by {tilt:.0f} degrees against the patient's: is this an axial examination?")
+    fields = None
     if case.format == "picai":
-        for address, image in zip(addresses[1:3], (adc, dwi), strict=True):
-            check_can_be_interpolated(case.id, address, image)
+        for file, image in zip(files[1:3], (adc, dwi), strict=True):
+            check_can_be_interpolated(case.id, file, image)
+        fields = (FieldOfView.of(adc, t2w), FieldOfView.of(dwi, t2w))
         adc, dwi = (onto_grid(image, t2w) for image in (adc, dwi))
-    for address, volume in zip(addresses[1:], (adc, dwi, mask), strict=True):
-        _check_grid(case.id, address, volume, t2w)
+    for file, volume in zip(files[1:], (adc, dwi, mask), strict=True):
+        check_grid(case.id, file, volume, t2w)
         volume.CopyInformation(t2w)
-    _check_mask(case.id, addresses[3], mask)
-    return Examination(t2w, adc, dwi, mask, (addresses[0], addresses[1], addresses[2], addresses[3]))
+    with case_errors(case.id, files[3]):
+        mask = with_whole_labels(mask)
+    return Examination(t2w, adc, dwi, mask, (files[0], files[1], files[2], files[3]), fields, tuple(warnings))
+
+
+@contextmanager
+def case_errors(case_id: str, file: str) -> Iterator[None]:
+    """What is wrong with an image becomes a CaseError."""
+    try:
+        yield
+    except ImageError as error:
+        raise CaseError(case_id, file, str(error)) from error
+
+
+def _outlier(case_id: str, file: str, image: sitk.Image, name: str) -> list[str]:
+    """A warning if the image has an odd value.
+
+    Raises:
+        CaseError: it has an impossible one.
+    """
+    if not (outlier := find_outlier(array_of(image))):
+        return []
+    if outlier.is_damage:
+        raise CaseError(case_id, file, f"is damaged: it has {outlier}; such a value stands for NaN or infinity")
+    return [f"{name} has {outlier}: is the file damaged?"]
 
 
 def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> None:
@@ -83,6 +129,8 @@ def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> No
     if not (np.isfinite(low) and np.isfinite(high)):
         count = int(np.count_nonzero(~np.isfinite(values)))
         raise CaseError(case_id, address, f"has {count} values that are not finite (NaN or infinite)")
+    if max(-float(low), float(high)) > np.finfo(np.float32).max:
+        raise CaseError(case_id, address, f"has values beyond float32, which are not finite there: {low:g} to {high:g}")
     if low == high:
         raise CaseError(case_id, address, f"{name} is constant: all voxels are {low}")
 
@@ -121,34 +169,40 @@ def _read(case_id: str, storage: Storage, key: str) -> sitk.Image:
         raise CaseError(case_id, storage.where(key), error.reason) from error
 
 
-def _check_mask(case_id: str, address: str, mask: sitk.Image) -> None:
-    labels = np.unique(array_of(mask))
-    if others := [label for label in labels.tolist() if label not in ZONES]:
-        shown = ", ".join(f"{label:g}" for label in others[:5])
-        raise CaseError(case_id, address, f"has the labels {shown}; only 0, 1 and 2 are zones")
-    if not labels.any():
-        raise CaseError(case_id, address, "the mask has no foreground: no voxel is labelled 1 or 2")
+def check_grid(case_id: str, address: str, image: sitk.Image, reference: sitk.Image) -> None:
+    """Check that an image lies on T2W's grid, to a fraction of a voxel.
 
+    Args:
+        case_id: the case.
+        address: the image's file, for the message.
+        image: the image.
+        reference: T2W.
 
-def _check_grid(case_id: str, address: str, image: sitk.Image, reference: sitk.Image) -> None:
+    Raises:
+        CaseError: another size, or a corner that is more than `GRID_TOLERANCE` voxels away.
+    """
     if image.GetSize() != reference.GetSize():
         raise CaseError(case_id, address, f"has the size {image.GetSize()}, but T2W has {reference.GetSize()}")
-    distance = max(
-        float(np.linalg.norm(np.subtract(ours, theirs)))
-        for ours, theirs in zip(_corners(image), _corners(reference), strict=True)
-    )
-    if not distance <= GRID_TOLERANCE_MM:
+    mm, voxels = _displacement(image, reference)
+    if not voxels <= GRID_TOLERANCE:
         raise CaseError(
             case_id,
             address,
-            f"lies up to {distance:.3g} mm away from T2W's grid (origin {image.GetOrigin()} against "
+            f"lies up to {mm:.3g} mm away from T2W's grid, {voxels:.2g} voxels (origin {image.GetOrigin()} against "
             f"{reference.GetOrigin()}, spacing {image.GetSpacing()} against {reference.GetSpacing()})",
         )
 
 
-def _corners(image: sitk.Image) -> list[tuple[float, ...]]:
+def _displacement(image: sitk.Image, reference: sitk.Image) -> tuple[float, float]:
+    """The largest displacement of a corner: in mm, and in voxels of ``reference`` along one of its axes."""
     last = [size - 1 for size in image.GetSize()]
-    return [image.TransformIndexToPhysicalPoint(corner) for corner in itertools.product(*((0, end) for end in last))]
+    mm = voxels = 0.0
+    for corner in itertools.product(*((0, end) for end in last)):
+        place = image.TransformIndexToPhysicalPoint(corner)
+        mm = max(mm, float(np.linalg.norm(np.subtract(place, reference.TransformIndexToPhysicalPoint(corner)))))
+        index = reference.TransformPhysicalPointToContinuousIndex(place)
+        voxels = max(voxels, float(np.abs(np.subtract(index, corner)).max()))
+    return mm, voxels
 
 
 def array_of(image: sitk.Image) -> npt.NDArray[Any]:

@@ -1,22 +1,22 @@
 """Image files, read and written whole: NIfTI and MetaImage.
 
-ITK fills what is missing in a truncated NIfTI file with zeros, reads its NaN as 0, takes a damaged compressed stream as
-it comes, takes the voxels of ``a.nii.gz`` from ``a.nii`` if that is there, and writes to a full disk, all without an
-error. Here it is given files that lie alone under plain names, and what it lets pass is found.
+ITK reads the header, which was checked; the voxels are decompressed here, once. ITK by itself fills what is missing in
+a truncated NIfTI file with zeros, reads its NaN as 0, takes a damaged compressed stream as it comes, takes the voxels
+of ``a.nii.gz`` from ``a.nii`` if that is there, and writes to a full disk, all without an error.
 """
 
+import gzip
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
-from zssmnet.data.image_headers import HeaderError, Voxels, find_voxels
+from zssmnet.data.image_headers import Header, HeaderError, read_header
 from zssmnet.errors import UnreadableFileError
 from zssmnet.storage.temporary import temporary_errors, temporary_folder
 
@@ -24,80 +24,91 @@ LARGEST_VOLUME = 2**28
 """Voxels; a header that asks for more is taken to be damaged (PI-CAI's largest examination has 3.3e7)."""
 SMALLEST_SPACING_MM, LARGEST_SPACING_MM, FURTHEST_ORIGIN_MM = 0.01, 100.0, 1e5
 """What lies beyond is no examination of a patient, but damage or another unit than mm."""
-_CHUNK = 2**20  # bytes, whole voxels of any type
+_GZIP = b"\x1f\x8b"
+_TOO_MUCH = 2**20
+"""Bytes that are read beyond the last voxel: a small file may decompress to many gigabytes."""
+_COMPRESSION_LEVEL = 1
+_GZIP_WINDOW = 31
+_DAMAGED = (OSError, EOFError, zlib.error)
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
 def read_image(path: Path) -> sitk.Image:
-    """A 3-D image with one value a voxel, read with one thread.
+    """A 3-D image with one value a voxel; place and pixel type are as ITK reads them.
 
     Raises:
         UnreadableFileError: not an image, not 3-D, several values a voxel, truncated, damaged, with a header that
-            cannot be true, or with values that are not finite and that ITK would hide.
+            contradicts itself, or with values that are not finite.
         StorageError: there is no place for temporary files.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetNumberOfThreads(1)  # cases run side by side: one thread each
-    with _plainly_named(path) as link:
-        reader.SetFileName(str(link))
-        try:
-            with path.open("rb") as stream:
-                voxels = find_voxels(stream)
-                reader.SetImageIO(voxels.reader)
-                reader.ReadImageInformation()
-                _check_header(path, reader)
-                _check_content(path, reader, voxels)
-            return reader.Execute()
-        except HeaderError as error:
-            raise UnreadableFileError(str(path), f"is no readable image: {error}") from error
-        except (RuntimeError, MemoryError) as error:
-            text = _one_line(error).replace(str(link), path.name)
-            raise UnreadableFileError(str(path), f"is no readable image: {text}") from error
-        except (OSError, EOFError, zlib.error) as error:
-            raise UnreadableFileError(str(path), f"is truncated or damaged: {error}") from error
+    try:
+        with path.open("rb") as file:
+            is_compressed = file.read(len(_GZIP)) == _GZIP
+            file.seek(0)
+            stream: Any = gzip.GzipFile(fileobj=file) if is_compressed else file
+            header = read_header(stream, is_compressed)
+            reader = _read_by_itk(path, header)
+            _check_geometry(path, reader)
+            array = _read_voxels(path, header, reader, stream)
+    except HeaderError as error:
+        raise UnreadableFileError(str(path), f"is no readable image: {error}") from error
+    except _DAMAGED as error:
+        text = re.sub(r" 0x[0-9a-f]+ != 0x[0-9a-f]+", "", str(error))  # the two checksums
+        raise UnreadableFileError(str(path), f"is truncated or damaged: {text}") from error
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(reader.GetSpacing())
+    image.SetOrigin(reader.GetOrigin())
+    image.SetDirection(reader.GetDirection())
+    return image
 
 
 def write_image(image: sitk.Image, path: str) -> None:
-    """Write an image file, compressed where its format can be, with one thread.
+    """Write an image file, compressed where its format can be; the same image always gives the same bytes.
 
     Raises:
         OSError: it cannot be written, or not wholly (a full disk).
     """
-    writer = sitk.ImageFileWriter()
-    writer.SetNumberOfThreads(1)
-    writer.UseCompressionOn()
     with TemporaryDirectory(dir=Path(path).parent) as folder:
-        file = Path(folder, _plain_name(Path(path)))
-        writer.SetFileName(str(file))
-        try:
-            writer.Execute(image)
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(file))
-            reader.ReadImageInformation()
-            with file.open("rb") as stream:
-                _check_content(file, reader, find_voxels(stream))
-        except (RuntimeError, HeaderError, UnreadableFileError, EOFError, zlib.error) as error:
-            raise OSError("not all of it could be written; is the disk full? make room there and run again") from error
+        if path.endswith(".nii.gz"):
+            plain = _written_by_itk(image, Path(folder, "image.nii"))
+            file = Path(folder, "image.nii.gz")
+            file.write_bytes(zlib.compress(plain.read_bytes(), _COMPRESSION_LEVEL, _GZIP_WINDOW))
+        else:
+            file = _written_by_itk(image, Path(folder, f"image{Path(path).suffix}"))
         file.replace(path)
 
 
-@contextmanager
-def _plainly_named(path: Path) -> Iterator[Path]:
-    """A link to the file, alone in a folder."""
-    with ExitStack() as stack:
-        with temporary_errors():
-            link = stack.enter_context(temporary_folder()) / _plain_name(path)
-            link.symlink_to(path.absolute())
-        yield link
+def _written_by_itk(image: sitk.Image, file: Path) -> Path:
+    writer = sitk.ImageFileWriter()
+    writer.SetNumberOfThreads(1)
+    writer.SetUseCompression(file.suffix != ".nii")
+    writer.SetFileName(str(file))
+    try:
+        writer.Execute(image)
+        read_image(file)
+    except (RuntimeError, UnreadableFileError) as error:
+        raise OSError("not all of it could be written; is the disk full? make room there and run again") from error
+    return file
 
 
-def _plain_name(path: Path) -> str:
-    """A name for ITK, which takes endings off names until none is left: of ``a.nii.nii.gz`` it makes ``a.nii.gz``."""
-    return "image.nii.gz" if path.name.endswith(".nii.gz") else f"image{path.suffix}"
+def _read_by_itk(path: Path, header: Header) -> sitk.ImageFileReader:
+    """A reader that has read a header; it gives size, place and pixel type."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(header.reader)
+    with temporary_errors(), temporary_folder() as folder:
+        file = folder / f"header{header.suffix}"
+        file.write_bytes(header.content)
+        reader.SetFileName(str(file))
+        try:
+            reader.ReadImageInformation()
+        except (RuntimeError, MemoryError) as error:
+            text = _one_line(error).replace(str(file), path.name)
+            raise UnreadableFileError(str(path), f"is no readable image: {text}") from error
+    return reader
 
 
-def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
+def _check_geometry(path: Path, reader: sitk.ImageFileReader) -> None:
     size, spacing = reader.GetSize(), reader.GetSpacing()
     if len(size) != 3:
         raise UnreadableFileError(str(path), f"is {len(size)}-D with size {size}; a 3-D image is needed")
@@ -114,41 +125,47 @@ def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
         raise UnreadableFileError(str(path), f"has axes that are not at right angles: {reader.GetDirection()}")
 
 
-def _check_content(path: Path, reader: sitk.ImageFileReader, voxels: Voxels) -> None:
-    """Whether the file holds the voxels that its header tells of; a checksum in it is verified on the way."""
-    expected = int(np.prod(reader.GetSize(), dtype=np.float64)) * _voxel_bytes(reader)
-    found = not_finite = 0
-    for chunk in _inflated(voxels.source) if voxels.is_deflated else iter(lambda: voxels.source.read(_CHUNK), b""):
-        found += len(chunk)
-        if found > expected:  # no further: a small file may hold many gigabytes
-            break
-        not_finite += _count_not_finite(chunk, voxels.floats) if voxels.floats else 0
-    if found != expected:
-        what = "is truncated" if found < expected else "has a header that cannot be true"
-        raise UnreadableFileError(str(path), f"{what}: it holds {found} bytes of voxels, not {expected}")
-    if not_finite:
-        raise UnreadableFileError(str(path), f"has {not_finite} values that are not finite (NaN or infinite)")
+def _read_voxels(path: Path, header: Header, reader: sitk.ImageFileReader, stream: BinaryIO) -> npt.NDArray[Any]:
+    """The voxels that the header announces, all of them and no more, axes (z, y, x); a checksum is verified."""
+    dtype = header.dtype or _dtype_of(reader)
+    voxels = np.empty(reader.GetSize()[::-1], dtype.newbyteorder(">" if header.is_big_endian else "<"))
+    data = voxels.reshape(-1).view(np.uint8).data
+    found = _inflate_into(data, stream) if header.is_deflated else _read_into(data, stream)
+    if found != len(data):
+        what = "is truncated" if found < len(data) else "has a header that cannot be true"
+        raise UnreadableFileError(str(path), f"{what}: it holds {found} bytes of voxels, not {len(data)}")
+    voxels = voxels.astype(dtype, copy=False)
+    if dtype.kind == "f" and not np.isfinite([voxels.min(), voxels.max()]).all():
+        count = np.count_nonzero(~np.isfinite(voxels))
+        raise UnreadableFileError(str(path), f"has {count} values that are not finite (NaN or infinite)")
+    if (header.slope, header.intercept) != (1, 0):
+        precision = _dtype_of(reader)
+        voxels = (voxels.astype(precision) * np.float64(header.slope) + header.intercept).astype(precision)
+    return voxels
 
 
-def _voxel_bytes(reader: sitk.ImageFileReader) -> int:
-    """Bytes of a voxel in the file; of scaled NIfTI, ITK shows another type."""
-    if reader.HasMetaDataKey("bitpix"):
-        return int(reader.GetMetaData("bitpix")) // 8
-    return int(sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent())
+def _dtype_of(reader: sitk.ImageFileReader) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
+    return dtype
 
 
-def _count_not_finite(chunk: bytes, floats: np.dtype[Any]) -> int:
-    values = np.frombuffer(chunk, floats, count=len(chunk) // floats.itemsize)
-    return int(np.count_nonzero(~np.isfinite(values)))
+def _read_into(data: memoryview, stream: BinaryIO) -> int:
+    """Fill ``data``, and count what is there, though not far beyond its end."""
+    found = 0
+    while found < len(data) and (count := stream.readinto(data[found:])):  # type: ignore[attr-defined]
+        found += count
+    return found + len(stream.read(_TOO_MUCH))
 
 
-def _inflated(source: BinaryIO) -> Iterator[bytes]:
-    """The rest of a file, one zlib stream, in chunks of bounded size."""
+def _inflate_into(data: memoryview, stream: BinaryIO) -> int:
+    """See :func:`_read_into`; the rest of the stream is one zlib stream."""
     decompressor = zlib.decompressobj()
-    while chunk := decompressor.unconsumed_tail or source.read(_CHUNK):
-        yield decompressor.decompress(chunk, _CHUNK)
-    if not decompressor.eof or decompressor.unused_data:
+    content = decompressor.decompress(stream.read(), len(data) + _TOO_MUCH)
+    if len(content) == len(data):
+        data[:] = content
+    if len(content) <= len(data) and (not decompressor.eof or decompressor.unused_data):
         raise EOFError("the compressed voxels end too early, or too late")
+    return len(content)
 
 
 def _one_line(error: BaseException) -> str:

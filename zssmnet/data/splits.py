@@ -6,14 +6,18 @@ patient's id, so that a patient is never on both sides and a new case never move
 
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from zssmnet.data.archive import PICAI_PATIENT, duplicated, patient_of, shortened
-from zssmnet.errors import SplitsError
+from zssmnet.config import PICAI_PATIENT
+from zssmnet.config import SplitMode as SplitMode
+from zssmnet.data.archive import duplicated, patient_of, shortened, without_patient
+from zssmnet.errors import ConfigError, SplitsError
 
-SplitMode = Literal["reference", "stable"]
+log = logging.getLogger(__name__)
+
 TRAINING_SUBSETS = range(5)
 VALIDATION_SUBSET = 5
 SUBSETS = range(6)
@@ -91,14 +95,36 @@ def assign_subsets(
 
     Raises:
         SplitsError: ``reference`` without folds.
+        ConfigError: a pattern other than PI-CAI's that finds a patient in none of the ids.
     """
     if mode == "stable":
+        case_ids = list(case_ids)
+        _check_pattern(case_ids, patient_pattern)
         return {case_id: stable_subset(case_id, patient_pattern) for case_id in case_ids}
     if folds_val is None:
         raise SplitsError("the reference split needs a splits.json; give one with --splits-path, or choose 'stable'")
     subsets = reference_subsets(folds_val)
     subset_of = {case_id: number for number, cases in enumerate(subsets) for case_id in cases}
     return {case_id: subset_of[case_id] for case_id in case_ids if case_id in subset_of}
+
+
+def _check_pattern(case_ids: Sequence[str], pattern: str) -> None:
+    """Where no patient is found in an id, its case is a patient of its own, perhaps on both sides of the split."""
+    unmatched = without_patient(case_ids, pattern)
+    if len(unmatched) < len(case_ids):
+        if unmatched:
+            log.warning(
+                "%d of %d case ids have no patient by the pattern %r and count as patients of their own: %s",
+                len(unmatched),
+                len(case_ids),
+                pattern,
+                shortened(unmatched),
+            )
+    elif unmatched and pattern != PICAI_PATIENT:
+        raise ConfigError(
+            f"the pattern {pattern!r} finds a patient in none of {len(case_ids)} case ids (such as "
+            f"{shortened(unmatched, 3)}); correct --patient-pattern"
+        )
 
 
 def _val_list(fold: Any, number: int, source: str) -> list[str]:

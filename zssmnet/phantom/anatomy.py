@@ -65,7 +65,7 @@ class Anatomy:
     texture: SmoothField
 
     def tissues(self, positions: Positions, zones_zyx: Labels) -> Labels:
-        """The tissues, axes (z, y, x), at these positions, where the zonal mask on the same voxels says so."""
+        """The tissues, axes (z, y, x), at these positions, where the zonal mask on the same voxels has them."""
         tissues = np.full(positions.shape, Tissue.AIR, np.uint8)
         for organ in self.organs:
             organ.paint(tissues, positions)

@@ -28,12 +28,13 @@ from zssmnet.storage.records import (
     Output,
     Record,
     fingerprints,
-    outputs_there,
     publish_record,
     read_record,
     record_names,
     remove_record,
     same_content,
+    up_to_date,
+    with_version,
 )
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class SubsetCubes(Record):
     cases: tuple[CaseCubes, ...]
 
     @override
-    def tells_of(self, name: str) -> bool:
+    def is_valid_for(self, name: str) -> bool:
         keys = [output.key for output in self.outputs]
         return self.subset in SUBSETS and keys == [name] == [cubes_key(self.parameters, self.subset)]
 
@@ -104,9 +105,10 @@ def generate_cubes(
     files = [(data, file) for case_id in case_ids for file in prepared_keys(case_id, subset)]
     inputs = fingerprints(files, known.inputs if known else ())
     same_way = known is not None and (known.method, known.subset, known.parameters) == (METHOD, subset, config)
-    if known and same_way and same_content(known.inputs, inputs) and outputs_there(output, known.outputs):
-        log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(known), len(known.cases))
-        return known, False
+    is_same = known is not None and same_way and same_content(known.inputs, inputs)
+    if is_same and (present := up_to_date(output, key, known)):
+        log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
+        return present, False
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
         if data.list(f"subset{subset}") != seen:
@@ -117,7 +119,12 @@ def generate_cubes(
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
         remove_record(output, key)  # it tells of the file that is replaced now
     record = SubsetCubes(
-        method=METHOD, inputs=inputs, outputs=(produced,), subset=subset, parameters=config, cases=tuple(cases)
+        method=METHOD,
+        inputs=inputs,
+        outputs=(with_version(output, produced),),
+        subset=subset,
+        parameters=config,
+        cases=tuple(cases),
     )
     publish_record(output, key, record)
     log.info("subset %d: %d cubes of %d cases", subset, _count(record), len(case_ids))

@@ -6,19 +6,27 @@ Published under ``subset{k}/<case>_0000.nii.gz`` (T2W), ``_0001`` (ADC), ``_0002
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import SimpleITK as sitk
 from typing_extensions import override
 
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import CHANNELS, Case
-from zssmnet.data.examination import Examination, array_of, check_can_be_interpolated, check_values, read_examination
+from zssmnet.data.examination import (
+    Examination,
+    array_of,
+    case_errors,
+    check_can_be_interpolated,
+    check_values,
+    read_examination,
+)
 from zssmnet.data.image_io import LARGEST_VOLUME, write_image
 from zssmnet.data.splits import SUBSETS
+from zssmnet.data.zonal_mask import without_stray_parts, zone_warning
 from zssmnet.errors import CaseError, UnreadableFileError
 from zssmnet.preparation.cropping import Box, Triple, bounding_box, margin_in_voxels
+from zssmnet.preparation.measured import in_common_unit, uncovered
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.records import (
@@ -27,13 +35,14 @@ from zssmnet.storage.records import (
     Output,
     Record,
     fingerprints,
-    outputs_there,
     publish_record,
     read_record,
     record_key,
     record_names,
     remove_record,
     same_content,
+    up_to_date,
+    with_version,
 )
 
 log = logging.getLogger(__name__)
@@ -42,8 +51,6 @@ METHOD = 1
 """Raised whenever the same inputs and parameters would give other outputs."""
 IMAGE_SUFFIXES = ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz")
 MASK_SUFFIX = ".nii.gz"
-_SMALLEST_PLAUSIBLE_ADC = 10.0
-"""A maximum below this is one in mm2/s (0.003) or 1e-3 mm2/s (3), not in 1e-6 mm2/s (3000)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class PreparedVolumes:
     images: tuple[sitk.Image, sitk.Image, sitk.Image]
     mask: sitk.Image
     roi: Box
+    warnings: tuple[str, ...] = ()
 
 
 class PreparedCase(Record):
@@ -69,7 +77,7 @@ class PreparedCase(Record):
     warnings: tuple[str, ...]
 
     @override
-    def tells_of(self, name: str) -> bool:
+    def is_valid_for(self, name: str) -> bool:
         keys = tuple(output.key for output in self.outputs)
         return self.subset in SUBSETS and name == self.case_id and keys == prepared_keys(name, self.subset)
 
@@ -108,7 +116,7 @@ def prepare_case(
     return record, True
 
 
-def known_if_true(
+def up_to_date_record(
     case: Case, subset: int, images: Storage, masks: Storage, output: Storage, config: PreparationConfig
 ) -> PreparedCase | None:
     """The record of a case that needs no preparation: it was prepared from the same files in the same way.
@@ -129,8 +137,8 @@ def prepare(case_id: str, examination: Examination, config: PreparationConfig) -
     """Resample and crop one case in memory; only what is kept is resampled.
 
     Raises:
-        CaseError: the gland vanishes on the target grid, an image is constant within the region of interest,
-            or too few slices to interpolate, or a target grid too large to be that of an examination.
+        CaseError: the gland vanishes on the target grid, an image is constant within the region of interest or does
+            not cover it, or too few slices to interpolate, or a target grid too large to be that of an examination.
     """
     source = grid_of(examination.t2w)
     target = target_grid(source, config.spacing_mm)
@@ -139,12 +147,23 @@ def prepare(case_id: str, examination: Examination, config: PreparationConfig) -
     if math.prod(target.size) > LARGEST_VOLUME:
         reason = f"the spacing {source.spacing} mm would make it {_times(target.size)} voxels; it is probably damaged"
         raise CaseError(case_id, examination.files[0], reason)
+    examination, warnings = _mended(case_id, examination, config)
     mask = resample_mask(examination.mask, target)
     roi = _region_of_interest(case_id, examination.files[3], mask, config)
     t2w, adc, dwi = (resample_image(image, target, roi) for image in examination.images)
     for image, name, file in zip((t2w, adc, dwi), CHANNELS, examination.files, strict=False):
         check_values(case_id, file, image, f"the {name} image around the gland")
-    return PreparedVolumes((t2w, adc, dwi), crop_mask(mask, roi), roi)
+    warnings += uncovered(case_id, examination, config)
+    return PreparedVolumes((t2w, adc, dwi), crop_mask(mask, roi), roi, (*examination.warnings, *warnings))
+
+
+def _mended(case_id: str, examination: Examination, config: PreparationConfig) -> tuple[Examination, list[str]]:
+    """The examination without stray parts of its mask, ADC converted if that is asked for; and what is odd."""
+    with case_errors(case_id, examination.files[3]):
+        mask, stray = without_stray_parts(examination.mask, config.stray_mask_parts)
+    adc, unit = in_common_unit(examination.adc, mask, config.convert_adc)
+    warnings = [warning for warning in (stray, zone_warning(mask), unit) if warning]
+    return replace(examination, mask=mask, adc=adc), warnings
 
 
 def remove_stale(output: Storage, keep: set[str]) -> list[str]:
@@ -205,14 +224,9 @@ def _if_true(
     known: PreparedCase | None, inputs: tuple[Input, ...], subset: int, output: Storage, config: PreparationConfig
 ) -> PreparedCase | None:
     """The record, if it is still true; where the same content was written again, with its new fingerprints."""
-    if known is None or not _same_way(known, subset, config):
+    if known is None or not (_same_way(known, subset, config) and same_content(known.inputs, inputs)):
         return None
-    if not (same_content(known.inputs, inputs) and outputs_there(output, known.outputs)):
-        return None
-    if known.inputs != inputs:
-        known = known.model_copy(update={"inputs": inputs})
-        publish_record(output, known.case_id, known)
-    return known
+    return up_to_date(output, known.case_id, known, inputs)
 
 
 def _region_of_interest(case_id: str, file: str, mask: sitk.Image, config: PreparationConfig) -> Box:
@@ -245,41 +259,20 @@ def _publish(
         size_after=volumes.mask.GetSize(),
         spacing_after=volumes.mask.GetSpacing(),
         roi_start=volumes.roi.start,
-        warnings=tuple(_warnings(examination)),
+        warnings=volumes.warnings,
     )
     publish_record(output, case.id, record)  # of what is to come, so that a later run finds what a killed one left
     outputs = []
     for key, volume in zip(keys, (*volumes.images, volumes.mask), strict=True):
         with output.publishing(key) as path:
             write_image(volume, str(path))
-            outputs.append(Output(key=key, size=path.stat().st_size, sha256=sha256_of(path)))
+            produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
+        outputs.append(with_version(output, produced))
     record = record.model_copy(update={"outputs": tuple(outputs)})
     publish_record(output, case.id, record)
     for warning in record.warnings:
         log.warning("%s: %s", case.id, warning)
     return record
-
-
-def _warnings(examination: Examination) -> list[str]:
-    """What is odd about a case that can be used."""
-    found = []
-    mask = array_of(examination.mask)
-    present = [label for label in (1, 2) if (mask == label).any()]
-    if len(present) == 1:
-        found.append(f"the mask has only the label {present[0]}; peripheral zone is 1, the rest of the gland 2")
-    elif _posterior_mm(examination.mask, 1) <= _posterior_mm(examination.mask, 2):
-        found.append("label 1 does not lie behind label 2: are the zones swapped? (1 is the peripheral zone)")
-    highest = float(array_of(examination.adc).max())
-    if highest < _SMALLEST_PLAUSIBLE_ADC:
-        found.append(f"ADC's maximum is {highest:.3g}: expected in 1e-6 mm2/s (0 to 3000), so ADC will be nearly 0")
-    return found
-
-
-def _posterior_mm(mask: sitk.Image, label: int) -> float:
-    """Mean position of a label along the patient's anterior-posterior axis (LPS: posterior is positive)."""
-    z, y, x = np.nonzero(array_of(mask) == label)
-    centre = (float(x.mean()), float(y.mean()), float(z.mean()))
-    return float(mask.TransformContinuousIndexToPhysicalPoint(centre)[1])
 
 
 def _times(size: Triple) -> str:

@@ -11,8 +11,9 @@ import logging
 import math
 from pathlib import Path
 
-from zssmnet.config import NetworkConfig, PretrainConfig
+from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
+from zssmnet.preparation.cubes import SubsetCubes
 from zssmnet.registry.lineage import CaseData
 from zssmnet.registry.pretraining import pretrain
 from zssmnet.registry.runs import METHOD, Supply, decisive, describe, identify, take_stock, train, workplace_of
@@ -27,7 +28,17 @@ from zssmnet.registry.versions import (
     version_key,
 )
 from zssmnet.storage import Storage
-from zssmnet.storage.records import NOT_YET, Input, Name, Output, Record, publish_record, read_record, same_content
+from zssmnet.storage.records import (
+    NOT_YET,
+    Input,
+    Name,
+    Output,
+    Record,
+    publish_record,
+    read_record,
+    record_names,
+    same_content,
+)
 from zssmnet.training.checkpoint import BEST, EpochResult, Progress
 from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import OnStep
@@ -51,6 +62,7 @@ class Judgement(Record):
         challenger_loss: that of the challenger, corrupted in the same way.
         published: whether the challenger became the stable model.
         best_epoch, history: how the challenger was trained.
+        margin_percent: by how much its loss had to be smaller.
     """
 
     run_id: Name
@@ -62,11 +74,13 @@ class Judgement(Record):
     data: tuple[CaseData, ...]
     best_epoch: int
     history: tuple[EpochResult, ...]
+    margin_percent: float = 0.0
 
-    def stands(self, inputs: tuple[Input, ...], config: PretrainConfig) -> bool:
+    def stands(self, inputs: tuple[Input, ...], config: PretrainConfig, margin_percent: float) -> bool:
         """Whether it was made of the same cubes in the same way, and nothing more is asked for."""
         return (
             self.method == METHOD
+            and self.margin_percent == margin_percent
             and same_content(self.inputs, inputs)
             and decisive(self.parameters) == decisive(config)
             and is_finished(Progress(list(self.history), self.best_epoch), config.training)
@@ -79,6 +93,7 @@ def challenge(
     config: PretrainConfig,
     on_epoch: OnEpoch = lambda state: None,
     on_step: OnStep = lambda done, steps: None,
+    margin_percent: float = 0.0,
 ) -> tuple[Judgement, bool]:
     """Train a challenger on the cubes in a folder, and publish it if it is better than the published model.
 
@@ -96,18 +111,40 @@ def challenge(
     """
     last = read_record(weights, JUDGEMENT, Judgement)
     supply = take_stock(cubes, last.inputs if last else ())
-    if last and weights.stat(MODEL) and last.stands(supply.inputs, config):
+    if last and weights.stat(MODEL) and last.stands(supply.inputs, config, margin_percent):
         return last, False
     champion = _champion(weights, supply.inputs, config)
     if champion is None:
         _announce_judgement(weights, supply.inputs)
         made, _ = pretrain(cubes, weights, config, on_epoch, on_step)
-        judgement = _judgement(made, supply, None, None, made.best_validation_loss, True)
+        judgement = _judgement(made, supply, None, None, made.best_validation_loss, True, margin_percent)
         log.info("%s is published: there was no model to challenge", made.run_id)
     else:
-        judgement = _contest(cubes, weights, config, supply, champion, on_epoch, on_step)
+        judgement = _contest(cubes, weights, config, supply, champion, on_epoch, on_step, margin_percent)
     publish_record(weights, JUDGEMENT, judgement)
     return judgement, True
+
+
+def challenger_settings(
+    weights: Storage, cubes: Storage, config: PretrainConfig, cut: CubesConfig | None
+) -> tuple[PretrainConfig, CubesConfig]:
+    """A challenger's settings, before any work: network and cubes are the champion's where no others are asked for.
+
+    Args:
+        weights: the folder of the champion, if there is one.
+        cubes: the folder of its cubes.
+        config: what is asked for; the default network stands for the champion's.
+        cut: how cubes are asked for; None for as they were cut before.
+
+    Raises:
+        CheckpointError: another network than the champion's is asked for.
+    """
+    if champion := stable_model(weights):
+        if config.network != NetworkConfig():
+            _check_network(weights, champion, config.network)
+        config = config.model_copy(update={"network": champion.parameters.network})
+        log.info("as the published model %s: a network with %s", champion.run_id, _described(config.network))
+    return config, cut or cubes_settings(cubes) or CubesConfig()
 
 
 def seen_data(weights: Storage) -> frozenset[CaseData]:
@@ -157,6 +194,7 @@ def _contest(
     champion: PretrainedModel,
     on_epoch: OnEpoch,
     on_step: OnStep,
+    margin_percent: float,
 ) -> Judgement:
     _check_network(weights, champion, config.network)
     inputs = (*supply.inputs, _as_input(weights, champion))
@@ -168,13 +206,15 @@ def _contest(
     progress = train(cubes, workplace, config, on_epoch, on_step, _initial(champion_model, champion_loss))
     challenger_model = workplace.local(BEST)
     challenger_loss = evaluate(challenger_model, validation, config)
-    is_better = challenger_loss < champion_loss
+    bound = champion_loss * (1 - margin_percent / 100)
+    # a champion whose loss is not finite is beaten by any finite one
+    is_better = challenger_loss < bound or (math.isfinite(challenger_loss) and not math.isfinite(champion_loss))
     made = describe(run_id, inputs, supply.data, config, progress)
     if is_better:
         _announce_judgement(weights, inputs)
         made = publish(weights, made, challenger_model)
     _log_judgement(champion.run_id, champion_loss, run_id, challenger_loss, validation, is_better)
-    return _judgement(made, supply, champion.run_id, champion_loss, challenger_loss, is_better)
+    return _judgement(made, supply, champion.run_id, champion_loss, challenger_loss, is_better, margin_percent)
 
 
 def _initial(champion_model: Path, champion_loss: float) -> Path | None:
@@ -192,6 +232,7 @@ def _judgement(
     champion_loss: float | None,
     challenger_loss: float,
     published: bool,
+    margin_percent: float,
 ) -> Judgement:
     return Judgement(
         method=METHOD,
@@ -206,7 +247,14 @@ def _judgement(
         data=supply.data,
         best_epoch=made.best_epoch,
         history=made.history,
+        margin_percent=margin_percent,
     )
+
+
+def cubes_settings(cubes: Storage) -> CubesConfig | None:
+    """How the cubes in a folder were cut, by the first record among them; None if there is none."""
+    records = (read_record(cubes, name, SubsetCubes) for name in record_names(cubes))
+    return next((record.parameters for record in records if record), None)
 
 
 def _as_input(weights: Storage, version: PretrainedModel) -> Input:
@@ -221,13 +269,13 @@ def _check_network(weights: Storage, champion: PretrainedModel, wanted: NetworkC
     theirs = champion.parameters.network
     if wanted != theirs:
         raise CheckpointError(
-            f"{weights.where(version_key(champion.run_id))}: the champion's network has {_told(theirs)}, "
-            f"the settings ask for {_told(wanted)}; set pretraining.network to the champion's, "
+            f"{weights.where(version_key(champion.run_id))}: the champion's network has {_described(theirs)}, "
+            f"the settings ask for {_described(wanted)}; set pretraining.network to the champion's, "
             "or train anew with 'zssmnet run' or 'zssmnet pretrain'"
         )
 
 
-def _told(network: NetworkConfig) -> str:
+def _described(network: NetworkConfig) -> str:
     return f"channels {', '.join(map(str, network.channels))} and merge {network.merge!r}"
 
 

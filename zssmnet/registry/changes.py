@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import Case
 from zssmnet.errors import CaseError
-from zssmnet.preparation.prepare import PreparedCase, known_if_true
+from zssmnet.preparation.prepare import PreparedCase, up_to_date_record
 from zssmnet.registry.challenge import seen_data
 from zssmnet.registry.lineage import CaseData, data_of_case
 from zssmnet.storage import Storage
 from zssmnet.storage.records import record_names
 
-_LOOKS_AT_ONCE = 16
-"""Cases looked at side by side: in a bucket, a look is mostly waiting."""
+_CASES_AT_ONCE = 16
+"""Cases examined in parallel: in a bucket, that is mostly waiting."""
 
 
 @dataclass(frozen=True)
-class News:
-    """What an archive holds that was not there before.
+class Changes:
+    """What is new or changed in an archive.
 
     Attributes:
         to_prepare: cases that are not prepared yet, or whose files, subset or parameters are not those of their record.
-        up_to_date: records of prepared cases that are still true.
+        up_to_date: records of prepared cases that are still valid.
         gone: ids of cases that an earlier run prepared, which are not among the cases with a subset any more.
         new: ids of cases that neither the published model nor the last challenger saw.
         changed: ids of cases that they saw with another content, or in another subset.
@@ -36,7 +36,7 @@ class News:
     changed: tuple[str, ...]
 
 
-def look(
+def find_changes(
     cases: Sequence[Case],
     subset_of: Mapping[str, int],
     images: Storage,
@@ -44,8 +44,8 @@ def look(
     data: Storage,
     weights: Storage | None,
     config: PreparationConfig,
-) -> News:
-    """Tell what is new. Fingerprints decide, not dates; a file is read only where its size or version has changed.
+) -> Changes:
+    """The changes of an archive. Fingerprints decide, not dates; a file is read only where its version has changed.
 
     Args:
         cases: the archive's cases; ``new`` and ``changed`` come in their order.
@@ -63,16 +63,16 @@ def look(
 
     def known(case: Case) -> PreparedCase | None:
         try:
-            return known_if_true(case, subset_of[case.id], images, masks, data, config)
-        except CaseError:  # preparing it will tell
+            return up_to_date_record(case, subset_of[case.id], images, masks, data, config)
+        except CaseError:  # preparing it reports why
             return None
 
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_CASES_AT_ONCE) as pool:
         records = list(pool.map(known, wanted))
     ids = {case.id for case in wanted}
     seen = seen_data(weights) if weights else frozenset()
     new, changed = _against(seen, [(case.id, record) for case, record in zip(wanted, records, strict=True)])
-    return News(
+    return Changes(
         to_prepare=tuple(case for case, record in zip(wanted, records, strict=True) if record is None),
         up_to_date=tuple(record for record in records if record),
         gone=tuple(name for name in record_names(data) if name not in ids),

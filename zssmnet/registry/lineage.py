@@ -24,12 +24,12 @@ class CaseData:
 
 
 def data_of_case(record: PreparedCase) -> CaseData:
-    """What a prepared case holds."""
+    """The data of a prepared case."""
     return CaseData(record.case_id, record.subset, _digest(output.sha256 for output in record.outputs))
 
 
 def data_of_cubes(record: SubsetCubes) -> tuple[CaseData, ...]:
-    """What the cases of a subset held when their cubes were cut, in the order of their cubes."""
+    """The data of a subset's cases as they were when their cubes were cut, in the order of their cubes."""
     sha256s = {one.name: one.sha256 for one in record.inputs}
     return tuple(
         CaseData(

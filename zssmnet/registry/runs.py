@@ -24,15 +24,14 @@ from zssmnet.preparation.cubes import SubsetCubes, find_cubes
 from zssmnet.registry.lineage import CaseData, data_of_cubes
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage
-from zssmnet.storage.lock import held
-from zssmnet.storage.records import Input, fingerprints, outputs_there, read_record
-from zssmnet.training.acceleration import choose_device, precision
+from zssmnet.storage.lock import locked
+from zssmnet.storage.records import Input, fingerprints, read_record, up_to_date
+from zssmnet.training.acceleration import choose_device, choose_precision
 from zssmnet.training.checkpoint import Progress, TrainingState, check_best
 from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import OnStep
 from zssmnet.training.fit import OnEpoch, fit
-from zssmnet.training.followers import team_for
-from zssmnet.training.team import Job
+from zssmnet.training.processes import Job, process_group
 from zssmnet.training.tensorboard import Monitor
 
 log = logging.getLogger(__name__)
@@ -41,6 +40,16 @@ METHOD = 1
 """Raised whenever the same cubes and configuration would give other weights."""
 _NOT_DECISIVE = {"epochs", "patience", "device", "processes", "compile", "cubes_in"}
 """Parts of the recipe that decide when training ends, and where and how fast it runs, not what an epoch does."""
+
+_ADDED = {
+    "precision": "auto",  # it leaves it to the device, which does not decide either
+    "optimizer": "sgd",
+    "weight_decay": 0.0,
+    "schedule": "halving",
+    "warm_up_epochs": 0,
+    "calibrated_head": False,
+}
+"""Settings that earlier versions did not have, and the values that they stood for: their runs are continued."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,9 @@ class Supply:
 
 
 def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
-    """Look at the files of cubes; those that have a record or an earlier fingerprint are not read again.
+    """Fingerprint the files of cubes; those with a record, or an earlier fingerprint, of their version are not read.
+
+    Where a file of cubes is not the one of its record, nothing is known about the cases behind it.
 
     Raises:
         CubesError: there are no cubes, or not of all subsets, or a case is both trained on and validated with.
@@ -61,11 +72,16 @@ def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
     keys = [by_subset[subset] for subset in SUBSETS]
     known, data = list(earlier), list[CaseData]()
     for key in keys:
-        record, entry = read_record(cubes, key, SubsetCubes), cubes.stat(key)
-        if record and entry and outputs_there(cubes, record.outputs):
-            sha256 = record.outputs[0].sha256
-            known.append(Input(name=key, size=entry.size, version=entry.version, sha256=sha256))
-            data.extend(data_of_cubes(record))
+        record = read_record(cubes, key, SubsetCubes)
+        if present := up_to_date(cubes, key, record):
+            (output,) = present.outputs
+            known.append(Input(name=key, size=output.size, version=output.version, sha256=output.sha256))
+            data.extend(data_of_cubes(present))
+        elif record:
+            log.warning(
+                "%s: is not the file of its record; 'zssmnet cubes' cuts the cubes of the prepared cases anew",
+                cubes.where(key),
+            )
     _check_sides(cubes, data)
     return Supply(fingerprints([(cubes, key) for key in keys], known), tuple(data))
 
@@ -79,10 +95,10 @@ def identify(inputs: Sequence[Input], config: PretrainConfig) -> str:
 def decisive(config: PretrainConfig) -> dict[str, Any]:
     """The settings that decide what an epoch does."""
     settings = config.model_dump(mode="json")
-    for name in _NOT_DECISIVE:
-        del settings["training"][name]
-    if settings["training"]["precision"] == "auto":  # it leaves it to the device, which does not decide either
-        del settings["training"]["precision"]
+    recipe = settings["training"]
+    undecisive = _NOT_DECISIVE - ({"epochs"} if config.training.schedule == "cosine" else set())
+    undecisive |= {name for name, default in _ADDED.items() if recipe[name] == default}
+    settings["training"] = {name: value for name, value in recipe.items() if name not in undecisive}
     return settings
 
 
@@ -105,25 +121,24 @@ def train(
         CubesError: cubes that cannot be used.
         TrainingError: training that cannot go on.
         CheckpointError: a checkpoint that cannot be used.
-        HeldError: another run trains there.
+        LockedError: another run trains there.
     """
     training, validation = open_training_data(cubes, config.training.batch_size)
     _log_start(training, validation, config, workplace)
-    device = choose_device(config.training.device)
     with (
-        held(workplace) as lease,
+        locked(workplace) as lock,
         Monitor(workplace, validation, config) as monitor,
-        team_for(Job(cubes=cubes.uri, config=config), device) as team,
+        process_group(Job(cubes=cubes.uri, config=config)) as group,
     ):
         workplace.sweep()
 
         def watch(state: TrainingState) -> None:
-            lease.check()  # else two runs would replace each other's checkpoints
+            lock.check()  # else two runs would replace each other's checkpoints
             monitor.on_epoch(state)
             on_epoch(state)
 
         try:
-            progress = fit(training, validation, config, workplace, watch, on_step, initial, team).progress
+            progress = fit(training, validation, config, workplace, watch, on_step, initial, group).progress
         except NonFiniteLossError as error:
             if found := training.first_not_finite() or validation.first_not_finite():
                 raise NonFiniteLossError(f"{error}; {found}; generate the cubes anew") from error
@@ -145,7 +160,7 @@ def describe(
         parameters=config,
         versions=_versions(),
         device=device.type,
-        precision=str(precision(config.training, device)).removeprefix("torch."),
+        precision=choose_precision(config.training, device),
         best_epoch=progress.best_epoch,
         best_validation_loss=progress.best_loss,
         metrics=_metrics(progress),

@@ -1,7 +1,7 @@
 """Published models: every version in a folder of its own, and one of them under the stable name.
 
 A version lies in ``versions/<run id>/`` of the weights' folder, a stage of its own with its record. The stable name
-``ssl_mnet_zonal.model`` holds a copy of one version, with a copy of its record. It is replaced in one step: whoever
+``ssl_mnet_zonal.model`` is a copy of one version, with a copy of its record. It is replaced in one step: whoever
 reads it sees a whole model, the old or the new one. Rolling back is promoting an earlier version.
 
 A record of what is about to come is published before the file, as in preparation: a run that is killed between the two
@@ -24,7 +24,7 @@ from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import CheckpointError
 from zssmnet.registry.lineage import CaseData
 from zssmnet.storage import Storage, sha256_of
-from zssmnet.storage.lock import held
+from zssmnet.storage.lock import locked
 from zssmnet.storage.records import (
     NOT_YET,
     VERSIONS,
@@ -32,9 +32,12 @@ from zssmnet.storage.records import (
     Output,
     Record,
     outputs_there,
+    present_outputs,
     publish_record,
     read_record,
     record_key,
+    up_to_date,
+    with_version,
 )
 from zssmnet.training.checkpoint import EpochResult, Progress
 from zssmnet.training.fit import is_finished
@@ -55,7 +58,7 @@ class PretrainedModel(Record):
         inputs: the six files of cubes; then, if training began with the weights of another version, that version.
         parameters: the configuration; the seeds are in its ``training``.
         versions: of the programs that decide the numbers.
-        device: kind of device that it was trained on, ``cpu`` or ``cuda``; empty if an earlier program did not tell.
+        device: kind of device that it was trained on, ``cpu`` or ``cuda``; empty if it was not recorded.
         precision: number type of the convolutions there.
         metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
         data: the cases behind the cubes; none where the cubes have no records.
@@ -78,7 +81,7 @@ class PretrainedModel(Record):
     replaces: Name | None = None
 
     @override
-    def tells_of(self, name: str) -> bool:
+    def is_valid_for(self, name: str) -> bool:
         is_whole = len(self.inputs) >= len(SUBSETS) and len(self.history) >= self.best_epoch >= 1
         return is_whole and [output.key for output in self.outputs] == [name] == [MODEL]
 
@@ -92,7 +95,7 @@ def one_at_a_time(change: Callable[Concatenate[Storage, P], R]) -> Callable[Conc
 
     @functools.wraps(change)
     def alone(weights: Storage, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with held(weights, PUBLICATION_S):
+        with locked(weights, PUBLICATION_S):
             return change(weights, *args, **kwargs)
 
     return alone
@@ -110,8 +113,13 @@ def list_versions(weights: Storage) -> list[PretrainedModel]:
 
 
 def find_version(weights: Storage, run_id: str) -> PretrainedModel | None:
-    """The version of a run; None if there is none, or if its publication was not finished."""
-    return _finished_record(_folder(weights, run_id))
+    """The version of a run; None if there is none, or if its publication was not finished.
+
+    Its file may have been damaged since: `checked_model` and `promote` look at its content.
+    """
+    folder = _folder(weights, run_id)
+    record = read_record(folder, MODEL, PretrainedModel)
+    return record if record and outputs_there(folder, record.outputs) else None
 
 
 def stable_model(weights: Storage) -> PretrainedModel | None:
@@ -120,18 +128,20 @@ def stable_model(weights: Storage) -> PretrainedModel | None:
     Where a run was killed before it published that record, it is the record of the version with the same content.
 
     Returns:
-        None if there is no model, or one that nothing tells of.
+        None if there is no model, or one without a record.
     """
     entry = weights.stat(MODEL)
     if entry is None:
         return None
-    if record := _finished_record(weights):
-        return record
-    told = read_record(weights, MODEL, PretrainedModel)
+    recorded = read_record(weights, MODEL, PretrainedModel)
+    if recorded and present_outputs(weights, recorded.outputs):
+        return recorded
     same_size = [one for one in list_versions(weights) if one.outputs[0].size == entry.size]
     sha256 = sha256_of(weights.local(MODEL)) if same_size else ""
     alike = [one for one in same_size if one.outputs[0].sha256 == sha256]
-    return max(alike, key=lambda one: (told is not None and told.run_id == one.run_id, _order(one)), default=None)
+    return max(
+        alike, key=lambda one: (recorded is not None and recorded.run_id == one.run_id, _order(one)), default=None
+    )
 
 
 def keep_stable(weights: Storage) -> PretrainedModel | None:
@@ -141,18 +151,18 @@ def keep_stable(weights: Storage) -> PretrainedModel | None:
         The version that is the stable model; None if there is no model.
 
     Raises:
-        CheckpointError: no record tells of the model, or it is not what its record tells.
+        CheckpointError: the model has no record, or another content than its record says.
     """
     if weights.stat(MODEL) is None:
         return None
     stable = stable_model(weights)
     if stable is None:
         raise CheckpointError(
-            f"{weights.where(MODEL)}: no record tells how it was made; move it elsewhere, or roll back to a version"
+            f"{weights.where(MODEL)}: no record of how it was made; move it elsewhere, or roll back to a version"
         )
     if kept := find_version(weights, stable.run_id):
         return kept
-    with held(weights, PUBLICATION_S):
+    with locked(weights, PUBLICATION_S):
         _put(_folder(weights, stable.run_id), _checked(weights, stable), stable)
     return stable
 
@@ -172,8 +182,9 @@ def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedM
     output = Output(key=MODEL, size=model.stat().st_size, sha256=sha256_of(model))
     number, replaces = _place(weights, made.run_id)
     record = made.model_copy(update={"outputs": (output,), "number": number, "replaces": replaces})
-    if find_version(weights, made.run_id) != record:
-        _put(_folder(weights, made.run_id), model, record)
+    folder = _folder(weights, made.run_id)
+    if up_to_date(folder, MODEL, find_version(weights, made.run_id)) != record:
+        _put(folder, model, record)
     promote(weights, made.run_id)
     return record
 
@@ -186,9 +197,10 @@ def promote(weights: Storage, run_id: str) -> bool:
         Whether anything was done.
 
     Raises:
-        CheckpointError: there is no such version, or its file is not what its record tells.
+        CheckpointError: there is no such version, or its file is damaged.
     """
-    stable, version = _finished_record(weights), find_version(weights, run_id)
+    stable = up_to_date(weights, MODEL, read_record(weights, MODEL, PretrainedModel))
+    version = find_version(weights, run_id)
     if stable and stable.run_id == run_id and version in (stable, None):
         keep_stable(weights)
         return False
@@ -225,13 +237,13 @@ def roll_back(weights: Storage, version: str | None = None) -> PretrainedModel:
     if chosen is None:
         raise _no_such_version(weights, version)
     if not promote(weights, version):
-        raise CheckpointError(f"{weights.where(MODEL)}: is version {version} already; {_versions_told(weights)}")
+        raise CheckpointError(f"{weights.where(MODEL)}: is version {version} already; {_versions_listed(weights)}")
     log.info("version %s is the stable model now, in place of %s", version, stable.run_id if stable else "none")
     return chosen
 
 
 def checked_model(weights: Storage, version: PretrainedModel) -> Path:
-    """A local path of a version's file, which is what its record tells.
+    """A local path of a version's file, whose content was compared with its record.
 
     Raises:
         CheckpointError: it is damaged.
@@ -256,12 +268,6 @@ def _order(record: PretrainedModel) -> tuple[int, str]:
     return record.number, record.run_id
 
 
-def _finished_record(stage: Storage) -> PretrainedModel | None:
-    """The record of a stage's model, if what it tells is there."""
-    record = read_record(stage, MODEL, PretrainedModel)
-    return record if record and outputs_there(stage, record.outputs) else None
-
-
 def _place(weights: Storage, run_id: str) -> tuple[int, str | None]:
     """A version's number and the run id of what it replaces: those of its first publication."""
     stable = stable_model(weights)
@@ -279,14 +285,15 @@ def _put(stage: Storage, model: Path, record: PretrainedModel) -> None:
     publish_record(stage, MODEL, record.model_copy(update={"outputs": to_come}))
     with stage.publishing(MODEL) as path:
         shutil.copyfile(model, path)
-    publish_record(stage, MODEL, record)
+    outputs = tuple(with_version(stage, output) for output in record.outputs)
+    publish_record(stage, MODEL, record.model_copy(update={"outputs": outputs}))
 
 
 def _checked(stage: Storage, record: PretrainedModel) -> Path:
     model = stage.local(MODEL)
     if sha256_of(model) != record.outputs[0].sha256:
         raise CheckpointError(
-            f"{stage.where(MODEL)}: damaged: it is not what its record tells; "
+            f"{stage.where(MODEL)}: damaged: its content differs from its record; "
             "remove it, or roll back to another version"
         )
     return model
@@ -296,24 +303,24 @@ def _one_before(weights: Storage, stable: PretrainedModel | None) -> str:
     """Run id of the version to roll back to when none is named."""
     if stable is None:
         raise CheckpointError(
-            f"{weights.where(MODEL)}: no record tells what it replaced; name a version: {_versions_told(weights)}"
+            f"{weights.where(MODEL)}: no record of what it replaced; name a version: {_versions_listed(weights)}"
         )
-    told = read_record(weights, MODEL, PretrainedModel)
-    if told and told.run_id == stable.run_id and not outputs_there(weights, told.outputs):
+    recorded = read_record(weights, MODEL, PretrainedModel)
+    if recorded and recorded.run_id == stable.run_id and not outputs_there(weights, recorded.outputs):
         log.warning("the stable model was being changed to version %s: this is finished now", stable.run_id)
         return stable.run_id
     if stable.replaces is None:
         raise CheckpointError(
             f"{weights.where(MODEL)}: version {stable.run_id} replaced no other, so there is nothing to roll back to; "
-            f"name a version: {_versions_told(weights)}"
+            f"name a version: {_versions_listed(weights)}"
         )
     return stable.replaces
 
 
 def _no_such_version(weights: Storage, run_id: str) -> CheckpointError:
-    return CheckpointError(f"{weights.uri}: no version {run_id}; {_versions_told(weights)}")
+    return CheckpointError(f"{weights.uri}: no version {run_id}; {_versions_listed(weights)}")
 
 
-def _versions_told(weights: Storage) -> str:
+def _versions_listed(weights: Storage) -> str:
     run_ids = [version.run_id for version in list_versions(weights)]
     return f"there are {shortened(reversed(run_ids), 10)}" if run_ids else "there are none"

@@ -1,6 +1,6 @@
 """The pictures of a run, published under its reports, each set with a record of what it shows.
 
-A set's input is the record of the cubes or of the model that it shows, since that tells of everything in a picture.
+A set's input is the record of the cubes or of the model that it shows, since that describes everything in a picture.
 """
 
 import re
@@ -24,10 +24,11 @@ from zssmnet.storage.records import (
     Input,
     Output,
     Record,
-    outputs_there,
     publish_record,
     read_record,
     same_content,
+    up_to_date,
+    with_version,
 )
 from zssmnet.training.checkpoint import load_weights
 from zssmnet.training.dataset import CubeSet
@@ -45,7 +46,7 @@ class PictureSet(Record):
     """The record of a set of pictures."""
 
     @override
-    def tells_of(self, name: str) -> bool:
+    def is_valid_for(self, name: str) -> bool:
         return all(_PICTURE.fullmatch(output.key) for output in self.outputs)
 
 
@@ -119,13 +120,9 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
     Before the first of them, a record of what is to come is published in place of the record of what is replaced.
     """
     known = read_record(reports, name, PictureSet)
-    if (
-        known
-        and known.method == METHOD
-        and same_content(known.inputs, inputs)
-        and outputs_there(reports, known.outputs)
-    ):
-        return [output.key for output in known.outputs]
+    is_same = known is not None and known.method == METHOD and same_content(known.inputs, inputs)
+    if is_same and (present := up_to_date(reports, name, known)):
+        return [output.key for output in present.outputs]
     reports.sweep()
     drawn = list(pictures)
     gone = {output.key for output in (known.outputs if known else ())} - {picture.key for picture in drawn}
@@ -135,7 +132,8 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
     for picture in drawn:
         with reports.publishing(picture.key) as path:
             path.write_bytes(picture.png)
-            outputs.append(Output(key=picture.key, size=len(picture.png), sha256=sha256_of(path)))
+            produced = Output(key=picture.key, size=len(picture.png), sha256=sha256_of(path))
+        outputs.append(with_version(reports, produced))
     for key in sorted(gone):
         reports.remove(key)
     publish_record(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=tuple(outputs)))

@@ -120,7 +120,7 @@ def _drawn(figure: Figure, dpi: int) -> Array:
 
 
 class _Drawing:
-    """Pixels, told apart into grey ones and those of the lines.
+    """Pixels, divided into grey ones and those of the lines.
 
     Args:
         rgb: colours, shape (rows, columns, 3), 0..255.

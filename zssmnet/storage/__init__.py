@@ -34,8 +34,10 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
                 f"{uri}: AWS_ENDPOINT_URL has a user or password in it, with which no request can be signed; "
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
             )
-        from zssmnet.storage.s3 import S3Storage  # slow to import, seldom needed
-
+        try:
+            from zssmnet.storage.s3 import S3Storage  # slow to import, seldom needed
+        except ModuleNotFoundError as error:
+            raise InputError(f"{uri}: S3 needs {error.name}; install it with: pip install 'zssmnet[s3]'") from error
         return S3Storage(str(uri))
     if "://" in str(uri):
         raise InputError(f"{uri}: only local folders and s3://bucket/prefix can be used")

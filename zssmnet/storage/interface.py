@@ -1,4 +1,4 @@
-"""What every storage can do: list, read, publish in one step, remove."""
+"""The interface of all storage: list, read, publish in one step, exchange, remove."""
 
 import errno
 import hashlib
@@ -34,7 +34,8 @@ class Entry:
     Attributes:
         key: path relative to the root.
         size: bytes.
-        version: changes whenever the file is written (modification time and inode, or an S3 ETag).
+        version: changes whenever the file is written: times of modification and of the inode's change, and inode; or an
+            S3 ETag. Programs can set the first time back, the second one they cannot.
     """
 
     key: str
@@ -66,6 +67,19 @@ class Storage(ABC):
     @abstractmethod
     def publishing(self, key: str) -> AbstractContextManager[Path]:
         """A local path to write to; on leaving without an error, the file appears whole under ``key``."""
+
+    @abstractmethod
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        """Write, replace or remove a small file if nobody has changed it: of several that try, one succeeds.
+
+        Args:
+            key: the file.
+            data: its new content; None removes it.
+            version: the version that is replaced (`Entry`); None if there must be no such file.
+
+        Returns:
+            The new version, "" for a file that was removed; None if the file did not have that version.
+        """
 
     @abstractmethod
     def remove(self, key: str) -> None:

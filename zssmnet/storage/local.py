@@ -1,6 +1,7 @@
 """Storage in a folder on a local disk."""
 
 import errno
+import hashlib
 import itertools
 import os
 import shutil
@@ -20,6 +21,9 @@ from zssmnet.storage.process_id import Owner, this_process
 PARTIAL = ".partial"
 ABANDONED_S = 86_400
 """A half-written file that nobody has touched for so long is taken to be left behind, wherever its writer was."""
+
+GUARD_S = 60.0
+"""An exchange takes milliseconds; what is left of one after this time was left by a process that was killed."""
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NO_FLUSHING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
@@ -63,7 +67,7 @@ class LocalStorage(Storage):
                 if error.errno in _MISSING:
                     return None
                 raise
-        version = f"{found.st_mtime_ns}-{found.st_ino}"  # clocks of file systems tick slowly
+        version = f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"  # clocks of file systems tick slowly
         return Entry(key, found.st_size, version) if stat.S_ISREG(found.st_mode) else None
 
     @override
@@ -91,13 +95,53 @@ class LocalStorage(Storage):
             _clear_away(workplace)
 
     @override
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        path = self._path(key)
+        with storage_errors(path, "written"):
+            is_done = _create(path, data or b"") if version is None else self._swap(key, data, version)
+        if not is_done:
+            return None
+        if data is None:
+            _remove_empty_folders(path, self.folder)
+            return ""
+        entry = self._entry(key)
+        return entry.version if entry else None
+
+    def _swap(self, key: str, data: bytes | None, version: str) -> bool:
+        """Replace a version of a file.
+
+        Who creates the guard, a file named by that version, may replace it. A process that was killed between its two
+        steps leaves the guard behind; that old guard is replaced in the same way.
+        """
+        digest = hashlib.sha256(f"{key}\0{version}".encode()).hexdigest()
+        guard = f"{PARTIAL}/exchange/{digest}"
+        path = self.folder / guard
+        if not _create(path, data or b""):
+            old = self._entry(guard)
+            if old is None or time.time() - _modified_s(old) <= GUARD_S:
+                return False
+            if not self._swap(guard, data or b"", old.version):
+                return False
+        try:
+            entry = self._entry(key)
+            if entry is None or entry.version != version:
+                return False
+            if data is None:
+                (self.folder / key).unlink()
+            else:
+                path.replace(self.folder / key)
+            return True
+        finally:
+            path.unlink(missing_ok=True)
+            _remove_empty_folders(path, self.folder)
+
+    @override
     def remove(self, key: str) -> None:
         path = self._path(key)
         with storage_errors(path, "removed"), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
             _flush_entry(path)
-        while (path := path.parent) != self.folder and _remove_if_empty(path):
-            pass  # as in a bucket, a folder is there as long as there is a file below it
+        _remove_empty_folders(path, self.folder)
 
     @override
     def child(self, folder: str) -> "LocalStorage":
@@ -111,8 +155,43 @@ class LocalStorage(Storage):
         _remove_if_empty(self.folder / PARTIAL)
 
 
+def _create(path: Path, data: bytes) -> bool:
+    """Create a file with ``data``; False if there is one already."""
+    for attempt in itertools.count():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb", buffering=0) as file:
+                try:
+                    file.write(data)
+                except BaseException:
+                    path.unlink(missing_ok=True)
+                    raise
+        except FileExistsError:
+            if path.exists():
+                return False
+            if attempt == 99:
+                raise
+        except FileNotFoundError:  # others removed the empty folder in the same moment
+            if attempt == 99:
+                raise
+        else:
+            return True
+    raise AssertionError("attempts do not end without a result")
+
+
+def _modified_s(entry: Entry) -> float:
+    """When a file was modified, in seconds since 1970."""
+    return int(entry.version.partition("-")[0]) / 1e9
+
+
+def _remove_empty_folders(file: Path, top: Path) -> None:
+    """Remove the empty folders above a file that was removed: as in a bucket, there are none."""
+    while (file := file.parent) != top and _remove_if_empty(file):
+        pass
+
+
 def _clear_away(workplace: Path) -> None:
-    """Remove what publishing has left, also if the process is told to end in the midst of it: that is told once."""
+    """Remove what publishing has left, also if a signal ends the process meanwhile: there is only one signal."""
     try:
         _remove_workplace(workplace)
     except BaseException:

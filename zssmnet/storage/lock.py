@@ -1,12 +1,10 @@
-"""Who works in a folder: of two runs over one root, the second finds out who holds it.
+"""A lock on a folder: of two runs over one root, one works there, and the other reports which run has the lock.
 
-Who wants a folder writes a file of its own into ``.held/`` below it, and then lists ``.held/``: who finds nobody else
-there holds the folder. Of two that come in the same moment at least one sees the other, and who sees another withdraws
-its file and tries again. All that this needs is that a listing shows what was written before it, as disks and S3 do.
-
-While the folder is held its file is written anew every few seconds, a sign of life. Without one for a while, and at
-once where it is known that its process has ended, the next one takes the folder over. No clocks are compared: what
-counts is how long the file has not changed, as the one who looks has seen it.
+The lock is one small file, ``.lock/owner.json`` below the folder. It is written, renewed, taken over and removed by
+`Storage.exchange` alone: only if it has not changed since it was read (on S3 a conditional write), so that of several
+processes one succeeds. A heartbeat renews it. A lock without a heartbeat for a while has expired, and so has, at once,
+that of a process which is known to have ended. No clocks are compared: what counts is how long the file has not
+changed, as the waiting process has observed it.
 """
 
 import itertools
@@ -22,257 +20,275 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ValidationError
 
-from zssmnet.errors import HeldError, StorageError
-from zssmnet.storage.interface import Entry, Storage
+from zssmnet.errors import LockedError, StorageError
+from zssmnet.storage.interface import Storage
 from zssmnet.storage.keys import printable
 from zssmnet.storage.process_id import Owner, this_process
 
 log = logging.getLogger(__name__)
 
-HELD = ".held"
+LOCKS = ".lock"
+LOCK_FILE = f"{LOCKS}/owner.json"
 _counter = itertools.count()
-_files_of_this_process: set[str] = set()
+_ids_of_this_process: set[str] = set()
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How quickly things go, in seconds.
+class LockTiming:
+    """Timing of locks, in seconds; the same for all that share a root.
 
     Attributes:
-        beat_s: between two signs of life.
-        expires_s: without a sign of life until the holder is taken to have gone.
-        look_s: between two looks of one that waits for a holder, at most.
-        again_s: until one that met another that asks, too, tries again, at most.
+        heartbeat_s: between two heartbeats.
+        expires_s: after the last heartbeat, until a lock has expired.
+        poll_s: between two attempts to get a lock, at most.
     """
 
-    beat_s: float = 15.0
+    heartbeat_s: float = 15.0
     expires_s: float = 120.0
-    look_s: float = 3.0
-    again_s: float = 0.5
+    poll_s: float = 3.0
 
 
 @dataclass(frozen=True)
-class Manners:
-    """As whom folders are held, and how long those are waited for that others hold.
+class LockOptions:
+    """Who locks folders, and how long to wait for a lock.
 
     Attributes:
-        name: who holds it, for those that come later: "run 'brave-lion'".
-        patience_s: how long to wait for another before giving up.
+        name: the owner, for messages of others: "run 'brave-lion'".
+        timeout_s: how long to wait for a lock that another has.
     """
 
     name: str = "a command"
-    patience_s: float = 0.0
+    timeout_s: float = 0.0
 
 
-_manners: ContextVar[Manners | None] = ContextVar("manners", default=None)
-_leases: "ContextVar[Mapping[str, Lease] | None]" = ContextVar("leases", default=None)
+_DEFAULT_OPTIONS = LockOptions()
+_options: ContextVar[LockOptions] = ContextVar("lock options", default=_DEFAULT_OPTIONS)
+_locks: "ContextVar[Mapping[str, Lock] | None]" = ContextVar("locks", default=None)
 
 
-class Claim(BaseModel):
-    """What a file in ``.held/`` says.
+class LockOwner(BaseModel):
+    """Content of the lock's file.
 
     Attributes:
-        name: who has written it.
-        since: when, for people.
-        holds: whether it holds the folder, or only asks for it.
-        beat: a count, so that each sign of life is a change.
+        name: who has the lock, for people.
+        since: when it was acquired, for people.
+        process: its process, see `Owner`.
+        id: a number of this lock, unique in its process.
+        heartbeat: a count, so that each heartbeat changes the file.
     """
 
     name: str
     since: str
-    holds: bool = False
-    beat: int = 0
+    process: str
+    id: str
+    heartbeat: int = 0
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether it is known that nobody has this lock any more."""
+        process = Owner.parse(self.process)
+        if process == this_process():
+            return self.id not in _ids_of_this_process
+        return process is not None and process.has_gone
+
+    def is_same_as(self, other: "LockOwner") -> bool:
+        """Whether this is the same lock, whatever its heartbeat."""
+        return (self.process, self.id) == (other.process, other.id)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the process is on this machine, so that it is known whether it has ended."""
+        process = Owner.parse(self.process)
+        return process is not None and process.is_here
 
 
-class Lease:
-    """A folder that is held."""
+class Lock:
+    """The lock of a folder."""
 
-    def __init__(self, storage: Storage, pace: Pace) -> None:
-        owner = this_process()
-        name = _present_manners().name
+    def __init__(self, storage: Storage, timing: LockTiming) -> None:
+        process = this_process()
         self._storage = storage
-        self._pace = pace
-        self._key = f"{HELD}/{owner}-{next(_counter)}.json"
-        self._claim = Claim(
-            name=f"{name} (process {owner.process} on {owner.host})",
+        self._timing = timing
+        self._owner = LockOwner(
+            name=f"{_options.get().name} (process {process.process} on {process.host})",
             since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+            process=str(process),
+            id=str(next(_counter)),
         )
-        self._given_back = threading.Event()
-        self._lost = False
-        self._signs_of_life = threading.Thread(target=self._give_signs_of_life, name="signs of life", daemon=True)
+        self._version: str | None = None
+        self._renewed = 0.0
+        self._is_lost = False
+        self._renewing = threading.Lock()
+        self._released = threading.Event()
+        self._heartbeat = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
 
     def check(self) -> None:
-        """Whether the folder is still held.
+        """Check that this process still has the lock.
 
         Raises:
-            HeldError: another has taken it over, because this process gave no sign of life.
+            LockedError: another run has taken it over, because this process sent no heartbeat.
         """
-        if self._lost:
-            raise HeldError(
-                f"{self._storage.uri}: another run has taken it over, because this one gave no sign of life for "
-                f"{self._pace.expires_s:g} s (was it suspended?); start it again to continue"
+        if time.monotonic() - self._renewed > self._timing.expires_s:  # it was suspended, or the storage was away
+            self._renew()
+        if self._is_lost:
+            raise LockedError(
+                f"{self._storage.uri}: another run has taken it over, because this one sent no heartbeat for "
+                f"{self._timing.expires_s:g} s (was it suspended?); start it again to continue"
             )
 
-    def take(self, patience_s: float) -> None:
-        """Get hold of the folder, waiting for others if need be.
+    def acquire(self, timeout_s: float) -> None:
+        """Acquire the lock, waiting for another run if need be.
 
         Raises:
-            HeldError: another holds it, and has not ended after ``patience_s``.
+            LockedError: another has it, and has not released it after ``timeout_s``.
         """
+        _ids_of_this_process.add(self._owner.id)
         try:
-            self._wait(patience_s)
-            self._claim = self._claim.model_copy(update={"holds": True})
-            self._write()
+            self._wait(timeout_s)
         except BaseException:
-            self._withdraw()
+            self._forget()
             raise
-        self._signs_of_life.start()
+        self._heartbeat.start()
 
-    def give_back(self) -> None:
-        """Let others have the folder."""
-        self._given_back.set()
-        self._signs_of_life.join()
-        self._withdraw()
+    def release(self) -> None:
+        """Release the lock."""
+        self._released.set()
+        self._heartbeat.join()
+        self._forget()
 
-    def _wait(self, patience_s: float) -> None:
-        others = _Others(self._storage, self._key, self._pace)
-        deadline = time.monotonic() + patience_s
-        while not self._is_alone(others):
-            holder = others.living_holder()
-            if holder and time.monotonic() >= deadline:
-                raise HeldError(
-                    f"{self._storage.uri}: is held by {holder.name} since {holder.since}; wait until that has "
-                    "ended, or choose another working root"
+    def _wait(self, timeout_s: float) -> None:
+        other = _OtherOwner(self._storage, self._timing)
+        deadline = time.monotonic() + timeout_s
+        while not (other.has_gone() and self._write(other.version)):
+            if other.is_alive and time.monotonic() >= deadline:
+                raise LockedError(
+                    f"{self._storage.uri}: is locked by {other.name}; wait until that has ended, or choose another "
+                    "working root"
                 )
-            time.sleep(random.uniform(0.1, 1) * (self._pace.look_s if holder else self._pace.again_s))
+            time.sleep(random.uniform(0.1, 1) * self._timing.poll_s)
 
-    def _is_alone(self, others: "_Others") -> bool:
-        self._write()
-        if not others.look():
-            return True
-        self._withdraw()
-        return False
+    def _write(self, version: str | None) -> bool:
+        """Put this owner in place of a version of the file; whether this process has the lock."""
+        content = self._owner.model_dump_json().encode()
+        new = self._storage.exchange(LOCK_FILE, content, version)
+        if new is None:  # a write whose answer was lost is refused when it is sent again
+            entry, owner = self._storage.stat(LOCK_FILE), read_owner(self._storage)
+            new = entry.version if entry and owner and owner.is_same_as(self._owner) else None
+        if new is None:
+            return False
+        self._version, self._renewed = new, time.monotonic()
+        return True
 
-    def _give_signs_of_life(self) -> None:
-        while not self._given_back.wait(self._pace.beat_s):
+    def _send_heartbeats(self) -> None:
+        while not self._is_lost and not self._released.wait(self._timing.heartbeat_s):
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._renewing:
+            self._owner = self._owner.model_copy(update={"heartbeat": self._owner.heartbeat + 1})
             try:
-                if self._storage.stat(self._key) is None:
-                    self._lost = True
+                if not self._write(self._version):
+                    self._is_lost = True
                     log.error("%s: another run has taken it over", self._storage.uri)
-                    return
-                self._claim = self._claim.model_copy(update={"beat": self._claim.beat + 1})
-                self._write()
             except StorageError as error:
-                log.warning("no sign of life could be given, it is tried again: %s", error)
+                log.warning("no heartbeat could be sent, it is tried again: %s", error)
 
-    def _write(self) -> None:
-        _files_of_this_process.add(self._key)
-        self._storage.publish_bytes(self._key, self._claim.model_dump_json().encode())
-
-    def _withdraw(self) -> None:
-        _files_of_this_process.discard(self._key)
+    def _forget(self) -> None:
+        """Remove the file if it is this lock's."""
+        _ids_of_this_process.discard(self._owner.id)
         try:
-            self._storage.remove(self._key)
-        except StorageError as error:  # the next one finds out that nobody stands behind it
+            if self._version and not self._is_lost:
+                self._storage.exchange(LOCK_FILE, None, self._version)
+        except StorageError as error:  # the next one finds out that its process has ended
             log.warning("%s", error)
 
 
-class _Others:
-    """Who else has a file in ``.held/``, as seen by one who looks again and again."""
+class _OtherOwner:
+    """Who has a lock, as observed by a process that waits for it.
 
-    def __init__(self, storage: Storage, own_key: str, pace: Pace) -> None:
+    Attributes:
+        name: who it is, and since when.
+        version: of the lock's file; None if there is none.
+        is_alive: whether the owner is known to be alive.
+    """
+
+    def __init__(self, storage: Storage, timing: LockTiming) -> None:
+        self.name = ""
+        self.version: str | None = None
+        self.is_alive = False
         self._storage = storage
-        self._own_key = own_key
-        self._pace = pace
-        self._present: list[str] = []
-        self._versions: dict[str, tuple[str, float]] = {}
-        self._alive: set[str] = set()
-        self._told = ""
+        self._timing = timing
+        self._unchanged_since = 0.0
 
-    def look(self) -> list[str]:
-        """Keys of those that may still be there; what others left behind is removed."""
-        self._present = []
-        for entry in self._storage.list(HELD):
-            if entry.key == self._own_key:
-                continue
-            if self._has_gone(entry):
-                log.warning("%s: taken over from a run that has ended without a word", self._storage.uri)
-                self._storage.remove(entry.key)
-            else:
-                self._present.append(entry.key)
-        return self._present
-
-    def living_holder(self) -> Claim | None:
-        """One that holds the folder and is known to live; said in the log if it is not the same as before."""
-        for key in self._present:
-            claim = self._read(key) if key in self._alive else None
-            if claim and claim.holds:
-                if claim.name != self._told:
-                    self._told = claim.name
-                    log.warning("%s: is held by %s since %s", self._storage.uri, claim.name, claim.since)
-                return claim
-        return None
-
-    def _has_gone(self, entry: Entry) -> bool:
-        owner = Owner.parse(entry.key.rpartition("/")[2].removesuffix(".json").rpartition("-")[0])
-        if owner == this_process():
-            self._alive.add(entry.key)
-            return entry.key not in _files_of_this_process
-        if owner and owner.has_gone:
+    def has_gone(self) -> bool:
+        """Look at the lock; whether nobody has it, so that ``version`` may be replaced."""
+        entry = self._storage.stat(LOCK_FILE)
+        before, self.version = self.version, entry.version if entry else None
+        if before != self.version:
+            self._unchanged_since = time.monotonic()
+        if entry is None:
+            self.is_alive = False
             return True
-        now = time.monotonic()
-        version, since = self._versions.get(entry.key, ("", now))
-        if version != entry.version:
-            self._versions[entry.key] = entry.version, now
-        if (owner and owner.is_here) or (version and version != entry.version):
-            self._alive.add(entry.key)
-        return version == entry.version and now - since > self._pace.expires_s
+        owner = read_owner(self._storage)
+        has_expired = time.monotonic() - self._unchanged_since > self._timing.expires_s
+        if has_expired or (owner and owner.has_gone):
+            log.warning("%s: its lock was left by a run that has ended without releasing it", self._storage.uri)
+            return True
+        self.is_alive = owner is not None and (self.is_alive or owner.is_here or before not in (None, self.version))
+        if owner and self.is_alive and self.name != (name := f"{owner.name} since {owner.since}"):
+            self.name = name
+            log.warning("%s: is locked by %s", self._storage.uri, name)
+        return False
 
-    def _read(self, key: str) -> Claim | None:
-        try:
-            claim = Claim.model_validate_json(self._storage.read(key))
-            return claim.model_copy(update={"name": printable(claim.name), "since": printable(claim.since)})
-        except (StorageError, ValidationError):  # it was withdrawn in this moment
-            return None
+
+def read_owner(storage: Storage) -> LockOwner | None:
+    """Who has the lock of a folder; None if nobody has, or the file has no such content."""
+    try:
+        owner = LockOwner.model_validate_json(storage.read(LOCK_FILE))
+    except (StorageError, ValidationError):  # released or being written in this moment, or foreign
+        return None
+    return owner.model_copy(update={"name": printable(owner.name), "since": printable(owner.since)})
+
+
+def is_locked(storage: Storage) -> bool:
+    """Whether a folder may be locked by a run, also by one elsewhere that has ended without releasing it."""
+    owner = read_owner(storage)
+    return storage.stat(LOCK_FILE) is not None and not (owner and owner.has_gone)
 
 
 @contextmanager
-def held(storage: Storage, patience_s: float | None = None, pace: Pace = Pace()) -> Iterator[Lease]:
-    """Hold a folder, alone among all runs; what the same context holds already, it may enter again.
+def locked(storage: Storage, timeout_s: float | None = None, timing: LockTiming = LockTiming()) -> Iterator[Lock]:
+    """Lock a folder against all other runs; a folder that the same context has locked may be entered again.
 
     Args:
         storage: the folder; it must be writable.
-        patience_s: how long to wait for another that holds it; not given: as `with_manners` says.
-        pace: how quickly one that has gone is found out; the same for all that share a root.
+        timeout_s: how long to wait for another run; not given: by `lock_options`.
+        timing: heartbeat and expiry; the same for all that share a root.
 
     Raises:
-        HeldError: another holds it, or has taken it over meanwhile.
+        LockedError: another run has the lock, or has taken it over meanwhile.
         StorageError: the folder cannot be written to.
     """
-    leases = _leases.get() or {}
-    if lease := leases.get(storage.uri):
-        yield lease
+    locks = _locks.get() or {}
+    if lock := locks.get(storage.uri):
+        yield lock
         return
-    lease = Lease(storage, pace)
-    lease.take(_present_manners().patience_s if patience_s is None else patience_s)
-    token = _leases.set({**leases, storage.uri: lease})
+    lock = Lock(storage, timing)
+    lock.acquire(_options.get().timeout_s if timeout_s is None else timeout_s)
+    token = _locks.set({**locks, storage.uri: lock})
     try:
-        yield lease
-        lease.check()
+        yield lock
+        lock.check()
     finally:
-        _leases.reset(token)
-        lease.give_back()
+        _locks.reset(token)
+        lock.release()
 
 
 @contextmanager
-def with_manners(manners: Manners) -> Iterator[None]:
-    """Hold the folders that are held inside in this way."""
-    token = _manners.set(manners)
+def lock_options(options: LockOptions) -> Iterator[None]:
+    """Set the owner's name and the timeout of the locks that are acquired inside."""
+    token = _options.set(options)
     try:
         yield
     finally:
-        _manners.reset(token)
-
-
-def _present_manners() -> Manners:
-    return _manners.get() or Manners()
+        _options.reset(token)

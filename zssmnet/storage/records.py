@@ -1,28 +1,35 @@
-"""What a published file was made from, so that a second run knows what is still true.
+"""Records: what a published file was made from, so that a second run knows what is up to date.
 
-A record lies in the folder ``records`` of its stage and says what went in (fingerprints), with which parameters and
-which version of the method, and what came out. It is written last: no record, not done. A run may be killed at any
-moment, so the record of what is about to be replaced must not outlive it: it would vouch for files that it does not
-describe.
+A record lies in the folder ``records`` of its stage. It describes the inputs (fingerprints), the parameters, the
+version of the method, and the outputs. It is published last: no record, not done. A run may be killed at any moment,
+so the record of what is about to be replaced must not outlive it: it would describe files that are not there any more.
 
-Whoever can write to the storage can write records. One that names files outside its stage, or that is not about what
-it is named after, counts as none.
+Content decides what is up to date, never size alone. A file whose version (see `Entry`) is the recorded one has the
+recorded content; any other is hashed, and where the content is the same, the record gets the present version, so that
+this happens once: after a root was copied, or where a record of an earlier program has no versions of outputs.
+
+Whoever can write to the storage can write records. One that names files outside its stage, or that does not belong to
+its name, counts as none.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from zssmnet.errors import StorageError, UnreadableFileError
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.keys import is_key
 
+log = logging.getLogger(__name__)
+
 RECORDS = "records"
 VERSIONS = "versions"
-"""Folder of a stage for what it published one after another: each folder in it is a stage of its own."""
+"""Folder of a stage for the versions that it published: each folder in it is a stage of its own."""
 NOT_YET = -1
-"""Size of a file that is still to come out: a record that names one does not count as done."""
+"""Size of a file that is not published yet: a record with such an output does not count as done."""
 
 LARGEST_RECORD = 2**28
 """Bytes; more is no record (a record of PI-CAI's has 0.5 MB at most)."""
@@ -47,7 +54,7 @@ Name = Annotated[str, AfterValidator(_name)]
 
 
 class Input(BaseModel):
-    """A file that went in. ``version`` only saves hashing it again: SHA-256 decides."""
+    """An input file. ``version`` only saves hashing it again: SHA-256 decides."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,17 +65,28 @@ class Input(BaseModel):
 
 
 class Output(BaseModel):
-    """A file that came out."""
+    """An output file. ``version`` only saves hashing it again: outputs with the same content are equal."""
 
     model_config = ConfigDict(frozen=True)
 
     key: Key
     size: int
     sha256: str
+    version: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Output) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    @property
+    def _content(self) -> tuple[str, int, str]:
+        return self.key, self.size, self.sha256
 
 
 class Record(BaseModel):
-    """What all records say."""
+    """What all records have in common."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,21 +94,23 @@ class Record(BaseModel):
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
 
-    def tells_of(self, name: str) -> bool:
-        """Whether this can be the record ``name``: it may name files of its own alone."""
+    def is_valid_for(self, name: str) -> bool:
+        """Whether this can be the record ``name``: its outputs are files that belong to that name."""
         return True
 
     def identity(self) -> str:
-        """SHA-256 of what the record tells, whenever its inputs were written."""
-        told = self.model_dump_json(exclude={"inputs": {"__all__": {"version"}}})
-        return hashlib.sha256(told.encode()).hexdigest()
+        """SHA-256 of the record without the versions of files, which depend on when they were written."""
+        version = {"__all__": {"version"}}
+        content = self.model_dump_json(exclude={"inputs": version, "outputs": version})
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 RecordT = TypeVar("RecordT", bound=Record)
 
 
 def read_record(storage: Storage, name: str, kind: type[RecordT]) -> RecordT | None:
-    """The record ``name``; None if there is none, one that this version cannot read, or one that cannot be true."""
+    """The record ``name``; None if there is none, one that this version cannot read, or one that does not belong to
+    that name."""
     key = record_key(name)
     entry = storage.stat(key)
     if entry is None or entry.size > LARGEST_RECORD:
@@ -99,12 +119,12 @@ def read_record(storage: Storage, name: str, kind: type[RecordT]) -> RecordT | N
         record = kind.model_validate_json(storage.read(key))
     except ValidationError:
         return None
-    return record if record.tells_of(name) else None
+    return record if record.is_valid_for(name) else None
 
 
 def publish_record(storage: Storage, name: str, record: Record) -> None:
     """Publish ``record`` under ``name``."""
-    storage.publish_bytes(record_key(name), record.model_dump_json(indent=1).encode() + b"\n")
+    storage.publish_bytes(record_key(name), _content(record))
 
 
 def remove_record(storage: Storage, name: str) -> None:
@@ -144,11 +164,76 @@ def fingerprints(files: Iterable[tuple[Storage, str]], known: Sequence[Input] = 
 
 
 def same_content(ours: Sequence[Input], theirs: Sequence[Input]) -> bool:
-    """Whether two lists of fingerprints tell of the same content, whenever it was written."""
+    """Whether two lists of fingerprints are of the same content, whenever it was written."""
     return [(one.name, one.sha256) for one in ours] == [(one.name, one.sha256) for one in theirs]
 
 
+def with_version(storage: Storage, output: Output) -> Output:
+    """An output that was just published, with its version."""
+    entry = storage.stat(output.key)
+    return output.model_copy(update={"version": entry.version if entry else ""})
+
+
+def up_to_date(
+    storage: Storage, name: str, known: RecordT | None, inputs: tuple[Input, ...] | None = None
+) -> RecordT | None:
+    """A record, if its outputs are there with the recorded content.
+
+    Args:
+        storage: the stage.
+        name: of the record.
+        known: the record as it was read.
+        inputs: present fingerprints of the same inputs, which replace those of the record.
+
+    Returns:
+        The record with the present versions of all files, published anew where they differ from the recorded ones;
+        None if there is none, or a file is missing or has another content.
+    """
+    outputs = present_outputs(storage, known.outputs) if known else None
+    if known is None or outputs is None:
+        return None
+    present = known.model_copy(update={"outputs": outputs, "inputs": known.inputs if inputs is None else inputs})
+    if _content(present) != _content(known):
+        _replace_record(storage, name, known, present)
+    return present
+
+
 def outputs_there(storage: Storage, outputs: Iterable[Output]) -> bool:
-    """Whether all files that came out are still there, with their size."""
+    """Whether all outputs were published, by their size: for callers that compare the content before they use it."""
     entries = ((storage.stat(output.key), output) for output in outputs)
     return all(entry is not None and entry.size == output.size for entry, output in entries)
+
+
+def present_outputs(storage: Storage, outputs: Iterable[Output]) -> tuple[Output, ...] | None:
+    """Outputs with their present versions; None if one is missing, unreadable, or has another content."""
+    found = []
+    for output in outputs:
+        entry = storage.stat(output.key)
+        if entry is None or entry.size != output.size:
+            return None
+        if entry.version != output.version and _sha256(storage, output.key) != output.sha256:
+            return None
+        found.append(output.model_copy(update={"version": entry.version}))
+    return tuple(found)
+
+
+def _replace_record(storage: Storage, name: str, known: RecordT, present: RecordT) -> None:
+    """Replace a record that nobody else has changed; a storage that may only be read keeps it as it is."""
+    entry = storage.stat(record_key(name))
+    try:
+        if entry and read_record(storage, name, type(known)) == known:
+            storage.exchange(record_key(name), _content(present), entry.version)
+    except StorageError as error:
+        log.info("%s: its files will be hashed again by the next run: %s", storage.where(record_key(name)), error)
+
+
+def _sha256(storage: Storage, key: str) -> str:
+    """SHA-256 of a file; "" if it cannot be read."""
+    try:
+        return sha256_of(storage.local(key))
+    except UnreadableFileError:
+        return ""
+
+
+def _content(record: Record) -> bytes:
+    return record.model_dump_json(indent=1).encode() + b"\n"

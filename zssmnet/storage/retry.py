@@ -29,7 +29,7 @@ class GaveUpError(Exception):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often something is tried, and how long is waited: for an answer, and between two attempts.
 
     Between attempts the wait is drawn from 0 to a limit that doubles (exponential backoff with full jitter), so that

@@ -19,16 +19,16 @@ from zssmnet.errors import StorageError
 from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import checked_key
-from zssmnet.storage.retry import Patience
+from zssmnet.storage.retry import RetryPolicy
 from zssmnet.storage.s3_errors import FAULTS, WrongContentError, is_of_this_machine, needs_a_new_start, reason_of
-from zssmnet.storage.s3_files import PART_BYTES, PatientFiles
+from zssmnet.storage.s3_files import PART_BYTES, RetryingS3
 
 log = logging.getLogger(__name__)
 
 UNFINISHED_FOR = timedelta(days=1)
 """Uploads in parts that began so long ago are given up when the storage is swept."""
 
-_MOST_ATTEMPTS = Patience.attempts
+_MOST_ATTEMPTS = RetryPolicy.attempts
 _MOST_STARTS = 3
 """How often a whole file is sent or fetched, where its requests succeed but do not fit together."""
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -46,7 +46,7 @@ class S3Storage(Storage):
     Args:
         uri: ``s3://bucket/prefix``.
         cache: where the local copies lie; none: that of the environment.
-        patience: how often requests are sent, and how long is waited.
+        retry: how often requests are sent, and how long is waited.
         part_bytes: files are sent and fetched in parts of this size; none: 50 MiB, more for very large ones.
     """
 
@@ -54,17 +54,17 @@ class S3Storage(Storage):
         self,
         uri: str,
         cache: Cache | None = None,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         part_bytes: int | None = None,
     ) -> None:
         self.uri = "s3://" + uri.removeprefix("s3://").strip("/")
         self._root = self.uri.removeprefix("s3://")
         self._bucket, _, self._prefix = self._root.partition("/")
         self._cache = cache or Cache.from_environment()
-        self._patience = patience or Patience(_MOST_ATTEMPTS)
-        self._new_starts = replace(self._patience, attempts=min(self._patience.attempts, _MOST_STARTS))
+        self._retry = retry or RetryPolicy(_MOST_ATTEMPTS)
+        self._new_starts = replace(self._retry, attempts=min(self._retry.attempts, _MOST_STARTS))
         self._part_bytes = part_bytes
-        self._files = PatientFiles(self._patience)
+        self._files = RetryingS3(self._retry)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{checked_key(key)}"
@@ -120,6 +120,12 @@ class S3Storage(Storage):
                 shutil.rmtree(workplace, ignore_errors=True)
 
     @override
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        in_bucket = self._key(key)
+        with self._faults(self.where(key), "written"):
+            return self._files.wait(self._files.exchange, self._bucket, in_bucket, data, version)
+
+    @override
     def remove(self, key: str) -> None:
         with self._faults(self.where(key), "removed"):
             try:
@@ -129,7 +135,7 @@ class S3Storage(Storage):
 
     @override
     def child(self, folder: str) -> "S3Storage":
-        return S3Storage(self._path(folder), self._cache, self._patience, self._part_bytes)
+        return S3Storage(self._path(folder), self._cache, self._retry, self._part_bytes)
 
     @override
     def sweep(self) -> None:
@@ -167,7 +173,7 @@ def make_bucket(name: str) -> bool:
     Raises:
         StorageError: the storage does not answer, or does not let us.
     """
-    files = PatientFiles(Patience(_MOST_ATTEMPTS))
+    files = RetryingS3(RetryPolicy(_MOST_ATTEMPTS))
     with _storage_errors(f"s3://{name}", "made", "on this machine"):
         if files.exists(name):
             return False

@@ -1,4 +1,4 @@
-"""What can go wrong with S3: which faults may be gone in a moment, and what each one tells the user."""
+"""Errors of S3: which of them are transient, and the message for the user of each."""
 
 from aiohttp import ClientError as HTTPFault
 from botocore import exceptions
@@ -9,6 +9,9 @@ from zssmnet.storage.retry import GaveUpError, one_line
 FAULTS = (OSError, exceptions.BotoCoreError, exceptions.ClientError, HTTPFault, ResponseParserError, GaveUpError)
 """All that s3fs and what lies below it raise."""
 RUN_AGAIN = "run it again when the storage answers: what is done is not done again"
+
+NOT_THAT_VERSION = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404")
+"""Codes of the answers to a conditional write of an object that has changed, is being changed, or is gone."""
 
 _CHECK_CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
@@ -53,6 +56,11 @@ _OLD_CREDENTIALS = (
 _MEANINGS = {
     "the bucket is not there ({code}): make it, or name another": ("NoSuchBucket",),
     "it is no longer there ({code})": ("NoSuchKey", "404"),
+    "changed while it was read ({code})": ("PreconditionFailed", "412"),
+    "the storage knows no conditional writes, which locks need ({code}): use a newer version of it": (
+        "NotImplemented",
+        "501",
+    ),
     "the credentials have expired ({code}): renew them and run again; what is done is not done again": (
         "ExpiredToken",
         "ExpiredTokenException",
@@ -82,7 +90,7 @@ _MEANING_OF = {code: meaning for meaning, codes in _MEANINGS.items() for code in
 
 
 class WrongContentError(Exception):
-    """What came is not the version that was listed: it was changed meanwhile, or damaged on its way."""
+    """What was received is not what was sent: it was damaged, on its way or in the storage."""
 
 
 def code_of(error: BaseException) -> str:
@@ -105,10 +113,11 @@ def is_transient(error: Exception) -> bool:
 def needs_a_new_start(error: Exception) -> bool:
     """Whether a whole file has to be sent or fetched anew: its requests do not fit together.
 
-    An upload is no longer there when its end was told, but the answer was lost; a range is not there in a file that
-    has become shorter.
+    The file has changed between two requests, or has become so short that a range is not there. An upload in parts is
+    gone when it was completed, but the answer was lost.
     """
-    return isinstance(error, WrongContentError) or code_of(error) in ("NoSuchUpload", "InvalidRange", "416")
+    codes = ("PreconditionFailed", "412", "InvalidRange", "416", "NoSuchUpload")
+    return isinstance(error, WrongContentError) or code_of(error) in codes
 
 
 def reason_of(error: BaseException) -> str:

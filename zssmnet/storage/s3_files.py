@@ -13,8 +13,8 @@ import s3fs
 from botocore.exceptions import IncompleteReadError
 from typing_extensions import override
 
-from zssmnet.storage.retry import Patience
-from zssmnet.storage.s3_errors import FAULTS, WrongContentError, code_of, is_transient
+from zssmnet.storage.retry import RetryPolicy
+from zssmnet.storage.s3_errors import FAULTS, NOT_THAT_VERSION, code_of, is_transient
 
 T = TypeVar("T")
 PART_BYTES = 50 * 2**20
@@ -22,19 +22,19 @@ PART_BYTES = 50 * 2**20
 PARTS_AT_ONCE = 4
 
 
-class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
+class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
     """Sends each request again while it fails for the moment. Threads share one instance, as they share its loop."""
 
     retries = 1
 
-    def __init__(self, patience: Patience, **settings: Any) -> None:
+    def __init__(self, retry: RetryPolicy, **settings: Any) -> None:
         config = {
             "retries": {"mode": "standard", "total_max_attempts": 1},
-            "connect_timeout": patience.connect_s,
-            "read_timeout": patience.read_s,
+            "connect_timeout": retry.connect_s,
+            "read_timeout": retry.read_s,
         }
         super().__init__(use_listings_cache=False, config_kwargs=config, **settings)
-        self._patience = patience
+        self._retry = retry
 
     def wait(self, action: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """The result of one of the coroutines below."""
@@ -42,12 +42,12 @@ class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
         return result
 
     async def listing(self, bucket: str, prefix: str) -> list[dict[str, Any]]:
-        """What S3 tells of all objects whose keys begin with ``prefix``."""
+        """S3's description of all objects whose keys begin with ``prefix``."""
         pages = self._list_pages("list_objects_v2", Bucket=bucket, Prefix=prefix)
         return [found async for page in pages for found in page.get("Contents", [])]
 
     async def head(self, bucket: str, key: str) -> dict[str, Any] | None:
-        """What S3 tells of an object, or None if there is none."""
+        """S3's description of an object, or None if there is none."""
         try:
             details: dict[str, Any] = await self._call_s3("head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
@@ -66,7 +66,7 @@ class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
         """Copy an object into a local file, in parts side by side.
 
         Raises:
-            WrongContentError: it has another version meanwhile.
+            OSError: it is not there, or has another version meanwhile.
         """
         room = asyncio.Semaphore(PARTS_AT_ONCE)
         with to.open("wb") as file:
@@ -76,7 +76,7 @@ class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
                 asked = {} if end - start == size else {"Range": f"bytes={start}-{end - 1}"}
                 async with room:
                     read = functools.partial(self._read_once, bucket, key, version, end - start, asked)
-                    data = await self._patience.wait_for(read, is_transient, f"s3://{bucket}/{key}: get_object")
+                    data = await self._retry.wait_for(read, is_transient, f"s3://{bucket}/{key}: get_object")
                     file.seek(start)
                     file.write(data)
 
@@ -84,19 +84,32 @@ class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
                 async with asyncio.TaskGroup() as group:
                     for start in range(0, size, part_bytes):
                         group.create_task(fetch_part(start))
-            except ExceptionGroup as failed:  # the others were told to end
+            except ExceptionGroup as failed:  # the others were cancelled
                 raise failed.exceptions[0] from failed.exceptions[0].__cause__
 
     async def _read_once(self, bucket: str, key: str, version: str, size: int, asked: dict[str, str]) -> bytes:
-        async with asyncio.timeout(self._patience.longest_request_s(size)):
-            answer = await super()._call_s3("get_object", Bucket=bucket, Key=key, **asked)
+        async with asyncio.timeout(self._retry.longest_request_s(size)):
+            condition = {"IfMatch": f'"{version}"'}
+            answer = await super()._call_s3("get_object", Bucket=bucket, Key=key, **condition, **asked)
             async with answer["Body"] as body:
-                if (found := answer["ETag"].strip('"')) != version:
-                    raise WrongContentError(f"changed while it was read: from version {version} to {found}")
                 data: bytes = await body.read()
         if len(data) != size:
             raise IncompleteReadError(actual_bytes=len(data), expected_bytes=size)
         return data
+
+    async def exchange(self, bucket: str, key: str, data: bytes | None, version: str | None) -> str | None:
+        """Write or remove an object by a conditional request; see `Storage.exchange`."""
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
+        try:
+            if data is None:
+                await self._call_s3("delete_object", Bucket=bucket, Key=key, **condition)
+                return ""
+            answer = await self._call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        except OSError as error:
+            if code_of(error) in NOT_THAT_VERSION:
+                return None
+            raise
+        return str(answer["ETag"]).strip('"')
 
     async def give_up_uploads(self, bucket: str, prefix: str, before: datetime) -> None:
         """Give up uploads in parts that began before a moment, and that nobody finished."""
@@ -109,14 +122,14 @@ class PatientFiles(s3fs.S3FileSystem):  # type: ignore[misc]
     async def _call_s3(self, method: str, *arguments: Any, **settings: Any) -> Any:
         what = f"s3://{settings.get('Bucket', '')}/{settings.get('Key', settings.get('Prefix', ''))}: {method}"
         request = functools.partial(super()._call_s3, method, *arguments, **settings)
-        limit_s = self._patience.longest_request_s(len(settings.get("Body", b"")))
+        limit_s = self._retry.longest_request_s(len(settings.get("Body", b"")))
         await self.set_session()  # reads files and may ask for credentials: no part of the request
 
         async def send() -> Any:
             async with asyncio.timeout(limit_s):
                 return await request()
 
-        return await self._patience.wait_for(send, is_transient, what)
+        return await self._retry.wait_for(send, is_transient, what)
 
     @override
     async def _abort_mpu(self, bucket: str, key: str, mpu: str) -> None:

@@ -1,9 +1,12 @@
-"""How a machine computes a network: number type, compilation, optimizer. What is learnt and saved is the plain network.
+"""How a machine computes a network: device, precision, compilation, optimizer. What is saved is the plain network.
 
 The wrapper around it has no part in checkpoints, so no prefix of one (`module.`, `_orig_mod.`) gets into their names.
 """
 
-from typing import Any
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,27 +14,33 @@ from torch import Tensor, nn
 from zssmnet.config import TrainingConfig
 from zssmnet.errors import InputError
 
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""dtypes of the convolutions of those precisions in which they are not float32's."""
+FLOAT16_LOSS_SCALE = 2.0**20
+"""Gradients of a mean over millions of voxels vanish in float16 without it."""
+
 
 class Accelerated(nn.Module):
-    """A network whose convolutions are computed in a number type of the machine's choice; its answers are float32.
+    """A network whose convolutions are computed in another dtype; its predictions are float32.
 
     Args:
         model: the plain network, which stays as it is, float32 weights and all.
         device: where it lies.
-        dtype: number type of its convolutions and of what lies between them.
+        precision: of its convolutions and of what lies between them.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, precision: Precision) -> None:
         super().__init__()
         self.model = model
         self._device_type = device.type
-        self._dtype = dtype
+        self._dtype = AUTOCAST.get(precision)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 6, Z, Y, X) to the network's answer, in float32."""
-        with torch.autocast(self._device_type, self._dtype, enabled=self._dtype != torch.float32):
-            answer: Tensor = self.model(x)
-        return answer.float()
+        """(N, 6, Z, Y, X) to the network's prediction, in float32."""
+        with torch.autocast(self._device_type, self._dtype, enabled=self._dtype is not None):
+            prediction: Tensor = self.model(x)
+        return prediction.float()
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -56,7 +65,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 def accelerated(model: nn.Module, device: torch.device, recipe: TrainingConfig) -> nn.Module:
     """The network as this machine computes it best, by the recipe; compiled when it is first used."""
-    network = Accelerated(model, device, precision(recipe, device))
+    network = Accelerated(model, device, choose_precision(recipe, device))
     if recipe.compile == "cudagraphs":
         network.compile(backend="cudagraphs", dynamic=False)
     elif recipe.compile != "off":
@@ -64,18 +73,56 @@ def accelerated(model: nn.Module, device: torch.device, recipe: TrainingConfig) 
     return network
 
 
-def precision(recipe: TrainingConfig, device: torch.device) -> torch.dtype:
-    """The number type in which convolutions are computed."""
-    if recipe.precision == "auto":
-        in_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if in_bfloat16 else torch.float32
-    return torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
+def choose_precision(recipe: TrainingConfig, device: torch.device) -> Precision:
+    """The precision of convolutions; ``auto`` is bfloat16 on GPUs that compute in it, else float32."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    in_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if in_bfloat16 else "float32"
 
 
-def make_optimizer(model: nn.Module, device: torch.device, recipe: TrainingConfig) -> torch.optim.SGD:
-    """SGD with momentum; on a GPU one kernel updates all weights."""
+@contextmanager
+def tf32_allowed(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round the factors of float32 products to TF32, as PyTorch lets convolutions do by default."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
+
+
+def make_optimizer(model: nn.Module, device: torch.device, recipe: TrainingConfig) -> torch.optim.Optimizer:
+    """SGD with momentum, as published, or AdamW; on a GPU one kernel updates all weights."""
     fused = True if device.type == "cuda" else None
-    return torch.optim.SGD(model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, fused=fused)
+    if recipe.optimizer == "adamw":
+        betas = (recipe.momentum, 0.999)
+        return torch.optim.AdamW(
+            model.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=recipe.weight_decay, fused=fused
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=fused,
+    )
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate, epoch by epoch: halved now and then, as published, or a cosine after a linear warm-up."""
+    if recipe.schedule == "halving":
+        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=recipe.halve_every, gamma=0.5)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: cosine_factor(epoch, recipe))
+
+
+def cosine_factor(epoch: int, recipe: TrainingConfig) -> float:
+    """Share of the learning rate in an epoch, counted from 0: rises over the warm-up, then falls, but never to 0."""
+    if epoch < recipe.warm_up_epochs:
+        return (epoch + 1) / (recipe.warm_up_epochs + 1)
+    done = (epoch - recipe.warm_up_epochs) / (max(recipe.epochs - recipe.warm_up_epochs, 0) + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1 - 1e-3)))
 
 
 def machine_free(optimizer_state: dict[str, Any]) -> dict[str, Any]:
@@ -84,9 +131,13 @@ def machine_free(optimizer_state: dict[str, Any]) -> dict[str, Any]:
     return optimizer_state | {"param_groups": groups}
 
 
-def machines_choices(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The choices of this machine, for each group of weights, to be kept when a state is loaded."""
-    return [{name: group[name] for name in _MACHINES_CHOICES} for group in optimizer.param_groups]
+def for_machine(optimizer_state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A saved state with the choices that ``optimizer`` has made for this machine."""
+    groups = [
+        saved | {name: group[name] for name in _MACHINES_CHOICES}
+        for saved, group in zip(optimizer_state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return optimizer_state | {"param_groups": groups}
 
 
 _MACHINES_CHOICES = ("foreach", "fused")

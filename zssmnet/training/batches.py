@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from zssmnet.corruption import swap_x_and_z
 from zssmnet.errors import CubesError
 from zssmnet.training.dataset import CubeSet
 
@@ -24,7 +25,7 @@ CHUNK = 64
 IMAGES = 3
 
 
-class Feed(Protocol):
+class Batches(Protocol):
     """Cubes as training and validation take them."""
 
     device: torch.device
@@ -33,7 +34,7 @@ class Feed(Protocol):
         """Number of cubes."""
 
     def batches(self, numbers: Iterable[Tensor]) -> Iterator[Tensor]:
-        """For each tensor of n cube numbers (int64, on the CPU) these cubes: (n, 4, X, Y, Z), on the device."""
+        """For each tensor of n cube numbers (int64, on the CPU) these cubes: (n, 4, Z, Y, X), on the device."""
 
 
 class StreamedCubes:
@@ -52,7 +53,7 @@ class StreamedCubes:
         return len(self._cubes)
 
     def batches(self, numbers: Iterable[Tensor]) -> Iterator[Tensor]:
-        """See `Feed`; an error of reading is raised where the batch would have come."""
+        """See `Batches`; an error of reading is raised where the batch would have come."""
         pinned = self.device.type == "cuda"
         ahead: deque[Future[Tensor]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="cubes") as reader:
@@ -81,12 +82,13 @@ class ResidentCubes:
 
     def __init__(self, cubes: CubeSet, device: torch.device) -> None:
         self.device = device
-        kind = stored_type(cubes)
+        kind = stored_dtype(cubes)
         shape = (len(cubes), *cubes.size)
         self._images = torch.empty(shape[0], IMAGES, *shape[1:], dtype=kind, device=device)
         self._zones = torch.empty(shape, dtype=torch.uint8, device=device)
         first = 0
-        for chunk in StreamedCubes(cubes, device).batches(torch.split(torch.arange(len(cubes)), CHUNK)):
+        for batch in StreamedCubes(cubes, device).batches(torch.split(torch.arange(len(cubes)), CHUNK)):
+            chunk = swap_x_and_z(batch)  # they lie here as in the files
             place, zones = slice(first, first + len(chunk)), chunk[:, IMAGES]
             self._images[place] = chunk[:, :IMAGES]
             self._zones[place] = zones.nan_to_num().clamp(0, 255)
@@ -101,16 +103,16 @@ class ResidentCubes:
         return len(self._images)
 
     def batches(self, numbers: Iterable[Tensor]) -> Iterator[Tensor]:
-        """See `Feed`: a look-up on the device."""
+        """See `Batches`: a look-up on the device."""
         for some in numbers:
             chosen = some.to(self.device, non_blocking=True)
             zones = self._zones.index_select(0, chosen).to(self._images.dtype)
-            yield torch.cat((self._images.index_select(0, chosen), zones.unsqueeze(1)), dim=1)
+            yield swap_x_and_z(torch.cat((self._images.index_select(0, chosen), zones.unsqueeze(1)), dim=1))
 
 
-def feed_of(cubes: CubeSet, device: torch.device, where: Literal["auto", "device", "host"]) -> Feed:
+def place_cubes(cubes: CubeSet, device: torch.device, where: Literal["auto", "device", "host"]) -> Batches:
     """The cubes where they are best used; on a CPU that is the disk, from which each is read when its turn comes."""
-    if where == "device" or (where == "auto" and _fit(cubes, device)):
+    if where == "device" or (where == "auto" and _fits_in_memory(cubes, device)):
         return ResidentCubes(cubes, device)
     return StreamedCubes(cubes, device)
 
@@ -118,15 +120,15 @@ def feed_of(cubes: CubeSet, device: torch.device, where: Literal["auto", "device
 def resident_bytes(cubes: CubeSet) -> int:
     """Memory that cubes take in a device."""
     voxels = len(cubes) * cubes.size[0] * cubes.size[1] * cubes.size[2]
-    return voxels * (IMAGES * stored_type(cubes).itemsize + 1)
+    return voxels * (IMAGES * stored_dtype(cubes).itemsize + 1)
 
 
-def stored_type(cubes: CubeSet) -> torch.dtype:
+def stored_dtype(cubes: CubeSet) -> torch.dtype:
     """In what images are kept in a device: corruption computes in float32, so more would be for nothing."""
     return torch.float16 if cubes.dtype == "float16" else torch.float32
 
 
-def _fit(cubes: CubeSet, device: torch.device) -> bool:
+def _fits_in_memory(cubes: CubeSet, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
-from zssmnet.training.acceleration import machine_free, machines_choices
+from zssmnet.training.acceleration import for_machine, machine_free
 from zssmnet.training.tensor_files import load_tensors, save_tensors
 
 LAST = "last.checkpoint"
 BEST = "best.model"
 _BOTH = f"remove it and {LAST} to start anew"
+_CHANGING = ("params", "lr", "foreach", "fused")
+"""Of an optimizer's groups: what epochs change, and what each machine chooses."""
 _MISFITS = (KeyError, AttributeError, TypeError, ValueError, RuntimeError)
 """What PyTorch raises where a checkpoint holds something else."""
 
@@ -86,13 +88,10 @@ def content_of(state: TrainingState) -> dict[str, Any]:
     }
 
 
-def restore(state: TrainingState, content: dict[str, Any]) -> None:
-    """Bring ``state`` to where the one was that ``content_of`` tells of; what it tells is not checked."""
-    choices = machines_choices(state.optimizer)
+def load_content(state: TrainingState, content: dict[str, Any]) -> None:
+    """Set ``state`` to what ``content_of`` gave; values are not checked."""
     state.model.load_state_dict(content["state_dict"])
-    state.optimizer.load_state_dict(content["optimizer_state_dict"])
-    for group, choice in zip(state.optimizer.param_groups, choices, strict=True):
-        group.update(choice)
+    state.optimizer.load_state_dict(for_machine(content["optimizer_state_dict"], state.optimizer))
     _match_memory_layout(state.optimizer)
     state.schedule.load_state_dict(content["schedule_state_dict"])
     state.generator.set_state(content["generator_state"])
@@ -130,7 +129,7 @@ def resume(workplace: Storage, state: TrainingState) -> None:
     content = load_checkpoint(workplace.local(LAST), where)
     settings = _settings(state)
     try:
-        restore(state, content)
+        load_content(state, content)
         _check_progress(state.progress)
         _check_state(state)
         if _settings(state) != settings:
@@ -157,7 +156,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def check_best(workplace: Storage, progress: Progress) -> None:
-    """See to it that the best model of a run, read back, is the one of the best epoch and holds finite numbers.
+    """Check that the best model of a run, read back, is the one of the best epoch and holds finite numbers.
 
     Raises:
         CheckpointError: it is not, does not, or is damaged.
@@ -208,20 +207,22 @@ def _check_progress(progress: Progress) -> None:
 
 def _settings(state: TrainingState) -> list[Any]:
     """What no epoch changes; the learning rate is checked apart."""
-    names = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
-    settings = [{name: group[name] for name in names} for group in state.optimizer.param_groups]
+    groups = state.optimizer.state_dict()["param_groups"]
+    settings = [{name: value for name, value in group.items() if name not in _CHANGING} for group in groups]
     schedule = state.schedule.state_dict()
-    return [*settings, *(schedule[name] for name in ("step_size", "gamma"))]
+    return [*settings, *(schedule[name] for name in ("base_lrs", "step_size", "gamma") if name in schedule)]
 
 
 def _check_state(state: TrainingState) -> None:
     """What PyTorch loads without a look: whether all is finite, of the right shape, and of one epoch."""
     if bad := [name for name, tensor in state.model.state_dict().items() if not tensor.isfinite().all()]:
         raise ValueError(f"{len(bad)} tensors of state_dict hold NaN or infinity, {bad[0]} first")
-    for weight, known in state.optimizer.state.items():
-        momentum = known.get("momentum_buffer")
-        if momentum is not None and not (momentum.shape == weight.shape and momentum.isfinite().all()):
-            raise ValueError("the optimizer's momentum is not finite, or of another shape than the weights")
+    for weight, buffers in state.optimizer.state.items():
+        for name, buffer in buffers.items():
+            if buffer is not None and not (
+                (buffer.shape == weight.shape or name == "step") and buffer.isfinite().all()
+            ):
+                raise ValueError("the optimizer's momentum is not finite, or of another shape than the weights")
     if state.schedule.last_epoch != state.progress.epoch:
         raise ValueError(
             f"the schedule is at epoch {state.schedule.last_epoch!r}, the history at {state.progress.epoch}"

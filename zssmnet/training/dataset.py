@@ -1,6 +1,7 @@
 """Cubes of several files as one sequence, memory-mapped: host memory does not grow with their number."""
 
 import mmap
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from zssmnet.corruption import swap_x_and_z
 from zssmnet.data.splits import SUBSETS, TRAINING_SUBSETS, VALIDATION_SUBSET
 from zssmnet.errors import CubesError
 from zssmnet.mnet.network import SHRINKAGE
 from zssmnet.preparation.cubes import find_cubes, open_cubes
-from zssmnet.storage import Storage
+from zssmnet.storage import Storage, open_storage
 
 MAPPED_BYTES = 2**30
 """So much of the files is read before their pages are given back: they would count as memory of this process."""
@@ -41,11 +44,14 @@ class CubeSet:
         return int(self._first[-1])
 
     def batch(self, indices: Tensor, *, pinned: bool = False) -> Tensor:
-        """The cubes with these numbers: (N, 4, X, Y, Z), in the files' number type, on the CPU.
+        """The cubes with these numbers: (N, 4, Z, Y, X), in the files' dtype, on the CPU.
 
         Args:
             indices: int64, on the CPU.
             pinned: whether they lie in memory from which a GPU can fetch them by itself.
+
+        Returns:
+            A view of memory in which they lie as in the files, so that turning the axes copies nothing.
         """
         rows = indices.numpy()
         files = np.searchsorted(self._first, rows, side="right") - 1
@@ -54,7 +60,7 @@ class CubeSet:
         batch = torch.empty(len(cubes), *self.files[0].shape[1:], dtype=kind, pin_memory=pinned)
         np.stack(cubes, out=batch.numpy())
         self._give_pages_back(batch.nbytes)
-        return batch
+        return swap_x_and_z(batch)
 
     def where(self, number: int) -> str:
         """The file of the cube with this number."""
@@ -81,6 +87,40 @@ class CubeSet:
             mapping: object = file.base
             if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
                 mapping.madvise(mmap.MADV_DONTNEED)
+
+
+class CubesDataset(Dataset[Tensor]):
+    """Cubes of a folder as a PyTorch data set; an item is one cube (4, Z, Y, X), float32.
+
+    Channels are T2W, ADC and DWI in 0..1 and the zonal mask (0 background, 1 peripheral zone, 2 the rest of the gland).
+    Files stay on disk, memory-mapped, so it can be used with any number of a DataLoader's workers.
+
+    Args:
+        path: folder or ``s3://bucket/prefix`` of the six files of cubes.
+        subsets: which of the subsets 0 to 5; by default those of training, 0 to 4. 5 is for validation.
+
+    Raises:
+        CubesError: no cubes there, a file that is not one of cubes, or cubes of different sizes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], subsets: Sequence[int] = TRAINING_SUBSETS) -> None:
+        cubes = open_storage(path)
+        keys = find_cubes(cubes)
+        files = {keys[subset]: open_cubes(cubes.local(keys[subset])) for subset in subsets}
+        _check_sizes(cubes, files)
+        self._cubes = CubeSet(list(files.values()))
+        self._opened = (path, subsets)
+
+    def __reduce__(self) -> tuple[type["CubesDataset"], tuple[str | os.PathLike[str], Sequence[int]]]:
+        return type(self), self._opened  # a worker that is spawned opens the files, instead of getting their content
+
+    def __len__(self) -> int:
+        return len(self._cubes)
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"cube {index} of {len(self)}")
+        return self._cubes.batch(torch.tensor([index % len(self)]))[0].float()
 
 
 def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSet]:

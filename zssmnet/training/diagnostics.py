@@ -1,25 +1,32 @@
-"""What makes finite numbers doubtful: an output that collapsed, a network that learns nothing, a stuck validation.
+"""Training warnings: an output that collapsed or saturated, a network that learns nothing, a stuck validation.
 
-A doubt is told, and training goes on: networks were seen to recover from all of these. It ends where none can: where
-all three restored images were constant to the last digit, and an epoch of training changed nothing.
+A warning is logged, and training goes on: networks have recovered from all of these. It ends where none can: where all
+three restored images were constant to the last digit, and an epoch of training changed nothing.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from zssmnet.data.archive import CHANNELS
 from zssmnet.errors import CollapsedError
 from zssmnet.training.checkpoint import EpochResult, Progress
 
+log = logging.getLogger(__name__)
+
 CONSTANT = 1e-3
 """Spread of a channel, relative to the images', below which it counts as constant: what learns stays above 2e-3."""
 BEGINNERS_STEPS = 500
 """Steps that a network may take before it has to be better than a constant: small ones were seen to need over 80."""
+SATURATED, SATURATED_SHARE = 1e-3, 0.99
+"""So close to 0 or 1 a voxel is saturated; with so many of them a channel is."""
 _WAY_OUT = "train anew with a smaller learning_rate or another --seed"
 
 
 @dataclass(frozen=True)
-class Doubt:
+class TrainingWarning:
     """One thing that is wrong with an epoch.
 
     Attributes:
@@ -31,7 +38,7 @@ class Doubt:
     meaning: str
 
 
-def doubts(history: Sequence[EpochResult], steps: int) -> list[Doubt]:
+def training_warnings(history: Sequence[EpochResult], steps: int) -> list[TrainingWarning]:
     """What is wrong with the last epoch.
 
     Args:
@@ -42,22 +49,44 @@ def doubts(history: Sequence[EpochResult], steps: int) -> list[Doubt]:
     found = []
     if channels := ", ".join(_constant_channels(last)):
         found.append(
-            Doubt(f"{channels} collapsed", f"{channels} is restored as a constant; if it stays so, {_WAY_OUT}")
+            TrainingWarning(
+                f"{channels} collapsed", f"{channels} is restored as a constant; if it stays so, {_WAY_OUT}"
+            )
         )
     if before and last.explained is not None and last.explained <= 0 and last.epoch * steps >= BEGINNERS_STEPS:
         meaning = "the network restores no better than one constant for each channel; if it stays so"
-        found.append(Doubt("no better than a constant", f"{meaning}, {_WAY_OUT}, or look for odd cubes in the reports"))
+        found.append(
+            TrainingWarning("no better than a constant", f"{meaning}, {_WAY_OUT}, or look for odd cubes in the reports")
+        )
     if before and last.validation_loss == before.validation_loss:
         meaning = "the validation loss is that of the epoch before to the last digit: the weights change no more"
         way_out = f"at the learning rate {last.learning_rate:g} it cannot improve; stop, or train anew with another one"
-        found.append(Doubt("validation is stuck", f"{meaning}, and {way_out}"))
+        found.append(TrainingWarning("validation is stuck", f"{meaning}, and {way_out}"))
     return found
 
 
-def new_doubts(history: Sequence[EpochResult], steps: int) -> list[Doubt]:
-    """Those that there were not after the epoch before: a doubt that stays is told once."""
-    known = {doubt.name for doubt in doubts(history[:-1], steps)} if len(history) > 1 else set()
-    return [doubt for doubt in doubts(history, steps) if doubt.name not in known]
+def new_training_warnings(history: Sequence[EpochResult], steps: int) -> list[TrainingWarning]:
+    """Those that there were not after the epoch before: each is logged once."""
+    known = {one.name for one in training_warnings(history[:-1], steps)} if len(history) > 1 else set()
+    return [one for one in training_warnings(history, steps) if one.name not in known]
+
+
+def warn_if_saturated(step: int, restored_NCZYX: Tensor) -> None:
+    """Log a warning if a channel is restored as 0 or 1 nearly everywhere: no gradient gets through such a sigmoid.
+
+    Args:
+        step: number of steps done, in the first epoch.
+        restored_NCZYX: restored T2W, ADC and DWI of some cubes.
+    """
+    extreme = (restored_NCZYX - 0.5).abs() > 0.5 - SATURATED
+    shares = extreme.float().mean(dim=(0, 2, 3, 4)).tolist()
+    if channels := ", ".join(name for name, share in zip(CHANNELS, shares, strict=True) if share > SATURATED_SHARE):
+        log.warning(
+            "after %d steps %s is restored as 0 or 1 nearly everywhere (saturated): it may never learn; stop, and "
+            "train anew with calibrated_head = true, another --seed or a smaller learning rate",
+            step,
+            channels,
+        )
 
 
 def check_alive(progress: Progress) -> None:
@@ -76,8 +105,8 @@ def check_alive(progress: Progress) -> None:
             )
 
 
-def check_answers(progress: Progress) -> None:
-    """Keep a model that answers nothing but a constant from being published.
+def check_predictions(progress: Progress) -> None:
+    """Keep a model that predicts nothing but a constant from being published.
 
     Raises:
         CollapsedError: it does, to the last digit.

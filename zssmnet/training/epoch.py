@@ -1,4 +1,4 @@
-"""One epoch of training, one pass of validation."""
+"""One epoch of training, its step, one pass of validation."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,13 +11,14 @@ from torch.nn import functional
 from zssmnet.config import CorruptionConfig
 from zssmnet.corruption import sample_keys
 from zssmnet.errors import NonFiniteLossError
-from zssmnet.training.batches import Feed
-from zssmnet.training.loss import restoration_loss, restored_pair
-from zssmnet.training.team import ALONE, Team
+from zssmnet.training.batches import Batches
+from zssmnet.training.distributed import SINGLE, Group
+from zssmnet.training.loss import restored_pair
 
 OnStep = Callable[[int, int], None]
-LOOK_EVERY = 20
-"""Steps between two looks at the loss: a look makes a GPU wait for the host."""
+OnCheck = Callable[[int, Tensor], None]
+CHECK_EVERY = 20
+"""Steps between two checks of the loss: each makes a GPU wait for the host."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,25 @@ class Validation:
 def train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    cubes: Feed,
+    cubes: Batches,
     batch_size: int,
     corruption: CorruptionConfig,
     generator: torch.Generator,
     on_step: OnStep,
-    team: Team = ALONE,
+    group: Group = SINGLE,
+    loss_scale: float = 1.0,
+    on_check: OnCheck | None = None,
 ) -> float:
     """One pass over the training cubes in random order, each corrupted anew; a last partial batch is dropped.
 
-    The host waits for the device only to look at the loss now and then.
+    The host waits for the device only to check the loss now and then.
 
     Args:
         generator: CPU generator of the order and the corruption.
         on_step: called now and then with the number of steps done and of all steps.
-        team: processes that share each batch, each with the same generator.
+        group: processes that share each batch, each with the same generator.
+        loss_scale: see `training_step`.
+        on_check: called whenever the loss is checked, with the number of steps done and what the last one restored.
 
     Returns:
         The mean loss.
@@ -67,26 +72,61 @@ def train_epoch(
     steps = len(cubes) // batch_size
     order = torch.split(torch.randperm(len(cubes), generator=generator)[: steps * batch_size], batch_size)
     keys = torch.split(sample_keys(steps * batch_size, generator), batch_size)
-    total, seen = torch.zeros((), device=cubes.device), 0.0
-    batches = cubes.batches(map(team.share, order))
+    total, checked = torch.zeros((), device=cubes.device), 0.0
+    batches = cubes.batches(map(group.share, order))
     for step, (batch, keys_of_all) in enumerate(zip(batches, keys, strict=True), 1):
-        optimizer.zero_grad(set_to_none=True)
-        loss = restoration_loss(network, batch, team.share(keys_of_all), corruption)
-        part = len(batch) / batch_size
-        (loss * part).backward()  # type: ignore[no-untyped-call]
-        team.sum_gradients(network)
-        optimizer.step()
-        total += loss.detach() * part
-        if step % LOOK_EVERY == 0 or step == steps:
-            seen = float(team.total(total))
-            _check_finite(seen, f"after step {step} of {steps}")
+        share = len(batch) / batch_size
+        loss, restored = training_step(
+            network, optimizer, batch, group.share(keys_of_all), corruption, share, group, loss_scale
+        )
+        total += loss * share
+        if step % CHECK_EVERY == 0 or step == steps:
+            checked = float(group.total(total))
+            _check_finite(checked, f"after step {step} of {steps}")
+            if on_check:
+                on_check(step, restored)
             on_step(step, steps)
-    return seen / steps
+    return checked / steps
+
+
+def training_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    cubes_NCZYX: Tensor,
+    keys: Tensor,
+    corruption: CorruptionConfig,
+    share: float = 1.0,
+    group: Group = SINGLE,
+    loss_scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """One step: corrupt, restore, compare, change the weights.
+
+    Args:
+        cubes_NCZYX: this process's share of the batch.
+        keys: of their corruption.
+        share: part of the whole batch that they are.
+        group: processes whose gradients are summed.
+        loss_scale: what the loss is multiplied with, and the gradients divided by: small ones vanish in float16.
+
+    Returns:
+        The mean loss of these cubes, and the restored images (N, 3, Z, Y, X).
+    """
+    optimizer.zero_grad(set_to_none=True)
+    restored, target = restored_pair(network, cubes_NCZYX, keys, corruption)
+    loss = functional.mse_loss(restored, target)
+    (loss * (share * loss_scale)).backward()  # type: ignore[no-untyped-call]
+    group.sum_gradients(network)
+    if loss_scale != 1:
+        for weight in network.parameters():
+            if weight.grad is not None:
+                weight.grad.div_(loss_scale)
+    optimizer.step()
+    return loss.detach(), restored.detach()
 
 
 @torch.no_grad()
 def validate(
-    network: nn.Module, cubes: Feed, batch_size: int, corruption: CorruptionConfig, seed: int, team: Team = ALONE
+    network: nn.Module, cubes: Batches, batch_size: int, corruption: CorruptionConfig, seed: int, group: Group = SINGLE
 ) -> Validation:
     """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
 
@@ -95,7 +135,7 @@ def validate(
     """
     network.eval()
     shares = [
-        (team.share(numbers), team.share(keys)) for numbers, keys in validation_batches(len(cubes), batch_size, seed)
+        (group.share(numbers), group.share(keys)) for numbers, keys in validation_batches(len(cubes), batch_size, seed)
     ]
     shares = [(numbers, keys) for numbers, keys in shares if len(numbers)]
     loss = torch.zeros(1, device=cubes.device, dtype=torch.float64)
@@ -106,13 +146,13 @@ def validate(
         loss += functional.mse_loss(restored, target).double() * len(batch)
         statistics += _statistics(restored, target)
     # the one wait for the device
-    loss_sum, *sums = team.total(torch.cat([loss, statistics.flatten()])).tolist()
+    loss_sum, *sums = group.total(torch.cat([loss, statistics.flatten()])).tolist()
     _check_finite(loss_sum, "in validation")
     return _validation(loss_sum / len(cubes), torch.tensor(sums, dtype=torch.float64).view(4, 3) / len(cubes))
 
 
 def check_weights(model: nn.Module) -> None:
-    """See to it that no weight is NaN or infinite: the last step of an epoch may leave such, and the loss hide it.
+    """Check that no weight is NaN or infinite: the last step of an epoch may leave such, and the loss hide it.
 
     Raises:
         NonFiniteLossError: a weight is.

@@ -20,10 +20,10 @@ from zssmnet.training.checkpoint import (
     resume,
 )
 from zssmnet.training.dataset import CubeSet
-from zssmnet.training.diagnostics import check_alive, check_answers, new_doubts
+from zssmnet.training.diagnostics import check_alive, check_predictions, new_training_warnings
+from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep
-from zssmnet.training.team import ALONE, Team
-from zssmnet.training.trainer import Learner, initial_state
+from zssmnet.training.trainer import Trainer, initial_state
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ def fit(
     training: CubeSet,
     validation: CubeSet,
     config: PretrainConfig,
-    workplace: Storage,
+    workplace: Storage | None,
     on_epoch: OnEpoch = lambda state: None,
     on_step: OnStep = lambda done, steps: None,
     initial: Path | None = None,
-    team: Team = ALONE,
+    group: Group = SINGLE,
 ) -> TrainingState:
     """Train until the epochs are done or the validation loss has not improved for ``patience`` epochs.
 
@@ -47,37 +47,38 @@ def fit(
         training, validation: the cubes.
         config: everything that decides the weights.
         workplace: where ``last.checkpoint`` and ``best.model`` of this run are published; a run that finds a last
-            checkpoint there continues from it.
+            checkpoint there continues from it. None in a worker, which has rank 0's state and writes nothing.
         on_epoch: called after each epoch, before its checkpoint is published.
         on_step: called within an epoch, with the number of steps done and of all steps.
         initial: file of the weights that a new run begins with; None draws them from the seed.
-        team: processes that train together, of which this one leads.
+        group: the processes that train together, each of which calls this function.
 
     Raises:
         NonFiniteLossError: the loss or a weight is NaN or infinite; the last checkpoint is kept.
-        CollapsedError: the network answers nothing but a constant and cannot learn any more.
+        CollapsedError: the network predicts nothing but a constant and cannot learn any more.
         OutOfMemoryError: a batch does not fit into the GPU's memory.
         CheckpointError: the last checkpoint or ``initial`` cannot be used.
     """
-    state = initial_state(config, choose_device(config.training.device), initial)
-    if workplace.stat(LAST):
+    device = choose_device(config.training.device, group.local_rank)
+    state = initial_state(config, device, initial, training if workplace else None)
+    if workplace and workplace.stat(LAST):
         resume(workplace, state)
         log.info("continuing after epoch %d, best validation loss %.5f", state.progress.epoch, state.progress.best_loss)
-    if not is_finished(state.progress, config.training):
-        learner = Learner(state, training, validation, config, team)
-        while not is_finished(state.progress, config.training):
+    if not group.broadcast(is_finished(state.progress, config.training)):
+        trainer = Trainer(state, training, validation, config, group)
+        while not group.broadcast(is_finished(state.progress, config.training)):
             started = time.monotonic()
-            team.call(another_epoch=True)
-            with _telling_where(state.progress, workplace):
-                is_best = state.progress.add(learner.epoch(on_step))
-            _log_epoch(state.progress, is_best, len(training), time.monotonic() - started, config.training)
-            check_alive(state.progress)
-            on_epoch(state)
-            publish_last(workplace, state)
-            if is_best:
-                publish_best(workplace, state)
-    team.call(another_epoch=False)
-    check_answers(state.progress)
+            with _epoch_named(state.progress, workplace):
+                is_best = state.progress.add(trainer.epoch(on_step))
+            if workplace:
+                _log_epoch(state.progress, is_best, len(training), time.monotonic() - started, config.training)
+                check_alive(state.progress)
+                on_epoch(state)
+                publish_last(workplace, state)
+                if is_best:
+                    publish_best(workplace, state)
+    if workplace:
+        check_predictions(state.progress)
     return state
 
 
@@ -90,7 +91,7 @@ def evaluate(model: Path, validation: CubeSet, config: PretrainConfig) -> float:
     """
     state = initial_state(config, choose_device(config.training.device), model)
     try:
-        return Learner(state, validation, validation, config).validate().loss
+        return Trainer(state, validation, validation, config).validate().loss
     except NonFiniteLossError:
         return math.inf
 
@@ -101,12 +102,12 @@ def is_finished(progress: Progress, recipe: TrainingConfig) -> bool:
 
 
 @contextmanager
-def _telling_where(progress: Progress, workplace: Storage) -> Iterator[None]:
-    """An error of an epoch tells which one, and where training can go on from."""
+def _epoch_named(progress: Progress, workplace: Storage | None) -> Iterator[None]:
+    """An error of an epoch names it, and where training can go on from."""
     try:
         yield
     except NonFiniteLossError as error:
-        kept = f"last checkpoint: {workplace.where(LAST)}, of epoch {progress.epoch}"
+        kept = f"last checkpoint: {workplace.where(LAST)}, of epoch {progress.epoch}" if workplace else "see rank 0"
         where = f"epoch {progress.epoch + 1}; {kept if progress.epoch else 'there is no checkpoint yet'}"
         raise NonFiniteLossError(f"{error} ({where})") from error
 
@@ -126,5 +127,5 @@ def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, re
         result.learning_rate,
         cubes / seconds,
     )
-    for doubt in new_doubts(progress.history, cubes // recipe.batch_size):
-        log.warning("epoch %d: %s", result.epoch, doubt.meaning)
+    for warning in new_training_warnings(progress.history, cubes // recipe.batch_size):
+        log.warning("epoch %d: %s", result.epoch, warning.meaning)

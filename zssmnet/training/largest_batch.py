@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from zssmnet.config import CorruptionConfig
-from zssmnet.corruption import sample_keys
+from zssmnet.corruption import sample_keys, swap_x_and_z
+from zssmnet.training.acceleration import Accelerated, Precision
 from zssmnet.training.loss import restoration_loss
 
 
@@ -25,21 +26,29 @@ def largest_batch(fits: Callable[[int], bool], below: int) -> int:
 
 
 def fits_in_memory(
-    network: nn.Module, size: tuple[int, int, int], device: torch.device, corruption: CorruptionConfig, batch: int
+    network: nn.Module,
+    size: tuple[int, int, int],
+    device: torch.device,
+    corruption: CorruptionConfig,
+    precision: Precision,
+    batch: int,
 ) -> bool:
     """Whether a training step with so many cubes fits, tried with empty ones; the weights stay as they are.
 
     Args:
-        network: restores images, on the device.
+        network: restores images, on the device; not compiled.
         size: size of a cube x, y, z in voxels.
         device: whose memory is asked for.
         corruption: the pretext task.
+        precision: of the convolutions.
         batch: number of cubes.
     """
     network.train()
     try:
-        cubes = torch.zeros(batch, 4, *size, device=device)
-        restoration_loss(network, cubes, sample_keys(batch, torch.Generator()), corruption).backward()  # type: ignore[no-untyped-call]
+        cubes = swap_x_and_z(torch.zeros(batch, 4, *size, device=device))
+        restoration_loss(
+            Accelerated(network, device, precision), cubes, sample_keys(batch, torch.Generator()), corruption
+        ).backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError:
         return False
     finally:

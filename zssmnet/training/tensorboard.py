@@ -16,7 +16,7 @@ from zssmnet.storage.temporary import temporary_errors, temporary_folder
 from zssmnet.training.checkpoint import EpochResult, TrainingState
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.epoch import validation_batches
-from zssmnet.training.loss import Restored, restore
+from zssmnet.training.loss import Restored, restored_examples
 
 LOGS = "tensorboard"
 PICTURE_EVERY = 10
@@ -25,7 +25,11 @@ EXAMPLES = 3
 
 
 class Monitor:
-    """Writes the logs of a run, and publishes them after each epoch into the folder ``tensorboard`` of the run."""
+    """Writes the logs of a run, and publishes them after each epoch into the folder ``tensorboard`` of the run.
+
+    They are event files of a few epochs each, so that what is published grows as they do, and not with their square:
+    each ends with a picture, which is most of it.
+    """
 
     def __init__(self, workplace: Storage, validation: CubeSet, config: PretrainConfig) -> None:
         self._workplace = workplace
@@ -35,6 +39,7 @@ class Monitor:
         with temporary_errors():
             self._folder = self._temporary.enter_context(temporary_folder())
         self._writer: SummaryWriter | None = None
+        self._has_logged = False
 
     def __enter__(self) -> Self:
         return self
@@ -60,11 +65,24 @@ class Monitor:
         for file in self._folder.iterdir():
             with self._workplace.publishing(f"{LOGS}/{file.name}") as path:
                 shutil.copyfile(file, path)
+        if state.progress.epoch % PICTURE_EVERY == 0:
+            self._end_file()
+
+    def _end_file(self) -> None:
+        assert self._writer
+        with temporary_errors():
+            self._writer.close()
+            self._writer = None
+            for file in self._folder.iterdir():
+                file.unlink()
 
     def _log(self, state: TrainingState) -> None:
         result = state.progress.history[-1]
         if self._writer is None:
-            self._writer = SummaryWriter(str(self._folder), purge_step=result.epoch)
+            # what an earlier process has logged of this epoch and later ones is hidden, once
+            purge_step = None if self._has_logged else result.epoch
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+            self._has_logged = True
         self._writer.add_scalar("loss/training", result.train_loss, result.epoch)
         self._writer.add_scalar("loss/validation", result.validation_loss, result.epoch)
         for name, value in _quality(result).items():
@@ -89,7 +107,7 @@ def validation_examples(model: torch.nn.Module, validation: CubeSet, config: Pre
     ((_, keys),) = validation_batches(len(validation), len(validation), config.training.validation_seed)
     device = next(model.parameters()).device
     model.eval()
-    shown = restore(model, validation.batch(chosen).to(device), keys[chosen], config.corruption)
+    shown = restored_examples(model, validation.batch(chosen).to(device), keys[chosen], config.corruption)
     return Restored(shown.corrupted.cpu(), shown.restored.cpu(), shown.target.cpu())
 
 

@@ -8,30 +8,39 @@ from pathlib import Path
 import torch
 
 from zssmnet.config import PretrainConfig
+from zssmnet.corruption import LAYOUT
 from zssmnet.errors import OutOfMemoryError
 from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import accelerated, make_optimizer
-from zssmnet.training.batches import feed_of
-from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, content_of, load_weights, restore
+from zssmnet.training.acceleration import (
+    FLOAT16_LOSS_SCALE,
+    accelerated,
+    choose_precision,
+    make_optimizer,
+    make_schedule,
+    tf32_allowed,
+)
+from zssmnet.training.batches import place_cubes
+from zssmnet.training.calibration import calibrate_head
+from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, content_of, load_content, load_weights
 from zssmnet.training.dataset import CubeSet
+from zssmnet.training.diagnostics import warn_if_saturated
+from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
 from zssmnet.training.largest_batch import fits_in_memory, largest_batch
-from zssmnet.training.loss import LAYOUT
-from zssmnet.training.team import ALONE, Team
 
 INPUT_CHANNELS = 6
 """Three images and three zones."""
 OUTPUT_CHANNELS = 3
 
 
-class Learner:
-    """Runs epochs; in a team all members run the same ones, from the leader's state.
+class Trainer:
+    """Runs epochs; of several processes all run the same ones, from rank 0's state.
 
     Args:
-        state: the training so far; that of a follower becomes its leader's.
+        state: the training so far; that of a worker becomes rank 0's.
         training, validation: the cubes.
         config: everything that decides the weights.
-        team: the processes that train together.
+        group: the processes that train together.
 
     Raises:
         OutOfMemoryError: the network or the cubes do not fit into the GPU's memory.
@@ -43,22 +52,25 @@ class Learner:
         training: CubeSet,
         validation: CubeSet,
         config: PretrainConfig,
-        team: Team = ALONE,
+        group: Group = SINGLE,
     ) -> None:
-        if team.size > 1:
-            content = team.hand_round(content_of(state))
-            if team.rank:
-                restore(state, content)
+        if group.size > 1:
+            content = group.broadcast(content_of(state))
+            if group.rank:
+                load_content(state, content)
         self._device = next(state.model.parameters()).device
         self._network = accelerated(state.model, self._device, config.training)
+        self._precision = choose_precision(config.training, self._device)
         self._state = state
         self._config = config
-        self._team = team
+        self._group = group
         self._size = training.size
         where = config.training.cubes_in
-        with self._telling_what_fits():
-            self._training = feed_of(training, self._device, where)
-            self._validation = self._training if validation is training else feed_of(validation, self._device, where)
+        with self._computing():
+            self._training = place_cubes(training, self._device, where)
+            self._validation = (
+                self._training if validation is training else place_cubes(validation, self._device, where)
+            )
 
     def epoch(self, on_step: OnStep = lambda done, steps: None) -> EpochResult:
         """Train for one epoch, step the schedule, validate.
@@ -67,18 +79,20 @@ class Learner:
             NonFiniteLossError: the loss or a weight is NaN or infinite.
             OutOfMemoryError: a batch does not fit into the GPU's memory.
         """
-        state, recipe = self._state, self._config.training
+        state, is_first = self._state, not self._state.progress.epoch
         learning_rate = float(state.schedule.get_last_lr()[0])
-        with self._telling_what_fits():
+        with self._computing():
             loss = train_epoch(
                 self._network,
                 state.optimizer,
                 self._training,
-                recipe.batch_size,
+                self._config.training.batch_size,
                 self._config.corruption,
                 state.generator,
                 on_step,
-                self._team,
+                self._group,
+                FLOAT16_LOSS_SCALE if self._precision == "float16" else 1.0,
+                warn_if_saturated if is_first and not self._group.rank else None,
             )
         state.schedule.step()
         check_weights(state.model)
@@ -93,22 +107,24 @@ class Learner:
             OutOfMemoryError: a batch does not fit into the GPU's memory.
         """
         recipe, corruption = self._config.training, self._config.corruption
-        with self._telling_what_fits():
+        with self._computing():
             return validate(
-                self._network, self._validation, recipe.batch_size, corruption, recipe.validation_seed, self._team
+                self._network, self._validation, recipe.batch_size, corruption, recipe.validation_seed, self._group
             )
 
     @contextmanager
-    def _telling_what_fits(self) -> Iterator[None]:
-        """PyTorch's error becomes one that says what to do, after trying what fits."""
-        try:
-            yield
-            return
-        except torch.OutOfMemoryError:
-            pass  # the error holds on to what the step had in memory: try only when it is gone
-        size, batch = self._team.size, self._config.training.batch_size
-        tried = partial(fits_in_memory, self._network, self._size, self._device, self._config.corruption)
-        largest = size * largest_batch(tried, below=-(-batch // size))
+    def _computing(self) -> Iterator[None]:
+        """In the recipe's precision; PyTorch's error of memory becomes one with advice, after trying what fits."""
+        with tf32_allowed(self._precision == "tf32"):
+            try:
+                yield
+                return
+            except torch.OutOfMemoryError:
+                pass  # the error refers to what the step had in memory: try only when it is gone
+            size, batch = self._group.size, self._config.training.batch_size
+            plain = self._state.model  # a compiled network would be compiled anew for each batch that is tried
+            tried = partial(fits_in_memory, plain, self._size, self._device, self._config.corruption, self._precision)
+            largest = size * largest_batch(tried, below=-(-batch // size))
         advice = (
             f"{largest} would: choose --batch-size {largest}"
             if largest
@@ -117,15 +133,27 @@ class Learner:
         raise OutOfMemoryError(f"a batch of {batch} cubes does not fit into the memory of {self._device}; {advice}")
 
 
-def initial_state(config: PretrainConfig, device: torch.device, initial: Path | None = None) -> TrainingState:
-    """A new run: weights from the file ``initial``, if there is one; all else from the seed."""
+def initial_state(
+    config: PretrainConfig, device: torch.device, initial: Path | None = None, cubes: CubeSet | None = None
+) -> TrainingState:
+    """A new run.
+
+    Args:
+        config: everything that decides the weights.
+        device: where the network lies.
+        initial: file of the weights to begin with; None draws them from the seed.
+        cubes: training cubes, with which new weights are calibrated if the recipe asks for it.
+    """
     recipe = config.training
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone: the weights are drawn there
         model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, config.network.channels, config.network.merge)
     if initial:
         load_weights(model, initial)
-    model.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
+    model.to(memory_format=LAYOUT)  # type: ignore[call-overload]
+    if recipe.calibrated_head and cubes and not initial:
+        calibrate_head(model, cubes, config)
+    model.to(device)
     optimizer = make_optimizer(model, device, recipe)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=recipe.halve_every, gamma=0.5)
-    return TrainingState(model, optimizer, schedule, torch.Generator().manual_seed(recipe.seed), Progress())
+    generator = torch.Generator().manual_seed(recipe.seed)
+    return TrainingState(model, optimizer, make_schedule(optimizer, recipe), generator, Progress())

@@ -31,7 +31,7 @@ def broken_masks() -> Iterator[BrokenCase]:
         ("mask of 255", labels, "has the labels 255; only", lambda: as_image((gland() > 0) * np.uint8(255))),
         ("mask with a label -1", labels, "has the labels -1;", lambda: with_value(gland(), -1)),
         ("mask with a label 1.5", labels, "has the labels 1.5;", lambda: with_value(gland(), 1.5)),
-        ("mask with a label 1e-6", labels, "has the labels 1e-06;", lambda: with_value(gland(), 1e-6)),
+        ("mask with a label 0.002", labels, "has the labels 0.002;", lambda: with_value(gland(), 0.002)),
         ("mask of an image", labels, "has the labels 3, .*; only 0, 1 and 2", lambda: as_image(gland() * 50 + 3)),
         ("mask with a NaN", values, "has 1 values that are not finite", lambda: with_value(gland(), NAN)),
         ("mask in 2-D", values, "is 2-D with size", lambda: sitk.GetImageFromArray(gland()[4])),
@@ -61,6 +61,7 @@ def good_masks() -> Iterator[GoodCase]:
         "mask along a side": lambda: voxels((slice(None), slice(18, None), slice(0, 3)), one(4, 17, 1)),
         "mask that is all gland": lambda: voxels(everything, (slice(None), slice(0, 10), slice(None))),
         "mask of floats": lambda: as_image(gland(dtype="float32")),
+        "mask with a label 1e-6": lambda: with_value(gland(), gland()[3, 10, 12] + 1e-6),
         "mask of 64 bits": lambda: as_image(gland(dtype="int64")),
         "peripheral zone alone": lambda: as_image((gland() == 1).astype(np.uint8)),
     }.items():
@@ -91,6 +92,15 @@ def a_folder(archive: Archive, case_id: str) -> None:
 def a_dead_link(archive: Archive, case_id: str) -> None:
     archive.image_path(2, case_id).unlink()
     archive.image_path(2, case_id).symlink_to("nothing here")
+
+
+def of_macos(archive: Archive, case_id: str) -> None:
+    """What macOS adds to every file on a disk of another kind, and to archives."""
+    for path in (archive.image_path(0, case_id), archive.image_path(1, case_id), archive.mask_path(case_id)):
+        (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100))
+        (path.parent / "__MACOSX").mkdir(exist_ok=True)
+        shutil.copy(path.parent / f"._{path.name}", path.parent / "__MACOSX")
+        shutil.copy(path, path.parent / "__MACOSX")
 
 
 def as_it_is(archive: Archive, case_id: str) -> None:
@@ -131,3 +141,4 @@ def good_ids() -> Iterator[GoodCase]:
     ]
     for case_id in [*odd, "e\N{COMBINING ACUTE ACCENT}", "x" * 100, "records", ".partial", "CON", "nul.json"]:
         yield GoodCase(case_id, ARCHIVE, fault, as_it_is)
+    yield GoodCase("copied by macOS", ARCHIVE, "files that macOS adds", of_macos)

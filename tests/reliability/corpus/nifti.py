@@ -84,9 +84,9 @@ def nifti_2(*sizes: int) -> bytes:
 NO_SFORM, NO_QFORM = (254, "h", 0), (252, "h", 0)
 HEADERS: dict[str, list[tuple[str, str, list[Field]]]] = {
     "NIfTI, dimensions that cannot be": [
-        ("dim0 0", "tells of 0 dimensions", [(40, "h", 0)]),
-        ("dim0 8", "tells of 8 dimensions", [(40, "h", 8)]),
-        ("dim0 negative", "tells of -3 dimensions", [(40, "h", -3)]),
+        ("dim0 0", "has 0 dimensions", [(40, "h", 0)]),
+        ("dim0 8", "has 8 dimensions", [(40, "h", 8)]),
+        ("dim0 negative", "has -3 dimensions", [(40, "h", -3)]),
         ("dim0 1", r"is 1-D with size \(24,\)", [(40, "h", 1)]),
         ("dim0 2", r"is 2-D with size \(24, 20\)", [(40, "h", 2)]),
         ("dim1 negative", r"asks for \(-24, 20, 8\) voxels", [(42, "h", -24)]),

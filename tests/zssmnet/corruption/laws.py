@@ -1,4 +1,4 @@
-"""What several of these tests need: bounds of chance."""
+"""What several of these tests need: bounds of what random draws may give."""
 
 import math
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zssmnet.config import CorruptionConfig, ShufflingConfig
-from zssmnet.corruption import corrupt, sample_keys
+from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
 from zssmnet.corruption.shuffling import apply_shuffling, sample_shuffling, window_bounds
 
 SHAPE = (4, 64, 64, 16)
@@ -19,14 +19,14 @@ KEYS = sample_keys(6, torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("recipe", ["reference", "per-channel"])
 def test_corruption_looks_at_no_value_of_the_device(recipe) -> None:
     cubes = torch.empty(6, *SHAPE, dtype=torch.float16, device="meta")
-    corrupted = corrupt(cubes, KEYS, CorruptionConfig(recipe=recipe))
-    assert corrupted.input_NCXYZ.shape == (6, 6, *SHAPE[1:])
-    assert corrupted.input_NCXYZ.device.type == corrupted.target_NCXYZ.device.type == "meta"
+    seen, target = corrupt(swap_x_and_z(cubes), KEYS, CorruptionConfig(recipe=recipe))
+    assert seen.shape == (6, 6, *SHAPE[:0:-1])
+    assert seen.device.type == target.device.type == "meta"
 
 
 def test_keys_on_the_device_would_have_to_be_waited_for() -> None:
     with pytest.raises((NotImplementedError, RuntimeError)):
-        corrupt(torch.empty(6, *SHAPE, device="meta"), KEYS.to("meta"), CorruptionConfig())
+        corrupt(swap_x_and_z(torch.empty(6, *SHAPE, device="meta")), KEYS.to("meta"), CorruptionConfig())
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from torch import Tensor
 from tests.zssmnet.corruption.laws import assert_even, assert_rate, assert_uncorrelated
 from zssmnet.corruption.random import (
     Stream,
-    chance,
     derive_keys,
+    happens,
     integers,
     random_bits,
     sample_keys,
     uniform,
-    until_first_miss,
+    until_first_failure,
 )
 
 NEIGHBOURS_N = torch.arange(2000)  # the least random keys there are
@@ -147,11 +147,11 @@ def test_integers_take_bounds_for_each_draw() -> None:
 
 
 def test_chance() -> None:
-    assert not chance(NEIGHBOURS_N, Stream.FLIP, (50,), 0.0).any()
-    assert chance(NEIGHBOURS_N, Stream.FLIP, (50,), 1.0).all()
-    assert_rate(chance(NEIGHBOURS_N, Stream.FLIP, (50,), 0.3), 0.3)
+    assert not happens(NEIGHBOURS_N, Stream.FLIP, (50,), 0.0).any()
+    assert happens(NEIGHBOURS_N, Stream.FLIP, (50,), 1.0).all()
+    assert_rate(happens(NEIGHBOURS_N, Stream.FLIP, (50,), 0.3), 0.3)
 
 
 def test_a_row_ends_at_the_first_miss() -> None:
     hits = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], dtype=torch.bool)
-    assert until_first_miss(hits).sum(1).tolist() == [3, 2, 1, 0]
+    assert until_first_failure(hits).sum(1).tolist() == [3, 2, 1, 0]

@@ -164,6 +164,78 @@ class TestNoArchive:
         with pytest.raises(ArchiveError, match=r"masks: no zonal mask <case>\.nii\.gz"):
             folders.inventory()
 
+    @pytest.mark.parametrize(
+        ("names", "seen"),
+        [
+            (["scan1.dcm", "scan2.dcm", "x/scan.IMA"], r"3 files \(2 \*\.dcm, 1 \*\.IMA\), such as .*DICOM"),
+            (["a_0000.nii", "b_0000.nii"], r"2 files \(2 \*\.nii\), such as a_0000\.nii, b_0000\.nii; compress"),
+            (["1/1_1_t2.mha", "LICENSE"], r"2 files \(1 \*\.mha, 1 \*\), such as 1/1_1_t2\.mha, LICENSE"),
+            (["._a_0000.nii.gz", "__MACOSX/b_0000.nii.gz"], r"2 files \(2 \*\.nii\.gz\).*all of them are hidden"),
+            (["records/a.json", "subset0/a_0000.nii.gz"], r"files that an earlier run prepared are passed over"),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("form", [None, "nnunet"])
+    def test_says_what_is_there_instead(
+        self, folders: Folders, names: list[str], seen: str, form: ArchiveFormat | None
+    ):
+        folders.add(*(folders.images / name for name in names))
+        with pytest.raises(ArchiveError, match=seen) as caught:
+            folders.inventory(form)
+        assert str(caught.value).isprintable()
+        assert form or "such as imagesTr/11373_1001396_0000.nii.gz" in str(caught.value)
+
+    def test_says_what_is_there_instead_of_masks(self, folders: Folders):
+        folders.add_nnunet("a")
+        folders.mask("a").rename(folders.masks / "a.nii")
+        with pytest.raises(ArchiveError, match=r"no zonal mask .* there are 1 files \(1 \*\.nii\), such as a\.nii"):
+            folders.inventory()
+
+
+class TestPassedOver:
+    """What is no file of a case, though it is named like one."""
+
+    def plain(self, folders: Folders, form: str) -> Inventory:
+        add = folders.add_nnunet if form == "nnunet" else folders.add_picai
+        add("10_1")
+        add("11_1")
+        return folders.inventory()
+
+    def files(self, folders: Folders) -> list[Path]:
+        return [path for folder in (folders.images, folders.masks) for path in folder.rglob("*") if path.is_file()]
+
+    @pytest.mark.parametrize("form", ["nnunet", "picai"])
+    @pytest.mark.parametrize("where", ["._{}", "__MACOSX/{}", "__MACOSX/a/._{}", ".{}~", ".trash/{}", ".a/b/{}"])
+    def test_files_of_macos_and_hidden_ones(self, folders: Folders, form: str, where: str):
+        plain = self.plain(folders, form)
+        for path in self.files(folders):
+            folders.add(path.parent / where.format(path.name))
+        assert folders.inventory() == plain
+
+    @pytest.mark.parametrize("form", ["nnunet", "picai"])
+    def test_a_hidden_file_is_no_broken_case(self, folders: Folders, form: str):
+        plain = self.plain(folders, form)
+        for path in self.files(folders):
+            if path.parent != folders.masks:
+                folders.add(path.with_name(f".{path.name}"))
+        assert folders.inventory() == plain
+
+    @pytest.mark.parametrize("form", ["nnunet", "picai"])
+    @pytest.mark.parametrize("below", ["", "work", "SSL/data", "imagesTr/a/b", "10"])
+    @pytest.mark.parametrize("at", ["images", "masks"])
+    def test_prepared_cases_of_an_earlier_run(self, folders: Folders, form: str, below: str, at: str):
+        plain = self.plain(folders, form)
+        root = folders.images if at == "images" else folders.masks
+        for number, case_id in enumerate(("10_1", "11_1", "12_1")):
+            folders.add(root / below / f"records/{case_id}.json", root / below / f"subset{number}/{case_id}.nii.gz")
+            folders.add(*(root / below / f"subset{number}/{case_id}{suffix}" for suffix in NNUNET))
+        assert folders.inventory() == plain
+
+    def test_a_folder_called_subset_is_nothing_special(self, folders: Folders):
+        folders.add_nnunet("a", folder="subset0")
+        folders.add_nnunet("b", folder="centre/subset1")
+        assert [case.id for case in folders.inventory().cases] == ["a", "b"]
+
 
 class TestFaults:
     @pytest.mark.parametrize(("channel", "name"), list(enumerate(["T2W", "ADC", "DWI"])))

@@ -1,4 +1,5 @@
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,7 +143,10 @@ class TestBadMask:
         write(as_image(np.zeros(SIZE[::-1], np.uint8)), archive.mask_path())
         assert fault(archive, MASK) == "the mask has no foreground: no voxel is labelled 1 or 2"
 
-    @pytest.mark.parametrize(("value", "shown"), [(3, "3"), (1.5, "1.5"), (-1, "-1"), (1e-6, "1e-06")])
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [(3, "3"), (1.5, "1.5"), (-1, "-1"), (0.01, "0.01"), (1.0015, "1.0015"), (2.4999999, "2.5"), (1e30, "1e+30")],
+    )
     def test_other_labels(self, archive: Archive, value: float, shown: str):
         write(as_image(with_value(gland(), value)), archive.mask_path())
         assert fault(archive, MASK) == f"has the labels {shown}; only 0, 1 and 2 are zones"
@@ -151,6 +155,15 @@ class TestBadMask:
     def test_not_finite(self, archive: Archive, value: float):
         write(as_image(with_value(gland(), value)), archive.mask_path())
         assert fault(archive, MASK) == "has 1 values that are not finite (NaN or infinite)"
+
+    @pytest.mark.parametrize("dtype", ["f4", "f8"])
+    @pytest.mark.parametrize("error", [1e-7, -1e-6, 0.00099, -0.0009])
+    def test_labels_whole_to_a_thousandth_are_whole(self, archive: Archive, dtype: str, error: float):
+        """As scaling by a slope, or interpolation, leaves them."""
+        write(as_image(gland().astype(dtype) + np.array(error, dtype)), archive.mask_path())
+        mask = as_array(examine(archive).mask)
+        assert mask.dtype == dtype
+        assert np.array_equal(mask, gland())
 
     def test_many_other_labels_are_shortened(self, archive: Archive):
         write(as_image(noise() + 3), archive.mask_path())
@@ -171,14 +184,15 @@ class TestGrids:
     @pytest.mark.parametrize(
         "space",
         [
-            {"origin": np.add(ORIGIN, (0.0009, 0, 0))},
-            {"origin": np.add(ORIGIN, (0, 0, -0.0009))},
-            {"spacing": np.add(SPACING, (0.00003, 0, 0))},
-            {"direction": oblique(20.001)},
+            {"origin": np.add(ORIGIN, (0.1 * SPACING[0], 0, 0))},
+            {"origin": np.round(ORIGIN, 2), "direction": np.round(DIRECTION, 4)},
+            {"origin": np.add(ORIGIN, (0, *(0.1 * SPACING[2] * np.array([-np.sin(0.349), np.cos(0.349)]))))},
+            {"spacing": np.add(SPACING, (0.1 * SPACING[0] / SIZE[0], 0, 0))},
+            {"direction": oblique(20.1)},
         ],
         ids=str,
     )
-    def test_within_a_micrometre_they_agree(self, archive: Archive, which: int, space: dict[str, object]):
+    def test_within_a_tenth_of_a_voxel_they_agree(self, archive: Archive, which: int, space: dict[str, object]):
         moved(archive, which, **space)
         found = examine(archive)
         for volume in (found.adc, found.dwi, found.mask):
@@ -189,18 +203,22 @@ class TestGrids:
     @pytest.mark.parametrize(
         "space",
         [
-            {"origin": np.add(ORIGIN, (0.0011, 0, 0))},
-            {"origin": np.add(ORIGIN, (0, -0.0008, 0.0008))},
-            {"spacing": np.add(SPACING, (0.0001, 0, 0))},
-            {"spacing": np.add(SPACING, (0, 0, 0.0002))},
-            {"direction": oblique(20.01)},
+            {"origin": np.add(ORIGIN, (0.5 * SPACING[0], 0, 0))},
+            {"origin": np.add(ORIGIN, (0, 0, 0.5 * SPACING[2]))},
+            {"spacing": np.add(SPACING, (0.5 * SPACING[0] / (SIZE[0] - 1), 0, 0))},
+            {"spacing": np.add(SPACING, (0, 0, 0.5 * SPACING[2] / (SIZE[2] - 1)))},
+            {"direction": oblique(22)},
             {"direction": DIRECTION[:6] + tuple(-value for value in DIRECTION[6:])},
         ],
         ids=str,
     )
-    def test_further_away_they_do_not(self, archive: Archive, which: int, space: dict[str, object]):
+    def test_half_a_voxel_away_they_do_not(self, archive: Archive, which: int, space: dict[str, object]):
         moved(archive, which, **space)
-        assert "mm away from T2W's grid" in fault(archive, which)
+        assert re.search(r"lies up to [\d.]+ mm away from T2W's grid, [\d.]+ voxels", fault(archive, which))
+
+    def test_the_distance_is_given_in_mm_and_voxels(self, archive: Archive, which: int):
+        moved(archive, which, origin=np.add(ORIGIN, (-0.3, 0, 0)))
+        assert "lies up to 0.3 mm away from T2W's grid, 0.5 voxels" in fault(archive, which)
 
     def test_size(self, archive: Archive, which: int):
         write(as_image(noise(size=(24, 20, 7)) % 3), path_of(archive, which))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from zssmnet.data.archive import patient_of
+from zssmnet.data.archive import PICAI_PATIENT, patient_of
 from zssmnet.data.splits import SUBSETS, assign_subsets, read_folds, reference_subsets, stable_subset
-from zssmnet.errors import InputError, SplitsError
+from zssmnet.errors import ConfigError, InputError, SplitsError
 
 IDS = [f"{10000 + patient}_{1000000 + patient * 3 + study}" for patient in range(6000) for study in range(2)]
 
@@ -81,6 +81,24 @@ class TestStable:
         assert len({by_scan[case_id] for case_id in ids if case_id.startswith("p7-")}) > 1
         for patient in range(40):
             assert len({by_patient[f"p{patient}-scan{scan}"] for scan in range(5)}) == 1
+
+    def test_a_pattern_that_matches_nothing_is_an_error(self):
+        ids = [f"p{n:03}_{study}" for n in range(40) for study in "ab"]
+        with pytest.raises(
+            ConfigError, match=r"finds a patient in none of 80 case ids .*p000_a, p000_b, p001_a and 77"
+        ):
+            assign_subsets(ids, "stable", patient_pattern=r"^(?P<patient>P\d+)_")
+
+    @pytest.mark.parametrize("pattern", [PICAI_PATIENT, r"(?P<patient>\d*)_"])
+    def test_a_pattern_that_matches_some_is_a_counted_warning(self, pattern: str, caplog: pytest.LogCaptureFixture):
+        assign_subsets(["1_1", "1_2", "p_1", "2_1"], "stable", patient_pattern=pattern)
+        assert "1 of 4 case ids have no patient" in caplog.text
+        assert "patients of their own: p_1" in caplog.text
+
+    def test_ids_of_another_form_need_no_pattern(self, caplog: pytest.LogCaptureFixture):
+        assert len(assign_subsets(["a", "b_1"], "stable")) == 2
+        assert assign_subsets([], "stable", patient_pattern=r"(?P<patient>x)") == {}
+        assert caplog.text == ""
 
     def test_a_bad_pattern_is_said(self):
         with pytest.raises(InputError, match="no group"):

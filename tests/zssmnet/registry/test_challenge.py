@@ -78,7 +78,7 @@ def after(judged: Path, tmp_path: Path) -> LocalStorage:
 
 
 def told(folder: Path) -> dict[str, Any]:
-    """All files but the logs, which tell the time; records without the times of what went in."""
+    """All files but the logs, which tell the time; records without the times of inputs."""
     found: dict[str, Any] = {}
     for key, content in contents(folder).items():
         if "/tensorboard/" in key:
@@ -106,6 +106,20 @@ class TestJudgement:
         assert after.read(version_key(champion.run_id)) == (made / "weights" / MODEL).read_bytes()
         assert judgement.inputs == take_stock(cubes).inputs
         assert (judgement.parameters, judgement.history) == (BETTER, challenger.history)
+
+    def test_a_challenger_must_win_by_the_margin(
+        self, cubes: LocalStorage, after: LocalStorage, weights: LocalStorage
+    ) -> None:
+        won = read_record(after, JUDGEMENT, Judgement)
+        gain = 100 * (1 - won.challenger_loss / won.champion_loss)
+        assert 0 < gain < 99
+        judgement, is_new = challenge(cubes, weights, BETTER, margin_percent=gain + 0.5)
+        assert is_new
+        assert not judgement.published
+        assert judgement.challenger_loss == won.challenger_loss
+        judgement, is_new = challenge(cubes, weights, BETTER, margin_percent=gain - 0.5)  # judged anew, not trained
+        assert is_new
+        assert judgement.published
 
     def test_what_went_into_the_challenger(self, cubes: LocalStorage, after: LocalStorage) -> None:
         champion, challenger = list_versions(after)
@@ -340,7 +354,7 @@ class TestErrors:
     def test_a_champion_without_a_record_is_left_alone(self, cubes: LocalStorage, made: Path, tmp_path: Path) -> None:
         weights = LocalStorage(tmp_path / "foreign")
         weights.publish_bytes(MODEL, (made / "weights" / MODEL).read_bytes())
-        with pytest.raises(CheckpointError, match="no record tells how it was made; move it elsewhere"):
+        with pytest.raises(CheckpointError, match="no record of how it was made; move it elsewhere"):
             challenge(cubes, weights, FIRST, stop, stop)
         assert list(contents(weights.folder)) == [MODEL]
 

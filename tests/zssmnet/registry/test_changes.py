@@ -12,7 +12,7 @@ from zssmnet.data.archive import take_inventory
 from zssmnet.preparation.cubes import generate_cubes
 from zssmnet.preparation.prepare import PreparedCase, prepare_case
 from zssmnet.registry.challenge import JUDGEMENT, Judgement
-from zssmnet.registry.changes import News, look
+from zssmnet.registry.changes import Changes, find_changes
 from zssmnet.registry.lineage import CaseData, data_of_case
 from zssmnet.registry.runs import take_stock
 from zssmnet.registry.versions import MODEL, publish, roll_back
@@ -51,10 +51,10 @@ class Clinic(Archive):
         """A challenger that saw what is there now, and was not better."""
         publish_record(self.weights, JUDGEMENT, judgement(self.seen()))
 
-    def look(self, config: PreparationConfig = CONFIG, *, trained: bool = True) -> News:
+    def look(self, config: PreparationConfig = CONFIG, *, trained: bool = True) -> Changes:
         cases = take_inventory(self.images, self.masks).cases
         weights = self.weights if trained else None
-        return look(cases, self.subset_of, self.images, self.masks, self.data, weights, config)
+        return find_changes(cases, self.subset_of, self.images, self.masks, self.data, weights, config)
 
     def facts(self, config: PreparationConfig = CONFIG, *, trained: bool = True) -> dict[str, list[str]]:
         """Ids by kind of news, without the kinds that there are none of."""
@@ -103,8 +103,8 @@ def clinic(made: Path, tmp_path: Path) -> Clinic:
 
 
 def test_nothing_new(clinic: Clinic) -> None:
-    news = clinic.look()
-    assert news == News((), tuple(read_record(clinic.data, one, PreparedCase) for one in "abc"), (), (), ())
+    changes = clinic.look()
+    assert changes == Changes((), tuple(read_record(clinic.data, one, PreparedCase) for one in "abc"), (), (), ())
 
 
 def test_a_model_whose_judgement_is_still_to_come_has_seen_nothing_new(clinic: Clinic) -> None:
@@ -183,7 +183,7 @@ class TestToPrepare:
         clinic.look()  # refreshes the records: copying the example wrote its files anew
         clinic.mask_path("b").unlink()
         before = contents(clinic.root)
-        news = look(cases, SUBSETS, clinic.images, clinic.masks, clinic.data, clinic.weights, CONFIG)
+        news = find_changes(cases, SUBSETS, clinic.images, clinic.masks, clinic.data, clinic.weights, CONFIG)
         assert [case.id for case in news.to_prepare] == ["b"]
         assert contents(clinic.root) == before
 

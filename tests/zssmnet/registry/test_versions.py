@@ -117,7 +117,7 @@ class TestPublication:
             add(weights, "aaaa")
         assert versions(weights) == [("aaaa", 1, None)]
         (line,) = caplog.messages
-        assert line.startswith(f"{weights.where(MODEL)}: no record tells how it was made; move it elsewhere")
+        assert line.startswith(f"{weights.where(MODEL)}: no record of how it was made; move it elsewhere")
 
 
 class TestStableModel:
@@ -195,7 +195,9 @@ class TestRollBack:
     def test_without_any(self, weights: LocalStorage) -> None:
         with pytest.raises(CheckpointError, match="no version aaaa; there are none"):
             roll_back(weights, "aaaa")
-        with pytest.raises(CheckpointError, match="no record tells what it replaced; name a version: there are none"):
+        with pytest.raises(
+            CheckpointError, match="there is no record of what it replaced; name a version: there are none"
+        ):
             roll_back(weights)
 
     def test_a_damaged_version_is_not_promoted(self, three: LocalStorage) -> None:
@@ -206,7 +208,7 @@ class TestRollBack:
             roll_back(three)
         assert (
             str(caught.value)
-            == f"{path}: damaged: it is not what its record tells; remove it, or roll back to another version"
+            == f"{path}: damaged: its content differs from its record; remove it, or roll back to another version"
         )
         assert traces(three.folder) == before
         with pytest.raises(CheckpointError):

@@ -95,6 +95,34 @@ class StorageContract:
             storage.remove(key)
         assert keys(storage) == ["folder/file"]
 
+    def test_exchange_creates_replaces_and_removes_the_expected_version_alone(self, storage: Storage):
+        first = storage.exchange("folder/file", b"one", None)
+        assert first
+        assert storage.exchange("folder/file", b"other", None) is None
+        assert storage.read("folder/file") == b"one"
+        assert storage.stat("folder/file").version == first
+        second = storage.exchange("folder/file", b"two", first)
+        assert second not in (None, first)
+        assert storage.exchange("folder/file", b"other", first) is None
+        assert storage.exchange("folder/file", None, first) is None
+        assert storage.read("folder/file") == b"two"
+        assert storage.exchange("folder/file", None, second) == ""
+        assert storage.exchange("folder/file", None, second) is None
+        assert storage.exchange("folder/file", b"other", second) is None
+        assert storage.list() == []
+
+    def test_of_many_exchanges_of_one_version_one_succeeds(self, storage: Storage):
+        versions = [storage.exchange("file", b"0", None)]
+        with ThreadPoolExecutor(8) as pool:
+            for count in range(1, 6):
+                contents = [bytes([count, number]) for number in range(8)]
+                done = list(pool.map(lambda content: storage.exchange("file", content, versions[-1]), contents))
+                (content,) = [content for content, version in zip(contents, done, strict=True) if version]
+                assert storage.read("file") == content
+                versions.append(storage.stat("file").version)
+        assert len(set(versions)) == 6
+        assert keys(storage) == ["file"]
+
     def test_nothing_is_visible_before_the_end(self, storage: Storage):
         with storage.publishing("folder/file") as path:
             path.write_bytes(b"half")
@@ -210,7 +238,8 @@ class StorageContract:
     @pytest.mark.parametrize("key", REFUSED_KEYS)
     def test_names_that_lead_elsewhere_are_refused(self, storage: Storage, key: str):
         actions = [storage.stat, storage.local, storage.read, storage.remove, storage.child]
-        actions += [lambda key: storage.publish_bytes(key, b""), lambda key: storage.list(key or "/")]
+        actions += [lambda key: storage.exchange(key, b"", None), lambda key: storage.publish_bytes(key, b"")]
+        actions += [lambda key: storage.list(key or "/")]
         for action in actions:
             with pytest.raises(InputError) as caught:
                 action(key)

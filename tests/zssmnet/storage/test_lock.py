@@ -1,4 +1,4 @@
-"""One at a time in a folder, on a disk and in a bucket."""
+"""A lock on a folder: one at a time, on a disk and in a bucket."""
 
 import threading
 import time
@@ -10,37 +10,35 @@ from pathlib import Path
 
 import pytest
 
-from zssmnet.errors import HeldError
+from zssmnet.errors import LockedError
 from zssmnet.storage import LocalStorage, Storage
-from zssmnet.storage.lock import HELD, Claim, Manners, Pace, held, with_manners
+from zssmnet.storage.lock import LOCK_FILE, LockOptions, LockOwner, LockTiming, is_locked, lock_options, locked
 from zssmnet.storage.process_id import Owner, this_process
 from zssmnet.storage.s3 import S3Storage
 
-QUICK = Pace(beat_s=0.05, expires_s=1.5, look_s=0.05, again_s=0.05)
-"""A sign of life thirty times in the time after which there should have been one."""
+QUICK = LockTiming(heartbeat_s=0.05, expires_s=1.5, poll_s=0.05)
+"""Thirty heartbeats in the time after which a lock expires."""
 NOBODY = replace(this_process(), process=999_999_999)
 ELSEWHERE = replace(this_process(), host="elsewhere")
 
 
-def claim(storage: Storage, owner: Owner, beat: int = 0) -> str:
-    """The file of another that holds the folder."""
-    key = f"{HELD}/{owner}-0.json"
-    told = Claim(name="run 'other'", since="yesterday", holds=True, beat=beat)
-    storage.publish_bytes(key, told.model_dump_json().encode())
-    return key
+def lock_of(process: Owner, heartbeat: int = 0, **names: str) -> bytes:
+    """Content of a lock of another process."""
+    names = {"name": "run 'other'", "since": "yesterday"} | names
+    return LockOwner(process=str(process), id="0", heartbeat=heartbeat, **names).model_dump_json().encode()
 
 
 @contextmanager
-def another_thread_holding(storage: Storage) -> Iterator[threading.Event]:
-    """Another thread holds the folder until the event is set, at the latest until the block ends."""
+def another_thread_with_the_lock(storage: Storage) -> Iterator[threading.Event]:
+    """Another thread has the lock until the event is set, at the latest until the block ends."""
     taken, enough = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        with with_manners(Manners("run 'first'")), held(storage, pace=QUICK):
+    def work() -> None:
+        with lock_options(LockOptions("run 'first'")), locked(storage, timing=QUICK):
             taken.set()
             enough.wait(30)
 
-    thread = threading.Thread(target=hold)
+    thread = threading.Thread(target=work)
     thread.start()
     assert taken.wait(30)
     try:
@@ -50,54 +48,55 @@ def another_thread_holding(storage: Storage) -> Iterator[threading.Event]:
         thread.join()
 
 
-class LeaseContract:
+class LockContract:
     @pytest.fixture
     def storage(self) -> Storage:
         raise NotImplementedError
 
     def test_nothing_is_left_of_it(self, storage: Storage) -> None:
-        with held(storage, pace=QUICK):
-            (entry,) = storage.list()
-            assert entry.key.startswith(f"{HELD}/{this_process()}-")
+        with locked(storage, timing=QUICK):
+            assert is_locked(storage)
+            assert [entry.key for entry in storage.list()] == [LOCK_FILE]
+        assert not is_locked(storage)
         assert storage.list() == []
 
-    def test_the_second_is_told_who_holds_it(self, storage: Storage) -> None:
-        with another_thread_holding(storage), pytest.raises(HeldError) as caught, held(storage, pace=QUICK):
-            pytest.fail("it was held")
+    def test_the_second_is_told_who_has_the_lock(self, storage: Storage) -> None:
+        with another_thread_with_the_lock(storage), pytest.raises(LockedError) as caught, locked(storage, timing=QUICK):
+            pytest.fail("it was locked")
         here = this_process()
-        told = f"{storage.uri}: is held by run 'first' (process {here.process} on {here.host}) since "
+        told = f"{storage.uri}: is locked by run 'first' (process {here.process} on {here.host}) since "
         assert str(caught.value).startswith(told)
         assert str(caught.value).endswith("; wait until that has ended, or choose another working root")
         assert storage.list() == []
-        with held(storage, pace=QUICK):
+        with locked(storage, timing=QUICK):
             pass
 
-    def test_the_patient_second_comes_after_the_first(self, storage: Storage) -> None:
+    def test_the_second_with_a_timeout_comes_after_the_first(self, storage: Storage) -> None:
         came: list[str] = []
 
-        def hold() -> None:
-            with with_manners(Manners(patience_s=30)), held(storage, pace=QUICK):
+        def work() -> None:
+            with lock_options(LockOptions(timeout_s=30)), locked(storage, timing=QUICK):
                 came.append("second")
 
-        with another_thread_holding(storage) as enough:
-            second = threading.Thread(target=hold)
+        with another_thread_with_the_lock(storage) as enough:
+            second = threading.Thread(target=work)
             second.start()
-            time.sleep(10 * QUICK.look_s)
+            time.sleep(10 * QUICK.poll_s)
             came.append("first")
             enough.set()
             second.join()
         assert came == ["first", "second"]
 
-    def test_who_holds_it_may_enter_again(self, storage: Storage) -> None:
-        with held(storage, pace=QUICK) as lease, held(storage, pace=QUICK) as again:
-            assert again is lease
+    def test_the_owner_may_enter_again(self, storage: Storage) -> None:
+        with locked(storage, timing=QUICK) as lock, locked(storage, timing=QUICK) as again:
+            assert again is lock
             assert len(storage.list()) == 1
-        with pytest.raises(ZeroDivisionError), held(storage, pace=QUICK), held(storage, pace=QUICK):
+        with pytest.raises(ZeroDivisionError), locked(storage, timing=QUICK), locked(storage, timing=QUICK):
             raise ZeroDivisionError
         assert storage.list() == []
 
-    def test_folders_are_held_one_by_one(self, storage: Storage) -> None:
-        with another_thread_holding(storage.child("data")), held(storage.child("cubes"), pace=QUICK):
+    def test_each_folder_has_a_lock_of_its_own(self, storage: Storage) -> None:
+        with another_thread_with_the_lock(storage.child("data")), locked(storage.child("cubes"), timing=QUICK):
             pass
 
     def test_never_two_at_a_time(self, storage: Storage) -> None:
@@ -106,7 +105,7 @@ class LeaseContract:
 
         def work(number: int) -> None:
             for _ in range(2):
-                with held(storage, patience_s=60, pace=QUICK):
+                with locked(storage, timeout_s=60, timing=QUICK):
                     inside.append(number)
                     time.sleep(0.01)
                     most_inside.append(len(inside))
@@ -118,69 +117,98 @@ class LeaseContract:
         assert storage.list() == []
 
     def test_what_an_ended_process_left_is_taken_over_at_once(self, storage: Storage) -> None:
-        claim(storage, NOBODY)
-        with held(storage, pace=replace(QUICK, expires_s=1e6)):
+        storage.publish_bytes(LOCK_FILE, lock_of(NOBODY))
+        with locked(storage, timing=replace(QUICK, expires_s=1e6)):
             assert len(storage.list()) == 1
 
-    def test_one_elsewhere_that_gives_no_sign_of_life_is_taken_over(self, storage: Storage) -> None:
-        claim(storage, ELSEWHERE)
-        with held(storage, pace=QUICK):
+    def test_one_elsewhere_that_sends_no_heartbeat_is_taken_over(self, storage: Storage) -> None:
+        storage.publish_bytes(LOCK_FILE, lock_of(ELSEWHERE))
+        with locked(storage, timing=QUICK):
             assert len(storage.list()) == 1
 
-    def test_one_elsewhere_that_gives_signs_of_life_is_not(self, storage: Storage) -> None:
+    def test_one_elsewhere_that_sends_heartbeats_is_not(self, storage: Storage) -> None:
         enough = threading.Event()
 
         def live() -> None:
             beat = 0
-            while not enough.wait(QUICK.beat_s):
-                claim(storage, ELSEWHERE, beat := beat + 1)
+            while not enough.wait(QUICK.heartbeat_s):
+                storage.publish_bytes(LOCK_FILE, lock_of(ELSEWHERE, beat := beat + 1))
 
-        claim(storage, ELSEWHERE)
+        storage.publish_bytes(LOCK_FILE, lock_of(ELSEWHERE))
         thread = threading.Thread(target=live)
         thread.start()
-        told = "is held by run 'other' since yesterday"
+        told = "is locked by run 'other' since yesterday"
         try:
-            with pytest.raises(HeldError, match=told), held(storage, pace=replace(QUICK, expires_s=1e6)):
-                pytest.fail("it was held")
+            with pytest.raises(LockedError, match=told), locked(storage, timing=replace(QUICK, expires_s=1e6)):
+                pytest.fail("it was locked")
         finally:
             enough.set()
             thread.join()
-        assert [entry.key for entry in storage.list()] == [f"{HELD}/{ELSEWHERE}-0.json"]
+        assert [entry.key for entry in storage.list()] == [LOCK_FILE]
 
-    def test_one_that_was_suspended_is_told_that_it_was_taken_over(self, storage: Storage) -> None:
-        with pytest.raises(HeldError, match="another run has taken it over"), held(storage, pace=QUICK) as lease:
-            lease.check()
+    def test_one_that_was_suspended_finds_out_that_it_was_taken_over(self, storage: Storage) -> None:
+        with pytest.raises(LockedError, match="another run has taken it over"), locked(storage, timing=QUICK) as lock:
+            lock.check()
             (entry,) = storage.list()
             storage.remove(entry.key)
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline:
-                lease.check()
-                time.sleep(QUICK.beat_s)
+                lock.check()
+                time.sleep(QUICK.heartbeat_s)
         assert storage.list() == []
 
-    @pytest.mark.parametrize("content", [b"", b'{"name": 1}'])
+    def test_of_several_that_find_an_expired_lock_one_takes_it_over(self, storage: Storage) -> None:
+        """They all replace the version that they have seen, so that one succeeds, whatever the others' timing."""
+        storage.publish_bytes(LOCK_FILE, lock_of(NOBODY))
+        entry = storage.stat(LOCK_FILE)
+        assert entry
+        everybody = threading.Barrier(8)
+
+        def take_over(number: int) -> str | None:
+            everybody.wait(30)
+            return storage.exchange(LOCK_FILE, bytes([number]), entry.version)
+
+        with ThreadPoolExecutor(8) as pool:
+            versions = list(pool.map(take_over, range(8)))
+        (winner,) = [number for number, version in enumerate(versions) if version]
+        assert storage.read(LOCK_FILE) == bytes([winner])
+        assert storage.stat(LOCK_FILE).version == versions[winner]
+        assert [one.key for one in storage.list()] == [LOCK_FILE]
+
+    def test_one_that_lost_the_lock_leaves_that_of_its_successor(self, storage: Storage) -> None:
+        slow = replace(QUICK, heartbeat_s=1e6, expires_s=0)  # as if suspended: no heartbeat but at a check
+        with pytest.raises(LockedError, match="another run has taken it over"), locked(storage, timing=slow) as lock:
+            lock.check()
+            storage.publish_bytes(LOCK_FILE, lock_of(ELSEWHERE))
+        assert storage.read(LOCK_FILE) == lock_of(ELSEWHERE)
+
+    def test_a_lock_of_an_earlier_version_is_ignored(self, storage: Storage) -> None:
+        storage.publish_bytes(f".held/{ELSEWHERE}-0.json", b"{}")
+        with locked(storage, timing=QUICK):
+            pass
+
+    @pytest.mark.parametrize("content", [b"", b'{"name": 1}', b"\xff"])
     def test_a_foreign_file_expires(self, storage: Storage, content: bytes) -> None:
-        storage.publish_bytes(f"{HELD}/what is this", content)
-        with held(storage, pace=QUICK):
+        storage.publish_bytes(LOCK_FILE, content)
+        with locked(storage, timing=QUICK):
             assert len(storage.list()) == 1
 
 
-class TestOnDisk(LeaseContract):
+class TestOnDisk(LockContract):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Storage:
         return LocalStorage(tmp_path / "root")
 
     def test_the_name_of_another_is_one_line(self, storage: Storage) -> None:
         """It comes out of a file that anybody may have written."""
-        key = f"{HELD}/{replace(this_process(), process=1)}-0.json"  # lives
-        told = Claim(name="a\nb\x1b[31m", since="\r", holds=True)
-        storage.publish_bytes(key, told.model_dump_json().encode())
-        with pytest.raises(HeldError) as caught, held(storage, pace=QUICK):
-            pytest.fail("it was held")
+        alive = replace(this_process(), process=1)
+        storage.publish_bytes(LOCK_FILE, lock_of(alive, name="a\nb\x1b[31m", since="\r"))
+        with pytest.raises(LockedError) as caught, locked(storage, timing=QUICK):
+            pytest.fail("it was locked")
         assert str(caught.value).isprintable()
 
 
-class TestOnS3(LeaseContract):
+class TestOnS3(LockContract):
     @pytest.fixture
     def storage(self, s3_root: str) -> Storage:
         return S3Storage(s3_root)

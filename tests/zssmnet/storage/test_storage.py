@@ -18,7 +18,7 @@ import pytest
 from tests.zssmnet.storage.storage_contract import StorageContract, keys
 from zssmnet.errors import InputError, StorageError, UnreadableFileError
 from zssmnet.storage import LocalStorage, Storage, open_storage, read_file, sha256_of
-from zssmnet.storage.local import ABANDONED_S, PARTIAL
+from zssmnet.storage.local import ABANDONED_S, GUARD_S, PARTIAL
 from zssmnet.storage.process_id import this_process
 
 WRITE_AND_WAIT = """
@@ -312,6 +312,41 @@ def test_another_thread_removes_the_folder_in_the_same_moment(root: Path, monkey
     LocalStorage(root).publish_bytes("file", b"x")
     assert not refusals
     assert LocalStorage(root).read("file") == b"x"
+
+
+@pytest.mark.parametrize(("age_s", "is_replaced"), [(0, False), (GUARD_S + 1, True)])
+def test_an_exchange_that_was_killed_between_its_steps_is_finished_by_another(
+    root: Path, age_s: float, is_replaced: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """What it left is not distinguished from a living one before some time has passed."""
+    storage = LocalStorage(root)
+    version = storage.exchange("file", b"old", None)
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", raise_keyboard_interrupt)
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            storage.exchange("file", b"killed", version)
+    (guard,) = root.glob(f"{PARTIAL}/exchange/*")
+    now = time.time()
+    os.utime(guard, (now - age_s, now - age_s))
+    assert bool(storage.exchange("file", b"new", version)) == is_replaced
+    assert storage.read("file") == (b"new" if is_replaced else b"old")
+    assert (root / PARTIAL).exists() != is_replaced
+
+
+def raise_keyboard_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_version_changes_though_size_time_and_inode_do_not(root: Path):
+    storage = LocalStorage(root)
+    storage.publish_bytes("file", b"one")
+    before, found = storage.stat("file"), (root / "file").stat()
+    (root / "file").write_bytes(b"two")
+    os.utime(root / "file", ns=(found.st_atime_ns, found.st_mtime_ns))
+    after = (root / "file").stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (found.st_size, found.st_mtime_ns, found.st_ino)
+    assert storage.stat("file").version != before.version
 
 
 def test_version_tells_files_apart_that_were_written_in_the_same_moment(root: Path):

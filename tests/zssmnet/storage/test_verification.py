@@ -51,7 +51,7 @@ def test_what_is_wrong_with_a_version(tmp_path: Path, weights: LocalStorage) -> 
 
 
 def test_hidden_folders_are_set_apart(tmp_path: Path, weights: LocalStorage) -> None:
-    for key in (".held/lease", "versions/aaaa/.held/lease", "versions/.held/lease", ".held/records/x.json"):
+    for key in (".held/lease", "versions/aaaa/.held/lease", "versions/.held/lease", ".lock/owner.json"):
         weights.publish_bytes(key, b"")
     assert findings(tmp_path, weights) == []
 

@@ -1,20 +1,21 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.zssmnet.training.examples import CPU, bits, cubes_of, small_config
+from tests.zssmnet.training.examples import CPU, StoppedError, bits, cubes_of, small_config, stopping_at
 from zssmnet.errors import InputError, OutOfMemoryError
 from zssmnet.mnet import MNet
 from zssmnet.registry.runs import decisive
 from zssmnet.storage import LocalStorage
 from zssmnet.training import fit
-from zssmnet.training.acceleration import accelerated, choose_device, precision
+from zssmnet.training.acceleration import accelerated, choose_device, choose_precision, cosine_factor, tf32_allowed
 from zssmnet.training.checkpoint import BEST, LAST
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.largest_batch import largest_batch
-from zssmnet.training.trainer import Learner, initial_state
+from zssmnet.training.trainer import Trainer, initial_state
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
 INPUT = torch.rand(2, 6, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -27,7 +28,7 @@ def network(**recipe):
 
 class TestPrecision:
     def test_auto_is_float32_on_a_cpu(self) -> None:
-        assert precision(small_config().training, CPU) == torch.float32
+        assert choose_precision(small_config().training, CPU) == "float32"
 
     def test_float32_is_the_plain_network(self) -> None:
         plain = initial_state(small_config(), CPU).model
@@ -41,12 +42,54 @@ class TestPrecision:
         assert {weight.dtype for weight in rounded.parameters()} == {torch.float32}
         assert not torch.equal(answer, network()(INPUT))
 
+    def test_float32_uses_no_tf32_and_leaves_pytorchs_choice_as_it_was(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = {}
+        for chosen in ("float32", "tf32"):
+            config = small_config(precision=chosen)
+            trained = Trainer(initial_state(config, CPU), TRAINING, VALIDATION, config)
+            forward, before = MNet.forward, tf32_flags()
+
+            def watched(model: MNet, x: torch.Tensor, chosen: str = chosen, forward: Any = forward) -> Any:
+                seen.setdefault(chosen, set()).add(tf32_flags())
+                return forward(model, x)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(MNet, "forward", watched)
+                trained.epoch()
+            assert tf32_flags() == before
+        assert seen == {"float32": {(False, False)}, "tf32": {(True, True)}}
+        with pytest.raises(KeyError), tf32_allowed(not before[0]):
+            raise KeyError
+        assert tf32_flags() == before
+
+    def test_float16_scales_the_loss_and_its_gradients_are_those_of_float32(self) -> None:
+        """To float16's rounding: without the scale, most of them would be 0."""
+        gradients = {}
+        for chosen in ("float32", "float16"):
+            config = small_config(precision=chosen)
+            state = initial_state(config, CPU)
+            trainer = Trainer(state, TRAINING, VALIDATION, config)
+            trainer.epoch()
+            buffers = [buffers["momentum_buffer"].flatten() for buffers in state.optimizer.state.values()]
+            gradients[chosen] = torch.cat(buffers)
+        cosine = torch.cosine_similarity(gradients["float32"], gradients["float16"], dim=0)
+        assert cosine > 0.95
+        assert gradients["float16"].norm() == pytest.approx(gradients["float32"].norm(), rel=0.2)
+
     def test_only_a_chosen_precision_is_part_of_a_runs_identity(self) -> None:
         """Runs of earlier programs, which knew no precision, are continued."""
         assert "precision" not in decisive(small_config())["training"]
         assert decisive(small_config(precision="bfloat16"))["training"]["precision"] == "bfloat16"
         same = [{"processes": 2}, {"compile": "default"}, {"cubes_in": "device"}, {"device": "cuda"}]
         assert all(decisive(small_config(**one)) == decisive(small_config()) for one in same)
+
+    def test_settings_that_are_new_decide_only_where_they_are_chosen(self) -> None:
+        new = {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warm_up_epochs": 2}
+        new |= {"calibrated_head": True}
+        assert not set(new) & set(decisive(small_config())["training"])
+        assert all(decisive(small_config(**{name: value}))["training"][name] == value for name, value in new.items())
+        cosines = [decisive(small_config(schedule="cosine", epochs=epochs)) for epochs in (2, 3)]
+        assert cosines[0] != cosines[1]  # the number of epochs shapes it
 
 
 class TestLossCurve:
@@ -60,8 +103,8 @@ class TestLossCurve:
         }.items():
             config = small_config(batch_size=4, learning_rate=0.3, halve_every=100, **recipe)
             training = CubeSet([cubes_of(24, seed=3)])
-            learner = Learner(initial_state(config, CPU), training, VALIDATION, config)
-            curves[name] = np.array([learner.epoch().train_loss for _ in range(12)])
+            trainer = Trainer(initial_state(config, CPU), training, VALIDATION, config)
+            curves[name] = np.array([trainer.epoch().train_loss for _ in range(12)])
         falls = {name: curve[:3].mean() - curve[-3:].mean() for name, curve in curves.items()}
         apart = np.abs(_smooth(curves["bfloat16"]) - _smooth(curves["float32"])).max()
         assert falls["float32"] > 0.01
@@ -107,6 +150,27 @@ class TestOptimizer:
         fit.resume(workplace, there)
         assert there.optimizer.param_groups[0]["fused"] is True
         assert bits(there.model.state_dict()) == bits(state.model.state_dict())
+
+
+class TestSchedule:
+    def test_cosine_rises_over_the_warm_up_and_falls_over_all_epochs(self) -> None:
+        recipe = small_config(schedule="cosine", epochs=12, warm_up_epochs=3).training
+        rates = [cosine_factor(epoch, recipe) for epoch in range(13)]
+        assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+        assert rates[3:] == sorted(rates[3:], reverse=True)
+        assert rates[8] == pytest.approx(0.5)  # half way from the fourth epoch to what would be the fourteenth
+        assert 0 < rates[12] < 0.03
+
+    def test_an_interrupted_run_with_adamw_and_cosine_ends_as_an_uninterrupted_one(self, tmp_path: Path) -> None:
+        config = small_config(optimizer="adamw", learning_rate=0.01, weight_decay=0.01, schedule="cosine", epochs=4)
+        whole = fit.fit(TRAINING, VALIDATION, config, LocalStorage(tmp_path / "a"))
+        with pytest.raises(StoppedError):
+            fit.fit(TRAINING, VALIDATION, config, LocalStorage(tmp_path / "b"), stopping_at(3))
+        resumed = fit.fit(TRAINING, VALIDATION, config, LocalStorage(tmp_path / "b"))
+        assert resumed.progress == whole.progress
+        assert (tmp_path / "a" / LAST).read_bytes() == (tmp_path / "b" / LAST).read_bytes()
+        rates = [result.learning_rate / 0.01 for result in whole.progress.history]
+        assert rates == pytest.approx([cosine_factor(epoch, config.training) for epoch in range(4)])
 
 
 class TestMemory:
@@ -157,6 +221,10 @@ class TestDevice:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(InputError, match="no CUDA device"):
             choose_device("cuda")
+
+
+def tf32_flags() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
 
 def _smooth(curve: np.ndarray) -> np.ndarray:

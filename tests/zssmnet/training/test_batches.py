@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.zssmnet.training.examples import CPU, WatchedCubes, cubes_of, write_cubes
+from zssmnet.corruption import swap_x_and_z
 from zssmnet.errors import CubesError
 from zssmnet.storage import LocalStorage
 from zssmnet.training import dataset
@@ -12,7 +13,7 @@ from zssmnet.training.batches import (
     BATCHES_AHEAD,
     ResidentCubes,
     StreamedCubes,
-    feed_of,
+    place_cubes,
     resident_bytes,
 )
 from zssmnet.training.dataset import CubeSet, open_training_data
@@ -26,7 +27,7 @@ class TestBatches:
     @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
     def test_are_the_cubes_with_these_numbers_to_the_last_bit_of_float32(self, kind, dtype: str) -> None:
         files = [cubes_of(count, seed=count, size=(5, 4, 3), dtype=dtype) for count in (2, 0, 1, 4)]
-        together = torch.from_numpy(np.concatenate(files)).float()
+        together = swap_x_and_z(torch.from_numpy(np.concatenate(files)).float())
         feed = kind(CubeSet(files), CPU)
         assert len(feed) == 7
         batches = list(feed.batches(NUMBERS))
@@ -38,7 +39,7 @@ class TestBatches:
     def test_more_cubes_than_are_brought_in_at_once(self, kind) -> None:
         cubes = cubes_of(150, size=(2, 2, 2))
         (batch,) = kind(CubeSet([cubes[:70], cubes[70:]]), CPU).batches([torch.arange(149, -1, -1)])
-        np.testing.assert_array_equal(batch, cubes[::-1])
+        np.testing.assert_array_equal(swap_x_and_z(batch), cubes[::-1])
 
     def test_are_read_ahead_but_not_far(self) -> None:
         cubes = WatchedCubes([cubes_of(20, size=(2, 2, 2))])
@@ -82,7 +83,7 @@ class TestResidence:
         ("where", "kind"), [("auto", StreamedCubes), ("host", StreamedCubes), ("device", ResidentCubes)]
     )
     def test_on_a_cpu_cubes_stay_on_disk_unless_told_otherwise(self, where, kind) -> None:
-        assert isinstance(feed_of(CubeSet([cubes_of(2)]), CPU, where), kind)
+        assert isinstance(place_cubes(CubeSet([cubes_of(2)]), CPU, where), kind)
 
 
 class TestPages:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.zssmnet.training.examples import COUNTS, SIZE, cubes_file, cubes_of, write_cubes
+from zssmnet.corruption import swap_x_and_z
 from zssmnet.errors import CubesError
 from zssmnet.mnet import MNet
 from zssmnet.training.dataset import CubeSet, open_training_data
@@ -27,9 +28,9 @@ class TestCubeSet:
         cubes, together = CubeSet(files), np.concatenate(files)
         assert len(cubes) == 7
         numbers = torch.tensor([6, 0, 2, 1, 3, 2])
-        batch = cubes.batch(numbers).numpy()
+        batch = cubes.batch(numbers).numpy()  # files are x, y, z; batches z, y, x
         assert batch.dtype == dtype
-        np.testing.assert_array_equal(batch, together[numbers])
+        np.testing.assert_array_equal(batch, together[numbers].transpose(0, 1, 4, 3, 2))
 
     def test_no_cubes_at_all(self) -> None:
         assert len(CubeSet([cubes_of(0)])) == 0
@@ -48,7 +49,7 @@ class TestOpening:
         opened = open_training_data(write_cubes(tmp_path, dtype=dtype), 5)
         expected = [cubes_of(count, subset, dtype=dtype) for subset, count in enumerate(COUNTS)]
         for cubes, files in zip(opened, (expected[:5], expected[5:]), strict=True):
-            np.testing.assert_array_equal(cubes.batch(torch.arange(len(cubes))), np.concatenate(files))
+            np.testing.assert_array_equal(swap_x_and_z(cubes.batch(torch.arange(len(cubes)))), np.concatenate(files))
 
     def test_files_of_further_subsets_are_none_of_the_six(self, tmp_path: Path) -> None:
         np.save(cubes_file(tmp_path, 10), cubes_of(4, size=(3, 3, 3)))

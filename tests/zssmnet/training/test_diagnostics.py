@@ -2,7 +2,13 @@ import pytest
 
 from zssmnet.errors import CollapsedError
 from zssmnet.training.checkpoint import EpochResult, Progress
-from zssmnet.training.diagnostics import BEGINNERS_STEPS, check_alive, check_answers, doubts, new_doubts
+from zssmnet.training.diagnostics import (
+    BEGINNERS_STEPS,
+    check_alive,
+    check_predictions,
+    new_training_warnings,
+    training_warnings,
+)
 
 FINE, FLAT = (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)
 
@@ -13,7 +19,7 @@ def history(*epochs: tuple[float, float, tuple[float, float, float]]) -> list[Ep
 
 
 def names(results: list[EpochResult], steps: int = BEGINNERS_STEPS) -> list[str]:
-    return [doubt.name for doubt in doubts(results, steps)]
+    return [one.name for one in training_warnings(results, steps)]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +36,7 @@ def test_a_collapsed_channel_is_named_in_its_epoch(spread: tuple[float, float, f
 
 
 @pytest.mark.parametrize(
-    ("explained", "epochs", "steps", "doubted"),
+    ("explained", "epochs", "steps", "warned"),
     [
         (0.0, 2, BEGINNERS_STEPS, True),
         (-2.0, 2, BEGINNERS_STEPS // 2, True),
@@ -40,10 +46,10 @@ def test_a_collapsed_channel_is_named_in_its_epoch(spread: tuple[float, float, f
     ],
 )
 def test_who_should_know_better_has_to_be_better_than_a_constant(
-    explained: float, epochs: int, steps: int, doubted: bool
+    explained: float, epochs: int, steps: int, warned: bool
 ) -> None:
     results = history(*((1 / epoch, explained, FINE) for epoch in range(1, epochs + 1)))
-    assert (names(results, steps) == ["no better than a constant"]) == doubted
+    assert (names(results, steps) == ["no better than a constant"]) == warned
 
 
 def test_a_stuck_validation_is_the_same_to_the_last_digit() -> None:
@@ -52,13 +58,13 @@ def test_a_stuck_validation_is_the_same_to_the_last_digit() -> None:
 
 
 def test_nothing_is_said_of_what_earlier_versions_did_not_tell() -> None:
-    assert doubts([EpochResult(number, 0.1, 1 / number, 0.1) for number in (1, 2, 3)], 1000) == []
+    assert training_warnings([EpochResult(number, 0.1, 1 / number, 0.1) for number in (1, 2, 3)], 1000) == []
 
 
-def test_a_doubt_that_stays_is_told_once_and_one_that_comes_back_again() -> None:
+def test_a_warning_that_stays_is_given_once_and_one_that_comes_back_again() -> None:
     flat, fine = (0.0, 0.5, 0.5), FINE
     results = history(*((1 / (1 + i), 0.5, spread) for i, spread in enumerate((flat, flat, fine, flat))))
-    told = [[doubt.name for doubt in new_doubts(results[:done], 1)] for done in range(1, 5)]
+    told = [[one.name for one in new_training_warnings(results[:done], 1)] for done in range(1, 5)]
     assert told == [["T2W collapsed"], [], [], ["T2W collapsed"]]
 
 
@@ -86,6 +92,6 @@ def test_and_ends_where_there_is_none(first: tuple[float, float, float]) -> None
 
 
 def test_the_best_model_is_one_that_answers() -> None:
-    check_answers(Progress(history((0.2, 0.1, FINE), (0.3, -2, FLAT)), 1, 0.2))
+    check_predictions(Progress(history((0.2, 0.1, FINE), (0.3, -2, FLAT)), 1, 0.2))
     with pytest.raises(CollapsedError, match="the best model, of epoch 2, restores all cubes as constants"):
-        check_answers(Progress(history((0.4, 0.1, FINE), (0.3, -2, FLAT)), 2, 0.3))
+        check_predictions(Progress(history((0.4, 0.1, FINE), (0.3, -2, FLAT)), 2, 0.3))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.zssmnet.training.examples import CPU, WatchedCubes, bits, cubes_of, small_config
-from zssmnet.corruption import sample_keys
+from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.training import epoch
 from zssmnet.training.batches import BATCHES_AHEAD, StreamedCubes
@@ -92,7 +92,7 @@ class TestStep:
         order = torch.randperm(7, generator=generator)
         velocities = [torch.zeros_like(weight) for weight in expected.parameters()]
         for step in range(3):
-            cubes = torch.from_numpy(CUBES[order[2 * step : 2 * step + 2]])
+            cubes = swap_x_and_z(torch.from_numpy(CUBES[order[2 * step : 2 * step + 2]]))
             value = restoration_loss(expected, cubes, sample_keys(2, generator), CORRUPTION)
             gradients = torch.autograd.grad(value, list(expected.parameters()))
             losses.append(value.item())
@@ -115,14 +115,14 @@ class TestStep:
         assert runs[0] == runs[1]
 
     def test_steps_are_told_now_and_then_and_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(epoch, "LOOK_EVERY", 3)
+        monkeypatch.setattr(epoch, "CHECK_EVERY", 3)
         told = []
         train(small_model(), CubeSet([CUBES]), 1, seed(0), on_step=lambda *step: told.append(step))
         assert told == [(3, 7), (6, 7), (7, 7)]
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_a_cube_that_is_not_finite_stops_training(self, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(epoch, "LOOK_EVERY", 2)
+        monkeypatch.setattr(epoch, "CHECK_EVERY", 2)
         bad = CUBES.copy()
         bad[:, 0, 2, 2, 2] = value
         cubes = WatchedCubes([bad])
@@ -152,10 +152,8 @@ class TestValidation:
 
     def test_is_the_mean_over_all_cubes_also_of_the_last_partial_batch(self) -> None:
         model, keys = small_model(), sample_keys(7, seed(0))
-        each = [
-            restoration_loss(model, torch.from_numpy(CUBES[i : i + 1]), keys[i : i + 1], CORRUPTION).item()
-            for i in range(7)
-        ]
+        cubes = swap_x_and_z(torch.from_numpy(CUBES))
+        each = [restoration_loss(model, cubes[i : i + 1], keys[i : i + 1], CORRUPTION).item() for i in range(7)]
         for batch_size in (2, 3, 4, 7):
             assert self.loss(batch_size) == pytest.approx(np.mean(each), rel=1e-6)
 
@@ -215,9 +213,8 @@ class TestQuality:
 
     def test_against_the_definition(self) -> None:
         model, keys = small_model(), sample_keys(7, seed(0))
-        restored, target = (
-            one.detach().double().numpy() for one in restored_pair(model, torch.from_numpy(CUBES), keys, CORRUPTION)
-        )
+        cubes = swap_x_and_z(torch.from_numpy(CUBES))
+        restored, target = (one.detach().double().numpy() for one in restored_pair(model, cubes, keys, CORRUPTION))
         spreads = [one.std(axis=(2, 3, 4)).mean(axis=0) for one in (restored, target)]
         explained = 1 - np.mean((restored - target) ** 2) / target.var(axis=(0, 2, 3, 4)).mean()
         for batch_size in (1, 2, 7):
@@ -271,7 +268,7 @@ class _Valueless:
         return len(CUBES)
 
     def batches(self, numbers: Iterable[Tensor]) -> Iterator[Tensor]:
-        return (torch.empty(len(some), *CUBES.shape[1:], device=self.device) for some in numbers)
+        return (swap_x_and_z(torch.empty(len(some), *CUBES.shape[1:], device=self.device)) for some in numbers)
 
 
 def test_between_two_looks_at_the_loss_nobody_waits_for_the_device() -> None:

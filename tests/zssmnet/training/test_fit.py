@@ -29,7 +29,7 @@ from zssmnet.training.acceleration import choose_device
 from zssmnet.training.batches import StreamedCubes
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
 from zssmnet.training.dataset import CubeSet
-from zssmnet.training.diagnostics import doubts
+from zssmnet.training.diagnostics import training_warnings
 from zssmnet.training.epoch import Validation, validate
 from zssmnet.training.fit import is_finished
 from zssmnet.training.loss import restoration_loss
@@ -90,7 +90,7 @@ class TestResuming:
     def test_in_the_midst_of_an_epoch(
         self, tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(epoch, "LOOK_EVERY", 1)
+        monkeypatch.setattr(epoch, "CHECK_EVERY", 1)
         steps: list[tuple[int, int]] = []
 
         def stopping_in_third_epoch(*step: int) -> None:
@@ -385,7 +385,7 @@ class TestCollapse:
     def test_young_networks_are_left_alone(self, rate: float, tmp_path: Path) -> None:
         progress = run(tmp_path, small_config(epochs=3, learning_rate=rate)).progress
         assert progress.epoch == 3
-        assert all(doubts(progress.history[:done], 2) == [] for done in (1, 2, 3))
+        assert all(training_warnings(progress.history[:done], 2) == [] for done in (1, 2, 3))
 
 
 class TestMemory:

@@ -11,12 +11,12 @@ from zssmnet.config import (
     PaintingConfig,
     ShufflingConfig,
 )
-from zssmnet.corruption import corrupt, sample_keys
-from zssmnet.training.loss import corrupted_pair, network_axes, restoration_loss, restore
+from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
+from zssmnet.training.loss import restoration_loss, restored_examples
 
 SIZE = (6, 5, 7)  # three lengths, so that no axis can be taken for another
 KEYS = sample_keys(4, torch.Generator().manual_seed(0))
-CUBES = torch.from_numpy(cubes_of(4, size=SIZE))
+CUBES = swap_x_and_z(torch.from_numpy(cubes_of(4, size=SIZE)))
 ALL = CorruptionConfig()
 
 
@@ -42,17 +42,8 @@ class Linear(nn.Module):
 
 def by_hand(config: CorruptionConfig) -> tuple[np.ndarray, np.ndarray]:
     """What ``Linear`` restores, and the target, both with the axes (cube, channel, z, y, x)."""
-    pair = corrupt(CUBES, KEYS, config)
-    corrupted = pair.input_NCXYZ.numpy().astype(np.float64).transpose(0, 1, 4, 3, 2)
-    target = pair.target_NCXYZ.numpy().astype(np.float64).transpose(0, 1, 4, 3, 2)
+    corrupted, target = (volume.numpy().astype(np.float64) for volume in corrupt(CUBES, KEYS, config))
     return 1 / (1 + np.exp(-(3 * corrupted[:, :3] - 2 * corrupted[:, 3:]))), target
-
-
-def test_the_network_sees_z_y_x() -> None:
-    x, y, z = torch.meshgrid(*(torch.arange(n) for n in SIZE), indexing="ij")
-    seen = network_axes((100 * z + 10 * y + x)[None, None])
-    assert seen.shape == (1, 1, 7, 5, 6)
-    assert all(seen[0, 0, k, j, i] == 100 * k + 10 * j + i for k, j, i in [(6, 4, 5), (0, 3, 1), (2, 0, 4)])
 
 
 @pytest.mark.parametrize("recipe", ["reference", "per-channel"])
@@ -67,39 +58,38 @@ def test_loss_has_the_gradient_of_the_mean_squared_error() -> None:
     model = Linear()
     restoration_loss(model, CUBES, KEYS, ALL).backward()
     restored, target = by_hand(ALL)
-    zones = corrupt(CUBES, KEYS, ALL).input_NCXYZ[:, 3:].numpy().transpose(0, 1, 4, 3, 2)
+    zones = corrupt(CUBES, KEYS, ALL).input_NCZYX[:, 3:].numpy()
     expected = np.mean(2 * (restored - target) * restored * (1 - restored) * zones)
     assert model.weight.grad[1].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_without_corruption_input_and_target_are_the_cube() -> None:
-    seen, target = corrupted_pair(CUBES, KEYS, flips_alone(0))
-    images_and_mask = CUBES.permute(0, 1, 4, 3, 2)
-    assert torch.equal(target, images_and_mask[:, :3])
+    seen, target = corrupt(CUBES, KEYS, flips_alone(0))
+    assert torch.equal(target, CUBES[:, :3])
     assert torch.equal(seen[:, :3], target)
     for zone in range(3):
-        assert torch.equal(seen[:, 3 + zone], (images_and_mask[:, 3] == zone).float())
+        assert torch.equal(seen[:, 3 + zone], (CUBES[:, 3] == zone).float())
 
 
 def test_a_flip_is_of_input_and_target_alike() -> None:
-    seen, target = corrupted_pair(CUBES, KEYS, flips_alone(1))
+    seen, target = corrupt(CUBES, KEYS, flips_alone(1))
     assert torch.equal(seen[:, :3], target)
-    for cube, zones, flipped in zip(CUBES.permute(0, 1, 4, 3, 2), seen[:, 3:], target, strict=True):
+    for cube, zones, flipped in zip(CUBES, seen[:, 3:], target, strict=True):
         (axis,) = [axis for axis in (1, 2, 3) if torch.equal(cube[:3].flip(axis), flipped)]
         assert torch.equal(zones[1], (cube[3] == 1).float().flip(axis - 1))
 
 
 def test_corruption_changes_the_input_and_not_the_target() -> None:
     still = ALL.model_copy(update={"flip": FlipConfig(probability=0)})
-    seen, target = corrupted_pair(CUBES, KEYS, still)
-    assert torch.equal(target, CUBES[:, :3].permute(0, 1, 4, 3, 2))
+    seen, target = corrupt(CUBES, KEYS, still)
+    assert torch.equal(target, CUBES[:, :3])
     assert ((seen[:, :3] != target).float().mean(dim=(1, 2, 3, 4)) > 0.1).all()
 
 
 def test_pictures_show_what_the_loss_compares() -> None:
     model = Linear()
-    shown = restore(model, CUBES, KEYS, ALL)
-    seen, target = corrupted_pair(CUBES, KEYS, ALL)
+    shown = restored_examples(model, CUBES, KEYS, ALL)
+    seen, target = corrupt(CUBES, KEYS, ALL)
     assert torch.equal(shown.corrupted, seen[:, :3])
     assert torch.equal(shown.target, target)
     assert not shown.restored.requires_grad

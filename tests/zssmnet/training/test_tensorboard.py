@@ -1,6 +1,7 @@
 import io
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,37 @@ class TestLogs:
         with pytest.raises(NonFiniteLossError):
             pretrain(cubes, weights, CONFIG)
         assert not weights.list()
+
+
+class CountedStorage(LocalStorage):
+    """Counts the bytes that are published."""
+
+    published = 0
+
+    @contextmanager
+    def publishing(self, key: str) -> Iterator[Path]:
+        with super().publishing(key) as path:
+            yield path
+            CountedStorage.published += path.stat().st_size
+
+
+def test_what_is_published_grows_as_the_logs_do(tmp_path: Path) -> None:
+    """Not with their square: each epoch is published a few times at most."""
+    ratios = []
+    for epochs in (50, 150):
+        workplace = CountedStorage(tmp_path / str(epochs))
+        CountedStorage.published = 0
+        state = initial_state(CONFIG, CPU)
+        with Monitor(workplace, VALIDATION, CONFIG) as monitor:
+            for epoch in range(1, epochs + 1):
+                state.progress.add(EpochResult(epoch, 0.2, 0.1, 0.1, 0.3, (0.1, 0.2, 0.3)))
+                monitor.on_epoch(state)
+        files = [path for path in (tmp_path / str(epochs) / LOGS).iterdir() if path.is_file()]
+        ratios.append(CountedStorage.published / sum(path.stat().st_size for path in files))
+        logs = scalars(EventAccumulator(str(tmp_path / str(epochs) / LOGS)).Reload())
+        assert sorted(epoch for epoch, _ in logs["loss/validation"]) == [*range(1, epochs + 1)]
+    assert ratios[1] <= ratios[0]
+    assert ratios[1] < 6
 
 
 class TestPictures:

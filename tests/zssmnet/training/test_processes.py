@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,17 +16,17 @@ import torch
 
 from tests.zssmnet.training.examples import CPU, bits, small_config, write_cubes
 from zssmnet.config import PretrainConfig
-from zssmnet.errors import HeldError, InputError, TrainingError
+from zssmnet.errors import InputError, LockedError, TrainingError
 from zssmnet.registry import runs
 from zssmnet.registry.pretraining import pretrain
 from zssmnet.registry.runs import train
 from zssmnet.storage import LocalStorage
-from zssmnet.training import followers
+from zssmnet.training import processes
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
 
 COUNTS = (1, 2, 0, 1, 1, 3)
 """Five training cubes, three for validation: a batch of five has unequal shares, and so has validation's last one."""
-LIVES = "zssmnet.training.follower"
+WORKER = "zssmnet.training.processes"
 MARK = "ZSSMNET_TEST"
 
 
@@ -44,12 +45,12 @@ def content(folder: Path, name: str = LAST) -> dict[str, Any]:
     return loaded
 
 
-def followers_alive() -> list[int]:
-    """Followers that this test has started, or that a process of it has."""
+def workers_alive() -> list[int]:
+    """Workers that this test has started, or that a process of it has."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended
-            named = LIVES in (folder / "cmdline").read_text(errors="replace")
+            named = WORKER in (folder / "cmdline").read_text(errors="replace")
             if named and f"{MARK}={os.environ[MARK]}" in (folder / "environ").read_text(errors="replace").split("\0"):
                 found.append(int(folder.name))
     return found
@@ -57,7 +58,7 @@ def followers_alive() -> list[int]:
 
 @pytest.fixture(autouse=True)
 def marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of a test know it by a variable: other tests may have followers at the same time."""
+    """Processes of a test know it by a variable: other tests may have workers at the same time."""
     monkeypatch.setenv(MARK, uuid4().hex)
 
 
@@ -66,11 +67,11 @@ class TestTwoProcesses:
     def test_learn_in_a_step_what_one_learns(self, cubes: LocalStorage, tmp_path: Path, merge: str) -> None:
         """Within rounding, which further steps of such small networks amplify a thousand times each epoch."""
         left = []
-        for processes in (1, 2):
-            config = small_config(epochs=1, batch_size=5, processes=processes)
+        for count in (1, 2):
+            config = small_config(epochs=1, batch_size=5, processes=count)
             config = config.model_copy(update={"network": config.network.model_copy(update={"merge": merge})})
-            progress = run(cubes, tmp_path / str(processes), config)
-            left.append((progress.history[0], content(tmp_path / str(processes))))
+            progress = run(cubes, tmp_path / str(count), config)
+            left.append((progress.history[0], content(tmp_path / str(count))))
         (one, there), (other, here) = left
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-6)
         assert other.validation_loss == pytest.approx(one.validation_loss, rel=1e-4)
@@ -83,14 +84,14 @@ class TestTwoProcesses:
         ]
 
     def test_go_on_where_one_was_and_one_where_they_were(self, cubes: LocalStorage, tmp_path: Path) -> None:
-        """Also the followers are brought to the state of the checkpoint: the step is that of one process."""
+        """Also the workers are brought to the state of the checkpoint: the step is that of one process."""
         first = small_config(epochs=1, batch_size=5, processes=2)
         run(cubes, tmp_path / "a", first)
         (tmp_path / "b").mkdir()
         for name in (LAST, BEST):
             (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
-        for folder, processes in (("a", 2), ("b", 1)):
-            run(cubes, tmp_path / folder, small_config(epochs=2, batch_size=5, processes=processes))
+        for folder, count in (("a", 2), ("b", 1)):
+            run(cubes, tmp_path / folder, small_config(epochs=2, batch_size=5, processes=count))
         here, there = content(tmp_path / "a"), content(tmp_path / "b")
         assert here["epoch"] == there["epoch"] == 2
         assert here["history"][1]["train_loss"] == pytest.approx(there["history"][1]["train_loss"], rel=1e-6)
@@ -116,56 +117,56 @@ class TestTheEnd:
     def none_is_left(self, marked: None):
         yield
         deadline = time.monotonic() + 20
-        while followers_alive() and time.monotonic() < deadline:
+        while workers_alive() and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not followers_alive()
+        assert not workers_alive()
 
     def test_when_all_is_done(self, cubes: LocalStorage, tmp_path: Path) -> None:
         run(cubes, tmp_path / "a", small_config(epochs=1, processes=2))
 
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, HeldError, SystemExit])
-    def test_when_the_leader_stops(self, error: type[BaseException], cubes: LocalStorage, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, LockedError, SystemExit])
+    def test_when_rank_0_stops(self, error: type[BaseException], cubes: LocalStorage, tmp_path: Path) -> None:
         def stop(state: TrainingState) -> None:
-            assert len(followers_alive()) >= 1
+            assert len(workers_alive()) >= 1
             raise error
 
         with pytest.raises(error):
             run(cubes, tmp_path / "a", small_config(epochs=3, processes=2), on_epoch=stop)
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-    def test_when_the_leader_is_killed(self, number: signal.Signals, cubes: LocalStorage, tmp_path: Path) -> None:
+    def test_when_rank_0_is_killed(self, number: signal.Signals, cubes: LocalStorage, tmp_path: Path) -> None:
         code = (
-            "import sys\nfrom pathlib import Path\nfrom tests.zssmnet.training.test_team import *\n"
+            "import sys\nfrom pathlib import Path\nfrom tests.zssmnet.training.test_processes import *\n"
             f"run(LocalStorage(Path({str(cubes.uri)!r})), Path({str(tmp_path / 'a')!r}), "
             "small_config(epochs=1000, patience=1000, processes=2), on_epoch=lambda state: print('epoch', flush=True))"
         )
-        leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert leader.stdout
-        assert leader.stdout.readline() == "epoch\n"
-        leader.send_signal(number)
-        leader.wait(30)
-        leader.stdout.close()
+        rank_0 = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert rank_0.stdout
+        assert rank_0.stdout.readline() == "epoch\n"
+        rank_0.send_signal(number)
+        rank_0.wait(30)
+        rank_0.stdout.close()
 
-    def test_a_follower_that_is_killed_is_named_and_the_checkpoint_kept(
+    def test_a_worker_that_is_killed_is_named_and_the_checkpoint_kept(
         self, cubes: LocalStorage, tmp_path: Path
     ) -> None:
         def kill(state: TrainingState) -> None:
             if state.progress.epoch == 2:
-                for process in followers_alive():
+                for process in workers_alive():
                     os.kill(process, signal.SIGKILL)
 
         with pytest.raises(TrainingError) as caught:
             run(cubes, tmp_path / "a", small_config(epochs=9, processes=2), on_epoch=kill)
-        assert str(caught.value).startswith("process 1 of 2 that trained together ended with status -9: ")
+        assert str(caught.value).startswith("process 1 of 2 that trained together ended with status -9 (SIGKILL): ")
         assert str(caught.value).endswith("; run it again to continue from the last checkpoint")
         assert "\n" not in str(caught.value)
         assert content(tmp_path / "a")["epoch"] == 2
 
-    def test_a_follower_that_cannot_work_says_why(
+    def test_a_worker_that_cannot_work_names_the_reason(
         self, cubes: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         gone = write_cubes(tmp_path / "gone", COUNTS)
-        monkeypatch.setattr(runs, "Job", lambda cubes, config: followers.Job(cubes=gone.uri, config=config))
+        monkeypatch.setattr(runs, "Job", lambda cubes, config: processes.Job(cubes=gone.uri, config=config))
         for file in (tmp_path / "gone").iterdir():
             file.unlink()
         with pytest.raises(TrainingError, match=r"process 1 of 2 .* status 1: .*gone: no file bat_<N>_s_"):
@@ -181,16 +182,72 @@ class TestNumberOfProcesses:
 
     def test_more_than_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        job = followers.Job(cubes="x", config=small_config(processes=2))
-        with (
-            pytest.raises(InputError, match=r"^2 processes need as many GPUs, but there are 1; choose --processes 1"),
-            followers.team_for(job, torch.device("cuda")),
-        ):
-            pass
+        with pytest.raises(InputError, match=r"^2 processes need as many GPUs, but there are 1; choose --processes 1"):
+            processes._size(small_config(processes=2).training, torch.device("cuda"))
 
     @pytest.mark.parametrize(("gpus", "batch_size", "size"), [(1, 24, 1), (4, 24, 4), (8, 6, 6)])
     def test_by_itself_one_a_gpu(self, gpus: int, batch_size: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-        job = followers.Job(cubes="x", config=small_config(batch_size=batch_size))
-        assert followers._team_size(job, torch.device("cuda")) == size
-        assert followers._team_size(job, CPU) == 1
+        recipe = small_config(batch_size=batch_size).training
+        assert processes._size(recipe, torch.device("cuda")) == size
+        assert processes._size(recipe, CPU) == 1
+
+
+MOMENTS = (0.0, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0, "epoch 1", "epoch 2", "epoch 4")
+"""When a worker is killed: so many seconds after its first instant, or after an epoch."""
+QUICK = (0.0, 1.0)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "moment", [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in MOMENTS]
+)
+def test_a_worker_killed_at_any_moment_is_named_in_one_line(
+    moment: str | float, cubes: LocalStorage, tmp_path: Path
+) -> None:
+    """Also before it has imported PyTorch, and before the processes have met; the lock is released."""
+    ended = threading.Event()
+
+    def kill_when_started() -> None:
+        while not (found := workers_alive()):
+            if ended.wait(0.001):
+                return
+        if isinstance(moment, float) and not ended.wait(moment):
+            kill(found)
+
+    def kill_after_epoch(state: TrainingState) -> None:
+        if moment == f"epoch {state.progress.epoch}":
+            kill(workers_alive())
+
+    def kill(workers: list[int]) -> None:
+        for process in workers:
+            os.kill(process, signal.SIGKILL)
+
+    threading.Thread(target=kill_when_started).start()
+    endless = small_config(epochs=100_000, patience=100_000, processes=2)
+    try:
+        with pytest.raises(TrainingError) as caught:
+            run(cubes, tmp_path / "a", endless, on_epoch=kill_after_epoch)
+    finally:
+        ended.set()
+    message = str(caught.value)
+    assert message.startswith("process 1 of 2 that trained together ended with status -9 (SIGKILL): ")
+    assert "\n" not in message
+    assert run(cubes, tmp_path / "a", small_config(epochs=1)).epoch >= 1  # nobody has locked its folder
+
+
+def test_the_current_folder_is_not_on_the_module_path(cubes: LocalStorage, tmp_path: Path) -> None:
+    """A worker in a folder with files that are named like modules does not run them."""
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    for name in ("torch", "zssmnet", "flows", "numpy", "os", "runpy", "pydantic"):
+        (trap / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w').close()\nraise SystemExit(9)\n")
+    code = (
+        f"import sys; sys.path.insert(1, {str(Path(__file__).parents[3])!r})\n"
+        "from pathlib import Path\nfrom tests.zssmnet.training.test_processes import *\n"
+        f"run(LocalStorage(Path({str(cubes.uri)!r})), Path({str(tmp_path / 'a')!r}), "
+        "small_config(epochs=1, processes=2))"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=trap, check=True, timeout=300)
+    assert content(tmp_path / "a")["epoch"] == 1
+    assert not (tmp_path / "sprung").exists()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zssmnet.errors import CheckpointError, StorageError
-from zssmnet.handoff.pretrained import export_nnunet_v2, load_pretrained
+from zssmnet.errors import CheckpointError
+from zssmnet.handoff.load import load_pretrained
 from zssmnet.mnet import MNet
 
 SMALL = (2, 3, 4, 5, 6)
@@ -71,12 +71,16 @@ class TestLoading:
     def test_all_but_the_heads_come_from_the_file_and_the_log_says_so(
         self, path: Path, weights: dict[str, Tensor], caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.INFO, "zssmnet.handoff.pretrained"):
+        with caplog.at_level(logging.INFO, "zssmnet.handoff.load"):
             model = load_pretrained(str(write(path, weights)), num_classes=2)
         assert (model.in_channels, model.num_classes, model.channels) == (6, 2, SMALL)
         for name, tensor in body(model.state_dict()).items():
             assert torch.equal(tensor, weights[name]), name
-        assert caplog.messages == [f"336 of 343 tensors loaded from {path}; 7 heads initialised anew for 2 classes"]
+        heads = "outputs.0.weight, outputs.1.weight, outputs.2.weight and 4 more"
+        assert caplog.messages == [
+            f"336 of 343 tensors loaded from {path}; 7 initialised anew ({heads}); "
+            f"7 left out ({heads}): heads of pre-training restore images; those of 2 classes are new"
+        ]
 
     def test_heads_are_new_even_for_as_many_classes(self, path: Path, weights: dict[str, Tensor]) -> None:
         model = load_pretrained(write(path, weights), num_classes=3)
@@ -84,16 +88,16 @@ class TestLoading:
 
     def test_features_are_those_of_pretraining(self, path: Path, pretrained: MNet) -> None:
         model = load_pretrained(write(path, pretrained.state_dict()), num_classes=2, deep_supervision=True)
-        seen: list[Tensor] = []
+        features: list[Tensor] = []
         pretrained.deep_supervision = True
         for network in (pretrained, model):
             for head in network.outputs:
-                head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+                head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
         x = torch.rand(1, 6, 8, 16, 16)
         with torch.no_grad():
             pretrained(x)
             assert [output.shape[1] for output in model(x)] == [2] * 7
-        assert all(torch.equal(a, b) for a, b in zip(seen[:7], seen[7:], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(features[:7], features[7:], strict=True))
 
     @pytest.mark.parametrize("merge", ["sum", "cat"])
     def test_other_merges(self, path: Path, merge: str) -> None:
@@ -107,15 +111,29 @@ class TestLoading:
         self, path: Path, weights: dict[str, Tensor], wrapping: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         write(path, {wrapping + name: tensor for name, tensor in weights.items()})
-        with caplog.at_level(logging.INFO, "zssmnet.handoff.pretrained"):
+        with caplog.at_level(logging.INFO, "zssmnet.handoff.load"):
             model = load_pretrained(path, num_classes=2)
         assert torch.equal(model.state_dict()[FIRST], weights[FIRST])
         prefix = wrapping.rstrip(".").replace(".", ", ")
-        assert caplog.messages[0].endswith(f"2 classes; wrapper's prefix {prefix} stripped from the names")
+        assert caplog.messages[0].endswith(f"2 classes are new; wrapper's prefix {prefix} stripped from the names")
 
     def test_a_file_of_nnunet_v2_and_one_without_heads(self, path: Path, weights: dict[str, Tensor]) -> None:
         model = load_pretrained(write(path, body(weights), "network_weights"), num_classes=2)
         assert torch.equal(model.state_dict()[FIRST], weights[FIRST])
+
+    @pytest.mark.parametrize("noted", ["sum", "cat"])
+    def test_the_merge_that_a_file_notes_is_taken(self, path: Path, noted: str) -> None:
+        torch.save({"network_weights": MNet(6, 3, SMALL, noted).state_dict(), "zssmnet": {"merge": noted}}, path)
+        assert load_pretrained(path, num_classes=2).merge == noted
+
+    def test_the_shapes_of_concatenation_are_recognised(self, path: Path) -> None:
+        assert load_pretrained(write(path, MNet(6, 3, SMALL, "cat").state_dict()), num_classes=2).merge == "cat"
+
+    def test_the_home_may_be_written_as_a_tilde(
+        self, path: Path, weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(write(path, weights).parent))
+        assert torch.equal(load_pretrained(f"~/{path.name}", num_classes=2).state_dict()[FIRST], weights[FIRST])
 
     def test_half_precision_becomes_single(self, path: Path, weights: dict[str, Tensor]) -> None:
         model = load_pretrained(write(path, {n: t.bfloat16() for n, t in weights.items()}), num_classes=2)
@@ -234,30 +252,3 @@ class TestForeignFiles:
         assert "holds a list, no state_dict" in refusal(path)
         assert "its state_dict is no dict of named tensors" in refusal(write(path, [1, 2]))
         assert "its state_dict is no dict of named tensors" in refusal(write(path, {1: torch.ones(1)}))
-
-
-class TestExport:
-    def test_the_weights_come_out_as_they_are_heads_included(
-        self, path: Path, weights: dict[str, Tensor], tmp_path: Path
-    ) -> None:
-        out = tmp_path / "out" / "mnet.pth"
-        export_nnunet_v2(write(path, {f"module.{n}": t for n, t in weights.items()}), out)
-        exported = torch.load(out, weights_only=True)
-        assert list(exported) == ["network_weights"]
-        assert list(exported["network_weights"]) == list(weights)
-        assert all(torch.equal(exported["network_weights"][name], weights[name]) for name in weights)
-        assert list(out.parent.iterdir()) == [out]
-        load_pretrained(out, num_classes=2)
-
-    def test_bad_weights_are_refused_and_nothing_is_written(
-        self, path: Path, weights: dict[str, Tensor], tmp_path: Path
-    ) -> None:
-        weights["outputs.0.weight"][0] = float("nan")
-        with pytest.raises(CheckpointError, match=r"1 of 343 tensors hold NaN"):
-            export_nnunet_v2(write(path, weights), tmp_path / "mnet.pth")
-        assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-    def test_a_place_that_cannot_be_written(self, path: Path, weights: dict[str, Tensor], tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        with pytest.raises(StorageError, match="cannot be written"):
-            export_nnunet_v2(write(path, weights), tmp_path / "file" / "mnet.pth")

@@ -1,0 +1,148 @@
+"""How a command ends: always with an exit status and at most one line, whatever happens; here alone.
+
+Errors of this package are that line. What is foreseen nowhere is one line as well, which names a file with the
+traceback.
+"""
+
+import io
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn, TextIO
+
+from zssmnet.errors import ConfigError, ZssmnetError, without_credentials
+
+INTERRUPTED, TERMINATED = 130, 143
+EXTRAS = {
+    "prefect": "service",
+    "rich": "service",
+    "httpx": "service",
+    "yaml": "service",
+    "uvicorn": "service",
+    "prefect_dask": "dask",
+    "dask": "dask",
+    "distributed": "dask",
+    "fsspec": "s3",
+    "s3fs": "s3",
+    "botocore": "s3",
+    "pydicom": "dicom",
+}
+"""The extra of this package that brings a module."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, as by a shutdown or a container's end."""
+
+
+def run_to_its_end(work: Callable[[], None]) -> int:
+    """Run a command; its exit status."""
+    _mend_streams()
+    try:
+        with _signals_raised():
+            work()
+        return _flushed(0)
+    except KeyboardInterrupt:
+        return _failed("interrupted; the same command continues where it stopped", INTERRUPTED)
+    except Terminated:
+        return _failed("terminated; the same command continues where it stopped", TERMINATED)
+    except ZssmnetError as error:
+        return _failed(f"error: {error}", 2 if isinstance(error, ConfigError) else 1)
+    except ModuleNotFoundError as error:
+        if extra := EXTRAS.get((error.name or "").partition(".")[0]):
+            return _failed(f"error: {error}: this command needs it: pip install 'zssmnet[{extra}]'", 1)
+        return _failed(_unforeseen(error), 1)
+    except Exception as error:
+        return _failed(_unforeseen(error), 1)
+
+
+def say(*lines: str) -> None:
+    """Print lines of a result. Where they cannot be printed, they are lost, but the work is done all the same."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError:
+        _fall_silent(sys.stdout)
+
+
+def _failed(line: str, status: int) -> int:
+    from zssmnet.storage.keys import printable
+
+    try:
+        print(f"zssmnet: {printable(line)}", file=sys.stderr, flush=True)
+    except OSError:
+        _fall_silent(sys.stderr)
+    return _flushed(status)
+
+
+def _flushed(status: int) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _fall_silent(sys.stdout)
+    return status
+
+
+def _unforeseen(error: Exception) -> str:
+    """The line of an error that nobody foresaw; its traceback goes to a file for its owner alone."""
+    reason = without_credentials(" ".join(f"{type(error).__name__}: {error}".split()))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="zssmnet-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(without_credentials("".join(traceback.format_exception(error))))
+    except OSError as full:
+        return f"error: unexpected {reason} (its traceback could not be written: {full.strerror})"
+    return f"error: unexpected {reason}; its traceback is in {file.name}, please report it"
+
+
+def _mend_streams() -> None:
+    """Open standard streams that are closed, onto nothing, and let the others print every character somehow."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets this number, the lowest that is free
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _fall_silent(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """SIGTERM ends the command as an interrupt does, in order; a second interrupt ends it at once.
+
+    Nothing is lost by that: what is published is whole, and the own server ends with this process.
+    """
+    if threading.current_thread() is not threading.main_thread():  # others can take no signals
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, and the end takes a moment
+        raise Terminated
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        raise KeyboardInterrupt
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in a background job
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if number != signal.SIGINT or sys.exc_info()[0] is not KeyboardInterrupt:
+                signal.signal(number, handler)

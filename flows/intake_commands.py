@@ -1,0 +1,54 @@
+"""Commands on what comes in: importing DICOM files. They need no Prefect."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from flows.ends import say
+from flows.settings import validated, with_flags
+from zssmnet.config import DicomConfig
+from zssmnet.errors import DicomError
+from zssmnet.storage import open_storage, read_file
+
+
+def import_dicom(options: argparse.Namespace) -> None:
+    """Import DICOM files.
+
+    Raises:
+        InputError: a file that was named cannot be used, or none of the studies makes a case.
+    """
+    config = validated(DicomConfig, with_flags(DicomConfig, {}, options))
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    from zssmnet.data.dicom_choice import read_overrides
+    from zssmnet.data.dicom_ids import hashed_ids, table_of_ids
+    from zssmnet.data.dicom_import import TABLE, import_dicom
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if config.ids:
+        ids = table_of_ids(read_file(config.ids), config.ids)
+    else:
+        ids = hashed_ids(_key(str(config.key_file), options.output))
+    overrides = read_overrides(read_file(config.overrides), config.overrides) if config.overrides else {}
+    archive = open_storage(options.output)
+    columns = (SpinnerColumn(), TextColumn("{task.completed} files"))
+    with Progress(*columns, transient=True, disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("", total=None)
+        done = import_dicom(Path(config.dicom_path), archive, ids, config, overrides, lambda: progress.advance(bar))
+    if done.passed_over:
+        say("files passed over: " + ", ".join(f"{count} {reason}" for reason, count in done.passed_over.items()))
+    if done.without_id:
+        say(f"{done.without_id} studies have no line in the table of ids and are left out")
+    say(f"{len(done.cases)} cases imported, {len(done.faults)} left out: {archive.uri} (why: {archive.where(TABLE)})")
+    if not done.cases:
+        raise DicomError(
+            "no study makes a case: " + "; ".join(f"{one.case_id}: {one.reason}" for one in done.faults[:3])
+        )
+
+
+def _key(file: str, archive: str) -> bytes:
+    """The secret key, which must not lie in the archive, to be given away with it."""
+    if Path(file).absolute().is_relative_to(Path(archive).absolute()):
+        raise DicomError(f"{file}: the key lies in the archive; keep it elsewhere, it links the new ids to the old")
+    return read_file(file).strip()

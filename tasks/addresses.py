@@ -1,0 +1,33 @@
+"""Addresses of runs that work elsewhere: the same folder for every process, or refused before any work."""
+
+import os
+
+from prefect.context import FlowRunContext
+
+from zssmnet.errors import InputError
+
+STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
+"""A variable that Prefect sets for the runs of deployments."""
+
+
+def check_valid_everywhere(*addresses: str | None, elsewhere: bool = False) -> None:
+    """Check that addresses mean the same in every process that a run has.
+
+    Args:
+        addresses: folders and files; None is none.
+        elsewhere: whether a part of the run works in another process, though the run itself was started here.
+
+    Raises:
+        InputError: one depends on the current folder or on the user, in a run of a deployment, whose current folder
+            is a temporary one, or in one with parts elsewhere.
+    """
+    context = FlowRunContext.get()
+    deployed = bool(
+        os.environ.get(STARTED_BY_WORKER) or (context and context.flow_run and context.flow_run.deployment_id)
+    )
+    for address in addresses if deployed or elsewhere else ():
+        if address and "://" not in address and not address.startswith("/"):
+            raise InputError(
+                f"{address}: means another folder in another process, where this run works: name the whole path from "
+                "/ on, or s3://bucket/prefix"
+            )

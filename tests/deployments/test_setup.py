@@ -1,0 +1,115 @@
+"""Deploying again keeps what users have set, adds what is new, and says both: on a real server, without workers."""
+
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.schedules import CronSchedule
+
+from deployments import setup
+from deployments.automations import automations
+from tasks.hand_off import HandOff
+
+RETRAIN = "retrain-on-new-data/retrain-on-new-data"
+TRIGGER = "retrain when data have arrived"
+USER_S = {"images_path": "s3://mine/images", "root": "s3://mine/root", "pretraining": {"training": {"epochs": 3}}}
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def first(prefect_api: str) -> None:
+    assert setup.main() == 0
+
+
+@pytest.fixture
+def client(first: None) -> Any:
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def automation(client: SyncPrefectClient, name: str) -> Any:
+    (one,) = client.read_automations_by_name(name)
+    return one
+
+
+def test_deploying_again_keeps_what_a_user_has_set(
+    client: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = client.read_deployment_by_name(RETRAIN)
+    (weekly,) = before.schedules
+    client.update_deployment_schedule(before.id, weekly.id, active=True)
+    client.create_deployment_schedules(before.id, [(CronSchedule(cron="1 2 * * *", timezone="UTC"), True)])
+    client.update_deployment(before.id, DeploymentUpdate(parameters={**before.parameters, **USER_S}))
+    lost, changed = (one.name for one in automations()[:2])
+    client.pause_automation(automation(client, lost).id)
+    client.pause_automation(automation(client, TRIGGER).id)
+    mine = automation(client, changed)
+    client.request(
+        "PUT",
+        f"/automations/{mine.id}",
+        json=mine.model_dump(mode="json", include={"name", "description", "trigger", "actions", "enabled"})
+        | {"actions": [{"type": "do-nothing"}]},
+    )
+    client.request("PATCH", f"/deployments/{before.id}", json={"version": "0.0.9"})
+
+    assert setup.main() == 0
+    said = capsys.readouterr().out
+    after = client.read_deployment_by_name(RETRAIN)
+    assert after.id == before.id
+    assert after.version == before.version
+    assert sorted((one.schedule.cron, one.active) for one in after.schedules) == [
+        ("0 3 * * 1", True),
+        ("1 2 * * *", True),
+    ]
+    assert after.parameters == {"hand_off": {"deployment": "pretrain/pretrain"}, **USER_S}
+    assert not automation(client, lost).enabled
+    assert not automation(client, TRIGGER).enabled
+    assert automation(client, changed).actions[0].type == "do-nothing"
+    assert "deployment retrain-on-new-data is brought up to date" in said
+    assert "schedules (0 3 * * 1 on, 1 2 * * * on)" in said or "schedules (1 2 * * * on, 0 3 * * 1 on)" in said
+    assert f"automation {lost!r} is there, and off, as you left it" in said
+    assert f"automation {changed!r} is left as you changed it" in said
+
+
+def test_what_an_earlier_version_made_otherwise_is_brought_up_to_date(client: SyncPrefectClient) -> None:
+    name = automations()[3].name
+    old = automation(client, name)
+    client.request(
+        "PUT",
+        f"/automations/{old.id}",
+        json=old.model_dump(mode="json", include={"name", "trigger", "actions"})
+        | {"description": "of an earlier version", "enabled": False, "actions": [{"type": "do-nothing"}]},
+    )
+    assert setup.main() == 0
+    new = automation(client, name)
+    assert (new.id, new.enabled, new.actions[0].type) == (old.id, False, "change-flow-run-state")
+
+
+def test_no_run_that_trains_has_a_lease(client: SyncPrefectClient) -> None:
+    """One of an earlier version goes; one that a user has set stays."""
+    for name, limit, left in (
+        ("pretrain", 8, None),
+        ("ssl-pretraining", 3, 3),
+        (RETRAIN.partition("/")[0], None, None),
+    ):
+        deployment = client.read_deployment_by_name(f"{name}/{name}")
+        assert deployment.global_concurrency_limit is None
+        if limit:
+            client.request("PATCH", f"/deployments/{deployment.id}", json={"concurrency_limit": limit})
+            assert setup.main() == 0
+            found = client.read_deployment_by_name(f"{name}/{name}").global_concurrency_limit
+            assert (found.limit if found else None) == left
+
+
+def test_missing_parameters_are_said_when_deploying(
+    client: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.delete_deployment(client.read_deployment_by_name(RETRAIN).id)
+    assert setup.main() == 0
+    assert (
+        "note: deployment retrain-on-new-data cannot run by schedule or event before it has images_path, "
+        "zonal_mask_path, root" in capsys.readouterr().out
+    )
+    assert HandOff.model_validate(client.read_deployment_by_name(RETRAIN).parameters["hand_off"]).deployment

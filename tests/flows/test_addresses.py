@@ -1,0 +1,47 @@
+"""An address that means something else in another process is refused before any work, in every flow."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.generate_cubes import generate_cubes
+from flows.pipeline import ssl_pretraining
+from flows.prepare_data import prepare_data
+from flows.pretrain import pretrain
+from flows.retrain import retrain_on_new_data
+from flows.watch import watch_for_data
+from tasks.addresses import STARTED_BY_WORKER, check_valid_everywhere
+from tasks.hand_off import HandOff
+from zssmnet.errors import InputError
+
+CALLS: list[tuple[Any, list[str]]] = [
+    (prepare_data, ["/archive", "/masks", "root/SSL/data"]),
+    (generate_cubes, ["~/data", "/cubes"]),
+    (pretrain, ["/cubes", "weights"]),
+    (ssl_pretraining, ["/archive", "masks", "/root"]),
+    (retrain_on_new_data, ["/archive", "/masks", "~/root"]),
+    (watch_for_data, ["archive"]),
+]
+
+
+@pytest.mark.parametrize(("flow", "addresses"), CALLS, ids=lambda one: getattr(one, "name", ""))
+def test_every_flow_refuses_it_in_a_deployment(
+    flow: Any, addresses: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(STARTED_BY_WORKER, "a run")
+    with pytest.raises(InputError, match=r"^(root|~|weights|masks|archive).*: means another folder in another process"):
+        flow.fn(*addresses)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_hands_its_training_over_refuses_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^root: means another folder"):
+        ssl_pretraining.fn("/archive", "/masks", "root", hand_off=HandOff(deployment="pretrain/pretrain"))
+
+
+def test_here_it_means_what_it_says() -> None:
+    check_valid_everywhere("root", "~/root", None)
+    check_valid_everywhere("/root", "s3://bucket/root", None, elsewhere=True)

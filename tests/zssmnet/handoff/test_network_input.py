@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from zssmnet.config import CubesConfig, PreparationConfig
+from zssmnet.data.archive import take_inventory
+from zssmnet.errors import CaseError, InputError
+from zssmnet.handoff.network_input import network_input
+from zssmnet.preparation.cubes import generate_cubes, open_cubes
+from zssmnet.preparation.prepare import prepare_case, prepared_keys
+from zssmnet.storage import LocalStorage
+
+from .conftest import write_case
+
+
+def files(folder: Path, case_id: str = "a") -> tuple[list[Path], Path]:
+    return [folder / f"imagesTr/{case_id}_{i:04d}.nii.gz" for i in range(3)], folder / f"zones/{case_id}.nii.gz"
+
+
+def read(file: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def test_channels_are_scaled_as_in_pre_training_and_zones_are_one_hot(tmp_path: Path) -> None:
+    write_case(tmp_path, "a")
+    images, mask = files(tmp_path)
+    x = network_input(images, mask)
+    assert (x.dtype, x.shape) == (torch.float32, (6, 8, 24, 24))
+    t2w, adc, dwi, zones = (read(file) for file in (*images, mask))
+    for channel, image in ((0, t2w), (2, dwi)):
+        expected = (image - image.min()) / (image.max() - image.min())
+        np.testing.assert_allclose(x[channel], expected, atol=1e-6)
+    np.testing.assert_allclose(x[1], np.clip(adc, 0, 3000) / 3000, atol=1e-6)
+    assert [int(x[3 + zone].sum()) for zone in range(3)] == [int((zones == zone).sum()) for zone in range(3)]
+    assert torch.equal(x[3:].argmax(0), torch.from_numpy(zones.astype(np.int64)))
+
+
+def test_a_raw_case_prepared_on_the_way_is_the_prepared_case_and_its_cubes_are_cut_from_it(tmp_path: Path) -> None:
+    write_case(tmp_path, "a", size=96)
+    archive, zones, data = (LocalStorage(tmp_path / name) for name in ("imagesTr", "zones", "data"))
+    config = PreparationConfig(margin_mm=5.0)
+    prepare_case(take_inventory(archive, zones).cases[0], 0, archive, zones, data, config)
+    *images, mask = (data.folder / key for key in prepared_keys("a", 0))
+    x = network_input(images, mask)
+    assert torch.equal(network_input(*files(tmp_path), config), x)
+    cut = CubesConfig(cubes_per_case=1, size=(16, 16, 4), dtype="float32")
+    record, _ = generate_cubes(0, data, LocalStorage(tmp_path / "cubes"), cut)
+    (start,) = record.cases[0].starts
+    cube_ZYX = open_cubes(tmp_path / "cubes" / record.outputs[0].key)[0, 0].transpose(2, 1, 0)
+    window = tuple(slice(low, low + size) for low, size in zip(start[::-1], (4, 16, 16), strict=True))
+    np.testing.assert_array_equal(x[0][window], cube_ZYX)
+
+
+def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    write_case(tmp_path, "a")
+    images, mask = files(tmp_path)
+    with pytest.raises(InputError, match="2 images: name those of T2W, ADC and DWI"):
+        network_input(images[:2], mask)
+    images[1].unlink()
+    with pytest.raises(CaseError, match=r"case a: .*a_0001\.nii\.gz: missing"):
+        network_input(images, mask)

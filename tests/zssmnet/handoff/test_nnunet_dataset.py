@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from zssmnet.config import NnunetDatasetConfig
+from zssmnet.errors import ArchiveError
+from zssmnet.handoff.network_input import network_input
+from zssmnet.handoff.nnunet_dataset import NnunetDataset, dataset_folder, write_nnunet_dataset
+from zssmnet.storage import LocalStorage
+
+from .conftest import write_case
+
+CASES = {
+    f"{patient}_{study}": grade for patient, study, grade in ((1, 1, 0), (1, 2, 3), (2, 1, 5), (3, 1, 2), (4, 1, 0))
+}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    for seed, (case_id, grade) in enumerate(CASES.items()):
+        write_case(tmp_path, case_id, grade, seed=seed)
+    return tmp_path
+
+
+def written(archive: Path, **settings) -> NnunetDataset:
+    config = NnunetDatasetConfig(**settings)
+    storages = (LocalStorage(archive / name) for name in ("imagesTr", "zones", "lesions"))
+    return write_nnunet_dataset(*storages, dataset_folder(archive / "raw", config), config)
+
+
+def read(file: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def test_every_case_has_the_six_channels_of_the_network_and_a_label_on_the_same_grid(archive: Path) -> None:
+    done = written(archive, volume="native")
+    assert done.folder == archive / "raw" / "Dataset501_csPCa"
+    assert (done.cases, done.with_lesion, done.left_out) == (tuple(sorted(CASES)), 3, ())
+    for case_id, grade in CASES.items():
+        images = [archive / f"imagesTr/{case_id}_{i:04d}.nii.gz" for i in range(3)]
+        expected = network_input(images, archive / f"zones/{case_id}.nii.gz")
+        label = sitk.ReadImage(str(done.folder / f"labelsTr/{case_id}.nii.gz"))
+        for number in range(6):
+            image = sitk.ReadImage(str(done.folder / f"imagesTr/{case_id}_{number:04d}.nii.gz"))
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(image), expected[number])
+            assert (image.GetOrigin(), image.GetSpacing()) == (label.GetOrigin(), label.GetSpacing())
+        assert sorted(np.unique(sitk.GetArrayFromImage(label))) == ([0, 1] if grade else [0])
+
+
+def test_nnunet_is_asked_to_leave_intensities_alone(archive: Path) -> None:
+    description = json.loads((written(archive).folder / "dataset.json").read_text())
+    assert description["channel_names"] == {str(i): "noNorm" for i in range(6)}
+    assert description["labels"] == {"background": 0, "csPCa": 1}
+    assert (description["numTraining"], description["file_ending"]) == (5, ".nii.gz")
+
+
+def test_isup_grades_are_classes(archive: Path) -> None:
+    done = written(archive, labels="isup")
+    labels = json.loads((done.folder / "dataset.json").read_text())["labels"]
+    assert labels == {"background": 0, "ISUP 2": 1, "ISUP 3": 2, "ISUP 4": 3, "ISUP 5": 4}
+    highest = {case_id: int(read(done.folder / f"labelsTr/{case_id}.nii.gz").max()) for case_id in CASES}
+    assert highest == {case_id: max(grade - 1, 0) for case_id, grade in CASES.items()}
+
+
+@pytest.mark.parametrize("volume", ["prepared", "cropped"])
+def test_cropped_around_the_gland_the_lesion_keeps_its_place_in_the_patient(archive: Path, volume: str) -> None:
+    done = written(archive, volume=volume, preparation={"margin_mm": 3.0})
+    whole = sitk.ReadImage(str(archive / "lesions/2_1.nii.gz")) > 0
+    part = sitk.ReadImage(str(done.folder / "labelsTr/2_1.nii.gz"))
+    assert part.GetSize() == (24 - 12 + 12, 24, 6)  # the gland is 12 x 12 x 4, the margin 6 x 6 x 1
+    back = sitk.Resample(part, whole, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(whole))
+
+
+def test_folds_partition_the_cases_by_patient(archive: Path) -> None:
+    splits = json.loads((written(archive).folder / "splits_final.json").read_text())
+    assert len(splits) == 5
+    assert sorted(case for fold in splits for case in fold["val"]) == sorted(CASES)
+    for fold in splits:
+        assert sorted(fold["train"] + fold["val"]) == sorted(CASES)
+        assert not {case.split("_")[0] for case in fold["train"]} & {case.split("_")[0] for case in fold["val"]}
+
+
+def test_folds_of_a_splits_file_are_kept_and_decide_on_the_cases(archive: Path) -> None:
+    vals = [["1_1"], ["1_2"], ["2_1"], ["3_1"], ["not_there"]]
+    (archive / "splits.json").write_text(json.dumps([{"train": [], "val": val} for val in vals]))
+    done = written(archive, splits_path=str(archive / "splits.json"))
+    splits = json.loads((done.folder / "splits_final.json").read_text())
+    assert [fold["val"] for fold in splits] == [["1_1"], ["1_2"], ["2_1"], ["3_1"], []]
+    assert done.cases == ("1_1", "1_2", "2_1", "3_1")
+
+
+def test_a_case_that_cannot_be_used_is_left_out_with_the_reason(archive: Path) -> None:
+    (archive / "lesions/1_1.nii.gz").unlink()
+    small = sitk.ReadImage(str(archive / "lesions/2_1.nii.gz"))[:, :, 1:]
+    sitk.WriteImage(small, str(archive / "lesions/2_1.nii.gz"))
+    done = written(archive)
+    assert done.cases == ("1_2", "3_1", "4_1")
+    reasons = {fault.case_id: fault.reason for fault in done.left_out}
+    assert reasons["1_1"] == "missing: the case has no lesion label"
+    assert reasons["2_1"].startswith("has the size") and "but T2W has" in reasons["2_1"]
+
+
+def test_values_that_are_no_grades_are_refused_as_isup_and_taken_as_binary(archive: Path) -> None:
+    image = sitk.ReadImage(str(archive / "lesions/1_2.nii.gz"))
+    sitk.WriteImage(sitk.Cast(image > 0, sitk.sitkUInt8), str(archive / "lesions/1_2.nii.gz"))  # as AI labels are
+    (fault,) = written(archive, labels="isup").left_out
+    assert "has the values 1, which are no ISUP grades" in fault.reason
+    assert written(archive).left_out == ()
+
+
+def test_no_label_at_all_is_an_error(archive: Path) -> None:
+    for file in (archive / "lesions").iterdir():
+        file.unlink()
+    with pytest.raises(ArchiveError, match=r"no case can be used; the first: case 1_1: .*no lesion label"):
+        written(archive)

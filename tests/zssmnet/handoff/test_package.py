@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from zssmnet.config import NetworkConfig, PackageConfig, PretrainConfig
+from zssmnet.errors import CheckpointError, InputError
+from zssmnet.handoff.load import load_pretrained
+from zssmnet.handoff.package import write_package
+from zssmnet.mnet import MNet
+from zssmnet.registry.lineage import CaseData
+from zssmnet.registry.versions import PretrainedModel
+from zssmnet.storage import LocalStorage
+from zssmnet.storage.records import Input, Output, publish_record
+from zssmnet.training.checkpoint import EpochResult
+
+from .conftest import CHANNELS
+
+
+def with_record(model: Path, merge: str = "sum") -> None:
+    record = PretrainedModel(
+        method=1,
+        inputs=tuple(Input(name=f"cubes{i}", size=1, version="1", sha256="0") for i in range(6)),
+        outputs=(Output(key=model.name, size=model.stat().st_size, sha256="0"),),
+        run_id="0123456789ab",
+        parameters=PretrainConfig(network=NetworkConfig(channels=CHANNELS, merge=merge)),
+        versions={"torch": "2.13.0"},
+        best_epoch=1,
+        best_validation_loss=0.01234,
+        metrics={"explained": 0.5},
+        history=(EpochResult(1, 0.02, 0.01234, 0.1),),
+        data=tuple(CaseData(f"7777{i}_1", subset, "0") for i, subset in enumerate((0, 0, 1, 5))),
+    )
+    publish_record(LocalStorage(model.parent), model.name, record)
+
+
+def test_a_package_is_loaded_as_the_file_it_was_made_from(model: Path, pretrained: MNet, tmp_path: Path) -> None:
+    folder = write_package(model, tmp_path / "package")
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *("README.md", "adaptation_plan.json", "config.json", "model.safetensors"),
+    ]
+    assert load_file(folder / "model.safetensors").keys() == pretrained.state_dict().keys()
+    loaded = load_pretrained(folder, num_classes=2)
+    for name, tensor in load_pretrained(model, num_classes=2).state_dict().items():
+        if not name.startswith("outputs."):
+            assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_the_card_has_what_the_record_knows_and_names_no_case(model: Path, tmp_path: Path) -> None:
+    with_record(model)
+    probe = tmp_path / "probe.json"
+    probe.write_text(json.dumps({"verdict": "the weights help", "difference": 0.05, "scores": [1, 2]}))
+    card = (write_package(model, tmp_path / "p", PackageConfig(probe_path=str(probe))) / "README.md").read_text()
+    assert card.startswith("---\nlicense: fill-in  # to be filled in")
+    for line in (
+        "- 4 cases: 3 trained on, 1 validated with",
+        "merging unit `sum`",
+        "0.01234",
+        "- explained: 0.5",
+        "- verdict: the weights help",
+        "zssmnet.load_pretrained(",
+    ):
+        assert line in card
+    assert "7777" not in card
+    assert (
+        "license: apache-2.0\n"
+        in (write_package(model, tmp_path / "p", PackageConfig(licence="apache-2.0")) / "README.md").read_text()
+    )
+
+
+def test_the_merge_of_the_record_goes_into_the_package(model: Path, tmp_path: Path) -> None:
+    with_record(model, "sum")
+    folder = write_package(model, tmp_path / "p")
+    assert json.loads((folder / "config.json").read_text())["merge"] == "sum"
+    assert load_pretrained(folder, num_classes=2).merge == "sum"
+
+
+def test_nnssl_s_adaptation_plan_has_its_fields(model: Path, tmp_path: Path) -> None:
+    plan = json.loads((write_package(model, tmp_path / "p") / "adaptation_plan.json").read_text())
+    assert plan["architecture_plans"]["arch_kwargs"] == {"channels": list(CHANNELS), "merge": "sub"}
+    assert plan["pretrain_num_input_channels"] == 6
+    assert plan["recommended_downstream_patchsize"] == [16, 64, 64]
+    names = MNet(6, 3, CHANNELS).state_dict()
+    assert all(f"{key}.weight" in names for key in plan["keys_to_in_proj"])
+
+
+def test_what_cannot_be_packed_or_loaded_is_one_line(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "probe.json").write_text("[1]")
+    with pytest.raises(InputError, match="holds a list, not the probe's figures"):
+        write_package(model, tmp_path / "p", PackageConfig(probe_path=str(tmp_path / "probe.json")))
+    folder = write_package(model, tmp_path / "p")
+    (folder / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match="is no safetensors file, or damaged"):
+        load_pretrained(folder, num_classes=2)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_pretrained(folder, num_classes=2)

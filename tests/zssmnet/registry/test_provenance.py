@@ -1,0 +1,191 @@
+"""Content decides what is up to date: a file that was replaced by another of the same size is noticed everywhere."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.model_record import model_record
+from tests.zssmnet.examinations import Archive
+from tests.zssmnet.interruption import traces
+from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
+from zssmnet.errors import CheckpointError
+from zssmnet.preparation.cubes import cubes_key, generate_cubes
+from zssmnet.preparation.prepare import prepare_case, prepared_keys, up_to_date_record
+from zssmnet.registry.runs import identify, take_stock
+from zssmnet.registry.versions import MODEL, checked_model, find_version, promote, publish, stable_model, version_key
+from zssmnet.report.gallery import publish_case_pictures
+from zssmnet.storage import LocalStorage, Storage, open_storage, records
+from zssmnet.storage.verification import verify_stage
+
+PREPARATION = PreparationConfig(margin_mm=3.5)
+CUBES = CubesConfig(size=(16, 16, 4), cubes_per_case=1)
+FILE = cubes_key(CUBES, 0)
+
+
+class Pipeline:
+    """One case, copied into all subsets, with its cubes, a picture and a model that was never trained."""
+
+    def __init__(self, archive: Archive, root: str) -> None:
+        self.archive = archive
+        self.data, self.cubes, self.reports, self.weights = (
+            open_storage(f"{root}/{name}") for name in ("data", "cubes", "reports", "weights")
+        )
+
+    def prepare(self) -> bool:
+        case, archive = self.archive.case("a"), self.archive
+        return prepare_case(case, 0, archive.images, archive.masks, self.data, PREPARATION)[1]
+
+    def is_prepared(self) -> bool:
+        case, archive = self.archive.case("a"), self.archive
+        return bool(up_to_date_record(case, 0, archive.images, archive.masks, self.data, PREPARATION))
+
+    def cut(self) -> list[int]:
+        """Subsets whose cubes were cut."""
+        return [subset for subset in range(6) if generate_cubes(subset, self.data, self.cubes, CUBES)[1]]
+
+    def draw(self) -> None:
+        publish_case_pictures(self.data, self.cubes, self.reports, [0], CUBES)
+
+    def train(self, file: Path) -> None:
+        file.write_bytes(b"the weights")
+        publish(self.weights, model_record("first", take_stock(self.cubes).data), file)
+
+    def run(self, file: Path) -> None:
+        self.prepare()
+        for subset in range(1, 6):
+            for source, key in zip(prepared_keys("a", 0), prepared_keys(f"b{subset}", subset), strict=True):
+                self.data.publish_bytes(key, self.data.read(source))
+        self.cut()
+        self.draw()
+        self.train(file)
+
+
+@pytest.fixture(params=["folder", "S3"])
+def pipeline(request: pytest.FixtureRequest, tmp_path: Path) -> Pipeline:
+    archive = Archive(tmp_path / "archive")
+    archive.add("a")
+    root = request.getfixturevalue("s3_root") if request.param == "S3" else str(tmp_path / "root")
+    pipeline = Pipeline(archive, root)
+    pipeline.run(tmp_path / "best.model")
+    return pipeline
+
+
+def replace(storage: Storage, key: str) -> bytes:
+    """Put other bytes of the same number in the place of a file; on a disk in place, and with the old time."""
+    content = bytes(byte ^ 0xFF for byte in storage.read(key))
+    if isinstance(storage, LocalStorage):
+        path = storage.local(key)
+        times = path.stat()
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+    else:
+        storage.publish_bytes(key, content)
+    return content
+
+
+def test_a_file_of_cubes(pipeline: Pipeline) -> None:
+    before, whole = take_stock(pipeline.cubes), pipeline.cubes.read(FILE)
+    content = replace(pipeline.cubes, FILE)
+    after = take_stock(pipeline.cubes)
+    assert after.inputs[0].sha256 == hashlib.sha256(content).hexdigest()
+    assert after.inputs[1:] == before.inputs[1:]
+    assert {one.subset for one in before.data} == {0, 1, 2, 3, 4, 5}
+    assert {one.subset for one in after.data} == {1, 2, 3, 4, 5}  # of the other cubes nothing is known
+    assert identify(after.inputs, PretrainConfig()) != identify(before.inputs, PretrainConfig())
+    assert take_stock(pipeline.cubes, before.inputs) == after
+    assert pipeline.cut() == [0]
+    assert pipeline.cubes.read(FILE) == whole
+    assert [one.sha256 for one in take_stock(pipeline.cubes).inputs] == [one.sha256 for one in before.inputs]
+
+
+@pytest.mark.parametrize("channel", range(4))
+def test_a_prepared_case(pipeline: Pipeline, channel: int) -> None:
+    key = prepared_keys("a", 0)[channel]
+    whole = pipeline.data.read(key)
+    assert pipeline.is_prepared()
+    replace(pipeline.data, key)
+    assert not pipeline.is_prepared()
+    assert pipeline.prepare()
+    assert pipeline.data.read(key) == whole
+    assert not pipeline.prepare()
+
+
+def test_a_prepared_case_whose_cubes_are_there(pipeline: Pipeline) -> None:
+    key = prepared_keys("b3", 3)[0]
+    whole = pipeline.data.read(key)
+    pipeline.data.publish_bytes(key, pipeline.data.read(prepared_keys("b3", 3)[2]))
+    assert pipeline.cut() == [3]
+    pipeline.data.publish_bytes(key, whole)
+    assert pipeline.cut() == [3]
+    assert pipeline.cut() == []
+
+
+def test_a_picture(pipeline: Pipeline) -> None:
+    (key,) = [entry.key for entry in pipeline.reports.list() if entry.key.endswith(".png")]
+    whole = pipeline.reports.read(key)
+    replace(pipeline.reports, key)
+    pipeline.draw()
+    assert pipeline.reports.read(key) == whole
+
+
+def test_the_published_model(pipeline: Pipeline) -> None:
+    replace(pipeline.weights, MODEL)
+    assert stable_model(pipeline.weights) is None
+    assert promote(pipeline.weights, "first")
+    assert pipeline.weights.read(MODEL) == b"the weights"
+    assert not promote(pipeline.weights, "first")
+
+
+def test_the_copy_of_the_model_among_the_versions(pipeline: Pipeline, tmp_path: Path) -> None:
+    replace(pipeline.weights, version_key("first"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        checked_model(pipeline.weights, find_version(pipeline.weights, "first"))
+    pipeline.train(tmp_path / "again")
+    assert pipeline.weights.read(version_key("first")) == b"the weights"
+
+
+class TestTheSameContent:
+    """In other files, or in those of an earlier program, it is hashed once, and no work is done again."""
+
+    def check(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+        hashed: list[Path] = []
+
+        def sha256_of(path: Path) -> str:
+            hashed.append(path)
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+
+        monkeypatch.setattr(records, "sha256_of", sha256_of)
+        for _ in range(2):
+            assert not pipeline.prepare()
+            assert pipeline.cut() == []
+            assert len(take_stock(pipeline.cubes).data) == 6
+            pipeline.draw()
+            assert not promote(pipeline.weights, "first")
+            assert stable_model(pipeline.weights).run_id == "first"
+            found, before = len(hashed), traces(root)
+        assert len(set(hashed)) == len(hashed) == found >= 4 + 6 + 1 + 1
+        assert traces(root) == before
+        for stage in (pipeline.data, pipeline.cubes, pipeline.reports, pipeline.weights):
+            assert {finding.kind for finding in verify_stage(stage)} <= {"foreign"}
+
+    @pytest.mark.parametrize("pipeline", ["folder"], indirect=True)
+    def test_of_a_root_that_was_copied(
+        self, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copy = shutil.copytree(tmp_path / "root", tmp_path / "copy", copy_function=shutil.copyfile)
+        self.check(Pipeline(pipeline.archive, str(copy)), monkeypatch, copy)
+
+    @pytest.mark.parametrize("pipeline", ["folder"], indirect=True)
+    def test_of_an_earlier_program(self, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root = tmp_path / "root"
+        for path in root.rglob("records/**/*.json"):
+            record = json.loads(path.read_text())
+            for output in record["outputs"]:
+                del output["version"]
+            path.write_text(json.dumps(record))
+        self.check(pipeline, monkeypatch, root)

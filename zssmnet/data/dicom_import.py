@@ -1,0 +1,133 @@
+"""From a tree of DICOM files to an archive like PI-CAI's: ``<patient>/<patient>_<study>_{t2w,adc,hbv}.mha``.
+
+What identifies a patient stays behind: names of files and folders, ids, names, dates and free text. The images are
+written from voxels and grid alone, the table of choices from numbers of series.
+"""
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zssmnet.config import SeriesConfig
+from zssmnet.data.archive import shortened
+from zssmnet.data.dicom_choice import Choice, Override, choose
+from zssmnet.data.dicom_ids import CaseIds, check_unique
+from zssmnet.data.dicom_series import find_studies
+from zssmnet.data.dicom_volume import compute_high_b, read_volume
+from zssmnet.data.image_io import write_image
+from zssmnet.errors import CaseError, DicomError
+from zssmnet.storage import Storage
+from zssmnet.storage.keys import checked_key
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CHOICE = SeriesConfig()
+TABLE = "choices.csv"
+"""Every series of every case: what it was recognised as, and why it was chosen or not."""
+_COLUMNS = ("case", "series", "shows", "b", "slices", "columns", "rows", "x_mm", "y_mm", "z_mm", "chosen_as", "reason")
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What came of an import.
+
+    Attributes:
+        cases: ids of the cases written.
+        faults: cases left out.
+        passed_over: files that were not used, by reason.
+        without_id: number of studies that the table of ids does not name.
+    """
+
+    cases: tuple[str, ...]
+    faults: tuple[CaseError, ...]
+    passed_over: Mapping[str, int]
+    without_id: int
+
+
+def import_dicom(
+    folder: Path,
+    archive: Storage,
+    ids: CaseIds,
+    config: SeriesConfig = DEFAULT_CHOICE,
+    overrides: Mapping[str, Override] | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> ImportSummary:
+    """Import all studies below a folder.
+
+    Args:
+        folder: DICOM files under any names, in any order; other files are passed over.
+        archive: where the images and ``choices.csv`` go.
+        ids: gives each study its new id.
+        config: what is wanted of the diffusion images.
+        overrides: choices by hand, by case id.
+        advance: called once for each file that was looked at.
+
+    Raises:
+        DicomError: no MR image there, ids that stand for several studies, or overrides of cases that are not there.
+        StorageError: the archive cannot be written.
+    """
+    studies, passed_over = find_studies(folder, advance)
+    if not studies:
+        seen = ", ".join(f"{count} {reason}" for reason, count in passed_over.most_common()) or "it is empty"
+        raise DicomError(f"the folder of DICOM files holds no MR image ({seen}); name the folder of an export")
+    named = {study.uid: case_id for study in studies if (case_id := ids(study)) is not None}
+    check_unique(named.values())
+    overrides = overrides or {}
+    if unknown := sorted(set(overrides) - set(named.values())):
+        raise DicomError(f"overrides of {len(unknown)} cases that are not there: {shortened(unknown)}")
+    done: list[str] = []
+    faults: list[CaseError] = []
+    rows: list[tuple[object, ...]] = []
+    for study in sorted((study for study in studies if study.uid in named), key=lambda study: named[study.uid]):
+        case_id = named[study.uid]
+        choice = choose(study, config, overrides.get(case_id))
+        rows += _rows(case_id, choice)
+        try:
+            _write(case_id, choice, archive)
+            done.append(case_id)
+        except CaseError as fault:
+            log.warning("%s is left out: %s", case_id, fault.reason)
+            faults.append(fault)
+    archive.publish_bytes(TABLE, _csv(rows))
+    return ImportSummary(tuple(done), tuple(faults), passed_over, len(studies) - len(named))
+
+
+def _write(case_id: str, choice: Choice, archive: Storage) -> None:
+    if choice.fault or not (choice.t2w and choice.adc and choice.dwi):
+        raise CaseError(case_id, "DICOM", choice.fault)
+    try:
+        t2w, adc = read_volume(choice.t2w), read_volume(choice.adc)
+        is_computed = choice.computed_b is not None
+        dwi = compute_high_b(choice.dwi, choice.computed_b or 0.0) if is_computed else read_volume(choice.dwi[0])
+    except DicomError as error:
+        raise CaseError(case_id, "DICOM", str(error)) from error
+    for suffix, image in zip(("t2w", "adc", "hbv"), (t2w, adc, dwi), strict=True):
+        key = checked_key(f"{case_id.partition('_')[0]}/{case_id}_{suffix}.mha")
+        with archive.publishing(key) as path:
+            write_image(image, str(path))
+    made = f"b {choice.computed_b:g} computed" if is_computed else choice.dwi[0].name
+    log.info("%s: T2W %s, ADC %s, DWI %s", case_id, choice.t2w.name, choice.adc.name, made)
+
+
+def _rows(case_id: str, choice: Choice) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for row in choice.rows:
+        stack, first = row.stack, row.stack.first
+        b = "" if first.b is None or stack.role == "ADC" else f"{first.b:g}"
+        spacing = (f"{step:.4g}" for step in stack.spacing_mm)
+        shows = stack.role or "other"
+        size = len(stack.slices), *first.shape
+        rows.append((case_id, first.number, shows, b, *size, *spacing, row.chosen_as, row.reason))
+    if choice.fault:
+        rows.append((case_id, *[""] * (len(_COLUMNS) - 2), f"left out: {choice.fault}"))
+    return rows
+
+
+def _csv(rows: list[tuple[object, ...]]) -> bytes:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([_COLUMNS, *rows])
+    return stream.getvalue().encode()

@@ -1,0 +1,122 @@
+"""A stack of DICOM slices to an image: GDCM decodes single files, pydicom multi-frame ones and what GDCM cannot.
+
+Voxels are what the scanner meant: rescale slope and intercept are applied. Nothing of the headers goes into the image.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import SimpleITK as sitk
+
+from zssmnet.data.dicom_series import Stack, normal_of
+from zssmnet.errors import DicomError
+
+LOWEST_FITTED_B = 50.0
+"""Below this, perfusion adds to the signal; lower b-values are left out of the fit where two others remain."""
+HIGHEST_ADC = 4000.0
+"""1e-6 mm2/s, above free water at body temperature; noise fits steeper ones."""
+
+
+def read_volume(stack: Stack) -> sitk.Image:
+    """The volume of a stack, axes x, y, z from feet to head, in mm and LPS, without metadata.
+
+    Returns:
+        The pixel type of the files, or float32 where values are rescaled.
+
+    Raises:
+        DicomError: the stack has a fault, or its pixels cannot be decoded; names the series.
+    """
+    if stack.fault:
+        raise DicomError(f"{stack.name} {stack.fault}")
+    try:
+        image = _read(stack)
+    except Exception as error:  # decoders meet damage with errors of any type
+        raise DicomError(
+            f"{stack.name}: its pixels cannot be decoded ({_syntax(stack)}: {type(error).__name__}); "
+            "fetch the series again, or decompress it first (gdcmconv --raw)"
+        ) from error
+    for key in image.GetMetaDataKeys():
+        image.EraseMetaData(key)
+    return image
+
+
+def compute_high_b(stacks: Sequence[Stack], b: float) -> sitk.Image:
+    """The signal at a higher b-value by the model S(b) = S0 exp(-b ADC), fitted to the logarithm of each voxel.
+
+    Args:
+        stacks: one acquisition at two b-values or more, all on one grid.
+        b: wanted b-value, s/mm2.
+
+    Returns:
+        float32, on the stacks' grid.
+
+    Raises:
+        DicomError: fewer than two b-values, or a stack that cannot be read.
+    """
+    usable = sorted(stacks, key=_b)
+    if len(fitted := [stack for stack in usable if _b(stack) >= LOWEST_FITTED_B]) >= 2:
+        usable = fitted
+    values = np.array([_b(stack) for stack in usable])
+    if len(values) < 2:
+        raise DicomError(f"{stacks[0].name}: a high b-value can be computed from two lower ones or more, not from one")
+    images = [read_volume(stack) for stack in usable]
+    logs_BZYX = np.log(np.maximum([sitk.GetArrayViewFromImage(image) for image in images], 1.0))
+    centred = values - values.mean()
+    mean_ZYX = logs_BZYX.mean(axis=0)
+    adc_ZYX = -np.tensordot(centred, logs_BZYX, axes=1) / float(centred @ centred)
+    adc_ZYX = np.clip(adc_ZYX, 0, HIGHEST_ADC * 1e-6)
+    signal_ZYX = np.exp(mean_ZYX - (b - values.mean()) * adc_ZYX)
+    computed = sitk.GetImageFromArray(signal_ZYX.astype(np.float32))
+    computed.CopyInformation(images[0])
+    return computed
+
+
+def _b(stack: Stack) -> float:
+    return stack.first.b or 0.0
+
+
+def _read(stack: Stack) -> sitk.Image:
+    if stack.first.frame is not None:
+        return _read_frames(stack)
+    try:
+        return _read_files(stack)
+    except RuntimeError:  # a few files that GDCM cannot decode, pydicom can
+        return _read_frames(stack)
+
+
+def _read_files(stack: Stack) -> sitk.Image:
+    reader = sitk.ImageSeriesReader()
+    reader.SetNumberOfThreads(1)
+    reader.SetFileNames([str(one.file) for one in stack.slices])
+    if any(one.scaling != (1.0, 0.0) for one in stack.slices):  # which may differ from slice to slice
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+    return reader.Execute()
+
+
+def _read_frames(stack: Stack) -> sitk.Image:
+    planes: list[npt.NDArray[Any]] = []
+    frames: dict[str, npt.NDArray[Any]] = {}
+    for one in stack.slices:
+        if str(one.file) not in frames:
+            data = pydicom.dcmread(one.file, force=True)
+            frames[str(one.file)] = data.pixel_array.reshape(-1, data.Rows, data.Columns)
+        plane = frames[str(one.file)][one.frame or 0]
+        slope, intercept = one.scaling
+        planes.append(plane if one.scaling == (1.0, 0.0) else (plane * slope + intercept).astype(np.float32))
+    image = sitk.GetImageFromArray(np.stack(planes))
+    first = stack.first
+    axes = np.column_stack([first.orientation[:3], first.orientation[3:], normal_of(first)])
+    image.SetDirection((axes / np.linalg.norm(axes, axis=0)).ravel().tolist())
+    image.SetOrigin(first.position)
+    image.SetSpacing(stack.spacing_mm)
+    return image
+
+
+def _syntax(stack: Stack) -> str:
+    try:
+        return str(pydicom.dcmread(stack.first.file, stop_before_pixels=True).file_meta.TransferSyntaxUID.name)
+    except Exception:  # it is only for the message
+        return "unknown transfer syntax"

@@ -1,0 +1,54 @@
+"""Detection maps of csPCa out of nnU-Net v2's probabilities, and their figures as the PI-CAI challenge defines them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zssmnet.data.examination import array_of
+from zssmnet.data.image_io import read_image
+from zssmnet.errors import InputError
+
+
+def detection_map(probabilities: str | Path) -> npt.NDArray[Any]:
+    """Lesion candidates of a case: connected regions, each with one confidence (PI-CAI's dynamic extraction).
+
+    Args:
+        probabilities: ``<case>.npz`` that ``nnUNetv2_predict --save_probabilities`` wrote.
+
+    Returns:
+        Array (Z, Y, X), 0 outside candidates. The probability of csPCa is 1 - background, whatever the classes.
+
+    Raises:
+        InputError: no such file, or another one.
+    """
+    from report_guided_annotation import extract_lesion_candidates
+
+    try:
+        with open(probabilities, "rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:  # noqa: PTH123
+            probability = 1 - archive["probabilities"][0].astype(np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
+    candidates: npt.NDArray[Any] = extract_lesion_candidates(probability, threshold="dynamic")[0]
+    return candidates
+
+
+def evaluate_detection(predictions: Path, labels: Path) -> Any:
+    """picai_eval's figures: `.AP` (lesions), `.auroc` (cases), `.score`.
+
+    Args:
+        predictions: folder of ``<case>.npz``, see `detection_map`.
+        labels: folder of ``<case>.nii.gz`` (``labelsTr``); any value above 0 is csPCa.
+
+    Raises:
+        InputError: no predictions there, or one that cannot be read.
+    """
+    from picai_eval import evaluate
+
+    files = sorted(predictions.glob("*.npz"))
+    if not files:
+        raise InputError(f"{predictions}: no <case>.npz; predict with --save_probabilities")
+    lesions: list[Any] = [array_of(read_image(labels / f"{file.stem}.nii.gz")) > 0 for file in files]
+    names = [file.stem for file in files]
+    return evaluate([detection_map(file) for file in files], lesions, subject_list=names, num_parallel_calls=1)

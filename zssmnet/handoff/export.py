@@ -1,0 +1,103 @@
+"""Weights as the files that nnU-Net v2 and v1 take as pre-trained weights."""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zssmnet.handoff.load import LoadReport, load_body
+from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, local_path, read_weights
+from zssmnet.mnet import MNet
+from zssmnet.storage import LocalStorage
+from zssmnet.training.tensor_files import save_tensors
+
+log = logging.getLogger(__name__)
+
+SEGMENTATION_HEADS = "outputs.seg_layers."
+"""Names of the heads in nnU-Net v2, which takes no tensor with `.seg_layers.` in its name from pre-trained weights."""
+_HEADS_LEFT_OUT = "heads of pre-training restore images"
+
+
+def export_nnunet_v2(
+    model_path: str | os.PathLike[str], out_path: str | os.PathLike[str], num_classes: int | None = None
+) -> LoadReport:
+    """Write a `.pth` that nnU-Net v2 takes as ``-pretrained_weights``.
+
+    nnU-Net v2 demands every tensor of the network whose name has no `.seg_layers.` in it, in the same shape.
+
+    Args:
+        model_path: what `load_pretrained` reads.
+        out_path: a local file, which appears whole or not at all; an old one is replaced.
+        num_classes: without it the file holds the 336 tensors beside the heads, which the trainers of
+            `zssmnet.handoff.nnunet_trainer` take with any number of classes. With it there are new heads of that
+            many classes too, under the names of those trainers (`outputs.seg_layers.*`) and of `MNet` (`outputs.*`):
+            the file then fits a trainer around a plain `MNet` as well.
+
+    Returns:
+        What is in the file, and what was left out.
+
+    Raises:
+        CheckpointError: `model_path` is not usable.
+        ValueError: `num_classes` is less than 1.
+        StorageError: `out_path` cannot be written.
+    """
+    weights = read_weights(model_path)
+    model, report = _checked(weights, 1 if num_classes is None else num_classes)
+    exported = dict(model.state_dict()) if num_classes is not None else body_of(model)
+    for name in [name for name in exported if name.startswith(HEADS)]:
+        exported[name.replace(HEADS, SEGMENTATION_HEADS)] = exported[name].clone()
+    network = {"in_channels": weights.in_channels, "channels": list(weights.channels), "merge": weights.merge}
+    _publish({"network_weights": exported, NETWORK_KEY: network}, out_path)
+    return report
+
+
+def export_nnunet_v1(model_path: str | os.PathLike[str], out_path: str | os.PathLike[str]) -> LoadReport:
+    """Write a `.model` that nnU-Net v1 takes as pre-trained weights: without heads.
+
+    nnU-Net v1 takes every tensor that has the name and shape of one of the network's, so that with three classes heads
+    that restore images would become heads that segment. Of the published network's 343 tensors it takes these 336.
+
+    Args:
+        model_path: what `load_pretrained` reads.
+        out_path: a local file, which appears whole or not at all; an old one is replaced.
+
+    Returns:
+        What is in the file, and what was left out.
+
+    Raises:
+        CheckpointError: `model_path` is not usable.
+        StorageError: `out_path` cannot be written.
+    """
+    weights = read_weights(model_path)
+    model, report = _checked(weights, 1)
+    _publish({"state_dict": body_of(model)}, out_path)
+    return report
+
+
+def body_of(model: MNet) -> dict[str, Tensor]:
+    """All tensors of a network but the heads'."""
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEADS)}
+
+
+def _checked(weights: Weights, num_classes: int) -> tuple[MNet, LoadReport]:
+    """A network with the weights, and with new heads that are the same in every export."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MNet(weights.in_channels, num_classes, weights.channels, weights.merge)
+    loaded = load_body(model, weights)
+    report = LoadReport(
+        loaded.source, loaded.taken, loaded.initialised, dict.fromkeys(weights.heads, _HEADS_LEFT_OUT), loaded.wrappers
+    )
+    log.info("%s", report)
+    return model, report
+
+
+def _publish(content: Mapping[str, Any], out_path: str | os.PathLike[str]) -> None:
+    out = local_path(out_path)
+    folder = LocalStorage(out.parent)
+    with folder.publishing(out.name) as partial:
+        save_tensors(dict(content), partial)
+    folder.sweep()

@@ -1,0 +1,140 @@
+"""Pre-trained weights into an MNet with new heads, and a report of what was taken."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from zssmnet.handoff.weights import (
+    FIRST_OF_LEVEL,
+    HEADS,
+    TAKES_PAIR,
+    Weights,
+    check_finite,
+    read_weights,
+    some,
+    takes_concatenated,
+    unusable,
+)
+from zssmnet.mnet import Merge, MNet
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a network took from a file.
+
+    Attributes:
+        source: the file.
+        taken: names of the tensors that were taken.
+        initialised: names of the network's tensors that were initialised anew.
+        left_out: names of the file's tensors that were not taken, each with the reason.
+        wrappers: wrappers whose prefixes were stripped from the names.
+    """
+
+    source: str
+    taken: tuple[str, ...]
+    initialised: tuple[str, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+    wrappers: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Tensors of the network."""
+        return len(self.taken) + len(self.initialised)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.taken)} of {self.total} tensors loaded from {self.source}"]
+        if self.initialised:
+            parts.append(f"{len(self.initialised)} initialised anew ({some(self.initialised)})")
+        for reason in dict.fromkeys(self.left_out.values()):
+            names = [name for name, why in self.left_out.items() if why == reason]
+            parts.append(f"{len(names)} left out ({some(names)}): {reason}")
+        if self.wrappers:
+            parts.append(f"wrapper's prefix {', '.join(self.wrappers)} stripped from the names")
+        return "; ".join(parts)
+
+
+def load_pretrained(
+    path: str | os.PathLike[str],
+    *,
+    num_classes: int,
+    in_channels: int | None = None,
+    merge: Merge | None = None,
+    deep_supervision: bool = False,
+) -> MNet:
+    """Return an MNet with pre-trained weights and new heads, for fine-tuning (Z-SSMNet, arXiv 2212.05808).
+
+    All tensors but those of the seven heads (`outputs.*`) come from the file, without exception; the heads get
+    PyTorch's default initialisation. The channels of the five levels are read off the file. What was taken is logged.
+
+    Args:
+        path: a package's folder, or a local file: `.model` (weights under `state_dict`) or `.pth` of nnU-Net v2
+            (`network_weights`).
+        num_classes: output channels of the new heads.
+        in_channels: input channels; if given, the file must agree.
+        merge: the feature merging unit used in pre-training; by default as the file or the record beside it notes it,
+            and "sub" where neither does: the tensors of "sub" and "sum" look alike.
+        deep_supervision: whether the network returns the outputs of all seven heads.
+
+    Returns:
+        The network, on the CPU, in float32 and training mode; it takes (N, in_channels, Z, Y, X).
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, or weights that are not finite or do not fit.
+        ValueError: an argument that makes no network.
+    """
+    weights = read_weights(path)
+    given_channels = weights.in_channels if in_channels is None else in_channels
+    model = MNet(given_channels, num_classes, weights.channels, merge or weights.merge, deep_supervision)
+    logger.info("%s", load_body(model, weights))
+    return model
+
+
+def load_body(model: MNet, weights: Weights) -> LoadReport:
+    """Load all tensors but the heads' into a network.
+
+    Raises:
+        CheckpointError: weights that are not finite or do not fit.
+    """
+    body = {name: tensor.float() for name, tensor in weights.body.items()}
+    _check_fit(weights, body, model)
+    check_finite(weights.path, body)
+    model.load_state_dict(body, strict=False)  # strict but for the heads: _check_fit has seen to it
+    heads = tuple(name for name in model.state_dict() if name.startswith(HEADS))
+    reason = f"heads of pre-training restore images; those of {model.num_classes} classes are new"
+    return LoadReport(str(weights.path), tuple(body), heads, dict.fromkeys(weights.heads, reason), weights.wrappers)
+
+
+def _check_fit(weights: Weights, body: Mapping[str, Tensor], model: MNet) -> None:
+    """Everything but the heads is there, nothing else is, and every shape is right."""
+    shapes = {name: t.shape for name, t in model.state_dict().items() if not name.startswith(HEADS)}
+    misfits = {
+        "missing": [name for name in shapes if name not in body],
+        "unexpected": [name for name in body if name not in shapes],
+        "of another shape": [
+            f"{name} {tuple(body[name].shape)} for {tuple(shape)}"
+            for name, shape in shapes.items()
+            if name in body and body[name].shape != shape
+        ],
+    }
+    found = [f"{len(names)} {what} ({some(names)})" for what, names in misfits.items() if names]
+    if found:
+        raise unusable(
+            weights.path, f"does not fit: of {len(shapes)} tensors {', '.join(found)}; {_advice(body, model)}"
+        )
+
+
+def _advice(body: Mapping[str, Tensor], model: MNet) -> str:
+    in_channels = body[FIRST_OF_LEVEL[0]].shape[1]
+    if in_channels != model.in_channels:
+        return f"pass in_channels={in_channels}, or leave it out"
+    concatenated = takes_concatenated(body, model.channels)
+    if concatenated and model.merge != "cat":
+        return 'pass merge="cat"'
+    if not concatenated and TAKES_PAIR in body and model.merge == "cat":
+        return 'pass merge="sub" or "sum", as in pre-training'
+    return "name a .model file that pre-training wrote"

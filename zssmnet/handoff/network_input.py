@@ -1,0 +1,74 @@
+"""A case as the network sees it: six channels, scaled as in pre-training."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from zssmnet.config import PreparationConfig
+from zssmnet.data.archive import Case
+from zssmnet.data.examination import array_of, read_examination
+from zssmnet.errors import InputError
+from zssmnet.handoff.weights import local_path
+from zssmnet.preparation.cubes import scaled_volume
+from zssmnet.preparation.prepare import prepare
+from zssmnet.storage import LocalStorage
+
+INPUT_CHANNELS = ("T2W", "ADC", "DWI", "background", "peripheral zone", "rest of the gland")
+
+
+def network_input(
+    images: Sequence[str | os.PathLike[str]],
+    zonal_mask: str | os.PathLike[str],
+    preparation: PreparationConfig | None = None,
+) -> Tensor:
+    """Read a case from files as the network takes it.
+
+    Args:
+        images: files of T2W, ADC and DWI, in this order, all on one grid: prepared ones (`SSL/data/subset{k}`), or
+            those of an nnU-Net raw archive.
+        zonal_mask: file of the zonal mask on the same grid.
+        preparation: resample and crop the files like this first, as those of a raw archive need it
+            (`PreparationConfig()`); None takes them as they are.
+
+    Returns:
+        Float32 tensor (6, Z, Y, X): T2W, ADC, DWI, and one channel for each zone: background, peripheral zone, rest
+        of the gland. T2W and DWI are in 0..1 by their own minimum and maximum in the volume, ADC (1e-6 mm2/s) is
+        clipped to 0..3000 and divided by 3000.
+
+    Raises:
+        InputError: not three images.
+        CaseError: a file is missing, unreadable or cannot be used.
+
+    Example:
+        >>> x = network_input(["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"], "a.nii.gz")  # doctest: +SKIP
+        >>> model(x[None])  # doctest: +SKIP
+    """
+    if len(images) != 3:
+        raise InputError(f"{len(images)} images: name those of T2W, ADC and DWI, in this order")
+    t2w, adc, dwi, mask = (_key(file) for file in (*images, zonal_mask))
+    case_id = Path(mask).name.removesuffix(".nii.gz")
+    root = LocalStorage("/")
+    examination = read_examination(Case(case_id, "nnunet", (t2w, adc, dwi), mask), root, root)
+    if preparation is None:
+        return torch.from_numpy(input_CZYX(examination.images, examination.mask))
+    prepared = prepare(case_id, examination, preparation)
+    return torch.from_numpy(input_CZYX(prepared.images, prepared.mask))
+
+
+def input_CZYX(images: tuple[Any, Any, Any], mask: Any) -> npt.NDArray[np.float32]:  # noqa: N802  (axes)
+    """The six channels of a case, axes (channel, z, y, x), of its SimpleITK images T2W, ADC, DWI and zonal mask."""
+    t2w, adc, dwi = (array_of(image) for image in images)
+    volume_CZYX = scaled_volume((t2w, adc, dwi), array_of(mask)).transpose(0, 3, 2, 1)
+    zones = [volume_CZYX[3] == zone for zone in range(3)]
+    return np.concatenate([volume_CZYX[:3], np.stack(zones)], dtype=np.float32)
+
+
+def _key(file: str | os.PathLike[str]) -> str:
+    """A file as a key below the file system's root."""
+    return local_path(file).absolute().relative_to("/").as_posix()

@@ -1,0 +1,227 @@
+"""A raw data set for nnU-Net v2 with the six channels of pre-training, csPCa labels and the five folds.
+
+``DatasetNNN_<name>/imagesTr/<case>_000{0..5}.nii.gz``, ``labelsTr/<case>.nii.gz``, ``dataset.json`` and
+``splits_final.json``. Intensities are those that pre-training has seen, and nnU-Net is asked to leave them alone.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from zssmnet.config import NnunetDatasetConfig, PreparationConfig
+from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, take_inventory
+from zssmnet.data.examination import Examination, array_of, check_grid, read_examination
+from zssmnet.data.image_io import read_image, write_image
+from zssmnet.data.splits import read_folds
+from zssmnet.errors import ArchiveError, CaseError, UnreadableFileError
+from zssmnet.handoff.network_input import INPUT_CHANNELS, input_CZYX
+from zssmnet.preparation.prepare import prepare
+from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
+from zssmnet.storage import LocalStorage, Storage, read_file
+
+log = logging.getLogger(__name__)
+
+Labels = Literal["binary", "isup"]
+FOLDS = 5
+NO_NORMALISATION = "noNorm"
+"""Name of a channel whose intensities nnU-Net leaves alone."""
+ISUP_GRADES = (2, 3, 4, 5)
+_LABELS: dict[Labels, dict[str, int]] = {
+    "binary": {"background": 0, "csPCa": 1},
+    "isup": {"background": 0} | {f"ISUP {grade}": label for label, grade in enumerate(ISUP_GRADES, 1)},
+}
+
+
+@dataclass(frozen=True)
+class NnunetDataset:
+    """A data set that was written.
+
+    Attributes:
+        folder: ``.../DatasetNNN_<name>``.
+        cases: ids of its cases, sorted.
+        with_lesion: how many of them have a lesion.
+        left_out: why cases were left out, one error a case.
+    """
+
+    folder: Path
+    cases: tuple[str, ...]
+    with_lesion: int
+    left_out: tuple[CaseError, ...]
+
+
+def write_nnunet_dataset(
+    images: Storage,
+    zonal_masks: Storage,
+    lesions: Storage,
+    folder: Path,
+    config: NnunetDatasetConfig = NnunetDatasetConfig(),
+    on_case: Callable[[str], None] = lambda case_id: None,
+) -> NnunetDataset:
+    """Write a raw data set for nnU-Net v2.
+
+    Args:
+        images: an archive, see `take_inventory`.
+        zonal_masks: folder of ``<case>.nii.gz``: zones.
+        lesions: folder of ``<case>.nii.gz`` on T2W's grid: 0, or a lesion's ISUP grade (with ``binary``, any value
+            above 0). A case without such a file is left out: nobody knows whether it has a lesion.
+        folder: ``.../nnUNet_raw/DatasetNNN_<name>``; files there are replaced.
+        config: labels, volume and so on. Cases that its ``splits_path`` does not name are left out; without one, a
+            hash of the patient decides on the fold.
+        on_case: called with the id of each case that is written.
+
+    Raises:
+        ArchiveError: no archive there, or no case that can be used.
+        SplitsError: a splits.json that is none.
+        StorageError: the folder cannot be written.
+    """
+    output = LocalStorage(folder)
+    folds_val = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else None
+    inventory = take_inventory(images, zonal_masks, config.archive_format)
+    named = None if folds_val is None else {case_id for val in folds_val for case_id in val}
+    cases = [case for case in inventory.cases if named is None or case.id in named]
+    present = {entry.key for entry in lesions.list()}
+
+    def write(case: Case) -> bool | CaseError:
+        try:
+            if case.id + MASK_SUFFIX not in present:
+                raise CaseError(case.id, lesions.where(case.id + MASK_SUFFIX), "missing: the case has no lesion label")
+            has_lesion = _write_case(case, images, zonal_masks, lesions, output, config)
+        except CaseError as error:
+            return error
+        on_case(case.id)
+        return has_lesion
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = dict(zip((case.id for case in cases), pool.map(write, cases), strict=True))
+    left_out = [*inventory.faults, *(result for result in results.values() if isinstance(result, CaseError))]
+    written = {case_id: result for case_id, result in results.items() if not isinstance(result, CaseError)}
+    for fault in left_out:
+        log.warning("left out: %s", fault)
+    if not written:
+        reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
+        raise ArchiveError(f"{images.uri}: no case can be used; {reason}")
+    _publish_json(output, "dataset.json", _description(len(written), config))
+    _publish_json(output, "splits_final.json", _splits(sorted(written), folds_val, config.patient_pattern))
+    return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), tuple(left_out))
+
+
+def _write_case(
+    case: Case,
+    images: Storage,
+    zonal_masks: Storage,
+    lesions: Storage,
+    output: LocalStorage,
+    config: NnunetDatasetConfig,
+) -> bool:
+    """Write a case's six channels and its label; whether it has a lesion."""
+    examination = read_examination(case, images, zonal_masks)
+    label = _read_lesions(case.id, lesions, examination.t2w, config.labels)
+    volumes, mask, label = _selected(case.id, examination, label, config)
+    channels = input_CZYX(volumes, mask)
+    for number, channel in enumerate(channels):
+        _publish_image(output, f"imagesTr/{case.id}_{number:04d}.nii.gz", channel, mask)
+    values = array_of(label)
+    _publish_image(output, f"labelsTr/{case.id}.nii.gz", values.astype(np.uint8), mask)
+    return bool(values.any())
+
+
+def _selected(
+    case_id: str, examination: Examination, label: sitk.Image, config: NnunetDatasetConfig
+) -> tuple[tuple[sitk.Image, sitk.Image, sitk.Image], sitk.Image, sitk.Image]:
+    """Images, zonal mask and label on the grid that is asked for."""
+    if config.volume == "native":
+        return examination.images, examination.mask, label
+    preparation, source = config.preparation, grid_of(examination.t2w)
+    if config.volume == "cropped":
+        preparation = PreparationConfig(spacing_mm=source.spacing, margin_mm=preparation.margin_mm)
+    prepared = prepare(case_id, examination, preparation)
+    label = crop_mask(resample_mask(label, target_grid(source, preparation.spacing_mm)), prepared.roi)
+    return prepared.images, prepared.mask, label
+
+
+def _read_lesions(case_id: str, lesions: Storage, t2w: sitk.Image, labels: Labels) -> sitk.Image:
+    """A case's label on T2W's grid, with the numbers of nnU-Net's classes."""
+    key = case_id + MASK_SUFFIX
+    try:
+        image = read_image(lesions.local(key))
+    except UnreadableFileError as error:
+        raise CaseError(case_id, lesions.where(key), error.reason) from error
+    check_grid(case_id, lesions.where(key), image, t2w)
+    values = array_of(image)
+    classes = np.zeros(values.shape, np.uint8)
+    if labels == "binary":
+        classes[values > 0] = 1
+    else:
+        grades = {0: 0} | {grade: label for label, grade in enumerate(ISUP_GRADES, 1)}
+        if others := sorted(set(np.unique(values).tolist()) - set(grades)):
+            shown = ", ".join(f"{value:g}" for value in others[:5])
+            reason = f"has the values {shown}, which are no ISUP grades of csPCa (2 to 5); use binary labels"
+            raise CaseError(case_id, lesions.where(key), reason)
+        for grade, label in grades.items():
+            classes[values == grade] = label
+    result = sitk.GetImageFromArray(classes)
+    result.CopyInformation(t2w)
+    return result
+
+
+def _publish_image(output: LocalStorage, key: str, values_ZYX: npt.NDArray[Any], like: sitk.Image) -> None:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values_ZYX))
+    image.CopyInformation(like)
+    with output.publishing(key) as path:
+        write_image(image, str(path))
+
+
+def _publish_json(output: LocalStorage, key: str, content: object) -> None:
+    output.publish_bytes(key, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
+    """nnU-Net's dataset.json."""
+    return {
+        "channel_names": {str(number): NO_NORMALISATION for number in range(len(INPUT_CHANNELS))},
+        "labels": _LABELS[config.labels],
+        "numTraining": count,
+        "file_ending": ".nii.gz",
+        "zssmnet": {
+            "channels": INPUT_CHANNELS,
+            "volume": config.volume,
+            "preparation": config.preparation.model_dump(mode="json"),
+        },
+    }
+
+
+def _splits(
+    case_ids: Iterable[str], folds_val: Sequence[Sequence[str]] | None, patient_pattern: str
+) -> list[dict[str, list[str]]]:
+    """Training and validation cases of the five folds."""
+    ids = list(case_ids)
+    if folds_val is None:
+        fold_of = {case_id: _fold(patient_of(case_id, patient_pattern)) for case_id in ids}
+    else:
+        fold_of = {case_id: fold for fold, val in enumerate(folds_val) for case_id in val}
+    return [
+        {
+            "train": [case_id for case_id in ids if fold_of[case_id] != fold],
+            "val": [case_id for case_id in ids if fold_of[case_id] == fold],
+        }
+        for fold in range(FOLDS)
+    ]
+
+
+def _fold(patient: str) -> int:
+    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]) % FOLDS
+
+
+def dataset_folder(raw: Path, config: NnunetDatasetConfig) -> Path:
+    """The folder of a data set below ``nnUNet_raw``."""
+    return raw / f"Dataset{config.number:03d}_{config.name}"

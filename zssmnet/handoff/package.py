@@ -1,0 +1,237 @@
+"""A folder to publish weights in: safetensors, config.json, a model card, and nnssl's adaptation plan."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from zssmnet.config import CubesConfig, PackageConfig, PreparationConfig
+from zssmnet.data.splits import VALIDATION_SUBSET
+from zssmnet.errors import InputError
+from zssmnet.handoff.network_input import INPUT_CHANNELS
+from zssmnet.handoff.weights import (
+    PACKAGE_CONFIG,
+    PACKAGE_WEIGHTS,
+    Weights,
+    check_finite,
+    local_path,
+    read_weights,
+    record_of,
+)
+from zssmnet.preparation.cubes import HIGHEST_ADC
+from zssmnet.registry.versions import PretrainedModel
+from zssmnet.storage import LocalStorage
+
+log = logging.getLogger(__name__)
+
+CARD, ADAPTATION_PLAN = "README.md", "adaptation_plan.json"
+CITATIONS = {
+    "Z-SSMNet": "Yuan et al., Z-SSMNet: Zonal-aware self-supervised mesh network for prostate cancer detection and "
+    "diagnosis with bi-parametric MRI, https://arxiv.org/abs/2212.05808",
+    "MNet": "Dong et al., MNet: Rethinking 2D/3D networks for anisotropic medical image segmentation, IJCAI 2022, "
+    "https://arxiv.org/abs/2205.04846",
+    "Models Genesis": "Zhou et al., Models Genesis, Medical Image Analysis 67:101840, 2021",
+}
+_HEADER = """\
+---
+license: {licence}
+library_name: zssmnet
+tags: [prostate, mri, bpmri, self-supervised, pre-training, medical-imaging, mnet]
+---
+# {name}
+
+MNet, pre-trained on bi-parametric prostate MRI (T2W, ADC, high b-value DWI and zonal masks) to restore corrupted cubes,
+as Z-SSMNet (arXiv 2212.05808) describes it. For fine-tuning on the detection of clinically significant prostate cancer;
+no medical device, and no detector as it is.
+"""
+_HOW_TO_LOAD = """
+## How to load it
+
+```python
+import zssmnet
+
+model = zssmnet.load_pretrained("path/to/this/folder", num_classes=2)
+```
+
+The input has the axes (N, C, Z, Y, X) and the channels {channels}; `zssmnet.network_input` makes it from files.
+Intensities and spacing are in `{config}`.
+
+## Please cite
+"""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a package is made from."""
+
+    weights: Weights
+    record: PretrainedModel | None
+    config: PackageConfig
+    probe: Mapping[str, Any] | None
+
+
+def write_package(
+    model_path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    config: PackageConfig = PackageConfig(),
+) -> Path:
+    """Write weights as a package, which `load_pretrained(folder)` loads.
+
+    The card has the number of cases, settings and validation figures as far as the record beside `model_path` knows
+    them. It names no case.
+
+    Args:
+        model_path: what `load_pretrained` reads.
+        folder: a local folder; files of the package that are there already are replaced.
+        config: the name and the licence on the card, and the probe's result. Without a licence there is a field to
+            be filled in.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: `model_path` is not usable.
+        InputError: the probe's file is no JSON object.
+        StorageError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    weights = read_weights(model_path)
+    check_finite(weights.path, weights.tensors)
+    content = _Content(weights, record_of(weights.path), config, _read_probe(config.probe_path))
+    output = LocalStorage(local_path(folder))
+    tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
+    with output.publishing(PACKAGE_WEIGHTS) as path:
+        save_file(tensors, path, metadata={"format": "pt"})
+    for key, value in ((PACKAGE_CONFIG, _config(content)), (ADAPTATION_PLAN, _adaptation_plan(content))):
+        output.publish_bytes(key, json.dumps(value, indent=1).encode() + b"\n")
+    output.publish_bytes(CARD, _card(content).encode())
+    log.info("%s: %d tensors of %s", output.folder, len(tensors), weights.path)
+    return output.folder
+
+
+def _config(content: _Content) -> dict[str, Any]:
+    """What is needed to build the network and its input."""
+    weights, record = content.weights, content.record
+    return {
+        "architecture": "MNet",
+        "in_channels": weights.in_channels,
+        "channels": list(weights.channels),
+        "merge": weights.merge,
+        "input_channels": list(INPUT_CHANNELS),
+        "input_axes": "N, C, Z, Y, X",
+        "intensities": {"T2W": "0..1 by minimum and maximum", "ADC": f"clipped to 0..{HIGHEST_ADC:g}, divided by it"}
+        | {"DWI": "0..1 by minimum and maximum", "zones": "one-hot"},
+        "spacing_mm_xyz": list(PreparationConfig().spacing_mm),
+        "patch_size_zyx": _patch_ZYX(),
+        "library": "zssmnet",
+        "library_version": version("zssmnet"),
+        "run_id": record.run_id if record else None,
+        "license": content.config.licence,
+        "citations": CITATIONS,
+    }
+
+
+def _adaptation_plan(content: _Content) -> dict[str, Any]:
+    """The fields that nnssl's adaptation plan has, for the network that it does not know."""
+    weights = content.weights
+    return {
+        "architecture_plans": {
+            "arch_class_name": "zssmnet.MNet",
+            "arch_kwargs": {"channels": list(weights.channels), "merge": weights.merge},
+            "arch_kwargs_requiring_import": None,
+        },
+        "pretrain_plan": {
+            "spacing_zyx": list(PreparationConfig().spacing_mm)[::-1],
+            "patch_size": _patch_ZYX(),
+            "normalization": "none: see intensities in config.json",
+        },
+        "pretrain_num_input_channels": weights.in_channels,
+        "recommended_downstream_patchsize": _patch_ZYX(),
+        "key_to_encoder": "down",
+        "key_to_stem": "down11",
+        "keys_to_in_proj": ["down11.CB2d.conv1.conv", "down11.CB3d.conv1.conv"],
+        "key_to_lpe": None,
+        "citations": CITATIONS,
+    }
+
+
+def _card(content: _Content) -> str:
+    """The model card, in the form of the field's model hubs: Markdown after a YAML header."""
+    weights, record, config = content.weights, content.record, content.config
+    to_fill = "  # to be filled in: the licence of these weights" if config.licence == PackageConfig().licence else ""
+    lines = [
+        _HEADER.format(licence=config.licence + to_fill, name=config.name),
+        "## Training data\n",
+        *_data_lines(record),
+        "\n## Network and settings\n",
+        f"- MNet with the channels {', '.join(map(str, weights.channels))}, merging unit `{weights.merge}`, "
+        f"{weights.in_channels} input channels",
+        *_settings_lines(record),
+        "\n## Validation\n",
+        *_validation_lines(record),
+        *([] if content.probe is None else ["\n## Does it help? The probe's result\n", *_probe_lines(content.probe)]),
+        _HOW_TO_LOAD.format(channels=", ".join(INPUT_CHANNELS), config=PACKAGE_CONFIG),
+        *(f"- {citation}" for citation in CITATIONS.values()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _data_lines(record: PretrainedModel | None) -> list[str]:
+    if record is None or not record.data:
+        return ["- no record of the cases lies beside the weights"]
+    validation = sum(case.subset == VALIDATION_SUBSET for case in record.data)
+    return [
+        f"- {len(record.data)} cases: {len(record.data) - validation} trained on, {validation} validated with",
+        "- centres: not recorded",
+    ]
+
+
+def _settings_lines(record: PretrainedModel | None) -> list[str]:
+    if record is None:
+        return ["- settings: no record lies beside the weights"]
+    training, corruption = record.parameters.training, record.parameters.corruption
+    return [
+        f"- corruption: `{corruption.recipe}`; seed {training.seed}",
+        f"- SGD, learning rate {training.learning_rate:g}, momentum {training.momentum:g}, batches of "
+        f"{training.batch_size} cubes, {len(record.history)} epochs, best epoch {record.best_epoch}",
+        f"- device `{record.device or 'not recorded'}`, precision `{record.precision}`, run `{record.run_id}`",
+        f"- versions: {', '.join(f'{name} {number}' for name, number in sorted(record.versions.items()))}",
+    ]
+
+
+def _validation_lines(record: PretrainedModel | None) -> list[str]:
+    if record is None:
+        return ["- no record lies beside the weights"]
+    figures = [f"- {name}: {value:.5g}" for name, value in sorted(record.metrics.items())]
+    return [
+        f"- validation loss (mean squared error of the restored images): {record.best_validation_loss:.5f}",
+        *figures,
+    ]
+
+
+def _probe_lines(probe: Mapping[str, Any]) -> list[str]:
+    return [f"- {name}: {value}" for name, value in probe.items() if isinstance(value, str | int | float)]
+
+
+def _read_probe(path: str | None) -> Mapping[str, Any] | None:
+    if path is None:
+        return None
+    file = local_path(path)
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error}); name the probe's JSON file") from error
+    except ValueError as error:
+        raise InputError(f"{file}: is no JSON file; name the probe's JSON file") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: holds a {type(content).__name__}, not the probe's figures by name")
+    return content
+
+
+def _patch_ZYX() -> list[int]:  # noqa: N802  (axes)
+    return list(CubesConfig().size)[::-1]

@@ -1,0 +1,231 @@
+"""Weights read from a file or a package, with what is known of their network.
+
+A `.model` file holds the weights under `state_dict` (nnU-Net v1 reads them there), a `.pth` file of nnU-Net v2 under
+`network_weights`, a package (see `zssmnet.handoff.package`) in `model.safetensors`. Only tensors and plain values are
+read: no code in a file runs.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from zssmnet.errors import CheckpointError
+from zssmnet.mnet import Merge
+from zssmnet.registry.versions import PretrainedModel
+from zssmnet.storage import LocalStorage
+from zssmnet.storage.records import read_record
+from zssmnet.training.tensor_files import is_backed, load_tensors
+
+Channels = tuple[int, int, int, int, int]
+WEIGHT_KEYS = ("state_dict", "network_weights")
+NETWORK_KEY = "zssmnet"
+"""Entry of an exported file, and of nnU-Net's plans, with the network's `channels` and `merge`."""
+HEADS = "outputs."
+PACKAGE_WEIGHTS, PACKAGE_CONFIG = "model.safetensors", "config.json"
+# What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into names.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# Tensors whose shapes give the network's sizes: the first of each level, and one that takes a merged pair.
+FIRST_OF_LEVEL = tuple(
+    f"{node}.CB2d.conv1.conv.weight" for node in ("down11", "down12", "down13", "down14", "bottleneck1")
+)
+TAKES_PAIR = "down22.CB2d.conv1.conv.weight"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of an MNet.
+
+    Attributes:
+        path: the file they come from.
+        tensors: by their names in `MNet`.
+        wrappers: wrappers whose prefixes were stripped from the names.
+        in_channels: input channels.
+        channels: channels of the five levels.
+        merge: the feature merging unit, as far as the file, its record or the shapes tell; "sub" where nothing does.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    wrappers: tuple[str, ...]
+    in_channels: int
+    channels: Channels
+    merge: Merge
+
+    @property
+    def body(self) -> dict[str, Tensor]:
+        """All tensors but the heads'."""
+        return {name: tensor for name, tensor in self.tensors.items() if not name.startswith(HEADS)}
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of the heads' tensors."""
+        return [name for name in self.tensors if name.startswith(HEADS)]
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Read weights from a `.model` or `.pth` file, or from a package's folder.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, or not the weights of an MNet.
+    """
+    path = local_path(path)
+    if (path / PACKAGE_CONFIG).is_file():
+        path, content = path / PACKAGE_WEIGHTS, _read_package(path)
+    else:
+        content = _read(path)
+    tensors, wrappers = _tensors(path, content)
+    in_channels, channels = _sizes(path, tensors)
+    merge = _noted_merge(path, content) or ("cat" if takes_concatenated(tensors, channels) else "sub")
+    return Weights(path, tensors, tuple(wrappers), in_channels, channels, merge)
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A path in which `~` is the home."""
+    with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
+        return Path(path).expanduser()
+    return Path(path)
+
+
+def record_of(path: Path) -> PretrainedModel | None:
+    """The record of a published model, if it lies beside its file."""
+    return read_record(LocalStorage(path.parent), path.name, PretrainedModel)
+
+
+def takes_concatenated(tensors: Mapping[str, Tensor], channels: Sequence[int]) -> bool:
+    """Whether the shapes are those of the merging unit "cat"."""
+    return TAKES_PAIR in tensors and tuple(tensors[TAKES_PAIR].shape[1:2]) == (2 * channels[1],)
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Check that all weights are finite.
+
+    Raises:
+        CheckpointError: some are not.
+    """
+    bad = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
+    if bad:
+        raise unusable(
+            path,
+            f"{len(bad)} of {len(tensors)} tensors hold NaN or infinity ({some(bad)}): training had diverged; "
+            "take an earlier checkpoint",
+        )
+
+
+def some(names: Iterable[object]) -> str:
+    """The first three, shortened, and how many more."""
+    listed = [str(name)[:120] for name in names]
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def unusable(path: Path, reason: str) -> CheckpointError:
+    """A one-line error about a file of weights."""
+    return CheckpointError(" ".join(f"{path}: {reason}".splitlines()))
+
+
+def _noted_merge(path: Path, content: Mapping[str, Any]) -> Merge | None:
+    """The merging unit as the file or the record beside it notes it."""
+    noted = content.get(NETWORK_KEY)
+    if isinstance(noted, dict) and noted.get("merge") in get_args(Merge):
+        merge: Merge = noted["merge"]
+        return merge
+    record = record_of(path)
+    return record.parameters.network.merge if record else None
+
+
+def _read_package(folder: Path) -> dict[str, Any]:
+    """A package in the form of an exported file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / PACKAGE_WEIGHTS
+    try:
+        config = json.loads((folder / PACKAGE_CONFIG).read_bytes())
+        return {"state_dict": load_file(file), NETWORK_KEY: config if isinstance(config, dict) else {}}
+    except ValueError as error:
+        raise unusable(folder / PACKAGE_CONFIG, "is no JSON file, or damaged; download the package again") from error
+    except OSError as error:
+        raise unusable(file, f"cannot be read ({error.strerror or error}); download the package again") from error
+    except SafetensorError as error:
+        raise unusable(file, "is no safetensors file, or damaged or cut short; download it again") from error
+
+
+def _tensors(path: Path, content: Any) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by their names in an MNet, and the wrappers whose prefixes were stripped from the names."""
+    key = next((key for key in WEIGHT_KEYS if isinstance(content, dict) and key in content), None)
+    if key is None:
+        found = f"the keys {some(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise unusable(path, f"holds {found}, no state_dict; name a .model file that pre-training wrote")
+    named = content[key]
+    if not isinstance(named, Mapping) or not all(isinstance(name, str) for name in named):
+        raise unusable(path, f"its {key} is no dict of named tensors; name a .model file that pre-training wrote")
+    foreign = [name for name, value in named.items() if not _is_dense_float(value)]
+    if foreign:
+        raise unusable(
+            path,
+            f"{len(foreign)} of {len(named)} entries of its {key} are no dense floating-point tensors "
+            f"({some(foreign)}); name a .model file that pre-training wrote",
+        )
+    return _unwrapped(path, named)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return load_tensors(path)
+    except FileNotFoundError as error:
+        raise unusable(path, "no such file; weights in remote storage must be copied here first") from error
+    except IsADirectoryError as error:
+        raise unusable(path, f"is a folder without a package's {PACKAGE_CONFIG}; name the .model file in it") from error
+    except OSError as error:
+        raise unusable(path, f"cannot be read ({error.strerror or error}); check the file") from error
+    except Exception as error:  # on foreign or damaged bytes torch.load raises nearly any type
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code is None:
+            reason = "is no checkpoint written by torch.save, or damaged or cut short; copy it again"
+        else:
+            reason = (
+                f"holds a Python object ({code[1]}), which is refused because loading it could run code; "
+                "if you trust the file, save its weights anew as tensors alone"
+            )
+        raise unusable(path, reason) from error
+
+
+def _unwrapped(path: Path, named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    weights: dict[str, Tensor] = {}
+    wrappers: dict[str, None] = {}  # a set that keeps the order
+    for name, tensor in named.items():
+        parts = name.split(".")
+        bare = ".".join(part for part in parts if part not in WRAPPERS)
+        if bare in weights:
+            raise unusable(path, f"holds {bare} twice, with and without a prefix; keep one of the two")
+        weights[bare] = tensor
+        wrappers |= dict.fromkeys(part for part in parts if part in WRAPPERS)
+    return weights, list(wrappers)
+
+
+def _sizes(path: Path, weights: Mapping[str, Tensor]) -> tuple[int, Channels]:
+    """Input channels, and the channels of the five levels."""
+    shapes = [tuple(weights[name].shape) if name in weights else () for name in FIRST_OF_LEVEL]
+    for name, shape in zip(FIRST_OF_LEVEL, shapes, strict=True):
+        if len(shape) != 5 or 0 in shape:
+            found = f"has {name} of shape {shape}" if shape else f"lacks {name}"
+            raise unusable(path, f"{found}, so it is no MNet; name a .model file that pre-training wrote")
+    one, two, three, four, five = (shape[0] for shape in shapes)
+    return shapes[0][1], (one, two, three, four, five)
+
+
+def _is_dense_float(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.layout is torch.strided
+        and value.device.type == "cpu"  # a meta tensor has no values
+        and is_backed(value)
+    )
