@@ -18,6 +18,8 @@ setup: $(READY)  ## install everything, pinned, into .venv (TORCH=torch==2.11.0 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "zssmnet needs Python 3.11 to 3.13; choose one with PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@# first without what it needs: monai asks for torch, which the lock leaves to TORCH
+	$(BIN)/pip install --quiet --no-deps "$(TORCH)"
 	@# also as constraints: else pip takes the newest version of what is asked for with and without extras (sqlalchemy)
 	$(BIN)/pip install --quiet --require-hashes -r requirements.lock -c requirements.lock
 	$(BIN)/pip install --quiet "$(TORCH)"
