@@ -178,18 +178,37 @@ class PaintingConfig(_Frozen):
     )
 
 
+class MaskingConfig(_Frozen):
+    """Blocks of the images that the masked recipe hides."""
+
+    ratio: float = Field(0.65, gt=0, le=1, description="Share of the blocks that are hidden; at least one is")
+    block: tuple[int, int, int] = Field((8, 8, 2), description="Size of a block x, y, z in voxels")
+    jointly: bool = Field(
+        False, description="Whether T2W, ADC and DWI hide the same blocks; otherwise each image hides its own"
+    )
+    loss: Literal["all", "hidden"] = Field("all", description="Voxels that the loss counts: all, or the hidden ones")
+
+    @model_validator(mode="after")
+    def _positive_block(self) -> Self:
+        if min(self.block) < 1:
+            raise ValueError(f"block must be at least 1 voxel on each axis, not {self.block}")
+        return self
+
+
 class CorruptionConfig(_Frozen):
     """The pretext task: how a cube is corrupted before the network restores it."""
 
-    recipe: Annotated[Literal["reference", "per-channel"], Flag("recipe")] = Field(
+    recipe: Annotated[Literal["reference", "per-channel", "masked"], Flag("recipe")] = Field(
         "reference",
         description="reference: as the published program, which shuffles every channel from T2W and loses most "
-        "zones; per-channel: each channel from itself, zones kept in step",
+        "zones; per-channel: each channel from itself, zones kept in step; masked: blocks of the images are hidden, "
+        "zones kept whole",
     )
     flip: FlipConfig = Field(FlipConfig(), description="Flips")
     shuffling: ShufflingConfig = Field(ShufflingConfig(), description="Local shuffling")
     intensity: IntensityConfig = Field(IntensityConfig(), description="Intensity map")
     painting: PaintingConfig = Field(PaintingConfig(), description="In- and out-painting")
+    masking: MaskingConfig = Field(MaskingConfig(), description="Hidden blocks, in the recipe masked alone")
 
 
 class NetworkConfig(_Frozen):

@@ -1,4 +1,4 @@
-"""The pretext task: flip, shuffle, map and paint cubes, for the network to restore.
+"""The pretext task: flip, shuffle, map and paint cubes, or hide parts of them, for the network to restore.
 
 >>> import torch
 >>> from zssmnet.config import CorruptionConfig
@@ -10,7 +10,8 @@
 """
 
 from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
+from zssmnet.corruption.masking import was_hidden
 from zssmnet.corruption.random import sample_keys
 from zssmnet.corruption.recipe import Corrupted, Corruption, corrupt
 
-__all__ = ["LAYOUT", "Corrupted", "Corruption", "corrupt", "sample_keys", "swap_x_and_z"]
+__all__ = ["LAYOUT", "Corrupted", "Corruption", "corrupt", "sample_keys", "swap_x_and_z", "was_hidden"]

@@ -35,6 +35,7 @@ class Stream(IntEnum):
     BOX_SIZE = 13
     BOX_START = 14
     NOISE = 15
+    MASKING = 16
 
 
 def _signed(pattern: int, bits: int) -> int:

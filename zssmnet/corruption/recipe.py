@@ -1,6 +1,6 @@
 """The pretext task: corrupted cubes in, the uncorrupted images as the target.
 
-Source: Models Genesis, Med. Image Anal. 67:101840; Z-SSMNet, arXiv 2212.05808.
+Sources: Models Genesis, Med. Image Anal. 67:101840; Z-SSMNet, arXiv 2212.05808; masked autoencoders, arXiv 2111.06377.
 """
 
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from zssmnet.config import CorruptionConfig
 from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
 from zssmnet.corruption.flip import apply_flip, sample_flip
 from zssmnet.corruption.intensity import apply_intensity, sample_intensity
+from zssmnet.corruption.masking import apply_masking, find_hidden, sample_masking
 from zssmnet.corruption.painting import apply_painting, sample_painting
 from zssmnet.corruption.random import sample_keys
 from zssmnet.corruption.shuffling import apply_shuffling, sample_shuffling
@@ -25,7 +26,7 @@ class Corrupted(NamedTuple):
 
     Attributes:
         input_NCZYX: (N, 6, Z, Y, X), float32: the corrupted T2W, ADC and DWI, then background, peripheral zone and
-            rest of the gland as zeros and ones. A voxel without a zone has three zeros.
+            rest of the gland as zeros and ones. A voxel without a zone has three zeros, a hidden one -1.
         target_NCZYX: (N, 3, Z, Y, X), float32: T2W, ADC and DWI, flipped like the input and otherwise uncorrupted.
     """
 
@@ -65,12 +66,14 @@ class Corruption:
 def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Corrupted:
     """Corrupt cubes, each as its key determines, whatever the batch or the device.
 
-    The steps: flip, local shuffling, intensity map of the images, painting, mask to zones. By recipe:
+    The steps: flip, local shuffling, intensity map of the images, painting, mask to zones; in the recipe `masked`
+    flip, hiding, mask to zones. By recipe:
 
     - `reference`, as the published program: every channel, the mask included, is shuffled with values of T2W. A
       corrupted mask voxel has a zone only if its value happens to be exactly 0, 1 or 2; most lose theirs.
     - `per-channel`: each channel is shuffled with its own values. A shuffled mask voxel has the zone that moved
       there, a painted one none.
+    - `masked`: blocks of the images are hidden, which is the value -1. The mask is flipped, and otherwise kept.
 
     Args:
         cubes_NCZYX: cubes (N, 4, Z, Y, X), channels T2W, ADC, DWI in 0..1 and the mask (0, 1, 2), any float dtype;
@@ -87,6 +90,22 @@ def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
     """
     _check(cubes_NCZYX, keys_N)
     cubes_NCXYZ = swap_x_and_z(cubes_NCZYX)
+    both_NCXYZ = (_masked if config.recipe == "masked" else _distorted)(cubes_NCXYZ, keys_N, config)
+    return Corrupted(*(swap_x_and_z(one).contiguous(memory_format=LAYOUT) for one in both_NCXYZ))
+
+
+def _masked(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
+    """Input and target of the recipe `masked`."""
+    keys_N = keys_N.to(cubes_NCXYZ.device, non_blocking=True)
+    flipped = apply_flip(cubes_NCXYZ, sample_flip(keys_N, config.flip)).float()
+    images = flipped[:, :IMAGES]
+    size = tuple(images.shape[2:])
+    hidden = find_hidden(sample_masking(keys_N, (IMAGES, *size), config.masking), size, config.masking.block)
+    return torch.cat((apply_masking(images, hidden), mask_to_zones(flipped[:, IMAGES])), dim=1), images
+
+
+def _distorted(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
+    """Input and target of the recipes `reference` and `per-channel`."""
     shape_CXYZ, device = tuple(cubes_NCXYZ.shape[1:]), cubes_NCXYZ.device
     from_t2w = config.recipe == "reference"
     shuffling = sample_shuffling(keys_N, shape_CXYZ, config.shuffling, from_first_channel=from_t2w, device=device)
@@ -101,8 +120,7 @@ def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
     zones = mask_to_zones(corrupted[:, IMAGES])
     if not from_t2w:
         zones &= ~painted[:, IMAGES:]  # noise may happen to be exactly 0, which is no background
-    both_NCXYZ = torch.cat((corrupted[:, :IMAGES], zones), dim=1), flipped[:, :IMAGES]
-    return Corrupted(*(swap_x_and_z(one).contiguous(memory_format=LAYOUT) for one in both_NCXYZ))
+    return torch.cat((corrupted[:, :IMAGES], zones), dim=1), flipped[:, :IMAGES]
 
 
 def mask_to_zones(mask_NXYZ: Tensor) -> Tensor:

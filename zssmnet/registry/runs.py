@@ -98,6 +98,8 @@ def decisive(config: PretrainConfig) -> dict[str, Any]:
     recipe = settings["training"]
     undecisive = _NOT_DECISIVE - ({"epochs"} if config.training.schedule == "cosine" else set())
     undecisive |= {name for name, default in _ADDED.items() if recipe[name] == default}
+    if config.corruption.recipe != "masked":
+        del settings["corruption"]["masking"]
     settings["training"] = {name: value for name, value in recipe.items() if name not in undecisive}
     return settings
 

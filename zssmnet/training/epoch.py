@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from zssmnet.config import CorruptionConfig
 from zssmnet.corruption import sample_keys
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.training.batches import Batches
 from zssmnet.training.distributed import SINGLE, Group
-from zssmnet.training.loss import restored_pair
+from zssmnet.training.loss import loss_of, restore
 
 OnStep = Callable[[int, int], None]
 OnCheck = Callable[[int, Tensor], None]
@@ -26,9 +25,10 @@ class Validation:
     """How well a network restores the validation cubes.
 
     Attributes:
-        loss: mean squared error.
+        loss: mean squared error, as in training.
         explained: share of the images' variance that is restored: 1 for a perfect network, 0 for one that answers the
-            best constant of each channel, below 0 for a worse one.
+            best constant of each channel, below 0 for a worse one. In the recipe `masked` hidden voxels alone count,
+            whatever the loss does: what is not hidden could be copied.
         spread: of T2W, ADC and DWI, how much the restored images vary within a cube, relative to the images: standard
             deviations, meaned over the cubes. 0 for a channel that is restored as a constant; 1 for one that is a
             constant itself.
@@ -112,8 +112,8 @@ def training_step(
         The mean loss of these cubes, and the restored images (N, 3, Z, Y, X).
     """
     optimizer.zero_grad(set_to_none=True)
-    restored, target = restored_pair(network, cubes_NCZYX, keys, corruption)
-    loss = functional.mse_loss(restored, target)
+    shown = restore(network, cubes_NCZYX, keys, corruption)
+    loss = loss_of(shown, corruption)
     (loss * (share * loss_scale)).backward()  # type: ignore[no-untyped-call]
     group.sum_gradients(network)
     if loss_scale != 1:
@@ -121,7 +121,7 @@ def training_step(
             if weight.grad is not None:
                 weight.grad.div_(loss_scale)
     optimizer.step()
-    return loss.detach(), restored.detach()
+    return loss.detach(), shown.restored.detach()
 
 
 @torch.no_grad()
@@ -138,17 +138,20 @@ def validate(
         (group.share(numbers), group.share(keys)) for numbers, keys in validation_batches(len(cubes), batch_size, seed)
     ]
     shares = [(numbers, keys) for numbers, keys in shares if len(numbers)]
-    loss = torch.zeros(1, device=cubes.device, dtype=torch.float64)
+    errors = torch.zeros(2, device=cubes.device, dtype=torch.float64)  # the loss, and the error of what is to restore
     statistics = torch.zeros((4, 3), device=cubes.device, dtype=torch.float64)
     batches = cubes.batches(numbers for numbers, _ in shares)
     for batch, (_, keys) in zip(batches, shares, strict=True):
-        restored, target = restored_pair(network, batch, keys, corruption)
-        loss += functional.mse_loss(restored, target).double() * len(batch)
-        statistics += _statistics(restored, target)
+        shown = restore(network, batch, keys, corruption)
+        loss = loss_of(shown, corruption)
+        error = shown.squared_error_of_hidden() if corruption.recipe == "masked" else loss
+        errors += torch.stack([loss, error]).double() * len(batch)
+        statistics += _statistics(shown.restored, shown.target)
     # the one wait for the device
-    loss_sum, *sums = group.total(torch.cat([loss, statistics.flatten()])).tolist()
+    loss_sum, error_sum, *sums = group.total(torch.cat([errors, statistics.flatten()])).tolist()
     _check_finite(loss_sum, "in validation")
-    return _validation(loss_sum / len(cubes), torch.tensor(sums, dtype=torch.float64).view(4, 3) / len(cubes))
+    means = torch.tensor(sums, dtype=torch.float64).view(4, 3) / len(cubes)
+    return _validation(loss_sum / len(cubes), error_sum / len(cubes), means)
 
 
 def check_weights(model: nn.Module) -> None:
@@ -184,13 +187,13 @@ def _statistics(restored: Tensor, target: Tensor) -> Tensor:
     return torch.stack([restored_variance.sqrt(), target_variance.sqrt(), target_mean, mean_square]).sum(dim=1)
 
 
-def _validation(loss: float, means: Tensor) -> Validation:
-    """From the means over all cubes of what `_statistics` sums."""
+def _validation(loss: float, error: float, means: Tensor) -> Validation:
+    """From the loss, the squared error of what is to be restored, and the means of what `_statistics` sums."""
     restored_std, target_std, target_mean, mean_square = means
     variance = float((mean_square - target_mean.square()).mean())
     spread = torch.where(target_std > 0, restored_std / target_std, 1.0)
     t2w, adc, dwi = spread.tolist()
-    return Validation(loss, 1 - loss / variance if variance > 0 else 0.0, (t2w, adc, dwi))
+    return Validation(loss, 1 - error / variance if variance > 0 else 0.0, (t2w, adc, dwi))
 
 
 def _check_finite(total: float, where: str) -> None:

@@ -1,4 +1,4 @@
-"""The pretext task for the network: restore the uncorrupted images of a corrupted cube.
+"""What pre-training asks of the network: restore the uncorrupted images of a corrupted cube.
 
 All tensors have the axes (cube, channel, z, y, x).
 """
@@ -7,37 +7,45 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from zssmnet.config import CorruptionConfig
-from zssmnet.corruption import corrupt
+from zssmnet.corruption import corrupt, was_hidden
 
 
 @dataclass(frozen=True)
 class Restored:
-    """The network's input, prediction and target: T2W, ADC, DWI in 0..1, axes (cube, channel, z, y, x)."""
+    """Corrupted images, what the network restores, and the target: T2W, ADC, DWI in 0..1, (N, 3, Z, Y, X).
+
+    A voxel that the recipe `masked` hides is -1 in the corrupted images.
+    """
 
     corrupted: Tensor
     restored: Tensor
     target: Tensor
 
+    def squared_error(self) -> Tensor:
+        """Mean squared error over all voxels, a number."""
+        return (self.restored - self.target).square().mean()
 
-def restored_pair(
-    model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig
-) -> tuple[Tensor, Tensor]:
-    """What the network makes of corrupted cubes, and what they were: both (N, 3, Z, Y, X)."""
+    def squared_error_of_hidden(self) -> Tensor:
+        """Mean squared error over each cube's hidden voxels, meaned over the cubes."""
+        hidden = was_hidden(self.corrupted)
+        errors = ((self.restored - self.target).square() * hidden).flatten(1).sum(dim=1)
+        return (errors / hidden.flatten(1).sum(dim=1)).mean()
+
+
+def restore(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig) -> Restored:
+    """Corrupt cubes, and let the network restore them."""
     corrupted, target = corrupt(cubes_NCZYX, keys, config)
-    return torch.sigmoid(model(corrupted)), target
+    return Restored(corrupted[:, :3], torch.sigmoid(model(corrupted)), target)
+
+
+def loss_of(shown: Restored, config: CorruptionConfig) -> Tensor:
+    """The loss: the mean squared error, in the recipe `masked` over the voxels that its settings choose."""
+    is_of_hidden = config.recipe == "masked" and config.masking.loss == "hidden"
+    return shown.squared_error_of_hidden() if is_of_hidden else shown.squared_error()
 
 
 def restoration_loss(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig) -> Tensor:
-    """Mean squared error between the restored and the uncorrupted images."""
-    restored, target = restored_pair(model, cubes_NCZYX, keys, config)
-    return functional.mse_loss(restored, target)
-
-
-@torch.no_grad()
-def restored_examples(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig) -> Restored:
-    """Corrupt cubes and let the network restore them, for pictures."""
-    corrupted, target = corrupt(cubes_NCZYX, keys, config)
-    return Restored(corrupted[:, :3], torch.sigmoid(model(corrupted)), target)
+    """The loss of a batch; see `loss_of`."""
+    return loss_of(restore(model, cubes_NCZYX, keys, config), config)

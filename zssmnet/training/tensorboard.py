@@ -16,7 +16,7 @@ from zssmnet.storage.temporary import temporary_errors, temporary_folder
 from zssmnet.training.checkpoint import EpochResult, TrainingState
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.epoch import validation_batches
-from zssmnet.training.loss import Restored, restored_examples
+from zssmnet.training.loss import Restored, restore
 
 LOGS = "tensorboard"
 PICTURE_EVERY = 10
@@ -107,7 +107,8 @@ def validation_examples(model: torch.nn.Module, validation: CubeSet, config: Pre
     ((_, keys),) = validation_batches(len(validation), len(validation), config.training.validation_seed)
     device = next(model.parameters()).device
     model.eval()
-    shown = restored_examples(model, validation.batch(chosen).to(device), keys[chosen], config.corruption)
+    with torch.no_grad():
+        shown = restore(model, validation.batch(chosen).to(device), keys[chosen], config.corruption)
     return Restored(shown.corrupted.cpu(), shown.restored.cpu(), shown.target.cpu())
 
 

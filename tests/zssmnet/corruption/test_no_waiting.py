@@ -16,7 +16,7 @@ SHAPE = (4, 64, 64, 16)
 KEYS = sample_keys(6, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("recipe", ["reference", "per-channel"])
+@pytest.mark.parametrize("recipe", ["reference", "per-channel", "masked"])
 def test_corruption_looks_at_no_value_of_the_device(recipe) -> None:
     cubes = torch.empty(6, *SHAPE, dtype=torch.float16, device="meta")
     seen, target = corrupt(swap_x_and_z(cubes), KEYS, CorruptionConfig(recipe=recipe))

@@ -11,15 +11,15 @@ from torch import Tensor
 
 import zssmnet.corruption
 from tests.zssmnet.corruption.laws import assert_rate
-from zssmnet.config import CorruptionConfig, FlipConfig, IntensityConfig, PaintingConfig, ShufflingConfig
-from zssmnet.corruption import LAYOUT, Corruption, corrupt, sample_keys, swap_x_and_z
+from zssmnet.config import CorruptionConfig, FlipConfig, IntensityConfig, MaskingConfig, PaintingConfig, ShufflingConfig
+from zssmnet.corruption import LAYOUT, Corruption, corrupt, sample_keys, swap_x_and_z, was_hidden
 from zssmnet.corruption.flip import apply_flip, sample_flip
 from zssmnet.corruption.painting import find_painted, sample_painting
 from zssmnet.corruption.recipe import mask_to_zones
 
-Recipe = Literal["reference", "per-channel"]
-RECIPES: tuple[Recipe, ...] = ("reference", "per-channel")
-both = pytest.mark.parametrize("recipe", RECIPES)
+Recipe = Literal["reference", "per-channel", "masked"]
+both = pytest.mark.parametrize("recipe", ["reference", "per-channel"])
+every = pytest.mark.parametrize("recipe", ["reference", "per-channel", "masked"])
 
 NO_FLIP = FlipConfig(probability=0)
 NO_SHUFFLING = ShufflingConfig(probability=0)
@@ -58,7 +58,7 @@ def same(first: InXYZ, second: InXYZ) -> bool:
     return torch.equal(first.input_NCXYZ, second.input_NCXYZ) and torch.equal(first.target_NCXYZ, second.target_NCXYZ)
 
 
-@both
+@every
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_what_comes_out(recipe: Recipe, dtype: torch.dtype) -> None:
     cubes, keys = make_cubes(5).to(dtype), sample_keys(5, generator())
@@ -68,13 +68,14 @@ def test_what_comes_out(recipe: Recipe, dtype: torch.dtype) -> None:
     assert corrupted.input_NCXYZ.shape == (5, 6, 16, 16, 8)
     assert corrupted.target_NCXYZ.shape == (5, 3, 16, 16, 8)
     assert corrupted.input_NCXYZ.dtype == corrupted.target_NCXYZ.dtype == torch.float32
-    assert corrupted.input_NCXYZ.min() >= 0 and corrupted.input_NCXYZ.max() <= 1
+    images = corrupted.input_NCXYZ[:, :3]
+    assert (images >= 0).logical_or(was_hidden(images) & (recipe == "masked")).all() and images.max() <= 1
     zones = corrupted.input_NCXYZ[:, 3:]
     assert torch.isin(zones, torch.tensor([0.0, 1.0])).all() and (zones.sum(1) <= 1).all()
     assert same(corrupted, corrupt_xyz(make_cubes(5), keys, CorruptionConfig(recipe=recipe)))  # exact in all types
 
 
-@both
+@every
 def test_the_target_is_the_flipped_cube(recipe: Recipe) -> None:
     cubes, keys = make_cubes(12), sample_keys(12, generator())
     config = CorruptionConfig(recipe=recipe)
@@ -93,7 +94,7 @@ def test_flips_act_on_input_and_target_alike(recipe: Recipe) -> None:
     assert torch.equal(corrupted.input_NCXYZ[:, 3:], mask_to_zones(flipped_mask).float())
 
 
-@both
+@every
 def test_a_cube_is_corrupted_alike_in_every_batch(recipe: Recipe) -> None:
     cubes, keys = make_cubes(21), sample_keys(21, generator())
     config = CorruptionConfig(recipe=recipe)
@@ -110,7 +111,7 @@ def test_a_cube_is_corrupted_alike_in_every_batch(recipe: Recipe) -> None:
     assert same(shuffled, InXYZ(whole.input_NCXYZ[order], whole.target_NCXYZ[order]))
 
 
-@both
+@every
 def test_full_size_does_not_depend_on_the_batch_either(recipe: Recipe) -> None:
     cubes, keys = make_cubes(6, (64, 64, 16)), sample_keys(6, generator())
     whole = corrupt_xyz(cubes, keys, CorruptionConfig(recipe=recipe))
@@ -118,7 +119,7 @@ def test_full_size_does_not_depend_on_the_batch_either(recipe: Recipe) -> None:
     assert torch.equal(whole.input_NCXYZ[4:5], alone.input_NCXYZ)
 
 
-@both
+@every
 def test_keys_make_the_difference_and_nothing_else_does(recipe: Recipe) -> None:
     cubes, config = make_cubes(1).repeat(8, 1, 1, 1, 1), CorruptionConfig(recipe=recipe)
     keys = sample_keys(8, generator())
@@ -224,6 +225,19 @@ def test_per_channel_keeps_the_zones_in_step() -> None:
     assert 0.8 < agree < 0.995
 
 
+@pytest.mark.parametrize("jointly", [True, False])
+def test_masked_hides_parts_of_the_images_and_keeps_the_rest_and_the_zones(jointly: bool) -> None:
+    cubes, keys = make_cubes(12, (16, 16, 8)), sample_keys(12, generator())
+    config = CorruptionConfig(recipe="masked", masking=MaskingConfig(ratio=0.5, block=(4, 4, 2), jointly=jointly))
+    corrupted = corrupt_xyz(cubes, keys, config)
+    images, zones = corrupted.input_NCXYZ.split(3, dim=1)
+    hidden = was_hidden(images)
+    assert (hidden.flatten(2).double().mean(dim=2) == 0.5).all()
+    assert torch.equal(images[~hidden], corrupted.target_NCXYZ[~hidden])
+    assert torch.equal(zones, mask_to_zones(apply_flip(cubes, sample_flip(keys, config.flip))[:, 3]).float())
+    assert torch.equal(hidden[:, 0], hidden[:, 1]) == jointly
+
+
 def test_per_channel_shuffles_each_channel_from_itself() -> None:
     shuffling = ShufflingConfig(probability=1, largest_divisor=4)
     config = CorruptionConfig(
@@ -256,7 +270,7 @@ def test_per_channel_counts_no_noise_as_background(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 3, 1), (16, 16, 8), (33, 17, 5)])
-@both
+@every
 def test_small_cubes(recipe: Recipe, size: tuple[int, int, int]) -> None:
     cubes = torch.rand(3, 4, *size, generator=generator())
     corrupted = corrupt_xyz(cubes, sample_keys(3, generator()), CorruptionConfig(recipe=recipe))
@@ -319,7 +333,7 @@ class TestAxes:
         assert all(swapped[k, j, i] == 100 * k + 10 * j + i for k, j, i in [(6, 4, 5), (0, 3, 1), (2, 0, 4)])
         assert torch.equal(swap_x_and_z(swapped), volume)
 
-    @both
+    @every
     def test_the_memory_of_a_batch_does_not_matter(self, recipe: Recipe) -> None:
         cubes_NCZYX, keys = swap_x_and_z(make_cubes(3)), sample_keys(3, generator())
         results = [

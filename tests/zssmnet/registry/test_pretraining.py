@@ -23,7 +23,7 @@ from tests.zssmnet.training.examples import (
     write_cubes,
 )
 from zssmnet import load_pretrained
-from zssmnet.config import CorruptionConfig, CubesConfig, NetworkConfig, PretrainConfig
+from zssmnet.config import CorruptionConfig, CubesConfig, MaskingConfig, NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError, CubesError, InputError, NonFiniteLossError
 from zssmnet.preparation.cubes import CaseCubes, SubsetCubes
 from zssmnet.preparation.prepare import prepared_keys
@@ -273,6 +273,8 @@ class TestRunId:
             changed(network=NetworkConfig(channels=(2, 2, 2, 2, 2), merge="sum")),
             changed(corruption=CONFIG.corruption.model_copy(update={"recipe": "per-channel"})),
             changed(corruption=CorruptionConfig()),
+            changed(corruption=CorruptionConfig(recipe="masked")),
+            changed(corruption=CorruptionConfig(recipe="masked", masking=MaskingConfig(ratio=0.5))),
         ]
         ids = [identify(self.INPUTS, config) for config in variants]
         ids.append(identify(self.INPUTS[::-1], CONFIG))

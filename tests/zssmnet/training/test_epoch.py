@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.zssmnet.training.examples import CPU, WatchedCubes, bits, cubes_of, small_config
+from zssmnet.config import CorruptionConfig, MaskingConfig
 from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.training import epoch
 from zssmnet.training.batches import BATCHES_AHEAD, StreamedCubes
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.epoch import check_weights, train_epoch, validate, validation_batches
-from zssmnet.training.loss import restoration_loss, restored_pair
+from zssmnet.training.loss import Restored, restoration_loss, restore
 
 CORRUPTION = small_config().corruption
 CUBES = cubes_of(7, size=(8, 6, 4))
@@ -71,11 +72,11 @@ class TestOrder:
     def test_cubes_are_corrupted_anew_in_every_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         used: list[int] = []
 
-        def watched(model: nn.Module, cubes: Tensor, keys: Tensor, corruption) -> Tensor:
+        def watched(model: nn.Module, cubes: Tensor, keys: Tensor, corruption) -> Restored:
             used.extend(keys.tolist())
-            return restoration_loss(model, cubes, keys, corruption)
+            return restore(model, cubes, keys, corruption)
 
-        monkeypatch.setattr(epoch, "restoration_loss", watched)
+        monkeypatch.setattr(epoch, "restore", watched)
         generator = seed(0)
         for _ in range(3):
             train(small_model(), CubeSet([CUBES]), 2, generator)
@@ -203,10 +204,10 @@ class TestQuality:
         assert self.quality(_Answers(best + 0.05)).explained < -0.01
 
     def test_a_perfect_network_explains_all_and_spreads_as_the_images_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def perfect(model: nn.Module, cubes: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-            return cubes[:, :3], cubes[:, :3]
+        def perfect(model: nn.Module, cubes: Tensor, *_: object) -> Restored:
+            return Restored(cubes[:, :3], cubes[:, :3], cubes[:, :3])
 
-        monkeypatch.setattr(epoch, "restored_pair", perfect)
+        monkeypatch.setattr(epoch, "restore", perfect)
         found = self.quality(small_model())
         assert (found.loss, found.explained) == (0, 1)
         assert found.spread == pytest.approx((1, 1, 1))
@@ -214,13 +215,31 @@ class TestQuality:
     def test_against_the_definition(self) -> None:
         model, keys = small_model(), sample_keys(7, seed(0))
         cubes = swap_x_and_z(torch.from_numpy(CUBES))
-        restored, target = (one.detach().double().numpy() for one in restored_pair(model, cubes, keys, CORRUPTION))
+        shown = restore(model, cubes, keys, CORRUPTION)
+        restored, target = (one.detach().double().numpy() for one in (shown.restored, shown.target))
         spreads = [one.std(axis=(2, 3, 4)).mean(axis=0) for one in (restored, target)]
         explained = 1 - np.mean((restored - target) ** 2) / target.var(axis=(0, 2, 3, 4)).mean()
         for batch_size in (1, 2, 7):
             found = self.quality(model, batch_size)
             assert found.explained == pytest.approx(explained, abs=1e-6)
             assert found.spread == pytest.approx(tuple(spreads[0] / spreads[1]), rel=1e-5)
+
+    @pytest.mark.parametrize("voxels", ["all", "hidden"])
+    def test_of_masked_cubes_the_hidden_voxels_alone_are_explained(self, voxels: str) -> None:
+        """Whoever copies what is not hidden, and answers the best constant elsewhere, explains nothing."""
+
+        class Copies(_Answers):
+            def forward(self, images: Tensor) -> Tensor:
+                seen = images[:, :3]
+                return torch.where(seen < 0, super().forward(images), torch.logit(seen, eps=1e-6))
+
+        masked = CorruptionConfig(recipe="masked", masking=MaskingConfig(ratio=0.5, block=(1, 1, 1), loss=voxels))
+        cubes = cubes_of(40, size=(8, 6, 4))
+        model = Copies(cubes[:, :3].mean(axis=(0, 2, 3, 4), dtype="float64"))
+        found = validate(model, StreamedCubes(CubeSet([cubes]), CPU), 4, masked, 0)
+        variance = cubes[:, :3].var(axis=(0, 2, 3, 4), dtype="float64").mean()
+        assert found.explained == pytest.approx(0, abs=0.03)
+        assert found.loss == pytest.approx(variance * (1.0 if voxels == "hidden" else 0.5), rel=0.05)
 
     def test_one_collapsed_channel_is_told_apart(self) -> None:
         t2w, adc, dwi = self.quality(_Answers(np.full(3, 0.5), variation=1.0)).spread

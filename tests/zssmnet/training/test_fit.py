@@ -360,7 +360,8 @@ class TestCollapse:
             "the restored images are constant after epoch 1, and epoch 2 changed nothing: the network cannot learn any "
             "more; train anew with a smaller learning_rate or another --seed"
         )
-        first, second = (record.message for record in caplog.records if record.levelname == "WARNING")
+        saturated, first, second = (record.message for record in caplog.records if record.levelname == "WARNING")
+        assert saturated.startswith("after 3 steps T2W, ADC, DWI is restored as 0 or 1 nearly everywhere (saturated)")
         assert first.startswith("epoch 1: T2W, ADC, DWI is restored as a constant; if it stays so, train anew with")
         assert second.startswith("epoch 2: the validation loss is that of the epoch before to the last digit")
         assert torch.load(tmp_path / "run" / LAST, weights_only=True)["epoch"] == 1

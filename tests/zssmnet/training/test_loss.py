@@ -8,11 +8,12 @@ from zssmnet.config import (
     CorruptionConfig,
     FlipConfig,
     IntensityConfig,
+    MaskingConfig,
     PaintingConfig,
     ShufflingConfig,
 )
 from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
-from zssmnet.training.loss import restoration_loss, restored_examples
+from zssmnet.training.loss import Restored, loss_of, restoration_loss, restore
 
 SIZE = (6, 5, 7)  # three lengths, so that no axis can be taken for another
 KEYS = sample_keys(4, torch.Generator().manual_seed(0))
@@ -88,10 +89,23 @@ def test_corruption_changes_the_input_and_not_the_target() -> None:
 
 def test_pictures_show_what_the_loss_compares() -> None:
     model = Linear()
-    shown = restored_examples(model, CUBES, KEYS, ALL)
+    shown = restore(model, CUBES, KEYS, ALL)
     seen, target = corrupt(CUBES, KEYS, ALL)
     assert torch.equal(shown.corrupted, seen[:, :3])
     assert torch.equal(shown.target, target)
-    assert not shown.restored.requires_grad
     loss = restoration_loss(model, CUBES, KEYS, ALL)
     assert torch.mean((shown.restored - shown.target) ** 2).item() == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_the_masked_loss_counts_all_voxels_or_the_hidden_ones() -> None:
+    corrupted, target = torch.rand(2, 3, 4, 5, 6), torch.rand(2, 3, 4, 5, 6)
+    corrupted[0, :, :2], corrupted[1, :, :1] = -1, -1
+    shown = Restored(corrupted, target.clone(), target)
+    shown.restored[:, :, 0] += 0.5  # hidden in both
+    shown.restored[:, :, 3] += 1.0  # in neither
+    losses = {
+        voxels: loss_of(shown, CorruptionConfig(recipe="masked", masking=MaskingConfig(loss=voxels))).item()
+        for voxels in ("all", "hidden")
+    }
+    # of 4 slices one is off by 0.5, one by 1; of the hidden ones every one or every other is off by 0.5
+    assert losses == pytest.approx({"all": (0.25 + 1) / 4, "hidden": (0.25 / 2 + 0.25) / 2}, rel=1e-5)

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from zssmnet.config import MaskingConfig
+from zssmnet.corruption.masking import HIDDEN, apply_masking, block_counts, find_hidden, sample_masking
+from zssmnet.corruption.random import sample_keys
+
+SIZE = (16, 24, 6)
+
+
+def keys(n: int, seed: int = 0) -> torch.Tensor:
+    return sample_keys(n, torch.Generator().manual_seed(seed))
+
+
+def hidden(n: int, config: MaskingConfig, size: tuple[int, int, int] = SIZE) -> torch.Tensor:
+    return find_hidden(sample_masking(keys(n), (3, *size), config), size, config.block)
+
+
+@pytest.mark.parametrize("ratio", [0.001, 0.25, 0.65, 1.0])
+def test_each_image_hides_the_same_share_of_its_blocks(ratio: float) -> None:
+    config = MaskingConfig(ratio=ratio, block=(8, 8, 2))
+    blocks = 2 * 3 * 3
+    assert block_counts(SIZE, config.block) == (2, 3, 3)
+    count = hidden(5, config).flatten(2).sum(dim=2)
+    assert (count == max(1, round(ratio * blocks)) * 8 * 8 * 2).all()
+
+
+def test_a_block_is_hidden_as_a_whole() -> None:
+    found = hidden(4, MaskingConfig(block=(8, 8, 2)))
+    whole = found.reshape(4, 3, 2, 8, 3, 8, 3, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5)
+    assert (whole.all(dim=-1) | ~whole.any(dim=-1)).all()
+
+
+@pytest.mark.parametrize("jointly", [True, False])
+def test_images_hide_the_same_place_or_each_its_own(jointly: bool) -> None:
+    found = hidden(8, MaskingConfig(jointly=jointly, block=(8, 8, 2)))
+    same = (found[:, :1] == found).flatten(1).all(dim=1)
+    assert same.all() if jointly else not same.any()
+
+
+def test_blocks_that_do_not_divide_the_cube_are_cut_off() -> None:
+    config = MaskingConfig(ratio=1.0, block=(5, 7, 4))
+    assert block_counts((16, 24, 6), config.block) == (4, 4, 2)
+    assert hidden(1, config).all()
+
+
+def test_every_block_is_hidden_with_the_same_probability() -> None:
+    config = MaskingConfig(ratio=0.5, block=(8, 8, 2))
+    share = hidden(2000, config).float().mean(dim=0)
+    assert (share - 0.5).abs().max() < 5 * 0.5 / 2000**0.5
+
+
+def test_a_cube_is_masked_alike_in_every_batch() -> None:
+    config = MaskingConfig(jointly=False)
+    whole = sample_masking(keys(4), (3, *SIZE), config).hidden_NCB
+    assert torch.equal(sample_masking(keys(4)[2:3], (3, *SIZE), config).hidden_NCB, whole[2:3])
+
+
+def test_hidden_voxels_have_a_value_that_no_image_has() -> None:
+    images = torch.rand(2, 3, *SIZE)
+    found = hidden(2, MaskingConfig())
+    masked = apply_masking(images, found)
+    assert (masked[found] == HIDDEN).all()
+    assert torch.equal(masked[~found], images[~found])
+    assert images.min() > HIDDEN
