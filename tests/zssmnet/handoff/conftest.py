@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def pretrained() -> MNet:
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # not the seed of exported heads
     return MNet(6, 3, CHANNELS)
 
 
