@@ -51,6 +51,7 @@ def model_of(run_id: str) -> bytes:
 
 def add(weights: Storage, run_id: str, content: bytes | None = None) -> PretrainedModel:
     file = Path(weights.uri).with_name(f"best of {run_id}")
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content or model_of(run_id))
     return publish(weights, made(run_id), file)
 
