@@ -145,9 +145,7 @@ def ask_for_signs_of_life(client: SyncPrefectClient) -> int:
 
 
 def _essence(automation: AutomationCore) -> Mapping[str, object]:
-    return automation.model_dump(
-        mode="json", include={"description", "trigger", "actions"}, exclude={"trigger": {"id"}}
-    )
+    return automation.model_dump(include={"description", "trigger", "actions"}, exclude={"trigger": {"id"}})
 
 
 def _described(automation: AutomationCore) -> str:
