@@ -42,6 +42,7 @@ def prepared(root: Path, members: list[BrokenCase | GoodCase], controls: tuple[s
     settings = root / "settings.toml"
     settings.write_text(f"[preparation]\nmargin_mm = {MARGIN_MM}\n")
     ended = zssmnet("prepare", *options(archive), "--config", settings, "--output_path", root / "data")
+    assert ended.status == 0, ended
     return Prepared(archive, root / "data", ended, {row["case"]: row for row in table(root / "data")})
 
 

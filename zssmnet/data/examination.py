@@ -129,7 +129,7 @@ def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> No
     if not (np.isfinite(low) and np.isfinite(high)):
         count = int(np.count_nonzero(~np.isfinite(values)))
         raise CaseError(case_id, address, f"has {count} values that are not finite (NaN or infinite)")
-    if max(-float(low), float(high)) > np.finfo(np.float32).max:
+    if max(-float(low), float(high)) > float(np.finfo(np.float32).max):
         raise CaseError(case_id, address, f"has values beyond float32, which are not finite there: {low:g} to {high:g}")
     if low == high:
         raise CaseError(case_id, address, f"{name} is constant: all voxels are {low}")

@@ -135,12 +135,13 @@ def _read_voxels(path: Path, header: Header, reader: sitk.ImageFileReader, strea
         what = "is truncated" if found < len(data) else "has a header that cannot be true"
         raise UnreadableFileError(str(path), f"{what}: it holds {found} bytes of voxels, not {len(data)}")
     voxels = voxels.astype(dtype, copy=False)
-    if dtype.kind == "f" and not np.isfinite([voxels.min(), voxels.max()]).all():
-        count = np.count_nonzero(~np.isfinite(voxels))
-        raise UnreadableFileError(str(path), f"has {count} values that are not finite (NaN or infinite)")
     if (header.slope, header.intercept) != (1, 0):
         precision = _dtype_of(reader)
-        voxels = (voxels.astype(precision) * np.float64(header.slope) + header.intercept).astype(precision)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
+            voxels = (voxels.astype(precision) * np.float64(header.slope) + header.intercept).astype(precision)
+    if voxels.dtype.kind == "f" and not np.isfinite([voxels.min(), voxels.max()]).all():
+        count = np.count_nonzero(~np.isfinite(voxels))
+        raise UnreadableFileError(str(path), f"has {count} values that are not finite (NaN or infinite)")
     return voxels
 
 
