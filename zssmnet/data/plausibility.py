@@ -77,9 +77,16 @@ def _quantile(ordered: npt.NDArray[np.float64], share: float) -> float:
     return float(ordered[int(share * (len(ordered) - 1))])
 
 
+def _below(ordered: npt.NDArray[np.float64], value: float) -> float:
+    """The lower quartile; where ``value`` itself is so frequent (a background of zeros), the lowest value."""
+    quarter = _quantile(ordered, 0.25)
+    return quarter if quarter < value else float(ordered[0])
+
+
 def _tail(ordered: npt.NDArray[np.float64], tail: npt.NDArray[np.float64]) -> tuple[float, float] | None:
     """The range that the lower ones share, if the highest values of a tail are far from it."""
-    quarter, bulk = _quantile(ordered, 0.25), _quantile(ordered, 1 - _FEW)
+    bulk = _quantile(ordered, 1 - _FEW)
+    quarter = _below(ordered, bulk)
     if bulk == quarter or not len(tail) or tail[-1] - bulk <= LARGEST_GAP * (bulk - quarter):
         return None
     if tail[-1] - bulk > MOST_PLAUSIBLE_RATIO * (bulk - quarter):
@@ -91,7 +98,8 @@ def _tail(ordered: npt.NDArray[np.float64], tail: npt.NDArray[np.float64]) -> tu
 
 def _group(ordered: npt.NDArray[np.float64]) -> tuple[float, float] | None:
     """The range of the lower values, if more than a few high ones lie far from it, close together."""
-    quarter, upper = _quantile(ordered, 0.25), ordered[int((1 - _MOST) * len(ordered)) :]
+    upper = ordered[int((1 - _MOST) * len(ordered)) :]
+    quarter = _below(ordered, upper[0])
     widths, gaps = upper[:-1] - quarter, np.diff(upper)
     spreads = upper[-1] - upper[1:]
     shares = np.arange(len(gaps), 0, -1) / len(ordered)
