@@ -15,7 +15,7 @@ from tests.reliability import faulty_s3
 from tests.reliability.faulty_s3 import Fault, FaultyS3, Rule, faulty_proxy, refused
 from tests.reliability.killing import assert_whole, digests
 from tests.reliability.ledger import Ledger
-from zssmnet.storage.s3_files import PatientFiles
+from zssmnet.storage.s3_files import RetryingS3
 
 pytestmark = pytest.mark.integration
 
@@ -90,9 +90,9 @@ class TestS3:
     def proxy(self, place: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
         with faulty_proxy(s3_endpoint) as proxy:
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
-            PatientFiles.clear_instance_cache()
+            RetryingS3.clear_instance_cache()
             yield proxy
-        PatientFiles.clear_instance_cache()
+        RetryingS3.clear_instance_cache()
 
     def files(self, bucket: s3fs.S3FileSystem, root: str, to: Path) -> dict[str, str]:
         bucket.get(f"{root}/", f"{to}/", recursive=True)
