@@ -16,6 +16,7 @@ from tasks.hand_off import HERE
 from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
+from tasks.run_control import ends_cancelled
 from zssmnet.config import (
     PICAI_PATIENT,
     CubesConfig,
@@ -47,6 +48,7 @@ class PipelineSummary(BaseModel):
 
 @flow(name="ssl-pretraining", flow_run_name="ssl-pretraining {root}", task_runner=chosen_runner())
 @with_parameter_help
+@ends_cancelled
 def ssl_pretraining(
     images_path: ImagesPath,
     zonal_mask_path: MaskPath,

@@ -15,6 +15,7 @@ from tasks.pictures import show_training
 from tasks.pretraining import TrainingOutcome, train
 from tasks.progress import shown_in_run
 from tasks.provenance import show_model
+from tasks.run_control import controlled, ends_cancelled
 from zssmnet.config import MarginPercent, PretrainConfig
 from zssmnet.storage.layout import reports_beside
 
@@ -24,6 +25,7 @@ HandOffChoice = Annotated[HandOff, Field(description="Where pre-training runs")]
 
 @flow(name="pretrain", flow_run_name="pretrain {output_path}")
 @with_parameter_help
+@ends_cancelled
 def pretrain(
     cubes_path: Annotated[str, Field(description="Folder of the cubes, SSL/generated_cubes of a working root")],
     output_path: Annotated[str, Field(description="Folder for the weights, SSL/pretrained_weights of a working root")],
@@ -41,7 +43,11 @@ def pretrain(
 ) -> TrainingOutcome:
     """Train MNet to restore corrupted cubes; an interrupted run continues from its last checkpoint."""
     check_valid_everywhere(cubes_path, output_path, reports_path)
-    with alone_in(), shown_in_run():  # training locks its own folder, and that of the weights when it publishes
+    with (
+        alone_in(),
+        shown_in_run(),
+        controlled(),
+    ):  # training locks its own folder, and that of the weights when it publishes
         outcome = train(cubes_path, output_path, config, challenge, margin_percent)
     show_training(cubes_path, output_path, reports_path or reports_beside(output_path))
     show_model(output_path)

@@ -22,6 +22,7 @@ from tasks.hand_off import HERE
 from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
+from tasks.run_control import ends_cancelled
 from zssmnet.config import (
     PICAI_PATIENT,
     CubesConfig,
@@ -62,6 +63,7 @@ class RetrainingSummary(BaseModel):
 
 @flow(name="retrain-on-new-data", flow_run_name="retrain-on-new-data {root}", task_runner=chosen_runner())
 @with_parameter_help
+@ends_cancelled
 def retrain_on_new_data(
     images_path: ImagesPath,
     zonal_mask_path: MaskPath,

@@ -15,12 +15,13 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempoten
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.context import get_run_context
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling
+from prefect.exceptions import ObjectNotFound, Pause
+from prefect.states import Cancelling, Suspended
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.markdown import code, text
 from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
+from tasks.run_control import CancelledByUser, check_cancelled, check_suspended, controlled
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError, without_credentials
 
@@ -65,7 +66,7 @@ def hand_over(
     """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
 
     A crashed run is sent again and continues from its last checkpoint, which is found by the
-    same cubes and settings.
+    same cubes and settings. Where this run is cancelled or suspended, so is the one that it waits for.
 
     Raises:
         ServiceError: no such deployment, no worker, or a run that failed, was cancelled or crashed too often.
@@ -79,7 +80,7 @@ def hand_over(
         "margin_percent": margin_percent,
     }
     before = known_outcome(output_path, challenge)
-    with get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as client, controlled():
         crashes = 0
         while True:
             run = _wait(client, _send(client, str(hand_off.deployment), parameters), hand_off)
@@ -103,6 +104,8 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
     while sent := _sent(client, f"{parent}-{number}"):
         if not _state(sent).is_final() or _state(sent).is_completed():
             log.info("pre-training run %r was sent before: it is waited for", sent.name)
+            if _state(sent).is_paused():
+                client.resume_flow_run(sent.id)
             return sent
         number += 1
     try:
@@ -134,6 +137,7 @@ def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun
     pool = _PoolWatch(client, run)
     while not _state(run).is_final():
         try:
+            _pass_on(client, run)
             pool.look(_state(run))
             if pool.minutes_unserved > hand_off.patience_min:
                 client.set_flow_run_state(run.id, Cancelling(message="No worker came for it."))
@@ -145,6 +149,20 @@ def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun
             log.warning("Prefect's server does not answer, it is asked again in %g s: %s", SERVER_AWAY_S, reason)
             time.sleep(SERVER_AWAY_S)
     return run
+
+
+def _pass_on(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Cancel or suspend the run that is waited for, where this one is."""
+    try:
+        check_cancelled()
+        check_suspended()
+    except CancelledByUser:
+        client.set_flow_run_state(run.id, Cancelling(message="The run that waits for it was cancelled."))
+        raise
+    except Pause as pause:
+        timeout = pause.state.state_details.pause_timeout if pause.state else None
+        client.set_flow_run_state(run.id, Suspended(pause_expiration_time=timeout))
+        raise
 
 
 class _PoolWatch:
@@ -165,6 +183,9 @@ class _PoolWatch:
 
     def look(self, state: State[Any]) -> None:
         """Check the pool while the run waits, and log what has changed."""
+        if state.is_paused():
+            self._show("is suspended: it goes on where it was when it is resumed.")
+            return
         if state.type not in _WAITING:
             self._taken()
             return

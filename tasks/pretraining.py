@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from tasks.announcement import announce
 from tasks.progress import display
+from tasks.run_control import check_cancelled, check_now, check_suspended, wait_for_server
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError
 from zssmnet.registry.challenge import JUDGEMENT, Judgement, challenge
@@ -56,8 +57,9 @@ def train(
     weights.sweep()
     shown = EpochDisplay(config)
     work = partial(challenge, margin_percent=margin_percent) if as_challenger else pretrain
-    _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step)
+    _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step, check_now)
     shown.skip_to(config.training.epochs)
+    wait_for_server()
     announce(weights, "challenge" if as_challenger else "pretraining")
     return outcome_of(output_path, as_challenger, is_new)
 
@@ -128,7 +130,10 @@ class EpochDisplay:
         self._shown.note(STAGE, self._losses)
 
     def on_step(self, done: int, steps: int) -> None:
-        """Show the steps within an epoch, and how fast they go."""
+        """Show the steps within an epoch, and how fast they go; the run may be asked to end here."""
+        check_cancelled()
+        if done == 1:  # the checkpoint of the epoch before is published
+            check_suspended()
         self._steps = steps
         rate = done * self._batch_size / max(time.monotonic() - self._epoch_began, 1e-9)
         within = f"step {done} of {steps}, {rate:.1f} cubes/s"

@@ -9,6 +9,7 @@ come takes the judgement's place, so that a later look knows that this work is n
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig
@@ -93,12 +94,17 @@ def challenge(
     config: PretrainConfig,
     on_epoch: OnEpoch = lambda state: None,
     on_step: OnStep = lambda done, steps: None,
+    before_publication: Callable[[], None] = lambda: None,
     margin_percent: float = 0.0,
 ) -> tuple[Judgement, bool]:
     """Train a challenger on the cubes in a folder, and publish it if it is better than the published model.
 
     A judgement of the same cubes in the same way stands, whichever model was made the stable one since. Where there
     is no model yet, or where plain pre-training on these cubes has made it, that one is published unopposed.
+
+    Args:
+        before_publication: called when training is done; where it raises an error, nothing is judged or published.
+        margin_percent: by how much the challenger's loss must be smaller.
 
     Returns:
         The judgement, and whether any work was done.
@@ -116,11 +122,13 @@ def challenge(
     champion = _champion(weights, supply.inputs, config)
     if champion is None:
         _announce_judgement(weights, supply.inputs)
-        made, _ = pretrain(cubes, weights, config, on_epoch, on_step)
+        made, _ = pretrain(cubes, weights, config, on_epoch, on_step, before_publication)
         judgement = _judgement(made, supply, None, None, made.best_validation_loss, True, margin_percent)
         log.info("%s is published: there was no model to challenge", made.run_id)
     else:
-        judgement = _contest(cubes, weights, config, supply, champion, on_epoch, on_step, margin_percent)
+        judgement = _contest(
+            cubes, weights, config, supply, champion, on_epoch, on_step, before_publication, margin_percent
+        )
     publish_record(weights, JUDGEMENT, judgement)
     return judgement, True
 
@@ -194,6 +202,7 @@ def _contest(
     champion: PretrainedModel,
     on_epoch: OnEpoch,
     on_step: OnStep,
+    before_publication: Callable[[], None],
     margin_percent: float,
 ) -> Judgement:
     _check_network(weights, champion, config.network)
@@ -204,6 +213,7 @@ def _contest(
     _, validation = open_training_data(cubes, config.training.batch_size)
     champion_loss = evaluate(champion_model, validation, config)
     progress = train(cubes, workplace, config, on_epoch, on_step, _initial(champion_model, champion_loss))
+    before_publication()
     challenger_model = workplace.local(BEST)
     challenger_loss = evaluate(challenger_model, validation, config)
     bound = champion_loss * (1 - margin_percent / 100)

@@ -4,6 +4,7 @@ When a run has finished, its best model is published as a version, and as ``ssl_
 """
 
 import logging
+from collections.abc import Callable
 
 from zssmnet.config import PretrainConfig
 from zssmnet.registry.runs import describe, identify, take_stock, train, workplace_of
@@ -22,8 +23,12 @@ def pretrain(
     config: PretrainConfig,
     on_epoch: OnEpoch = lambda state: None,
     on_step: OnStep = lambda done, steps: None,
+    before_publication: Callable[[], None] = lambda: None,
 ) -> tuple[PretrainedModel, bool]:
     """Pre-train on the cubes in a folder and publish the best model, unless that was done already.
+
+    Args:
+        before_publication: called when training is done; where it raises an error, nothing is published.
 
     Returns:
         The model's record, and whether any work was done.
@@ -41,6 +46,7 @@ def pretrain(
         return known, promote(weights, run_id)
     workplace = workplace_of(weights, run_id)
     progress = train(cubes, workplace, config, on_epoch, on_step)
+    before_publication()
     record = publish(weights, describe(run_id, supply.inputs, supply.data, config, progress), workplace.local(BEST))
     log.info("published %s: epoch %d, validation loss %.5f", MODEL, progress.best_epoch, progress.best_loss)
     return record, True

@@ -57,7 +57,7 @@ def train_epoch(
 
     Args:
         generator: CPU generator of the order and the corruption.
-        on_step: called now and then with the number of steps done and of all steps.
+        on_step: called after each step with the number of steps done and of all steps; a GPU may lag behind.
         group: processes that share each batch, each with the same generator.
         loss_scale: see `training_step`.
         on_check: called whenever the loss is checked, with the number of steps done and what the last one restored.
@@ -85,7 +85,7 @@ def train_epoch(
             _check_finite(checked, f"after step {step} of {steps}")
             if on_check:
                 on_check(step, restored)
-            on_step(step, steps)
+        on_step(step, steps)
     return checked / steps
 
 

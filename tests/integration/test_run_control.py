@@ -1,0 +1,106 @@
+"""Cancel and suspend, as in Prefect's UI, reach a training that runs under a real worker."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling, Suspended
+
+from flows.pretrain import pretrain
+from tests.integration.service import Service
+from tests.zssmnet.training.examples import small_config, write_cubes
+from zssmnet.registry.versions import MODEL
+
+pytestmark = pytest.mark.integration
+POOL = "run-control"
+SUBSETS = (6, 6, 6, 6, 6, 4)
+
+
+@pytest.fixture(scope="module")
+def client(prefect_api: str) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def service(client: SyncPrefectClient, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    client.create_deployment(
+        client.create_flow(pretrain), POOL, work_pool_name=POOL, entrypoint="flows.pretrain.pretrain", pull_steps=[]
+    )
+    with worker(POOL, prefect_api, tmp_path_factory.mktemp("worker") / "log.txt"):
+        yield Service(None, client)
+
+
+class worker:  # noqa: N801  # a context manager
+    """A worker of a pool, in a process of its own."""
+
+    def __init__(self, pool: str, api: str, log: Path) -> None:
+        self._words = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+        self._environment = os.environ | {"PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        self._log = log
+
+    def __enter__(self) -> None:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(self._words, env=self._environment, stdout=log, stderr=log)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def start(service: Service, folder: Path, epochs: int) -> FlowRun:
+    """A training that is under way."""
+    write_cubes(folder / "cubes", SUBSETS)
+    config = small_config(epochs=epochs, patience=epochs, halve_every=epochs)
+    deployment = service.client.read_deployment_by_name(f"pretrain/{POOL}")
+    parameters = {
+        "cubes_path": str(folder / "cubes"),
+        "output_path": str(folder / "weights"),
+        "config": config.model_dump(mode="json"),
+    }
+    run = service.client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    service.until(lambda: bool(list((folder / "weights" / "training").glob("*/last.checkpoint"))))
+    return run
+
+
+def seconds_until(condition: Callable[[], Any]) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < 300
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def test_a_cancelled_training_ends_and_publishes_nothing(service: Service, tmp_path: Path) -> None:
+    run = start(service, tmp_path, 100_000)
+    service.client.set_flow_run_state(run.id, Cancelling())
+    checkpoint = next((tmp_path / "weights" / "training").glob("*/last.checkpoint"))
+    asked = datetime.now(UTC).timestamp()
+    assert service.ended(run)[0] == "Cancelled"
+    assert checkpoint.stat().st_mtime - asked < 10, "it trained on"
+    assert not (tmp_path / "weights" / MODEL).exists()
+
+
+def test_a_suspended_training_frees_its_worker_and_goes_on_when_resumed(service: Service, tmp_path: Path) -> None:
+    run = start(service, tmp_path, 40)
+    service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
+    service.until(lambda: "goes on where it was when it is resumed" in service.log(run))
+    checkpoint = next((tmp_path / "weights" / "training").glob("*/last.checkpoint"))
+    left = checkpoint.stat().st_mtime
+    time.sleep(3)
+    assert service.state(run)[0] == "Suspended"
+    assert checkpoint.stat().st_mtime == left
+    service.client.resume_flow_run(run.id)
+    assert service.ended(run)[0] == "Completed", service.log(run)
+    assert "continuing after epoch" in service.log(run)
+    assert (tmp_path / "weights" / MODEL).exists()
