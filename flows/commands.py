@@ -17,7 +17,7 @@ from flows.handoff_commands import nnunet_dataset as nnunet_dataset
 from flows.handoff_commands import package as package
 from flows.intake_commands import import_dicom as import_dicom
 from flows.settings import retraining_of, settings_of, validated, with_flags
-from zssmnet.config import ArchiveConfig, DemoConfig
+from zssmnet.config import ArchiveConfig, DemoConfig, StrictConfig
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.storage import check_address
 from zssmnet.storage.keys import printable
@@ -61,7 +61,7 @@ def prepare(options: argparse.Namespace) -> None:
 
         ready()
         done = prepare_data(**_archive(options), output_path=options.output_path, config=settings.preparation)
-    say(f"{done.prepared} cases prepared, {done.up_to_date} up to date, {done.left_out} left out: {done.data_path}")
+    say(f"{done.prepared} cases prepared, {done.others}: {done.data_path}")
 
 
 def cubes(options: argparse.Namespace) -> None:
@@ -229,7 +229,9 @@ def demo(options: argparse.Namespace) -> None:
 
 def _archive(options: argparse.Namespace) -> dict[str, Any]:
     settings = validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
-    return settings | ({"strict": bool(options.strict)} if "strict" in options else {})
+    if "strict" in options:
+        settings |= validated(StrictConfig, with_flags(StrictConfig, {}, options)).model_dump()
+    return settings
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from flows.generate_cubes import CubesSettings, CubesSummary, generate_cubes
 from flows.parameter_help import with_parameter_help
 from flows.prepare_data import PreparationSettings, PreparationSummary, prepare_data
 from flows.pretrain import HandOffChoice, PretrainSettings, choose_pretrain
+from flows.states import ended
 from tasks.addresses import check_valid_everywhere
 from tasks.hand_off import HERE
 from tasks.locking import alone_in
@@ -23,6 +24,7 @@ from zssmnet.config import (
     FormatChoice,
     ImagesPath,
     MaskPath,
+    MaxWarnings,
     PatientPattern,
     PreparationConfig,
     PretrainConfig,
@@ -58,6 +60,7 @@ def ssl_pretraining(
     archive_format: FormatChoice = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
     strict: Strict = False,
+    max_warnings: MaxWarnings = None,
     preparation: PreparationSettings = PreparationConfig(),
     cubes: CubesSettings = CubesConfig(),
     pretraining: PretrainSettings = PretrainConfig(),
@@ -76,7 +79,9 @@ def ssl_pretraining(
             archive_format,
             patient_pattern,
             strict,
+            max_warnings,
             preparation,
+            layout.reports,
         )
         cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
         trained = choose_pretrain(hand_off)(layout.cubes, layout.weights, pretraining, layout.reports, False, 0.0)
@@ -86,7 +91,7 @@ def ssl_pretraining(
         markdown="\n".join(f"- {text(line)}" for line in summary_lines(summary)),
         description="What came of the run",
     )
-    return summary
+    return ended(summary, prepared.state, f"{prepared.prepared} cases prepared, {prepared.others}")
 
 
 def summary_lines(summary: PipelineSummary) -> list[str]:
@@ -95,8 +100,7 @@ def summary_lines(summary: PipelineSummary) -> list[str]:
     sizes = " + ".join(str(outcome.cubes) for outcome in cut.subsets)
     layout = Layout(summary.root)
     return [
-        f"cases:    {prepared.prepared} prepared, {prepared.up_to_date} up to date, {prepared.left_out} left out"
-        f" -> {layout.data}",
+        f"cases:    {prepared.prepared} prepared, {prepared.others} -> {layout.data}",
         f"cubes:    {cut.cubes} ({sizes}) -> {layout.cubes}",
         f"training: {trained.epochs} epochs, validation loss {trained.first_validation_loss:.5f} after the first,"
         f" {trained.best_validation_loss:.5f} at best (epoch {trained.best_epoch})",

@@ -11,7 +11,9 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
+from flows.states import ended
 from tasks.addresses import check_valid_everywhere
+from tasks.archive_page import archive_page
 from tasks.cases import Prepared, find_changes, inventory, prepare, subsets, tidy
 from tasks.locking import alone_in
 from tasks.markdown import text
@@ -22,21 +24,25 @@ from zssmnet.config import (
     FormatChoice,
     ImagesPath,
     MaskPath,
+    MaxWarnings,
     PatientPattern,
     PreparationConfig,
     SplitModeChoice,
     SplitsPath,
     Strict,
+    StrictConfig,
 )
-from zssmnet.data.archive import Inventory
+from zssmnet.data.archive import Inventory, shortened
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import CaseError, InputError
 from zssmnet.preparation.prepare import PreparedCase
 from zssmnet.registry.changes import Changes
 from zssmnet.storage import open_storage
+from zssmnet.storage.layout import reports_beside
 
 log = logging.getLogger("zssmnet.flows")
 STAGE = "prepare"
+NO_LIMITS = StrictConfig()
 
 PreparationSettings = Annotated[PreparationConfig, Field(description="Resampling and cropping")]
 
@@ -56,6 +62,17 @@ class PreparationSummary(BaseModel):
         """Number of cases that could not be used."""
         return len(self.unusable)
 
+    @property
+    def state(self) -> str:
+        """Name of the state in which a run ends that prepared these cases."""
+        return "With warnings" if self.unusable or self.warnings else "Completed"
+
+    @property
+    def others(self) -> str:
+        """Numbers of the cases that were not prepared just now, and of those with warnings."""
+        counts = f"{self.up_to_date} up to date, {self.left_out} left out"
+        return f"{counts}, {self.warnings} with warnings" if self.warnings else counts
+
 
 @flow(
     name="prepare-data",
@@ -72,19 +89,25 @@ def prepare_data(
     archive_format: FormatChoice = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
     strict: Strict = False,
+    max_warnings: MaxWarnings = None,
     config: PreparationSettings = PreparationConfig(),
+    reports_path: Annotated[
+        str | None, Field(description="Folder for the page of all cases; none: reports beside the cases")
+    ] = None,
 ) -> PreparationSummary:
     """Resample every case to 3.0 x 0.5 x 0.5 mm and crop it to the gland plus 25 mm."""
-    check_valid_everywhere(images_path, zonal_mask_path, output_path, splits_path)
+    check_valid_everywhere(images_path, zonal_mask_path, output_path, splits_path, reports_path)
+    limits = StrictConfig(strict=strict, max_warnings=max_warnings)
     found = inventory(images_path, zonal_mask_path, archive_format)
     if not found.cases:
-        _refuse_faults(found.faults, 0, strict)
+        _refuse_faults(found.faults, 0, limits)
     subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
     with alone_in(output_path):
         changes = find_changes(found.cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
-        return prepare_cases(
-            found, subset_of, changes, images_path, zonal_mask_path, output_path, config, strict=strict
+        done = prepare_cases(
+            found, subset_of, changes, images_path, zonal_mask_path, output_path, config, limits, reports_path
         )
+    return ended(done, done.state, f"{done.prepared} cases prepared, {done.others}")
 
 
 def prepare_cases(
@@ -95,7 +118,8 @@ def prepare_cases(
     zonal_mask_path: str,
     output_path: str,
     config: PreparationConfig,
-    strict: bool = False,
+    limits: StrictConfig = NO_LIMITS,
+    reports_path: str | None = None,
 ) -> PreparationSummary:
     """Prepare what has changed in an archive, as tasks of the present run; the folder is locked by it.
 
@@ -105,10 +129,11 @@ def prepare_cases(
         changes: what is to be prepared, and what is up to date.
         images_path, zonal_mask_path, output_path: the folders.
         config: how cases are prepared.
-        strict: fail if any case cannot be used.
+        limits: when cases that are left out, or have warnings, fail the run.
+        reports_path: folder for the page of all cases; none: reports beside the cases.
 
     Raises:
-        InputError: no case can be used, or with ``strict`` any cannot.
+        InputError: no case can be used, or more are left out or have warnings than ``limits`` allow.
     """
     prepared: list[Prepared] = [(record, False) for record in changes.up_to_date]
     faults = list(found.faults)
@@ -136,7 +161,11 @@ def prepare_cases(
     usable = [record.case_id for record, _ in prepared]
     check_outputs_visible(open_storage(output_path), usable)
     _show_table(faults, prepared, subset_of)
-    _refuse_faults(faults, len(prepared), strict)
+    records = [record for record, _ in prepared]
+    reasons = [(one.case_id, f"{one.reason}: {one.file}") for one in faults]
+    page = archive_page(output_path, reports_path or reports_beside(output_path), records, reasons)
+    _refuse_faults(faults, len(prepared), limits)
+    _refuse_warnings(records, limits, page)
     if all(record.subset != VALIDATION_SUBSET for record, _ in prepared):
         log.warning(
             "no case is in the validation subset 5, so pre-training cannot validate: add cases or a splits.json"
@@ -154,14 +183,24 @@ def prepare_cases(
     )
 
 
-def _refuse_faults(faults: Sequence[CaseError], usable: int, strict: bool) -> None:
+def _refuse_faults(faults: Sequence[CaseError], usable: int, limits: StrictConfig) -> None:
     described = "; ".join(f"{one.case_id} ({one.file}: {one.reason})" for one in faults)
-    if faults and strict:
+    if faults and limits.strict:
         raise InputError(f"{len(faults)} of {len(faults) + usable} cases cannot be used: {described}")
     if not usable:
         raise InputError(f"none of {len(faults)} cases can be used: {described}")
     if faults:
         log.warning("%d of %d cases are left out: %s", len(faults), len(faults) + usable, described)
+
+
+def _refuse_warnings(records: Sequence[PreparedCase], limits: StrictConfig, page: str) -> None:
+    odd = [f"{record.case_id} ({'; '.join(record.warnings)})" for record in records if record.warnings]
+    most = limits.most_warnings
+    if most is not None and len(odd) > most:
+        raise InputError(
+            f"{len(odd)} of {len(records)} cases have warnings, more than {most}: {shortened(odd, 3)}; look at {page}, "
+            "then mend them, or allow them with --max-warnings"
+        )
 
 
 def _show_table(faults: Sequence[CaseError], prepared: Sequence[Prepared], subset_of: Mapping[str, int]) -> None:

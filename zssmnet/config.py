@@ -69,7 +69,14 @@ PatientPattern = Annotated[
     Flag("patient_pattern", "RE"),
 ]
 Strict = Annotated[
-    bool, Field(description="Fail if any case cannot be used, instead of leaving it out"), Flag("strict")
+    bool,
+    Field(description="Fail if any case cannot be used, instead of leaving it out, or has a warning"),
+    Flag("strict"),
+]
+MaxWarnings = Annotated[
+    int | None,
+    Field(ge=0, description="Fail if more cases than this have warnings; none: any number, with strict 0"),
+    Flag("max_warnings", "N"),
 ]
 
 
@@ -85,9 +92,15 @@ class ArchiveConfig(_Frozen):
 
 
 class StrictConfig(_Frozen):
-    """What becomes of cases that cannot be used."""
+    """What becomes of a run with cases that cannot be used, or have warnings."""
 
     strict: Strict = False
+    max_warnings: MaxWarnings = None
+
+    @property
+    def most_warnings(self) -> int | None:
+        """Largest number of cases that may have warnings; None: any."""
+        return 0 if self.max_warnings is None and self.strict else self.max_warnings
 
 
 class PreparationConfig(_Frozen):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
@@ -17,7 +18,9 @@ from flows import cli
 from flows.pipeline import PipelineSummary, ssl_pretraining
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
+from tests.reliability.command import zssmnet
 from tests.runs import artifacts_of, runs_over
+from zssmnet.data.image_io import read_image, write_image
 from zssmnet.data.splits import stable_subset
 from zssmnet.errors import InputError
 
@@ -109,6 +112,24 @@ def test_the_table_shows_all_cases_with_subset_sizes_and_reasons(runs: dict[str,
     assert all(row["before"].count("x") == row["after"].count("x") == 2 and row["subset"] for row in prepared)
 
 
+def test_the_page_of_all_cases_shows_in_the_ui_as_well(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
+    shown = str(artifacts_of(runs["prepare-data"])["archive"].data)
+    page = Path(done.root, "SSL", "reports", "archive.html").read_text()
+    assert shown.count("data:image/jpeg;base64,") == page.count("data:image/jpeg;base64,") == 6
+    assert len(shown) < 300_000
+    for one in (shown.splitlines()[0], page):
+        assert re.search(r"6 cases, \d with something odd, 2 left out", one)
+    for case_id in done.preparation.unusable:
+        assert case_id in page
+
+
+def test_runs_end_in_a_state_that_counts_what_is_odd(runs: dict[str, FlowRun]) -> None:
+    for name in ("prepare-data", "ssl-pretraining"):
+        state = runs[name].state
+        assert state is not None
+        assert (state.name, state.message) == ("With warnings", "6 cases prepared, 0 up to date, 2 left out")
+
+
 def test_pictures_and_summary_show_in_the_ui_itself(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
     shown = artifacts_of(runs["generate-cubes"]) | artifacts_of(runs["pretrain"])
     pictures = {key: artifact for key, artifact in shown.items() if "data:image/png;base64,iVBOR" in str(artifact.data)}
@@ -117,6 +138,7 @@ def test_pictures_and_summary_show_in_the_ui_itself(done: PipelineSummary, runs:
     assert all(len(str(artifact.data)) < 300_000 for artifact in shown.values())
     assert f"{done.training.best_validation_loss:.5f}" in str(artifacts_of(runs["ssl-pretraining"])["summary"].data)
     reports = Path(done.root, "SSL", "reports")
+    assert {path.name for path in reports.glob("*.html")} == {"archive.html"}
     assert {path.name for path in reports.glob("*.png")} == {"loss_curves.png", "restored_cubes.png"}
     assert {f"cases-{path.stem}" for path in reports.glob("cases/*.png")} == cases
 
@@ -209,6 +231,26 @@ def test_strict_names_all_bad_cases_at_once_and_trains_nothing(
     assert "truncated" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "strict" / "SSL" / "pretrained_weights").exists()
+
+
+def test_warnings_fail_a_run_above_a_number(tmp_path: Path, prefect_api: str) -> None:
+    images, masks = small_archive(tmp_path / "archive", cases=6)
+    for file in sorted(images.rglob("*_0001.nii.gz"))[:2]:
+        write_image(sitk.Cast(read_image(file), sitk.sitkFloat32) * 1e-3, str(file))
+    data, page = tmp_path / "root/SSL/data", tmp_path / "root/SSL/reports/archive.html"
+    prepare = ["prepare", "--images_path", images, "--zonal_mask_path", masks, "--output_path", data]
+    for limit, words in (("1", ["--max-warnings", "1"]), ("0", ["--strict"])):
+        failed = zssmnet(*prepare, *words)
+        assert failed.status == 1
+        assert f"2 of 6 cases have warnings, more than {limit}: 9" in failed.line
+        assert "ADC's median in the gland is" in failed.line
+        assert f"look at {page}" in failed.line
+        assert page.read_text().count("seems to be in 1e-3 mm2/s") == 2
+    for words in (["--strict", "--max-warnings", "2"], []):
+        done = zssmnet(*prepare, *words)
+        counts = "0 cases prepared, 6 up to date, 0 left out, 2 with warnings"
+        assert (done.status, done.out) == (0, f"{counts}: {data}\n")
+    assert runs_over(data)["prepare-data"].state_name == "Failed"  # the first of the four
 
 
 def test_verify_names_what_is_missing_changed_and_foreign(

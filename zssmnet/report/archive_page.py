@@ -1,0 +1,166 @@
+"""One page that shows a whole archive: a row a case, odd ones first; left-out cases; counts by scanner grid.
+
+The page is one file: pictures are embedded, and nothing is fetched from elsewhere. What a row shows is kept in the
+page's record, so that only cases that were prepared anew are read again.
+"""
+
+import hashlib
+import html
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from typing_extensions import override
+
+from zssmnet.preparation.prepare import PreparedCase
+from zssmnet.report.archive_rows import BINS, RANGE, Row, draw_row, oddities, usual_histograms
+from zssmnet.report.style import FAINT, INK, LINES, TRAINING_COLOUR, ZONES, Array
+from zssmnet.report.thumbnails import drawing
+from zssmnet.storage import Storage
+from zssmnet.storage.keys import printable
+from zssmnet.storage.records import NOT_YET, Output, Record, present_outputs, publish_record, read_record, with_version
+
+NAME = "archive"
+PAGE = f"{NAME}.html"
+METHOD = 1
+"""Raised whenever the same prepared case would give another row."""
+_MOST_THREADS = 8
+_TALLEST = 0.33
+"""Share of the voxels at the upper end of a histogram."""
+
+
+class ArchivePage(Record):
+    """The record of the page, with its rows."""
+
+    rows: tuple[Row, ...]
+
+    @override
+    def is_valid_for(self, name: str) -> bool:
+        return name == NAME and all(output.key == PAGE for output in self.outputs)
+
+
+def publish_archive_page(
+    data: Storage,
+    reports: Storage,
+    records: Sequence[PreparedCase],
+    left_out: Sequence[tuple[str, str]],
+    advance: Callable[[], object] = lambda: None,
+) -> list[tuple[Row, list[str]]]:
+    """Publish ``archive.html``; only cases that were prepared anew are read, several at a time.
+
+    Args:
+        data: the prepared cases.
+        reports: where to.
+        records: of the cases to show.
+        left_out: ids of other cases, and the reasons.
+        advance: called once for each case.
+
+    Returns:
+        The rows in the page's order, each with what is odd about it.
+
+    Raises:
+        StorageError: a file cannot be read or written.
+    """
+    known = read_record(reports, NAME, ArchivePage)
+    earlier = {row.source: row for row in known.rows} if known and known.method == METHOD else {}
+
+    def row(record: PreparedCase) -> Row:
+        made = earlier.get(record.identity()) or draw_row(record, data)
+        advance()
+        return made
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
+        rows = tuple(threads.map(row, records))
+    ordered = in_order(rows)
+    content = archive_page(ordered, left_out).encode()
+    output = Output(key=PAGE, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    if known is None or known.outputs != (output,) or present_outputs(reports, known.outputs) is None:
+        to_come = output.model_copy(update={"size": NOT_YET})
+        publish_record(reports, NAME, ArchivePage(method=METHOD, inputs=(), outputs=(to_come,), rows=rows))
+        reports.publish_bytes(PAGE, content)
+        output = with_version(reports, output)
+        publish_record(reports, NAME, ArchivePage(method=METHOD, inputs=(), outputs=(output,), rows=rows))
+    return ordered
+
+
+def in_order(rows: Sequence[Row]) -> list[tuple[Row, list[str]]]:
+    """Rows with what is odd about them, those with most of it first."""
+    paired = list(zip(rows, oddities(rows), strict=True))
+    return sorted(paired, key=lambda pair: (-len(pair[1]), pair[0].case_id))
+
+
+def summary_of(rows: Sequence[tuple[Row, list[str]]], left_out: int) -> str:
+    """The page in a line."""
+    return f"{len(rows)} cases, {sum(bool(remarks) for _, remarks in rows)} with something odd, {left_out} left out"
+
+
+def archive_page(rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple[str, str]]) -> str:
+    """The whole page, HTML; rows in the order in which they are given."""
+    usual = usual_histograms([row for row, _ in rows])
+    body = "".join(_row(number, row, remarks, usual) for number, (row, remarks) in enumerate(rows))
+    out = "".join(f"<tr><td>{_text(case_id)}<td>{_text(reason)}" for case_id, reason in sorted(left_out))
+    grids = Counter((row.spacing_before, row.size_before[:2]) for row, _ in rows)
+    counts = "".join(
+        f"<tr><td>{count}<td>{_by(spacing)} mm<td>{_by(size)}" for (spacing, size), count in grids.most_common()
+    )
+    return document(
+        f"Archive: {len(rows)} cases",
+        f"<h1>{summary_of(rows, len(left_out))}</h1><p>Middle slice of the gland; {legend()}. Histograms of T2W, ADC "
+        f"and DWI around the gland: the case's in colour, the archive's median in grey, from 0 to {RANGE:g} times the "
+        "gland's median. Odd is a warning, or what lies far from the archive's median; most of it comes first.</p>"
+        + (f"<h2>Left out</h2><table>{out}</table>" if out else "")
+        + f"<details><summary>{len(grids)} scanner grids</summary><table>{counts}</table></details>"
+        f"<table><tr><th>case<th>T2W, ADC, DWI<th>histograms<th>gland<th>remarks{body}</table>",
+    )
+
+
+def document(title: str, body: str) -> str:
+    """An HTML page of ours around a body."""
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<style>{_STYLE}</style>{body}</html>\n"
+    )
+
+
+def legend() -> str:
+    """The colours of the zones' outlines, HTML."""
+    return ", ".join(f'<span style="color:{colour}">▬</span> {name}' for colour, name in ZONES)
+
+
+def _row(number: int, row: Row, remarks: Sequence[str], usual: Array) -> str:
+    curves = "".join(
+        f'<svg class=hist viewBox="0 0 {BINS - 1} 20" preserveAspectRatio=none>'
+        f'<polyline class=usual points="{_points(usual[channel])}"/><polyline points="{_points(shares)}"/></svg>'
+        for channel, shares in enumerate(row.histograms)
+    )
+    picture = drawing(row.picture, [row.outlines] * len(row.histograms), f"z{number}")
+    return (
+        f"<tr><td><b>{_text(row.case_id)}</b><br>subset {row.subset}<br>{_by(row.spacing_before)} mm"
+        f"<br>{_by(row.size_before)}<td>{picture}<td>{curves}"
+        f"<td>{row.gland_ml:.0f} ml<br>PZ {row.peripheral_ml:.0f}, TZ {row.transition_ml:.0f}"
+        f"<td class=odd>{'<br>'.join(map(_text, remarks))}"
+    )
+
+
+def _points(shares: Sequence[float] | Array) -> str:
+    heights = (20 * (1 - min(float(share), _TALLEST) / _TALLEST) for share in shares)
+    return " ".join(f"{index},{height:.1f}".removesuffix(".0") for index, height in enumerate(heights))
+
+
+def _by(numbers: Sequence[float]) -> str:
+    return " × ".join(f"{number:.4g}" for number in numbers)
+
+
+def _text(value: str) -> str:
+    return html.escape(printable(value))
+
+
+_STYLE = (
+    f"body{{font:14px system-ui,sans-serif;color:{INK};margin:24px}}table{{border-collapse:collapse}}"
+    f"td,th{{padding:6px 12px;border-bottom:1px solid {LINES};text-align:left;vertical-align:top}}"
+    "tr{content-visibility:auto}.pic{display:block;background:#000}.pic path{fill:none;stroke-width:1}"
+    f".hist{{width:96px;height:48px;margin-right:8px}}polyline{{fill:none;stroke:{TRAINING_COLOUR};stroke-width:1.5;"
+    f"vector-effect:non-scaling-stroke}}.usual{{stroke:{FAINT};opacity:.5}}.odd{{color:#b3261e;max-width:320px}}"
+    "p{max-width:900px}summary{cursor:pointer;margin:12px 0}"
+)

@@ -1,0 +1,145 @@
+"""What the page of a whole archive shows of a case, and what is odd about it among the others."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from zssmnet.data.examination import array_of
+from zssmnet.data.image_io import read_image
+from zssmnet.preparation.prepare import PreparedCase, prepared_keys
+from zssmnet.report.style import IMAGES, Array
+from zssmnet.report.thumbnails import jpeg, outlines
+from zssmnet.storage import Storage
+
+BINS = 24
+RANGE = 4.0
+"""Medians of the gland that a histogram reaches up to."""
+_FAR = 4.0
+"""Median absolute deviations (scaled to standard deviations) from the archive's median that count as odd."""
+_SMALLEST_DEVIATION = 0.05
+"""Of the median: where nearly all cases agree, no smaller deviation is odd."""
+_FEWEST = 10
+"""Cases that an archive needs to be compared with."""
+_COMMON_SHARE, _BEYOND = 0.05, 1.25
+"""Share of the cases that makes a spacing common, and by how much others lie outside of what is common."""
+
+Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*=*$")]
+Path = Annotated[str, Field(pattern=r"^[MLZ0-9. ]*$")]
+"""What goes into the page as it is: a record from elsewhere brings no markup."""
+
+
+class Row(BaseModel):
+    """What the page shows of a case.
+
+    Attributes:
+        case_id, subset, spacing_before, size_before, warnings: as in the prepared case's record.
+        source: identity of that record.
+        picture: JPEG of T2W, ADC and DWI side by side, base64.
+        outlines: SVG paths of the zones, in pixels of one thumbnail.
+        peripheral_ml, transition_ml: volumes of the zones.
+        medians: of the images in the gland.
+        histograms: of each image, shares of the voxels around the gland, from 0 to `RANGE` medians of the gland.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    case_id: str
+    subset: int
+    source: str
+    size_before: tuple[int, int, int]
+    spacing_before: tuple[float, float, float]
+    warnings: tuple[str, ...]
+    picture: Base64
+    outlines: tuple[Path, Path]
+    peripheral_ml: float
+    transition_ml: float
+    medians: tuple[float, float, float]
+    histograms: tuple[tuple[float, ...], ...]
+
+    @property
+    def gland_ml(self) -> float:
+        """Volume of the gland."""
+        return self.peripheral_ml + self.transition_ml
+
+
+def draw_row(record: PreparedCase, data: Storage) -> Row:
+    """The row of one prepared case.
+
+    Raises:
+        UnreadableFileError: a file of the case cannot be read.
+    """
+    images = [read_image(data.local(key)) for key in prepared_keys(record.case_id, record.subset)]
+    *arrays, zones_ZYX = (array_of(image) for image in images)
+    gland_ZYX = zones_ZYX > 0
+    voxel_ml = math.prod(images[-1].GetSpacing()) / 1000
+    t2w, adc, dwi = (float(np.median(array[gland_ZYX])) for array in arrays)
+    middle = int(np.median(np.flatnonzero(gland_ZYX.any(axis=(1, 2)))))
+    return Row(
+        case_id=record.case_id,
+        subset=record.subset,
+        source=record.identity(),
+        size_before=record.size_before,
+        spacing_before=record.spacing_before,
+        warnings=record.warnings,
+        picture=jpeg([array[middle] for array in arrays]),
+        outlines=outlines(zones_ZYX[middle]),
+        peripheral_ml=round(float((zones_ZYX == 1).sum()) * voxel_ml, 2),
+        transition_ml=round(float((zones_ZYX == 2).sum()) * voxel_ml, 2),
+        medians=(t2w, adc, dwi),
+        histograms=tuple(_histogram(array, median) for array, median in zip(arrays, (t2w, adc, dwi), strict=True)),
+    )
+
+
+def _histogram(image_ZYX: Array, median: float) -> tuple[float, ...]:
+    scale = BINS / RANGE / (median if median > 0 else 1.0)
+    bins = np.clip(image_ZYX.ravel() * scale, 0, BINS - 1).astype(np.int64)
+    return tuple(round(float(count) / image_ZYX.size, 4) for count in np.bincount(bins, minlength=BINS))
+
+
+def usual_histograms(rows: Sequence[Row]) -> Array:
+    """The archive's median of each share, axes (image, bin)."""
+    return np.median([row.histograms for row in rows], axis=0) if rows else np.zeros((len(IMAGES), BINS))
+
+
+def oddities(rows: Sequence[Row]) -> list[list[str]]:
+    """What is odd about each row: its warnings, and what lies far from the others' values in a large enough archive."""
+    found = [list(row.warnings) for row in rows]
+    if len(rows) < _FEWEST:
+        return found
+    differences = np.abs(np.array([row.histograms for row in rows]) - usual_histograms(rows)).sum(axis=2) / 2
+    slices, pixels = ([row.spacing_before[axis] for row in rows] for axis in (2, 0))
+    glands, adcs = [row.gland_ml for row in rows], [row.medians[1] for row in rows]
+    measures = [
+        ("gland of {:.0f} ml", glands, _far(glands)),
+        ("ADC's median in the gland is {:.4g}", adcs, _far(adcs)),
+        ("slices {:.2g} mm apart", slices, _uncommon(slices)),
+        ("pixels of {:.2g} mm", pixels, _uncommon(pixels)),
+    ]
+    for name, values in zip(IMAGES, differences.T.tolist(), strict=True):
+        measures.append((name + "'s histogram differs in {:.0%} of the voxels", values, _far(values)))
+    for words, values, is_odd in measures:
+        for remarks, value, odd in zip(found, values, is_odd, strict=True):
+            if odd:
+                remarks.append(words.format(value))
+    return found
+
+
+def _far(values: Sequence[float]) -> list[bool]:
+    """Which values lie far from the median."""
+    array = np.asarray(values)
+    usual = float(np.median(array))
+    deviations = np.abs(array - usual)
+    scale = max(1.4826 * float(np.median(deviations)), _SMALLEST_DEVIATION * abs(usual), 1e-9)
+    return [bool(deviation > _FAR * scale) for deviation in deviations]
+
+
+def _uncommon(values: Sequence[float]) -> list[bool]:
+    """Which values lie outside of the range of those that many cases have."""
+    counts = Counter(round(value, 2) for value in values)
+    common = [value for value, count in counts.items() if count > max(1, _COMMON_SHARE * len(values))] or list(counts)
+    low, high = min(common) / _BEYOND, max(common) * _BEYOND
+    return [not low <= value <= high for value in values]

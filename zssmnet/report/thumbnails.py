@@ -1,0 +1,74 @@
+"""Small pictures for pages of many cases: grey slices as JPEG, outlines of zones over them as SVG."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import contourpy
+import numpy as np
+from PIL import Image
+
+from zssmnet.report.style import ZONES, Array
+
+SIDE = 96
+"""Pixels of a thumbnail."""
+_QUALITY = 50
+_HALF = 0.5
+
+
+def squared(slice_YX: Array) -> Array:
+    """The slice with zeros at both sides of its shorter axis, so that it is as high as wide."""
+    side = max(slice_YX.shape)
+    before = [(side - size) // 2 for size in slice_YX.shape]
+    return np.pad(slice_YX, [(first, side - size - first) for first, size in zip(before, slice_YX.shape, strict=True)])
+
+
+def jpeg(slices_YX: Sequence[Array]) -> str:
+    """Slices side by side, each in the grey levels of its 1st to 99th percentile; base64."""
+    tiles = []
+    for slice_YX in slices_YX:
+        low, high = np.percentile(slice_YX, (1, 99))
+        levels = np.clip((slice_YX - low) / max(float(high - low), 1e-6), 0, 1) * 255
+        tile = Image.fromarray(squared(levels.astype(np.uint8)))
+        tiles.append(np.asarray(tile.resize((SIDE, SIDE), Image.Resampling.BOX)))
+    stream = io.BytesIO()
+    Image.fromarray(np.hstack(tiles)).save(stream, "JPEG", quality=_QUALITY, optimize=True)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def outlines(zones_YX: Array) -> tuple[str, str]:
+    """SVG paths around the zones 1 and 2 of a slice, in pixels of a thumbnail; empty where there is no such zone."""
+    zones = squared(zones_YX)
+    centres = (np.arange(len(zones)) + _HALF) * SIDE / len(zones)
+    first, second = (_path(centres, zones == label) for label in (1, 2))
+    return first, second
+
+
+def _path(centres: Array, inside_YX: Array) -> str:
+    lines = contourpy.contour_generator(centres, centres, inside_YX.astype(np.float64)).lines(_HALF)
+    rounded = (list(dict.fromkeys(f"{x:.0f} {y:.0f}" for x, y in np.asarray(line))) for line in lines)
+    return "".join(f"M{'L'.join(points)}Z" for points in rounded if len(points) > 1)
+
+
+def drawing(picture: str, paths_by_tile: Sequence[tuple[str, str]], name: str) -> str:
+    """SVG of a picture of :func:`jpeg` with outlines of the zones over each of its tiles.
+
+    Args:
+        picture: the JPEG, base64.
+        paths_by_tile: of :func:`outlines`; what several tiles have in common is written once.
+        name: what no other drawing of the page is called.
+    """
+    width, groups = SIDE * len(paths_by_tile), ""
+    for tile, paths in enumerate(paths_by_tile):
+        first = list(paths_by_tile).index(paths)
+        if first < tile:
+            groups += f'<use href="#{name}-{first}" x="{SIDE * (tile - first)}"/>'
+        else:
+            strokes = "".join(
+                f'<path d="{path}" stroke="{colour}"/>' for path, (colour, _) in zip(paths, ZONES, strict=True) if path
+            )
+            groups += f'<g id="{name}-{tile}" transform="translate({SIDE * tile})">{strokes}</g>'
+    return (
+        f'<svg class=pic style="width:{1.5 * width:.0f}px" viewBox="0 0 {width} {SIDE}"><image width={width} '
+        f'height={SIDE} href="data:image/jpeg;base64,{picture}"/>{groups}</svg>'
+    )
