@@ -136,7 +136,7 @@ def test_commands_without_the_service_name_the_extra(tmp_path: Path) -> None:
     done = python(f"{blocked}sys.argv = {arguments}\nfrom flows.cli import main\nmain()", tmp_path, "-P")
     assert done.returncode == 1
     needed = "this command needs it: pip install 'zssmnet[service]'"
-    assert done.stderr == f"zssmnet: error: No module named 'rich': {needed}\n"
+    assert done.stderr == f"zssmnet: error: No module named 'prefect': {needed}\n"
 
 
 def test_examples_in_the_docstring() -> None:
@@ -181,7 +181,8 @@ class TestCubesDataset:
 
 class TestStages:
     def test_from_examinations_to_weights(self, tmp_path: Path) -> None:
-        images, masks = small_archive(tmp_path / "archive")
+        folder, masks = small_archive(tmp_path / "archive")
+        images = folder / "imagesTr"
         (masks / "phantom_of_nobody.nii.gz").write_bytes(b"")
         (images / "7_7_0000.nii.gz").write_bytes(b"no image")
         done: list[str] = []

@@ -32,7 +32,6 @@ from zssmnet.storage.records import (
     Output,
     Record,
     outputs_there,
-    present_outputs,
     publish_record,
     read_record,
     record_key,
@@ -134,8 +133,8 @@ def stable_model(weights: Storage) -> PretrainedModel | None:
     if entry is None:
         return None
     recorded = read_record(weights, MODEL, PretrainedModel)
-    if recorded and present_outputs(weights, recorded.outputs):
-        return recorded
+    if present := up_to_date(weights, MODEL, recorded):
+        return present
     same_size = [one for one in list_versions(weights) if one.outputs[0].size == entry.size]
     sha256 = sha256_of(weights.local(MODEL)) if same_size else ""
     alike = [one for one in same_size if one.outputs[0].sha256 == sha256]

@@ -17,8 +17,10 @@ from zssmnet.errors import InputError
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """dtypes of the convolutions of those precisions in which they are not float32's."""
-FLOAT16_LOSS_SCALE = 2.0**20
-"""Gradients of a mean over millions of voxels vanish in float16 without it."""
+FLOAT16_LOSS_SCALE = 2.0**16
+"""Gradients of a mean over millions of voxels vanish in float16 without it. Those of weights overflow above 1: 40 times
+the largest one of a fresh network of full width.
+"""
 
 
 class Accelerated(nn.Module):

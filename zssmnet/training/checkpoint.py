@@ -19,7 +19,7 @@ BEST = "best.model"
 _BOTH = f"remove it and {LAST} to start anew"
 _CHANGING = ("params", "lr", "foreach", "fused")
 """Of an optimizer's groups: what epochs change, and what each machine chooses."""
-_MISFITS = (KeyError, AttributeError, TypeError, ValueError, RuntimeError)
+_MISFITS = (LookupError, AttributeError, TypeError, ValueError, RuntimeError)
 """What PyTorch raises where a checkpoint holds something else."""
 
 

@@ -82,7 +82,7 @@ def train_epoch(
         total += loss * share
         if step % CHECK_EVERY == 0 or step == steps:
             checked = float(group.total(total))
-            _check_finite(checked, f"after step {step} of {steps}")
+            _check_finite(checked, f"after step {step} of {steps}", loss_scale)
             if on_check:
                 on_check(step, restored)
         on_step(step, steps)
@@ -196,9 +196,10 @@ def _validation(loss: float, error: float, means: Tensor) -> Validation:
     return Validation(loss, 1 - error / variance if variance > 0 else 0.0, (t2w, adc, dwi))
 
 
-def _check_finite(total: float, where: str) -> None:
+def _check_finite(total: float, where: str, loss_scale: float = 1.0) -> None:
     if not math.isfinite(total):
+        precision = "" if loss_scale == 1 else " or another precision"
         raise NonFiniteLossError(
             f"the loss is {total} {where}: training stops, the last checkpoint is kept; "
-            "try a smaller learning rate, and look for odd cubes in the reports"
+            f"try a smaller learning rate{precision}, and look for odd cubes in the reports"
         )

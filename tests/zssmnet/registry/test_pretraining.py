@@ -39,7 +39,7 @@ from zssmnet.registry.versions import (
 )
 from zssmnet.storage import LocalStorage, records, sha256_of
 from zssmnet.storage.process_id import this_process
-from zssmnet.storage.records import Input, Output, publish_record, read_record, remove_record
+from zssmnet.storage.records import Input, Output, publish_record, read_record, remove_record, with_version
 from zssmnet.training.checkpoint import BEST, LAST
 from zssmnet.training.dataset import open_training_data
 from zssmnet.training.fit import fit
@@ -182,8 +182,10 @@ class TestDoneAlready:
     def test_cubes_are_not_read_again(
         self, finished: LocalStorage, made: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        cubes = LocalStorage(made / "cubes")
+        pretrain(cubes, finished, CONFIG, stop, stop)  # hashes the model, which is a copy
         monkeypatch.setattr(records, "sha256_of", stop)
-        assert pretrain(LocalStorage(made / "cubes"), finished, CONFIG)[1] is False
+        assert pretrain(cubes, finished, CONFIG)[1] is False
 
     def test_cubes_written_anew_with_the_same_content_are_the_same(
         self, finished: LocalStorage, cubes: LocalStorage
@@ -215,7 +217,7 @@ class TestDoneAlready:
 
 def _record_cubes(cubes: LocalStorage, subset: int, count: int) -> None:
     path = cubes_file(cubes.folder, subset)
-    output = Output(key=path.name, size=path.stat().st_size, sha256=sha256_of(path))
+    output = with_version(cubes, Output(key=path.name, size=path.stat().st_size, sha256=sha256_of(path)))
     parameters = CubesConfig(size=SIZE, cubes_per_case=12)
     record = SubsetCubes(method=1, inputs=(), outputs=(output,), subset=subset, parameters=parameters, cases=())
     publish_record(cubes, path.name, record)
@@ -319,6 +321,7 @@ class TestAnotherRun:
     def test_the_old_model_stays_whole_until_the_new_run_ends(
         self, cubes: LocalStorage, finished: LocalStorage, other_model: bytes
     ) -> None:
+        stable_model(finished)  # hashes the model, which is a copy, and notes its version
         old = {key: finished.read(key) for key in (MODEL, f"records/{MODEL}.json")}
         seen = []
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -160,16 +161,18 @@ class TestTheSameContent:
             return hashlib.sha256(path.read_bytes()).hexdigest()
 
         monkeypatch.setattr(records, "sha256_of", sha256_of)
-        for _ in range(2):
+        for run in (1, 2):
             assert not pipeline.prepare()
             assert pipeline.cut() == []
             assert len(take_stock(pipeline.cubes).data) == 6
             pipeline.draw()
             assert not promote(pipeline.weights, "first")
             assert stable_model(pipeline.weights).run_id == "first"
-            found, before = len(hashed), traces(root)
-        assert len(set(hashed)) == len(hashed) == found >= 4 + 6 + 1 + 1
+            if run == 1:
+                count, before = len(hashed), traces(root)
+        assert len(hashed) == count >= 4 + 6 + 1 + 1
         assert traces(root) == before
+        assert max(Counter(hashed).values()) <= 2  # a prepared file comes out of one stage and goes into the next
         for stage in (pipeline.data, pipeline.cubes, pipeline.reports, pipeline.weights):
             assert {finding.kind for finding in verify_stage(stage)} <= {"foreign"}
 

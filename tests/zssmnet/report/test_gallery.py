@@ -13,7 +13,7 @@ import torch
 from tests.zssmnet.interruption import Killed, MortalStorage
 from tests.zssmnet.training.examples import cubes_file, cubes_of, small_config, write_cubes
 from zssmnet.config import CubesConfig
-from zssmnet.errors import CheckpointError, ZssmnetError
+from zssmnet.errors import ZssmnetError
 from zssmnet.preparation.cubes import generate_cubes
 from zssmnet.preparation.prepare import prepared_keys
 from zssmnet.registry.pretraining import pretrain
@@ -273,10 +273,12 @@ class TestTraining:
         assert models[0] == models[1]
         assert [len(history) for history, *_ in curves] == [2, 3]
 
-    def test_a_damaged_model_is_one_line(self, folders, reports, tmp_path: Path) -> None:
+    def test_a_damaged_model_is_not_drawn(self, folders, reports, tmp_path: Path) -> None:
         weights = LocalStorage(tmp_path / "weights")
         for entry in folders[1].list():
             weights.publish_bytes(entry.key, folders[1].read(entry.key))
         weights.local(MODEL).write_bytes(bytes(weights.stat(MODEL).size))
-        with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-            publish_training_pictures(folders[0], weights, reports)
+        assert publish_training_pictures(folders[0], weights, reports) == []
+        assert [finding.kind for finding in verify_stage(weights) if finding.file == weights.where(MODEL)] == [
+            "changed"
+        ]

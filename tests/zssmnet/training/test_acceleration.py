@@ -63,17 +63,16 @@ class TestPrecision:
         assert tf32_flags() == before
 
     def test_float16_scales_the_loss_and_its_gradients_are_those_of_float32(self) -> None:
-        """To float16's rounding: without the scale, most of them would be 0."""
-        gradients = {}
+        """To float16's rounding: what multiplies the loss divides its gradients."""
+        cubes, gradients = CubeSet([cubes_of(5, size=(32, 32, 4))]), {}
         for chosen in ("float32", "float16"):
-            config = small_config(precision=chosen)
+            config = small_config(precision=chosen, learning_rate=1e-6)
             state = initial_state(config, CPU)
-            trainer = Trainer(state, TRAINING, VALIDATION, config)
-            trainer.epoch()
+            Trainer(state, cubes, cubes, config).epoch()
             buffers = [buffers["momentum_buffer"].flatten() for buffers in state.optimizer.state.values()]
             gradients[chosen] = torch.cat(buffers)
         cosine = torch.cosine_similarity(gradients["float32"], gradients["float16"], dim=0)
-        assert cosine > 0.95
+        assert cosine > 0.9
         assert gradients["float16"].norm() == pytest.approx(gradients["float32"].norm(), rel=0.2)
 
     def test_only_a_chosen_precision_is_part_of_a_runs_identity(self) -> None:
