@@ -133,7 +133,7 @@ class TestResuming:
 
     def test_says_where_it_continues(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO, "zssmnet"):
-            best = run(tmp_path, small_config(epochs=1)).progress.best_loss
+            best = run(tmp_path, small_config(epochs=1, learning_rate=3.0)).progress.best_loss
             run(tmp_path)
         assert caplog.messages[0].startswith("epoch 1 of 1: training loss 0.1")
         assert caplog.messages[1] == f"continuing after epoch 1, best validation loss {best:.5f}"
@@ -361,7 +361,7 @@ class TestCollapse:
             "more; train anew with a smaller learning_rate or another --seed"
         )
         saturated, first, second = (record.message for record in caplog.records if record.levelname == "WARNING")
-        assert saturated.startswith("after 3 steps T2W, ADC, DWI is restored as 0 or 1 nearly everywhere (saturated)")
+        assert saturated.startswith("after 2 steps T2W, ADC, DWI is restored as 0 or 1 nearly everywhere (saturated)")
         assert first.startswith("epoch 1: T2W, ADC, DWI is restored as a constant; if it stays so, train anew with")
         assert second.startswith("epoch 2: the validation loss is that of the epoch before to the last digit")
         assert torch.load(tmp_path / "run" / LAST, weights_only=True)["epoch"] == 1
