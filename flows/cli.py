@@ -19,6 +19,7 @@ from flows import embedded
 from flows.ends import run_to_its_end
 from flows.settings import Setting, Settings, add_flags, address, flags_of, spellings
 from zssmnet.config import (
+    PICAI_PATIENT,
     ArchiveConfig,
     CubesConfig,
     DemoConfig,
@@ -27,6 +28,7 @@ from zssmnet.config import (
     NnunetDatasetConfig,
     PackageConfig,
     PretrainConfig,
+    ProbeConfig,
     RetrainingConfig,
     StrictConfig,
 )
@@ -137,6 +139,16 @@ COMMANDS = {
         {"model": _MODEL, "output": ("D", "folder to write")},
         (PackageConfig,),
     ),
+    "probe": Command(
+        "ask whether weights help: fine-tune from them and from scratch on a few labelled cases, and compare",
+        f"{_ARCHIVE} --labels_path archive/cspca --weights a.model b.model --output probe",
+        {
+            "images_path": ("D", "folder or s3://bucket/prefix of the images"),
+            "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
+            "output": ("D", "folder for probe.json, table and picture; an interrupted probe continues there"),
+        },
+        (ProbeConfig,),
+    ),
     "demo": Command(
         "synthetic examinations through all stages, with a small MNet, on the CPU",
         "--output demo --cases 12",
@@ -193,6 +205,18 @@ def _parser() -> argparse.ArgumentParser:
         "--unpublished", action="store_true", help="also checkpoints of trainings that have published no model"
     )
     added["clean"].add_argument("--yes", action="store_true", help="remove; without it, only show")
+    added["probe"].add_argument(
+        *spellings("labels_path"), metavar="D", type=address, help="folder of lesions, CASE.nii.gz on T2W's grid"
+    )
+    added["probe"].add_argument(
+        "--weights", metavar="F", type=address, nargs="+", required=True, help="files of weights, or packages"
+    )
+    added["probe"].add_argument(
+        *spellings("patient_pattern"),
+        metavar="RE",
+        default=PICAI_PATIENT,
+        help="regular expression whose group 'patient' names a case's patient",
+    )
     added["demo"].add_argument(
         "--output", metavar="ROOT", type=address, default="demo", help="working root (default: %(default)s)"
     )

@@ -17,7 +17,7 @@ from flows.handoff_commands import nnunet_dataset as nnunet_dataset
 from flows.handoff_commands import package as package
 from flows.intake_commands import import_dicom as import_dicom
 from flows.settings import retraining_of, settings_of, validated, with_flags
-from zssmnet.config import ArchiveConfig, DemoConfig, StrictConfig
+from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.storage import check_address
 from zssmnet.storage.keys import printable
@@ -30,8 +30,9 @@ def check_addresses(options: argparse.Namespace) -> None:
         InputError: one has.
     """
     for value in vars(options).values():
-        if isinstance(value, str):
-            check_address(value)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str):
+                check_address(one)
 
 
 @contextmanager
@@ -209,6 +210,25 @@ def clean(options: argparse.Namespace) -> None:
         say(f"{weights.uri}: {folders} removed, {megabytes:,.1f} MB")
     else:
         say(f"{weights.uri}: nothing is removed: give --yes to remove {len(items)} folders, {megabytes:,.1f} MB")
+
+
+def probe(options: argparse.Namespace) -> None:
+    """Ask whether weights help."""
+    config = validated(ProbeConfig, with_flags(ProbeConfig, {}, options))
+    with _progress(options) as ready:
+        from flows.probe import probe as flow
+
+        ready()
+        done = flow(
+            options.images_path,
+            options.zonal_mask_path,
+            options.weights,
+            options.output,
+            options.labels_path,
+            options.patient_pattern,
+            config,
+        )
+    say(*done.sentences, f"figures: {done.result}", f"table:   {done.table}", f"picture: {done.picture}")
 
 
 def demo(options: argparse.Namespace) -> None:

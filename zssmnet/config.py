@@ -415,3 +415,68 @@ class PackageConfig(_Frozen):
     probe_path: Annotated[str | None, Flag("probe", "F")] = Field(
         None, description="JSON file with the probe's result, for the card"
     )
+
+
+class ProbeScale(_Frozen):
+    """How large the probe's networks see, and how long they learn."""
+
+    spacing_mm: tuple[float, float, float] = Field(description="Spacing x, y, z of the cases in mm")
+    window: tuple[int, int, int] = Field(description="Size of a window x, y, z in voxels")
+    windows: tuple[int, int, int] = Field(description="Windows along x, y, z that make the box around the gland")
+    batch_size: int = Field(ge=1, description="Windows in a batch")
+
+    @property
+    def box(self) -> tuple[int, int, int]:
+        """Size of the box around the gland x, y, z in voxels."""
+        (x, y, z), (nx, ny, nz) = self.window, self.windows
+        return x * nx, y * ny, z * nz
+
+
+PROBE_SCALES = {
+    "cpu": ProbeScale(spacing_mm=(1.0, 1.0, 3.0), window=(32, 32, 8), windows=(2, 2, 2), batch_size=4),
+    "gpu": ProbeScale(spacing_mm=(0.5, 0.5, 3.0), window=(64, 64, 16), windows=(2, 2, 1), batch_size=8),
+}
+
+
+class ProbeConfig(_Frozen):
+    """Whether weights help: what is compared, and on how many cases."""
+
+    task: Annotated[Literal["lesions", "zones"], Flag("task")] = Field(
+        "lesions", description="lesions: csPCa, needs labels; zones: the zonal masks, from the images alone"
+    )
+    preset: Annotated[Literal["cpu", "gpu"], Flag("preset")] = Field(
+        "cpu", description="cpu: 1 x 1 x 3 mm in small windows, minutes for a small network; gpu: 0.5 x 0.5 x 3 mm"
+    )
+    labelled: Annotated[tuple[int, ...], Flag("labelled", "A,B,...")] = Field(
+        (2, 4, 8), min_length=1, description="Numbers of labelled cases to learn from, nested"
+    )
+    seeds: Annotated[int, Flag("seeds", "N")] = Field(
+        5, ge=3, description="Paired repetitions: other labelled cases, order and heads"
+    )
+    looks: Annotated[tuple[int, ...], Flag("looks", "A,B,...")] = Field(
+        (50, 100, 300), min_length=1, description="Steps after which the test cases are looked at; the last one counts"
+    )
+    learning_rates: tuple[float, ...] = Field(
+        (0.001, 0.003, 0.01), min_length=1, description="From which scratch and the weights get their best one"
+    )
+    test_cases: Annotated[int, Flag("test_cases", "N")] = Field(16, ge=2, description="Test cases")
+    tuning_cases: Annotated[int, Flag("tuning_cases", "N")] = Field(
+        4, ge=1, description="Cases on which learning rates are chosen, none of them tested"
+    )
+    force: Annotated[bool, Flag("force")] = Field(
+        False, description="Probe weights as well whose pretext task was learnt no better than by a constant"
+    )
+    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**31, description="Seed of the choice of cases")
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field("auto", description="Where to train")
+
+    @property
+    def scale(self) -> ProbeScale:
+        """That of the preset."""
+        return PROBE_SCALES[self.preset]
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        for name, numbers in (("labelled", self.labelled), ("looks", self.looks)):
+            if sorted(set(numbers)) != list(numbers) or min(numbers) < 1:
+                raise ValueError(f"{name} must rise and begin with 1 at least, not {numbers}")
+        return self

@@ -125,7 +125,7 @@ def _write_case(
 ) -> bool:
     """Write a case's six channels and its label; whether it has a lesion."""
     examination = read_examination(case, images, zonal_masks)
-    label = _read_lesions(case.id, lesions, examination.t2w, config.labels)
+    label = read_lesions(case.id, lesions, examination.t2w, config.labels)
     volumes, mask, label = _selected(case.id, examination, label, config)
     channels = input_CZYX(volumes, mask)
     for number, channel in enumerate(channels):
@@ -149,7 +149,7 @@ def _selected(
     return prepared.images, prepared.mask, label
 
 
-def _read_lesions(case_id: str, lesions: Storage, t2w: sitk.Image, labels: Labels) -> sitk.Image:
+def read_lesions(case_id: str, lesions: Storage, t2w: sitk.Image, labels: Labels) -> sitk.Image:
     """A case's label on T2W's grid, with the numbers of nnU-Net's classes."""
     key = case_id + MASK_SUFFIX
     try:

@@ -43,6 +43,16 @@ class Nodule:
 
 
 @dataclass(frozen=True)
+class Mimic:
+    """What may be taken for a lesion: nodule with a capsule, old blood, inflammation; it ends at its zone's border."""
+
+    tissue: Tissue
+    shape: Ellipsoid
+    zone: int
+    has_capsule: bool = False
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """Everything that is drawn for a patient, in mm from the gland's centre along the axes of the T2W grid.
 
@@ -52,6 +62,8 @@ class Anatomy:
         organs: painted one after the other, so that later ones cover earlier ones.
         nodules: of the transition zone.
         lesions: painted last, within the gland only.
+        lesion_tissue: what lesions are made of.
+        mimics: what may be taken for lesions, painted before them, each within one zone only.
         distortion: two fields that move borders along x and y.
         texture: one field, which T2W and ADC share.
     """
@@ -63,6 +75,8 @@ class Anatomy:
     lesions: tuple[Ellipsoid, ...]
     distortion: tuple[SmoothField, SmoothField]
     texture: SmoothField
+    lesion_tissue: Tissue = Tissue.LESION
+    mimics: tuple["Mimic", ...] = ()
 
     def tissues(self, positions: Positions, zones_zyx: Labels) -> Labels:
         """The tissues, axes (z, y, x), at these positions, where the zonal mask on the same voxels has them."""
@@ -72,9 +86,15 @@ class Anatomy:
         tissues[zones_zyx == PERIPHERAL_ZONE] = Tissue.PERIPHERAL_ZONE
         tissues[zones_zyx == TRANSITION_ZONE] = Tissue.TRANSITION_ZONE
         self._paint_seams(tissues, positions, zones_zyx)
+        for mimic in self.mimics:
+            box, distance = mimic.shape.distance(positions)
+            within = (distance < 1) & (zones_zyx[box] == mimic.zone)
+            tissues[box][within] = mimic.tissue
+            if mimic.has_capsule:
+                tissues[box][within & (distance > 0.8)] = Tissue.CAPSULE
         for lesion in self.lesions:
             box, distance = lesion.distance(positions)
-            tissues[box][(distance < 1) & (zones_zyx[box] > 0)] = Tissue.LESION
+            tissues[box][(distance < 1) & (zones_zyx[box] > 0)] = self.lesion_tissue
         return tissues
 
     def _paint_seams(self, tissues: Labels, positions: Positions, zones_zyx: Labels) -> None:

@@ -34,19 +34,22 @@ class PhantomCase:
     examination: Examination
 
 
-def phantom_case(case_id: str, seed: int = 0, grids: Sequence[GridSpec] = DEMO_GRIDS) -> PhantomCase:
+def phantom_case(
+    case_id: str, seed: int = 0, grids: Sequence[GridSpec] = DEMO_GRIDS, subtle: bool = False
+) -> PhantomCase:
     """Draw a case; its id and the seed alone decide the grid, the patient and the noise.
 
     Args:
         case_id: the case's id, of any form.
         seed: another seed gives other patients under the same ids.
         grids: T2W's grid is one of these.
+        subtle: see `examination`.
     """
     digest = hashlib.sha256(case_id.encode()).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest)])
     grid = grids[int(rng.integers(len(grids)))]
     mask = zonal_mask(grid, rng)
-    return PhantomCase(case_id, mask, examination(mask, rng))
+    return PhantomCase(case_id, mask, examination(mask, rng, subtle))
 
 
 def case_ids(count: int) -> list[str]:
@@ -76,6 +79,7 @@ def write_archive(
     seed: int = 0,
     grids: Sequence[GridSpec] = DEMO_GRIDS,
     layout: ArchiveFormat = "nnunet",
+    subtle: bool = False,
 ) -> tuple[Path, Path]:
     """Write an archive of phantom cases.
 
@@ -86,6 +90,7 @@ def write_archive(
         grids: see `phantom_case`.
         layout: ``nnunet`` (``imagesTr/<case>_000{0,1,2}.nii.gz``, all on T2W's grid) or ``picai``
             (``<patient>/<patient>_<study>_{t2w,adc,hbv}.mha``, each on its own).
+        subtle: see `examination`; then the maps of the lesions are kept as well, in ``lesions/<case>.nii.gz``.
 
     Returns:
         The folders of the images, ``nnunet_raw`` or ``picai_mha``, and of the zonal masks, ``zonal_masks``.
@@ -97,9 +102,11 @@ def write_archive(
     images, masks = folder / ("nnunet_raw" if layout == "nnunet" else "picai_mha"), folder / "zonal_masks"
     write = write_nnunet_raw if layout == "nnunet" else write_picai
     for case_id in ids:  # one case in memory at a time
-        case = phantom_case(case_id, seed, grids)
+        case = phantom_case(case_id, seed, grids, subtle)
         write(images, [case])
         write_masks(masks, [case])
+        if subtle:
+            _write(case.examination.lesions, folder / "lesions" / f"{case_id}.nii.gz")
     return images, masks
 
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from zssmnet.phantom.anatomy import Anatomy, Labels, Nodule
+from zssmnet.phantom.anatomy import Anatomy, Labels, Mimic, Nodule
 from zssmnet.phantom.field import SmoothField
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
 from zssmnet.phantom.grid import Axes, GridSpec, Triple
 from zssmnet.phantom.shapes import Ellipsoid
 from zssmnet.phantom.surroundings import surroundings
+from zssmnet.phantom.tissues import Tissue
 
 
 def gland_box(grid: GridSpec, zones_zyx: Labels) -> tuple[Triple, Triple]:
@@ -21,7 +22,9 @@ def gland_box(grid: GridSpec, zones_zyx: Labels) -> tuple[Triple, Triple]:
     return grid.position(np.add(first, last) / 2), (float(x), float(y), float(z))
 
 
-def sample_anatomy(grid: GridSpec, zones_zyx: Labels, reach: tuple[Axes, ...], rng: np.random.Generator) -> Anatomy:
+def sample_anatomy(
+    grid: GridSpec, zones_zyx: Labels, reach: tuple[Axes, ...], rng: np.random.Generator, subtle: bool = False
+) -> Anatomy:
     """Draw an anatomy.
 
     Args:
@@ -29,6 +32,7 @@ def sample_anatomy(grid: GridSpec, zones_zyx: Labels, reach: tuple[Axes, ...], r
         zones_zyx: the zonal mask, labels 0, 1, 2.
         reach: positions, in mm from the gland's centre, of all grids that will be painted.
         rng: source of everything that varies between patients.
+        subtle: whether lesions are subtle, and there are mimics of them.
     """
     centre_mm, half_mm = gland_box(grid, zones_zyx)
     extent = _union(reach)
@@ -44,6 +48,8 @@ def sample_anatomy(grid: GridSpec, zones_zyx: Labels, reach: tuple[Axes, ...], r
             SmoothField.sample(rng, extent, (14.0, 14.0, 16.0)),
         ),
         texture=SmoothField.sample(rng, extent, (4.0, 4.0, 5.0)),
+        lesion_tissue=Tissue.SUBTLE_LESION if subtle else Tissue.LESION,
+        mimics=_mimics(grid, zones_zyx, centre_mm, rng) if subtle else (),
     )
 
 
@@ -87,3 +93,18 @@ def _lesions(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.rando
         x, y, z = rng.uniform(4.5, 7.5) * rng.uniform(0.8, 1.25, size=3)
         lesions.append(Ellipsoid(centre, (x, y, max(z, 5.0)), rng.uniform(0, 180)))
     return tuple(lesions)
+
+
+def _mimics(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator) -> tuple[Mimic, ...]:
+    """Two to four stromal nodules with a capsule in the transition zone; old blood and inflammation in the other."""
+    kinds = (
+        *((Tissue.STROMAL_NODULE, TRANSITION_ZONE, True),) * int(rng.integers(2, 5)),
+        *((Tissue.HAEMORRHAGE, PERIPHERAL_ZONE, False),) * int(rng.integers(1, 4)),
+        *((Tissue.INFLAMMATION, PERIPHERAL_ZONE, False),) * int(rng.integers(1, 3)),
+    )
+    mimics = []
+    for tissue, zone, has_capsule in kinds:
+        (centre,) = _somewhere(grid, zones_zyx == zone, centre_mm, 1, rng)
+        x, y, z = rng.uniform(4.5, 8.0) * rng.uniform(0.8, 1.25, size=3)
+        mimics.append(Mimic(tissue, Ellipsoid(centre, (x, y, max(z, 5.0)), rng.uniform(0, 180)), zone, has_capsule))
+    return tuple(mimics)

@@ -43,12 +43,14 @@ class Examination:
     lesions: sitk.Image
 
 
-def examination(mask: sitk.Image, rng: np.random.Generator) -> Examination:
+def examination(mask: sitk.Image, rng: np.random.Generator, subtle: bool = False) -> Examination:
     """Draw an examination around a zonal mask.
 
     Args:
         mask: axial zonal mask with the labels 1 (peripheral zone) and 2 (rest of the gland), on T2W's grid.
         rng: source of the patient, the noise and the pixel types.
+        subtle: whether lesions differ from normal tissue by no more than that varies, among nodules, old blood and
+            inflammation that look alike: no rule on single voxels finds them.
 
     Returns:
         Images in which the mask's gland lies between bladder, rectum and pelvic floor.
@@ -64,7 +66,7 @@ def examination(mask: sitk.Image, rng: np.random.Generator) -> Examination:
     centre_mm, _ = gland_box(grid, zones)
     epi_grid = _epi_grid(grid, centre_mm, rng)
     reach = (grid.axes_mm(centre_mm), epi_grid.axes_mm(centre_mm))
-    anatomy = sample_anatomy(grid, zones, reach, rng)
+    anatomy = sample_anatomy(grid, zones, reach, rng, subtle)
     t2w, lesions = _t2w(anatomy, grid, zones, rng)
     adc, dwi = _diffusion(anatomy, epi_grid, _regrid_mask(mask, epi_grid), rng)
     return Examination(t2w, adc, dwi, lesions)
@@ -113,7 +115,7 @@ def _t2w(
     signal = _with_noise(signal, 0.018, rng)
     pixel = _one_of((np.uint16, np.uint16, np.int16), rng)
     t2w = grid.image(np.rint(T2W_SCALE * signal).astype(pixel))
-    return t2w, grid.image((tissues == Tissue.LESION).astype(np.uint8))
+    return t2w, grid.image((tissues == anatomy.lesion_tissue).astype(np.uint8))
 
 
 def _septa(axes: Axes, rng: np.random.Generator) -> Floats:

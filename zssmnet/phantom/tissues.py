@@ -26,6 +26,10 @@ class Tissue(IntEnum):
     TRANSITION_ZONE = 14
     CAPSULE = 15
     LESION = 16
+    SUBTLE_LESION = 17
+    STROMAL_NODULE = 18
+    HAEMORRHAGE = 19
+    INFLAMMATION = 20
 
 
 class Look(NamedTuple):
@@ -62,8 +66,13 @@ LOOKS = {
     Tissue.TRANSITION_ZONE: Look(0.22, 1250, 0.72, 0.28),
     Tissue.CAPSULE: Look(0.12, 1300, 0.7, 0.1),
     Tissue.LESION: Look(0.15, 720, 0.95, 0.14),
+    Tissue.SUBTLE_LESION: Look(0.20, 950, 0.92, 0.2),
+    Tissue.STROMAL_NODULE: Look(0.18, 930, 0.92, 0.2),
+    Tissue.HAEMORRHAGE: Look(0.18, 850, 0.6, 0.25),
+    Tissue.INFLAMMATION: Look(0.36, 1050, 1.1, 0.3),
 }
-"""Means after PI-CAI's examinations; lesions as PI-RADS v2.1 describes them: dark, restricted diffusion."""
+"""Means after PI-CAI's examinations; lesions as PI-RADS v2.1 describes them: dark, restricted diffusion. What mimics a
+subtle lesion differs from it in one of the images, or in its rim and place alone."""
 
 
 def table(attribute: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

@@ -99,7 +99,9 @@ def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel
     key = record.inputs[VALIDATION_SUBSET].name
     validation = CubeSet([open_cubes(cubes.local(key))])
     examples = validation_examples(model, validation, record.parameters, EXAMPLES)
-    title = f"Validation cubes, best model (epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})"
+    explained = record.metrics.get("explained_variance")
+    told = "" if explained is None else f"explained variance {explained:.0%}, "
+    title = f"Validation cubes, {told}best model (epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})"
     png = restoration_triptych(examples.corrupted.numpy(), examples.restored.numpy(), examples.target.numpy(), title)
     yield Picture(RESTORED_CUBES, png)
 

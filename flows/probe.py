@@ -1,0 +1,32 @@
+"""Flow: do weights help? Fine-tuning from them and from scratch on a few labelled cases, compared."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from flows.parameter_help import with_parameter_help
+from tasks.addresses import check_valid_everywhere
+from tasks.locking import alone_in
+from tasks.probing import ProbeOutcome, compare_weights
+from tasks.progress import shown_in_run
+from zssmnet.config import PICAI_PATIENT, ImagesPath, MaskPath, PatientPattern, ProbeConfig
+
+
+@flow(name="probe", flow_run_name="probe {output_path}")
+@with_parameter_help
+def probe(
+    images_path: ImagesPath,
+    zonal_mask_path: MaskPath,
+    weights: Annotated[list[str], Field(min_length=1, description="Local files of weights, or folders of packages")],
+    output_path: Annotated[str, Field(description="Folder for the result, its table and picture, and the trials")],
+    labels_path: Annotated[
+        str | None, Field(description="Folder or s3://bucket/prefix of lesions, CASE.nii.gz; for the task lesions")
+    ] = None,
+    patient_pattern: PatientPattern = PICAI_PATIENT,
+    config: Annotated[ProbeConfig, Field(description="Task, preset, numbers of cases and seeds")] = ProbeConfig(),
+) -> ProbeOutcome:
+    """Compare weights with scratch on held-out cases; an interrupted run continues after its last whole trial."""
+    check_valid_everywhere(images_path, zonal_mask_path, output_path, labels_path, *weights)
+    with alone_in(output_path), shown_in_run():
+        return compare_weights(images_path, zonal_mask_path, labels_path, weights, output_path, patient_pattern, config)

@@ -1,0 +1,147 @@
+"""A probe as a whole: what is compared, what is refused, what stays the same after an interruption."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.zssmnet.probe.examples import CHANNELS, made_cases, save_weights, small_probe
+from tests.zssmnet.training.examples import small_config, write_cubes
+from zssmnet.config import NetworkConfig, ProbeScale
+from zssmnet.errors import CheckpointError, ConfigError, InputError
+from zssmnet.handoff.weights import HEADS, read_weights
+from zssmnet.mnet import MNet
+from zssmnet.probe.arms import Arm, build_network
+from zssmnet.probe.fine_tuning import predict
+from zssmnet.probe.result import ProbeResult
+from zssmnet.probe.run import RESULT, probe
+from zssmnet.probe.sides import choose_sides
+from zssmnet.registry.pretraining import pretrain
+from zssmnet.registry.versions import MODEL, PretrainedModel
+from zssmnet.report.probe import probe_picture, probe_table
+from zssmnet.storage import LocalStorage
+from zssmnet.storage.records import publish_record, read_record
+
+CASES = made_cases(20)
+CPU = torch.device("cpu")
+NETWORK = NetworkConfig(channels=CHANNELS)
+
+
+class TestSides:
+    def test_no_patient_is_on_two_sides_and_none_that_the_weights_know_is_tested(self) -> None:
+        cases = [*CASES, *(case.__class__(f"{case.patient}_2", *list(vars(case).values())[1:]) for case in CASES)]
+        known = {f"c{number}" for number in range(8)}
+        sides = choose_sides(cases, known, small_probe())
+        patients = [{case.patient for case in side} for side in (sides.test, sides.tuning, sides.pool)]
+        assert not patients[0] & patients[1] | patients[0] & patients[2] | patients[1] & patients[2]
+        assert not patients[0] & known
+        assert len(sides.test) + len(sides.tuning) + len(sides.pool) == len(cases)
+
+    def test_labelled_cases_are_nested_and_differ_by_seed(self) -> None:
+        sides = choose_sides(CASES, (), small_probe())
+        few, many = ([case.id for case in sides.labelled(count, 0)] for count in (2, 4))
+        assert few == many[:2] and len(set(many)) == 4
+        assert [case.id for case in sides.labelled(4, 1)] != many
+
+    @pytest.mark.parametrize("known", [0, 17])
+    def test_too_few_cases_are_an_error(self, known: int) -> None:
+        config = small_probe(test_cases=5 if known else 16)
+        with pytest.raises(InputError, match=rf"20 labelled cases, {20 - known} of them unknown to the weights"):
+            choose_sides(CASES, {f"c{number}" for number in range(known)}, config)
+
+
+class TestArms:
+    def test_what_each_arm_begins_with(self, tmp_path: Path) -> None:
+        weights = read_weights(save_weights(tmp_path / "a.model"))
+        kinds = ("scratch", "again", "weights", "permuted")
+        states = {
+            kind: build_network(
+                Arm(kind, kind, weights if kind in kinds[2:] else None), 3, 2, NETWORK, CPU
+            ).state_dict()
+            for kind in kinds
+        }
+        for name, scratch in states["scratch"].items():
+            if name.startswith(HEADS):  # new heads are those of scratch
+                assert torch.equal(states["weights"][name], scratch) and torch.equal(states["permuted"][name], scratch)
+            else:
+                assert torch.equal(states["weights"][name], weights.tensors[name])
+                permuted = states["permuted"][name]
+                assert torch.equal(permuted.flatten().sort().values, weights.tensors[name].flatten().sort().values)
+        convolution = "down22.CB2d.conv1.conv.weight"
+        assert not torch.equal(states["permuted"][convolution], states["weights"][convolution])
+        assert not torch.equal(states["again"][convolution], states["scratch"][convolution])
+
+
+def test_windows_are_put_together_where_they_were_cut() -> None:
+    class Copies(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.none = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :2]
+
+    scale = ProbeScale(spacing_mm=(1, 1, 3), window=(5, 4, 2), windows=(2, 3, 2), batch_size=5)
+    (case,) = made_cases(1, size=(4, 12, 10))
+    torch.testing.assert_close(predict(Copies(), case, scale), case.input_CZYX[:2].softmax(dim=0))
+
+
+class TestProbe:
+    def test_ends_with_a_result_that_can_be_read_drawn_and_told(self, tmp_path: Path) -> None:
+        plans, trials = [], []
+        result = probe(
+            CASES,
+            [save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model", 1)],
+            LocalStorage(tmp_path / "out"),
+            small_probe(learning_rates=(0.01, 0.1)),
+            on_plan=lambda *plan: plans.append(plan),
+            on_trial=trials.append,
+        )
+        assert ProbeResult.model_validate_json((tmp_path / "out" / RESULT).read_bytes()) == result
+        assert result.arms()[:6] == ["scratch", "scratch again", "a", "a, permuted", "b", "b, permuted"]
+        assert result.learning_rates["scratch again"] == result.learning_rates["scratch"]
+        ((count, seconds),) = plans
+        assert count == len(trials) == 3 * 2 + 6 * 2 * 3 and seconds > 0
+        assert set(result.test_cases) == set(result.trials[0].looks[0].cases)
+        assert [one.first for one in result.comparisons] == ["a", "b", "a", "b", "a"]
+        table = probe_table(result)
+        assert all(one.sentence in table for one in result.verdicts)
+        assert "no record tells which cases" in table
+        assert probe_picture(result).startswith(b"\x89PNG")
+
+    def test_interrupted_and_started_again_it_ends_with_the_same_figures(self, tmp_path: Path) -> None:
+        weights, done = [save_weights(tmp_path / "a.model")], []
+
+        def stop(trial: Any) -> None:
+            done.append(trial)
+            if len(done) == 7:
+                raise KeyboardInterrupt
+
+        whole = probe(CASES, weights, LocalStorage(tmp_path / "whole"), small_probe())
+        with pytest.raises(KeyboardInterrupt):
+            probe(CASES, weights, LocalStorage(tmp_path / "out"), small_probe(), on_trial=stop)
+        files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.json")}
+        assert len(files) == 7
+        assert probe(CASES, weights, LocalStorage(tmp_path / "out"), small_probe()) == whole
+        assert {file: file.stat().st_mtime_ns for file in files} == files
+
+    def test_weights_that_learnt_nothing_are_refused_unless_forced(self, tmp_path: Path) -> None:
+        weights, data = LocalStorage(tmp_path / "w"), write_cubes(tmp_path / "cubes")
+        record, _ = pretrain(data, weights, small_config(epochs=1))
+        poor = record.model_copy(update={"metrics": record.metrics | {"explained_variance": -0.037}})
+        publish_record(weights, MODEL, poor)
+        output, path = LocalStorage(tmp_path / "out"), str(tmp_path / "w" / MODEL)
+        with pytest.raises(CheckpointError, match=r"explained variance is -3\.7%.*--force"):
+            probe(CASES, [path], output, small_probe())
+        result = probe(CASES, [path], output, small_probe(force=True))
+        assert result.weights[0].explained == -0.037
+        assert read_record(weights, MODEL, PretrainedModel) is not None
+
+    def test_weights_of_two_networks_or_twice_the_same_are_errors(self, tmp_path: Path) -> None:
+        torch.save({"state_dict": MNet(6, 3, (2, 2, 2, 2, 3)).state_dict()}, tmp_path / "b.model")
+        one, output = save_weights(tmp_path / "a.model"), LocalStorage(tmp_path / "out")
+        with pytest.raises(CheckpointError, match="probe weights of one network"):
+            probe(CASES, [one, str(tmp_path / "b.model")], output, small_probe())
+        with pytest.raises(ConfigError, match="name each file once"):
+            probe(CASES, [one, one], output, small_probe())

@@ -1,0 +1,76 @@
+"""Figures of one case, and of all test cases: average precision, AUROC, Dice, surface distance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import binary_erosion, distance_transform_edt
+
+from zssmnet.probe.labels import LabelledCase
+
+Array = npt.NDArray[Any]
+CaseFigures = Mapping[str, float | None]
+ENDPOINTS = {"lesions": "ap", "zones": "dice"}
+"""The one figure of a case by which the arms are judged, named before anything is trained."""
+ENDPOINT_NAMES = {
+    "lesions": "average precision over a case's voxels, mean over the test cases with a lesion",
+    "zones": "Dice, mean of peripheral zone and rest of the gland, mean over the test cases",
+}
+
+
+def case_figures(task: str, probabilities_KZYX: Any, case: LabelledCase, spacing_mm: Sequence[float]) -> CaseFigures:
+    """The figures of one test case; None where a figure needs what the case has not."""
+    probabilities, label = np.asarray(probabilities_KZYX), case.label_ZYX.numpy()
+    if task == "lesions":
+        score, truth = probabilities[1], label == 1
+        found = score > 0.5
+        return {
+            "ap": average_precision(score, truth) if truth.any() else None,
+            "dice": dice(found, truth) if truth.any() else None,
+            "score": float(score.max()),
+            "has_lesion": float(truth.any()),
+        }
+    chosen = probabilities.argmax(axis=0)
+    zones = [zone for zone in (1, 2) if (label == zone).any()]
+    distances = [surface_distance_mm(chosen == zone, label == zone, spacing_mm) for zone in zones]
+    known = [one for one in distances if one is not None]
+    return {
+        "dice": float(np.mean([dice(chosen == zone, label == zone) for zone in zones])) if zones else None,
+        "surface_mm": float(np.mean(known)) if known else None,
+    }
+
+
+def average_precision(score: Array, truth: Array) -> float:
+    """Area under the precision-recall curve over voxels; ties count at their end."""
+    order = np.argsort(-score, axis=None, kind="stable")
+    hits, sorted_score = truth.ravel()[order], score.ravel()[order]
+    ends = np.append(np.nonzero(np.diff(sorted_score))[0], len(hits) - 1)
+    found = np.cumsum(hits)[ends]
+    precision = found / (ends + 1)
+    return float((np.diff(found, prepend=0) * precision).sum() / hits.sum())
+
+
+def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
+    """Probability that a case with a lesion scores above one without; None if there are not both."""
+    with_lesion = np.array([one for one, is_so in zip(scores, positive, strict=True) if is_so])
+    without = np.array([one for one, is_so in zip(scores, positive, strict=True) if not is_so])
+    if not len(with_lesion) or not len(without):
+        return None
+    above = with_lesion[:, None] - without[None, :]
+    return float(((above > 0) + 0.5 * (above == 0)).mean())
+
+
+def dice(found: Array, truth: Array) -> float:
+    """Dice's overlap of two masks, of which one at least is not empty."""
+    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+
+
+def surface_distance_mm(found_ZYX: Array, truth_ZYX: Array, spacing_mm: Sequence[float]) -> float | None:
+    """Mean distance between the surfaces of two masks, both ways; None if one is empty. Spacing is x, y, z."""
+    if not found_ZYX.any() or not truth_ZYX.any():
+        return None
+    surfaces = [one & ~binary_erosion(one) for one in (found_ZYX, truth_ZYX)]
+    sampling = tuple(spacing_mm)[::-1]
+    ways = [distance_transform_edt(~other, sampling=sampling)[one] for one, other in (surfaces, surfaces[::-1])]
+    return float(np.concatenate(ways).mean())

@@ -1,0 +1,125 @@
+"""Fine-tuning of one network on a few labelled cases, and what it makes of the test cases at each look."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zssmnet.config import ProbeConfig, ProbeScale, TrainingConfig
+from zssmnet.corruption import LAYOUT
+from zssmnet.errors import NonFiniteLossError
+from zssmnet.probe.labels import LabelledCase
+from zssmnet.training.acceleration import accelerated, make_optimizer, make_schedule
+
+CLASSES = {"lesions": 2, "zones": 3}
+_DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a network makes of the test cases after some steps: class probabilities (K, Z, Y, X) of each case."""
+
+    step: int
+    probabilities: list[Tensor]
+
+
+def fine_tune(
+    model: nn.Module,
+    labelled: Sequence[LabelledCase],
+    test: Sequence[LabelledCase],
+    learning_rate: float,
+    seed: int,
+    config: ProbeConfig,
+) -> Iterator[Look]:
+    """Train, with AdamW, a warm-up and a cosine over all steps, and look at the test cases now and then.
+
+    Windows, their order and their flips follow from the seed alone: all arms see the same.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite.
+    """
+    scale = config.scale
+    device = next(model.parameters()).device
+    steps = config.looks[-1]
+    recipe = TrainingConfig(
+        epochs=steps,
+        learning_rate=learning_rate,
+        optimizer="adamw",
+        weight_decay=0.01,
+        schedule="cosine",
+        warm_up_epochs=max(1, steps // 20),
+    )
+    network = accelerated(model, device, recipe)
+    optimizer = make_optimizer(model, device, recipe)
+    schedule = make_schedule(optimizer, recipe)  # a step of it is a step of training here
+    generator = torch.Generator().manual_seed(_DRAWS + seed)
+    for step in range(1, steps + 1):
+        inputs, labels = _batch(labelled, scale, generator)
+        network.train()
+        optimizer.zero_grad(set_to_none=True)
+        loss = segmentation_loss(network(inputs.to(device)), labels.to(device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step in config.looks:
+            if not loss.isfinite():
+                raise NonFiniteLossError(f"fine-tuning at learning rate {learning_rate:g}: the loss is {loss.item()}")
+            yield Look(step, [predict(network, case, scale) for case in test])
+
+
+def segmentation_loss(logits_NKZYX: Tensor, label_NZYX: Tensor) -> Tensor:
+    """Cross-entropy and soft Dice of the foreground, as nnU-Net sums them."""
+    probability = logits_NKZYX.softmax(dim=1)
+    truth = functional.one_hot(label_NZYX, logits_NKZYX.shape[1]).movedim(-1, 1).to(probability.dtype)
+    overlap = (probability * truth).sum(dim=(0, 2, 3, 4))[1:]
+    sizes = (probability + truth).sum(dim=(0, 2, 3, 4))[1:]
+    dice = (2 * overlap + 1) / (sizes + 1)
+    return functional.cross_entropy(logits_NKZYX, label_NZYX) + 1 - dice.mean()
+
+
+@torch.no_grad()
+def predict(network: nn.Module, case: LabelledCase, scale: ProbeScale) -> Tensor:
+    """Class probabilities of a whole box, on the CPU, window after window: as large as those of training."""
+    device = next(network.parameters()).device
+    network.eval()
+    x, y, z = scale.window
+    nx, ny, nz = scale.windows
+    tiles = case.input_CZYX.reshape(-1, nz, z, ny, y, nx, x).permute(1, 3, 5, 0, 2, 4, 6).flatten(0, 2)
+    tiles = tiles.contiguous(memory_format=LAYOUT)
+    found = torch.cat([network(some.to(device)).softmax(dim=1).cpu() for some in torch.split(tiles, scale.batch_size)])
+    classes = found.shape[1]
+    return (
+        found.reshape(nz, ny, nx, classes, z, y, x).permute(3, 0, 4, 1, 5, 2, 6).reshape(classes, *case.label_ZYX.shape)
+    )
+
+
+def _batch(cases: Sequence[LabelledCase], scale: ProbeScale, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Windows (N, 6, Z, Y, X) and labels (N, Z, Y, X): every other window lies around a voxel of the foreground."""
+    inputs, labels = [], []
+    for number in range(scale.batch_size):
+        case = cases[int(torch.randint(len(cases), (1,), generator=generator))]
+        part = _window(case, scale, generator, around_foreground=number % 2 == 0)
+        window, label = case.input_CZYX[:, *part], case.label_ZYX[part]
+        if torch.rand(1, generator=generator) < 0.5:
+            window, label = window.flip(-1), label.flip(-1)
+        inputs.append(window)
+        labels.append(label)
+    return torch.stack(inputs).contiguous(memory_format=LAYOUT), torch.stack(labels)
+
+
+def _window(
+    case: LabelledCase, scale: ProbeScale, generator: torch.Generator, around_foreground: bool
+) -> tuple[slice, slice, slice]:
+    shape, size = case.label_ZYX.shape, scale.window[::-1]
+    draws = torch.rand(4, generator=generator).tolist()
+    starts = [int(share * (n - m + 1)) for share, n, m in zip(draws, shape, size, strict=False)]
+    foreground = torch.nonzero(case.label_ZYX) if around_foreground else torch.empty(0)
+    if len(foreground):
+        place = foreground[int(draws[3] * len(foreground))].tolist()
+        # the voxel lies anywhere in the window's middle half
+        shifts = [int(m * (0.25 + share / 2)) for share, m in zip(draws, size, strict=False)]
+        starts = [min(max(0, at - by), n - m) for at, by, n, m in zip(place, shifts, shape, size, strict=True)]
+    z, y, x = (slice(start, start + m) for start, m in zip(starts, size, strict=True))
+    return z, y, x

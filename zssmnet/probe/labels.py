@@ -1,0 +1,111 @@
+"""Labelled cases as the probe takes them: a box around the gland with six channels, and what is to be found in it."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zssmnet.config import PreparationConfig, ProbeConfig, ProbeScale
+from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, take_inventory
+from zssmnet.data.examination import array_of, read_examination
+from zssmnet.errors import ArchiveError, CaseError
+from zssmnet.handoff.nnunet_dataset import read_lesions
+from zssmnet.preparation.cubes import padded, scaled_volume
+from zssmnet.preparation.prepare import prepare
+from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
+from zssmnet.storage import Storage
+
+log = logging.getLogger(__name__)
+
+IMAGES = 3
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """A case of the probe.
+
+    Attributes:
+        id: the case.
+        patient: its patient.
+        input_CZYX: T2W, ADC, DWI, then three zones, which are blank where they are to be found; float32.
+        label_ZYX: classes, int64: lesion 1; or peripheral zone 1, rest of the gland 2.
+        gland_ZYX: where the gland is.
+    """
+
+    id: str
+    patient: str
+    input_CZYX: Tensor
+    label_ZYX: Tensor
+    gland_ZYX: Tensor
+
+
+def read_labelled_cases(
+    images: Storage, zonal_masks: Storage, labels: Storage | None, config: ProbeConfig, patient_pattern: str
+) -> list[LabelledCase]:
+    """Read all cases of an archive that have a label, sorted by id.
+
+    Args:
+        images, zonal_masks: see `take_inventory`.
+        labels: folder of lesions ``<case>.nii.gz`` on T2W's grid, any value above 0 is a lesion; needed for lesions
+            alone. A case without such a file is left out: nobody knows whether it has a lesion.
+        config: task and scale.
+        patient_pattern: regular expression whose group ``patient`` names a case's patient.
+
+    Raises:
+        ArchiveError: no archive there, or no case that can be used.
+    """
+    inventory = take_inventory(images, zonal_masks)
+    found, faults = list[LabelledCase](), list(inventory.faults)
+    present = {entry.key for entry in labels.list()} if labels else set()
+    for case in inventory.cases:
+        try:
+            if labels and case.id + MASK_SUFFIX not in present:
+                raise CaseError(case.id, labels.where(case.id + MASK_SUFFIX), "missing: the case has no lesion label")
+            found.append(_read_case(case, images, zonal_masks, labels, config, patient_pattern))
+        except CaseError as fault:
+            faults.append(fault)
+    for one in faults:
+        log.warning("left out: %s", one)
+    if not found:
+        raise ArchiveError(f"{images.uri}: no case can be used; the first: {faults[0] if faults else 'there is none'}")
+    return found
+
+
+def _read_case(
+    case: Case, images: Storage, zonal_masks: Storage, labels: Storage | None, config: ProbeConfig, pattern: str
+) -> LabelledCase:
+    scale = config.scale
+    preparation = PreparationConfig(spacing_mm=scale.spacing_mm)
+    examination = read_examination(case, images, zonal_masks)
+    prepared = prepare(case.id, examination, preparation)
+    t2w, adc, dwi = (array_of(image) for image in prepared.images)
+    volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask))
+    if labels:
+        lesions = read_lesions(case.id, labels, examination.t2w, "binary")
+        target = target_grid(grid_of(examination.t2w), scale.spacing_mm)
+        label = array_of(crop_mask(resample_mask(lesions, target), prepared.roi)).transpose(2, 1, 0)
+        volume_CXYZ = np.concatenate([volume_CXYZ, label[None].astype(np.float32)])
+    return _boxed(case.id, patient_of(case.id, pattern), _around_gland(volume_CXYZ, scale), bool(labels))
+
+
+def _boxed(case_id: str, patient: str, volume_CZYX: Tensor, is_lesions: bool) -> LabelledCase:
+    mask = volume_CZYX[IMAGES]
+    zones = torch.stack([mask == zone for zone in range(3)]).float()
+    label = volume_CZYX[-1].long()
+    input_CZYX = torch.cat([volume_CZYX[:IMAGES], zones if is_lesions else torch.zeros_like(zones)])
+    return LabelledCase(case_id, patient, input_CZYX, label, mask > 0)
+
+
+def _around_gland(volume_CXYZ: np.ndarray, scale: ProbeScale) -> Tensor:
+    """The box in the middle of which the gland lies, axes (channel, z, y, x)."""
+    size = scale.box
+    volume = padded(volume_CXYZ, size)
+    gland = volume[IMAGES] > 0
+    parts = [slice(None)]
+    for axis, wanted in enumerate(size):
+        (hit,) = np.nonzero(gland.any(axis=tuple(other for other in range(3) if other != axis)))
+        start = int(np.clip((hit[0] + hit[-1] + 1) // 2 - wanted // 2, 0, gland.shape[axis] - wanted))
+        parts.append(slice(start, start + wanted))
+    return torch.from_numpy(np.ascontiguousarray(volume[tuple(parts)].transpose(0, 3, 2, 1)))

@@ -1,0 +1,169 @@
+"""The probe's result: comparisons, verdicts, and the same in words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from zssmnet.config import NetworkConfig, ProbeConfig
+from zssmnet.probe.arms import AGAIN, SCRATCH, permuted_name
+from zssmnet.probe.figures import ENDPOINT_NAMES, auroc
+from zssmnet.probe.floor import RIDGE, RULE
+from zssmnet.probe.statistics import Difference, holm, paired_difference, verdict
+from zssmnet.probe.trials import Trial
+
+
+class ProbedWeights(BaseModel):
+    """A file of weights that was probed.
+
+    Attributes:
+        explained: its explained variance in pre-training; None where no record tells.
+        trained_cases: number of cases that it was trained with; None where no record tells.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    sha256: str
+    recipe: str | None = None
+    explained: float | None = None
+    trained_cases: int | None = None
+
+
+class Comparison(BaseModel):
+    """Two arms, compared by the endpoint; ``adjusted_p`` by Holm's correction, where it belongs to a family."""
+
+    model_config = ConfigDict(frozen=True)
+
+    first: str
+    second: str
+    difference: Difference
+    adjusted_p: float | None = None
+
+
+class Verdict(BaseModel):
+    """Whether a file of weights helps."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weights: str
+    verdict: str
+    sentence: str
+
+
+class ProbeResult(BaseModel):
+    """Everything that a probe found.
+
+    Attributes:
+        verdict: all verdicts in a line.
+        endpoint: the figure by which the arms are judged.
+        learning_rates: of each arm, chosen on the tuning cases.
+        control: scratch from another initial seed against scratch: its interval should hold 0.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    verdict: str
+    task: str
+    endpoint: str
+    config: ProbeConfig
+    network: NetworkConfig
+    weights: tuple[ProbedWeights, ...]
+    test_cases: tuple[str, ...]
+    learning_rates: dict[str, float]
+    trials: tuple[Trial, ...]
+    comparisons: tuple[Comparison, ...]
+    control: Comparison
+    verdicts: tuple[Verdict, ...]
+
+    def arms(self) -> list[str]:
+        """Names of all arms."""
+        return list(dict.fromkeys(trial.arm for trial in self.trials))
+
+    def trials_of(self, arm: str, labelled: int | None = None) -> list[Trial]:
+        """The trials of an arm, of one number of labelled cases or of all."""
+        return [one for one in self.trials if one.arm == arm and labelled in (None, one.labelled)]
+
+
+def judge(
+    trials: Sequence[Trial],
+    rates: dict[str, float],
+    weights: Sequence[ProbedWeights],
+    test_cases: Sequence[str],
+    network: NetworkConfig,
+    config: ProbeConfig,
+) -> ProbeResult:
+    """Compare all arms by the endpoint: at the last look, meaned over the numbers of labelled cases."""
+    figures = {arm: _endpoint_SC(trials, arm, config) for arm in dict.fromkeys(trial.arm for trial in trials)}
+
+    def compare(first: str, second: str) -> Comparison:
+        return Comparison(first=first, second=second, difference=paired_difference(figures[first], figures[second]))
+
+    names = [one.name for one in weights]
+    primary = {name: compare(name, SCRATCH) for name in names}
+    adjusted = holm({name: one.difference.p for name, one in primary.items()})
+    structure = {name: compare(name, permuted_name(name)) for name in names}
+    floor = max(float(figures[name].mean()) for name in (RIDGE, RULE) if name in figures)
+    control = compare(AGAIN, SCRATCH)
+    verdicts = []
+    for name in names:
+        word, reason = verdict(
+            primary[name].difference, adjusted[name], structure[name].difference, figures[name].mean(axis=1), floor
+        )
+        verdicts.append(Verdict(weights=name, verdict=word, sentence=_sentence(primary[name], word, reason)))
+    others = [compare(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    others_p = holm({f"{one.first} {one.second}": one.difference.p for one in others})
+    comparisons = (
+        *(one.model_copy(update={"adjusted_p": adjusted[name]}) for name, one in primary.items()),
+        *structure.values(),
+        *(one.model_copy(update={"adjusted_p": others_p[f"{one.first} {one.second}"]}) for one in others),
+    )
+    summary = "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts)
+    if control.difference.excludes_zero:
+        summary += "; but scratch differs from scratch: this run proves nothing, take more seeds"
+    return ProbeResult(
+        verdict=summary,
+        task=config.task,
+        endpoint=ENDPOINT_NAMES[config.task],
+        config=config,
+        network=network,
+        weights=tuple(weights),
+        test_cases=tuple(test_cases),
+        learning_rates=rates,
+        trials=tuple(trials),
+        comparisons=comparisons,
+        control=control,
+        verdicts=tuple(verdicts),
+    )
+
+
+def case_auroc(trials: Sequence[Trial]) -> float | None:
+    """Area under the ROC curve of cases with and without a lesion at the last look, meaned over trials."""
+    each = []
+    for trial in trials:
+        cases = [one for one in trial.looks[-1].cases.values() if "score" in one]
+        each.append(auroc([one["score"] or 0.0 for one in cases], [bool(one["has_lesion"]) for one in cases]))
+    known = [one for one in each if one is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _endpoint_SC(trials: Sequence[Trial], arm: str, config: ProbeConfig) -> np.ndarray:  # noqa: N802  (axes)
+    """The endpoint of an arm, axes (seed, case), meaned over the numbers of labelled cases."""
+    rows = []
+    for seed in range(config.seeds):
+        each = [one.endpoint(config.task) for one in trials if (one.arm, one.seed) == (arm, seed)]
+        rows.append([np.mean([one[case_id] for one in each]) for case_id in each[0]])
+    return np.array(rows)
+
+
+def _sentence(comparison: Comparison, word: str, reason: str) -> str:
+    found = comparison.difference
+    more = (
+        f"half of that would need {found.seeds_for_half} seeds"
+        if found.seeds_for_half
+        else "for half of that more seeds do not suffice: it needs more test cases"
+    )
+    return (
+        f"{comparison.first}: {word} ({reason}): {found.mean:+.3f} against scratch, 95 % interval {found.low:+.3f} to "
+        f"{found.high:+.3f}. This run could have shown a difference of {found.detectable:.3f}; {more}."
+    )

@@ -1,0 +1,155 @@
+"""Trials: one arm, so many labelled cases, one seed. Each is published when it is done, and not done again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from zssmnet.config import NetworkConfig, ProbeConfig
+from zssmnet.probe.arms import Arm, build_network
+from zssmnet.probe.figures import ENDPOINTS, case_figures
+from zssmnet.probe.fine_tuning import CLASSES, Look, fine_tune
+from zssmnet.probe.floor import RULE, ridge_probabilities, rule_probabilities
+from zssmnet.probe.labels import LabelledCase
+from zssmnet.probe.sides import Sides
+from zssmnet.storage import Storage
+from zssmnet.training.acceleration import choose_device
+
+Example = tuple[tuple[int, ...], ...]
+
+
+class LookFigures(BaseModel):
+    """The figures of each tested case after some steps; 0 steps for what needs no network."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    cases: dict[str, dict[str, float | None]]
+
+
+class Trial(BaseModel):
+    """What came of an arm with so many labelled cases and one seed.
+
+    Attributes:
+        labelled: number of labelled cases.
+        looks: the figures at each look.
+        example: classes (y, x) in the example slice after the last step; of one trial of each arm.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    arm: str
+    labelled: int
+    seed: int
+    learning_rate: float
+    looks: tuple[LookFigures, ...]
+    example: Example | None = None
+
+    def endpoint(self, task: str, look: int = -1) -> dict[str, float]:
+        """The endpoint's figure of each tested case that has one."""
+        figures = {case_id: one[ENDPOINTS[task]] for case_id, one in self.looks[look].cases.items()}
+        return {case_id: value for case_id, value in figures.items() if value is not None}
+
+    def mean(self, task: str, look: int = -1) -> float:
+        """The endpoint, meaned over the tested cases."""
+        return float(np.mean(list(self.endpoint(task, look).values())))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of a probe share.
+
+    Attributes:
+        sides: the cases.
+        network: of all arms.
+        config: the probe's settings.
+        folder: where trials are published.
+        on_trial: called with a trial when it is done, or found done.
+    """
+
+    sides: Sides
+    network: NetworkConfig
+    config: ProbeConfig
+    folder: Storage
+    on_trial: Callable[[Trial], None]
+
+    def tuned(self, arm: Arm) -> float:
+        """The learning rate with which an arm does best on the tuning cases, by its first seed's labelled cases."""
+        labelled, task = max(self.config.labelled), self.config.task
+        rates = self.config.learning_rates
+        if len(rates) == 1:
+            return rates[0]
+        means = {rate: self._trial(arm, labelled, 0, rate, self.sides.tuning, "tuning").mean(task) for rate in rates}
+        return max(means, key=lambda rate: means[rate])
+
+    def tested(self, arm: Arm, labelled: int, seed: int, learning_rate: float) -> Trial:
+        """An arm on the test cases."""
+        return self._trial(arm, labelled, seed, learning_rate, self.sides.test, "test")
+
+    def floor(self, name: str, labelled: int, seed: int) -> Trial:
+        """Ridge regression or rule on the test cases."""
+        test, classes = self.sides.test, CLASSES[self.config.task]
+        if name == RULE:
+            found = rule_probabilities(test)
+        else:
+            found = ridge_probabilities(self.sides.labelled(labelled, seed), test, classes, seed)
+        return self._trial_of(name, labelled, seed, 0.0, [Look(0, found)], test)
+
+    def _trial(
+        self, arm: Arm, labelled: int, seed: int, rate: float, cases: Sequence[LabelledCase], side: str
+    ) -> Trial:
+        key = f"{side}/{_plain(arm.name)}-{labelled}-{seed}-{rate:g}.json"
+        if known := self._known(key):
+            self.on_trial(known)
+            return known
+        device = choose_device(self.config.device)
+        model = build_network(arm, seed, CLASSES[self.config.task], self.network, device)
+        learning = self.sides.labelled(labelled, seed)
+        looks = list(fine_tune(model, learning, cases, rate, seed, self.config))
+        trial = self._trial_of(arm.name, labelled, seed, rate, looks, cases)
+        self.folder.publish_bytes(key, trial.model_dump_json().encode())
+        self.on_trial(trial)
+        return trial
+
+    def _trial_of(
+        self, name: str, labelled: int, seed: int, rate: float, looks: Sequence[Look], cases: Sequence[LabelledCase]
+    ) -> Trial:
+        task, spacing = self.config.task, self.config.scale.spacing_mm
+        figures = tuple(
+            LookFigures(
+                step=look.step,
+                cases={
+                    case.id: dict(case_figures(task, found, case, spacing))
+                    for case, found in zip(cases, look.probabilities, strict=True)
+                },
+            )
+            for look in looks
+        )
+        is_shown = seed == 0 and labelled == max(self.config.labelled)
+        example = _example(looks[-1], cases) if is_shown else None
+        return Trial(arm=name, labelled=labelled, seed=seed, learning_rate=rate, looks=figures, example=example)
+
+    def _known(self, key: str) -> Trial | None:
+        if self.folder.stat(key) is None:
+            return None
+        try:
+            return Trial.model_validate_json(self.folder.read(key))
+        except ValidationError:
+            return None  # of another version
+
+
+def example_place(cases: Sequence[LabelledCase]) -> tuple[int, int]:
+    """Number of the case, and of its slice, that are shown: where there is most to be found."""
+    sizes = [case.label_ZYX.ne(0).sum(dim=(1, 2)) for case in cases]
+    number = max(range(len(cases)), key=lambda one: int(sizes[one].max()))
+    return number, int(sizes[number].argmax())
+
+
+def _example(look: Look, cases: Sequence[LabelledCase]) -> Example:
+    number, z = example_place(cases)
+    return tuple(tuple(row) for row in look.probabilities[number].argmax(dim=0)[z].tolist())
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)

@@ -1,0 +1,139 @@
+"""The probe's result as a picture and as a table."""
+
+import io
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from zssmnet.probe.result import Comparison, ProbeResult, case_auroc
+from zssmnet.report.style import FAINT, INK, LINES, heading, new_figure, without_axes
+
+_COLOURS = (
+    "#20262e",
+    "#8a94a0",
+    "#2f78a8",
+    "#9cc3dc",
+    "#d1495b",
+    "#eeaab3",
+    "#3d8f5f",
+    "#a5d3b7",
+    "#b07d2b",
+    "#e0c795",
+)
+_SHORT = {"lesions": "average precision", "zones": "Dice"}
+
+
+def probe_picture(result: ProbeResult) -> bytes:
+    """Draw the learning curves of all arms, a panel for each number of labelled cases, and what each arm finds.
+
+    Returns:
+        A PNG: lines are means over seeds, points are seeds, dashed lines need no network.
+    """
+    arms, counts = result.arms(), result.config.labelled
+    shown = [(arm, one.example) for arm in arms for one in result.trials_of(arm) if one.example]
+    figure = new_figure(max(9.0, 3.4 * len(counts)), 7.2)
+    grid = figure.add_gridspec(2, 1, height_ratios=[2.6, 1], left=0.07, right=0.98, top=0.84, bottom=0.03, hspace=0.3)
+    panels = grid[0].subgridspec(1, len(counts), wspace=0.12).subplots(sharey=True, squeeze=False)
+    colours = dict(zip(arms, _COLOURS * len(arms), strict=False))
+    for ax, labelled in zip(panels[0], counts, strict=True):
+        for arm in arms:
+            _draw_curve(ax, result, arm, labelled, colours[arm])
+        ax.set_title(f"{labelled} labelled cases", fontsize=9, color=INK)
+        ax.set_xlabel("steps", fontsize=8, color=FAINT)
+        _style(ax)
+    panels[0][0].set_ylabel(_SHORT[result.task], fontsize=9, color=FAINT)
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.06, 0.95), ncols=4, frameon=False, fontsize=8)
+    row = grid[1].subgridspec(1, max(1, len(shown)), wspace=0.05).subplots(squeeze=False)[0]
+    for ax, (arm, example) in zip(row, shown, strict=False):
+        ax.imshow(np.array(example), "gray", vmin=0, vmax=2 if result.task == "zones" else 1, interpolation="nearest")
+        ax.set_title(arm, fontsize=7, color=FAINT)
+        without_axes(ax)
+    heading(figure, f"Probe, {result.task}: {result.verdict}"[:110], 0.06)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=90)
+    return stream.getvalue()
+
+
+def probe_table(result: ProbeResult) -> str:
+    """The result in Markdown: verdicts, figures of each arm, comparisons, and how it was done."""
+    config = result.config
+    lines = [
+        *(f"- {one.sentence}" for one in result.verdicts),
+        "",
+        f"Endpoint: {result.endpoint}; {_setting(result)}.",
+        "",
+    ]
+    lines += [f"| arm | learning rate | {' | '.join(f'{n} labelled' for n in config.labelled)} | {_others(result)} |"]
+    lines += ["| --- | --- |" + " --- |" * (len(config.labelled) + 1)]
+    for arm in result.arms():
+        each = [[one.mean(result.task) for one in result.trials_of(arm, n)] for n in config.labelled]
+        cells = [f"{np.mean(one):.3f} ± {np.std(one, ddof=1):.3f}" for one in each]
+        rate = result.learning_rates.get(arm)
+        lines.append(f"| {arm} | {rate if rate else ''} | {' | '.join(cells)} | {_other_figures(result, arm)} |")
+    lines += ["", "| difference | mean | 95 % interval | p | p after Holm |", "| --- | --- | --- | --- | --- |"]
+    lines += [_compared(one) for one in (*result.comparisons, result.control)]
+    lines += ["", *(_origin(result))]
+    return "\n".join(lines) + "\n"
+
+
+def _setting(result: ProbeResult) -> str:
+    config = result.config
+    return (
+        f"{len(result.test_cases)} test cases, {config.seeds} seeds, {config.looks[-1]} steps, after the last of which "
+        f"it is taken; ± is the standard deviation over seeds"
+    )
+
+
+def _others(result: ProbeResult) -> str:
+    return "Dice, AUROC of cases" if result.task == "lesions" else "surface distance, mm"
+
+
+def _other_figures(result: ProbeResult, arm: str) -> str:
+    trials = result.trials_of(arm)
+    name = "dice" if result.task == "lesions" else "surface_mm"
+    values = [value for one in trials for case in one.looks[-1].cases.values() if (value := case[name]) is not None]
+    first = f"{np.mean(values):.3f}" if values else "none"
+    if result.task == "zones":
+        return first
+    area = case_auroc(trials)
+    return f"{first}, {'none' if area is None else f'{area:.3f}'}"
+
+
+def _compared(one: Comparison) -> str:
+    found = one.difference
+    adjusted = "" if one.adjusted_p is None else f"{one.adjusted_p:.3f}"
+    interval = f"{found.low:+.3f} to {found.high:+.3f}"
+    return f"| {one.first} − {one.second} | {found.mean:+.3f} | {interval} | {found.p:.3f} | {adjusted} |"
+
+
+def _origin(result: ProbeResult) -> list[str]:
+    """What is known of each file of weights."""
+    lines = []
+    for one in result.weights:
+        explained = "unknown" if one.explained is None else f"{one.explained:.1%}"
+        cases = (
+            "no record tells which cases it was trained with, so test cases may be among them"
+            if one.trained_cases is None
+            else f"trained with {one.trained_cases} cases, none of them tested"
+        )
+        lines.append(f"- {one.name}: explained variance {explained}; {cases}.")
+    return lines
+
+
+def _draw_curve(ax: Axes, result: ProbeResult, arm: str, labelled: int, colour: str) -> None:
+    trials = result.trials_of(arm, labelled)
+    steps = [look.step for look in trials[0].looks]
+    values_SL = np.array([[one.mean(result.task, look) for look in range(len(steps))] for one in trials])
+    if steps == [0]:
+        ax.axhline(values_SL.mean(), color=colour, linewidth=1.2, linestyle="--", label=arm)
+        return
+    ax.plot(steps, values_SL.mean(axis=0), color=colour, linewidth=1.6, label=arm)
+    ax.plot(steps, values_SL.T, ".", color=colour, markersize=4, alpha=0.6)
+
+
+def _style(ax: Axes) -> None:
+    ax.grid(axis="y", color=LINES, linewidth=0.7)
+    ax.tick_params(labelsize=8, colors=FAINT, length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines["bottom"].set_color(LINES)
