@@ -33,7 +33,7 @@ class Bars:
     ) -> None:
         self._progress.stop()
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
+    def begin(self, stage: str, total: int, unit: str, may_end_early: bool = False) -> None:
         """A new bar."""
         self._bars[stage] = self._progress.add_task(stage, total=total, note="")
 

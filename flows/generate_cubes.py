@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
+from flows.run_names import named_after
 from tasks.addresses import check_valid_everywhere
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
 from tasks.locking import alone_in
@@ -42,7 +43,7 @@ class CubesSummary(BaseModel):
 
 @flow(
     name="generate-cubes",
-    flow_run_name="generate-cubes {output_path}",
+    flow_run_name=named_after("output_path"),
     task_runner=chosen_runner(),
 )
 @with_parameter_help

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
@@ -11,13 +10,15 @@ from flows.generate_cubes import CubesSettings, CubesSummary, generate_cubes
 from flows.parameter_help import with_parameter_help
 from flows.prepare_data import PreparationSettings, PreparationSummary, prepare_data
 from flows.pretrain import HandOffChoice, PretrainSettings, choose_pretrain
+from flows.run_names import named_after
 from flows.states import ended
 from tasks.addresses import check_valid_everywhere
 from tasks.hand_off import HERE
 from tasks.locking import alone_in
-from tasks.markdown import text
+from tasks.markdown import code
 from tasks.pretraining import TrainingOutcome
 from tasks.run_control import ends_cancelled
+from tasks.run_page import RunPage, cases_section, model_section
 from zssmnet.config import (
     PICAI_PATIENT,
     CubesConfig,
@@ -32,6 +33,8 @@ from zssmnet.config import (
     SplitsPath,
     Strict,
 )
+from zssmnet.registry.versions import stable_model
+from zssmnet.storage import open_storage
 from zssmnet.storage.layout import Layout
 
 WorkingRoot = Annotated[
@@ -48,7 +51,7 @@ class PipelineSummary(BaseModel):
     training: TrainingOutcome
 
 
-@flow(name="ssl-pretraining", flow_run_name="ssl-pretraining {root}", task_runner=chosen_runner())
+@flow(name="ssl-pretraining", flow_run_name=named_after("root"), task_runner=chosen_runner())
 @with_parameter_help
 @ends_cancelled
 def ssl_pretraining(
@@ -69,6 +72,8 @@ def ssl_pretraining(
     """All stages: prepare every case, cut cubes, pre-train MNet. What is up to date is not done again."""
     layout = Layout(root)
     check_valid_everywhere(images_path, zonal_mask_path, root, splits_path, elsewhere=bool(hand_off.deployment))
+    page = RunPage()
+    before = stable_model(open_storage(layout.weights))
     with alone_in(layout.data, layout.cubes):
         prepared = prepare_data(
             images_path,
@@ -83,15 +88,17 @@ def ssl_pretraining(
             preparation,
             layout.reports,
         )
+        page.put("Cases", cases_section(prepared.used, prepared.left_out, prepared.warnings))
         cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
+        page.put("Cubes", f"{cut.cubes} cubes in {code(layout.cubes)}")
+        page.put("Model", "is being trained: its run, below, shows how it goes")
         trained = choose_pretrain(hand_off)(layout.cubes, layout.weights, pretraining, layout.reports, False, 0.0)
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
-    create_markdown_artifact(
-        key="summary",
-        markdown="\n".join(f"- {text(line)}" for line in summary_lines(summary)),
-        description="What came of the run",
-    )
-    return ended(summary, prepared.state, f"{prepared.prepared} cases prepared, {prepared.others}")
+    weights, reports = open_storage(layout.weights), open_storage(layout.reports)
+    if made := stable_model(weights):
+        page.put("Model", model_section(weights, reports, made, before))
+    message = f"{prepared.message}; validation loss {trained.best_validation_loss:.5f}"
+    return ended(summary, prepared.state, message)
 
 
 def summary_lines(summary: PipelineSummary) -> list[str]:

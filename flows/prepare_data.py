@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
+from flows.run_names import named_after
 from flows.states import ended
 from tasks.addresses import check_valid_everywhere
 from tasks.archive_page import archive_page
@@ -48,35 +49,46 @@ PreparationSettings = Annotated[PreparationConfig, Field(description="Resampling
 
 
 class PreparationSummary(BaseModel):
-    """What came of preparing an archive."""
+    """What came of preparing an archive.
+
+    Attributes:
+        left_out: why cases could not be used, by their ids.
+        warnings: number of cases that are used and odd.
+    """
 
     data_path: str
     prepared: int
     up_to_date: int
-    unusable: list[str]
+    left_out: dict[str, str]
     removed: int
     warnings: int
 
     @property
-    def left_out(self) -> int:
-        """Number of cases that could not be used."""
-        return len(self.unusable)
+    def used(self) -> int:
+        """Number of cases that can be used."""
+        return self.prepared + self.up_to_date
 
     @property
     def state(self) -> str:
         """Name of the state in which a run ends that prepared these cases."""
-        return "With warnings" if self.unusable or self.warnings else "Completed"
+        return "Cases left out" if self.left_out else "With warnings" if self.warnings else "Completed"
+
+    @property
+    def message(self) -> str:
+        """Message of that state."""
+        used = f"{self.used} of {self.used + len(self.left_out)} cases used"
+        return f"{used}, {self.warnings} with warnings" if self.warnings else used
 
     @property
     def others(self) -> str:
         """Numbers of the cases that were not prepared just now, and of those with warnings."""
-        counts = f"{self.up_to_date} up to date, {self.left_out} left out"
+        counts = f"{self.up_to_date} up to date, {len(self.left_out)} left out"
         return f"{counts}, {self.warnings} with warnings" if self.warnings else counts
 
 
 @flow(
     name="prepare-data",
-    flow_run_name="prepare-data {output_path}",
+    flow_run_name=named_after("output_path"),
     task_runner=chosen_runner(),
 )
 @with_parameter_help
@@ -107,7 +119,7 @@ def prepare_data(
         done = prepare_cases(
             found, subset_of, changes, images_path, zonal_mask_path, output_path, config, limits, reports_path
         )
-    return ended(done, done.state, f"{done.prepared} cases prepared, {done.others}")
+    return ended(done, done.state, done.message)
 
 
 def prepare_cases(
@@ -177,7 +189,7 @@ def prepare_cases(
         data_path=output_path,
         prepared=new,
         up_to_date=len(prepared) - new,
-        unusable=[fault.case_id for fault in faults],
+        left_out={fault.case_id: fault.reason for fault in faults},
         removed=len(removed),
         warnings=sum(bool(record.warnings) for record, _ in prepared),
     )

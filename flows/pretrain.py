@@ -8,6 +8,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
+from flows.run_names import named_after
 from tasks.addresses import check_valid_everywhere
 from tasks.hand_off import HandOff, hand_over
 from tasks.locking import alone_in
@@ -23,7 +24,7 @@ PretrainSettings = Annotated[PretrainConfig, Field(description="Network, corrupt
 HandOffChoice = Annotated[HandOff, Field(description="Where pre-training runs")]
 
 
-@flow(name="pretrain", flow_run_name="pretrain {output_path}")
+@flow(name="pretrain", flow_run_name=named_after("output_path"))
 @with_parameter_help
 @ends_cancelled
 def pretrain(

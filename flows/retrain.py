@@ -15,6 +15,7 @@ from flows.parameter_help import with_parameter_help
 from flows.pipeline import WorkingRoot
 from flows.prepare_data import PreparationSettings, prepare_cases
 from flows.pretrain import HandOffChoice, choose_pretrain
+from flows.run_names import named_after
 from tasks.addresses import check_valid_everywhere
 from tasks.announcement import announce
 from tasks.cases import find_changes, inventory, subsets
@@ -61,7 +62,7 @@ class RetrainingSummary(BaseModel):
     decision: str
 
 
-@flow(name="retrain-on-new-data", flow_run_name="retrain-on-new-data {root}", task_runner=chosen_runner())
+@flow(name="retrain-on-new-data", flow_run_name=named_after("root"), task_runner=chosen_runner())
 @with_parameter_help
 @ends_cancelled
 def retrain_on_new_data(
@@ -101,7 +102,7 @@ def retrain_on_new_data(
         return _nothing_done(root, changes, f"{len(fresh)} new or changed cases, fewer than {min_new_cases}")
     with alone_in(layout.data, layout.cubes):
         prepared = prepare_cases(found, subset_of, changes, images_path, zonal_mask_path, layout.data, preparation)
-        usable = fresh - set(prepared.unusable)
+        usable = fresh - prepared.left_out.keys()
         if len(usable) < min_new_cases:
             left_out = shortened(sorted(fresh - usable))
             reason = f"{len(usable)} of {len(fresh)} new or changed cases can be used, fewer than {min_new_cases}"

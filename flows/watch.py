@@ -10,6 +10,7 @@ from prefect.variables import Variable
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
+from flows.run_names import named_after
 from tasks.addresses import check_valid_everywhere
 from zssmnet.config import ImagesPath
 from zssmnet.storage import open_storage
@@ -21,7 +22,7 @@ ARRIVED = "zssmnet.data.arrived"
 MARKER = "NEW_DATA"
 
 
-@flow(name="watch-for-data", flow_run_name="watch-for-data {images_path}")
+@flow(name="watch-for-data", flow_run_name=named_after("images_path"))
 @with_parameter_help
 def watch_for_data(
     images_path: ImagesPath,

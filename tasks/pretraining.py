@@ -8,7 +8,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from tasks.announcement import announce
-from tasks.progress import display
+from tasks.pictures import LivePictures
+from tasks.progress import display, mark_run
 from tasks.run_control import check_cancelled, check_now, check_suspended, wait_for_server
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError
@@ -55,7 +56,7 @@ def train(
     """Train MNet and publish its best weights; a challenger only if it is better than the published model."""
     cubes, weights = open_storage(cubes_path), open_storage(output_path)
     weights.sweep()
-    shown = EpochDisplay(config)
+    shown = EpochDisplay(cubes_path, config)
     work = partial(challenge, margin_percent=margin_percent) if as_challenger else pretrain
     _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step, check_now)
     shown.skip_to(config.training.epochs)
@@ -102,9 +103,11 @@ def known_outcome(output_path: str, as_challenger: bool) -> TrainingOutcome | No
 class EpochDisplay:
     """Shows the epochs on the display, also those that a resumed run does not repeat."""
 
-    def __init__(self, config: PretrainConfig) -> None:
+    def __init__(self, cubes_path: str, config: PretrainConfig) -> None:
+        self._pictures = LivePictures(cubes_path, config)
+        self._patience = config.training.patience
         self._shown = display()
-        self._shown.begin(STAGE, config.training.epochs, "epochs")
+        self._shown.begin(STAGE, config.training.epochs, "epochs", may_end_early=True)
         self._batch_size = config.training.batch_size
         self._done = 0
         self._losses = ""
@@ -122,12 +125,17 @@ class EpochDisplay:
         if result.explained is not None:
             self._losses += f", explained variance {result.explained:.1%}"
         if found := training_warnings(progress.history, self._steps):
-            self._losses += f" · warnings: {', '.join(one.name for one in found)}"
+            remark = f"warnings: {', '.join(one.name for one in found)}"
+            self._losses += f" · {remark}"
+            mark_run(remark)
+        if epochs := progress.epoch - progress.best_epoch:
+            self._losses += f" · ends in {self._patience - epochs} epochs unless it improves"
         self._epoch_began = time.monotonic()
         self.skip_to(result.epoch - 1)
         self._shown.advance(STAGE)
         self._done = result.epoch
         self._shown.note(STAGE, self._losses)
+        self._pictures.on_epoch(state)
 
     def on_step(self, done: int, steps: int) -> None:
         """Show the steps within an epoch, and how fast they go; the run may be asked to end here."""

@@ -11,6 +11,8 @@ from uuid import UUID
 
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 
 UPDATE_EVERY_S = 2.0
@@ -20,8 +22,8 @@ UPDATE_EVERY_S = 2.0
 class Display(Protocol):
     """Shows progress, a line a stage; called from several threads."""
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
-        """A stage of ``total`` steps begins; a step is a case, or an epoch."""
+    def begin(self, stage: str, total: int, unit: str, may_end_early: bool = False) -> None:
+        """A stage of ``total`` steps begins, or of at most as many; a step is a case, or an epoch."""
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Steps of a stage are done."""
@@ -39,10 +41,10 @@ class Several:
     def __init__(self, *displays: Display) -> None:
         self._displays = displays
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
+    def begin(self, stage: str, total: int, unit: str, may_end_early: bool = False) -> None:
         """Begin on all of them."""
         for one in self._displays:
-            one.begin(stage, total, unit)
+            one.begin(stage, total, unit, may_end_early)
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Advance on all of them."""
@@ -65,6 +67,7 @@ class _Stage:
     artifact: UUID
     total: int
     unit: str
+    may_end_early: bool = False
     done: int = 0
     skipped: int = 0
     text: str = ""
@@ -80,7 +83,8 @@ class _Stage:
         elapsed = time.monotonic() - self.began
         parts = [f"{self.done} of {self.total} {self.unit}", self.text, f"{_duration(elapsed)} so far"]
         if (fresh := self.done - self.skipped) > 0 and self.done < self.total:
-            parts.append(f"about {_duration(elapsed * (self.total - self.done) / fresh)} left")
+            left = _duration(elapsed * (self.total - self.done) / fresh)
+            parts.append(f"{'at most' if self.may_end_early else 'about'} {left} left")
         return " · ".join(part for part in parts if part)
 
 
@@ -94,11 +98,11 @@ class ProgressArtifacts:
         self._stages: dict[str, _Stage] = {}
         self._lock = threading.Lock()
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
+    def begin(self, stage: str, total: int, unit: str, may_end_early: bool = False) -> None:
         """A new artifact."""
-        with _server_may_be_away():
+        with server_may_be_away():
             artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"0 of {total} {unit}")
-            self._stages[stage] = _Stage(cast(UUID, artifact), total, unit)
+            self._stages[stage] = _Stage(cast(UUID, artifact), total, unit, may_end_early)
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Let the percentage grow."""
@@ -127,7 +131,7 @@ class ProgressArtifacts:
         if now - stage.shown < UPDATE_EVERY_S and stage.done < stage.total:
             return
         stage.shown = now
-        with _server_may_be_away():
+        with server_may_be_away():
             update_progress_artifact(stage.artifact, stage.percent, stage.description())
 
 
@@ -161,9 +165,19 @@ def shown_in_run() -> Iterator[None]:
         yield
 
 
+def mark_run(remark: str) -> None:
+    """Add a remark to the name of the present flow run, where everybody sees it."""
+    context = FlowRunContext.get()
+    if context and context.flow_run and remark not in context.flow_run.name:
+        context.flow_run.name = f"{context.flow_run.name} · {remark}"
+        with server_may_be_away(), get_client(sync_client=True) as client:
+            client.set_flow_run_name(context.flow_run.id, context.flow_run.name)
+
+
 @contextmanager
-def _server_may_be_away() -> Iterator[None]:
-    with suppress(httpx.HTTPError, PrefectException):
+def server_may_be_away() -> Iterator[None]:
+    """What is shown while the server does not answer is lost; that is no reason to stop the work."""
+    with suppress(httpx.HTTPError, PrefectException, RuntimeError):  # Prefect's client raises the last one, too
         yield
 
 

@@ -13,9 +13,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort, TaskRunSort
+from prefect.flow_engine import run_flow
 
 from flows import cli
 from flows.pipeline import PipelineSummary, ssl_pretraining
+from flows.prepare_data import prepare_data
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.command import zssmnet
@@ -64,7 +66,7 @@ def runs(done: PipelineSummary) -> dict[str, FlowRun]:
 
 def test_good_cases_are_prepared_and_bad_ones_left_out(done: PipelineSummary) -> None:
     prepared = done.preparation
-    assert (prepared.prepared, prepared.up_to_date, prepared.left_out) == (6, 0, 2)
+    assert (prepared.prepared, prepared.up_to_date, len(prepared.left_out)) == (6, 0, 2)
     files = sorted(Path(done.root, "SSL", "data").glob("subset*/*.nii.gz"))
     assert len(files) == 6 * 4
     for file in files:
@@ -90,6 +92,8 @@ def test_weights_load_into_the_next_step(done: PipelineSummary, caplog: pytest.L
 
 def test_run_and_task_names_carry_what_they_work_on(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
     assert set(runs) == {"ssl-pretraining", "prepare-data", "generate-cubes", "pretrain"}
+    for flow, run in runs.items():
+        assert re.fullmatch(rf"{flow} first run \d{{4}}-\d\d-\d\d \d\d:\d\d( · warnings: .*)?", run.name)
     with get_client(sync_client=True) as client:
         filters = FlowRunFilter(id=FlowRunFilterId(any_=[runs["prepare-data"].id, runs["generate-cubes"].id]))
         names = {
@@ -119,15 +123,8 @@ def test_the_page_of_all_cases_shows_in_the_ui_as_well(done: PipelineSummary, ru
     assert len(shown) < 300_000
     for one in (shown.splitlines()[0], page):
         assert re.search(r"6 cases, \d with something odd, 2 left out", one)
-    for case_id in done.preparation.unusable:
+    for case_id in done.preparation.left_out:
         assert case_id in page
-
-
-def test_runs_end_in_a_state_that_counts_what_is_odd(runs: dict[str, FlowRun]) -> None:
-    for name in ("prepare-data", "ssl-pretraining"):
-        state = runs[name].state
-        assert state is not None
-        assert (state.name, state.message) == ("With warnings", "6 cases prepared, 0 up to date, 2 left out")
 
 
 def test_pictures_and_summary_show_in_the_ui_itself(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
@@ -136,11 +133,38 @@ def test_pictures_and_summary_show_in_the_ui_itself(done: PipelineSummary, runs:
     cases = {f"cases-subset{outcome.subset}" for outcome in done.cubes.subsets if outcome.cases}
     assert set(pictures) == {"loss-curves", "restored-cubes"} | cases
     assert all(len(str(artifact.data)) < 300_000 for artifact in shown.values())
-    assert f"{done.training.best_validation_loss:.5f}" in str(artifacts_of(runs["ssl-pretraining"])["summary"].data)
     reports = Path(done.root, "SSL", "reports")
     assert {path.name for path in reports.glob("*.html")} == {"archive.html"}
     assert {path.name for path in reports.glob("*.png")} == {"loss_curves.png", "restored_cubes.png"}
     assert {f"cases-{path.stem}" for path in reports.glob("cases/*.png")} == cases
+
+
+def test_one_page_leads_to_all_of_a_run(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
+    page = str(artifacts_of(runs["ssl-pretraining"])["summary"].data)
+    assert page.startswith("## Cases\n\n**6 of 8 cases used**\n\n| left out | reason |")
+    assert all(f"| `{case_id}` | " in page for case_id in done.preparation.left_out)
+    assert f"validation loss **{done.training.best_validation_loss:.5f}**" in page
+    assert page.count("data:image/png;base64,") == 2
+    for flow in ("prepare-data", "generate-cubes", "pretrain"):
+        assert f"/runs/flow-run/{runs[flow].id}): " in page
+    assert "&#62;" not in page
+
+
+def test_a_run_that_leaves_cases_out_looks_different(runs: dict[str, FlowRun]) -> None:
+    for flow in ("ssl-pretraining", "prepare-data"):
+        state = runs[flow].state
+        assert state
+        assert state.name == "Cases left out"
+        assert str(state.message).startswith("6 of 8 cases used")
+
+
+def test_a_name_that_a_user_gave_is_kept(archive: tuple[Path, Path], tmp_path: Path, prefect_api: str) -> None:
+    images, masks = archive
+    with get_client(sync_client=True) as client:
+        parameters = {"images_path": str(images), "zonal_mask_path": str(masks), "output_path": str(tmp_path / "data")}
+        run = client.create_flow_run(prepare_data, parameters=parameters, name="before-the-move")
+        run_flow(prepare_data, flow_run=run)
+        assert client.read_flow_run(run.id).name == "before-the-move"
 
 
 def test_progress_shows_how_far_the_work_is(runs: dict[str, FlowRun]) -> None:

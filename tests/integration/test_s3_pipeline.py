@@ -30,7 +30,7 @@ def test_s3_gives_the_same_files_as_a_local_disk(tmp_path: Path, s3_root: str, p
             cubes=settings.cubes,
             pretraining=settings.pretraining,
         )
-        assert (done.preparation.prepared, done.preparation.left_out) == (6, 0)
+        assert (done.preparation.prepared, done.preparation.left_out) == (6, {})
         return done.training.model
 
     run(str(images), str(masks), str(tmp_path / "root"))

@@ -6,10 +6,12 @@ A set's input is the record of the cubes or of the model that it shows, since th
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from torch import nn
 from typing_extensions import override
 
-from zssmnet.config import CubesConfig
+from zssmnet.config import CubesConfig, PretrainConfig
 from zssmnet.data.examination import array_of
 from zssmnet.data.image_io import read_image
 from zssmnet.data.splits import VALIDATION_SUBSET
@@ -30,7 +32,7 @@ from zssmnet.storage.records import (
     up_to_date,
     with_version,
 )
-from zssmnet.training.checkpoint import load_weights
+from zssmnet.training.checkpoint import EpochResult, load_weights
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.tensorboard import validation_examples
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
@@ -90,20 +92,34 @@ def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage
     return _publish(reports, "training", (_as_input(MODEL, record),), _training_pictures(cubes, weights, record))
 
 
-def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel) -> Iterator[Picture]:
-    history = [(one.epoch, one.train_loss, one.validation_loss, one.learning_rate) for one in record.history]
-    yield Picture(LOSS_CURVES, loss_curves(history, record.best_epoch, f"Pre-training {record.run_id}"))
-    network = record.parameters.network
-    model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, network.channels, network.merge)
-    load_weights(model, weights.local(MODEL))
-    key = record.inputs[VALIDATION_SUBSET].name
-    validation = CubeSet([open_cubes(cubes.local(key))])
-    examples = validation_examples(model, validation, record.parameters, EXAMPLES)
-    explained = record.metrics.get("explained_variance")
-    told = "" if explained is None else f"explained variance {explained:.0%}, "
-    title = f"Validation cubes, {told}best model (epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})"
+def draw_losses(history: Sequence[EpochResult], best_epoch: int, title: str) -> Picture:
+    """The curves of training and validation loss."""
+    losses = [(one.epoch, one.train_loss, one.validation_loss, one.learning_rate) for one in history]
+    return Picture(LOSS_CURVES, loss_curves(losses, best_epoch, title))
+
+
+def draw_restored(model: nn.Module, validation: CubeSet, config: PretrainConfig, title: str) -> Picture:
+    """Some validation cubes corrupted, restored by a network, and as they should be."""
+    examples = validation_examples(model, validation, config, EXAMPLES)
     png = restoration_triptych(examples.corrupted.numpy(), examples.restored.numpy(), examples.target.numpy(), title)
-    yield Picture(RESTORED_CUBES, png)
+    return Picture(RESTORED_CUBES, png)
+
+
+def draw_restored_by(model: Path, validation: CubeSet, config: PretrainConfig, title: str) -> Picture:
+    """The same with a file of weights."""
+    network = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, config.network.channels, config.network.merge)
+    load_weights(network, model)
+    return draw_restored(network, validation, config, title)
+
+
+def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel) -> Iterator[Picture]:
+    yield draw_losses(record.history, record.best_epoch, f"Pre-training {record.run_id}")
+    explained = record.metrics.get("explained_variance")
+    described = "" if explained is None else f"explained variance {explained:.0%}, "
+    best = f"best model (epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})"
+    title = f"Validation cubes, {described}{best}"
+    validation = CubeSet([open_cubes(cubes.local(record.inputs[VALIDATION_SUBSET].name))])
+    yield draw_restored_by(weights.local(MODEL), validation, record.parameters, title)
 
 
 def _montage(data: Storage, record: SubsetCubes) -> bytes:

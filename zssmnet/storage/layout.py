@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+ROOT_FOLDER = "SSL"
+"""The folder of everything below a working root."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -30,10 +33,10 @@ class Layout:
         return self._folder("reports")
 
     def _folder(self, name: str) -> str:
-        return f"{self.root.rstrip('/')}/SSL/{name}"
+        return f"{self.root.rstrip('/')}/{ROOT_FOLDER}/{name}"
 
 
 def reports_beside(folder: str) -> str:
     """Where a stage that was given only its own folder puts its pictures: ``SSL/reports``, or below that folder."""
     parent, _, _ = folder.rstrip("/").rpartition("/")
-    return f"{parent}/reports" if parent.split("/")[-1] == "SSL" else f"{folder.rstrip('/')}/reports"
+    return f"{parent}/reports" if parent.split("/")[-1] == ROOT_FOLDER else f"{folder.rstrip('/')}/reports"

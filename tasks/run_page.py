@@ -1,0 +1,104 @@
+"""The page of a run that everybody opens: one artifact, ``summary``, which grows while the run goes on."""
+
+from collections.abc import Mapping
+from typing import cast
+from uuid import UUID
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
+from prefect.utilities.urls import url_for
+
+from tasks.markdown import code, text
+from tasks.pictures import EXPLAINED_VARIANCE, embedded
+from tasks.progress import server_may_be_away
+from zssmnet.data.splits import VALIDATION_SUBSET
+from zssmnet.registry.versions import MODEL, PretrainedModel, version_key
+from zssmnet.report.gallery import LOSS_CURVES, RESTORED_CUBES, Picture
+from zssmnet.storage import Storage
+
+_MOST_ROWS = 50
+
+
+class RunPage:
+    """What the present run has come to, in sections."""
+
+    def __init__(self) -> None:
+        self._sections: dict[str, str] = {}
+        self._artifact: UUID | None = None
+
+    def put(self, title: str, markdown: str) -> None:
+        """Write a section, or write it anew, and bring the links to the parts of the run up to date."""
+        self._sections[title] = markdown
+        with server_may_be_away():
+            parts = [f"## {name}\n\n{section}" for name, section in self._sections.items()]
+            whole = "\n\n".join([*parts, f"## Runs\n\n{_links()}"])
+            if self._artifact is None:
+                made = create_markdown_artifact(key="summary", markdown=whole, description="What came of the run")
+                self._artifact = cast(UUID, made)
+            else:
+                with get_client(sync_client=True) as client:
+                    client.update_artifact(self._artifact, ArtifactUpdate(data=whole))
+
+
+def cases_section(used: int, left_out: Mapping[str, str], with_warnings: int) -> str:
+    """How many cases are used, and which are not, with the reasons.
+
+    Args:
+        used: number of cases.
+        left_out: why a case is left out, by case id.
+        with_warnings: number of cases that are used and odd.
+    """
+    lines = [f"**{used} of {used + len(left_out)} cases used**"]
+    if left_out:
+        rows = [f"| {code(case)} | {text(reason)} |" for case, reason in list(left_out.items())[:_MOST_ROWS]]
+        lines.append("\n".join(["| left out | reason |", "| --- | --- |", *rows]))
+        if len(left_out) > _MOST_ROWS:
+            lines.append(f"and {len(left_out) - _MOST_ROWS} more, in the table `cases` of the run that prepared them")
+    if with_warnings:
+        lines.append(f"{with_warnings} of those used have warnings: see the table `cases`.")
+    return "\n\n".join(lines)
+
+
+def model_section(weights: Storage, reports: Storage, made: PretrainedModel, before: PretrainedModel | None) -> str:
+    """The published model, how it compares with the one before, and its pictures."""
+    explained = made.metrics.get("explained_variance")
+    lines = [
+        f"{code(weights.where(MODEL))}, kept as {code(weights.where(version_key(made.run_id)))}",
+        f"validation loss **{made.best_validation_loss:.5f}** in epoch {made.best_epoch} of {len(made.history)}"
+        + (f", explained variance **{explained:.1%}**. {EXPLAINED_VARIANCE}" if explained is not None else ""),
+        _compared(made, before),
+    ]
+    pictures = (Picture(key, reports.read(key)) for key in (LOSS_CURVES, RESTORED_CUBES) if reports.stat(key))
+    return "\n\n".join([*lines, *map(embedded, pictures)])
+
+
+def _compared(made: PretrainedModel, before: PretrainedModel | None) -> str:
+    if before is None:
+        return "It is the first model here."
+    if before.run_id == made.run_id:
+        return "It is the model that was there before: nothing had changed."
+    cubes = [model.inputs[VALIDATION_SUBSET].sha256 for model in (made, before)]
+    comparable = "on the same cubes" if cubes[0] == cubes[1] else "on other cubes, so the losses cannot be compared"
+    return (
+        f"The model before, {code(before.run_id)}, had a validation loss of {before.best_validation_loss:.5f} "
+        f"{comparable}, and {len(before.data)} cases; now there are {len(made.data)}."
+    )
+
+
+def _links() -> str:
+    """The runs that are parts of the present one, with their states."""
+    context = FlowRunContext.get()
+    assert context
+    assert context.flow_run
+    parts = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[context.flow_run.id]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=parts, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+    lines = (
+        f"- [{text(run.name)}]({url_for(run)}): {text(run.state.name or '') if run.state else 'not started'}"
+        for run in runs
+    )
+    return "\n".join(lines) or "none yet"
