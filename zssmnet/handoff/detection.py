@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +29,14 @@ def detection_map(probabilities: str | Path) -> npt.NDArray[Any]:
     try:
         with open(probabilities, "rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:  # noqa: PTH123
             probability = 1 - archive["probabilities"][0].astype(np.float32)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
     candidates: npt.NDArray[Any] = extract_lesion_candidates(probability, threshold="dynamic")[0]
     return candidates
 
 
 def evaluate_detection(predictions: Path, labels: Path) -> Any:
-    """picai_eval's figures: `.AP` (lesions), `.auroc` (cases), `.score`.
+    """picai_eval's figures: `.AP` (lesions), `.auroc` (cases; NaN where all or none have lesions), `.score`.
 
     Args:
         predictions: folder of ``<case>.npz``, see `detection_map`.
@@ -49,6 +50,12 @@ def evaluate_detection(predictions: Path, labels: Path) -> Any:
     files = sorted(predictions.glob("*.npz"))
     if not files:
         raise InputError(f"{predictions}: no <case>.npz; predict with --save_probabilities")
-    lesions: list[Any] = [array_of(read_image(labels / f"{file.stem}.nii.gz")) > 0 for file in files]
     names = [file.stem for file in files]
+    lesions = [_lesions(labels / f"{name}.nii.gz") for name in names]
     return evaluate([detection_map(file) for file in files], lesions, subject_list=names, num_parallel_calls=1)
+
+
+def _lesions(file: Path) -> npt.NDArray[Any]:
+    image = read_image(file)
+    lesions: npt.NDArray[Any] = array_of(image) > 0  # a view of the image, which must live until here
+    return lesions

@@ -98,15 +98,14 @@ def write_package(
         InputError: the probe's file is no JSON object.
         StorageError: the folder cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = read_weights(model_path)
     check_finite(weights.path, weights.tensors)
     content = _Content(weights, record_of(weights.path), config, _read_probe(config.probe_path))
     output = LocalStorage(local_path(folder))
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    with output.publishing(PACKAGE_WEIGHTS) as path:
-        save_file(tensors, path, metadata={"format": "pt"})
+    output.publish_bytes(PACKAGE_WEIGHTS, save(tensors, metadata={"format": "pt"}))
     for key, value in ((PACKAGE_CONFIG, _config(content)), (ADAPTATION_PLAN, _adaptation_plan(content))):
         output.publish_bytes(key, json.dumps(value, indent=1).encode() + b"\n")
     output.publish_bytes(CARD, _card(content).encode())

@@ -2,47 +2,27 @@
 
 import importlib.util
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
-from zssmnet.config import NnunetDatasetConfig
+from benchmarks.nnunet_chain import PLANS, Chain, losses, write_lesion_phantoms
 from zssmnet.handoff.detection import evaluate_detection
 from zssmnet.handoff.export import export_nnunet_v2
-from zssmnet.handoff.nnunet_dataset import dataset_folder, write_nnunet_dataset
-from zssmnet.handoff.nnunet_trainer import FOLDER
 from zssmnet.mnet import MNet, head_sizes
-from zssmnet.storage import LocalStorage
+from zssmnet.phantom import case_ids
 
-from .conftest import CHANNELS, write_case
+from .conftest import CHANNELS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("nnunetv2") is None,
     reason="nnunetv2 is not installed here (pip install 'zssmnet[nnunet]')",
 )
 PATCH = (8, 32, 32)
-SHORT = """
-from zssmnet.handoff.nnunet_trainer import zssmnet_trainer as all_of_it
-
-
-def short(kind):
-    def __init__(self, plans, configuration, fold, dataset_json, device=all_of_it.torch.device("cuda")):
-        kind.__init__(self, plans, configuration, fold, dataset_json, device)
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 3, 4, 1
-    return type("Short" + kind.__name__.removeprefix("nnUNetTrainer"), (kind,), {"__init__": __init__})
-
-
-ShortZssmnet = short(all_of_it.nnUNetTrainerZssmnet)
-ShortZssmnetNoDS = short(all_of_it.nnUNetTrainerZssmnetNoDS)
-ShortZssmnetScratch = short(all_of_it.nnUNetTrainerZssmnetScratch)
-"""
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -91,65 +71,51 @@ def test_warm_up_is_linear_and_then_nnunets_own_decay() -> None:
     np.testing.assert_allclose(with_warm_up[4:], without[4:])
 
 
-def run(environment: dict[str, str], *command: str) -> str:
-    program = Path(sys.executable).with_name(command[0])
-    done = subprocess.run([program, *command[1:]], env=os.environ | environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_the_chain_from_archive_to_figures(model: Path, tmp_path: Path) -> None:
-    for seed in range(5):
-        write_case(tmp_path, f"{seed}_1", grade=3 if seed % 2 else 0, size=64, seed=seed)
-    config = NnunetDatasetConfig()
-    raw = dataset_folder(tmp_path / "raw", config)
-    write_nnunet_dataset(*(LocalStorage(tmp_path / name) for name in ("imagesTr", "zones", "lesions")), raw, config)
-    export_nnunet_v2(model, tmp_path / "mnet.pth", 2)
-    (tmp_path / "trainers").mkdir()
-    (tmp_path / "trainers" / "short.py").write_text(SHORT)
-    environment = {
-        **{f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")},
-        "nnUNet_extTrainer": f"{FOLDER}{os.pathsep}{tmp_path / 'trainers'}",
-        "ZSSMNET_WEIGHTS": str(tmp_path / "mnet.pth"),
-        "nnUNet_n_proc_DA": "0",
-        "OMP_NUM_THREADS": "1",
-    }
-    run(
-        environment,
-        "nnUNetv2_plan_and_preprocess",
-        "-d",
-        "501",
-        "-c",
-        "3d_fullres",
-        "-np",
-        "1",
-        "--verify_dataset_integrity",
-    )
-    preprocessed = tmp_path / "preprocessed" / raw.name
-    shutil.copy(raw / "splits_final.json", preprocessed)
-    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
-    plans["configurations"]["3d_fullres"] |= {"patch_size": list(PATCH), "batch_size": 2}
-    (preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
-    train = ("nnUNetv2_train", "501", "3d_fullres", "0", "-device", "cpu")
-    given = ("-pretrained_weights", str(tmp_path / "mnet.pth"))
-    for trainer, weights in (("ShortZssmnet", given), ("ShortZssmnetNoDS", given), ("ShortZssmnetScratch", ())):
-        output = run(environment, *train, "-tr", trainer, *weights)
-        taken = re.search(r"(\d+) of 343 tensors from pre-trained weights", output)
+    write_lesion_phantoms(tmp_path / "archive", 6)
+    chain = Chain(tmp_path, epochs=6, iterations=20)
+    chain.write_data_set(PATCH)
+    for case_id in case_ids(6):
+        assert_preprocessing_changed_nothing(chain, case_id)
+    weights = tmp_path / "mnet.pth"
+    export_nnunet_v2(model, weights, 2)
+    for trainer in ("Short0Zssmnet", "Short0ZssmnetNoDS", "Short0ZssmnetScratch"):
+        scratch = trainer.endswith("Scratch")
+        output = chain.train(trainer, None if scratch else weights, weights)
+        taken = re.search(r"\d+ of 343 tensors from pre-trained weights.*", output)
         assert taken
-        assert taken[1] == ("336" if weights else "0")
-        losses = [float(loss) for loss in re.findall(r"train_loss (-?[\d.]+)", output)]
-        assert len(losses) == 3
-        assert losses[-1] < losses[0]
+        print(trainer, taken[0], losses(output), sep="\n")
+        assert taken[0].startswith("0 of" if scratch else "336 of")
+        assert len(losses(output)) == 6
+        assert losses(output)[-1] < losses(output)[0]
     predicted = tmp_path / "predicted"
-    environment.pop("ZSSMNET_WEIGHTS")  # the plans know the network
-    predict = ("nnUNetv2_predict", "-i", str(raw / "imagesTr"), "-o", str(predicted), "-d", "501", "-c", "3d_fullres")
-    run(environment, *predict, "-f", "0", "-tr", "ShortZssmnet", "-device", "cpu", "-npp", "1", "-nps", "1",
-        "--save_probabilities")  # fmt: skip
-    figures = evaluate_detection(predicted, raw / "labelsTr")
-    assert 0 <= figures.auroc <= 1
-    assert 0 <= figures.AP <= 1
+    predict = ("-i", chain.raw / "imagesTr", "-o", predicted, "-d", "501", "-c", "3d_fullres", "-f", "0", "-p", PLANS)
+    options = ("-tr", "Short0Zssmnet", "-device", "cpu", "-npp", "1", "-nps", "1", "--save_probabilities")
+    chain.run("nnUNetv2_predict", *predict, *options)  # the plans know the network: no variable is needed
+    for folder, count in ((predicted, 6), (chain.validation("Short0Zssmnet"), len(validation_cases(chain)))):
+        with pytest.warns(UserWarning, match="No negative samples"):  # all phantoms have lesions
+            figures = evaluate_detection(folder, chain.raw / "labelsTr")
+        print(figures)
+        assert figures.num_cases == count
+        assert 0 <= figures.AP <= 1
+
+
+def validation_cases(chain: Chain) -> list[str]:
+    found: list[str] = json.loads((chain.raw / "splits_final.json").read_text())[0]["val"]
+    return found
+
+
+def assert_preprocessing_changed_nothing(chain: Chain, case_id: str) -> None:
+    """The network sees the six channels as they were written."""
+    import blosc2
+
+    file = chain.preprocessed / f"{PLANS}_3d_fullres" / f"{case_id}.b2nd"
+    seen = blosc2.open(str(file), mode="r")[:]
+    for channel in range(6):
+        image = sitk.ReadImage(str(chain.raw / "imagesTr" / f"{case_id}_{channel:04d}.nii.gz"))
+        np.testing.assert_array_equal(seen[channel], sitk.GetArrayFromImage(image))
 
 
 def test_targets_under_deep_supervision_have_the_sizes_of_the_outputs() -> None:

@@ -41,6 +41,7 @@ def test_a_package_is_loaded_as_the_file_it_was_made_from(model: Path, pretraine
     assert sorted(file.name for file in folder.iterdir()) == [
         *("README.md", "adaptation_plan.json", "config.json", "model.safetensors"),
     ]
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1  # all can be read by those who may read one
     assert load_file(folder / "model.safetensors").keys() == pretrained.state_dict().keys()
     loaded = load_pretrained(folder, num_classes=2)
     for name, tensor in load_pretrained(model, num_classes=2).state_dict().items():

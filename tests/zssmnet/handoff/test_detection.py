@@ -1,0 +1,75 @@
+"""Detection maps and figures with the real picai_eval."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from zssmnet.errors import InputError
+
+reason = "picai_eval is not installed here (pip install 'zssmnet[nnunet]')"
+pytest.importorskip("picai_eval", reason=reason)
+pytest.importorskip("report_guided_annotation", reason=reason)
+
+from zssmnet.handoff.detection import detection_map, evaluate_detection  # noqa: E402
+
+LESION = np.s_[3:6, 10:18, 10:18]
+
+
+def write(folder: Path, case_id: str, probability_ZYX: np.ndarray, lesion_ZYX: np.ndarray) -> None:
+    for name in ("predicted", "labelsTr"):
+        (folder / name).mkdir(exist_ok=True)
+    probabilities = np.stack([1 - probability_ZYX, probability_ZYX]).astype(np.float32)
+    np.savez_compressed(folder / "predicted" / f"{case_id}.npz", probabilities=probabilities)
+    image = sitk.GetImageFromArray(lesion_ZYX.astype(np.uint8))
+    sitk.WriteImage(image, str(folder / "labelsTr" / f"{case_id}.nii.gz"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two cases with a lesion and two without; one lesion is found, one is missed, one more is made up."""
+    empty = np.zeros((8, 32, 32))
+    lesion, found, made_up = empty.copy(), empty.copy(), empty.copy()
+    lesion[LESION] = 1
+    found[LESION] = 0.9
+    made_up[2:5, 20:26, 20:26] = 0.3
+    for case_id, probability, label in (
+        ("1_1", found, lesion),
+        ("2_1", empty, lesion),
+        ("3_1", made_up, empty),
+        ("4_1", empty, empty),
+    ):
+        write(tmp_path, case_id, probability, label)
+    return tmp_path
+
+
+def test_a_candidate_has_one_confidence_and_its_place(folder: Path) -> None:
+    candidates = detection_map(folder / "predicted" / "1_1.npz")
+    assert candidates.shape == (8, 32, 32)
+    assert np.unique(candidates[LESION]) == pytest.approx([0.9])
+    assert np.count_nonzero(candidates) == np.count_nonzero(candidates[LESION])
+
+
+def test_figures_are_those_of_the_challenge(folder: Path) -> None:
+    figures = evaluate_detection(folder / "predicted", folder / "labelsTr")
+    assert (figures.num_cases, figures.num_lesions) == (4, 2)
+    found = (figures.auroc, figures.AP, figures.score)
+    # 0.9 and 0 against 0.3 and 0 are 2.5 of 4 pairs; one of two lesions is found, before the false one
+    assert found == pytest.approx((0.625, 0.5, 0.5625))
+
+
+def test_all_classes_of_lesions_count_as_csPCa(folder: Path) -> None:  # noqa: N802
+    probabilities = np.zeros((5, 8, 32, 32), np.float32)
+    probabilities[0] = 1
+    probabilities[:, *LESION] = np.reshape([0.2, 0.1, 0.2, 0.3, 0.2], (5, 1, 1, 1))
+    np.savez(folder / "isup.npz", probabilities=probabilities)
+    assert detection_map(folder / "isup.npz").max() == pytest.approx(0.8)
+
+
+def test_what_cannot_be_used_is_one_line(folder: Path) -> None:
+    (folder / "predicted" / "1_1.npz").write_bytes(b"cut short")
+    with pytest.raises(InputError, match=r"1_1.npz: no probabilities of nnUNetv2_predict --save_probabilities"):
+        evaluate_detection(folder / "predicted", folder / "labelsTr")
+    with pytest.raises(InputError, match=r"no <case>.npz; predict with --save_probabilities"):
+        evaluate_detection(folder / "labelsTr", folder / "labelsTr")
