@@ -15,6 +15,7 @@ from flows.ends import say
 from flows.handoff_commands import export as export
 from flows.handoff_commands import nnunet_dataset as nnunet_dataset
 from flows.handoff_commands import package as package
+from flows.intake_commands import check_masks as check_masks
 from flows.intake_commands import import_dicom as import_dicom
 from flows.settings import retraining_of, settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig

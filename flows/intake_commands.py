@@ -1,15 +1,18 @@
-"""Commands on what comes in: importing DICOM files. They need no Prefect."""
+"""Commands on what comes in: importing DICOM files, checking masks. They need no Prefect."""
 
 import argparse
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flows.ends import say
 from flows.settings import validated, with_flags
-from zssmnet.config import DicomConfig
-from zssmnet.errors import DicomError
+from zssmnet.config import DicomConfig, MaskChecksConfig
+from zssmnet.errors import DicomError, InputError
 from zssmnet.storage import open_storage, read_file
+from zssmnet.storage.keys import printable
 
 
 def import_dicom(options: argparse.Namespace) -> None:
@@ -19,8 +22,6 @@ def import_dicom(options: argparse.Namespace) -> None:
         InputError: a file that was named cannot be used, or none of the studies makes a case.
     """
     config = validated(DicomConfig, with_flags(DicomConfig, {}, options))
-    from rich.progress import Progress, SpinnerColumn, TextColumn
-
     from zssmnet.data.dicom_choice import read_overrides
     from zssmnet.data.dicom_ids import hashed_ids, table_of_ids
     from zssmnet.data.dicom_import import TABLE, import_dicom
@@ -32,10 +33,8 @@ def import_dicom(options: argparse.Namespace) -> None:
         ids = hashed_ids(_key(str(config.key_file), options.output))
     overrides = read_overrides(read_file(config.overrides), config.overrides) if config.overrides else {}
     archive = open_storage(options.output)
-    columns = (SpinnerColumn(), TextColumn("{task.completed} files"))
-    with Progress(*columns, transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("", total=None)
-        done = import_dicom(Path(config.dicom_path), archive, ids, config, overrides, lambda: progress.advance(bar))
+    with _counter("files") as advance:
+        done = import_dicom(Path(config.dicom_path), archive, ids, config, overrides, advance)
     if done.passed_over:
         say("files passed over: " + ", ".join(f"{count} {reason}" for reason, count in done.passed_over.items()))
     if done.without_id:
@@ -45,6 +44,38 @@ def import_dicom(options: argparse.Namespace) -> None:
         raise DicomError(
             "no study makes a case: " + "; ".join(f"{one.case_id}: {one.reason}" for one in done.faults[:3])
         )
+
+
+def check_masks(options: argparse.Namespace) -> None:
+    """Check zonal masks.
+
+    Raises:
+        InputError: there are findings, or no masks.
+    """
+    config = validated(MaskChecksConfig, with_flags(MaskChecksConfig, {}, options))
+    from zssmnet.report.masks_page import PAGE, publish_masks_page
+
+    output = open_storage(options.output)
+    images = open_storage(config.images_path) if config.images_path else None
+    with _counter("masks") as advance:
+        found = publish_masks_page(open_storage(config.zonal_mask_path), output, images, config.archive_format, advance)
+    odd = [one for one in found if one.check.findings]
+    for one in odd:
+        say(printable(f"{one.case_id}: {'; '.join(one.check.findings)}"))
+    if odd:
+        raise InputError(f"{len(odd)} of {len(found)} masks have findings: look at {output.where(PAGE)}")
+    say(f"{len(found)} masks, no findings: {output.where(PAGE)}")
+
+
+@contextmanager
+def _counter(unit: str) -> Iterator[Callable[[], None]]:
+    """A line in the terminal that counts what is done."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn(f"{{task.completed}} {unit}"))
+    with Progress(*columns, transient=True, disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("", total=None)
+        yield lambda: progress.advance(bar)
 
 
 def _key(file: str, archive: str) -> bytes:

@@ -103,6 +103,16 @@ class StrictConfig(_Frozen):
         return 0 if self.max_warnings is None and self.strict else self.max_warnings
 
 
+class MaskChecksConfig(_Frozen):
+    """Which zonal masks are checked, and against which images."""
+
+    zonal_mask_path: MaskPath
+    images_path: Annotated[str | None, Flag("images_path", "D")] = Field(
+        None, description="Folder or s3://bucket/prefix of the images, to check where the glands lie; none: not checked"
+    )
+    archive_format: FormatChoice = None
+
+
 class PreparationConfig(_Frozen):
     """Resampling and cropping of one case."""
 

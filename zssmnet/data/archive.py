@@ -79,7 +79,7 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
     image_keys = _keys(images)
     archive_format = archive_format or _recognise(image_keys, images)
     found = _channels_by_case(image_keys, archive_format, images)
-    mask_keys = _masks_by_case(masks)
+    mask_keys = masks_by_case(masks)
     cases: list[Case] = []
     faults: list[CaseError] = []
     for case_id, channels in sorted(found.items()):
@@ -217,7 +217,12 @@ def _training_images(keys: list[str]) -> list[str]:
     return inside or [key for key in keys if "imagesTs" not in Path(key).parts]
 
 
-def _masks_by_case(masks: Storage) -> dict[str, list[str]]:
+def masks_by_case(masks: Storage) -> dict[str, list[str]]:
+    """Keys of the files that are called like a case's mask, by the case's id.
+
+    Raises:
+        ArchiveError: there is none.
+    """
     found: dict[str, list[str]] = {}
     for key in _keys(masks):
         if _name(key).endswith(MASK_SUFFIX):

@@ -25,9 +25,9 @@ NAME = "archive"
 PAGE = f"{NAME}.html"
 METHOD = 1
 """Raised whenever the same prepared case would give another row."""
-_MOST_THREADS = 8
-_TALLEST = 0.33
-"""Share of the voxels at the upper end of a histogram."""
+MOST_THREADS = 8
+_HEIGHT, _TALLEST = 20, 0.33
+"""A histogram's height in units of its drawing, and the share of the voxels at its upper end."""
 
 
 class ArchivePage(Record):
@@ -70,7 +70,7 @@ def publish_archive_page(
         advance()
         return made
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as threads:
         rows = tuple(threads.map(row, records))
     ordered = in_order(rows)
     content = archive_page(ordered, left_out).encode()
@@ -97,9 +97,8 @@ def summary_of(rows: Sequence[tuple[Row, list[str]]], left_out: int) -> str:
 
 def archive_page(rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple[str, str]]) -> str:
     """The whole page, HTML; rows in the order in which they are given."""
-    usual = usual_histograms([row for row, _ in rows])
-    body = "".join(_row(number, row, remarks, usual) for number, (row, remarks) in enumerate(rows))
-    out = "".join(f"<tr><td>{_text(case_id)}<td>{_text(reason)}" for case_id, reason in sorted(left_out))
+    body = "".join(_row(number, row, remarks) for number, (row, remarks) in enumerate(rows))
+    out = "".join(f"<tr><td>{escaped(case_id)}<td>{escaped(reason)}" for case_id, reason in sorted(left_out))
     grids = Counter((row.spacing_before, row.size_before[:2]) for row, _ in rows)
     counts = "".join(
         f"<tr><td>{count}<td>{_by(spacing)} mm<td>{_by(size)}" for (spacing, size), count in grids.most_common()
@@ -111,7 +110,8 @@ def archive_page(rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple
         "gland's median. Odd is a warning, or what lies far from the archive's median; most of it comes first.</p>"
         + (f"<h2>Left out</h2><table>{out}</table>" if out else "")
         + f"<details><summary>{len(grids)} scanner grids</summary><table>{counts}</table></details>"
-        f"<table><tr><th>case<th>T2W, ADC, DWI<th>histograms<th>gland<th>remarks{body}</table>",
+        f"{_usual(rows)}<table class=cases><tr><th>case<th>T2W, ADC, DWI<th>histograms: T2W, ADC, DWI<th>gland"
+        f"<th>remarks{body}</table>",
     )
 
 
@@ -128,23 +128,32 @@ def legend() -> str:
     return ", ".join(f'<span style="color:{colour}">▬</span> {name}' for colour, name in ZONES)
 
 
-def _row(number: int, row: Row, remarks: Sequence[str], usual: Array) -> str:
+def _row(number: int, row: Row, remarks: Sequence[str]) -> str:
+    picture = drawing(row.picture, [row.outlines] * len(row.histograms), f"z{number}")
     curves = "".join(
-        f'<svg class=hist viewBox="0 0 {BINS - 1} 20" preserveAspectRatio=none>'
-        f'<polyline class=usual points="{_points(usual[channel])}"/><polyline points="{_points(shares)}"/></svg>'
+        f'<svg class=hist viewBox="0 0 {BINS - 1} {_HEIGHT}" preserveAspectRatio=none><use href="#usual-{channel}"/>'
+        f'<polyline points="{_points(shares)}"/></svg>'
         for channel, shares in enumerate(row.histograms)
     )
-    picture = drawing(row.picture, [row.outlines] * len(row.histograms), f"z{number}")
     return (
-        f"<tr><td><b>{_text(row.case_id)}</b><br>subset {row.subset}<br>{_by(row.spacing_before)} mm"
+        f"<tr><td><b>{escaped(row.case_id)}</b><br>subset {row.subset}<br>{_by(row.spacing_before)} mm"
         f"<br>{_by(row.size_before)}<td>{picture}<td>{curves}"
         f"<td>{row.gland_ml:.0f} ml<br>PZ {row.peripheral_ml:.0f}, TZ {row.transition_ml:.0f}"
-        f"<td class=odd>{'<br>'.join(map(_text, remarks))}"
+        f"<td class=odd>{'<br>'.join(map(escaped, remarks))}"
     )
+
+
+def _usual(rows: Sequence[tuple[Row, list[str]]]) -> str:
+    """The archive's histograms, drawn once, for all rows to use."""
+    curves = "".join(
+        f'<polyline id="usual-{channel}" class=usual points="{_points(shares)}"/>'
+        for channel, shares in enumerate(usual_histograms([row for row, _ in rows]))
+    )
+    return f"<svg width=0 height=0 style=position:absolute><defs>{curves}</defs></svg>"
 
 
 def _points(shares: Sequence[float] | Array) -> str:
-    heights = (20 * (1 - min(float(share), _TALLEST) / _TALLEST) for share in shares)
+    heights = (_HEIGHT * (1 - min(float(share), _TALLEST) / _TALLEST) for share in shares)
     return " ".join(f"{index},{height:.1f}".removesuffix(".0") for index, height in enumerate(heights))
 
 
@@ -152,15 +161,17 @@ def _by(numbers: Sequence[float]) -> str:
     return " × ".join(f"{number:.4g}" for number in numbers)
 
 
-def _text(value: str) -> str:
+def escaped(value: str) -> str:
+    """A value as text of HTML, of one line."""
     return html.escape(printable(value))
 
 
 _STYLE = (
     f"body{{font:14px system-ui,sans-serif;color:{INK};margin:24px}}table{{border-collapse:collapse}}"
     f"td,th{{padding:6px 12px;border-bottom:1px solid {LINES};text-align:left;vertical-align:top}}"
-    "tr{content-visibility:auto}.pic{display:block;background:#000}.pic path{fill:none;stroke-width:1}"
-    f".hist{{width:96px;height:48px;margin-right:8px}}polyline{{fill:none;stroke:{TRAINING_COLOUR};stroke-width:1.5;"
-    f"vector-effect:non-scaling-stroke}}.usual{{stroke:{FAINT};opacity:.5}}.odd{{color:#b3261e;max-width:320px}}"
-    "p{max-width:900px}summary{cursor:pointer;margin:12px 0}"
+    "tr{content-visibility:auto}.cases td{white-space:nowrap}"
+    ".cases .odd{white-space:normal;color:#b3261e;max-width:360px}"
+    ".pic{display:block;background:#000}.hist{width:96px;height:72px;margin-right:8px}"
+    f"polyline{{fill:none;stroke:{TRAINING_COLOUR};stroke-width:1.5;vector-effect:non-scaling-stroke}}"
+    f".usual{{stroke:{FAINT};opacity:.6}}p{{max-width:900px}}summary{{cursor:pointer;margin:12px 0}}"
 )

@@ -12,8 +12,10 @@ from zssmnet.report.style import ZONES, Array
 
 SIDE = 96
 """Pixels of a thumbnail."""
-_QUALITY = 50
+_QUALITY = 45
 _HALF = 0.5
+_STEP = 2
+"""Every so many pixels of an outline one is drawn."""
 
 
 def squared(slice_YX: Array) -> Array:
@@ -46,7 +48,7 @@ def outlines(zones_YX: Array) -> tuple[str, str]:
 
 def _path(centres: Array, inside_YX: Array) -> str:
     lines = contourpy.contour_generator(centres, centres, inside_YX.astype(np.float64)).lines(_HALF)
-    rounded = (list(dict.fromkeys(f"{x:.0f} {y:.0f}" for x, y in np.asarray(line))) for line in lines)
+    rounded = (list(dict.fromkeys(f"{x:.0f} {y:.0f}" for x, y in np.asarray(line)))[::_STEP] for line in lines)
     return "".join(f"M{'L'.join(points)}Z" for points in rounded if len(points) > 1)
 
 
@@ -67,7 +69,7 @@ def drawing(picture: str, paths_by_tile: Sequence[tuple[str, str]], name: str) -
             strokes = "".join(
                 f'<path d="{path}" stroke="{colour}"/>' for path, (colour, _) in zip(paths, ZONES, strict=True) if path
             )
-            groups += f'<g id="{name}-{tile}" transform="translate({SIDE * tile})">{strokes}</g>'
+            groups += f'<g id="{name}-{tile}" transform="translate({SIDE * tile})" fill=none>{strokes}</g>'
     return (
         f'<svg class=pic style="width:{1.5 * width:.0f}px" viewBox="0 0 {width} {SIDE}"><image width={width} '
         f'height={SIDE} href="data:image/jpeg;base64,{picture}"/>{groups}</svg>'

@@ -103,7 +103,7 @@ class TestPage:
     def test_names_of_shapes_are_unique_and_known(self, root: Root):
         _, page = root.publish(root.prepare())
         names = re.findall(r'id="([^"]+)"', page)
-        assert len(names) == len(set(names)) == 3
+        assert len(names) == len(set(names)) == 6  # outlines of three cases, the archive's histograms
         assert set(re.findall(r'href="#([^"]+)"', page)) == set(names)
 
     def test_what_comes_from_data_is_text(self, row: Row):

@@ -1,0 +1,80 @@
+"""All masks on one page, those with findings first; by the command as well."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.reliability.command import zssmnet
+from tests.zssmnet.data.test_mask_checks import labels, mask
+from tests.zssmnet.examinations import Archive, as_image, noise, oblique, write
+from zssmnet.report.masks_page import PAGE, publish_masks_page
+from zssmnet.storage import LocalStorage
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    """Three cases: a good one, one whose zones are swapped, one whose mask lies on another grid."""
+    archive = Archive(tmp_path)
+    for number, case_id in enumerate(("1_1", "2_1", "3_1")):
+        images = [
+            as_image(noise(number, (80, 80, 20)), (1, 1, 3), (0, 0, 30.0 * (number == 2)), oblique(0)) for _ in range(3)
+        ]
+        zones = np.array([0, 2, 1], np.uint8)[labels()] if number == 1 else labels()
+        archive.add(case_id, *images, mask(zones))
+    return archive
+
+
+def test_findings_come_first_and_what_lies_elsewhere_is_drawn_alone(archive: Archive, tmp_path: Path):
+    found = publish_masks_page(archive.masks, LocalStorage(tmp_path / "out"), archive.images)
+    assert [(one.case_id, len(one.check.findings)) for one in found] == [("3_1", 2), ("2_1", 1), ("1_1", 0)]
+    first, second, third = found
+    assert "of the gland lie outside the field of the T2W image" in first.check.findings[0]
+    assert "lies up to 30 mm away from T2W's grid" in first.check.findings[1]
+    assert len({first.picture, second.picture, third.picture}) == 3
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert page.index("3_1") < page.index("2_1") < page.index("1_1")
+    assert "3 masks, 2 with findings" in page
+    assert page.count("data:image/jpeg;base64,") == 3
+    names = re.findall(r'id="([^"]+)"', page)
+    assert len(names) == len(set(names))
+    assert not re.search(r"https?:|url\(|<script|<link", page)
+
+
+def test_without_images_their_place_is_not_checked(archive: Archive, tmp_path: Path):
+    found = publish_masks_page(archive.masks, LocalStorage(tmp_path / "out"))
+    assert {one.case_id: len(one.check.findings) for one in found} == {"1_1": 0, "2_1": 1, "3_1": 0}
+
+
+def test_masks_without_a_case_unreadable_and_wrong_ones_are_findings(archive: Archive, tmp_path: Path):
+    write(mask(labels()), archive.mask_path("4_1"))
+    archive.mask_path("1_1").write_bytes(b"no image")
+    write(mask(labels() * 0), archive.mask_path("2_1"))
+    found = publish_masks_page(archive.masks, LocalStorage(tmp_path / "out"), archive.images)
+    findings = {one.case_id: "; ".join(one.check.findings) for one in found}
+    assert "the archive has no whole case of this id" in findings["4_1"]
+    assert "is no readable image" in findings["1_1"]
+    assert "no foreground" in findings["2_1"]
+
+
+class TestCommand:
+    def run(self, archive: Archive, *more: str):
+        words = ["--zonal_mask_path", archive.root / "masks", "--output", archive.root / "out", *more]
+        return zssmnet("check-masks", *words)
+
+    def test_findings_end_in_status_1_and_the_page_s_address(self, archive: Archive):
+        ended = self.run(archive, "--images_path", str(archive.root / "images"))
+        assert ended.status == 1
+        assert [line.partition(": ")[0] for line in ended.out.splitlines()] == ["3_1", "2_1"]
+        assert f"2 of 3 masks have findings: look at {archive.root / 'out' / PAGE}" in ended.line
+
+    def test_none_end_in_status_0(self, archive: Archive):
+        archive.mask_path("2_1").unlink()
+        ended = self.run(archive)
+        assert (ended.status, ended.out) == (0, f"2 masks, no findings: {archive.root / 'out' / PAGE}\n")
+
+    def test_no_masks_are_one_line(self, tmp_path: Path):
+        ended = self.run(Archive(tmp_path))
+        assert ended.status == 1
+        assert "no zonal mask <case>.nii.gz found" in ended.line

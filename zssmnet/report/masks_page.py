@@ -1,0 +1,141 @@
+"""Zonal masks, checked and drawn on one page: a row a mask, those with findings first."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from zssmnet.data.archive import ArchiveFormat, masks_by_case, take_inventory
+from zssmnet.data.examination import array_of, check_grid
+from zssmnet.data.image_io import read_image
+from zssmnet.data.mask_checks import MaskCheck, check_mask
+from zssmnet.data.orientation import in_axial_order
+from zssmnet.errors import CaseError, ImageError, UnreadableFileError
+from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
+from zssmnet.report.archive_page import MOST_THREADS, document, escaped, legend
+from zssmnet.report.case import shown_slices
+from zssmnet.report.style import Array
+from zssmnet.report.thumbnails import drawing, jpeg, outlines
+from zssmnet.storage import Storage
+
+PAGE = "masks.html"
+MARGIN_MM = 15.0
+
+
+@dataclass(frozen=True)
+class DrawnMask:
+    """What was found in a case's mask, and how it looks.
+
+    Attributes:
+        case_id: the case.
+        check: volumes and findings.
+        picture: JPEG of three slices, towards the head first, base64; empty if nothing can be drawn.
+        outlines: SVG paths of the zones in each of them.
+    """
+
+    case_id: str
+    check: MaskCheck
+    picture: str = ""
+    outlines: tuple[tuple[str, str], ...] = ()
+
+
+def publish_masks_page(
+    masks: Storage,
+    output: Storage,
+    images: Storage | None = None,
+    archive_format: ArchiveFormat | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> list[DrawnMask]:
+    """Check all masks and publish ``masks.html``.
+
+    Args:
+        masks: folder of ``<case>.nii.gz``.
+        output: where to.
+        images: the archive, to check that glands lie in their images, and to draw them there.
+        archive_format: None recognises it by the names of the files.
+        advance: called once for each mask.
+
+    Returns:
+        All masks, those with most findings first.
+
+    Raises:
+        ArchiveError: there is no mask, or no archive.
+        StorageError: a folder cannot be read or written.
+    """
+    t2w_keys: Mapping[str, str] = {}
+    if images is not None:
+        t2w_keys = {case.id: case.images[0] for case in take_inventory(images, masks, archive_format).cases}
+
+    def drawn(case: tuple[str, Sequence[str]]) -> DrawnMask:
+        case_id, keys = case
+        try:
+            made = _drawn(case_id, masks, keys[0], images, t2w_keys.get(case_id))
+        except (UnreadableFileError, ImageError) as error:
+            reason = error.reason if isinstance(error, UnreadableFileError) else str(error)
+            made = DrawnMask(case_id, MaskCheck(0.0, 0.0, (reason,)))
+        advance()
+        return made
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as threads:
+        found = list(threads.map(drawn, sorted(masks_by_case(masks).items())))
+    found.sort(key=lambda one: (-len(one.check.findings), one.case_id))
+    output.publish_bytes(PAGE, masks_page(found).encode())
+    return found
+
+
+def _drawn(case_id: str, masks: Storage, key: str, images: Storage | None, t2w_key: str | None) -> DrawnMask:
+    mask = in_axial_order(read_image(masks.local(key)))
+    if images is None:
+        return _picture(case_id, check_mask(mask), mask, None)
+    if t2w_key is None:
+        check = check_mask(mask)
+        missing = "the archive has no whole case of this id, so where the gland lies is not checked"
+        return _picture(case_id, MaskCheck(check.peripheral_ml, check.rest_ml, (*check.findings, missing)), mask, None)
+    t2w = in_axial_order(read_image(images.local(t2w_key)))
+    check = check_mask(mask, t2w)
+    try:
+        check_grid(case_id, masks.where(key), mask, t2w)
+    except CaseError as fault:
+        return _picture(
+            case_id, MaskCheck(check.peripheral_ml, check.rest_ml, (*check.findings, fault.reason)), mask, None
+        )
+    return _picture(case_id, check, mask, t2w)
+
+
+def _picture(case_id: str, check: MaskCheck, mask: sitk.Image, t2w: sitk.Image | None) -> DrawnMask:
+    """The mask over T2W, or over nothing where that lies elsewhere."""
+    zones_ZYX = array_of(mask)
+    gland = bounding_box(zones_ZYX)
+    if gland is None:
+        return DrawnMask(case_id, check)
+    x, y, _ = margin_in_voxels(MARGIN_MM, mask.GetSpacing())
+    box = gland.widened((x, y, 0), mask.GetSize())
+    window = (slice(box.start[1], box.stop[1]), slice(box.start[0], box.stop[0]))
+    ground: Array = np.zeros(zones_ZYX.shape, np.uint8) if t2w is None else array_of(t2w)
+    slices = shown_slices(zones_ZYX)
+    paths = tuple(outlines(zones_ZYX[z][window]) for z in slices)
+    return DrawnMask(case_id, check, jpeg([ground[z][window] for z in slices]), paths)
+
+
+def masks_page(masks: Sequence[DrawnMask]) -> str:
+    """The whole page, HTML; masks in the order in which they are given."""
+    odd = sum(bool(one.check.findings) for one in masks)
+    return document(
+        f"Zonal masks: {len(masks)}",
+        f"<h1>{len(masks)} masks, {odd} with findings</h1><p>Slices at 4/5, 1/2 and 1/5 of the gland's height; "
+        f"{legend()}.</p><table class=cases><tr><th>case<th>upper, middle, lower<th>gland<th>findings"
+        + "".join(_row(number, one) for number, one in enumerate(masks))
+        + "</table>",
+    )
+
+
+def _row(number: int, one: DrawnMask) -> str:
+    peripheral, rest = one.check.peripheral_ml, one.check.rest_ml
+    picture = drawing(one.picture, one.outlines, f"z{number}") if one.picture else ""
+    return (
+        f"<tr><td><b>{escaped(one.case_id)}</b><td>{picture}<td>{peripheral + rest:.0f} ml<br>PZ {peripheral:.0f}, "
+        f"TZ {rest:.0f}<td class=odd>{'<br>'.join(map(escaped, one.check.findings))}"
+    )
