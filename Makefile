@@ -6,9 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RESULTS := benchmarks/results
 AUDIT := .audit
+NNUNET := .nnunet
+# nnU-Net needs torchvision, which must be built for the same PyTorch
+NNUNET_TORCH ?= torch==2.14.1 torchvision==0.29.1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo service service-stop deploy test format lint types tests tests-long reliability-page bench bench-gpu bench-page docs wheel fix lock audit clean
+.PHONY: help setup demo service service-stop deploy test format lint types tests tests-long test-nnunet reliability-page bench bench-gpu bench-nnunet bench-page docs wheel fix lock audit clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +63,17 @@ tests-long: setup  ## all tests, the long ones too (an hour or more); the report
 	  --reliability-report $(RESULTS)/reliability.json
 	@$(BIN)/python -m tests.reliability.ledger - $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
+$(NNUNET)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(NNUNET)
+	$(NNUNET)/bin/pip install --quiet $(NNUNET_TORCH)
+	$(NNUNET)/bin/pip install --quiet --require-hashes -r requirements.lock -c requirements.lock
+	$(NNUNET)/bin/pip install --quiet --no-build-isolation -e '.[nnunet]'
+	$(NNUNET)/bin/pip install --quiet --no-deps nnunet==1.7.1
+	@touch $@
+
+test-nnunet: $(NNUNET)/.ready  ## the next step in the real nnU-Net v1 and v2, in an environment of its own (.nnunet, 6 GB), on the CPU
+	$(NNUNET)/bin/pytest tests/zssmnet/handoff --long --timeout 3600 --capture tee-sys
+
 reliability-page:  ## put these reports into docs/reliability.md
 	$(BIN)/python -m tests.reliability.ledger docs/reliability.md $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
@@ -75,6 +89,10 @@ bench: setup  ## timings against the plain way, twenty minutes; figures also in 
 bench-gpu: setup  ## everything about the GPU, within ten minutes; figures also in benchmarks/results
 	@mkdir -p $(RESULTS)
 	$(BIN)/python -m benchmarks.gpu --json $(RESULTS)/gpu.json --png $(RESULTS)/gpu_loss_curves.png
+
+bench-nnunet: $(NNUNET)/.ready  ## fine-tuning in nnU-Net v2 from weights and from scratch, on synthetic cases; half an hour
+	@mkdir -p $(RESULTS)
+	$(NNUNET)/bin/python -m benchmarks.fine_tuning --json $(RESULTS)/fine_tuning.json --png $(RESULTS)/fine_tuning.png
 
 bench-page: setup  ## put these figures into docs/performance.md
 	$(BIN)/python -m benchmarks.report docs/performance.md $(wildcard $(RESULTS)/*.json)
@@ -101,4 +119,4 @@ audit:  ## look the pinned packages up among the known vulnerabilities (asks htt
 	done
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(AUDIT) demo site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) $(NNUNET) demo site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

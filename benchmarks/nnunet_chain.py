@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zssmnet.data.image_io import write_image
 from zssmnet.handoff.nnunet_trainer import FOLDER
-from zssmnet.phantom import GridSpec, case_ids, phantom_case, write_masks, write_nnunet_raw
+from zssmnet.phantom import GridSpec, write_archive
 
 TRAINERS = Path(__file__).parent / "fine_tuning_trainers"
 DATASET = "Dataset501_csPCa"
@@ -20,13 +19,8 @@ _GRIDS = (GridSpec.centred((88, 88, 15), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0)),)
 
 
 def write_lesion_phantoms(folder: Path, count: int) -> None:
-    """Write an archive of synthetic cases with lesions: ``imagesTr``, ``zonal_masks`` and ``cspca`` in `folder`."""
-    (folder / "cspca").mkdir(parents=True)
-    for case_id in case_ids(count):
-        case = phantom_case(case_id, grids=_GRIDS)
-        write_nnunet_raw(folder, [case])
-        write_masks(folder / "zonal_masks", [case])
-        write_image(case.examination.lesions, str(folder / "cspca" / f"{case_id}.nii.gz"))
+    """Write an archive of synthetic cases with lesions: ``nnunet_raw``, ``zonal_masks`` and ``lesions`` in `folder`."""
+    write_archive(folder, count, grids=_GRIDS, subtle=True)
 
 
 class Chain:
@@ -68,8 +62,8 @@ class Chain:
         """The data set, planned and preprocessed; batches of two patches."""
         archive = self.folder / "archive"
         self.run(
-            *("zssmnet", "nnunet-dataset", "--images-path", archive / "imagesTr"),
-            *("--zonal-mask-path", archive / "zonal_masks", "--lesion-path", archive / "cspca"),
+            *("zssmnet", "nnunet-dataset", "--images-path", archive / "nnunet_raw"),
+            *("--zonal-mask-path", archive / "zonal_masks", "--lesion-path", archive / "lesions"),
             *("--output", self.folder / "raw", "--dataset", "501"),
         )
         planning = (

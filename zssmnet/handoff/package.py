@@ -214,7 +214,12 @@ def _validation_lines(record: PretrainedModel | None) -> list[str]:
 
 
 def _probe_lines(probe: Mapping[str, Any]) -> list[str]:
-    return [f"- {name}: {value}" for name, value in probe.items() if isinstance(value, str | int | float)]
+    """The probe's single values, and the sentence of each verdict; neither names a case."""
+    verdicts = probe.get("verdicts", ())
+    return [
+        *(f"- {name}: {value}" for name, value in probe.items() if isinstance(value, str | int | float)),
+        *(f"- {one['sentence']}" for one in verdicts if isinstance(one, dict) and "sentence" in one),
+    ]
 
 
 def _read_probe(path: str | None) -> Mapping[str, Any] | None:

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from benchmarks.nnunet_chain import PLANS, Chain, losses, write_lesion_phantoms
+from benchmarks.nnunet_chain import PLANNER, PLANS, Chain, losses, write_lesion_phantoms
+from tests.test_docs import shell_commands
 from zssmnet.handoff.detection import evaluate_detection
 from zssmnet.handoff.export import export_nnunet_v2
 from zssmnet.mnet import MNet, head_sizes
@@ -100,6 +103,19 @@ def test_the_chain_from_archive_to_figures(model: Path, tmp_path: Path) -> None:
         print(figures)
         assert figures.num_cases == count
         assert 0 <= figures.AP <= 1
+
+
+@pytest.mark.long
+def test_commands_of_the_page_have_these_flags() -> None:
+    commands = [words for words in shell_commands() if words[0].startswith("nnUNetv2_")]
+    assert {words[0] for words in commands} == {"nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict"}
+    for program, *arguments in commands:
+        command = [Path(sys.executable).with_name(program), "-h"]
+        known = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for flag in (word for word in arguments if word.startswith("-")):
+            assert re.search(rf"(?<![\w-]){flag}(?![\w-])", known), f"{program} {flag}"
+        for option, value in (("-pl", PLANNER), ("-p", PLANS)):
+            assert option not in arguments or arguments[arguments.index(option) + 1] == value
 
 
 def validation_cases(chain: Chain) -> list[str]:

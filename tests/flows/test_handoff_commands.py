@@ -1,0 +1,73 @@
+"""The commands of the next step, with `~` for the home in every path."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from tests.zssmnet.handoff.conftest import CHANNELS, write_case
+from zssmnet.handoff.load import load_pretrained
+from zssmnet.mnet import MNet
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    import torch
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.save({"state_dict": MNet(6, 3, CHANNELS).state_dict()}, tmp_path / "a.model")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert ended.value.code in (None, 0), err
+    return out + err
+
+
+def test_a_data_set_with_the_folds_of_a_splits_file(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(5):
+        write_case(home / "archive", f"{number}_1", grade=number % 3, seed=number)
+    (home / "splits.json").write_text(json.dumps([{"train": [], "val": [f"{fold}_1"]} for fold in range(5)]))
+    said = run(
+        capsys,
+        *("nnunet-dataset", "--images-path", "~/archive/imagesTr", "--zonal-mask-path", "~/archive/zones"),
+        *("--lesion-path", "~/archive/lesions", "--splits-path", "~/splits.json", "--output", "~/raw"),
+        *("--dataset", "7", "--name", "cases"),
+    )
+    folder = home / "raw" / "Dataset007_cases"
+    assert f"5 cases, 3 with a lesion, 0 left out: {folder}" in said
+    assert len(list((folder / "imagesTr").iterdir())) == 30
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert [fold["val"] for fold in splits] == [[f"{number}_1"] for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--to", "nnunet-v2", "--classes", "2"), "336 of 343 tensors loaded from"),
+        (("--to", "nnunet-v1"), "the published segmentation network will take 336 of its 343 tensors, no head"),
+    ],
+)
+def test_an_export_reports_its_tensors(
+    home: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+) -> None:
+    found = run(capsys, "export", "--model", "~/a.model", "--output", "~/out/b.pth", *flags)
+    assert said in found
+    assert "7 left out (outputs.0.weight" in found
+    assert load_pretrained("~/out/b.pth", num_classes=2).channels == CHANNELS
+    assert (home / "out" / "b.pth").is_file()
+
+
+def test_a_package_with_the_probes_verdict(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    probe = {"verdict": "a: no", "verdicts": [{"weights": "a", "sentence": "No gain."}], "test_cases": ["77777_1"]}
+    (home / "probe.json").write_text(json.dumps(probe))
+    run(capsys, "package", "--model", "~/a.model", "--output", "~/package", "--probe", "~/probe.json")
+    card = (home / "package" / "README.md").read_text()
+    assert "- verdict: a: no\n- No gain.\n" in card
+    assert "77777" not in card
+    assert load_pretrained("~/package", num_classes=2).channels == CHANNELS
