@@ -11,6 +11,7 @@ DISTRIBUTION = {
     "PIL": "pillow",
     "aiohttp": "s3fs",  # comes with it, as the next one does
     "botocore": "s3fs",
+    "contourpy": "matplotlib",  # comes with it
     "report_guided_annotation": "picai_eval",  # comes with it
     "typing_extensions": "typing-extensions",
 }
