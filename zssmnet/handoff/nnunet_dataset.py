@@ -20,8 +20,9 @@ import SimpleITK as sitk
 
 from zssmnet.config import NnunetDatasetConfig, PreparationConfig
 from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, take_inventory
-from zssmnet.data.examination import Examination, array_of, check_grid, read_examination
+from zssmnet.data.examination import Examination, array_of, case_errors, check_grid, read_examination
 from zssmnet.data.image_io import read_image, write_image
+from zssmnet.data.orientation import in_axial_order
 from zssmnet.data.splits import read_folds
 from zssmnet.errors import ArchiveError, CaseError, UnreadableFileError
 from zssmnet.handoff.network_input import INPUT_CHANNELS, input_CZYX
@@ -156,6 +157,8 @@ def read_lesions(case_id: str, lesions: Storage, t2w: sitk.Image, labels: Labels
         image = read_image(lesions.local(key))
     except UnreadableFileError as error:
         raise CaseError(case_id, lesions.where(key), error.reason) from error
+    with case_errors(case_id, lesions.where(key)):
+        image = in_axial_order(image)
     check_grid(case_id, lesions.where(key), image, t2w)
     values = array_of(image)
     classes = np.zeros(values.shape, np.uint8)

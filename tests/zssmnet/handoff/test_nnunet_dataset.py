@@ -75,6 +75,18 @@ def test_cropped_around_the_gland_the_lesion_keeps_its_place_in_the_patient(arch
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(whole))
 
 
+@pytest.mark.parametrize("folders", [("imagesTr", "zones", "lesions"), ("lesions",), ("imagesTr", "zones")], ids=str)
+def test_the_order_of_the_axes_in_the_files_does_not_matter(archive: Path, folders: tuple[str, ...]) -> None:
+    expected = [read(file) for file in sorted(written(archive, name="usual").folder.rglob("*.nii.gz"))]
+    for file in (file for folder in folders for file in (archive / folder).iterdir()):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), "RAS"), str(file))
+    done = written(archive, name="other")
+    assert done.left_out == ()
+    found = [read(file) for file in sorted(done.folder.rglob("*.nii.gz"))]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_folds_partition_the_cases_by_patient(archive: Path) -> None:
     splits = json.loads((written(archive).folder / "splits_final.json").read_text())
     assert len(splits) == 5
