@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -87,22 +87,19 @@ def publish_masks_page(
 
 
 def _drawn(case_id: str, masks: Storage, key: str, images: Storage | None, t2w_key: str | None) -> DrawnMask:
-    mask = in_axial_order(read_image(masks.local(key)))
-    if images is None:
-        return _picture(case_id, check_mask(mask), mask, None)
-    if t2w_key is None:
-        check = check_mask(mask)
-        missing = "the archive has no whole case of this id, so where the gland lies is not checked"
-        return _picture(case_id, MaskCheck(check.peripheral_ml, check.rest_ml, (*check.findings, missing)), mask, None)
-    t2w = in_axial_order(read_image(images.local(t2w_key)))
+    mask, t2w, faults = in_axial_order(read_image(masks.local(key))), None, []
+    if images is not None and t2w_key is None:
+        faults.append("the archive has no whole case of this id, so where the gland lies is not checked")
+    elif images is not None and t2w_key is not None:
+        t2w = in_axial_order(read_image(images.local(t2w_key)))
     check = check_mask(mask, t2w)
-    try:
-        check_grid(case_id, masks.where(key), mask, t2w)
-    except CaseError as fault:
-        return _picture(
-            case_id, MaskCheck(check.peripheral_ml, check.rest_ml, (*check.findings, fault.reason)), mask, None
-        )
-    return _picture(case_id, check, mask, t2w)
+    if t2w is not None:
+        try:
+            check_grid(case_id, masks.where(key), mask, t2w)
+        except CaseError as fault:
+            faults.append(fault.reason)
+            t2w = None
+    return _picture(case_id, replace(check, findings=(*check.findings, *faults)), mask, t2w)
 
 
 def _picture(case_id: str, check: MaskCheck, mask: sitk.Image, t2w: sitk.Image | None) -> DrawnMask:
