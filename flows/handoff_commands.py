@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from flows.counter import counter
 from flows.ends import say
 from flows.settings import validated, with_flags
 from zssmnet.config import ExportConfig, NnunetDatasetConfig, PackageConfig
@@ -17,7 +18,8 @@ def nnunet_dataset(options: argparse.Namespace) -> None:
 
     folder = dataset_folder(local_path(options.output), config)
     images, masks, lesions = map(open_storage, (options.images_path, options.zonal_mask_path, options.lesion_path))
-    done = write_nnunet_dataset(images, masks, lesions, folder, config)
+    with counter("cases") as advance:
+        done = write_nnunet_dataset(images, masks, lesions, folder, config, lambda case_id: advance())
     say(*(f"left out: {fault}" for fault in done.left_out))
     say(
         f"{len(done.cases)} cases, {done.with_lesion} with a lesion, {len(done.left_out)} left out: {done.folder}",

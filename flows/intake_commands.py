@@ -3,10 +3,9 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from flows.counter import counter
 from flows.ends import say
 from flows.settings import validated, with_flags
 from zssmnet.config import DicomConfig, MaskChecksConfig
@@ -33,7 +32,7 @@ def import_dicom(options: argparse.Namespace) -> None:
         ids = hashed_ids(_key(str(config.key_file), options.output))
     overrides = read_overrides(read_file(config.overrides), config.overrides) if config.overrides else {}
     archive = open_storage(options.output)
-    with _counter("files") as advance:
+    with counter("files") as advance:
         done = import_dicom(Path(config.dicom_path), archive, ids, config, overrides, advance)
     if done.passed_over:
         say("files passed over: " + ", ".join(f"{count} {reason}" for reason, count in done.passed_over.items()))
@@ -57,7 +56,7 @@ def check_masks(options: argparse.Namespace) -> None:
 
     output = open_storage(options.output)
     images = open_storage(config.images_path) if config.images_path else None
-    with _counter("masks") as advance:
+    with counter("masks") as advance:
         found = publish_masks_page(open_storage(config.zonal_mask_path), output, images, config.archive_format, advance)
     odd = [one for one in found if one.check.findings]
     for one in odd:
@@ -65,17 +64,6 @@ def check_masks(options: argparse.Namespace) -> None:
     if odd:
         raise InputError(f"{len(odd)} of {len(found)} masks have findings: look at {output.where(PAGE)}")
     say(f"{len(found)} masks, no findings: {output.where(PAGE)}")
-
-
-@contextmanager
-def _counter(unit: str) -> Iterator[Callable[[], None]]:
-    """A line in the terminal that counts what is done."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn
-
-    columns = (SpinnerColumn(), TextColumn(f"{{task.completed}} {unit}"))
-    with Progress(*columns, transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("", total=None)
-        yield lambda: progress.advance(bar)
 
 
 def _key(file: str, archive: str) -> bytes:

@@ -1,6 +1,10 @@
 """The commands of the next step, with `~` for the home in every path."""
 
+import itertools
 import json
+import os
+import pty
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +75,22 @@ def test_a_package_with_the_probes_verdict(home: Path, capsys: pytest.CaptureFix
     assert "- verdict: a: no\n- No gain.\n" in card
     assert "77777" not in card
     assert load_pretrained("~/package", num_classes=2).channels == CHANNELS
+
+
+def test_a_terminal_sees_how_many_cases_are_done(home: Path) -> None:
+    write_case(home / "archive", "1_1")
+    write_case(home / "archive", "2_1")
+    zssmnet = Path(sys.executable).with_name("zssmnet")
+    paths = (home / "archive" / name for name in ("imagesTr", "zones", "lesions"))
+    flags = zip(("--images-path", "--zonal-mask-path", "--lesion-path"), map(str, paths), strict=True)
+    command = [str(zssmnet), "nnunet-dataset", *itertools.chain.from_iterable(flags), "--output", str(home / "raw")]
+    shown = bytearray()
+
+    def read(terminal: int) -> bytes:
+        found = os.read(terminal, 1024)
+        shown.extend(found)
+        return found
+
+    assert pty.spawn(command, read) == 0
+    assert b"\r1 cases\r2 cases\r" in shown
+    assert b"2 cases, 0 with a lesion, 0 left out" in shown
