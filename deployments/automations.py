@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import timedelta
+from uuid import UUID
 
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient
@@ -23,7 +24,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.events import Event
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
@@ -101,6 +102,34 @@ def automations(
             actions=[_change(StateType.CANCELLED, "It was to be cancelled, and its machine or process has gone.")],
         ),
     ]
+
+
+def notifications(webhook: UUID) -> list[Automation]:
+    """Those that write to people; made switched off, to be switched on in the UI.
+
+    Args:
+        webhook: id of the webhook block that they call, with a JSON object that has the line as its ``text``.
+    """
+    run = "'Run ' ~ flow_run.name ~ ' ended as ' ~ flow_run.state.name ~ ': ' ~ flow_run.state.message"
+    model = "'Model ' ~ event.payload.version ~ ' is published: ' ~ event.payload.model"
+    runs = {"match": _of_runs(), "match_related": ResourceSpecification({"prefect.resource.role": "deployment"})}
+    models = {"match": ResourceSpecification({"prefect.resource.id": "zssmnet.model.*"})}
+    return [
+        _notification(webhook, "a run failed", {_event("Failed"), _event("Crashed")}, run, **runs),
+        _notification(webhook, "a model was published", {"zssmnet.model.published"}, model, **models),
+        _notification(webhook, "a challenger was not better", {_event("Not better")}, run, **runs),
+        _notification(webhook, "cases were left out", {_event("Cases left out")}, run, **runs),
+    ]
+
+
+def _notification(webhook: UUID, occasion: str, expect: set[str], line: str, **of: ResourceSpecification) -> Automation:
+    return Automation(
+        name=f"zssmnet: say that {occasion}",
+        description=f"Calls the webhook block when {occasion}. Switch it on when that block has your address.",
+        enabled=False,
+        trigger=EventTrigger(expect=expect, posture=Posture.Reactive, threshold=1, within=timedelta(0), **of),
+        actions=[CallWebhook(block_document_id=webhook, payload=f'{{"text": {{{{ ({line}) | tojson }}}}}}')],
+    )
 
 
 def make(client: SyncPrefectClient, wanted: Automation) -> str:

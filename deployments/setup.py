@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 import httpx
 import yaml
+from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
@@ -23,8 +25,9 @@ from prefect.filesystems import RemoteFileSystem
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.utilities.callables import parameter_schema
+from pydantic import SecretStr
 
-from deployments.automations import ask_for_signs_of_life, automations, make
+from deployments.automations import ask_for_signs_of_life, automations, make, notifications
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
 from zssmnet.storage.s3 import make_bucket
 
@@ -46,7 +49,7 @@ LEASES_OF_EARLIER_VERSIONS = {"pretrain": 8, "ssl-pretraining": 4, "retrain-on-n
 """Limits that earlier versions gave to deployments. Each is a lease that the run renews at the server: where the server
 was away for a minute, it ended a training that could have gone on.
 """
-RESULTS = "zssmnet-results"
+RESULTS, NOTIFICATIONS = "zssmnet-results", "zssmnet-notifications"
 
 
 def main() -> int:
@@ -179,8 +182,8 @@ def _give_parameters(client: SyncPrefectClient, name: str) -> None:
         client.update_deployment(deployment.id, DeploymentUpdate(parameters={**deployment.parameters, **given}))
     described = ", ".join(f"{parameter}={value}" for parameter, value in given.items())
     print(f"deployment {name} is made" + (f" with {described}" if described else ""))
-    required = deployment.parameter_openapi_schema.get("required", [])  # type: ignore[union-attr]
-    if (missing := [one for one in required if one not in {**deployment.parameters, **given}]) and deployment.schedules:
+    needed = [parameter for parameter in PARAMETERS if parameter in taken and parameter != "splits_path"]
+    if (missing := [one for one in needed if not {**deployment.parameters, **given}.get(one)]) and deployment.schedules:
         print(
             f"note: deployment {name} cannot run by schedule or event before it has {', '.join(missing)}: set them in "
             "its parameters, or "
@@ -200,10 +203,21 @@ def _shown(schedule: Any) -> str:
 def make_automations() -> None:
     """The automations by which the server sees to lost and crashed runs."""
     with get_client(sync_client=True) as client:
-        for wanted in automations():
+        for wanted in [*automations(), *notifications(_webhook())]:
             print(f"automation {wanted.name!r} is {make(client, wanted)}")
         if running := ask_for_signs_of_life(client):
             print(f"{running} runs are asked for a sign of life")
+
+
+def _webhook() -> UUID:
+    """The id of the block that notifications call; one that nobody made leads nowhere until somebody edits it."""
+    try:
+        block = cast(Webhook, Webhook.load(NOTIFICATIONS))
+    except ValueError:
+        block = Webhook(method="POST", url=SecretStr("https://webhook.invalid/"))
+        block.save(NOTIFICATIONS)
+        print(f"block webhook/{NOTIFICATIONS} is made: give it your address before you switch notifications on")
+    return cast(UUID, block._block_document_id)
 
 
 if __name__ == "__main__":

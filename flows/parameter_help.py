@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -22,8 +23,9 @@ def with_parameter_help(function: FunctionT) -> FunctionT:
 
 def _helps(function: Callable[..., Any]) -> Iterator[str]:
     for name, parameter in inspect.signature(function).parameters.items():
-        annotation = parameter.annotation
-        described = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-        for one in described:
-            if isinstance(one, FieldInfo) and one.description:
-                yield f"    {name}: {one.description}"
+        kinds = get_args(parameter.annotation) if get_origin(parameter.annotation) in (Union, UnionType) else ()
+        for annotation in (parameter.annotation, *kinds):
+            described = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+            for one in described:
+                if isinstance(one, FieldInfo) and one.description:
+                    yield f"    {name}: {one.description}"

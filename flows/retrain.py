@@ -4,7 +4,6 @@ import logging
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import BaseModel, Field
@@ -16,14 +15,16 @@ from flows.pipeline import WorkingRoot
 from flows.prepare_data import PreparationSettings, prepare_cases
 from flows.pretrain import HandOffChoice, choose_pretrain
 from flows.run_names import named_after
-from tasks.addresses import check_valid_everywhere
+from tasks.addresses import check_valid_everywhere, given
 from tasks.announcement import announce
 from tasks.cases import find_changes, inventory, subsets
+from tasks.contest import contest_section
 from tasks.hand_off import HERE
 from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
 from tasks.run_control import ends_cancelled
+from tasks.run_page import RunPage, cases_section
 from zssmnet.config import (
     PICAI_PATIENT,
     CubesConfig,
@@ -66,9 +67,9 @@ class RetrainingSummary(BaseModel):
 @with_parameter_help
 @ends_cancelled
 def retrain_on_new_data(
-    images_path: ImagesPath,
-    zonal_mask_path: MaskPath,
-    root: WorkingRoot,
+    images_path: ImagesPath | None = None,
+    zonal_mask_path: MaskPath | None = None,
+    root: WorkingRoot | None = None,
     splits_path: SplitsPath = None,
     split_mode: SplitModeChoice = None,
     archive_format: FormatChoice = None,
@@ -86,6 +87,7 @@ def retrain_on_new_data(
     hand_off: HandOffChoice = HERE,
 ) -> State[RetrainingSummary]:
     """Train on from the published model when there are enough new cases; publish what comes out if it is better."""
+    images_path, zonal_mask_path, root = given(images_path=images_path, zonal_mask_path=zonal_mask_path, root=root)
     layout = Layout(root)
     check_valid_everywhere(images_path, zonal_mask_path, root, splits_path, elsewhere=bool(hand_off.deployment))
     pretraining, cubes = challenger_settings(
@@ -96,26 +98,32 @@ def retrain_on_new_data(
     changes = find_changes(
         found.cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation
     )
-    fresh = _show_changes(changes)
+    page = RunPage()
+    fresh = {*changes.new, *changes.changed}
+    page.put("Data", _described(changes))
     if len(fresh) < min_new_cases:
         _finish_last(layout)
-        return _nothing_done(root, changes, f"{len(fresh)} new or changed cases, fewer than {min_new_cases}")
+        return _nothing_done(page, root, changes, f"{len(fresh)} new or changed cases, fewer than {min_new_cases}")
     with alone_in(layout.data, layout.cubes):
         prepared = prepare_cases(found, subset_of, changes, images_path, zonal_mask_path, layout.data, preparation)
+        page.put("Cases", cases_section(prepared.used, prepared.left_out, prepared.warnings))
         usable = fresh - prepared.left_out.keys()
         if len(usable) < min_new_cases:
             left_out = shortened(sorted(fresh - usable))
             reason = f"{len(usable)} of {len(fresh)} new or changed cases can be used, fewer than {min_new_cases}"
-            return _nothing_done(root, changes, f"{reason}; left out: {left_out}")
+            return _nothing_done(page, root, changes, f"{reason}; left out: {left_out}")
         generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
+        page.put("Decision", "the challenger is being trained: its run, below, shows how it goes")
         trained = choose_pretrain(hand_off)(
             layout.cubes, layout.weights, pretraining, layout.reports, True, margin_percent
         )
-    return _decided(root, changes, trained)
+    if contest := contest_section(open_storage(layout.cubes), open_storage(layout.weights)):
+        page.put("Champion and challenger", contest)
+    return _decided(page, root, changes, trained)
 
 
-def _show_changes(changes: Changes) -> set[str]:
-    """Log and show the changes; ids of new and changed cases."""
+def _described(changes: Changes) -> str:
+    """The changes as a list in Markdown; logged as well."""
     lines = [
         f"- {name}: {len(ids)}" + (f" ({text(shortened(ids))})" if ids else "")
         for name, ids in (("new", changes.new), ("changed", changes.changed), ("gone", changes.gone))
@@ -124,10 +132,7 @@ def _show_changes(changes: Changes) -> set[str]:
         "since the last model: %d cases new, %d changed, %d gone",
         *map(len, (changes.new, changes.changed, changes.gone)),
     )
-    create_markdown_artifact(
-        key="changes", markdown="\n".join(lines), description="What is new since the last model was trained"
-    )
-    return {*changes.new, *changes.changed}
+    return "\n".join(["Since the last model was trained:", "", *lines])
 
 
 def _finish_last(layout: Layout) -> None:
@@ -136,22 +141,24 @@ def _finish_last(layout: Layout) -> None:
     publish_training_pictures(*(open_storage(folder) for folder in (layout.cubes, layout.weights, layout.reports)))
 
 
-def _nothing_done(root: str, changes: Changes, reason: str) -> State[RetrainingSummary]:
+def _nothing_done(page: RunPage, root: str, changes: Changes, reason: str) -> State[RetrainingSummary]:
     log.info("nothing is trained: %s", reason)
-    return _ended("Nothing new", root, changes, f"nothing is trained: {reason}", None)
+    return _ended(page, "Nothing new", root, changes, f"nothing is trained: {reason}", None)
 
 
-def _decided(root: str, changes: Changes, trained: TrainingOutcome) -> State[RetrainingSummary]:
+def _decided(page: RunPage, root: str, changes: Changes, trained: TrainingOutcome) -> State[RetrainingSummary]:
     if trained.champion_loss is None:
-        return _ended("Published", root, changes, f"first model {trained.run_id} published", trained)
+        return _ended(page, "Published", root, changes, f"first model {trained.run_id} published", trained)
     against = f"{trained.challenger_loss:.5f} against {trained.champion_loss:.5f} of the published model"
     if trained.published:
-        return _ended("Published", root, changes, f"model {trained.run_id} published: {against}", trained)
-    return _ended("Not better", root, changes, f"the new model is not published: {against}", trained)
+        return _ended(page, "Published", root, changes, f"model {trained.run_id} published: {against}", trained)
+    return _ended(page, "Not better", root, changes, f"the new model is not published: {against}", trained)
 
 
-def _ended(name: str, root: str, changes: Changes, decision: str, trained: TrainingOutcome | None) -> State[Any]:
-    create_markdown_artifact(key="decision", markdown=text(decision), description="What came of the retraining")
+def _ended(
+    page: RunPage, name: str, root: str, changes: Changes, decision: str, trained: TrainingOutcome | None
+) -> State[Any]:
+    page.put("Decision", text(decision))
     summary = RetrainingSummary(
         root=root,
         new=len(changes.new),

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
 from flows.run_names import named_after
-from tasks.addresses import check_valid_everywhere
+from tasks.addresses import check_valid_everywhere, given
 from zssmnet.config import ImagesPath
 from zssmnet.storage import open_storage
 
@@ -25,13 +25,14 @@ MARKER = "NEW_DATA"
 @flow(name="watch-for-data", flow_run_name=named_after("images_path"))
 @with_parameter_help
 def watch_for_data(
-    images_path: ImagesPath,
+    images_path: ImagesPath | None = None,
     marker: Annotated[
         str,
         Field(description="File below the archive, written with new content (a date, for example) after an upload"),
     ] = MARKER,
 ) -> bool:
     """Emit an event when the marker is there and was written since the last look; the marker stays where it is."""
+    (images_path,) = given(images_path=images_path)
     check_valid_everywhere(images_path)
     archive = open_storage(images_path)
     seen = f"zssmnet_marker_{hashlib.sha256(archive.where(marker).encode()).hexdigest()[:16]}"

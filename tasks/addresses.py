@@ -31,3 +31,20 @@ def check_valid_everywhere(*addresses: str | None, elsewhere: bool = False) -> N
                 f"{address}: means another folder in another process, where this run works: name the whole path from "
                 "/ on, or s3://bucket/prefix"
             )
+
+
+def given(**parameters: str | None) -> tuple[str, ...]:
+    """The values of parameters that schedules and events must find in the deployment.
+
+    Prefect starts no run, or one that crashes with a traceback, where a required parameter is missing: the flows that
+    schedules and events start require none, and this says it, as a run that fails.
+
+    Raises:
+        InputError: one is missing.
+    """
+    if missing := ", ".join(name for name, value in parameters.items() if not value):
+        raise InputError(
+            f"not given: {missing}; set it once in the deployment's parameters (in the UI: Deployments, Edit), where "
+            "every schedule and event finds it"
+        )
+    return tuple(str(value) for value in parameters.values())

@@ -7,13 +7,13 @@ from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 
 
-def runs_over(place: str | Path) -> dict[str, FlowRun]:
-    """The first flow runs over a folder, by their flows' names: a run is named after its flow first."""
+def runs_over(place: str | Path, last: bool = False) -> dict[str, FlowRun]:
+    """The first, or the last, flow runs over a folder, by their flows' names: a run is named after its flow first."""
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=200)
     return {
         run.name.split(" ")[0]: run
-        for run in found
+        for run in (reversed(found) if last else found)
         if any(f"{value}/".startswith(f"{place}/") for value in run.parameters.values())
     }
 

@@ -1,19 +1,31 @@
 """Deploying again keeps what users have set, adds what is new, and says both: on a real server, without workers."""
 
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events import Event
+from prefect.states import Completed, Failed
+from pydantic import SecretStr
 
 from deployments import setup
 from deployments.automations import automations
+from tasks.announcement import PUBLISHED
 from tasks.hand_off import HandOff
 
 RETRAIN = "retrain-on-new-data/retrain-on-new-data"
 TRIGGER = "retrain when data have arrived"
 USER_S = {"images_path": "s3://mine/images", "root": "s3://mine/root", "pretraining": {"training": {"epochs": 3}}}
+
+FOLDERS = {"images_path": "s3://mine/images", "zonal_mask_path": "s3://mine/masks", "output_path": "s3://mine/data"}
 
 pytestmark = pytest.mark.integration
 
@@ -101,6 +113,52 @@ def test_no_run_that_trains_has_a_lease(client: SyncPrefectClient) -> None:
             assert setup.main() == 0
             found = client.read_deployment_by_name(f"{name}/{name}").global_concurrency_limit
             assert (found.limit if found else None) == left
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[str]]]:
+    """An address, and what is posted there."""
+    posted: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", posted
+        server.shutdown()
+
+
+def test_notifications_wait_to_be_switched_on(client: SyncPrefectClient, receiver: tuple[str, list[str]]) -> None:
+    address, posted = receiver
+    Webhook(method="POST", url=SecretStr(address)).save(setup.NOTIFICATIONS, overwrite=True)
+    assert setup.main() == 0
+    names = [f"zssmnet: say that {one}" for one in ("a run failed", "a model was published", "cases were left out")]
+    assert not any(automation(client, name).enabled for name in names)
+    for name in names:
+        client.resume_automation(automation(client, name).id)
+    deployment = client.read_deployment_by_name("prepare-data/prepare-data")
+    ends = (Failed(message='the disk "data" is full'), Completed(name="Cases left out", message="6 of 8 cases used"))
+    for number, state in enumerate(ends):
+        run = client.create_flow_run_from_deployment(deployment.id, name=f"prepare-data {number}", parameters=FOLDERS)
+        client.set_flow_run_state(run.id, state, force=True)
+    model = {"version": "0123456789ab", "model": "s3://zssmnet/root/ssl_mnet_zonal.model"}
+    event = Event(event=PUBLISHED, resource={"prefect.resource.id": f"zssmnet.model.{model['model']}"}, payload=model)
+    client.request("POST", "/events", json=[event.model_dump(mode="json")])
+    deadline = time.monotonic() + 120
+    while len(posted) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert sorted(posted) == [
+        "Model 0123456789ab is published: s3://zssmnet/root/ssl_mnet_zonal.model",
+        'Run prepare-data 0 ended as Failed: the disk "data" is full',
+        "Run prepare-data 1 ended as Cases left out: 6 of 8 cases used",
+    ]
 
 
 def test_missing_parameters_are_said_when_deploying(

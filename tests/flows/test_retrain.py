@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
 
 from flows import cli
 from flows.retrain import RetrainingSummary, retrain_on_new_data
 from tests.phantoms import small_archive
+from tests.runs import artifacts_of, runs_over
 from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.phantom import evenly_split_cases
@@ -69,6 +72,19 @@ def group(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Group:
     return Group(tmp_path_factory.mktemp("group"))
 
 
+def test_without_its_parameters_it_fails_in_one_line(prefect_api: str) -> None:
+    """As a schedule or an event starts it, for which the server checks nothing."""
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(retrain_on_new_data)
+        run_flow(retrain_on_new_data, flow_run=run, return_type="state")
+        state = client.read_flow_run(run.id).state
+    assert state
+    assert (state.name, "\n" in str(state.message)) == ("Failed", False)
+    assert "not given: images_path, zonal_mask_path, root; set it once in the deployment's parameters" in str(
+        state.message
+    )
+
+
 def test_too_few_cases_are_not_worth_a_training(group: Group) -> None:
     done = group.retrain(min_new_cases=7)
     assert (done.new, done.training) == (6, None)
@@ -109,6 +125,10 @@ def test_changed_and_gone_cases_are_told_apart(group: Group) -> None:
     for file in group.files(group.cases()[-1]):
         file.unlink()
     done = group.retrain(recipe(learning_rate=20.0))
+    page = str(artifacts_of(runs_over(group.root, last=True)["retrain-on-new-data"])["summary"].data)
+    assert "| `training.learning_rate` | 0.1 | 20.0 |" in page
+    assert "0 new, 1 changed, 1 gone" in page
+    assert page.count("data:image/png;base64,") == 2
     assert (done.new, done.changed, done.gone) == (0, 1, 1)
     assert done.training
     assert done.training.challenger_loss is not None
