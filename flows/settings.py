@@ -137,7 +137,8 @@ def validated(config: type[ConfigT], values: dict[str, Any], source: str = "") -
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         reason = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigError(f"{source}{name} = {first['input']!r}: {reason.removeprefix('Value error, ')}") from error
+        setting = f"{name} = {first['input']!r}: " if name else ""  # without one, it is about several of them
+        raise ConfigError(f"{source}{setting}{reason.removeprefix('Value error, ')}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

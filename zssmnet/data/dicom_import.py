@@ -71,7 +71,10 @@ def import_dicom(
     """
     studies, passed_over = find_studies(folder, advance)
     if not studies:
-        seen = ", ".join(f"{count} {reason}" for reason, count in passed_over.most_common()) or "it is empty"
+        seen = (
+            ", ".join(f"{count} {reason}" for reason, count in passed_over.most_common())
+            or "it is empty, or is not there"
+        )
         raise DicomError(f"the folder of DICOM files holds no MR image ({seen}); name the folder of an export")
     named = {study.uid: case_id for study in studies if (case_id := ids(study)) is not None}
     check_unique(named.values())
