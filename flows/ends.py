@@ -55,7 +55,7 @@ def run_to_its_end(work: Callable[[], None]) -> int:
         return _failed(f"error: {error}", 2 if isinstance(error, ConfigError) else 1)
     except ModuleNotFoundError as error:
         if extra := EXTRAS.get((error.name or "").partition(".")[0]):
-            return _failed(f"error: {error}: this command needs it: pip install 'zssmnet[{extra}]'", 1)
+            return _failed(f"error: this command needs {error.name}: pip install 'zssmnet[{extra}]'", 1)
         return _failed(_unforeseen(error), 1)
     except Exception as error:
         return _failed(_unforeseen(error), 1)

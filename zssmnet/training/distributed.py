@@ -3,6 +3,7 @@
 Each takes its share of every batch, and all run the same loop (`fit`). Rank 0 decides, and alone writes.
 """
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,12 +64,25 @@ class Group:
         return total
 
     def broadcast(self, content: Any) -> Any:
-        """Rank 0's content, in every process."""
+        """Rank 0's tensors and plain values, in every other process on the CPU.
+
+        As a file's content, not as `torch.distributed.broadcast_object_list` sends it: that is a pickle, with which
+        whoever reaches a worker's port can run code there.
+        """
         if self.size == 1:
             return content
-        contents = [content]
-        dist.broadcast_object_list(contents, src=0, device=self.device)
-        return contents[0]
+        file = io.BytesIO()
+        if not self.rank:
+            torch.save(content, file)
+        length = torch.tensor([file.tell()], device=self.device)
+        dist.broadcast(length, src=0)
+        data = torch.empty(int(length), dtype=torch.uint8, device=self.device)
+        if not self.rank:
+            data.copy_(torch.frombuffer(file.getbuffer(), dtype=torch.uint8))
+        dist.broadcast(data, src=0)
+        if not self.rank:
+            return content
+        return torch.load(io.BytesIO(data.cpu().numpy().tobytes()), map_location=CPU, weights_only=True)
 
 
 SINGLE = Group()
@@ -103,7 +117,12 @@ def _rendezvous(group: Group, store: Store) -> None:
         try:
             backend = "nccl" if group.device.type == "cuda" else "gloo"
             dist.init_process_group(
-                backend, store=store, rank=group.rank, world_size=group.size, timeout=COLLECTIVE_TIMEOUT
+                backend,
+                store=store,
+                rank=group.rank,
+                world_size=group.size,
+                timeout=COLLECTIVE_TIMEOUT,
+                _ranks=list(range(group.size)),  # names the group, else by a count of all attempts in this process
             )
         except Exception as error:
             errors.append(error)
