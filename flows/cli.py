@@ -117,6 +117,14 @@ COMMANDS = {
         {"output": ("D", "folder for the page, masks.html")},
         (MaskChecksConfig,),
     ),
+    "upload": Command(
+        "copy a folder to S3, where the service reads it; the bucket is made if it is not there",
+        "--source archive --output s3://archive",
+        {
+            "source": ("D", "folder, with all below it"),
+            "output": ("D", "s3://bucket/prefix, or a folder"),
+        },
+    ),
     "verify": Command("check a working root against its records", "--output root", _ROOT),
     "versions": Command("list the published models, the stable one marked", "--output root", _ROOT),
     "rollback": Command("make an earlier model the stable one again", "--output root --to 0123456789ab", _ROOT),

@@ -17,6 +17,7 @@ from flows.handoff_commands import nnunet_dataset as nnunet_dataset
 from flows.handoff_commands import package as package
 from flows.intake_commands import check_masks as check_masks
 from flows.intake_commands import import_dicom as import_dicom
+from flows.intake_commands import upload as upload
 from flows.settings import retraining_of, settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
 from zssmnet.errors import CheckpointError, VerificationError

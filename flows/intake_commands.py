@@ -1,7 +1,8 @@
-"""Commands on what comes in: importing DICOM files, checking masks. They need no Prefect."""
+"""Commands on what comes in: importing DICOM files, checking masks, uploading. They need no Prefect."""
 
 import argparse
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -64,6 +65,24 @@ def check_masks(options: argparse.Namespace) -> None:
     if odd:
         raise InputError(f"{len(odd)} of {len(found)} masks have findings: look at {output.where(PAGE)}")
     say(f"{len(found)} masks, no findings: {output.where(PAGE)}")
+
+
+def upload(options: argparse.Namespace) -> None:
+    """Copy a folder to where the service reads it."""
+    from zssmnet.storage.s3 import make_bucket
+
+    source, target = open_storage(options.source), open_storage(options.output)
+    if target.uri.startswith("s3://") and make_bucket(bucket := target.uri.split("/")[2]):
+        say(f"bucket {bucket} is made")
+    entries = list(source.list())
+    if not entries:
+        raise InputError(f"{source.uri}: no files there")
+    with counter("files") as advance:
+        for entry in entries:
+            with target.publishing(entry.key) as path:
+                shutil.copyfile(source.local(entry.key), path)
+            advance()
+    say(f"{len(entries)} files, {sum(entry.size for entry in entries):,} bytes: {target.uri}")
 
 
 def _key(file: str, archive: str) -> bytes:

@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
+from flows.run_names import named_after
 from tasks.addresses import check_valid_everywhere
 from tasks.locking import alone_in
 from tasks.probing import ProbeOutcome, compare_weights
@@ -13,7 +14,7 @@ from tasks.progress import shown_in_run
 from zssmnet.config import PICAI_PATIENT, ImagesPath, MaskPath, PatientPattern, ProbeConfig
 
 
-@flow(name="probe", flow_run_name="probe {output_path}")
+@flow(name="probe", flow_run_name=named_after("output_path"))
 @with_parameter_help
 def probe(
     images_path: ImagesPath,

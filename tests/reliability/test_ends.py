@@ -24,7 +24,7 @@ FIRST_FILES = {
 FAULTS = {signal.SIGTERM: "told to end (SIGTERM)", signal.SIGINT: "interrupted (SIGINT)"}
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 LAST_LINE = {
-    signal.SIGTERM: "zssmnet: told to end; the same command continues where it stopped",
+    signal.SIGTERM: "zssmnet: terminated; the same command continues where it stopped",
     signal.SIGINT: "zssmnet: interrupted; the same command continues where it stopped",
 }
 MARK = "ZSSMNET_TEST_RUN"

@@ -1,0 +1,40 @@
+"""``zssmnet upload`` copies a folder to a bucket that it makes."""
+
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from flows import cli
+from zssmnet.storage import open_storage
+
+
+def upload(*words: str) -> int:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["upload", *words])
+    return int(exit.value.code or 0)
+
+
+def test_a_folder_is_copied_with_all_below_it(
+    tmp_path: Path, s3_endpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "archive" / "imagesTr").mkdir(parents=True)
+    (tmp_path / "archive" / "imagesTr" / "10000_1000000_0000.nii.gz").write_bytes(b"an image")
+    (tmp_path / "archive" / "dataset.json").write_text("{}")
+    for _ in range(2):  # and again
+        assert upload("--source", str(tmp_path / "archive"), "--output", "s3://a-new-bucket/archive") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "bucket a-new-bucket is made",
+        *["2 files, 10 bytes: s3://a-new-bucket/archive"] * 2,
+    ]
+    there = open_storage("s3://a-new-bucket/archive")
+    assert {entry.key: there.read(entry.key) for entry in there.list()} == {
+        "imagesTr/10000_1000000_0000.nii.gz": b"an image",
+        "dataset.json": b"{}",
+    }
+    s3fs.S3FileSystem().rm("a-new-bucket", recursive=True)
+
+
+def test_an_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert upload("--source", str(tmp_path), "--output", str(tmp_path / "copy")) == 1
+    assert f"{tmp_path}: no files there" in capsys.readouterr().err
