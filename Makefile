@@ -11,7 +11,7 @@ NNUNET := .nnunet
 NNUNET_TORCH ?= torch==2.14.1 torchvision==0.29.1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo service service-stop deploy test format lint types tests tests-long test-nnunet reliability-page bench bench-gpu bench-nnunet bench-page docs wheel fix lock audit clean
+.PHONY: help setup demo evidence service service-stop deploy test format lint types tests tests-long test-nnunet reliability-page bench bench-gpu bench-nnunet bench-page docs wheel fix lock audit clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ $(READY): requirements.lock pyproject.toml
 
 demo: setup  ## synthetic examinations through every stage, with a small MNet, on the CPU
 	$(BIN)/zssmnet demo --output demo
+
+evidence: setup  ## do the recipes' weights help? Runs and docs/evidence.md, half an hour of a CPU; continues in .evidence
+	@mkdir -p $(RESULTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --root .evidence --json $(RESULTS)/evidence.json --page docs/evidence.md
 
 service: setup  ## the service on this machine without containers: server, database, S3, workers
 	$(BIN)/zssmnet-service start
@@ -119,4 +123,4 @@ audit:  ## look the pinned packages up among the known vulnerabilities (asks htt
 	done
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(AUDIT) $(NNUNET) demo site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) $(NNUNET) demo .evidence site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

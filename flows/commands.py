@@ -153,6 +153,7 @@ def versions(options: argparse.Namespace) -> None:
     Raises:
         CheckpointError: there is none.
     """
+    from zssmnet.probe.note import notes_of
     from zssmnet.registry.versions import list_versions, stable_model
     from zssmnet.storage import open_storage
     from zssmnet.storage.layout import Layout
@@ -166,6 +167,7 @@ def versions(options: argparse.Namespace) -> None:
         say(
             f"{mark} {model.run_id}  validation loss {model.best_validation_loss:.5f}  {len(model.data)} cases"
             + (f"  replaces {model.replaces}" if model.replaces else "")
+            + "".join(f"  probe, {note.task}: {note.verdict}" for note in notes_of(weights, model.run_id))
         )
 
 

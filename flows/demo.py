@@ -10,6 +10,7 @@ from zssmnet.config import (
     NetworkConfig,
     PreparationConfig,
     PretrainConfig,
+    Recipe,
     TrainingConfig,
 )
 from zssmnet.phantom import write_archive
@@ -36,11 +37,11 @@ def demonstrate(root: Path, cases: Sequence[str], epochs: int, seed: int) -> Pip
     )
 
 
-def demo_pretraining(epochs: int, seed: int) -> PretrainConfig:
-    """How the demonstration trains: a small network, the masked recipe, AdamW."""
+def demo_pretraining(epochs: int, seed: int, recipe: Recipe = "masked") -> PretrainConfig:
+    """How the demonstration trains: a small network, AdamW, and blocks that are hidden."""
     return PretrainConfig(
         network=NetworkConfig(channels=CHANNELS),
-        corruption=CorruptionConfig(recipe="masked"),
+        corruption=CorruptionConfig(recipe=recipe),
         training=TrainingConfig(
             epochs=epochs,
             batch_size=2,

@@ -174,7 +174,7 @@ def _type(annotation: Any, flag: Flag) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
     if get_origin(kind) is tuple:
-        return {"type": _integers}
+        return {"type": _numbers if float in get_args(kind) else _integers}
     return {"type": address if flag.metavar in ("D", "F", "ROOT") else kind}
 
 
@@ -187,6 +187,13 @@ def _integers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 32,48,64,80,96") from None
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 0.003,0.01") from None
 
 
 def _shown(default: Any) -> str:

@@ -13,6 +13,7 @@ from tasks.progress import display
 from zssmnet.config import ProbeConfig
 from zssmnet.errors import ConfigError
 from zssmnet.probe.labels import read_labelled_cases
+from zssmnet.probe.note import note_verdict
 from zssmnet.probe.run import RESULT, probe
 from zssmnet.probe.trials import Trial
 from zssmnet.report.probe import probe_picture, probe_table
@@ -62,6 +63,8 @@ def compare_weights(
         shown.note(STAGE, f"{trial.arm}, {trial.labelled} labelled, seed {trial.seed}: {trial.mean(config.task):.3f}")
 
     result = probe(cases, list(weights), output, config, patient_pattern, on_plan, on_trial)
+    for path, verdict in zip(weights, result.verdicts, strict=True):
+        note_verdict(path, verdict, result)
     table, picture = probe_table(result), probe_picture(result)
     output.publish_bytes(TABLE, table.encode())
     output.publish_bytes(PICTURE, picture)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 ArchiveFormat = Literal["nnunet", "picai"]
 SplitMode = Literal["reference", "stable"]
+Recipe = Literal["reference", "per-channel", "masked"]
 
 PICAI_PATIENT = r"^(?P<patient>\d+)_\d+$"
 """Pattern of PI-CAI's case ids, ``<patient>_<study>`` in digits."""
@@ -221,7 +222,7 @@ class MaskingConfig(_Frozen):
 class CorruptionConfig(_Frozen):
     """The pretext task: how a cube is corrupted before the network restores it."""
 
-    recipe: Annotated[Literal["reference", "per-channel", "masked"], Flag("recipe")] = Field(
+    recipe: Annotated[Recipe, Flag("recipe")] = Field(
         "reference",
         description="reference: as the published program, which shuffles every channel from T2W and loses most "
         "zones; per-channel: each channel from itself, zones kept in step; masked: blocks of the images are hidden, "
@@ -466,12 +467,12 @@ class ProbeConfig(_Frozen):
     looks: Annotated[tuple[int, ...], Flag("looks", "A,B,...")] = Field(
         (50, 100, 300), min_length=1, description="Steps after which the test cases are looked at; the last one counts"
     )
-    learning_rates: tuple[float, ...] = Field(
+    learning_rates: Annotated[tuple[float, ...], Flag("learning_rates", "X,Y,...")] = Field(
         (0.001, 0.003, 0.01), min_length=1, description="From which scratch and the weights get their best one"
     )
-    test_cases: Annotated[int, Flag("test_cases", "N")] = Field(16, ge=2, description="Test cases")
+    test_cases: Annotated[int, Flag("test_cases", "N")] = Field(16, ge=1, description="Test cases")
     tuning_cases: Annotated[int, Flag("tuning_cases", "N")] = Field(
-        4, ge=1, description="Cases on which learning rates are chosen, none of them tested"
+        4, ge=0, description="Cases on which learning rates are chosen, none of them tested"
     )
     force: Annotated[bool, Flag("force")] = Field(
         False, description="Probe weights as well whose pretext task was learnt no better than by a constant"
@@ -489,4 +490,6 @@ class ProbeConfig(_Frozen):
         for name, numbers in (("labelled", self.labelled), ("looks", self.looks)):
             if sorted(set(numbers)) != list(numbers) or min(numbers) < 1:
                 raise ValueError(f"{name} must rise and begin with 1 at least, not {numbers}")
+        if len(self.learning_rates) > 1 and not self.tuning_cases:
+            raise ValueError("without tuning_cases no learning rate can be chosen: give one of learning_rates")
         return self

@@ -57,13 +57,15 @@ def choose_sides(cases: Sequence[LabelledCase], trained_patients: Iterable[str],
             f"test, {needs[1]} to choose learning rates and {needs[2]} to learn from: add cases, or ask for fewer with "
             "--test-cases, --tuning-cases and --labelled"
         )
-    _check_kinds(test, config)
+    if config.task == "lesions":
+        _check_lesions("test", test)
+        _check_lesions("tuning", tuning)
     return Sides(tuple(test), tuple(tuning), tuple(pool))
 
 
-def _check_kinds(test: Sequence[LabelledCase], config: ProbeConfig) -> None:
-    if config.task == "lesions" and not any(case.label_ZYX.any() for case in test):
+def _check_lesions(side: str, cases: Sequence[LabelledCase]) -> None:
+    if cases and not any(case.label_ZYX.any() for case in cases):
         raise InputError(
-            f"none of the {len(test)} test cases ({shortened(case.id for case in test)}) has a lesion near the gland; "
-            "choose other ones with --seed, or more with --test-cases"
+            f"none of the {len(cases)} {side} cases ({shortened(case.id for case in cases)}) has a lesion near the "
+            f"gland; choose other ones with --seed, or more with --{side}-cases"
         )

@@ -27,6 +27,7 @@ from zssmnet.phantom import (
     zonal_mask,
 )
 from zssmnet.phantom.field import SmoothField
+from zssmnet.probe.figures import average_precision
 from zssmnet.storage import LocalStorage
 
 STRAIGHT = GridSpec.centred((128, 120, 17), (0.9, 0.95, 3.0), (3.0, -20.0, 11.0))
@@ -222,6 +223,26 @@ class TestArchives:
         assert one == {name: two[name] for name in one}
         assert one.keys() == three.keys()
         assert all(one[name] != three[name] for name in one)
+
+    def test_subtle_lesions_are_kept_and_no_rule_on_single_voxels_finds_them(self, tmp_path: Path) -> None:
+        """The rule "DWI - ADC within the gland" has an average precision of .9 on plain lesions, of .5 at most here."""
+        found = {}
+        for subtle in (False, True):
+            each = []
+            for number in range(4):
+                case = phantom_case(f"c{number}", grids=[STRAIGHT], subtle=subtle)
+                adc, dwi = (
+                    array(onto_grid(image, case.mask)).astype(float)
+                    for image in (case.examination.adc, case.examination.dwi)
+                )
+                gland, lesions = array(case.mask) > 0, array(case.examination.lesions) > 0
+                assert lesions.any() and not (lesions & ~gland).any()
+                each.append(average_precision((dwi / dwi.max() - adc / 3000)[gland], lesions[gland]))
+            found[subtle] = np.mean(each)
+        assert found[True] <= 0.5 < found[False] - 0.2
+        write_archive(tmp_path, 1, grids=[STRAIGHT], subtle=True)
+        (kept,) = (tmp_path / "lesions").iterdir()
+        assert array(sitk.ReadImage(str(kept))).any()
 
     def test_both_layouts_hold_the_same_cases(self, tmp_path: Path) -> None:
         found = {}

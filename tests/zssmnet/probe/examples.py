@@ -13,19 +13,27 @@ CHANNELS = (2, 2, 2, 2, 2)
 
 
 def made_cases(count: int, size: tuple[int, int, int] = (4, 16, 16)) -> list[LabelledCase]:
-    """Cases with a bright ball as the lesion in noise; every fifth has none."""
+    """Cases with a ball that is bright in DWI and not in T2W; every fifth has none. Balls that are bright, or dark, in
+    T2W as well mimic it: no linear rule on voxels tells them apart."""
     cases = []
     for number in range(count):
         generator = torch.Generator().manual_seed(number)
-        images = torch.rand(3, *size, generator=generator)
-        z, y, x = torch.meshgrid(*(torch.arange(n).float() for n in size), indexing="ij")
-        centre = torch.rand(2, generator=generator) * 8 + 4
-        ball = ((y - centre[0]) ** 2 + (x - centre[1]) ** 2 + 4 * (z - 1.5) ** 2 < 12) & (number % 5 > 0)
-        images[2] += ball * 0.5
-        gland = (y - 8) ** 2 + (x - 8) ** 2 < 60
+        images = 0.25 + 0.3 * torch.rand(3, *size, generator=generator)
+        lesion, bright, dark = (_ball(size, generator) for _ in range(3))
+        lesion &= torch.tensor(number % 5 > 0)
+        images[2] += 0.4 * (lesion | bright | dark)
+        images[0] += 0.4 * (bright & ~lesion) - 0.25 * (dark & ~lesion & ~bright)
+        y, x = torch.meshgrid(torch.arange(size[1]), torch.arange(size[2]), indexing="ij")
+        gland = ((y - 8) ** 2 + (x - 8) ** 2 < 60).expand(size)
         zones = torch.stack([~gland, gland & (y > 8), gland & (y <= 8)]).float()
-        cases.append(LabelledCase(f"c{number}_1", f"c{number}", torch.cat([images, zones]), ball.long(), gland))
+        cases.append(LabelledCase(f"c{number}_1", f"c{number}", torch.cat([images, zones]), lesion.long(), gland))
     return cases
+
+
+def _ball(size: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
+    z, y, x = torch.meshgrid(*(torch.arange(n).float() for n in size), indexing="ij")
+    height, width = torch.rand(2, generator=generator) * 10 + 3
+    return (y - height) ** 2 + (x - width) ** 2 + 4 * (z - 1.5) ** 2 < 12
 
 
 def small_probe(**changes: Any) -> ProbeConfig:

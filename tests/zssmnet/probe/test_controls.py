@@ -1,0 +1,59 @@
+"""The probe's controls: what cannot differ does not, and an effect that was planted is found."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.zssmnet.probe.examples import made_cases, save_weights, small_probe
+from zssmnet.config import NetworkConfig, ProbeConfig
+from zssmnet.probe.arms import Arm, build_network
+from zssmnet.probe.fine_tuning import fine_tune
+from zssmnet.probe.run import probe
+from zssmnet.storage import LocalStorage
+
+CASES = made_cases(40)
+CONFIG = small_probe(labelled=(8,), seeds=5, looks=(40, 120), test_cases=10, tuning_cases=5, learning_rates=(0.01,))
+
+
+def taught_weights(file: Path, config: ProbeConfig, shuffled: bool = False) -> str:
+    """Weights that have learnt the probe's own task from other cases: from their labels, or from those of others."""
+    cases = made_cases(60)[40:]
+    if shuffled:
+        labels = [case.label_ZYX for case in cases]
+        cases = [
+            case.__class__(case.id, case.patient, case.input_CZYX, label, case.gland_ZYX)
+            for case, label in zip(cases, labels[7:] + labels[:7], strict=True)
+        ]
+    model = build_network(
+        Arm("scratch", "scratch"), 99, 2, NetworkConfig(channels=(4, 4, 4, 4, 4)), torch.device("cpu")
+    )
+    list(fine_tune(model, cases, (), 0.01, 99, config.model_copy(update={"looks": (400,)})))
+    torch.save({"state_dict": model.state_dict()}, file)
+    return str(file)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_planted_effect_is_found_and_shuffled_targets_do_not_help(tmp_path: Path, shuffled: bool) -> None:
+    weights = taught_weights(tmp_path / "taught.model", CONFIG, shuffled)
+    result = probe(CASES, [weights], LocalStorage(tmp_path / "out"), CONFIG)
+    assert not result.control.difference.excludes_zero
+    (found,) = result.verdicts
+    assert (found.verdict == "helps") == (not shuffled), found.sentence
+
+
+def test_new_weights_are_not_told_from_scratch(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"looks": (4,), "seeds": 4})
+    result = probe(CASES, [save_weights(tmp_path / "new.model", 7)], LocalStorage(tmp_path / "out"), config)
+    assert not result.control.difference.excludes_zero
+    assert result.verdicts[0].verdict == "not shown"
+
+
+def test_the_same_weights_twice_do_not_differ_at_all(tmp_path: Path) -> None:
+    """Pairing is exact: same cases, windows, order, flips and heads."""
+    first, second = save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model")
+    config = CONFIG.model_copy(update={"looks": (3,), "seeds": 3})
+    result = probe(CASES, [first, second], LocalStorage(tmp_path / "out"), config)
+    between = next(one for one in result.comparisons if (one.first, one.second) == ("a", "b"))
+    assert (between.difference.mean, between.difference.low, between.difference.high) == (0, 0, 0)
