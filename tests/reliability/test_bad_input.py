@@ -60,6 +60,14 @@ BROKEN = [*nifti.broken_cases(), *cases.broken_masks(), *cases.broken_archive()]
 GOOD = [*nifti.good_cases(), *cases.good_masks(), *cases.good_ids()]
 BROKEN_MHA = dict(meta_image.broken_cases())
 GOOD_MHA = dict(meta_image.good_cases())
+ODD = {
+    "one voxel",
+    "one voxel in the first corner",
+    "one voxel in the last corner",
+    "two far corners",
+    "peripheral zone alone",
+}
+"""Good cases with a warning: one zone alone, or parts of the mask far from each other."""
 MHA_CONTROLS = ("10001_1000001", "10002_1000002")
 
 
@@ -156,7 +164,8 @@ class TestTheOthers:
         self, nnunet: Prepared, tmp_path: Path, prefect_api: str, ledger: Ledger
     ) -> None:
         clean = prepared(tmp_path, list(GOOD), CONTROLS, "nnunet")
-        assert clean.ended.out == f"{len(GOOD) + 2} cases prepared, 0 up to date, 0 left out: {clean.data}\n"
+        counts = f"0 up to date, 0 left out, {len(ODD)} with warnings"
+        assert clean.ended.out == f"{len(GOOD) + 2} cases prepared, {counts}: {clean.data}\n"
         with ledger.tried(ARCHIVE, "good cases beside broken ones", len(GOOD) + 2):
             assert self.published(clean.data) == self.published(nnunet.data)
 
@@ -168,7 +177,10 @@ class TestTheOthers:
         found: Prepared = request.getfixturevalue(form)
         good, broken = (len(GOOD), len(BROKEN)) if form == "nnunet" else (len(GOOD_MHA), len(BROKEN_MHA))
         assert found.ended.status == 0
-        assert found.ended.out == f"{good + 2} cases prepared, 0 up to date, {broken} left out: {found.data}\n"
+        odd = {case_id for case_id, row in found.rows.items() if row["state"] == "prepared" and row["remarks"]}
+        assert odd == (ODD if form == "nnunet" else set())
+        counts = f"0 up to date, {broken} left out" + (f", {len(odd)} with warnings" if odd else "")
+        assert found.ended.out == f"{good + 2} cases prepared, {counts}: {found.data}\n"
         assert len(found.rows) == good + broken + 2
 
     def test_strict_ends_with_one_line(self, picai: Prepared, tmp_path: Path, ledger: Ledger) -> None:
