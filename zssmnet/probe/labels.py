@@ -85,8 +85,10 @@ def _read_case(
     if labels:
         lesions = read_lesions(case.id, labels, examination.t2w, "binary")
         target = target_grid(grid_of(examination.t2w), scale.spacing_mm)
-        label = array_of(crop_mask(resample_mask(lesions, target), prepared.roi)).transpose(2, 1, 0)
-        volume_CXYZ = np.concatenate([volume_CXYZ, label[None].astype(np.float32)])
+        label = crop_mask(
+            resample_mask(lesions, target), prepared.roi
+        )  # its array is a view, which must not outlive it
+        volume_CXYZ = np.concatenate([volume_CXYZ, array_of(label).transpose(2, 1, 0)[None].astype(np.float32)])
     return _boxed(case.id, patient_of(case.id, pattern), _around_gland(volume_CXYZ, scale), bool(labels))
 
 

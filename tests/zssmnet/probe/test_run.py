@@ -14,14 +14,16 @@ from zssmnet.handoff.weights import HEADS, read_weights
 from zssmnet.mnet import MNet
 from zssmnet.probe.arms import Arm, build_network
 from zssmnet.probe.fine_tuning import predict
+from zssmnet.probe.note import note_verdict, notes_of
 from zssmnet.probe.result import ProbeResult
 from zssmnet.probe.run import RESULT, probe
 from zssmnet.probe.sides import choose_sides
 from zssmnet.registry.pretraining import pretrain
-from zssmnet.registry.versions import MODEL, PretrainedModel
+from zssmnet.registry.versions import MODEL
 from zssmnet.report.probe import probe_picture, probe_table
 from zssmnet.storage import LocalStorage
-from zssmnet.storage.records import publish_record, read_record
+from zssmnet.storage.records import publish_record
+from zssmnet.storage.verification import verify_stage
 
 CASES = made_cases(20)
 CPU = torch.device("cpu")
@@ -32,7 +34,7 @@ class TestSides:
     def test_no_patient_is_on_two_sides_and_none_that_the_weights_know_is_tested(self) -> None:
         cases = [*CASES, *(case.__class__(f"{case.patient}_2", *list(vars(case).values())[1:]) for case in CASES)]
         known = {f"c{number}" for number in range(8)}
-        sides = choose_sides(cases, known, small_probe())
+        sides = choose_sides(cases, known, small_probe(task="zones"))
         patients = [{case.patient for case in side} for side in (sides.test, sides.tuning, sides.pool)]
         assert not patients[0] & patients[1] | patients[0] & patients[2] | patients[1] & patients[2]
         assert not patients[0] & known
@@ -136,7 +138,11 @@ class TestProbe:
             probe(CASES, [path], output, small_probe())
         result = probe(CASES, [path], output, small_probe(force=True))
         assert result.weights[0].explained == -0.037
-        assert read_record(weights, MODEL, PretrainedModel) is not None
+        assert note_verdict(path, result.verdicts[0], result)
+        (note,) = notes_of(weights, record.run_id)
+        assert (note.task, note.verdict, note.sentence) == ("lesions", "not shown", result.verdicts[0].sentence)
+        assert verify_stage(weights, ("training/",)) == []
+        assert not note_verdict(save_weights(tmp_path / "foreign.model"), result.verdicts[0], result)
 
     def test_weights_of_two_networks_or_twice_the_same_are_errors(self, tmp_path: Path) -> None:
         torch.save({"state_dict": MNet(6, 3, (2, 2, 2, 2, 3)).state_dict()}, tmp_path / "b.model")
