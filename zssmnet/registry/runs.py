@@ -1,4 +1,4 @@
-"""One training run: what goes into it, its name, its workplace, and what it can tell of itself.
+"""One training run: what goes into it, its id, its workplace, and its record.
 
 A run works in ``training/<run id>/`` of the weights' folder, where it keeps its best model and its last checkpoint.
 The run id is made from what decides the weights, so that the same work is continued and other work is not.
@@ -54,7 +54,7 @@ _ADDED = {
 
 @dataclass(frozen=True)
 class Supply:
-    """What a folder of cubes holds: fingerprints of its six files, and the cases behind them as far as records tell."""
+    """What a folder of cubes holds: fingerprints of its six files, and the recorded cases behind them."""
 
     inputs: tuple[Input, ...]
     data: tuple[CaseData, ...]
@@ -88,8 +88,8 @@ def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
 
 def identify(inputs: Sequence[Input], config: PretrainConfig) -> str:
     """The id of the run with these inputs and this configuration: 12 hex digits."""
-    told = json.dumps([METHOD, [one.sha256 for one in inputs], decisive(config)], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    content = json.dumps([METHOD, [one.sha256 for one in inputs], decisive(config)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def decisive(config: PretrainConfig) -> dict[str, Any]:
@@ -174,10 +174,10 @@ def describe(
 def _metrics(progress: Progress) -> dict[str, float]:
     """How good the best model is."""
     best = progress.history[progress.best_epoch - 1]
-    told = {"validation_loss": best.validation_loss, "training_loss": best.train_loss}
+    metrics = {"validation_loss": best.validation_loss, "training_loss": best.train_loss}
     if best.explained is not None:
-        told["explained_variance"] = best.explained
-    return told | {f"spread_{channel}": spread for channel, spread in zip(CHANNELS, best.spread or (), strict=False)}
+        metrics["explained_variance"] = best.explained
+    return metrics | {f"spread_{channel}": spread for channel, spread in zip(CHANNELS, best.spread or (), strict=False)}
 
 
 def _versions() -> dict[str, str]:
@@ -194,7 +194,7 @@ def _version_of(package: str) -> str:
 
 
 def _check_sides(cubes: Storage, data: Sequence[CaseData]) -> None:
-    """No case is both trained on and validated with: the validation loss would tell of what was learnt by heart."""
+    """No case is both trained on and validated with: the validation loss would measure memory."""
     validated = [one for one in data if one.subset == VALIDATION_SUBSET]
     trained = [one for one in data if one.subset != VALIDATION_SUBSET]
     if both := sorted({one.case_id for one in trained} & {one.case_id for one in validated}):

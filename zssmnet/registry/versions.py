@@ -58,7 +58,7 @@ class PretrainedModel(Record):
         parameters: the configuration; the seeds are in its ``training``.
         versions: of the programs that decide the numbers.
         device: kind of device that it was trained on, ``cpu`` or ``cuda``; empty if it was not recorded.
-        precision: number type of the convolutions there.
+        precision: of the convolutions there.
         metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
         data: the cases behind the cubes; none where the cubes have no records.
         number: 1, 2, 3, ... in the order in which versions were first published; 0 for a model of an earlier program.
@@ -150,7 +150,7 @@ def keep_stable(weights: Storage) -> PretrainedModel | None:
         The version that is the stable model; None if there is no model.
 
     Raises:
-        CheckpointError: the model has no record, or another content than its record says.
+        CheckpointError: the model has no record, or another content than the recorded one.
     """
     if weights.stat(MODEL) is None:
         return None

@@ -275,7 +275,7 @@ def _remove_if_empty(folder: Path) -> bool:
 
 
 def _is_abandoned(workplace: Path) -> bool:
-    """Whether a workplace was left by a process that is no more, here or, as far as can be told, elsewhere."""
+    """Whether a workplace was left by a process that has ended, here or, by its age, elsewhere."""
     owner = Owner.parse(workplace.name.rpartition("-")[0])
     return owner is not None and (owner.has_gone or _is_old(workplace))
 

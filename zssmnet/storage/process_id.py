@@ -1,4 +1,4 @@
-"""Which process made a file, and whether it is still there: told by a name that is the file's own."""
+"""Names of files and folders that identify the process which made them, and whether it still runs."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 _RUN = secrets.token_hex(4)
-"""Tells this process from an earlier one of the same number, as in a container that was started again."""
+"""Distinguishes this process from an earlier one with the same number, as in a container that was restarted."""
 _NAME = re.compile(r"(?P<host>.*)-(?P<place>[0-9a-f]{8})-(?P<process>\d{1,9})-(?P<run>[0-9a-f]{8})")
 
 
@@ -41,7 +41,7 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether its number tells something here."""
+        """Whether it is on this machine and in this space of process numbers, so that its number has a meaning here."""
         here = this_process()
         return (self.host, self.place) == (here.host, here.place)
 
@@ -63,10 +63,10 @@ def this_process() -> Owner:
 def _place() -> str:
     """Containers of one machine may share its name, but not its process numbers; other systems have no such files."""
     try:
-        told = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
+        identity = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
     except OSError:
-        told = ""
-    return hashlib.sha256(told.encode()).hexdigest()[:8]
+        identity = ""
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
 def _is_alive(process: int) -> bool:

@@ -62,7 +62,7 @@ class RetryPolicy:
         """How long one request may take in all, with so many bytes to send or to fetch.
 
         A connection that stays open while next to nothing moves would be waited for without end otherwise: neither
-        sending a body nor being told to begin ("100 Continue") has a limit of its own in aiohttp.
+        sending a body nor waiting for the permission to ("100 Continue") has a limit of its own in aiohttp.
         """
         return 2 * self.read_s + size / self.slowest_bytes_s
 
@@ -101,12 +101,13 @@ class RetryPolicy:
         if attempt >= self.attempts:
             raise GaveUpError(attempt) from error
         pause_s = self.draw(0.0, self.limit_s(attempt))
-        told = what, one_line(error), pause_s, attempt + 1, self.attempts
-        log.warning("%s: %s; again in %.1f s (attempt %d of %d)", *told)
+        log.warning(
+            "%s: %s; again in %.1f s (attempt %d of %d)", what, one_line(error), pause_s, attempt + 1, self.attempts
+        )
         return pause_s
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks and credentials."""
+    """The message of an error, without line breaks and credentials."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
     return without_credentials(text)

@@ -53,7 +53,7 @@ class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
         except FileNotFoundError:
             return None
         except OSError as error:
-            if code_of(error) in ("400", "403"):  # this answer has no text that says why: another one has
+            if code_of(error) in ("400", "403"):  # this answer has no text with the reason: another one has
                 await self.look_at_bucket(bucket, key)
             raise
         return details

@@ -17,19 +17,16 @@ from zssmnet.storage.records import NOT_YET, VERSIONS, Output, Record, read_reco
 _WORKPLACES = ("training/",)
 """Where runs keep, below the weights, what has no record: checkpoints and logs."""
 
-Told = Mapping[str, str]
-"""What a stage holds by its records: SHA-256 by key."""
-
 
 @dataclass(frozen=True)
 class Finding:
     """What is wrong with one file.
 
     Attributes:
-        kind: ``missing``: a record tells of it, but it is not there; ``changed``: it is not what its record tells of,
-            or a record that cannot be read; ``unreadable``: the system cannot read it; ``unfinished``: a run was
-            stopped before it came out; ``foreign``: no record tells of it; ``outdated``: it is what its record tells,
-            but was made from something that is not there any more.
+        kind: ``missing``: a record lists it, but it is not there; ``changed``: its content is not the recorded one,
+            or it is a record that cannot be read; ``unreadable``: the system cannot read it; ``unfinished``: a run was
+            stopped before it came out; ``foreign``: no record lists it; ``outdated``: it has the
+            recorded content, but was made from something that is not there any more.
         file: its address.
     """
 
@@ -68,17 +65,17 @@ def verify_stage(stage: Storage, workplaces: Sequence[str] = ()) -> list[Finding
     """
     findings: list[Finding] = []
     entries = {entry.key: entry for entry in stage.list() if not _is_set_apart(entry.key, workplaces)}
-    told: set[str] = set()
+    recorded: set[str] = set()
     for name in record_names(stage):
         record = _readable_record(stage, name)
-        told.add(record_key(name))
+        recorded.add(record_key(name))
         if record is None:
             findings.append(Finding("changed", stage.where(record_key(name))))
             continue
-        told.update(output.key for output in record.outputs)
+        recorded.update(output.key for output in record.outputs)
         findings.extend(_check(stage, record, entries))
     versions = sorted({folder for key in entries if (folder := _version_of(key))})
-    foreign = (key for key in entries if key not in told and not _version_of(key))
+    foreign = (key for key in entries if key not in recorded and not _version_of(key))
     findings += [Finding("foreign", stage.where(key)) for key in foreign]
     return findings + [finding for folder in versions for finding in verify_stage(stage.child(folder))]
 
@@ -127,7 +124,7 @@ def _compare(stage: Storage, output: Output) -> Iterator[Finding]:
 
 def _outdated_cubes(data: Storage, cubes: Storage) -> Iterator[Finding]:
     """Files of cubes that were not cut from the prepared cases that lie there: some are new, changed or gone."""
-    prepared, present = _told(data), {entry.key for entry in data.list()}
+    prepared, present = _recorded(data), {entry.key for entry in data.list()}
     if not prepared:  # not made here, or removed to save space
         return
     for name in record_names(cubes):
@@ -144,14 +141,15 @@ def _outdated_cubes(data: Storage, cubes: Storage) -> Iterator[Finding]:
 
 def _outdated_model(cubes: Storage, weights: Storage) -> Iterator[Finding]:
     """The published model, if neither it nor the last challenger was trained on the cubes that lie there."""
-    there = _told(cubes)
+    present = _recorded(cubes)
     trained = {name: record for name in record_names(weights) if (record := _readable_record(weights, name))}
     used = [{one.name: one.sha256 for one in record.inputs} for record in trained.values()]
-    if there and used and not any(there.items() <= inputs.items() for inputs in used):
+    if present and used and not any(present.items() <= inputs.items() for inputs in used):
         for record in trained.values():
             yield from (Finding("outdated", weights.where(output.key)) for output in record.outputs)
 
 
-def _told(stage: Storage) -> Told:
+def _recorded(stage: Storage) -> dict[str, str]:
+    """SHA-256 of all outputs in the records of a stage, by key."""
     records = (_readable_record(stage, name) for name in record_names(stage))
     return {output.key: output.sha256 for record in records if record for output in record.outputs}

@@ -28,7 +28,7 @@ class EpochResult:
     """How one epoch, counted from 1, went.
 
     Attributes:
-        explained, spread: as in `Validation`; None where an earlier version of this program did not tell.
+        explained, spread: as in `Validation`; None in a checkpoint of an earlier version.
     """
 
     epoch: int
@@ -192,17 +192,15 @@ def load_checkpoint(path: Path, name: str | None = None) -> dict[str, Any]:
 
 
 def _check_progress(progress: Progress) -> None:
-    """The history alone tells how far the run has come; what else was noted must agree."""
-    told = Progress()
+    """Check that the best epoch is the one that follows from the history."""
+    expected = Progress()
     for number, result in enumerate(progress.history, 1):
         numbers = (result.train_loss, result.validation_loss, result.learning_rate)
         if result.epoch != number or not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
             raise ValueError(f"the history of epoch {number} cannot be true: {result}")
-        told.add(result)
-    if not told.history or (told.best_epoch, told.best_loss) != (progress.best_epoch, progress.best_loss):
-        raise ValueError(
-            f"the best epoch is said to be {progress.best_epoch!r}, but the history tells {told.best_epoch}"
-        )
+        expected.add(result)
+    if not expected.history or (expected.best_epoch, expected.best_loss) != (progress.best_epoch, progress.best_loss):
+        raise ValueError(f"the best epoch is {progress.best_epoch!r}, but by the history it is {expected.best_epoch}")
 
 
 def _settings(state: TrainingState) -> list[Any]:

@@ -26,11 +26,11 @@ class CubeSet:
     """Cubes of one or more files in a row.
 
     Args:
-        files: arrays with axes (cube, channel, x, y, z), of one size and number type.
+        files: arrays with axes (cube, channel, x, y, z), of one size and dtype.
 
     Attributes:
         size: size of a cube x, y, z in voxels.
-        dtype: number type of the files.
+        dtype: of the files.
     """
 
     def __init__(self, files: Sequence[npt.NDArray[Any]]) -> None:
@@ -68,7 +68,7 @@ class CubeSet:
         return _name(self.files[file], file)
 
     def first_not_finite(self) -> str | None:
-        """What to say of the first cube that holds NaN or infinity, if there is one; all of them are read."""
+        """A message on the first cube with NaN or infinity, if there is one; all of them are read."""
         for number, file in enumerate(self.files):
             for index, cube in enumerate(file):
                 if count := int(np.count_nonzero(~np.isfinite(cube))):
@@ -154,7 +154,7 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
 
 
 def _check_sizes(cubes: Storage, files: dict[str, npt.NDArray[Any]]) -> None:
-    """All cubes are of one size and number type, and large enough for MNet."""
+    """All cubes have one size and dtype, and large enough for MNet."""
     (first, one), *others = files.items()
     for key, other in others:
         if (other.shape[2:], other.dtype) != (one.shape[2:], one.dtype):

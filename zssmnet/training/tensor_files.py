@@ -12,7 +12,7 @@ def save_tensors(content: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values into a file.
 
     Raises:
-        OSError: it cannot be written, or not wholly (a full disk); `torch.save` tells that as an internal error.
+        OSError: it cannot be written, or not wholly (a full disk); `torch.save` reports that as an internal error.
     """
     try:
         with path.open("wb") as file:

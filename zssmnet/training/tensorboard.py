@@ -95,7 +95,7 @@ class Monitor:
 
 
 def _quality(result: EpochResult) -> dict[str, float]:
-    """What validation tells beside the loss, by the names of its scalars."""
+    """Results of validation beside the loss, by the names of their scalars."""
     spreads = zip(CHANNELS, result.spread or (), strict=False)
     explained = {} if result.explained is None else {"explained variance": result.explained}
     return explained | {f"spread/{channel}": spread for channel, spread in spreads}

@@ -278,9 +278,9 @@ def checkpoints() -> Iterator[BrokenFile]:
             change(history=lambda h: [h[0] | {"validation_loss": float("nan")}]),
         ),
         "a negative epoch": ("history of epoch 1 cannot", change(history=lambda h: [h[0] | {"epoch": -1}])),
-        "an empty history": ("the best epoch is said to be 1", change(history=[])),
-        "another best epoch": ("the best epoch is said to be -5", change(best_epoch=-5)),
-        "another best loss": ("the best epoch is said", change(best_loss=float("nan"))),
+        "an empty history": ("the best epoch is 1, but by the history it is 0", change(history=[])),
+        "another best epoch": ("the best epoch is -5, but by the history", change(best_epoch=-5)),
+        "another best loss": ("by the history it is", change(best_loss=float("nan"))),
         "a history of a text": ("does not fit", change(history="long")),
     }
     groups = {

@@ -1,0 +1,77 @@
+"""A working root that the program of an earlier commit has made is verified, and its training continued."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.phantoms import QUICK_SETTINGS, small_archive
+from zssmnet.registry.versions import MODEL, list_versions, stable_model
+from zssmnet.storage import LocalStorage, sha256_of
+
+ROOT = Path(__file__).resolve().parents[2]
+EARLIER = "c87b835"
+"""Before records had versions of outputs, locks were conditional writes, and optimizers, schedules and precisions."""
+MAIN = "import sys; from flows.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A folder with the earlier program."""
+    archive = tmp_path / "earlier.tar"
+    command = ["git", "archive", "--output", str(archive), EARLIER, "zssmnet", "tasks", "flows"]
+    if subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode:
+        pytest.skip(f"commit {EARLIER} is not here: a shallow clone, or no clone")
+    with tarfile.open(archive) as files:
+        files.extractall(tmp_path / "earlier", filter="data")
+    return tmp_path / "earlier"
+
+
+def zssmnet(code: Path, folder: Path, *arguments: str | Path) -> str:
+    """Run a command of the program in a folder; what it has written."""
+    command = [sys.executable, "-P", "-c", MAIN, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(code)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.integration
+@pytest.mark.timeout(1200)
+def test_is_verified_and_continued(earlier: Path, tmp_path: Path) -> None:
+    images, masks = small_archive(tmp_path / "archive")
+    root = tmp_path / "root"
+    for epochs in (2, 3):
+        settings = QUICK_SETTINGS.replace("epochs = 2", f"epochs = {epochs}")
+        (tmp_path / f"{epochs}.toml").write_text(settings)
+    run = ("run", "--images_path", images, "--zonal_mask_path", masks, "--output", root, "--config")
+
+    zssmnet(earlier, tmp_path, *run, tmp_path / "2.toml")
+    weights = LocalStorage(root / "SSL/pretrained_weights")
+    (output,) = json.loads(weights.read(f"records/{MODEL}.json"))["outputs"]
+    assert "version" not in output
+    made = stable_model(weights)
+    assert made
+    assert len(made.history) == 2
+    files = {path: sha256_of(path) for stage in ("data", "generated_cubes") for path in _files(root / "SSL" / stage)}
+    assert len(files) == 6 * 4 + 6
+    zssmnet(ROOT, tmp_path, "verify", "--output", root)
+
+    zssmnet(ROOT, tmp_path, *run, tmp_path / "3.toml")
+    continued = stable_model(weights)
+    assert continued
+    assert continued.run_id == made.run_id
+    assert continued.history[:2] == made.history
+    assert len(continued.history) == 3
+    assert [version.run_id for version in list_versions(weights)] == [made.run_id]
+    assert {path: sha256_of(path) for path in files} == files
+    zssmnet(ROOT, tmp_path, "verify", "--output", root)
+
+
+def _files(stage: Path) -> list[Path]:
+    return [path for path in stage.rglob("*") if path.suffix in (".gz", ".npy")]
