@@ -259,11 +259,25 @@ def _sizes(options: argparse.Namespace) -> Sizes:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("There is no GPU here that PyTorch can use.")
+    if device == "cuda" and is_slow_cudnn(version := torch.backends.cudnn.version()):  # type: ignore[no-untyped-call]
+        sys.exit(
+            f"cuDNN {version} computes 3-D convolutions in bfloat16 slowly, as all of 9.10 to 9.14: its figures would "
+            "say nothing; install a PyTorch with another one."
+        )
     if device == "cpu" and not options.tiny:
         sys.exit(
             "There is no GPU here that PyTorch can use; 'python -m benchmarks.gpu --tiny' tries all of it on the CPU."
         )
     return replace(TINY_SIZES if options.tiny else REAL_SIZES, device=device)
+
+
+def is_slow_cudnn(version: int | None) -> bool:
+    """Whether this is one of the versions 9.10 to 9.14, whose 3-D convolutions in bfloat16 are known to be slow.
+
+    Args:
+        version: as PyTorch gives it, 91002 for 9.10.2.
+    """
+    return version is not None and 91_000 <= version < 91_500
 
 
 def main() -> None:

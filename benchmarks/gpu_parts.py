@@ -19,7 +19,7 @@ from benchmarks.kernels import where_time_goes
 from benchmarks.steps import ALONE, PLAIN, TOGETHER, Compile, Sizes, Step, Variant, measure
 from zssmnet.config import CorruptionConfig
 from zssmnet.storage import LocalStorage
-from zssmnet.training.acceleration import make_optimizer, tf32_allowed
+from zssmnet.training.acceleration import gpu_settings, make_optimizer
 from zssmnet.training.batches import Batches, ResidentCubes, StreamedCubes
 from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import CHECK_EVERY, train_epoch
@@ -157,7 +157,7 @@ def largest(sizes: Told, tried_at_most: int = LARGEST_TRIED) -> Iterator[Told]:
     asked = Sizes.of(sizes)
     found: Told = {"tried_at_most": tried_at_most}
     for name, variant in (("float32", replace(TOGETHER, precision="float32")), ("bfloat16", TOGETHER)):
-        with tf32_allowed(variant.tf32):
+        with gpu_settings(variant.tf32):
             step = Step(variant, asked)
             fits = partial(fits_in_memory, step.model, asked.size, step.device, CorruptionConfig(), variant.precision)
             found[name] = _largest(fits, asked.batch, tried_at_most)

@@ -16,7 +16,7 @@ from benchmarks.results import GIB
 from benchmarks.steps import TOGETHER, Sizes, Step, settle
 from zssmnet.corruption import corrupt
 from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import make_optimizer, tf32_allowed
+from zssmnet.training.acceleration import gpu_settings, make_optimizer
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 KINDS = (
@@ -65,7 +65,7 @@ def forward_gflop(sizes: Sizes) -> float:
 
 def where_time_goes(sizes: Sizes, steps: int = 3) -> dict[str, Any]:
     """A step's time by kind of operation, as the profiler sees it, and what norms achieve of the bandwidth."""
-    with tf32_allowed(TOGETHER.tf32):
+    with gpu_settings(TOGETHER.tf32):
         step = Step(TOGETHER, sizes)
         step()
         corruption_ms, _ = _profiled(lambda: _corrupted(step), steps, step.device)

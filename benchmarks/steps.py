@@ -16,7 +16,7 @@ from benchmarks.random_cubes import Triple, draw_cubes
 from zssmnet.config import CorruptionConfig, TrainingConfig
 from zssmnet.corruption import LAYOUT, corrupt, sample_keys, swap_x_and_z
 from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import accelerated, make_optimizer, tf32_allowed
+from zssmnet.training.acceleration import accelerated, gpu_settings, make_optimizer
 from zssmnet.training.epoch import CHECK_EVERY
 from zssmnet.training.loss import restoration_loss
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
@@ -164,7 +164,7 @@ def measure(variant: Variant, sizes: Sizes, warm_up: int = 3) -> dict[str, Any]:
     On a GPU, steps that do not wait for each other are timed as a row, from one end to the next, by events in the
     stream; the median of these is what counts.
     """
-    with tf32_allowed(variant.tf32):
+    with gpu_settings(variant.tf32):
         step = Step(variant, sizes)
         start = time.perf_counter()
         step()

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -174,3 +175,17 @@ def test_every_dependency_is_pinned_with_its_hash():
         assert lines, file
         for line in lines:
             assert re.match(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!-]+( ;[^#]*)? .*--hash=sha256:[0-9a-f]{64}", line), line
+
+
+BROUGHT = {"PIL": "pillow", "contourpy": "matplotlib", "botocore": "s3fs", "aiohttp": "s3fs"}
+"""Packages of modules whose names differ from theirs, or which a declared one brings."""
+
+
+def test_what_the_library_imports_is_declared():
+    """In an environment with all that is developed with, a missing package would not be noticed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    declared = {re.split(r"[^\w-]", one)[0].replace("-", "_").lower() for one in needed}
+    found = {name.split(".")[0] for path in modules("zssmnet") for name in imports(path)}
+    others = found - set(sys.stdlib_module_names) - {"zssmnet"}
+    assert {name for name in others if BROUGHT.get(name, name).lower() not in declared} == set()

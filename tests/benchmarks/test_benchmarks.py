@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.fresh import FreshProcessError, in_fresh_process
+from benchmarks.gpu import is_slow_cudnn
 from benchmarks.kernels import forward_gflop, peak_tflops
 from benchmarks.page import put_into_page
 from benchmarks.random_cubes import write_set
@@ -137,6 +138,16 @@ def test_sets_of_cubes_are_as_training_takes_them(tmp_path: Path) -> None:
     training, validation = open_training_data(LocalStorage(tmp_path), 4)
     assert (len(training), len(validation), training.size, training.dtype) == (12, 3, (32, 32, 8), "float64")
     assert training.first_not_finite() is None
+
+
+def test_versions_of_cudnn_that_are_known_to_be_slow() -> None:
+    assert [is_slow_cudnn(version) for version in (None, 90_900, 91_002, 91_400, 91_500)] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_figures_of_the_network_and_of_cards() -> None:

@@ -84,15 +84,20 @@ def choose_precision(recipe: TrainingConfig, device: torch.device) -> Precision:
 
 
 @contextmanager
-def tf32_allowed(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of float32 products to TF32, as PyTorch lets convolutions do by default."""
+def gpu_settings(tf32: bool) -> Iterator[None]:
+    """PyTorch's settings for GPUs. cuDNN tries which of its algorithms is the fastest, since shapes are fixed.
+
+    Args:
+        tf32: whether factors of float32 products are rounded to TF32, as in convolutions by PyTorch's default.
+    """
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32
-    convolutions.allow_tf32 = products.allow_tf32 = allowed
+    before = convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark
+    convolutions.allow_tf32 = products.allow_tf32 = tf32
+    convolutions.benchmark = True
     try:
         yield
     finally:
-        convolutions.allow_tf32, products.allow_tf32 = before
+        convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before
 
 
 def make_optimizer(model: nn.Module, device: torch.device, recipe: TrainingConfig) -> torch.optim.Optimizer:

@@ -15,9 +15,9 @@ from zssmnet.training.acceleration import (
     FLOAT16_LOSS_SCALE,
     accelerated,
     choose_precision,
+    gpu_settings,
     make_optimizer,
     make_schedule,
-    tf32_allowed,
 )
 from zssmnet.training.batches import place_cubes
 from zssmnet.training.calibration import calibrate_head
@@ -115,7 +115,7 @@ class Trainer:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """In the recipe's precision; PyTorch's error of memory becomes one with advice, after trying what fits."""
-        with tf32_allowed(self._precision == "tf32"):
+        with gpu_settings(self._precision == "tf32"):
             try:
                 yield
                 return

@@ -11,7 +11,7 @@ from zssmnet.mnet import MNet
 from zssmnet.registry.runs import decisive
 from zssmnet.storage import LocalStorage
 from zssmnet.training import fit
-from zssmnet.training.acceleration import accelerated, choose_device, choose_precision, cosine_factor, tf32_allowed
+from zssmnet.training.acceleration import accelerated, choose_device, choose_precision, cosine_factor, gpu_settings
 from zssmnet.training.checkpoint import BEST, LAST
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.largest_batch import largest_batch
@@ -47,20 +47,20 @@ class TestPrecision:
         for chosen in ("float32", "tf32"):
             config = small_config(precision=chosen)
             trained = Trainer(initial_state(config, CPU), TRAINING, VALIDATION, config)
-            forward, before = MNet.forward, tf32_flags()
+            forward, before = MNet.forward, flags()
 
             def watched(model: MNet, x: torch.Tensor, chosen: str = chosen, forward: Any = forward) -> Any:
-                seen.setdefault(chosen, set()).add(tf32_flags())
+                seen.setdefault(chosen, set()).add(flags())
                 return forward(model, x)
 
             with monkeypatch.context() as patch:
                 patch.setattr(MNet, "forward", watched)
                 trained.epoch()
-            assert tf32_flags() == before
-        assert seen == {"float32": {(False, False)}, "tf32": {(True, True)}}
-        with pytest.raises(KeyError), tf32_allowed(not before[0]):
+            assert flags() == before
+        assert seen == {"float32": {(False, False, True)}, "tf32": {(True, True, True)}}
+        with pytest.raises(KeyError), gpu_settings(not before[0]):
             raise KeyError
-        assert tf32_flags() == before
+        assert flags() == before
 
     def test_float16_scales_the_loss_and_its_gradients_are_those_of_float32(self) -> None:
         """To float16's rounding: what multiplies the loss divides its gradients."""
@@ -222,8 +222,9 @@ class TestDevice:
             choose_device("cuda")
 
 
-def tf32_flags() -> tuple[bool, bool]:
-    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+def flags() -> tuple[bool, bool, bool]:
+    convolutions = torch.backends.cudnn
+    return convolutions.allow_tf32, torch.backends.cuda.matmul.allow_tf32, convolutions.benchmark
 
 
 def _smooth(curve: np.ndarray) -> np.ndarray:
