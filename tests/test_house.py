@@ -177,8 +177,12 @@ def test_every_dependency_is_pinned_with_its_hash():
             assert re.match(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!-]+( ;[^#]*)? .*--hash=sha256:[0-9a-f]{64}", line), line
 
 
-BROUGHT = {"PIL": "pillow", "contourpy": "matplotlib", "botocore": "s3fs", "aiohttp": "s3fs"} | {
-    "report_guided_annotation": "picai_eval"
+BROUGHT = {
+    "PIL": "pillow",
+    "contourpy": "matplotlib",
+    "botocore": "s3fs",
+    "aiohttp": "s3fs",
+    "report_guided_annotation": "picai_eval",
 }
 """Packages of modules whose names differ from theirs, or which a declared one brings."""
 
