@@ -7,9 +7,10 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from typing_extensions import override
 
@@ -18,6 +19,7 @@ from zssmnet.storage.interface import Entry, Storage, flush_to_disk, storage_err
 from zssmnet.storage.keys import checked_key
 from zssmnet.storage.process_id import Owner, this_process
 
+T = TypeVar("T")
 PARTIAL = ".partial"
 ABANDONED_S = 86_400
 """A half-written file that nobody has touched for so long is taken to be left behind, wherever its writer was."""
@@ -85,11 +87,11 @@ class LocalStorage(Storage):
         partial = workplace / target.name
         try:
             with storage_errors(target, "written"):
-                _make_folder(workplace)
+                _retried(lambda: workplace.mkdir(parents=True))
                 yield partial
                 flush_to_disk(partial)
                 is_new_folder = not target.parent.is_dir()
-                _move(partial, target)
+                _retried(lambda: _move(partial, target))
                 _flush_entry(target, is_new_folder)
         finally:
             _clear_away(workplace)
@@ -98,7 +100,9 @@ class LocalStorage(Storage):
     def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
         path = self._path(key)
         with storage_errors(path, "written"):
-            is_done = _create(path, data or b"") if version is None else self._swap(key, data, version)
+            is_done = (
+                self._swap(key, data, version) if version is not None else _retried(lambda: _create(path, data or b""))
+            )
         if not is_done:
             return None
         if data is None:
@@ -116,7 +120,7 @@ class LocalStorage(Storage):
         digest = hashlib.sha256(f"{key}\0{version}".encode()).hexdigest()
         guard = f"{PARTIAL}/exchange/{digest}"
         path = self.folder / guard
-        if not _create(path, data or b""):
+        if not _retried(lambda: _create(path, data or b"")):
             old = self._entry(guard)
             if old is None or time.time() - _modified_s(old) <= GUARD_S:
                 return False
@@ -155,28 +159,30 @@ class LocalStorage(Storage):
         _remove_if_empty(self.folder / PARTIAL)
 
 
+def _retried(action: Callable[[], T]) -> T:
+    """The result of an action that makes folders, though others may remove an empty one in the same moment."""
+    for _ in range(99):
+        with suppress(FileNotFoundError, FileExistsError):
+            return action()
+    return action()
+
+
 def _create(path: Path, data: bytes) -> bool:
     """Create a file with ``data``; False if there is one already."""
-    for attempt in itertools.count():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = path.open("xb", buffering=0)
+    except FileExistsError:
+        if path.exists():
+            return False
+        raise
+    with file:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb", buffering=0) as file:
-                try:
-                    file.write(data)
-                except BaseException:
-                    path.unlink(missing_ok=True)
-                    raise
-        except FileExistsError:
-            if path.exists():
-                return False
-            if attempt == 99:
-                raise
-        except FileNotFoundError:  # others removed the empty folder in the same moment
-            if attempt == 99:
-                raise
-        else:
-            return True
-    raise AssertionError("attempts do not end without a result")
+            file.write(data)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return True
 
 
 def _modified_s(entry: Entry) -> float:
@@ -222,29 +228,9 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
-def _make_folder(folder: Path) -> None:
-    """Make ``folder``, though others may remove the empty folder above it in the same moment."""
-    for attempt in itertools.count():
-        try:
-            folder.mkdir(parents=True)
-        except (FileNotFoundError, FileExistsError):
-            if attempt == 99:
-                raise
-        else:
-            return
-
-
 def _move(file: Path, target: Path) -> None:
-    """Move a file to its place, though others may remove the empty folder there in the same moment."""
-    for attempt in itertools.count():
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-        except FileNotFoundError:
-            if attempt == 99 or not file.exists():
-                raise
-        else:
-            return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.replace(target)
 
 
 def _flush_entry(path: Path, and_its_folders: bool = False) -> None:
