@@ -52,8 +52,8 @@ class Group:
         together = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(together)
         parts = torch.split(together, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view(gradient.shape))
+        views = [part.view(gradient.shape) for gradient, part in zip(gradients, parts, strict=True)]
+        torch._foreach_copy_(gradients, views)
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the processes, as a new tensor."""

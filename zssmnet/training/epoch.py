@@ -117,9 +117,7 @@ def training_step(
     (loss * (share * loss_scale)).backward()  # type: ignore[no-untyped-call]
     group.sum_gradients(network)
     if loss_scale != 1:
-        for weight in network.parameters():
-            if weight.grad is not None:
-                weight.grad.div_(loss_scale)
+        torch._foreach_div_([weight.grad for weight in network.parameters() if weight.grad is not None], loss_scale)
     optimizer.step()
     return loss.detach(), shown.restored.detach()
 
