@@ -110,6 +110,11 @@ def judge(
         word, reason = verdict(
             primary[name].difference, adjusted[name], structure[name].difference, figures[name].mean(axis=1), floor
         )
+        if control.difference.excludes_zero:
+            word, reason = (
+                "not shown",
+                "the control failed: scratch differs from scratch, so that this run proves nothing",
+            )
         verdicts.append(Verdict(weights=name, verdict=word, sentence=_sentence(primary[name], word, reason)))
     others = [compare(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     others_p = holm({f"{one.first} {one.second}": one.difference.p for one in others})
@@ -120,7 +125,7 @@ def judge(
     )
     summary = "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts)
     if control.difference.excludes_zero:
-        summary += "; but scratch differs from scratch: this run proves nothing, take more seeds"
+        summary += "; scratch differs from scratch: take more seeds or steps"
     return ProbeResult(
         verdict=summary,
         task=config.task,

@@ -47,9 +47,9 @@ def probe_picture(result: ProbeResult) -> bytes:
     row = grid[1].subgridspec(1, max(1, len(shown)), wspace=0.05).subplots(squeeze=False)[0]
     for ax, (arm, example) in zip(row, shown, strict=False):
         ax.imshow(np.array(example), "gray", vmin=0, vmax=2 if result.task == "zones" else 1, interpolation="nearest")
-        ax.set_title(arm, fontsize=7, color=FAINT)
+        ax.set_title(arm.replace(" ", "\n"), fontsize=6, color=FAINT)
         without_axes(ax)
-    heading(figure, f"Probe, {result.task}: {result.verdict}"[:110], 0.06)
+    heading(figure, f"Probe, {result.task}: curves, and what each arm finds in one slice", 0.06)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=90)
     return stream.getvalue()

@@ -13,7 +13,7 @@ from zssmnet.probe.run import probe
 from zssmnet.storage import LocalStorage
 
 CASES = made_cases(40)
-CONFIG = small_probe(labelled=(8,), seeds=5, looks=(40, 120), test_cases=10, tuning_cases=5, learning_rates=(0.01,))
+CONFIG = small_probe(labelled=(8,), seeds=5, looks=(30,), test_cases=10, tuning_cases=5, learning_rates=(0.01,))
 
 
 def taught_weights(file: Path, config: ProbeConfig, shuffled: bool = False) -> str:
@@ -26,9 +26,9 @@ def taught_weights(file: Path, config: ProbeConfig, shuffled: bool = False) -> s
             for case, label in zip(cases, labels[7:] + labels[:7], strict=True)
         ]
     model = build_network(
-        Arm("scratch", "scratch"), 99, 2, NetworkConfig(channels=(4, 4, 4, 4, 4)), torch.device("cpu")
+        Arm("scratch", "scratch"), 99, 2, NetworkConfig(channels=(8, 8, 8, 8, 8)), torch.device("cpu")
     )
-    list(fine_tune(model, cases, (), 0.01, 99, config.model_copy(update={"looks": (400,)})))
+    list(fine_tune(model, cases, (), 0.01, 99, config.model_copy(update={"looks": (300,)})))
     torch.save({"state_dict": model.state_dict()}, file)
     return str(file)
 
