@@ -73,3 +73,13 @@ def test_what_cannot_be_used_is_one_line(folder: Path) -> None:
         evaluate_detection(folder / "predicted", folder / "labelsTr")
     with pytest.raises(InputError, match=r"no <case>.npz; predict with --save_probabilities"):
         evaluate_detection(folder / "labelsTr", folder / "labelsTr")
+
+
+@pytest.mark.filterwarnings("ignore:No negative samples")
+def test_without_a_case_that_has_no_lesion_there_is_no_auroc(folder: Path) -> None:
+    for case_id in ("3_1", "4_1"):
+        (folder / "predicted" / f"{case_id}.npz").unlink()
+    figures = evaluate_detection(folder / "predicted", folder / "labelsTr")
+    assert np.isnan(figures.auroc)
+    found = (figures.AP, figures.num_lesions)
+    assert found == pytest.approx((0.5, 2))
