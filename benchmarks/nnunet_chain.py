@@ -41,6 +41,7 @@ class Chain:
             "nnUNet_extTrainer": f"{FOLDER}{os.pathsep}{TRAINERS}",
             "nnUNet_def_n_proc": "1",
             "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",  # nnU-Net's own number of threads comes back in prediction
             "SHORT_EPOCHS": str(epochs),
             "SHORT_ITERATIONS": str(iterations),
         }

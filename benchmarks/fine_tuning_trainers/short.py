@@ -24,6 +24,7 @@ def short(kind: type, seed: int) -> type:
     def __init__(  # noqa: N807
         self: Any, plans: Any, configuration: str, fold: int, dataset_json: Any, device: Any = GPU
     ) -> None:
+        torch.set_num_threads(1)  # networks this small are slower on several, by far so on busy cores
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002  (nnU-Net's data loaders draw from it)
         kind.__init__(self, plans, configuration, fold, dataset_json, device)  # type: ignore[misc]
