@@ -44,7 +44,8 @@ def train_twins(chain: Chain, weights: Path, seeds: int) -> Curves:
     curves: Curves = {twin: {"train": [], "val": []} for twin in TWINS}
     for seed in range(seeds):
         for twin, (trainer, _) in TWINS.items():
-            output = chain.train(f"Short{seed}{trainer}", weights if twin == "pre-trained" else None, weights)
+            given = weights if twin == "pre-trained" else None
+            output = chain.train(f"Short{seed}{trainer}", given, weights, validate=False)
             for kind, found in curves[twin].items():
                 found.append(losses(output, kind))
             print(f"seed {seed}, {twin}: validation loss {curves[twin]['val'][-1]}", flush=True)

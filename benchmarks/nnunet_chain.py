@@ -87,17 +87,19 @@ class Chain:
         plans["configurations"]["3d_fullres"] |= {"patch_size": list(patch_size_zyx), "batch_size": 2}
         file.write_text(json.dumps(plans))
 
-    def train(self, trainer: str, weights: Path | None, network: Path) -> str:
-        """Train fold 0 and predict its validation cases; nnU-Net's output.
+    def train(self, trainer: str, weights: Path | None, network: Path, validate: bool = True) -> str:
+        """Train fold 0; nnU-Net's output.
 
         Args:
             trainer: name of a trainer.
             weights: pre-trained weights, or None for a training from scratch.
             network: weights that tell the channels of the network.
+            validate: whether the validation cases are predicted at the end, see `validation`.
         """
         given = () if weights is None else ("-pretrained_weights", weights)
         command = ("501", "3d_fullres", "0", "-p", PLANS, "-tr", trainer, "-device", "cpu", "--npz", *given)
-        return self.run("nnUNetv2_train", *command, ZSSMNET_WEIGHTS=str(network), nnUNet_n_proc_DA="0")
+        more = {"ZSSMNET_WEIGHTS": str(network), "SHORT_VALIDATION": str(int(validate)), "nnUNet_n_proc_DA": "0"}
+        return self.run("nnUNetv2_train", *command, **more)
 
     def validation(self, trainer: str) -> Path:
         """Folder of the probabilities of fold 0's validation cases."""

@@ -1,8 +1,8 @@
 """Our trainers with a seed and a few short epochs, for nnU-Net v2: `Short0Zssmnet`, `Short0ZssmnetScratch`, and so on.
 
 nnU-Net finds them if ``nnUNet_extTrainer`` names this folder. ``SHORT_EPOCHS`` and ``SHORT_ITERATIONS`` say how many
-epochs of how many iterations. The number in the name is the seed. There is no mirroring in prediction, which costs
-eight times the time.
+epochs of how many iterations; ``SHORT_VALIDATION=0`` leaves the prediction of the validation cases out. The number in
+the name is the seed. There is no mirroring in prediction, which costs eight times the time.
 """
 
 import os
@@ -38,6 +38,8 @@ def short(kind: type, seed: int) -> type:
         return *settings, None
 
     members = {"__init__": __init__, "configure_rotation_dummyDA_mirroring_and_inital_patch_size": without_mirroring}
+    if os.environ.get("SHORT_VALIDATION") == "0":
+        members["perform_actual_validation"] = lambda self, save_probabilities=False: None
     return type(f"Short{seed}{kind.__name__.removeprefix(PREFIX)}", (kind,), members)
 
 

@@ -102,7 +102,7 @@ def test_the_chain_from_archive_to_figures(model: Path, tmp_path: Path) -> None:
         figures = evaluate_detection(folder, chain.raw / "labelsTr")
         print(figures)
         assert figures.num_cases == count
-        assert 0 <= figures.AP <= 1
+        assert -1e-9 < figures.AP <= 1  # of so short a training about 0, from either side
 
 
 @pytest.mark.long
