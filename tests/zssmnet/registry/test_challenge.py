@@ -340,6 +340,7 @@ class TestADivergedChampion:
 class TestErrors:
     def test_another_network(self, cubes: LocalStorage, weights: LocalStorage) -> None:
         other = FIRST.model_copy(update={"network": NetworkConfig(channels=(2, 2, 2, 2, 3), merge="sum")})
+        stable_model(weights)  # hashes the model, which is a copy, and notes its version
         before = traces(weights.folder)
         with pytest.raises(CheckpointError) as caught:
             challenge(cubes, weights, other, stop, stop)
