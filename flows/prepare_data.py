@@ -1,7 +1,8 @@
 """Flow: from an archive to prepared cases, a task a case."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from prefect import flow, unmapped
@@ -43,6 +44,8 @@ from zssmnet.storage.layout import reports_beside
 
 log = logging.getLogger("zssmnet.flows")
 STAGE = "prepare"
+SHOWN_LETTERS = 40
+"""What Prefect's UI shows of a cell when the other columns are to be seen as well."""
 NO_LIMITS = StrictConfig()
 
 PreparationSettings = Annotated[PreparationConfig, Field(description="Resampling and cropping")]
@@ -218,31 +221,38 @@ def _refuse_warnings(records: Sequence[PreparedCase], limits: StrictConfig, page
 def _show_table(faults: Sequence[CaseError], prepared: Sequence[Prepared], subset_of: Mapping[str, int]) -> None:
     """A table of all cases, those that are left out first, the reason before the file."""
     left_out = [
-        _row(one.case_id, subset_of.get(one.case_id), "left out", f"{one.reason}: {one.file}") for one in faults
+        row
+        for one in faults
+        for row in _rows(one.case_id, subset_of.get(one.case_id), "left out", f"{one.reason}: {one.file}")
     ]
     used = [
-        _row(one.case_id, one.subset, "prepared" if is_new else "up to date", "; ".join(one.warnings), one)
+        row
         for one, is_new in prepared
+        for row in _rows(one.case_id, one.subset, "prepared" if is_new else "up to date", "; ".join(one.warnings), one)
     ]
     create_table_artifact(
         key="cases",
         table=left_out + used,
-        description="All cases, those left out first: subset (0-4 training, 5 validation), what is odd, size in voxels "
+        description="All cases, those left out first: what is odd, subset (0-4 training, 5 validation), size in voxels "
         "before and after.",
     )
 
 
-def _row(
+def _rows(
     case_id: str, subset: int | None, state: str, remarks: str, record: PreparedCase | None = None
-) -> dict[str, str]:
-    return {
+) -> Iterator[dict[str, str]]:
+    """The row of a case; remarks that the UI would cut off go on in rows below."""
+    first, *others = textwrap.wrap(remarks, SHOWN_LETTERS, break_long_words=False, break_on_hyphens=False) or [""]
+    yield {
         "case": text(case_id),
         "state": state,
-        "remarks": text(remarks),
+        "remarks": text(first),
         "subset": "" if subset is None else str(subset),
         "before": _voxels(record.size_before) if record else "",
         "after": _voxels(record.size_after) if record else "",
     }
+    for more in others:
+        yield {"case": "", "state": "", "remarks": text(more), "subset": "", "before": "", "after": ""}
 
 
 def _voxels(size: tuple[int, int, int]) -> str:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.markdown import code, text
 from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
 from tasks.run_control import CancelledByUser, check_cancelled, check_suspended, controlled
+from tasks.run_page import refresh_page
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError, without_credentials
 
@@ -226,6 +227,7 @@ class _PoolWatch:
             self._artifact = cast(UUID, made)
         else:
             self._client.update_artifact(self._artifact, ArtifactUpdate(data=markdown))
+        refresh_page()
 
 
 def _described(run: FlowRun) -> str:

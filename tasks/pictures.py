@@ -74,7 +74,8 @@ class LivePictures:
         result = progress.history[-1]
         cubes = open_storage(self._cubes_path)
         validation = CubeSet([open_cubes(cubes.local(find_cubes(cubes)[VALIDATION_SUBSET]))])
-        title = f"Validation cubes after epoch {result.epoch}, loss {result.validation_loss:.4f}"
+        explained = "" if result.explained is None else f", explained variance {result.explained:.0%}"
+        title = f"Validation cubes after epoch {result.epoch}, loss {result.validation_loss:.4f}{explained}"
         self._show(draw_losses(progress.history, progress.best_epoch, f"After epoch {result.epoch}"))
         self._show(draw_restored(state.model, validation, self._config, title))
         self._epoch, self._time = progress.epoch, time.monotonic()

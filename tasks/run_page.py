@@ -1,6 +1,7 @@
 """The page of a run that everybody opens: one artifact, ``summary``, which grows while the run goes on."""
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import cast
 from uuid import UUID
 
@@ -29,10 +30,15 @@ class RunPage:
     def __init__(self) -> None:
         self._sections: dict[str, str] = {}
         self._artifact: UUID | None = None
+        _page.set(self)
 
     def put(self, title: str, markdown: str) -> None:
-        """Write a section, or write it anew, and bring the links to the parts of the run up to date."""
+        """Write a section, or write it anew."""
         self._sections[title] = markdown
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring the links to the parts of the run up to date."""
         with server_may_be_away():
             parts = [f"## {name}\n\n{section}" for name, section in self._sections.items()]
             whole = "\n\n".join([*parts, f"## Runs\n\n{_links()}"])
@@ -42,6 +48,15 @@ class RunPage:
             else:
                 with get_client(sync_client=True) as client:
                     client.update_artifact(self._artifact, ArtifactUpdate(data=whole))
+
+
+_page: ContextVar[RunPage | None] = ContextVar("run page", default=None)
+
+
+def refresh_page() -> None:
+    """A part of the present run has changed: its page, if it has one, is to show that."""
+    if page := _page.get():
+        page.refresh()
 
 
 def cases_section(used: int, left_out: Mapping[str, str], with_warnings: int) -> str:

@@ -21,7 +21,7 @@ from flows.prepare_data import prepare_data
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.command import zssmnet
-from tests.runs import artifacts_of, runs_over
+from tests.runs import artifacts_of, case_rows, runs_over
 from zssmnet.data.image_io import read_image, write_image
 from zssmnet.data.splits import stable_subset
 from zssmnet.errors import InputError
@@ -106,7 +106,7 @@ def test_run_and_task_names_carry_what_they_work_on(done: PipelineSummary, runs:
 
 
 def test_the_table_shows_all_cases_with_subset_sizes_and_reasons(runs: dict[str, FlowRun]) -> None:
-    rows = json.loads(str(artifacts_of(runs["prepare-data"])["cases"].data))
+    rows = case_rows(runs["prepare-data"])
     assert len(rows) == 8
     left_out = [row for row in rows if row["state"] == "left out"]
     assert len(left_out) == 2

@@ -2,7 +2,6 @@
 
 import glob
 import html
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from tests.reliability.corpus import cases, meta_image, nifti
 from tests.reliability.corpus.archive import built
 from tests.reliability.corpus.member import ARCHIVE, BrokenCase, GoodCase
 from tests.reliability.ledger import Ledger
-from tests.runs import artifacts_of, runs_over
+from tests.runs import case_rows, runs_over
 from tests.zssmnet.examinations import Archive, as_array, as_image, noise, read
 from zssmnet.storage.keys import printable
 
@@ -48,7 +47,7 @@ def prepared(root: Path, members: list[BrokenCase | GoodCase], controls: tuple[s
 
 def table(data: Path) -> list[dict[str, str]]:
     """The table of cases, as Prefect's UI shows it."""
-    rows: list[dict[str, str]] = json.loads(str(artifacts_of(runs_over(data)["prepare-data"])["cases"].data))
+    rows = case_rows(runs_over(data)["prepare-data"])
     return [{name: html.unescape(cell) for name, cell in row.items()} for row in rows]
 
 

@@ -611,7 +611,7 @@ MARKUP = [
 @pytest.mark.integration
 def test_names_are_text_on_prefect_s_pages(tmp_path: Path, ledger: Ledger, prefect_api: str):
     from flows.prepare_data import prepare_data
-    from tests.runs import artifacts_of, runs_over
+    from tests.runs import case_rows, runs_over
 
     archive = Archive(tmp_path / "archive")
     archive.add("plain")
@@ -621,7 +621,7 @@ def test_names_are_text_on_prefect_s_pages(tmp_path: Path, ledger: Ledger, prefe
     with ledger.tried("hostile names", "markup in an id on Prefect's pages", tries=len(MARKUP)):
         done = prepare_data(archive.images.uri, archive.masks.uri, str(tmp_path / "root"))
         assert sorted(done.left_out) == sorted(MARKUP)
-        rows = json.loads(str(artifacts_of(runs_over(tmp_path / "root")["prepare-data"])["cases"].data))
+        rows = case_rows(runs_over(tmp_path / "root")["prepare-data"])
         assert sorted(html.unescape(row["case"]) for row in rows) == sorted(["plain", *MARKUP])
         assert all("missing" in row["remarks"] for row in rows if row["case"] != "plain")
         assert not re.search(r"[<>\[\]`|*]", json.dumps([list(row.values()) for row in rows])[2:-2].replace("], [", ""))
