@@ -3,6 +3,7 @@
 import base64
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from tasks.markdown import code
-from tasks.progress import server_may_be_away
+from tasks.progress import send
 from zssmnet.config import CubesConfig, PretrainConfig
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.preparation.cubes import find_cubes, open_cubes
@@ -68,7 +69,7 @@ class LivePictures:
     def on_epoch(self, state: TrainingState) -> None:
         """Draw them, if it is time."""
         epochs, seconds = state.progress.epoch - self._epoch, time.monotonic() - self._time
-        if self._artifacts and (seconds < self.NOT_WITHIN_S or (epochs < self.EVERY_EPOCHS and seconds < self.EVERY_S)):
+        if self._epoch and (seconds < self.NOT_WITHIN_S or (epochs < self.EVERY_EPOCHS and seconds < self.EVERY_S)):
             return
         progress = state.progress
         result = progress.history[-1]
@@ -81,15 +82,16 @@ class LivePictures:
         self._epoch, self._time = progress.epoch, time.monotonic()
 
     def _show(self, picture: Picture) -> None:
-        key = artifact_key(picture.key)
-        markdown = f"{embedded(picture)}\n\n{EXPLAINED_VARIANCE}"
-        with server_may_be_away():
-            if known := self._artifacts.get(key):
-                with get_client(sync_client=True) as client:
-                    client.update_artifact(known, ArtifactUpdate(data=markdown))
-            else:
-                made = create_markdown_artifact(key=key, markdown=markdown, description="How pre-training goes")
-                self._artifacts[key] = cast(UUID, made)
+        send(picture.key, partial(self._publish, artifact_key(picture.key), embedded(picture)))
+
+    def _publish(self, key: str, markdown: str) -> None:
+        markdown = f"{markdown}\n\n{EXPLAINED_VARIANCE}"
+        if known := self._artifacts.get(key):
+            with get_client(sync_client=True) as client:
+                client.update_artifact(known, ArtifactUpdate(data=markdown))
+        else:
+            made = create_markdown_artifact(key=key, markdown=markdown, description="How pre-training goes")
+            self._artifacts[key] = cast(UUID, made)
 
 
 def artifact_key(key: str) -> str:

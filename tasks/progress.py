@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, cast
 from uuid import UUID
 
@@ -131,11 +132,57 @@ class ProgressArtifacts:
         if now - stage.shown < UPDATE_EVERY_S and stage.done < stage.total:
             return
         stage.shown = now
-        with server_may_be_away():
-            update_progress_artifact(stage.artifact, stage.percent, stage.description())
+        send(str(stage.artifact), partial(update_progress_artifact, stage.artifact, stage.percent, stage.description()))
+
+
+class Outbox:
+    """Sends to Prefect's server in a thread of its own, of each kind only the latest.
+
+    Prefect's client tries for a minute to reach a server that is away: work does not wait for that.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Callable[[], object]] = {}
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._send, daemon=True, name="outbox")
+        self._thread.start()
+
+    def put(self, kind: str, job: Callable[[], object]) -> None:
+        """Send, as what is to be sent from here, in place of anything of this kind that still waits."""
+        with self._changed:
+            self._jobs[kind] = partial(copy_context().run, job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Send what still waits, and end."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _send(self) -> None:
+        while job := self._next():
+            with server_may_be_away():
+                job()
+
+    def _next(self) -> Callable[[], object] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._is_closed)
+            return self._jobs.pop(next(iter(self._jobs))) if self._jobs else None
 
 
 _display: ContextVar[Display | None] = ContextVar("display", default=None)
+_outbox: ContextVar[Outbox | None] = ContextVar("outbox", default=None)
+
+
+def send(kind: str, job: Callable[[], object]) -> None:
+    """Send something to Prefect's server, soon; see `Outbox`."""
+    if outbox := _outbox.get():
+        outbox.put(kind, job)
+        return
+    with server_may_be_away():
+        job()
 
 
 def display() -> Display:
@@ -161,8 +208,14 @@ def shown_on(chosen: Display) -> Iterator[None]:
 @contextmanager
 def shown_in_run() -> Iterator[None]:
     """Show the progress of what runs inside on the page of the flow run as well."""
-    with shown_on(Several(display(), ProgressArtifacts())):
-        yield
+    outbox = Outbox()
+    token = _outbox.set(outbox)
+    try:
+        with shown_on(Several(display(), ProgressArtifacts())):
+            yield
+    finally:
+        _outbox.reset(token)
+        outbox.close()
 
 
 def mark_run(remark: str) -> None:
@@ -170,8 +223,12 @@ def mark_run(remark: str) -> None:
     context = FlowRunContext.get()
     if context and context.flow_run and remark not in context.flow_run.name:
         context.flow_run.name = f"{context.flow_run.name} · {remark}"
-        with server_may_be_away(), get_client(sync_client=True) as client:
-            client.set_flow_run_name(context.flow_run.id, context.flow_run.name)
+        send("name", partial(_rename, context.flow_run.id, context.flow_run.name))
+
+
+def _rename(run: UUID, name: str) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_name(run, name)
 
 
 @contextmanager

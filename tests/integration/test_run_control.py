@@ -4,10 +4,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -16,7 +15,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling, Suspended
 
 from flows.pretrain import pretrain
-from tests.integration.service import Service
+from tests.deployments.stack_fixture import temporary_stack
+from tests.integration.service import Service, connected
+from tests.phantoms import small_archive
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.registry.versions import MODEL
 
@@ -29,6 +30,11 @@ SUBSETS = (6, 6, 6, 6, 6, 4)
 def client(prefect_api: str) -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return small_archive(tmp_path_factory.mktemp("archive"))
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +79,6 @@ def start(service: Service, folder: Path, epochs: int) -> FlowRun:
     return run
 
 
-def seconds_until(condition: Callable[[], Any]) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < 300
-        time.sleep(0.2)
-    return time.monotonic() - began
-
-
 def test_a_cancelled_training_ends_and_publishes_nothing(service: Service, tmp_path: Path) -> None:
     run = start(service, tmp_path, 100_000)
     service.client.set_flow_run_state(run.id, Cancelling())
@@ -104,3 +102,37 @@ def test_a_suspended_training_frees_its_worker_and_goes_on_when_resumed(service:
     assert service.ended(run)[0] == "Completed", service.log(run)
     assert "continuing after epoch" in service.log(run)
     assert (tmp_path / "weights" / MODEL).exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("minutes", [1, 10])
+def test_a_server_that_is_away_stops_no_training(minutes: int, tmp_path: Path, archive: tuple[Path, Path]) -> None:
+    """Neither the training nor the run that waits for it; both report when the server is there again."""
+    images, masks = archive
+    with temporary_stack(OMP_NUM_THREADS="1", PREFECT_WORKER_QUERY_SECONDS="2") as stack:
+        stack.start(["postgres", "s3", "server", "setup", "cpu-worker", "gpu-worker"])
+        with connected(stack) as service:
+            config = small_config(epochs=100_000, patience=100_000, batch_size=4)
+            parameters = {
+                "images_path": str(images),
+                "zonal_mask_path": str(masks),
+                "root": str(tmp_path / "root"),
+                "cubes": {"cubes_per_case": 2},
+                "pretraining": config.model_dump(mode="json"),
+            }
+            run = service.start("ssl-pretraining", parameters)
+            training = tmp_path / "root" / "SSL" / "pretrained_weights" / "training"
+            service.until(lambda: bool(list(training.glob("*/last.checkpoint"))))
+            (child,) = service.children(run, "pretrain")
+            stack.kill_service("server")
+            time.sleep(60 * minutes)
+            (checkpoint,) = training.glob("*/last.checkpoint")
+            assert time.time() - checkpoint.stat().st_mtime < 30, "it has stopped"
+            stack.start_service("server")
+            time.sleep(120)  # longer than what marks runs as lost
+            assert [service.state(one)[0] for one in (run, child)] == ["Running", "Running"], service.log(run)
+            assert service.client.read_flow_run(child.id).run_count == 1
+            assert time.time() - checkpoint.stat().st_mtime < 30
+            service.client.set_flow_run_state(run.id, Cancelling())
+            assert [service.ended(one)[0] for one in (child, run)] == ["Cancelled", "Cancelled"]
+            assert "Crashed" not in {name for one in (run, child) for name, _ in service.states(one)}
