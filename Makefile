@@ -113,6 +113,9 @@ fix: setup  ## format the code and mend what the linter can mend
 
 lock:  ## pin requirements.in anew, for Python 3.11 to 3.13, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --override requirements.overrides requirements.in -o requirements.lock
+	@# what the images install: the same versions, without what only tests and pages need
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --override requirements.overrides \
+	  --constraint requirements.lock --extra service --extra s3 --extra dask --extra dicom pyproject.toml -o deployments/requirements-runtime.lock
 
 audit:  ## look the pinned packages up among the known vulnerabilities (asks https://pypi.org; no part of `make test`)
 	@$(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit==2.10.1

@@ -67,7 +67,7 @@ def test_all_services_are_there():
 def test_ports_are_open_to_this_machine_only():
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert all(port.startswith("${ZSSMNET_LISTEN:-127.0.0.1}:") for port in ports)
 
 
 def test_secrets_have_no_defaults():
@@ -144,9 +144,9 @@ def test_no_service_is_root(name: str):
     assert service["cap_drop"] == ["ALL"]
 
 
-def test_the_gpu_worker_has_one_gpu_and_one_run():
+def test_the_gpu_worker_has_all_gpus_and_one_run():
     (device,) = SERVICES["gpu-worker"]["deploy"]["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
     command = SERVICES["gpu-worker"]["command"]
     assert command[command.index("--limit") + 1] == "1"
     assert SERVICES["gpu-worker"]["shm_size"]
@@ -181,7 +181,7 @@ def test_settings_are_known_to_prefect():
 
 def test_targets_of_the_dockerfile_are_those_that_are_built():
     targets = {service["build"]["target"] for service in SERVICES.values() if "build" in service}
-    assert targets == {"cpu", "cuda", "s3"}
+    assert targets == {"server", "cpu", "cuda", "s3"}
     assert targets <= set(stages())
 
 
@@ -205,6 +205,18 @@ def test_dependencies_are_checked_by_their_hashes():
     assert installs
     assert all("--require-hashes" in line for line in installs)
     assert "--hash=sha256:" in (ROOT / "deployments" / "requirements-server.txt").read_text()
+
+
+def test_images_hold_no_tools_and_the_same_versions():
+    def pins(file: Path) -> set[str]:
+        return set(re.findall(r"^([a-z0-9._-]+==[^ ;]+)", file.read_text(), re.MULTILINE))
+
+    runtime, whole = pins(ROOT / "deployments" / "requirements-runtime.lock"), pins(ROOT / "requirements.lock")
+    names = {pin.partition("==")[0] for pin in runtime}
+    assert {pin for pin in runtime - whole if not pin.startswith("torch==")} == set()
+    assert {"prefect", "s3fs", "pydicom", "prefect-dask"} <= names
+    assert not {"pytest", "moto", "playwright", "mypy", "ruff"} & names
+    assert not [line for line in lineage("server") if "torch" in line[1]]
 
 
 def test_versions_agree():
