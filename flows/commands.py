@@ -148,13 +148,14 @@ def verify(options: argparse.Namespace) -> None:
 
 
 def versions(options: argparse.Namespace) -> None:
-    """List the published models.
+    """List the published models; losses on the same validation cubes can be compared.
 
     Raises:
         CheckpointError: there is none.
     """
+    from zssmnet.data.splits import VALIDATION_SUBSET
     from zssmnet.probe.note import notes_of
-    from zssmnet.registry.versions import list_versions, stable_model
+    from zssmnet.registry.versions import list_versions, stable_model, version_key
     from zssmnet.storage import open_storage
     from zssmnet.storage.layout import Layout
 
@@ -164,8 +165,12 @@ def versions(options: argparse.Namespace) -> None:
         raise CheckpointError(f"{weights.uri}: no model was published there; name the working root of 'zssmnet run'")
     for model in published:
         mark = "*" if stable and stable.run_id == model.run_id else " "
+        entry = weights.stat(version_key(model.run_id))
+        written = f"{entry.modified.astimezone():%Y-%m-%d %H:%M}" if entry else "being written"
+        cubes = model.inputs[VALIDATION_SUBSET].sha256[:8]
         say(
-            f"{mark} {model.run_id}  validation loss {model.best_validation_loss:.5f}  {len(model.data)} cases"
+            f"{mark} {model.run_id}  {written}  validation loss {model.best_validation_loss:.5f} on cubes {cubes}"
+            f"  {len(model.data)} cases"
             + (f"  replaces {model.replaces}" if model.replaces else "")
             + "".join(f"  probe, {note.task}: {note.verdict}" for note in notes_of(weights, model.run_id))
         )

@@ -1,6 +1,7 @@
 """Retraining on new data in this process, on a real Prefect server: what counts as new, and what does not."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,7 @@ def test_versions_are_listed_and_taken_back(group: Group, capsys: pytest.Capture
     lines = output.splitlines()
     assert [line[0] for line in lines] == [" "] * (len(lines) - 1) + ["*"]
     assert published.run_id in lines[-1]
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d  validation loss [\d.]+ on cubes [0-9a-f]{8}  \d+ cases", lines[-1])
     replaced = lines[-1].split("replaces ")[1]
     assert run("rollback")[0] == 0
     assert f"* {replaced}" in run("versions")[1]

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from zssmnet.errors import StorageError, UnreadableFileError
@@ -36,11 +37,13 @@ class Entry:
         size: bytes.
         version: changes whenever the file is written: times of modification and of the inode's change, and inode; or an
             S3 ETag. Programs can set the first time back, the second one they cannot.
+        modified: when it was written, for people to read: no decision hangs on it.
     """
 
     key: str
     size: int
     version: str
+    modified: datetime
 
 
 class Storage(ABC):

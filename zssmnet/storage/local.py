@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,7 +71,8 @@ class LocalStorage(Storage):
                     return None
                 raise
         version = f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"  # clocks of file systems tick slowly
-        return Entry(key, found.st_size, version) if stat.S_ISREG(found.st_mode) else None
+        modified = datetime.fromtimestamp(found.st_mtime, UTC)
+        return Entry(key, found.st_size, version, modified) if stat.S_ISREG(found.st_mode) else None
 
     @override
     def local(self, key: str) -> Path:

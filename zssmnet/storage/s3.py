@@ -81,13 +81,16 @@ class S3Storage(Storage):
         ours = len(_below(self._prefix))
         files = [one for one in found if not one["Key"].endswith("/")]  # such a key stands for an empty folder
         return sorted(
-            (Entry(one["Key"][ours:], int(one["Size"]), _version(one)) for one in files), key=lambda entry: entry.key
+            (Entry(one["Key"][ours:], int(one["Size"]), _version(one), one["LastModified"]) for one in files),
+            key=lambda entry: entry.key,
         )
 
     @override
     def stat(self, key: str) -> Entry | None:
         details = self._head(key)
-        return Entry(key, int(details["ContentLength"]), _version(details)) if details else None
+        return (
+            Entry(key, int(details["ContentLength"]), _version(details), details["LastModified"]) if details else None
+        )
 
     def _head(self, key: str) -> dict[str, Any] | None:
         in_bucket = self._key(key)
