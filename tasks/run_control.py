@@ -6,6 +6,7 @@ whether it is suspended, and once more before a model is published.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun, Pause, PrefectException
 from prefect.states import Cancelled
 
+from tasks.addresses import STARTED_BY_WORKER
 from zssmnet.errors import without_credentials
 
 log = logging.getLogger("zssmnet.tasks")
@@ -165,9 +167,12 @@ def ends_cancelled(flow: Callable[P, R]) -> Callable[P, R]:
 
 
 def wait_for_server() -> None:
-    """Wait, for as long as it takes, until the server answers: it is to hear what came of the run."""
+    """As a run of a deployment, wait until the server answers, for as long as it takes: it is to hear what came of it.
+
+    A command does not wait: its own server, once gone, does not come back.
+    """
     said = 0.0
-    while True:
+    while os.environ.get(STARTED_BY_WORKER):
         try:
             with get_client(sync_client=True) as client:
                 client.hello().raise_for_status()
