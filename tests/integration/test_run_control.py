@@ -61,7 +61,11 @@ class worker:  # noqa: N801  # a context manager
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:  # Prefect's worker was seen to wait for ever when told to end
+            self._process.kill()
+            self._process.wait()
 
 
 def start(service: Service, folder: Path, epochs: int) -> FlowRun:
