@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from prefect.testing.cli import CycloptsCliRunner
 from prefect.workers.process import ProcessJobConfiguration
 
 from deployments import setup
-from deployments.automations import automations
+from deployments.automations import automations, notifications
 from flows import cli
 from flows.watch import watch_for_data
 from tests.deployments.stack_fixture import temporary_stack
@@ -176,7 +177,8 @@ def test_deploying_again_makes_nothing_twice(
     deployments = service.client.read_deployments()
     names = [f"{one.name}/{one.name}" for one in deployments]
     assert sorted(names) == sorted(setup.deployment_names())
-    assert len(service.client.read_automations()) == len(automations()) + 1  # and the trigger of retraining
+    wanted = [*automations(), *notifications(uuid4())]
+    assert len(service.client.read_automations()) == len(wanted) + 1  # and the trigger of retraining
     for one in deployments:
         assert one.description
         assert one.tags
@@ -338,7 +340,9 @@ def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: 
         assert {lost.work_pool_name, again.work_pool_name} == {"gpu"}
         assert "continuing after epoch" in service.log(again)
         assert "sent again, it continues from its last checkpoint" in service.log(first_run)
-        assert "6 epochs" in str(service.artifacts(first_run)["summary"].data)
+        page = str(service.artifacts(first_run)["summary"].data)
+        assert re.search(r"in epoch \d of 6", page)
+        assert f"/runs/flow-run/{again.id}): Completed" in page
 
 
 @pytest.mark.long

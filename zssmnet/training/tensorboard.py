@@ -39,6 +39,7 @@ class Monitor:
         with temporary_errors():
             self._folder = self._temporary.enter_context(temporary_folder())
         self._writer: SummaryWriter | None = None
+        self._first_epoch = 0
         self._has_logged = False
 
     def __enter__(self) -> Self:
@@ -62,9 +63,9 @@ class Monitor:
         """
         with temporary_errors():
             self._log(state)
-        for file in self._folder.iterdir():
-            with self._workplace.publishing(f"{LOGS}/{file.name}") as path:
-                shutil.copyfile(file, path)
+        (file,) = self._folder.iterdir()
+        with self._workplace.publishing(f"{LOGS}/{_file_name(self._first_epoch)}") as path:
+            shutil.copyfile(file, path)
         if state.progress.epoch % PICTURE_EVERY == 0:
             self._end_file()
 
@@ -82,6 +83,7 @@ class Monitor:
             # what an earlier process has logged of this epoch and later ones is hidden, once
             purge_step = None if self._has_logged else result.epoch
             self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+            self._first_epoch = result.epoch
             self._has_logged = True
         self._writer.add_scalar("loss/training", result.train_loss, result.epoch)
         self._writer.add_scalar("loss/validation", result.validation_loss, result.epoch)
@@ -92,6 +94,15 @@ class Monitor:
             examples = validation_examples(state.model, self._validation, self._config, EXAMPLES)
             self._writer.add_image("restored cubes", examples_grid(examples), result.epoch, dataformats="HW")
         self._writer.flush()
+
+
+def _file_name(first_epoch: int) -> str:
+    """The name of an event file. TensorBoard reads files in the order of their names, which is that of epochs here.
+
+    PyTorch's names have the second and a count in them, so that of several in a second the tenth comes before the second.
+    The letter puts them behind those of earlier versions, which begin with a time.
+    """
+    return f"events.out.tfevents.epoch{first_epoch:07d}"
 
 
 def _quality(result: EpochResult) -> dict[str, float]:
