@@ -99,8 +99,8 @@ class Monitor:
 def _file_name(first_epoch: int) -> str:
     """The name of an event file. TensorBoard reads files in the order of their names, which is that of epochs here.
 
-    PyTorch's names have the second and a count in them, so that of several in a second the tenth comes before the second.
-    The letter puts them behind those of earlier versions, which begin with a time.
+    PyTorch's names have the second and a count in them: of several in one second the tenth comes before the second. The
+    letter puts them behind those of earlier versions, which begin with a time.
     """
     return f"events.out.tfevents.epoch{first_epoch:07d}"
 
