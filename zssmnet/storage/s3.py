@@ -15,7 +15,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from zssmnet.errors import StorageError
+from zssmnet.errors import ConfigError, StorageError
 from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import checked_key
@@ -213,3 +213,10 @@ def _storage_errors(address: str, done: str, place: str) -> Iterator[None]:
     except (*FAULTS, WrongContentError) as error:
         reason = f"{reason_of(error)}, {place}" if is_of_this_machine(error) else reason_of(error)
         raise StorageError(f"{address}: cannot be {done}: {reason}") from error
+    except ValueError as error:  # botocore's, of an endpoint
+        if "nvalid endpoint" not in str(error):
+            raise
+        raise ConfigError(
+            f"{address}: {str(error).rpartition(': ')[2]!r} is no address of an S3 storage; write one like "
+            "https://host:9000 into AWS_ENDPOINT_URL, or as endpoint_url of the AWS profile"
+        ) from error

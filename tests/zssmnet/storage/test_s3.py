@@ -5,12 +5,14 @@ import time
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from tests.zssmnet.storage.storage_contract import StorageContract
-from zssmnet.errors import StorageError
+from zssmnet.errors import ConfigError, StorageError
 from zssmnet.storage import open_storage
 from zssmnet.storage.cache import SPARED_S, Cache
 from zssmnet.storage.s3 import S3Storage
+from zssmnet.storage.s3_files import RetryingS3
 
 
 class TestS3Storage(StorageContract):
@@ -80,3 +82,18 @@ def test_cache_keeps_nothing_of_a_fetch_that_failed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="connection reset"):
         cache.get("s3://bucket/file", "1", cut_off)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["minio:9000", "minio", "http://", "ftp://minio", "http://minio:port", "https:/minio"]
+)
+def test_an_endpoint_that_is_no_address_is_one_line(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3fs.S3FileSystem.clear_instance_cache()
+    RetryingS3.clear_instance_cache()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises((ConfigError, StorageError)) as error:
+        open_storage("s3://bucket/root").list()
+    assert str(error.value).startswith("s3://bucket/root: ")
+    assert endpoint in str(error.value)
+    assert "\n" not in str(error.value)
+    RetryingS3.clear_instance_cache()
