@@ -3,6 +3,7 @@
 import logging
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Annotated
 
 from prefect import flow, unmapped
@@ -223,7 +224,9 @@ def _show_table(faults: Sequence[CaseError], prepared: Sequence[Prepared], subse
     left_out = [
         row
         for one in faults
-        for row in _rows(one.case_id, subset_of.get(one.case_id), "left out", f"{one.reason}: {one.file}")
+        for row in _rows(
+            one.case_id, subset_of.get(one.case_id), "left out", f"{one.reason}: {PurePosixPath(one.file).name}"
+        )
     ]
     used = [
         row
@@ -256,4 +259,4 @@ def _rows(
 
 
 def _voxels(size: tuple[int, int, int]) -> str:
-    return " x ".join(map(str, size))
+    return "x".join(map(str, size))

@@ -1,5 +1,6 @@
 """Names of flow runs, by which Prefect's UI and the logs find them: flow, working root, date."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
@@ -10,6 +11,13 @@ from prefect.context import FlowRunContext
 
 from zssmnet.storage.keys import printable
 from zssmnet.storage.layout import ROOT_FOLDER
+
+_GREEK = (
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi"
+    "|omega"
+)
+_OF_THE_FORM = re.compile(rf"({_GREEK})\d*(-[a-z]+)+")
+"""Names that the run form of Prefect's UI proposes: a Greek letter, a number perhaps, and places."""
 
 
 def named_after(parameter: str) -> Callable[[], str]:
@@ -39,8 +47,8 @@ def _root_name(address: str) -> str:
 
 
 def _is_drawn(name: str) -> bool:
-    """Whether Prefect drew a name by lot, as for every run that nobody names: words of its lists."""
-    return set(name.split("-")) <= _words() and "-" in name
+    """Whether Prefect drew a name by lot, as for every run that nobody names: of words of its lists, or its form's."""
+    return bool(_OF_THE_FORM.fullmatch(name)) or (set(name.split("-")) <= _words() and "-" in name)
 
 
 @cache

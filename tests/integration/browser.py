@@ -90,6 +90,7 @@ def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
 
     sent = text("pre-training is sent to work pool 'gpu'")
     shot("run", f"/runs/flow-run/{run.id}", text(name), sent, shown("canvas"), graph)
+    shot("summary", artifact("summary", run), text("cases used"), text("Runs"), picture)
     shot("cases", artifact("cases", prepared), text("prepared"), text("state"))
     shot("case", artifact("cases-subset5", cut), picture)
     shot("progress", artifact("pretrain-progress", trained), text("epochs · loss"), text("Progress: 100%"))

@@ -375,7 +375,7 @@ def cancelled_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
 def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, cancelled_run: FlowRun, tmp_path: Path) -> None:
     with signed_in(service.stack.environment) as page:
         look(page, service, first_run, tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 10
+    assert len(list(tmp_path.glob("*.png"))) == 11
 
 
 @pytest.mark.long
