@@ -45,7 +45,7 @@ from zssmnet.storage.layout import reports_beside
 
 log = logging.getLogger("zssmnet.flows")
 STAGE = "prepare"
-SHOWN_LETTERS = 40
+SHOWN_LETTERS = 32
 """What Prefect's UI shows of a cell when the other columns are to be seen as well."""
 NO_LIMITS = StrictConfig()
 
