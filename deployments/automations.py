@@ -28,7 +28,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from tasks.hand_off import WORK_QUEUE
+from tasks.hand_off import LOST, WORK_QUEUE
 
 HEARTBEATS_MISSED = timedelta(seconds=90)
 """Runs send a heartbeat every 30 s: three are missed."""
@@ -64,7 +64,7 @@ def automations(
             name="zssmnet: runs whose machine has gone",
             description="Marks a run as crashed when its heartbeats are missing: its machine or its process has gone.",
             trigger=_missing({"heartbeat"}, silence),
-            actions=[_change(StateType.CRASHED, "No sign of life: the run's machine or process has gone.")],
+            actions=[_change(StateType.CRASHED, LOST)],
         ),
         Automation(
             name="zssmnet: crashed runs are started again",

@@ -33,6 +33,10 @@ WORK_QUEUE = "handed-over"
 """Work queue of the runs that a parent sends, by which they are known: if one crashes, its parent sends it again."""
 POLL_S = 3.0
 SERVER_AWAY_S = 30.0
+LOST = "No sign of life: the run's machine or process has gone."
+"""Message of the state of a run whose heartbeats are missing."""
+SETTLING_S = 60.0
+"""How long a run that is taken for lost has time to show that it lives, as after a time without a server."""
 _WAITING = {StateType.SCHEDULED, StateType.PENDING}
 
 
@@ -136,8 +140,11 @@ def _sent(client: SyncPrefectClient, key: str) -> FlowRun | None:
 def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun:
     """Wait for the end of a run; as long as it waits, look whether anybody is there to take it."""
     pool = _PoolWatch(client, run)
-    while not _state(run).is_final():
+    seen = time.monotonic()
+    while not _state(run).is_final() or (_is_lost(run) and time.monotonic() - seen < SETTLING_S):
         try:
+            if not _is_lost(run):
+                seen = time.monotonic()
             _pass_on(client, run)
             pool.look(_state(run))
             if pool.minutes_unserved > hand_off.patience_min:
@@ -150,6 +157,10 @@ def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun
             log.warning("Prefect's server does not answer, it is asked again in %g s: %s", SERVER_AWAY_S, reason)
             time.sleep(SERVER_AWAY_S)
     return run
+
+
+def _is_lost(run: FlowRun) -> bool:
+    return _state(run).is_crashed() and _state(run).message == LOST
 
 
 def _pass_on(client: SyncPrefectClient, run: FlowRun) -> None:

@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun, Pause, PrefectException
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Running
 
 from tasks.addresses import STARTED_BY_WORKER
 from zssmnet.errors import without_credentials
@@ -100,8 +100,16 @@ class RunControl:
             wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(self._runs)))
             found = client.read_flow_runs(flow_run_filter=wanted)
             self._states = {run.id: run.state for run in found if run.state}
+            if (own := self._states.get(self._run.id)) and own.is_crashed():
+                _show_life(client, self._run)
         except _UNANSWERED:
             return  # training does not need the server to go on
+
+
+def _show_life(client: SyncPrefectClient, run: FlowRun) -> None:
+    """A run that was taken for lost and lives, as after a time without a server, says so."""
+    client.set_flow_run_state(run.id, Running(message="It lives: it was taken for lost."), force=True)
+    log.warning("this run was taken for lost, and lives: it goes on")
 
 
 def _with_those_above(client: SyncPrefectClient, run: FlowRun) -> list[UUID]:
