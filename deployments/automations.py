@@ -28,7 +28,9 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from tasks.hand_off import LOST, WORK_QUEUE
+from tasks.announcement import PUBLISHED
+from tasks.hand_off import WORK_QUEUE
+from tasks.run_control import LOST
 
 HEARTBEATS_MISSED = timedelta(seconds=90)
 """Runs send a heartbeat every 30 s: three are missed."""
@@ -116,7 +118,7 @@ def notifications(webhook: UUID) -> list[Automation]:
     models = {"match": ResourceSpecification({"prefect.resource.id": "zssmnet.model.*"})}
     return [
         _notification(webhook, "a run failed", {_event("Failed"), _event("Crashed")}, run, **runs),
-        _notification(webhook, "a model was published", {"zssmnet.model.published"}, model, **models),
+        _notification(webhook, "a model was published", {PUBLISHED}, model, **models),
         _notification(webhook, "a challenger was not better", {_event("Not better")}, run, **runs),
         _notification(webhook, "cases were left out", {_event("Cases left out")}, run, **runs),
     ]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.markdown import code, text
 from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
-from tasks.run_control import CancelledByUser, check_cancelled, check_suspended, controlled
+from tasks.run_control import LOST, CancelledByUser, check_cancelled, check_suspended, controlled
 from tasks.run_page import refresh_page
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError, without_credentials
@@ -33,8 +33,6 @@ WORK_QUEUE = "handed-over"
 """Work queue of the runs that a parent sends, by which they are known: if one crashes, its parent sends it again."""
 POLL_S = 3.0
 SERVER_AWAY_S = 30.0
-LOST = "No sign of life: the run's machine or process has gone."
-"""Message of the state of a run whose heartbeats are missing."""
 SETTLING_S = 60.0
 """How long a run that is taken for lost has time to show that it lives, as after a time without a server."""
 _WAITING = {StateType.SCHEDULED, StateType.PENDING}

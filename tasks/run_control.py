@@ -30,6 +30,8 @@ from zssmnet.errors import without_credentials
 log = logging.getLogger("zssmnet.tasks")
 
 POLL_S = 2.0
+LOST = "No sign of life: the run's machine or process has gone."
+"""Message of the state of a run whose heartbeats are missing."""
 SERVER_AWAY_S = 30.0
 """Seconds between two remarks in the log that the server is awaited."""
 _UNANSWERED = (httpx.HTTPError, PrefectException, RuntimeError)
@@ -100,7 +102,7 @@ class RunControl:
             wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(self._runs)))
             found = client.read_flow_runs(flow_run_filter=wanted)
             self._states = {run.id: run.state for run in found if run.state}
-            if (own := self._states.get(self._run.id)) and own.is_crashed():
+            if (own := self._states.get(self._run.id)) and own.is_crashed() and own.message == LOST:
                 _show_life(client, self._run)
         except _UNANSWERED:
             return  # training does not need the server to go on

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling, Crashed, Suspended
 
 from flows.pretrain import pretrain
-from tasks.hand_off import LOST
+from tasks.run_control import LOST
 from tests.deployments.stack_fixture import temporary_stack
 from tests.integration.service import Service, connected
 from tests.phantoms import small_archive
