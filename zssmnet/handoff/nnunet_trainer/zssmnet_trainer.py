@@ -1,7 +1,8 @@
 """MNet in nnU-Net v2: `nnUNetTrainerZssmnet` from pre-trained weights, `nnUNetTrainerZssmnetScratch` without them.
 
-Each has a variant without deep supervision, with `NoDS` at the end of its name. All have the same loss (nnU-Net's Dice
-and cross-entropy), the same linear warm-up and the same network; from weights the learning rate is 1e-3, else 1e-2.
+Each has a variant without deep supervision, with `NoDS` at the end of its name. All have the same loss (cross-entropy
+and focal, as published), the same linear warm-up and the same network; from weights the learning rate is 1e-3, else
+1e-2.
 
 The network is MNet with its default channels and merging unit, or that of the file which the environment variable
 ``ZSSMNET_WEIGHTS`` names; it is noted in the plans, so that prediction needs no variable. Weights come from
@@ -20,6 +21,7 @@ from torch import nn
 from typing_extensions import override
 
 from zssmnet.handoff.load import load_body
+from zssmnet.handoff.loss import CrossEntropyAndFocalLoss
 from zssmnet.handoff.weights import NETWORK_KEY, read_weights
 from zssmnet.mnet import SUPERVISION_WEIGHTS, MNet, head_sizes
 
@@ -172,8 +174,12 @@ class nnUNetTrainerZssmnet(nnUNetTrainer):  # noqa: N801  (nnU-Net's way of nami
 
     @override
     def _build_loss(self) -> nn.Module:
-        loss: nn.Module = super()._build_loss()
-        return DeepSupervisionWrapper(loss.loss, SUPERVISION_WEIGHTS) if self.enable_deep_supervision else loss
+        if self.label_manager.has_regions:
+            raise RuntimeError(
+                f"{type(self).__name__} learns classes, and dataset.json has regions: give each its own label"
+            )
+        loss = CrossEntropyAndFocalLoss(self.label_manager.ignore_label)
+        return DeepSupervisionWrapper(loss, SUPERVISION_WEIGHTS) if self.enable_deep_supervision else loss
 
     @override
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
