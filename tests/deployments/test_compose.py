@@ -138,7 +138,7 @@ def test_no_service_is_root(name: str):
         users = [user for instruction, user in lineage(service["build"]["target"]) if instruction == "USER"]
         assert users
         assert users[-1] not in ("root", "0")
-        assert "user" not in service
+        assert service.get("user", "1000") in ("1000", "${ZSSMNET_UID:-1000}")
     else:
         assert service["user"] not in ("root", "0", "0:0")
     assert service["cap_drop"] == ["ALL"]
@@ -156,7 +156,18 @@ def test_named_volumes_are_used_and_inputs_cannot_be_written():
     mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", [])]
     named = {mount.split(":")[0] for mount in mounts if not mount.startswith("$")}
     assert named == set(FILE["volumes"])
-    assert all(mount.endswith(":/archive:ro") for mount in mounts if mount.startswith("$"))
+    assert all(mount.endswith((":/archive:ro", ":/certificates:ro")) for mount in mounts if mount.startswith("$"))
+
+
+@pytest.mark.parametrize("name", ["cpu-worker", "gpu-worker"])
+def test_user_memory_addresses_and_certificates_of_a_worker_are_settings(name: str):
+    service = SERVICES[name]
+    settings = [service["user"], service["mem_limit"]]
+    settings += [service["environment"][one] for one in ("PREFECT_API_URL", "AWS_ENDPOINT_URL")]
+    assert all(_VARIABLE.match(one) for one in settings)
+    assert {"PREFECT_API_SSL_CERT_FILE", "AWS_CA_BUNDLE"} <= set(service["environment"])
+    writable = [line for _, line in lineage(service["build"]["target"]) if "1777" in line]
+    assert "/cache" in writable[0], "another user than that of the image can write there"
 
 
 def test_the_database_and_redis_are_out_of_the_reach_of_runs():

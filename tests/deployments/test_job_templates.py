@@ -1,4 +1,4 @@
-"""The base job templates are whole, and ask for a GPU."""
+"""The base job templates are whole; test_kubernetes.py has more of those for Kubernetes."""
 
 import json
 import re
@@ -42,8 +42,9 @@ def filled(template: dict[str, Any]) -> Any:
     return fill(template["job_configuration"])
 
 
-def test_there_is_one_for_docker_one_for_kubernetes_and_one_for_keys_in_blocks():
-    assert [path.name for path in TEMPLATES] == ["docker-gpu.json", "kubernetes-gpu.json", "process-s3-blocks.json"]
+def test_there_is_one_for_each_pool_and_one_for_keys_in_blocks():
+    names = ["docker-cpu", "docker-gpu", "kubernetes-cpu", "kubernetes-gpu", "process-s3-blocks"]
+    assert [path.stem for path in TEMPLATES] == names
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
@@ -63,10 +64,22 @@ def test_variables_are_a_json_schema_that_takes_its_own_defaults(path: Path):
         jsonschema.validate({"env": ["not", "a", "mapping"]}, schema)
 
 
-def test_docker_asks_for_one_gpu_and_shared_memory():
+def test_docker_asks_for_all_gpus_and_shared_memory():
     kwargs = filled(read("docker-gpu.json"))["container_create_kwargs"]
-    assert kwargs["device_requests"] == [{"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}]
+    assert kwargs["device_requests"] == [{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu"]]}]
     assert kwargs["shm_size"] == "8g"
+    assert filled(read("docker-cpu.json"))["container_create_kwargs"] == {"init": True}
+
+
+@pytest.mark.parametrize("name", ["docker-cpu.json", "docker-gpu.json"])
+def test_docker_shares_cache_and_network_with_the_compose_file_and_has_keys_from_blocks(name: str):
+    configuration = filled(read(name))
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert configuration["volumes"] == [f"{compose['name']}_cache:/cache"]
+    assert configuration["networks"] == [f"{compose['name']}_default"]
+    assert {"cache", "default"} <= {*compose["volumes"], *compose["networks"]}
+    own = defaults(read("process-s3-blocks.json"))["env"]
+    assert configuration["env"] == own | {"AWS_ENDPOINT_URL": "http://s3:7070"}
 
 
 def test_kubernetes_asks_for_one_gpu_and_shared_memory_and_waits_for_a_node():
@@ -74,8 +87,8 @@ def test_kubernetes_asks_for_one_gpu_and_shared_memory_and_waits_for_a_node():
     pod = configuration["job_manifest"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
-    assert container["volumeMounts"] == [{"name": pod["volumes"][0]["name"], "mountPath": "/dev/shm"}]
-    assert pod["volumes"][0]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in pod["volumes"]
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert pod["nodeSelector"] == {}
     assert configuration["pod_watch_timeout_seconds"] >= 600
@@ -94,7 +107,8 @@ def test_the_template_for_keys_in_blocks_is_prefect_s_own_but_for_the_keys():
     assert set(keys) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
-@pytest.mark.parametrize("path", [path for path in TEMPLATES if "gpu" in path.stem], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in TEMPLATES if "pu" in path.stem], ids=lambda path: path.stem)
 def test_the_image_is_that_of_the_compose_file(path: Path):
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    assert defaults(read(path.name))["image"] == compose["services"]["gpu-worker"]["image"]
+    pool = path.stem.partition("-")[2]
+    assert defaults(read(path.name))["image"] == compose["services"][f"{pool}-worker"]["image"]
