@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zssmnet.errors import InputError
 from zssmnet.handoff.load import LoadReport, load_body
-from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, local_path, read_weights
+from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, local_path, read_weights, record_of
 from zssmnet.mnet import MNet
 from zssmnet.storage import LocalStorage
 from zssmnet.training.tensor_files import save_tensors
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 SEGMENTATION_HEADS = "outputs.seg_layers."
 """Names of the heads in nnU-Net v2, which takes no tensor with `.seg_layers.` in its name from pre-trained weights."""
-_HEADS_LEFT_OUT = "heads of pre-training restore images"
+_HEADS_LEFT_OUT = "heads belong to another task"
 
 
 def export_nnunet_v2(
@@ -41,6 +42,7 @@ def export_nnunet_v2(
 
     Raises:
         CheckpointError: `model_path` is not usable.
+        InputError: `out_path` is the file of `model_path`, or another published model.
         ValueError: `num_classes` is less than 1.
         StorageError: `out_path` cannot be written.
     """
@@ -50,7 +52,7 @@ def export_nnunet_v2(
     for name in [name for name in exported if name.startswith(HEADS)]:
         exported[name.replace(HEADS, SEGMENTATION_HEADS)] = exported[name].clone()
     network = {"in_channels": weights.in_channels, "channels": list(weights.channels), "merge": weights.merge}
-    _publish({"network_weights": exported, NETWORK_KEY: network}, out_path)
+    _publish(weights, {"network_weights": exported, NETWORK_KEY: network}, out_path)
     return report
 
 
@@ -69,11 +71,12 @@ def export_nnunet_v1(model_path: str | os.PathLike[str], out_path: str | os.Path
 
     Raises:
         CheckpointError: `model_path` is not usable.
+        InputError: as in `export_nnunet_v2`.
         StorageError: `out_path` cannot be written.
     """
     weights = read_weights(model_path)
     model, report = _checked(weights, 1)
-    _publish({"state_dict": body_of(model)}, out_path)
+    _publish(weights, {"state_dict": body_of(model)}, out_path)
     return report
 
 
@@ -95,8 +98,10 @@ def _checked(weights: Weights, num_classes: int) -> tuple[MNet, LoadReport]:
     return model, report
 
 
-def _publish(content: Mapping[str, Any], out_path: str | os.PathLike[str]) -> None:
+def _publish(weights: Weights, content: Mapping[str, Any], out_path: str | os.PathLike[str]) -> None:
     out = local_path(out_path)
+    if (out.exists() and out.samefile(weights.path)) or record_of(out):
+        raise InputError(f"{out}: holds pre-trained weights, which an export would replace; name another file")
     folder = LocalStorage(out.parent)
     with folder.publishing(out.name) as partial:
         save_tensors(dict(content), partial)

@@ -105,7 +105,7 @@ def load_body(model: MNet, weights: Weights) -> LoadReport:
     check_finite(weights.path, body)
     model.load_state_dict(body, strict=False)  # strict but for the heads: _check_fit has seen to it
     heads = tuple(name for name in model.state_dict() if name.startswith(HEADS))
-    reason = f"heads of pre-training restore images; those of {model.num_classes} classes are new"
+    reason = f"heads belong to another task; those of {model.num_classes} classes are new"
     return LoadReport(str(weights.path), tuple(body), heads, dict.fromkeys(weights.heads, reason), weights.wrappers)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from zssmnet.config import NnunetDatasetConfig, PreparationConfig
-from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, take_inventory
+from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, shortened, take_inventory
 from zssmnet.data.examination import Examination, array_of, case_errors, check_grid, read_examination
 from zssmnet.data.image_io import read_image, write_image
 from zssmnet.data.orientation import in_axial_order
@@ -37,6 +37,8 @@ FOLDS = 5
 NO_NORMALISATION = "noNorm"
 """Name of a channel whose intensities nnU-Net leaves alone."""
 ISUP_GRADES = (2, 3, 4, 5)
+_OURS = "zssmnet"
+"""Entry of dataset.json by which a data set of this program is known."""
 _LABELS: dict[Labels, dict[str, int]] = {
     "binary": {"background": 0, "csPCa": 1},
     "isup": {"background": 0} | {f"ISUP {grade}": label for label, grade in enumerate(ISUP_GRADES, 1)},
@@ -75,17 +77,18 @@ def write_nnunet_dataset(
         zonal_masks: folder of ``<case>.nii.gz``: zones.
         lesions: folder of ``<case>.nii.gz`` on T2W's grid: 0, or a lesion's ISUP grade (with ``binary``, any value
             above 0). A case without such a file is left out: nobody knows whether it has a lesion.
-        folder: ``.../nnUNet_raw/DatasetNNN_<name>``; files there are replaced.
+        folder: ``.../nnUNet_raw/DatasetNNN_<name>``; files there are replaced, other cases there removed.
         config: labels, volume and so on. Cases that its ``splits_path`` does not name are left out; without one, a
             hash of the patient decides on the fold.
         on_case: called with the id of each case that is written.
 
     Raises:
-        ArchiveError: no archive there, or no case that can be used.
+        ArchiveError: no archive there, no case that can be used, or another data set in the folder.
         SplitsError: a splits.json that is none.
         StorageError: the folder cannot be written.
     """
     output = LocalStorage(folder)
+    is_ours = _is_ours(output)
     folds_val = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else None
     inventory = take_inventory(images, zonal_masks, config.archive_format)
     named = None if folds_val is None else {case_id for val in folds_val for case_id in val}
@@ -111,6 +114,7 @@ def write_nnunet_dataset(
     if not written:
         reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
         raise ArchiveError(f"{images.uri}: no case can be used; {reason}")
+    _clear_others(output, written, is_ours)
     _publish_json(output, "dataset.json", _description(len(written), config))
     _publish_json(output, "splits_final.json", _splits(sorted(written), folds_val, config.patient_pattern))
     return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), tuple(left_out))
@@ -126,7 +130,7 @@ def _write_case(
 ) -> bool:
     """Write a case's six channels and its label; whether it has a lesion."""
     examination = read_examination(case, images, zonal_masks)
-    label = read_lesions(case.id, lesions, examination.t2w, config.labels)
+    label = read_lesions(case.id, lesions, examination, config.labels)
     volumes, mask, label = _selected(case.id, examination, label, config)
     channels = input_CZYX(volumes, mask)
     for number, channel in enumerate(channels):
@@ -150,8 +154,13 @@ def _selected(
     return prepared.images, prepared.mask, label
 
 
-def read_lesions(case_id: str, lesions: Storage, t2w: sitk.Image, labels: Labels) -> sitk.Image:
-    """A case's label on T2W's grid, with the numbers of nnU-Net's classes."""
+def read_lesions(case_id: str, lesions: Storage, examination: Examination, labels: Labels) -> sitk.Image:
+    """A case's label on T2W's grid, with the numbers of nnU-Net's classes.
+
+    Raises:
+        CaseError: a file that is unreadable, of another grid, without grades, or of the gland instead of lesions.
+    """
+    t2w = examination.t2w
     key = case_id + MASK_SUFFIX
     try:
         image = read_image(lesions.local(key))
@@ -172,6 +181,9 @@ def read_lesions(case_id: str, lesions: Storage, t2w: sitk.Image, labels: Labels
             raise CaseError(case_id, lesions.where(key), reason)
         for grade, label in grades.items():
             classes[values == grade] = label
+    if np.array_equal(values > 0, array_of(examination.mask) > 0):
+        reason = "marks the whole gland, voxel by voxel: it is a zonal mask; name the folder of lesion labels"
+        raise CaseError(case_id, lesions.where(key), reason)
     result = sitk.GetImageFromArray(classes)
     result.CopyInformation(t2w)
     return result
@@ -188,6 +200,31 @@ def _publish_json(output: LocalStorage, key: str, content: object) -> None:
     output.publish_bytes(key, json.dumps(content, indent=1).encode() + b"\n")
 
 
+def _is_ours(output: LocalStorage) -> bool:
+    """Whether a whole data set that was written here lies there; that of another program is refused."""
+    if output.stat("dataset.json") is None:
+        return False
+    if f'"{_OURS}"'.encode() not in output.read("dataset.json"):
+        raise ArchiveError(f"{output.folder}: holds a data set of another program; name another --dataset or --name")
+    return True
+
+
+def _clear_others(output: LocalStorage, case_ids: Iterable[str], is_ours: bool) -> None:
+    """Remove what an earlier call wrote for cases that are not in the data set now: nnU-Net would count them."""
+    ids = list(case_ids)
+    names = [f"imagesTr/{case_id}_{i:04d}" for case_id in ids for i in range(len(INPUT_CHANNELS))]
+    kept = {f"{name}.nii.gz" for name in [*names, *(f"labelsTr/{case_id}" for case_id in ids)]}
+    others = sorted({one.key for folder in ("imagesTr", "labelsTr") for one in output.list(folder)} - kept)
+    if others and not is_ours:
+        raise ArchiveError(
+            f"{output.folder}: holds {len(others)} files of other cases ({shortened(others)}), which nnU-Net would "
+            "count; remove them, or name another --dataset or --name"
+        )
+    for key in others:
+        output.remove(key)
+        log.warning("%s: removed, as its case is no longer in the data set", output.where(key))
+
+
 def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
     """nnU-Net's dataset.json."""
     return {
@@ -195,7 +232,7 @@ def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
         "labels": _LABELS[config.labels],
         "numTraining": count,
         "file_ending": ".nii.gz",
-        "zssmnet": {
+        _OURS: {
             "channels": INPUT_CHANNELS,
             "volume": config.volume,
             "preparation": config.preparation.model_dump(mode="json"),

@@ -22,7 +22,8 @@ from zssmnet.handoff.weights import (
     read_weights,
     record_of,
 )
-from zssmnet.preparation.cubes import HIGHEST_ADC
+from zssmnet.preparation.cropping import Triple
+from zssmnet.preparation.cubes import HIGHEST_ADC, Spacing, size_of_cubes
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import LocalStorage
 
@@ -72,6 +73,16 @@ class _Content:
     record: PretrainedModel | None
     config: PackageConfig
     probe: Mapping[str, Any] | None
+
+    @property
+    def spacing_mm(self) -> Spacing:
+        """x, y, z of the cubes, as recorded; else the published method's."""
+        return (self.record and self.record.spacing_mm) or PreparationConfig().spacing_mm
+
+    @property
+    def patch(self) -> Triple:
+        """Size x, y, z of the cubes in voxels, as recorded; else the published method's."""
+        return (self.record and size_of_cubes(self.record.inputs[0].name)) or CubesConfig().size
 
 
 def write_package(
@@ -125,8 +136,8 @@ def _config(content: _Content) -> dict[str, Any]:
         "input_axes": "N, C, Z, Y, X",
         "intensities": {"T2W": "0..1 by minimum and maximum", "ADC": f"clipped to 0..{HIGHEST_ADC:g}, divided by it"}
         | {"DWI": "0..1 by minimum and maximum", "zones": "one-hot"},
-        "spacing_mm_xyz": list(PreparationConfig().spacing_mm),
-        "patch_size_zyx": _patch_ZYX(),
+        "spacing_mm_xyz": list(content.spacing_mm),
+        "patch_size_zyx": list(content.patch)[::-1],
         "library": "zssmnet",
         "library_version": version("zssmnet"),
         "run_id": record.run_id if record else None,
@@ -145,12 +156,12 @@ def _adaptation_plan(content: _Content) -> dict[str, Any]:
             "arch_kwargs_requiring_import": None,
         },
         "pretrain_plan": {
-            "spacing_zyx": list(PreparationConfig().spacing_mm)[::-1],
-            "patch_size": _patch_ZYX(),
+            "spacing_zyx": list(content.spacing_mm)[::-1],
+            "patch_size": list(content.patch)[::-1],
             "normalization": "none: see intensities in config.json",
         },
         "pretrain_num_input_channels": weights.in_channels,
-        "recommended_downstream_patchsize": _patch_ZYX(),
+        "recommended_downstream_patchsize": list(content.patch)[::-1],
         "key_to_encoder": "down",
         "key_to_stem": "down11",
         "keys_to_in_proj": ["down11.CB2d.conv1.conv", "down11.CB3d.conv1.conv"],
@@ -170,7 +181,7 @@ def _card(content: _Content) -> str:
         "\n## Network and settings\n",
         f"- MNet with the channels {', '.join(map(str, weights.channels))}, merging unit `{weights.merge}`, "
         f"{weights.in_channels} input channels",
-        *_settings_lines(record),
+        *_settings_lines(content),
         "\n## Validation\n",
         *_validation_lines(record),
         *([] if content.probe is None else ["\n## Does it help? The probe's result\n", *_probe_lines(content.probe)]),
@@ -190,14 +201,20 @@ def _data_lines(record: PretrainedModel | None) -> list[str]:
     ]
 
 
-def _settings_lines(record: PretrainedModel | None) -> list[str]:
+def _settings_lines(content: _Content) -> list[str]:
+    record = content.record
+    voxels, mm = (" x ".join(f"{one:g}" for one in of) for of in (content.patch, content.spacing_mm))
+    size = f"cubes of {voxels} voxels of {mm} mm (x, y, z)"
     if record is None:
-        return ["- settings: no record lies beside the weights"]
+        return [f"- {size}, as published; no record of the settings lies beside the weights"]
     training, corruption = record.parameters.training, record.parameters.corruption
+    assumed = "" if record.spacing_mm else "; the spacing is the published one, as it was not recorded"
     return [
+        f"- {size}{assumed}",
         f"- corruption: `{corruption.recipe}`; seed {training.seed}",
-        f"- SGD, learning rate {training.learning_rate:g}, momentum {training.momentum:g}, batches of "
-        f"{training.batch_size} cubes, {len(record.history)} epochs, best epoch {record.best_epoch}",
+        f"- optimizer `{training.optimizer}`, momentum {training.momentum:g}, learning rate "
+        f"{training.learning_rate:g}, schedule `{training.schedule}`, batches of {training.batch_size} cubes",
+        f"- epochs: {len(record.history)}, of which the best is number {record.best_epoch}",
         f"- device `{record.device or 'not recorded'}`, precision `{record.precision}`, run `{record.run_id}`",
         f"- versions: {', '.join(f'{name} {number}' for name, number in sorted(record.versions.items()))}",
     ]
@@ -206,11 +223,13 @@ def _settings_lines(record: PretrainedModel | None) -> list[str]:
 def _validation_lines(record: PretrainedModel | None) -> list[str]:
     if record is None:
         return ["- no record lies beside the weights"]
-    figures = [f"- {name}: {value:.5g}" for name, value in sorted(record.metrics.items())]
-    return [
-        f"- validation loss (mean squared error of the restored images): {record.best_validation_loss:.5f}",
-        *figures,
-    ]
+    lines = [f"- validation loss (mean squared error of the restored images): {record.best_validation_loss:.5f}"]
+    if (explained := record.metrics.get("explained_variance")) is not None:
+        lines.append(
+            f"- explained variance of the restored images: {100 * explained:.1f} % (100 % is perfect, 0 % what the "
+            "best constant for each channel has)"
+        )
+    return lines
 
 
 def _probe_lines(probe: Mapping[str, Any]) -> list[str]:
@@ -235,7 +254,3 @@ def _read_probe(path: str | None) -> Mapping[str, Any] | None:
     if not isinstance(content, dict):
         raise InputError(f"{file}: holds a {type(content).__name__}, not the probe's figures by name")
     return content
-
-
-def _patch_ZYX() -> list[int]:  # noqa: N802  (axes)
-    return list(CubesConfig().size)[::-1]

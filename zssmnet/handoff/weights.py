@@ -6,6 +6,7 @@ read: no code in a file runs.
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +22,10 @@ from zssmnet.errors import CheckpointError
 from zssmnet.mnet import Merge
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import LocalStorage
-from zssmnet.storage.records import read_record
+from zssmnet.storage.records import read_record, up_to_date
 from zssmnet.training.tensor_files import is_backed, load_tensors
+
+log = logging.getLogger(__name__)
 
 Channels = tuple[int, int, int, int, int]
 WEIGHT_KEYS = ("state_dict", "network_weights")
@@ -95,8 +98,13 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 
 
 def record_of(path: Path) -> PretrainedModel | None:
-    """The record of a published model, if it lies beside its file."""
-    return read_record(LocalStorage(path.parent), path.name, PretrainedModel)
+    """The record of a published model, if it lies beside its file and is that of its content."""
+    folder = LocalStorage(path.parent)
+    record = read_record(folder, path.name, PretrainedModel)
+    present = up_to_date(folder, path.name, record)
+    if record and not present:
+        log.warning("%s: is not the file of the record beside it, which is not used", path)
+    return present
 
 
 def takes_concatenated(tensors: Mapping[str, Tensor], channels: Sequence[int]) -> bool:

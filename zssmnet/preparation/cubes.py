@@ -44,7 +44,8 @@ METHOD = 1
 HIGHEST_ADC = 3000.0
 """ADC is clipped to 0..3000 (1e-6 mm2/s) and divided by it."""
 CHANNEL_COUNT = 4
-_CUBES = re.compile(r"bat_\d+_s_\d+x\d+x\d+_\d\.npy")
+Spacing = tuple[float, float, float]
+_CUBES = re.compile(r"bat_\d+_s_(\d+)x(\d+)x(\d+)_\d\.npy")
 
 
 class CaseCubes(NamedTuple):
@@ -55,11 +56,16 @@ class CaseCubes(NamedTuple):
 
 
 class SubsetCubes(Record):
-    """The record of a file of cubes: its cases in the order of their cubes."""
+    """The record of a file of cubes: its cases in the order of their cubes.
+
+    Attributes:
+        spacing_mm: of all its cases, x, y, z; None if it was not recorded, or there are no cases.
+    """
 
     subset: int
     parameters: CubesConfig
     cases: tuple[CaseCubes, ...]
+    spacing_mm: Spacing | None = None
 
     @override
     def is_valid_for(self, name: str) -> bool:
@@ -71,6 +77,12 @@ def cubes_key(config: CubesConfig, subset: int) -> str:
     """The file name of a subset's cubes."""
     x, y, z = config.size
     return f"bat_{config.cubes_per_case}_s_{x}x{y}x{z}_{subset}.npy"
+
+
+def size_of_cubes(key: str) -> Triple | None:
+    """The size (x, y, z) of the cubes in a file, by its name; None if it is no such name."""
+    named = _CUBES.fullmatch(key)
+    return (int(named[1]), int(named[2]), int(named[3])) if named else None
 
 
 def generate_cubes(
@@ -110,7 +122,7 @@ def generate_cubes(
         log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
         return present, False
     with output.publishing(key) as path:
-        cases = _write_cubes(path, subset, case_ids, data, config, on_case)
+        cases, spacing = _write_cubes(path, subset, case_ids, data, config, on_case)
         if data.list(f"subset{subset}") != seen:
             raise StorageError(
                 f"{data.where(f'subset{subset}')}: changed while its cubes were cut, so they are not published; "
@@ -125,6 +137,7 @@ def generate_cubes(
         subset=subset,
         parameters=config,
         cases=tuple(cases),
+        spacing_mm=spacing,
     )
     publish_record(output, key, record)
     log.info("subset %d: %d cubes of %d cases", subset, _count(record), len(case_ids))
@@ -265,24 +278,28 @@ def _write_cubes(
     data: Storage,
     config: CubesConfig,
     on_case: Callable[[str], None],
-) -> list[CaseCubes]:
+) -> tuple[list[CaseCubes], Spacing | None]:
     shape = (len(case_ids) * config.cubes_per_case, CHANNEL_COUNT, *config.size)
-    cases = []
+    cases, spacing = [], None
     with path.open("wb") as stream:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(config.dtype)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         for case_id in case_ids:
-            volume = padded(_read_prepared(case_id, subset, data), config.size)
+            scaled, spacing = _read_prepared(case_id, subset, data, spacing)
+            volume = padded(scaled, config.size)
             starts = cube_starts(case_id, volume.shape[1:], config)
             for start in starts:
                 window = tuple(slice(low, low + size) for low, size in zip(start, config.size, strict=True))
                 stream.write(np.ascontiguousarray(volume[(slice(None), *window)], config.dtype).data)
             cases.append(CaseCubes(case_id, tuple((int(x), int(y), int(z)) for x, y, z in starts)))
             on_case(case_id)
-    return cases
+    return cases, spacing
 
 
-def _read_prepared(case_id: str, subset: int, data: Storage) -> npt.NDArray[np.float32]:
+def _read_prepared(
+    case_id: str, subset: int, data: Storage, expected: Spacing | None
+) -> tuple[npt.NDArray[np.float32], Spacing]:
+    """A case's scaled volume, and its spacing, which must be that of the cases before it."""
     keys = prepared_keys(case_id, subset)
     volumes = []
     for key in keys:
@@ -293,10 +310,15 @@ def _read_prepared(case_id: str, subset: int, data: Storage) -> npt.NDArray[np.f
     for key, volume in zip(keys, volumes, strict=True):
         if volume.GetSize() != volumes[0].GetSize():
             raise CaseError(case_id, data.where(key), f"has the size {volume.GetSize()}, not {volumes[0].GetSize()}")
+    spacing: Spacing = volumes[0].GetSpacing()
+    if expected and not np.allclose(spacing, expected, rtol=1e-3):
+        found, before = (" x ".join(f"{mm:.4g}" for mm in one) for one in (spacing, expected))
+        reason = f"has the spacing {found} mm, the cases before it {before} mm; prepare all cases in the same way"
+        raise CaseError(case_id, data.where(keys[0]), reason)
     for key, volume in zip(keys[:3], volumes, strict=False):
         check_values(case_id, data.where(key), volume, "the image")
     arrays = [array_of(volume) for volume in volumes]
-    return scaled_volume((arrays[0], arrays[1], arrays[2]), arrays[3])
+    return scaled_volume((arrays[0], arrays[1], arrays[2]), arrays[3]), expected or spacing
 
 
 def _to_unit_range(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

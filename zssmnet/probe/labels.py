@@ -83,7 +83,7 @@ def _read_case(
     t2w, adc, dwi = (array_of(image) for image in prepared.images)
     volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask))
     if labels:
-        lesions = read_lesions(case.id, labels, examination.t2w, "binary")
+        lesions = read_lesions(case.id, labels, examination, "binary")
         target = target_grid(grid_of(examination.t2w), scale.spacing_mm)
         label = crop_mask(
             resample_mask(lesions, target), prepared.roi

@@ -219,7 +219,7 @@ def _contest(
     bound = champion_loss * (1 - margin_percent / 100)
     # a champion whose loss is not finite is beaten by any finite one
     is_better = challenger_loss < bound or (math.isfinite(challenger_loss) and not math.isfinite(champion_loss))
-    made = describe(run_id, inputs, supply.data, config, progress)
+    made = describe(run_id, inputs, supply, config, progress)
     if is_better:
         _announce_judgement(weights, inputs)
         made = publish(weights, made, challenger_model)

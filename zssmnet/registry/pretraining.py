@@ -47,6 +47,6 @@ def pretrain(
     workplace = workplace_of(weights, run_id)
     progress = train(cubes, workplace, config, on_epoch, on_step)
     before_publication()
-    record = publish(weights, describe(run_id, supply.inputs, supply.data, config, progress), workplace.local(BEST))
+    record = publish(weights, describe(run_id, supply.inputs, supply, config, progress), workplace.local(BEST))
     log.info("published %s: epoch %d, validation loss %.5f", MODEL, progress.best_epoch, progress.best_loss)
     return record, True

@@ -20,7 +20,7 @@ from zssmnet.config import PretrainConfig
 from zssmnet.data.archive import CHANNELS, shortened
 from zssmnet.data.splits import SUBSETS, VALIDATION_SUBSET
 from zssmnet.errors import CubesError, NonFiniteLossError
-from zssmnet.preparation.cubes import SubsetCubes, find_cubes
+from zssmnet.preparation.cubes import Spacing, SubsetCubes, find_cubes
 from zssmnet.registry.lineage import CaseData, data_of_cubes
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage
@@ -54,10 +54,11 @@ _ADDED = {
 
 @dataclass(frozen=True)
 class Supply:
-    """What a folder of cubes holds: fingerprints of its six files, and the recorded cases behind them."""
+    """What a folder of cubes holds: fingerprints of its six files, the recorded cases behind them, their spacing."""
 
     inputs: tuple[Input, ...]
     data: tuple[CaseData, ...]
+    spacing_mm: Spacing | None
 
 
 def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
@@ -70,20 +71,21 @@ def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
     """
     by_subset = find_cubes(cubes)
     keys = [by_subset[subset] for subset in SUBSETS]
-    known, data = list(earlier), list[CaseData]()
+    known, data, spacing = list(earlier), list[CaseData](), None
     for key in keys:
         record = read_record(cubes, key, SubsetCubes)
         if present := up_to_date(cubes, key, record):
             (output,) = present.outputs
             known.append(Input(name=key, size=output.size, version=output.version, sha256=output.sha256))
             data.extend(data_of_cubes(present))
+            spacing = spacing or present.spacing_mm
         elif record:
             log.warning(
                 "%s: is not the file of its record; 'zssmnet cubes' cuts the cubes of the prepared cases anew",
                 cubes.where(key),
             )
     _check_sides(cubes, data)
-    return Supply(fingerprints([(cubes, key) for key in keys], known), tuple(data))
+    return Supply(fingerprints([(cubes, key) for key in keys], known), tuple(data), spacing)
 
 
 def identify(inputs: Sequence[Input], config: PretrainConfig) -> str:
@@ -150,7 +152,7 @@ def train(
 
 
 def describe(
-    run_id: str, inputs: tuple[Input, ...], data: tuple[CaseData, ...], config: PretrainConfig, progress: Progress
+    run_id: str, inputs: tuple[Input, ...], supply: Supply, config: PretrainConfig, progress: Progress
 ) -> PretrainedModel:
     """The record of a run's best model, to be published with it."""
     device = choose_device(config.training.device)
@@ -167,7 +169,8 @@ def describe(
         best_validation_loss=progress.best_loss,
         metrics=_metrics(progress),
         history=tuple(progress.history),
-        data=data,
+        data=supply.data,
+        spacing_mm=supply.spacing_mm,
     )
 
 

@@ -22,6 +22,7 @@ from zssmnet.config import PretrainConfig, TrainingConfig
 from zssmnet.data.archive import shortened
 from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import CheckpointError
+from zssmnet.preparation.cubes import Spacing
 from zssmnet.registry.lineage import CaseData
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.lock import locked
@@ -61,6 +62,7 @@ class PretrainedModel(Record):
         precision: of the convolutions there.
         metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
         data: the cases behind the cubes; none where the cubes have no records.
+        spacing_mm: of the cubes, x, y, z; None if it was not recorded.
         number: 1, 2, 3, ... in the order in which versions were first published; 0 for a model of an earlier program.
             A count and no time, so that the same work gives the same record.
         replaces: run id of the model that was the stable one when this version was first published.
@@ -76,6 +78,7 @@ class PretrainedModel(Record):
     metrics: dict[str, float] = Field(default_factory=dict)
     history: tuple[EpochResult, ...]
     data: tuple[CaseData, ...] = ()
+    spacing_mm: Spacing | None = None
     number: int = 0
     replaces: Name | None = None
 

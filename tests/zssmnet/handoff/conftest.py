@@ -8,7 +8,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from zssmnet.config import NetworkConfig, PretrainConfig, TrainingConfig
 from zssmnet.mnet import MNet
+from zssmnet.registry.lineage import CaseData
+from zssmnet.registry.versions import PretrainedModel
+from zssmnet.storage import LocalStorage, sha256_of
+from zssmnet.storage.records import Input, Output, publish_record
+from zssmnet.training.checkpoint import EpochResult
 
 CHANNELS = (2, 3, 4, 5, 6)
 
@@ -34,6 +40,28 @@ def model(tmp_path: Path, pretrained: MNet) -> Path:
     path = tmp_path / "ssl_mnet_zonal.model"
     torch.save({"epoch": 3, "state_dict": pretrained.state_dict(), "optimizer_state_dict": {}}, path)
     return path
+
+
+def with_record(model: Path, merge: str = "sum") -> None:
+    """Publish a record of a file of weights."""
+    names = (f"bat_12_s_32x40x8_{subset}.npy" for subset in range(6))
+    record = PretrainedModel(
+        method=1,
+        inputs=tuple(Input(name=name, size=1, version="1", sha256="0") for name in names),
+        outputs=(Output(key=model.name, size=model.stat().st_size, sha256=sha256_of(model)),),
+        run_id="0123456789ab",
+        parameters=PretrainConfig(
+            network=NetworkConfig(channels=CHANNELS, merge=merge), training=TrainingConfig(optimizer="adamw")
+        ),
+        versions={"torch": "2.13.0"},
+        best_epoch=1,
+        best_validation_loss=0.01234,
+        metrics={"explained_variance": 0.5},
+        history=(EpochResult(1, 0.02, 0.01234, 0.1),),
+        data=tuple(CaseData(f"7777{i}_1", subset, "0") for i, subset in enumerate((0, 0, 1, 5))),
+        spacing_mm=(1.0, 1.0, 3.0),
+    )
+    publish_record(LocalStorage(model.parent), model.name, record)
 
 
 def write_case(folder: Path, case_id: str, grade: int = 0, size: int = 24, seed: int = 0) -> None:

@@ -1,15 +1,16 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from zssmnet.errors import CheckpointError, StorageError
+from zssmnet.errors import CheckpointError, InputError, StorageError
 from zssmnet.handoff.export import export_nnunet_v1, export_nnunet_v2
 from zssmnet.handoff.load import load_pretrained
 from zssmnet.mnet import MNet
 
-from .conftest import CHANNELS
+from .conftest import CHANNELS, with_record
 
 
 def taken_by_name_and_shape(network: dict[str, Tensor], file: Path, key: str) -> set[str]:
@@ -82,3 +83,28 @@ class TestRefusals:
         (tmp_path / "file").touch()
         with pytest.raises(StorageError, match="cannot be written"):
             export_nnunet_v2(model, tmp_path / "file" / "mnet.pth")
+
+
+class TestWeightsAreNotReplaced:
+    @pytest.mark.parametrize("export", [export_nnunet_v1, export_nnunet_v2])
+    def test_by_an_export_of_themselves(self, model: Path, tmp_path: Path, export: Callable[..., object]) -> None:
+        (tmp_path / "link").symlink_to(model)
+        before = model.read_bytes()
+        for out in (model, tmp_path / "link", tmp_path / "folder" / ".." / model.name):
+            with pytest.raises(InputError, match="holds pre-trained weights, which an export would replace"):
+                export(model, out)
+        assert model.read_bytes() == before
+
+    def test_by_an_export_of_others(self, model: Path, tmp_path: Path) -> None:
+        published = tmp_path / "SSL" / "ssl_mnet_zonal.model"
+        published.parent.mkdir()
+        published.write_bytes(model.read_bytes())
+        with_record(published)
+        with pytest.raises(InputError, match="holds pre-trained weights"):
+            export_nnunet_v2(model, published)
+
+    def test_but_an_earlier_export_is(self, model: Path, tmp_path: Path) -> None:
+        for classes in (2, 3):
+            export_nnunet_v2(model, tmp_path / "mnet.pth", classes)
+        weights = torch.load(tmp_path / "mnet.pth", weights_only=True)["network_weights"]
+        assert weights["outputs.0.weight"].shape[0] == 3

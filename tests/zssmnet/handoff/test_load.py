@@ -79,7 +79,7 @@ class TestLoading:
         heads = "outputs.0.weight, outputs.1.weight, outputs.2.weight and 4 more"
         assert caplog.messages == [
             f"336 of 343 tensors loaded from {path}; 7 initialised anew ({heads}); "
-            f"7 left out ({heads}): heads of pre-training restore images; those of 2 classes are new"
+            f"7 left out ({heads}): heads belong to another task; those of 2 classes are new"
         ]
 
     def test_heads_are_new_even_for_as_many_classes(self, path: Path, weights: dict[str, Tensor]) -> None:

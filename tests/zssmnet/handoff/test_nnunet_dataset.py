@@ -129,3 +129,37 @@ def test_no_label_at_all_is_an_error(archive: Path) -> None:
         file.unlink()
     with pytest.raises(ArchiveError, match=r"no case can be used; the first: case 1_1: .*no lesion label"):
         written(archive)
+
+
+def test_a_case_that_is_no_longer_in_the_data_set_goes(archive: Path) -> None:
+    folder = written(archive).folder
+    (archive / "lesions/2_1.nii.gz").unlink()
+    assert "2_1" not in written(archive).cases
+    assert not [file for file in folder.rglob("*.nii.gz") if file.name.startswith("2_1")]
+    assert len(list((folder / "imagesTr").iterdir())) == 6 * (len(CASES) - 1)
+
+
+def test_files_of_other_cases_without_a_data_set_are_refused_and_kept(archive: Path) -> None:
+    other = archive / "raw/Dataset501_csPCa/imagesTr/other_0000.nii.gz"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"mine")
+    with pytest.raises(ArchiveError, match=r"holds 1 files of other cases \(imagesTr/other_0000.nii.gz\)"):
+        written(archive)
+    assert other.read_bytes() == b"mine"
+    assert not (other.parents[1] / "dataset.json").exists()
+
+
+def test_the_data_set_of_another_program_is_refused_before_any_work(archive: Path) -> None:
+    foreign = archive / "raw/Dataset501_csPCa/dataset.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text('{"labels": {"background": 0}}')
+    with pytest.raises(ArchiveError, match="a data set of another program; name another --dataset or --name"):
+        written(archive)
+    assert list(foreign.parent.iterdir()) == [foreign]
+
+
+def test_a_zonal_mask_is_no_lesion_label(archive: Path) -> None:
+    (archive / "lesions/1_2.nii.gz").write_bytes((archive / "zones/1_2.nii.gz").read_bytes())
+    done = written(archive)
+    (fault,) = done.left_out
+    assert str(fault).startswith(f"case 1_2: {archive}/lesions/1_2.nii.gz: marks the whole gland, voxel by voxel")

@@ -5,35 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zssmnet.config import NetworkConfig, PackageConfig, PretrainConfig
+from zssmnet.config import PackageConfig
 from zssmnet.errors import CheckpointError, InputError
 from zssmnet.handoff.load import load_pretrained
 from zssmnet.handoff.package import write_package
 from zssmnet.mnet import MNet
-from zssmnet.registry.lineage import CaseData
-from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage
-from zssmnet.storage.records import Input, Output, publish_record
-from zssmnet.training.checkpoint import EpochResult
 
-from .conftest import CHANNELS
-
-
-def with_record(model: Path, merge: str = "sum") -> None:
-    record = PretrainedModel(
-        method=1,
-        inputs=tuple(Input(name=f"cubes{i}", size=1, version="1", sha256="0") for i in range(6)),
-        outputs=(Output(key=model.name, size=model.stat().st_size, sha256="0"),),
-        run_id="0123456789ab",
-        parameters=PretrainConfig(network=NetworkConfig(channels=CHANNELS, merge=merge)),
-        versions={"torch": "2.13.0"},
-        best_epoch=1,
-        best_validation_loss=0.01234,
-        metrics={"explained": 0.5},
-        history=(EpochResult(1, 0.02, 0.01234, 0.1),),
-        data=tuple(CaseData(f"7777{i}_1", subset, "0") for i, subset in enumerate((0, 0, 1, 5))),
-    )
-    publish_record(LocalStorage(model.parent), model.name, record)
+from .conftest import CHANNELS, with_record
 
 
 def test_a_package_is_loaded_as_the_file_it_was_made_from(model: Path, pretrained: MNet, tmp_path: Path) -> None:
@@ -59,7 +37,9 @@ def test_the_card_has_what_the_record_knows_and_names_no_case(model: Path, tmp_p
         "- 4 cases: 3 trained on, 1 validated with",
         "merging unit `sum`",
         "0.01234",
-        "- explained: 0.5",
+        "explained variance of the restored images: 50.0 % (100 % is perfect",
+        "cubes of 32 x 40 x 8 voxels of 1 x 1 x 3 mm (x, y, z)",
+        "optimizer `adamw`",
         "- verdict: the weights help",
         "zssmnet.load_pretrained(",
     ):
@@ -76,6 +56,23 @@ def test_the_merge_of_the_record_goes_into_the_package(model: Path, tmp_path: Pa
     folder = write_package(model, tmp_path / "p")
     assert json.loads((folder / "config.json").read_text())["merge"] == "sum"
     assert load_pretrained(folder, num_classes=2).merge == "sum"
+
+
+def test_spacing_and_patch_are_those_of_the_cubes(model: Path, tmp_path: Path) -> None:
+    with_record(model)
+    folder = write_package(model, tmp_path / "p")
+    config, plan = (json.loads((folder / name).read_text()) for name in ("config.json", "adaptation_plan.json"))
+    assert (config["spacing_mm_xyz"], config["patch_size_zyx"]) == ([1.0, 1.0, 3.0], [8, 40, 32])
+    assert plan["pretrain_plan"]["spacing_zyx"] == [3.0, 1.0, 1.0]
+    assert plan["pretrain_plan"]["patch_size"] == plan["recommended_downstream_patchsize"] == [8, 40, 32]
+
+
+def test_the_record_of_another_file_is_not_used(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with_record(model)
+    torch.save({"state_dict": MNet(6, 3, CHANNELS).state_dict()}, model)
+    card = (write_package(model, tmp_path / "p") / "README.md").read_text()
+    assert "no record of the cases lies beside the weights" in card
+    assert f"{model}: is not the file of the record beside it, which is not used" in caplog.text
 
 
 def test_nnssl_s_adaptation_plan_has_its_fields(model: Path, tmp_path: Path) -> None:

@@ -259,6 +259,15 @@ class TestSides:
         assert all("(10002_1000002 is 10001_1000001): the validation loss is too good" in line for line in told)
 
 
+def test_the_record_has_the_spacing_of_the_cubes(cubes: LocalStorage, weights: LocalStorage) -> None:
+    assert pretrain(cubes, weights, CONFIG)[0].spacing_mm is None
+    _record_cubes(cubes, 3, COUNTS[3])
+    name = cubes_file(cubes.folder, 3).name
+    known = read_record(cubes, name, SubsetCubes)
+    publish_record(cubes, name, known.model_copy(update={"spacing_mm": (1.0, 1.0, 3.0)}))
+    assert take_stock(cubes).spacing_mm == (1.0, 1.0, 3.0)
+
+
 class TestRunId:
     INPUTS = tuple(Input(name=f"{i}.npy", size=1, version="", sha256=f"{i:064x}") for i in range(6))
 
