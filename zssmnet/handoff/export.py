@@ -99,10 +99,11 @@ def _checked(weights: Weights, num_classes: int) -> tuple[MNet, LoadReport]:
 
 
 def _publish(weights: Weights, content: Mapping[str, Any], out_path: str | os.PathLike[str]) -> None:
-    out = local_path(out_path)
+    name = local_path(out_path).name
+    folder = LocalStorage(local_path(out_path).parent)
+    out = (folder.folder / name).resolve()
     if (out.exists() and out.samefile(weights.path)) or record_of(out):
         raise InputError(f"{out}: holds pre-trained weights, which an export would replace; name another file")
-    folder = LocalStorage(out.parent)
-    with folder.publishing(out.name) as partial:
+    with folder.publishing(name) as partial:
         save_tensors(dict(content), partial)
     folder.sweep()

@@ -310,13 +310,13 @@ def _read_prepared(
     for key, volume in zip(keys, volumes, strict=True):
         if volume.GetSize() != volumes[0].GetSize():
             raise CaseError(case_id, data.where(key), f"has the size {volume.GetSize()}, not {volumes[0].GetSize()}")
+    for key, volume in zip(keys[:3], volumes, strict=False):
+        check_values(case_id, data.where(key), volume, "the image")
     spacing: Spacing = volumes[0].GetSpacing()
     if expected and not np.allclose(spacing, expected, rtol=1e-3):
         found, before = (" x ".join(f"{mm:.4g}" for mm in one) for one in (spacing, expected))
         reason = f"has the spacing {found} mm, the cases before it {before} mm; prepare all cases in the same way"
         raise CaseError(case_id, data.where(keys[0]), reason)
-    for key, volume in zip(keys[:3], volumes, strict=False):
-        check_values(case_id, data.where(key), volume, "the image")
     arrays = [array_of(volume) for volume in volumes]
     return scaled_volume((arrays[0], arrays[1], arrays[2]), arrays[3]), expected or spacing
 
