@@ -13,7 +13,8 @@ from benchmarks.random_cubes import draw_cubes
 from benchmarks.steps import Channels, Compile, Sizes
 from zssmnet.config import NetworkConfig, PretrainConfig, TrainingConfig
 from zssmnet.corruption import sample_keys, swap_x_and_z
-from zssmnet.report.style import FAINT, INK, LINES, heading, legend, new_figure, png_of
+from zssmnet.report.palette import FAINT, INK, LINES
+from zssmnet.report.style import heading, legend, new_figure, png_of
 from zssmnet.training.acceleration import accelerated
 from zssmnet.training.loss import restoration_loss
 from zssmnet.training.trainer import initial_state

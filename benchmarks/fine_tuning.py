@@ -18,7 +18,8 @@ from benchmarks.nnunet_chain import Chain, losses, write_lesion_phantoms
 from benchmarks.results import Results
 from zssmnet.config import NetworkConfig, TrainingConfig
 from zssmnet.handoff.export import export_nnunet_v2
-from zssmnet.report.style import FAINT, INK, LINES, heading, legend, new_figure, png_of
+from zssmnet.report.palette import FAINT, INK, LINES
+from zssmnet.report.style import heading, legend, new_figure, png_of
 
 CHANNELS = (4, 6, 8, 10, 12)
 PATCH_ZYX = (8, 32, 32)

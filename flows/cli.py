@@ -2,37 +2,20 @@
 
 Exit status: 0 on success, 1 with one line where the input or the environment is at fault, 2 on wrong usage, 130 when
 interrupted, 143 on SIGTERM. Flags are taken with hyphens and with underscores; those of settings come from the fields
-of ``zssmnet.config``. Everything slow is imported only when it is needed.
+of ``zssmnet.config``. Everything slow is imported only when it is needed, pydantic too: only the command that was given
+gets its flags.
 """
 
 import argparse
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from pydantic import BaseModel
-from typing_extensions import override
-
-from flows import embedded
 from flows.ends import run_to_its_end
-from flows.settings import Setting, Settings, add_flags, address, flags_of, spellings
-from zssmnet.config import (
-    PICAI_PATIENT,
-    ArchiveConfig,
-    CubesConfig,
-    DemoConfig,
-    DicomConfig,
-    ExportConfig,
-    MaskChecksConfig,
-    NnunetDatasetConfig,
-    PackageConfig,
-    PretrainConfig,
-    ProbeConfig,
-    RetrainingConfig,
-    StrictConfig,
-)
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 EPILOG = """\
 Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
@@ -46,26 +29,21 @@ _MODEL = ("F", "local .model or .pth file, or a package's folder")
 _ARCHIVE = "--images_path archive/images --zonal_mask_path archive/masks"
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command of the command line.
 
     Attributes:
         help: what it does, in a line.
         example: its flags in an example.
         addresses: flags that must be given, with metavar and help; several spellings are divided by a bar.
-        settings: configurations whose fields are flags; if any is of `Settings`, there is ``--config`` as well.
+        settings: configurations of ``zssmnet.config`` whose fields are flags; if any is of `Settings`, there is
+            ``--config`` as well.
     """
 
     help: str
     example: str
     addresses: dict[str, tuple[str, str]]
-    settings: tuple[type[BaseModel], ...] = ()
-
-    def flags(self) -> Iterator[Setting]:
-        """The fields that are flags."""
-        for config in self.settings:
-            yield from flags_of(config)
+    settings: tuple[str, ...] = ()
 
 
 COMMANDS = {
@@ -73,7 +51,7 @@ COMMANDS = {
         "resample every case and crop it around the gland",
         f"{_ARCHIVE} --output_path root/SSL/data",
         {"output_path|output": ("D", "folder for the prepared cases (ROOT/SSL/data)")},
-        (ArchiveConfig, StrictConfig),
+        ("ArchiveConfig", "StrictConfig"),
     ),
     "cubes": Command(
         "cut random cubes from the prepared cases",
@@ -82,7 +60,7 @@ COMMANDS = {
             "data": ("D", "folder of the prepared cases (ROOT/SSL/data)"),
             "save": ("D", "folder for the cubes (ROOT/SSL/generated_cubes)"),
         },
-        (CubesConfig,),
+        ("CubesConfig",),
     ),
     "pretrain": Command(
         "train MNet to restore corrupted cubes",
@@ -91,31 +69,31 @@ COMMANDS = {
             "data": ("D", "folder of the cubes (ROOT/SSL/generated_cubes)"),
             "output": ("D", "folder for the weights (ROOT/SSL/pretrained_weights)"),
         },
-        (PretrainConfig,),
+        ("PretrainConfig",),
     ),
     "run": Command(
         "all stages as one flow: from an archive to weights",
         f"{_ARCHIVE} --output root",
         _ROOT,
-        (ArchiveConfig, StrictConfig, CubesConfig, PretrainConfig),
+        ("ArchiveConfig", "StrictConfig", "CubesConfig", "PretrainConfig"),
     ),
     "retrain": Command(
         "train on with new cases, and publish the result if it is better",
         f"{_ARCHIVE} --output root --min_new_cases 10",
         _ROOT,
-        (ArchiveConfig, RetrainingConfig),
+        ("ArchiveConfig", "RetrainingConfig"),
     ),
     "import-dicom": Command(
         "turn a tree of DICOM files into an archive like PI-CAI's, without what identifies patients",
         "--dicom_path export --output archive --key_file import.key",
         {"output": ("D", "folder for the archive; choices.csv in it says why each series was chosen or not")},
-        (DicomConfig,),
+        ("DicomConfig",),
     ),
     "check-masks": Command(
         "check zonal masks against what human prostates have, and draw them on one page",
         "--zonal_mask_path masks --images_path archive --output masks_page",
         {"output": ("D", "folder for the page, masks.html")},
-        (MaskChecksConfig,),
+        ("MaskChecksConfig",),
     ),
     "upload": Command(
         "copy a folder to S3, where the service reads it; the bucket is made if it is not there",
@@ -140,19 +118,19 @@ COMMANDS = {
             "lesion_path": ("D", "folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"),
             "output": ("D", "nnU-Net's folder of raw data sets (nnUNet_raw)"),
         },
-        (NnunetDatasetConfig,),
+        ("NnunetDatasetConfig",),
     ),
     "export": Command(
         "write pre-trained weights as the file that nnU-Net takes",
         "--model root/SSL/pretrained_weights/ssl_mnet_zonal.model --to nnunet-v2 --classes 2 --output mnet.pth",
         {"model": _MODEL, "output": ("F", "file to write")},
-        (ExportConfig,),
+        ("ExportConfig",),
     ),
     "package": Command(
         "write pre-trained weights as a folder with a model card, to be published",
         "--model root/SSL/pretrained_weights/ssl_mnet_zonal.model --output package",
         {"model": _MODEL, "output": ("D", "folder to write")},
-        (PackageConfig,),
+        ("PackageConfig",),
     ),
     "probe": Command(
         "ask whether weights help: fine-tune from them and from scratch on a few labelled cases, and compare",
@@ -162,13 +140,13 @@ COMMANDS = {
             "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
             "output": ("D", "folder for probe.json, table and picture; an interrupted probe continues there"),
         },
-        (ProbeConfig,),
+        ("ProbeConfig",),
     ),
     "demo": Command(
         "synthetic examinations through all stages, with a small MNet, on the CPU",
         "--output demo --cases 12",
         {},
-        (DemoConfig,),
+        ("DemoConfig",),
     ),
 }
 
@@ -180,6 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: Sequence[str] | None) -> None:
     options = _parser().parse_args(arguments)
+    import warnings
+
+    from flows import embedded
+
+    embedded.collect_garbage_seldom()
     embedded.set_defaults()
     warnings.filterwarnings("ignore", module="prefect|pydantic")
     from flows import commands
@@ -191,12 +174,21 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 
 class _Version(argparse.Action):
-    @override
     def __call__(self, parser: argparse.ArgumentParser, *more: Any) -> NoReturn:
         from importlib import metadata
 
         print(f"zssmnet {metadata.version('zssmnet')}")
         parser.exit()
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """The parser of one command; it gets its flags when it is the one that parses."""
+
+    add_flags: Callable[[argparse.ArgumentParser], None]
+
+    def parse_known_args(self, *arguments: Any, **more: Any) -> Any:
+        self.add_flags(self)
+        return super().parse_known_args(*arguments, **more)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -208,61 +200,67 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
-    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    added = {name: _add(parsers, name, command) for name, command in COMMANDS.items()}
-    added["cubes"].add_argument(
-        "--fold", metavar="K", type=int, choices=range(6), help="only subset K, 0 to 5 (default: all six)"
-    )
-    added["rollback"].add_argument(
-        "--to", metavar="ID", help="version, as 'versions' lists them (default: the one that the stable model replaced)"
-    )
-    added["clean"].add_argument(
-        "--unpublished", action="store_true", help="also checkpoints of trainings that have published no model"
-    )
-    added["clean"].add_argument("--yes", action="store_true", help="remove; without it, only show")
-    added["probe"].add_argument(
-        *spellings("labels_path"), metavar="D", type=address, help="folder of lesions, CASE.nii.gz on T2W's grid"
-    )
-    added["probe"].add_argument(
-        "--weights", metavar="F", type=address, nargs="+", required=True, help="files of weights, or packages"
-    )
-    added["probe"].add_argument(
-        *spellings("patient_pattern"),
-        metavar="RE",
-        default=PICAI_PATIENT,
-        help="regular expression whose group 'patient' names a case's patient",
-    )
-    added["demo"].add_argument(
-        "--output", metavar="ROOT", type=address, default="demo", help="working root (default: %(default)s)"
-    )
+    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser)
+    for name, command in COMMANDS.items():
+        one = parsers.add_parser(
+            name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"example:\n  zssmnet {name} {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        one.set_defaults(command=name)
+        one.add_flags = partial(_add_flags, name=name, command=command)
     return parser
 
 
-def _add(
-    parsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, command: Command
-) -> argparse.ArgumentParser:
-    parser = parsers.add_parser(
-        name,
-        help=command.help,
-        description=f"{command.help[0].upper()}{command.help[1:]}.",
-        epilog=f"example:\n  zssmnet {name} {command.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=name)
+def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> None:
+    from flows.settings import Settings, add_flags, address, flags_of, spellings
+    from zssmnet import config
+
     parser.add_argument("-v", "--verbose", action="store_true", help="log lines instead of progress bars")
     for flag, (metavar, help) in command.addresses.items():
         names = [spelling for one in flag.split("|") for spelling in spellings(one)]
         parser.add_argument(
             *names, metavar=metavar, type=address, required=True, dest=flag.partition("|")[0], help=help
         )
-    add_flags(parser, command.flags())
-    if {"preparation", "cubes", "pretraining"} & _parts(command) or ArchiveConfig in command.settings:
+    settings: list[type[BaseModel]] = [getattr(config, one) for one in command.settings]
+    add_flags(parser, (setting for one in settings for setting in flags_of(one)))
+    parts = {field.annotation for field in Settings.model_fields.values()} | {config.ArchiveConfig}
+    if parts.intersection(settings):
         parser.add_argument("--config", metavar="F", help="TOML file of all settings; flags take precedence")
-    return parser
-
-
-def _parts(command: Command) -> set[str]:
-    return {name for name, field in Settings.model_fields.items() if field.annotation in command.settings}
+    if name == "cubes":
+        parser.add_argument(
+            "--fold", metavar="K", type=int, choices=range(6), help="only subset K, 0 to 5 (default: all six)"
+        )
+    elif name == "rollback":
+        parser.add_argument(
+            "--to",
+            metavar="ID",
+            help="version, as 'versions' lists them (default: the one that the stable model replaced)",
+        )
+    elif name == "clean":
+        parser.add_argument(
+            "--unpublished", action="store_true", help="also checkpoints of trainings that have published no model"
+        )
+        parser.add_argument("--yes", action="store_true", help="remove; without it, only show")
+    elif name == "probe":
+        parser.add_argument(
+            *spellings("labels_path"), metavar="D", type=address, help="folder of lesions, CASE.nii.gz on T2W's grid"
+        )
+        parser.add_argument(
+            "--weights", metavar="F", type=address, nargs="+", required=True, help="files of weights, or packages"
+        )
+        parser.add_argument(
+            *spellings("patient_pattern"),
+            metavar="RE",
+            default=config.PICAI_PATIENT,
+            help="regular expression whose group 'patient' names a case's patient",
+        )
+    elif name == "demo":
+        parser.add_argument(
+            "--output", metavar="ROOT", type=address, default="demo", help="working root (default: %(default)s)"
+        )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flows.dask_settings import is_asked_for
 from flows.embedded import own_environment, server_is_named, start_server
 from flows.ends import say
 from flows.handoff_commands import export as export
@@ -275,7 +276,7 @@ def _progress(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     if not server_is_named():
         own_environment()
-    if options.command != "pretrain":  # which has no tasks to hand out
+    if options.command != "pretrain" and is_asked_for():  # pre-training has no tasks to hand out
         from flows.concurrency import check_choice
 
         check_choice()

@@ -4,8 +4,6 @@ import json
 import os
 from typing import Any
 
-from prefect.settings import PREFECT_API_URL
-
 from zssmnet.errors import ConfigError
 
 ADDRESS = "ZSSMNET_DASK_ADDRESS"
@@ -16,12 +14,19 @@ ARGUMENTS = "ZSSMNET_DASK_CLUSTER_ARGUMENTS"
 """What the cluster is started with, as a JSON object."""
 
 
+def is_asked_for() -> bool:
+    """Whether the environment says anything about a Dask cluster."""
+    return any(os.environ.get(name) for name in (ADDRESS, CLUSTER, ARGUMENTS))
+
+
 def check_server_is_named() -> None:
     """See to it that there is a Prefect server that tasks on other machines can report to.
 
     Raises:
         ConfigError: Prefect is embedded in this process.
     """
+    from prefect.settings import PREFECT_API_URL
+
     if not PREFECT_API_URL.value():
         name = ADDRESS if os.environ.get(ADDRESS) else CLUSTER
         raise ConfigError(

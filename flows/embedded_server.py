@@ -6,6 +6,8 @@ import socket
 import sys
 import threading
 
+from flows.embedded import collect_garbage_seldom
+
 SHUTDOWN_S = 5
 """How long an answer may take when the server ends."""
 
@@ -19,6 +21,7 @@ def _end_with_standard_input() -> None:
 def main() -> None:
     """Serve until standard input ends."""
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
+    collect_garbage_seldom()
     import uvicorn
     from prefect.server.api.server import create_app
 

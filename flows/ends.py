@@ -8,9 +8,7 @@ import io
 import os
 import signal
 import sys
-import tempfile
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -89,6 +87,9 @@ def _flushed(status: int) -> int:
 
 def _unforeseen(error: Exception) -> str:
     """The line of an error that nobody foresaw; its traceback goes to a file for its owner alone."""
+    import tempfile
+    import traceback
+
     reason = without_credentials(" ".join(f"{type(error).__name__}: {error}".split()))
     try:
         with tempfile.NamedTemporaryFile(

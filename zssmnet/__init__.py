@@ -13,7 +13,6 @@ True
 """
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ _MODULE_OF = {name: f"zssmnet.{module}" for module, names in _MODULES.items() fo
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: torch and SimpleITK take seconds."""
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("zssmnet")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,22 +7,60 @@ contradicts itself is refused.
 
 import math
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from nibabel.nifti1 import Nifti1Header, data_type_codes
 
 _NIFTI_1, _NIFTI_2 = 348, 540
 """Bytes of a NIfTI header, with which it begins, in the byte order of the file."""
+_FIELDS = {  # of NIfTI-1's header (nifti1.h): byte and format
+    "dim": (40, "8i2"),
+    "datatype": (70, "i2"),
+    "bitpix": (72, "i2"),
+    "pixdim": (76, "8f4"),
+    "vox_offset": (108, "f4"),
+    "scl_slope": (112, "f4"),
+    "scl_inter": (116, "f4"),
+    "qform_code": (252, "i2"),
+    "sform_code": (254, "i2"),
+    "quatern": (256, "3f4"),
+    "qoffset": (268, "3f4"),
+    "srow": (280, "(3,4)f4"),
+    "magic": (344, "S4"),
+}
+_HEADER = np.dtype(
+    {
+        "names": list(_FIELDS),
+        "offsets": [byte for byte, _ in _FIELDS.values()],
+        "formats": [form for _, form in _FIELDS.values()],
+        "itemsize": _NIFTI_1,
+    }
+)
+_TYPES = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    32: "c8",
+    64: "f8",
+    128: "V3",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+    1792: "c16",
+    2304: "V4",
+}
+"""Types of NIfTI-1's voxels by their code; V are colours. Complex numbers and colours are refused later."""
 _EXTENSIONS = 4
 _LARGEST_OFFSET = 2**24  # bytes of a NIfTI file before its voxels: its extensions
 _LONGEST_HEADER = 2**16  # bytes of a MetaImage's header
 _MOST_DIMENSIONS = 10
-_WIDEST = {"i": 8, "u": 8, "f": 8, "c": 16, "V": 4}
-"""Kinds of numbers that ITK reads, and the most bytes of each; complex numbers and colours are refused later."""
 
 
 class HeaderError(ValueError):
@@ -67,7 +105,7 @@ def read_header(stream: BinaryIO, is_compressed: bool) -> Header:
     first = stream.read(4)
     sizes = [int.from_bytes(first, order) for order in ("little", "big")]
     if _NIFTI_1 in sizes:
-        return _nifti(stream, first + stream.read(_NIFTI_1 - len(first)), "<>"[sizes.index(_NIFTI_1)])
+        return _nifti(stream, first + stream.read(_NIFTI_1 - len(first)), "<" if sizes[0] == _NIFTI_1 else ">")
     if _NIFTI_2 in sizes:
         raise HeaderError("it is a NIfTI-2 file; save it as NIfTI-1")
     if not is_compressed and first.isalpha():
@@ -76,11 +114,11 @@ def read_header(stream: BinaryIO, is_compressed: bool) -> Header:
     raise HeaderError("it is neither a NIfTI nor a MetaImage file")
 
 
-def _nifti(stream: BinaryIO, content: bytes, order: str) -> Header:
+def _nifti(stream: BinaryIO, content: bytes, order: Literal["<", ">"]) -> Header:
     if len(content) < _NIFTI_1:
         raise HeaderError(f"it ends within its header, after {len(content)} bytes")
-    header = Nifti1Header(content, endianness=order, check=False)  # type: ignore[no-untyped-call]
-    if (magic := header["magic"].tobytes().rstrip(b"\0")) != b"n+1":
+    header: np.void = np.frombuffer(content, _HEADER.newbyteorder(order))[0]
+    if (magic := header["magic"]) != b"n+1":
         raise HeaderError(f"its header ends with {magic!r} instead of b'n+1'")
     dimensions = int(header["dim"][0])
     if not 1 <= dimensions <= 7:
@@ -94,15 +132,14 @@ def _nifti(stream: BinaryIO, content: bytes, order: str) -> Header:
     if not _NIFTI_1 + _EXTENSIONS <= offset <= _LARGEST_OFFSET:
         raise HeaderError(f"its header puts the voxels at byte {offset:g}")
     stream.read(int(offset) - _NIFTI_1)
-    header["vox_offset"] = _NIFTI_1 + _EXTENSIONS
-    alone = header.binaryblock + bytes(_EXTENSIONS)
-    return Header("NiftiImageIO", alone, ".nii", dtype, order == ">", slope=slope, intercept=intercept)
+    alone = bytearray(content + bytes(_EXTENSIONS))
+    struct.pack_into(f"{order}f", alone, _FIELDS["vox_offset"][0], _NIFTI_1 + _EXTENSIONS)
+    return Header("NiftiImageIO", bytes(alone), ".nii", dtype, order == ">", slope=slope, intercept=intercept)
 
 
 def _dtype(code: int, bits: int) -> np.dtype[Any]:
-    known: Any = data_type_codes.dtype
-    dtype: np.dtype[Any] | None = np.dtype(known[code]) if code in known.keys() else None  # noqa: SIM118
-    if not dtype or dtype.itemsize * 8 != bits or not 0 < dtype.itemsize <= _WIDEST.get(dtype.kind, 0):
+    dtype = np.dtype(_TYPES.get(code, "V0"))
+    if not dtype.itemsize or dtype.itemsize * 8 != bits:
         raise HeaderError(f"its header has datatype {code} and bitpix {bits}, which is no type of numbers")
     return dtype
 
@@ -117,20 +154,20 @@ def _scaling(slope: float, intercept: float) -> tuple[float, float]:
     return 1.0, 0.0
 
 
-def _check_place(header: Nifti1Header, axes: int) -> None:
+def _check_place(header: np.void, axes: int) -> None:
     """Spacing and place are numbers, and agree with each other."""
     spacing = header["pixdim"][1 : axes + 1]
     _check_finite("spacing (pixdim)", header["pixdim"][: axes + 1])
     if not spacing.all():
         _refuse("spacing (pixdim)", spacing)
     if header["qform_code"] > 0:
-        quaternion = np.array([header[f"quatern_{axis}"] for axis in "bcd"])
+        quaternion = header["quatern"]
         _check_finite("direction (quatern)", quaternion)
-        _check_finite("origin (qoffset)", [header[f"qoffset_{axis}"] for axis in "xyz"])
+        _check_finite("origin (qoffset)", header["qoffset"])
         if not np.square(quaternion, dtype=np.float64).sum() <= 1.001:
             _refuse("direction (quatern)", quaternion)
     if header["sform_code"] > 0:
-        rows = np.array([header[f"srow_{axis}"] for axis in "xyz"])
+        rows = header["srow"]
         _check_finite("direction and origin (srow)", rows.ravel())
         steps = rows[:, :axes].astype(np.float64)
         lengths = np.linalg.norm(steps, axis=0)

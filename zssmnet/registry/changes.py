@@ -8,7 +8,6 @@ from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import Case
 from zssmnet.errors import CaseError
 from zssmnet.preparation.prepare import PreparedCase, up_to_date_record
-from zssmnet.registry.challenge import seen_data
 from zssmnet.registry.lineage import CaseData, data_of_case
 from zssmnet.storage import Storage
 from zssmnet.storage.records import record_names
@@ -70,7 +69,7 @@ def find_changes(
     with ThreadPoolExecutor(_CASES_AT_ONCE) as pool:
         records = list(pool.map(known, wanted))
     ids = {case.id for case in wanted}
-    seen = seen_data(weights) if weights else frozenset()
+    seen = _seen(weights) if weights else frozenset()
     new, changed = _against(seen, [(case.id, record) for case, record in zip(wanted, records, strict=True)])
     return Changes(
         to_prepare=tuple(case for case, record in zip(wanted, records, strict=True) if record is None),
@@ -79,6 +78,12 @@ def find_changes(
         new=new,
         changed=changed,
     )
+
+
+def _seen(weights: Storage) -> frozenset[CaseData]:
+    from zssmnet.registry.challenge import seen_data  # imports PyTorch, which preparing alone does not need
+
+    return seen_data(weights)
 
 
 def _against(

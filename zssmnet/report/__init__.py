@@ -3,9 +3,3 @@
 Pure functions from arrays to the bytes of a PNG, small enough to be embedded in a page. They use matplotlib's
 objects only, never its global state, so any number may be drawn in parallel; the same input gives the same bytes.
 """
-
-from zssmnet.report.case import case_montage
-from zssmnet.report.curves import loss_curves
-from zssmnet.report.restoration import restoration_triptych
-
-__all__ = ["case_montage", "loss_curves", "restoration_triptych"]

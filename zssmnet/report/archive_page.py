@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from zssmnet.preparation.prepare import PreparedCase
 from zssmnet.report.archive_rows import BINS, RANGE, Row, draw_row, oddities, usual_histograms
-from zssmnet.report.style import FAINT, INK, LINES, TRAINING_COLOUR, ZONES, Array
+from zssmnet.report.palette import FAINT, INK, LINES, TRAINING_COLOUR, ZONES, Array
 from zssmnet.report.thumbnails import drawing
 from zssmnet.storage import Storage
 from zssmnet.storage.keys import printable

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from zssmnet.data.examination import array_of
 from zssmnet.data.image_io import read_image
 from zssmnet.preparation.prepare import PreparedCase, prepared_keys
-from zssmnet.report.style import IMAGES, Array
+from zssmnet.report.palette import IMAGES, Array
 from zssmnet.report.thumbnails import jpeg, outlines
 from zssmnet.storage import Storage
 

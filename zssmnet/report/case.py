@@ -8,18 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from zssmnet.preparation.cubes import HIGHEST_ADC
-from zssmnet.report.style import (
-    CUBE_COLOUR,
-    FAINT,
-    INK,
-    ZONES,
-    Array,
-    heading,
-    legend,
-    new_figure,
-    outline_zones,
-    png_of,
-)
+from zssmnet.report.palette import CUBE_COLOUR, FAINT, INK, ZONES, Array
+from zssmnet.report.style import heading, legend, new_figure, outline_zones, png_of
 
 Size = tuple[int, int, int]
 Spacing = tuple[float, float, float]

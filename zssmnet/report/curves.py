@@ -8,17 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from zssmnet.errors import InputError
-from zssmnet.report.style import (
-    FAINT,
-    INK,
-    LINES,
-    TRAINING_COLOUR,
-    VALIDATION_COLOUR,
-    heading,
-    legend,
-    new_figure,
-    png_of,
-)
+from zssmnet.report.palette import FAINT, INK, LINES, TRAINING_COLOUR, VALIDATION_COLOUR
+from zssmnet.report.style import heading, legend, new_figure, png_of
 
 Epoch = tuple[int, float, float, float]
 _LEFT = 0.1  # of the width

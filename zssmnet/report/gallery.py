@@ -19,7 +19,9 @@ from zssmnet.mnet import MNet
 from zssmnet.preparation.cubes import SubsetCubes, cubes_key, open_cubes
 from zssmnet.preparation.prepare import prepared_keys
 from zssmnet.registry.versions import MODEL, PretrainedModel, stable_model
-from zssmnet.report import case_montage, loss_curves, restoration_triptych
+from zssmnet.report.case import case_montage
+from zssmnet.report.curves import loss_curves
+from zssmnet.report.restoration import restoration_triptych
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.records import (
     NOT_YET,

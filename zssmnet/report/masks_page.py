@@ -17,7 +17,7 @@ from zssmnet.errors import CaseError, ImageError, UnreadableFileError
 from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
 from zssmnet.report.archive_page import MOST_THREADS, document, escaped, legend
 from zssmnet.report.case import shown_slices
-from zssmnet.report.style import Array
+from zssmnet.report.palette import Array
 from zssmnet.report.thumbnails import drawing, jpeg, outlines
 from zssmnet.storage import Storage
 

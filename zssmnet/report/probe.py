@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from zssmnet.probe.result import Comparison, ProbeResult, case_auroc
-from zssmnet.report.style import FAINT, INK, LINES, heading, new_figure, without_axes
+from zssmnet.report.palette import FAINT, INK, LINES
+from zssmnet.report.style import heading, new_figure, without_axes
 
 _COLOURS = (
     "#20262e",

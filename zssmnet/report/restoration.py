@@ -8,19 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from zssmnet.errors import InputError
-from zssmnet.report.style import (
-    FAINT,
-    IMAGES,
-    INK,
-    ZONES,
-    Array,
-    heading,
-    legend,
-    new_figure,
-    outline_zones,
-    png_of,
-    without_axes,
-)
+from zssmnet.report.palette import FAINT, IMAGES, INK, ZONES, Array
+from zssmnet.report.style import heading, legend, new_figure, outline_zones, png_of, without_axes
 
 _STAGES = ("corrupted", "restored", "target")
 _ROW, _TOP, _BOTTOM = 1.2, 0.98, 0.5  # inches

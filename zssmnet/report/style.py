@@ -1,14 +1,12 @@
-"""What all pictures share: colours, outlines, and the way to a small PNG."""
+"""What all figures share: outlines, legends, and the way to a small PNG."""
 
 import io
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -17,14 +15,8 @@ from matplotlib.lines import Line2D
 from PIL import Image
 from scipy.spatial import KDTree
 
-Array = npt.NDArray[Any]
+from zssmnet.report.palette import CUBE_COLOUR, INK, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES, Array
 
-IMAGES = ("T2W", "ADC", "DWI")
-ZONES = (("#00d0ff", "peripheral zone"), ("#ffb000", "transition zone"))
-"""Colour and name of the zones 1 and 2."""
-CUBE_COLOUR = "#ff4f9a"
-TRAINING_COLOUR, VALIDATION_COLOUR = "#2f78a8", "#d1495b"
-INK, FAINT, LINES = "#20262e", "#66707c", "#e3e7ec"
 _LINE_COLOURS = (*(colour for colour, _ in ZONES), CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR)
 _LARGEST_TINT = 28  # of 255: what is less coloured, text and grid lines too, becomes grey
 LARGEST_PNG = 200_000

@@ -8,7 +8,7 @@ import contourpy
 import numpy as np
 from PIL import Image
 
-from zssmnet.report.style import ZONES, Array
+from zssmnet.report.palette import ZONES, Array
 
 SIDE = 96
 """Pixels of a thumbnail."""

@@ -8,9 +8,11 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from zssmnet.errors import InputError
-from zssmnet.report import case_montage, loss_curves, restoration_triptych
-from zssmnet.report.case import shown_slices
-from zssmnet.report.style import CUBE_COLOUR, LARGEST_PNG, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES
+from zssmnet.report.case import case_montage, shown_slices
+from zssmnet.report.curves import loss_curves
+from zssmnet.report.palette import CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES
+from zssmnet.report.restoration import restoration_triptych
+from zssmnet.report.style import LARGEST_PNG
 
 PERIPHERAL, TRANSITION = (colour for colour, _ in ZONES)
 SPACING = (0.5, 0.5, 3.0)
