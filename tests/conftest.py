@@ -1,11 +1,14 @@
 """Options and fixtures for all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands import Commands
 from tests.reliability.ledger import Ledger
+from tests.reliability.undisturbed import undisturbed as undisturbed
 from tests.s3_server import s3_endpoint as s3_endpoint
 from tests.s3_server import s3_root as s3_root
 from tests.server import SessionFolder
@@ -65,6 +68,14 @@ def ledger(request: pytest.FixtureRequest) -> Ledger:
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether many tries are wanted."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def commands(prefect_api: str) -> Iterator[Commands]:
+    """Starts commands that use the session's server."""
+    commands = Commands(prefect_api)
+    yield commands
+    commands.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
@@ -21,7 +21,7 @@ _started: list["subprocess.Popen[bytes]"] = []  # as long as this process
 
 
 class SessionFolder:
-    """What tests side by side share: the server, if one has asked for it, and cases that were drawn.
+    """What tests side by side share: the server, if one has asked for it, and what was made once (`made_once`).
 
     The server ends when this is closed, or with this process.
     """
@@ -39,6 +39,20 @@ class SessionFolder:
         while _runs(self._folder) and time.monotonic() < deadline:
             time.sleep(0.05)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that is made once in a session, by whoever asks for it first; nobody changes it."""
+    folder = Path(os.environ[FOLDER]) / name
+    done = folder.with_name(f"{folder.name}.done")
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            done.touch()
+    return folder
 
 
 def _runs(folder: Path) -> bool:

@@ -8,8 +8,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 
 from tasks.announcement import ANNOUNCED
+from tests.commands import Command, Commands
 from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import PUBLISHING, REMOVING, Death
 from zssmnet.errors import VerificationError
@@ -40,31 +39,22 @@ class Place:
     Args:
         root: a folder, or s3://bucket/prefix.
         scratch: a local folder for all else.
-        api: address of Prefect's API.
+        commands: starts them.
     """
 
-    def __init__(self, root: str, scratch: Path, api: str) -> None:
+    def __init__(self, root: str, scratch: Path, commands: Commands) -> None:
         self.root = root
+        self._commands = commands
         self.kind = "on S3" if root.startswith("s3://") else "on a folder"
         self._scratch = scratch
         self._log = scratch / "changes.log"
         (scratch / "tmp").mkdir(parents=True)
-        self._environment = {
-            "OMP_NUM_THREADS": "1",
-            "PREFECT_API_URL": api,
-            "TMPDIR": str(scratch / "tmp"),
-            "ZSSMNET_CACHE": str(scratch / "cache"),
-        }
+        self._environment = {"TMPDIR": str(scratch / "tmp"), "ZSSMNET_CACHE": str(scratch / "cache")}
 
-    def start(self, command: Sequence[str], deaths: Iterable[Death] = ()) -> "subprocess.Popen[bytes]":
+    def start(self, command: Sequence[str], deaths: Iterable[Death] = ()) -> Command:
         """Start a command, mortal at some changes."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.mortal", str(self._log), json.dumps([*deaths]), "--", *command],
-            env=os.environ | self._environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        words = [str(self._log), json.dumps([*deaths]), "--", *command]
+        return self._commands.start("tests.reliability.mortal", words, self._environment)
 
     def finish(self, command: Sequence[str]) -> None:
         """Run a command to its end."""
@@ -93,9 +83,9 @@ class Place:
             os.killpg(process.pid, signal.SIGKILL)
         return stage_of(self._lines()[-1][0]) if self._was_killed(process) else None
 
-    def _was_killed(self, process: "subprocess.Popen[bytes]") -> bool:
+    def _was_killed(self, process: Command) -> bool:
         _, log = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode in (0, -signal.SIGKILL), log.decode()[-4000:]
+        assert process.returncode in (0, -signal.SIGKILL), log[-4000:]
         return process.returncode != 0
 
     def _lines(self) -> list[list[Any]]:

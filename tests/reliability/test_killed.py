@@ -8,16 +8,16 @@ import os
 import random
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import s3fs
 
-from tests.phantoms import QUICK_SETTINGS, small_archive
+from tests.commands import Commands
 from tests.reliability.killing import AT_RANDOM, STAGES, Place, die_often, draw
 from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import Death
+from tests.reliability.undisturbed import Undisturbed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 ROOTS = int(os.environ.get("ZSSMNET_KILL_ROOTS", "5"))
@@ -26,44 +26,11 @@ AT_CHANGES, AT_MOMENTS = 3, 2
 """Kills in each stage on each of these, of the one kind and of the other."""
 
 
-@dataclass(frozen=True)
-class Undisturbed:
-    """An archive, and what an undisturbed run makes of it.
-
-    Attributes:
-        folder: the archive's, with the settings.
-        files: digests of all files.
-        deaths: all that a run can die.
-        lengths_s: of the stages.
-    """
-
-    folder: Path
-    files: dict[str, str]
-    deaths: list[Death]
-    lengths_s: dict[str, float]
-
-    def command(self, archive: str, root: str) -> list[str]:
-        """The words of the run."""
-        images, masks, settings = f"{archive}/nnunet_raw", f"{archive}/zonal_masks", str(self.folder / "quick.toml")
-        return ["run", "--images_path", images, "--zonal_mask_path", masks, "--config", settings, "--output", root]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Undisturbed:
-    folder = tmp_path_factory.mktemp("archive")
-    small_archive(folder)
-    (folder / "quick.toml").write_text(QUICK_SETTINGS)
-    place = Place(str(folder / "root"), folder / "scratch", prefect_api)
-    place.finish(Undisturbed(folder, {}, [], {}).command(str(folder), place.root))
-    place.assert_finished(place.digests())
-    return Undisturbed(folder, place.digests(), place.deaths(), place.lengths_s())
-
-
 Work = Callable[[str], tuple[Place, list[str]]]
 
 
 @pytest.fixture(params=["folder", pytest.param("S3", marks=pytest.mark.long)])
-def work(request: pytest.FixtureRequest, undisturbed: Undisturbed, tmp_path: Path, prefect_api: str) -> Work:
+def work(request: pytest.FixtureRequest, undisturbed: Undisturbed, tmp_path: Path, commands: Commands) -> Work:
     """Gives a new working root and the command that works on it."""
     archive = str(undisturbed.folder)
     root = str(tmp_path)
@@ -75,8 +42,8 @@ def work(request: pytest.FixtureRequest, undisturbed: Undisturbed, tmp_path: Pat
             bucket.put(f"{undisturbed.folder / name}/", f"{archive}/{name}/", recursive=True)
 
     def make(name: str) -> tuple[Place, list[str]]:
-        place = Place(f"{root}/{name}", tmp_path / f"scratch of {name}", prefect_api)
-        return place, undisturbed.command(archive, place.root)
+        place = Place(f"{root}/{name}", tmp_path / f"scratch of {name}", commands)
+        return place, undisturbed.words(place.root, archive)
 
     return make
 

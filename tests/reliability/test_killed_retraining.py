@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
+from tests.commands import Commands
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.killing import Place, die_often, draw
 from tests.reliability.ledger import Ledger
@@ -33,12 +34,12 @@ class Group:
     Attributes:
         folder: with the archive, and the working root ``first`` of the first model.
         first: digests of the files before the change.
-        api: address of Prefect's API.
+        commands: starts them.
     """
 
     folder: Path
     first: dict[str, str]
-    api: str
+    commands: Commands
 
     def command(self, word: str, root: str) -> list[str]:
         """The words of a command."""
@@ -53,14 +54,14 @@ class Group:
     def undisturbed(self, word: str, folder: Path, start: Path) -> Place:
         """Where the command has come to its end, on a copy of a root."""
         shutil.copytree(start, folder / "root")
-        place = Place(str(folder / "root"), folder / "scratch", self.api)
+        place = Place(str(folder / "root"), folder / "scratch", self.commands)
         place.finish(self.command(word, place.root))
         place.assert_finished(place.digests())
         return place
 
 
 @pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Group:
+def group(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Group:
     folder = tmp_path_factory.mktemp("group")
     images, masks = small_archive(folder, 7)
     (folder / "quick.toml").write_text(QUICK_SETTINGS)
@@ -77,7 +78,7 @@ def group(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Group:
     away.mkdir()
     for file in files(late):
         file.rename(away / file.name)
-    place = Place(str(folder / "first"), folder / "scratch", prefect_api)
+    place = Place(str(folder / "first"), folder / "scratch", commands)
     words = ["--images_path", str(images), "--zonal_mask_path", str(masks), "--config", str(folder / "quick.toml")]
     place.finish(["run", *words, "--output", place.root])
     for file in files(late):
@@ -86,7 +87,7 @@ def group(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Group:
         shutil.copyfile(theirs, ours)
     for file in files(gone):
         file.unlink()
-    return Group(folder, place.digests(), prefect_api)
+    return Group(folder, place.digests(), commands)
 
 
 NewPlace = Callable[[str, Path], Place]
@@ -98,7 +99,7 @@ def new_place(request: pytest.FixtureRequest, group: Group, tmp_path: Path) -> N
     where = request.getfixturevalue("s3_root") if request.param == "S3" else str(tmp_path)
 
     def make(name: str, start: Path) -> Place:
-        place = Place(f"{where}/{name}", tmp_path / f"scratch of {name}", group.api)
+        place = Place(f"{where}/{name}", tmp_path / f"scratch of {name}", group.commands)
         if place.kind == "on S3":
             s3fs.S3FileSystem(use_listings_cache=False).put(f"{start}/", f"{place.root}/", recursive=True)
         else:

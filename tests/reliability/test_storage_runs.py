@@ -10,11 +10,11 @@ import pytest
 import s3fs
 
 from flows import cli
-from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability import faulty_s3
 from tests.reliability.faulty_s3 import Fault, FaultyS3, Rule, faulty_proxy, refused
 from tests.reliability.killing import assert_whole, digests
 from tests.reliability.ledger import Ledger
+from tests.reliability.undisturbed import Undisturbed
 from zssmnet.storage.s3_files import RetryingS3
 
 pytestmark = pytest.mark.integration
@@ -31,39 +31,11 @@ FAULTS: dict[str, Fault] = {
 CHANCE = 0.08
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an archive, masks and settings."""
-    folder = tmp_path_factory.mktemp("archive")
-    small_archive(folder)
-    (folder / "quick.toml").write_text(QUICK_SETTINGS)
-    return folder
-
-
-def arguments(archive: Path, place: str, root: str) -> list[str]:
-    inputs = ["--images_path", f"{place}/nnunet_raw", "--zonal_mask_path", f"{place}/zonal_masks"]
-    return ["run", *inputs, "--config", str(archive / "quick.toml"), "--output", root]
-
-
-def run(archive: Path, place: str, root: str) -> int:
+def run(words: list[str]) -> int:
     """The command in this process; its exit status."""
     with pytest.raises(SystemExit) as exit:
-        cli.main(arguments(archive, place, root))
+        cli.main(words)
     return int(exit.value.code or 0)
-
-
-@pytest.fixture(scope="module")
-def undisturbed_root(archive: Path, tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Path:
-    """The working root of a run to which nothing happens, on a good disk."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    assert run(archive, str(archive), str(root)) == 0
-    return root
-
-
-@pytest.fixture(scope="module")
-def undisturbed(undisturbed_root: Path) -> dict[str, str]:
-    """What such a run leaves."""
-    return digests(str(undisturbed_root))
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -81,9 +53,10 @@ class TestS3:
         return s3fs.S3FileSystem(use_listings_cache=False, endpoint_url=s3_endpoint, skip_instance_cache=True)
 
     @pytest.fixture
-    def place(self, archive: Path, s3_root: str, bucket: s3fs.S3FileSystem) -> str:
+    def place(self, undisturbed: Undisturbed, s3_root: str, bucket: s3fs.S3FileSystem) -> str:
         """The archive on S3."""
-        bucket.put(f"{archive}/", f"{s3_root}/archive/", recursive=True)
+        for name in ("nnunet_raw", "zonal_masks"):
+            bucket.put(f"{undisturbed.folder / name}/", f"{s3_root}/archive/{name}/", recursive=True)
         return f"{s3_root}/archive"
 
     @pytest.fixture
@@ -98,16 +71,19 @@ class TestS3:
         bucket.get(f"{root}/", f"{to}/", recursive=True)
         return digests(str(to))
 
+    def written(self, bucket: s3fs.S3FileSystem, root: str) -> dict[str, object]:
+        """When each object was written."""
+        return {key: found["LastModified"] for key, found in bucket.find(root, detail=True).items()}
+
     @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
     def test_among_faults_the_files_are_the_same(
         self,
         seed: int,
-        archive: Path,
+        undisturbed: Undisturbed,
         s3_root: str,
         place: str,
         proxy: FaultyS3,
         bucket: s3fs.S3FileSystem,
-        undisturbed: dict[str, str],
         tmp_path: Path,
         ledger: Ledger,
     ) -> None:
@@ -116,9 +92,12 @@ class TestS3:
             for number, fault in enumerate(FAULTS.values())
         ]
         with ledger.tried("whole run on S3", "6 to 8 % of all requests fail"):
-            assert run(archive, place, f"{s3_root}/root") == 0
+            assert run(undisturbed.words(f"{s3_root}/root", place)) == 0
             assert proxy.faults > 5
-            assert self.files(bucket, f"{s3_root}/root", tmp_path / "root") == undisturbed
+            assert self.files(bucket, f"{s3_root}/root", tmp_path / "root") == undisturbed.files
+            before = self.written(bucket, s3_root)
+            assert run(undisturbed.words(f"{s3_root}/root", place)) == 0
+            assert self.written(bucket, s3_root) == before
         ledger.measured("whole run on S3, 6 to 8 % of all requests fail", "requests", str(proxy.requests.count()))
         ledger.measured("whole run on S3, 6 to 8 % of all requests fail", "faults", str(proxy.faults))
 
@@ -137,12 +116,11 @@ class TestS3:
         name: str,
         fault: Fault,
         after: int,
-        archive: Path,
+        undisturbed: Undisturbed,
         s3_root: str,
         place: str,
         proxy: FaultyS3,
         bucket: s3fs.S3FileSystem,
-        undisturbed: dict[str, str],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -151,13 +129,13 @@ class TestS3:
         monkeypatch.setattr("zssmnet.storage.s3._MOST_ATTEMPTS", 2)
         proxy.rules.append(Rule(fault, spared=after))
         with ledger.tried("whole run on S3", name):
-            assert run(archive, place, f"{s3_root}/root") == 1
+            assert run(undisturbed.words(f"{s3_root}/root", place)) == 1
             assert "s3://" in error_line(capsys)
             assert self.files(bucket, f"{s3_root}/root", tmp_path / "so far")
-            assert_whole(str(tmp_path / "so far"), undisturbed)
+            assert_whole(str(tmp_path / "so far"), undisturbed.files)
             proxy.calm()
-            assert run(archive, place, f"{s3_root}/root") == 0
-            assert self.files(bucket, f"{s3_root}/root", tmp_path / "root") == undisturbed
+            assert run(undisturbed.words(f"{s3_root}/root", place)) == 0
+            assert self.files(bucket, f"{s3_root}/root", tmp_path / "root") == undisturbed.files
 
 
 @contextmanager
@@ -189,32 +167,29 @@ class TestDisk:
     def test_full_in_the_middle(
         self,
         share: float,
-        archive: Path,
-        undisturbed_root: Path,
-        undisturbed: dict[str, str],
+        undisturbed: Undisturbed,
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
         ledger: Ledger,
     ) -> None:
         disk = tmp_path / "disk"
         with (
-            small_disk(disk, round(share * size_of(undisturbed_root) / 1024)),
+            small_disk(disk, round(share * size_of(undisturbed.root) / 1024)),
             ledger.tried("whole run on a disk", "disk full"),
         ):
-            assert run(archive, str(archive), f"{disk}/root") == 1
+            assert run(undisturbed.words(disk / "root")) == 1
             assert re.search("(No space left on device:|is the disk full[?]) make room there", error_line(capsys))
-            assert_whole(f"{disk}/root", undisturbed)
+            assert_whole(f"{disk}/root", undisturbed.files)
             make_room(disk)
-            assert run(archive, str(archive), f"{disk}/root") == 0
-            assert digests(f"{disk}/root") == undisturbed
+            assert run(undisturbed.words(disk / "root")) == 0
+            assert digests(f"{disk}/root") == undisturbed.files
             assert not list(disk.rglob(".partial"))
 
     @pytest.mark.long  # TensorBoard's own thread fails too, and says so
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_full_temporary_folder(
         self,
-        archive: Path,
-        undisturbed: dict[str, str],
+        undisturbed: Undisturbed,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -224,9 +199,9 @@ class TestDisk:
         with small_disk(disk, 1024), ledger.tried("whole run on a disk", "temporary folder full"):
             (disk / "taken").write_bytes(bytes(2**20 - 2**14))
             monkeypatch.setattr("tempfile.tempdir", str(disk))
-            assert run(archive, str(archive), str(root)) == 1
+            assert run(undisturbed.words(root)) == 1
             assert f"{disk}: cannot be written: No space left on device: make room there" in error_line(capsys)
-            assert_whole(str(root), undisturbed)
+            assert_whole(str(root), undisturbed.files)
             make_room(disk)
-            assert run(archive, str(archive), str(root)) == 0
-            assert digests(str(root)) == undisturbed
+            assert run(undisturbed.words(root)) == 0
+            assert digests(str(root)) == undisturbed.files

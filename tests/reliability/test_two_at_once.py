@@ -1,41 +1,25 @@
 """Two runs over one root at the same time: both end right, or the second reports who has locked it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.phantoms import QUICK_SETTINGS, small_archive
+from tests.commands import Commands
 from tests.reliability.ledger import Ledger
+from tests.reliability.undisturbed import Undisturbed
 from zssmnet.storage import Storage, open_storage
 from zssmnet.storage.verification import verify_root
 
 pytestmark = pytest.mark.integration
 TIMEOUT_S = 900
+CLI = "flows.cli"
 PLACES = ["a folder", pytest.param("S3", marks=pytest.mark.long)]
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("archive")
-    images, masks = small_archive(folder)
-    settings = folder / "quick.toml"
-    settings.write_text(QUICK_SETTINGS)
-    return ["--images_path", str(images), "--zonal_mask_path", str(masks), "--config", str(settings)]
 
 
 @pytest.fixture
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A working root in the place of this test."""
     return request.getfixturevalue("s3_root") if request.param == "S3" else str(tmp_path / "root")
-
-
-def start(archive: list[str], root: str, api: str, **more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "flows.cli", "run", *archive, "--output", root]
-    environment = os.environ | {"PREFECT_API_URL": api, "OMP_NUM_THREADS": "1"} | more
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def contents(storage: Storage) -> dict[str, bytes]:
@@ -45,21 +29,17 @@ def contents(storage: Storage) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def expected(archive: list[str], tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> dict[str, bytes]:
+def expected(undisturbed: Undisturbed) -> dict[str, bytes]:
     """What one undisturbed run publishes."""
-    alone = tmp_path_factory.mktemp("alone")
-    run = start(archive, str(alone), prefect_api)
-    _, log = run.communicate(timeout=TIMEOUT_S)
-    assert run.returncode == 0, log[-2000:]
-    return contents(open_storage(alone))
+    return contents(open_storage(undisturbed.root))
 
 
 @pytest.mark.parametrize("root", PLACES, indirect=True)
 def test_of_two_commands_one_reports_who_has_locked_the_root(
-    archive: list[str], root: str, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
+    undisturbed: Undisturbed, root: str, expected: dict[str, bytes], commands: Commands, ledger: Ledger
 ) -> None:
     with ledger.tried("two at once", f"two commands over {'S3' if root.startswith('s3') else 'a folder'}"):
-        runs = [start(archive, root, prefect_api) for _ in range(2)]
+        runs = [commands.start(CLI, undisturbed.words(root)) for _ in range(2)]
         logs = [run.communicate(timeout=TIMEOUT_S)[1] for run in runs]
         assert sorted(run.returncode for run in runs) == [0, 1], logs
         (refused,) = [log for run, log in zip(runs, logs, strict=True) if run.returncode]
@@ -73,13 +53,13 @@ def test_of_two_commands_one_reports_who_has_locked_the_root(
 
 @pytest.mark.long
 def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
-    archive: list[str], tmp_path: Path, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
+    undisturbed: Undisturbed, tmp_path: Path, expected: dict[str, bytes], commands: Commands, ledger: Ledger
 ) -> None:
     """As the runs that a worker starts: nobody sits beside them."""
     root = str(tmp_path / "root")
     with ledger.tried("two at once", "two runs of a deployment over a folder"):
         by_worker = {"PREFECT__FLOW_RUN_ID": "00000000-0000-0000-0000-000000000000"}
-        runs = [start(archive, root, prefect_api, **by_worker) for _ in range(2)]
+        runs = [commands.start(CLI, undisturbed.words(root), by_worker) for _ in range(2)]
         told = [run.communicate(timeout=TIMEOUT_S) for run in runs]
         assert [run.returncode for run in runs] == [0, 0], told
         assert sum("6 up to date" in said for said, _ in told) == 1
@@ -89,20 +69,16 @@ def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
 
 @pytest.mark.long
 def test_of_two_trainings_one_reports_who_trains(
-    archive: list[str], tmp_path: Path, expected: dict[str, bytes], prefect_api: str, ledger: Ledger
+    undisturbed: Undisturbed, tmp_path: Path, expected: dict[str, bytes], commands: Commands, ledger: Ledger
 ) -> None:
     root = tmp_path / "root"
     for name, content in expected.items():
         if not name.startswith("SSL/pretrained_weights"):
             open_storage(root).publish_bytes(name, content)
     words = ["--data", str(root / "SSL/generated_cubes"), "--output", str(root / "SSL/pretrained_weights")]
-    command = [sys.executable, "-m", "flows.cli", "pretrain", *archive[4:], *words]
-    environment = os.environ | {"PREFECT_API_URL": prefect_api, "OMP_NUM_THREADS": "1"}
+    words += ["--config", str(undisturbed.folder / "quick.toml")]
     with ledger.tried("two at once", "two trainings of the same cubes"):
-        runs = [
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for _ in range(2)
-        ]
+        runs = [commands.start(CLI, ["pretrain", *words]) for _ in range(2)]
         logs = [run.communicate(timeout=TIMEOUT_S)[1] for run in runs]
         codes = [run.returncode for run in runs]
         assert sorted(codes) in ([0, 0], [0, 1]), logs  # both, if one came when the other had ended
