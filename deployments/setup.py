@@ -2,8 +2,8 @@
 
 It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
 deployments of ``prefect.yaml`` and the automations that see to crashed runs (``automations.py``). Of what is there, it
-brings up to date what belongs to the program (code, descriptions, run forms) and leaves what belongs to its users:
-schedules, parameters, pools and their limits, automations that were changed or switched off. It prints both.
+brings up to date what belongs to the program (code, run forms) and leaves what belongs to its users: schedules,
+parameters, descriptions, tags, pools and their limits, automations that were changed or switched off. It prints both.
 """
 
 import os
@@ -18,7 +18,7 @@ import httpx
 import yaml
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import RemoteFileSystem
@@ -28,6 +28,7 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import SecretStr
 
 from deployments.automations import ask_for_signs_of_life, automations, make, notifications
+from flows.ends import run_to_its_end, say
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
 from zssmnet.storage.s3 import make_bucket
 
@@ -54,13 +55,15 @@ RESULTS, NOTIFICATIONS = "zssmnet-results", "zssmnet-notifications"
 
 def main() -> int:
     """Make everything; the exit status."""
+    return run_to_its_end(_make_everything)
+
+
+def _make_everything() -> None:
     if not PREFECT_API_URL.value():
-        print(
-            "zssmnet: error: no Prefect server is named: set PREFECT_API_URL, or start one with 'zssmnet-service "
-            "start' and take its settings with '. .service/env'",
-            file=sys.stderr,
+        raise ServiceError(
+            "no Prefect server is named: set PREFECT_API_URL, or start one with 'zssmnet-service start' and take its "
+            "settings with '. .service/env'"
         )
-        return 1
     try:
         make_result_storage()
         make_work_pools()
@@ -68,9 +71,7 @@ def main() -> int:
         make_automations()
     except (ZssmnetError, httpx.HTTPError, RuntimeError) as error:  # Prefect's client raises the last one, too
         reason = without_credentials(f"{PREFECT_API_URL.value()}: {' '.join(str(error).split())}")
-        print(f"zssmnet: error: {reason}", file=sys.stderr)
-        return 1
-    return 0
+        raise ServiceError(reason) from error
 
 
 def make_result_storage() -> None:
@@ -78,10 +79,10 @@ def make_result_storage() -> None:
     if not (bucket := os.environ.get("ZSSMNET_BUCKET")):
         return
     if make_bucket(bucket):
-        print(f"bucket {bucket} is made")
+        say(f"bucket {bucket} is made")
     block = RemoteFileSystem(basepath=f"s3://{bucket}/results")  # endpoint and keys come from the environment
     block.save(RESULTS, overwrite=True)
-    print(f"results of runs go to s3://{bucket}/results")
+    say(f"results of runs go to s3://{bucket}/results")
 
 
 def make_work_pools() -> None:
@@ -90,11 +91,11 @@ def make_work_pools() -> None:
         for name, (description, limit) in POOLS.items():
             try:
                 there = client.read_work_pool(name)
-                print(f"work pool {name} is there: type {there.type}, limit {there.concurrency_limit or 'none'}")
+                say(f"work pool {name} is there: type {there.type}, limit {there.concurrency_limit or 'none'}")
             except ObjectNotFound:
                 new = WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit)
                 client.create_work_pool(new)
-                print(f"work pool {name} is made: type process, limit {limit or 'none'}")
+                say(f"work pool {name} is made: type process, limit {limit or 'none'}")
 
 
 def deploy() -> None:
@@ -112,7 +113,7 @@ def deploy() -> None:
             if name in there:
                 _update(client, there[name], settings)
             else:
-                _give_parameters(client, name)
+                _complete(client, settings)
 
 
 def deployment_names() -> list[str]:
@@ -150,41 +151,54 @@ def _make(names: list[str]) -> None:
 
 def _update(client: SyncPrefectClient, there: DeploymentResponse, wanted: Mapping[str, Any]) -> None:
     """Bring up to date what belongs to the program, and report what is left to its users."""
-    flow: Flow[Any, Any] = load_flow_from_entrypoint(wanted["entrypoint"])
     changes: dict[str, Any] = {
         "entrypoint": wanted["entrypoint"],
         "version": wanted["version"],
-        "description": wanted["description"],
-        "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
+        "parameter_openapi_schema": run_form(wanted["entrypoint"]),
     }
     limit = there.global_concurrency_limit.limit if there.global_concurrency_limit else None
     if limit is not None and limit == LEASES_OF_EARLIER_VERSIONS.get(there.name):
         changes["concurrency_limit"] = None
     client.request("PATCH", "/deployments/{id}", path_params={"id": there.id}, json=changes)
     schedules = ", ".join(f"{_shown(one.schedule)} {'on' if one.active else 'off'}" for one in there.schedules)
-    print(
+    say(
         f"deployment {there.name} is brought up to date to version {wanted['version']}; left as they are: "
         f"schedules ({schedules or 'none'}), parameters ({', '.join(there.parameters) or 'none'})"
     )
     if "concurrency_limit" in changes:
-        print(f"deployment {there.name} loses its limit of {limit} runs: the limit of its work pool is enough")
+        say(f"deployment {there.name} loses its limit of {limit} runs: the limit of its work pool is enough")
     for name, value in _named_parameters().items():
         if there.parameters.get(name, value) != value:
-            print(f"deployment {there.name} keeps {name}={there.parameters[name]}, not {value} of {PARAMETERS[name]}")
+            say(f"deployment {there.name} keeps {name}={there.parameters[name]}, not {value} of {PARAMETERS[name]}")
 
 
-def _give_parameters(client: SyncPrefectClient, name: str) -> None:
-    """Give a new deployment the parameters that the environment names, where it has them."""
+def run_form(entrypoint: str) -> dict[str, Any]:
+    """The schema of a flow's parameters, whose sections show their fields in order and by name.
+
+    Prefect numbers and names the parameters alone; the database does not keep the order of what is not numbered.
+    """
+    flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint)
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    for section in schema.get("definitions", {}).values():
+        for position, (name, field) in enumerate(section.get("properties", {}).items()):
+            field |= {"position": position, "title": name}
+    return schema
+
+
+def _complete(client: SyncPrefectClient, wanted: Mapping[str, Any]) -> None:
+    """Give a new deployment its run form, and the parameters that the environment names, where it has them."""
+    name = wanted["name"]
     deployment = client.read_deployment_by_name(f"{name}/{name}")
-    taken = deployment.parameter_openapi_schema["properties"]  # type: ignore[index]
+    form = run_form(wanted["entrypoint"])
+    taken = form["properties"]
     given = {parameter: value for parameter, value in _named_parameters().items() if parameter in taken}
-    if given:
-        client.update_deployment(deployment.id, DeploymentUpdate(parameters={**deployment.parameters, **given}))
+    changes = {"parameter_openapi_schema": form, "parameters": {**deployment.parameters, **given}}
+    client.request("PATCH", "/deployments/{id}", path_params={"id": deployment.id}, json=changes)
     described = ", ".join(f"{parameter}={value}" for parameter, value in given.items())
-    print(f"deployment {name} is made" + (f" with {described}" if described else ""))
+    say(f"deployment {name} is made" + (f" with {described}" if described else ""))
     needed = [parameter for parameter in PARAMETERS if parameter in taken and parameter != "splits_path"]
     if (missing := [one for one in needed if not {**deployment.parameters, **given}.get(one)]) and deployment.schedules:
-        print(
+        say(
             f"note: deployment {name} cannot run by schedule or event before it has {', '.join(missing)}: set them in "
             "its parameters, or "
             + ", ".join(PARAMETERS[one] for one in missing if one in PARAMETERS)
@@ -204,9 +218,9 @@ def make_automations() -> None:
     """The automations by which the server sees to lost and crashed runs."""
     with get_client(sync_client=True) as client:
         for wanted in [*automations(), *notifications(_webhook())]:
-            print(f"automation {wanted.name!r} is {make(client, wanted)}")
+            say(f"automation {wanted.name!r} is {make(client, wanted)}")
         if running := ask_for_signs_of_life(client):
-            print(f"{running} runs are asked for a sign of life")
+            say(f"{running} runs are asked for a sign of life")
 
 
 def _webhook() -> UUID:
@@ -216,7 +230,7 @@ def _webhook() -> UUID:
     except ValueError:
         block = Webhook(method="POST", url=SecretStr("https://webhook.invalid/"))
         block.save(NOTIFICATIONS)
-        print(f"block webhook/{NOTIFICATIONS} is made: give it your address before you switch notifications on")
+        say(f"block webhook/{NOTIFICATIONS} is made: give it your address before you switch notifications on")
     return cast(UUID, block._block_document_id)
 
 

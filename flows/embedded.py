@@ -45,6 +45,12 @@ _END_S = 10
 """How long the server may take to end."""
 _KEPT = ("PREFECT_LOGGING_", "PREFECT_SERVER_EPHEMERAL_", "PREFECT_TEST_", "PREFECT_FLOWS_", "PREFECT_TASKS_")
 """Settings of the user's that a command with a server of its own respects as well."""
+_HINTS = {
+    "'401 ": "its password goes to PREFECT_API_AUTH_STRING",
+    "'404 ": "the address of its API ends in /api",
+    "WRONG_VERSION_NUMBER": "it speaks http://, not https://",
+}
+"""What to do about an answer of a server that was named wrongly."""
 
 
 def set_defaults() -> None:
@@ -75,7 +81,10 @@ def own_home() -> Path:
 
 def own_environment() -> None:
     """Give this process and its children an environment for a server of their own; before Prefect is imported."""
-    home = own_home()
+    try:
+        home = own_home()
+    except RuntimeError as error:
+        raise ServiceError(f"{error}; Prefect keeps its database there: set HOME or PREFECT_HOME") from error
     for name in [name for name in os.environ if name.startswith("PREFECT_") and not name.startswith(_KEPT)]:
         del os.environ[name]
     for name in [name for name in os.environ if name.lower() in ("all_proxy", "http_proxy", "https_proxy")]:
@@ -113,10 +122,11 @@ def check_named_server() -> None:
             client.api_version()
     except Exception as error:  # whatever a foreign server, a proxy or no server at all leads to
         reason = without_credentials(" ".join(str(error).split()) or type(error).__name__)
-        password = "; its password goes to PREFECT_API_AUTH_STRING" if "401" in reason else ""
+        reason = reason.partition(" For more information")[0]
+        hint = next((hint for sign, hint in _HINTS.items() if sign in reason), "see to it")
         raise ServiceError(
-            f"{named}: no Prefect server that can be used: {reason}{password}; see to it, or unset PREFECT_API_URL to "
-            "work without it"
+            f"{named}: no Prefect server that can be used: {reason}; {hint}, or unset PREFECT_API_URL to work "
+            "without it"
         ) from error
 
 

@@ -10,12 +10,12 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
-from flows.run_names import named_after
 from tasks.addresses import check_valid_everywhere
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
 from tasks.locking import alone_in
 from tasks.pictures import show_cases
 from tasks.progress import display, shown_in_run
+from tasks.run_names import named_after
 from tasks.shared_storage import check_outputs_visible
 from zssmnet.config import CubesConfig
 from zssmnet.data.splits import SUBSETS
@@ -26,7 +26,9 @@ from zssmnet.storage.layout import reports_beside
 
 log = logging.getLogger("zssmnet.flows")
 
-CubesSettings = Annotated[CubesConfig, Field(description="Number, size, type and seed of the cubes")]
+CubesSettings = Annotated[
+    CubesConfig | None, Field(description="Number, size, type and seed of the cubes; none: the defaults")
+]
 
 
 class CubesSummary(BaseModel):
@@ -51,13 +53,14 @@ def generate_cubes(
     data_path: Annotated[str, Field(description="Folder of the prepared cases, SSL/data of a working root")],
     output_path: Annotated[str, Field(description="Folder for the cubes, SSL/generated_cubes of a working root")],
     subsets: Annotated[list[int] | None, Field(description="Subsets to cut, of 0 to 5; none: all six")] = None,
-    config: CubesSettings = CubesConfig(),
+    config: CubesSettings = None,
     reports_path: Annotated[
         str | None, Field(description="Folder for pictures; none: reports beside the cubes")
     ] = None,
 ) -> CubesSummary:
     """Cut random cubes of 64 x 64 x 16 voxels from every prepared case, one file a subset."""
     check_valid_everywhere(data_path, output_path, reports_path)
+    config = config or CubesConfig()
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
     counts = _count_cases(data_path, wanted)
     with alone_in(output_path), shown_in_run():

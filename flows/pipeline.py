@@ -10,7 +10,6 @@ from flows.generate_cubes import CubesSettings, CubesSummary, generate_cubes
 from flows.parameter_help import with_parameter_help
 from flows.prepare_data import PreparationSettings, PreparationSummary, prepare_data
 from flows.pretrain import HandOffChoice, PretrainSettings, choose_pretrain
-from flows.run_names import named_after
 from flows.states import ended
 from tasks.addresses import check_valid_everywhere
 from tasks.hand_off import HERE
@@ -18,16 +17,15 @@ from tasks.locking import alone_in
 from tasks.markdown import code
 from tasks.pretraining import TrainingOutcome
 from tasks.run_control import ends_cancelled
+from tasks.run_names import named_after
 from tasks.run_page import RunPage, cases_section, model_section
 from zssmnet.config import (
     PICAI_PATIENT,
-    CubesConfig,
     FormatChoice,
     ImagesPath,
     MaskPath,
     MaxWarnings,
     PatientPattern,
-    PreparationConfig,
     PretrainConfig,
     SplitModeChoice,
     SplitsPath,
@@ -64,9 +62,9 @@ def ssl_pretraining(
     patient_pattern: PatientPattern = PICAI_PATIENT,
     strict: Strict = False,
     max_warnings: MaxWarnings = None,
-    preparation: PreparationSettings = PreparationConfig(),
-    cubes: CubesSettings = CubesConfig(),
-    pretraining: PretrainSettings = PretrainConfig(),
+    preparation: PreparationSettings = None,
+    cubes: CubesSettings = None,
+    pretraining: PretrainSettings = None,
     hand_off: HandOffChoice = HERE,
 ) -> PipelineSummary:
     """All stages: prepare every case, cut cubes, pre-train MNet. What is up to date is not done again."""
@@ -92,7 +90,8 @@ def ssl_pretraining(
         cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
         page.put("Cubes", f"{cut.cubes} cubes in {code(layout.cubes)}")
         page.put("Model", "is being trained: its run, below, shows how it goes")
-        trained = choose_pretrain(hand_off)(layout.cubes, layout.weights, pretraining, layout.reports, False, 0.0)
+        train = choose_pretrain(hand_off)
+        trained = train(layout.cubes, layout.weights, pretraining or PretrainConfig(), layout.reports, False, 0.0)
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
     weights, reports = open_storage(layout.weights), open_storage(layout.reports)
     if made := stable_model(weights):

@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
-from flows.run_names import named_after
 from flows.states import ended
 from tasks.addresses import check_valid_everywhere
 from tasks.archive_page import archive_page
@@ -21,6 +20,7 @@ from tasks.cases import Prepared, find_changes, inventory, prepare, subsets, tid
 from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.progress import display, shown_in_run
+from tasks.run_names import named_after
 from tasks.shared_storage import check_outputs_visible
 from zssmnet.config import (
     PICAI_PATIENT,
@@ -49,7 +49,10 @@ SHOWN_LETTERS = 32
 """What Prefect's UI shows of a cell when the other columns are to be seen as well."""
 NO_LIMITS = StrictConfig()
 
-PreparationSettings = Annotated[PreparationConfig, Field(description="Resampling and cropping")]
+PreparationSettings = Annotated[
+    PreparationConfig | None, Field(description="Resampling and cropping; none: the defaults")
+]
+"""A section of the run form, which is folded as long as there is none."""
 
 
 class PreparationSummary(BaseModel):
@@ -106,13 +109,14 @@ def prepare_data(
     patient_pattern: PatientPattern = PICAI_PATIENT,
     strict: Strict = False,
     max_warnings: MaxWarnings = None,
-    config: PreparationSettings = PreparationConfig(),
+    config: PreparationSettings = None,
     reports_path: Annotated[
         str | None, Field(description="Folder for the page of all cases; none: reports beside the cases")
     ] = None,
 ) -> PreparationSummary:
     """Resample every case to 3.0 x 0.5 x 0.5 mm and crop it to the gland plus 25 mm."""
     check_valid_everywhere(images_path, zonal_mask_path, output_path, splits_path, reports_path)
+    config = config or PreparationConfig()
     limits = StrictConfig(strict=strict, max_warnings=max_warnings)
     found = inventory(images_path, zonal_mask_path, archive_format)
     if not found.cases:

@@ -8,7 +8,6 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
-from flows.run_names import named_after
 from tasks.addresses import check_valid_everywhere
 from tasks.hand_off import HandOff, hand_over
 from tasks.locking import alone_in
@@ -17,10 +16,13 @@ from tasks.pretraining import TrainingOutcome, train
 from tasks.progress import shown_in_run
 from tasks.provenance import show_model
 from tasks.run_control import controlled, ends_cancelled
+from tasks.run_names import named_after
 from zssmnet.config import MarginPercent, PretrainConfig
 from zssmnet.storage.layout import reports_beside
 
-PretrainSettings = Annotated[PretrainConfig, Field(description="Network, corruption and training recipe")]
+PretrainSettings = Annotated[
+    PretrainConfig | None, Field(description="Network, corruption and training recipe; none: the defaults")
+]
 HandOffChoice = Annotated[HandOff, Field(description="Where pre-training runs")]
 
 
@@ -30,7 +32,7 @@ HandOffChoice = Annotated[HandOff, Field(description="Where pre-training runs")]
 def pretrain(
     cubes_path: Annotated[str, Field(description="Folder of the cubes, SSL/generated_cubes of a working root")],
     output_path: Annotated[str, Field(description="Folder for the weights, SSL/pretrained_weights of a working root")],
-    config: PretrainSettings = PretrainConfig(),
+    config: PretrainSettings = None,
     reports_path: Annotated[
         str | None, Field(description="Folder for pictures; none: reports beside the weights")
     ] = None,
@@ -49,7 +51,7 @@ def pretrain(
         shown_in_run(),
         controlled(),
     ):  # training locks its own folder, and that of the weights when it publishes
-        outcome = train(cubes_path, output_path, config, challenge, margin_percent)
+        outcome = train(cubes_path, output_path, config or PretrainConfig(), challenge, margin_percent)
     show_training(cubes_path, output_path, reports_path or reports_beside(output_path))
     show_model(output_path)
     return outcome

@@ -6,11 +6,11 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
-from flows.run_names import named_after
 from tasks.addresses import check_valid_everywhere
 from tasks.locking import alone_in
 from tasks.probing import ProbeOutcome, compare_weights
 from tasks.progress import shown_in_run
+from tasks.run_names import named_after
 from zssmnet.config import PICAI_PATIENT, ImagesPath, MaskPath, PatientPattern, ProbeConfig
 
 

@@ -14,7 +14,6 @@ from flows.parameter_help import with_parameter_help
 from flows.pipeline import WorkingRoot
 from flows.prepare_data import PreparationSettings, prepare_cases
 from flows.pretrain import HandOffChoice, choose_pretrain
-from flows.run_names import named_after
 from tasks.addresses import check_valid_everywhere, given
 from tasks.announcement import announce
 from tasks.cases import find_changes, inventory, subsets
@@ -24,9 +23,11 @@ from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
 from tasks.run_control import ends_cancelled
+from tasks.run_names import named_after
 from tasks.run_page import RunPage, cases_section
 from zssmnet.config import (
     PICAI_PATIENT,
+    ChallengerConfig,
     CubesConfig,
     FormatChoice,
     ImagesPath,
@@ -35,7 +36,6 @@ from zssmnet.config import (
     MinNewCases,
     PatientPattern,
     PreparationConfig,
-    PretrainConfig,
     RetrainingConfig,
     SplitModeChoice,
     SplitsPath,
@@ -70,28 +70,29 @@ def retrain_on_new_data(
     images_path: ImagesPath | None = None,
     zonal_mask_path: MaskPath | None = None,
     root: WorkingRoot | None = None,
+    min_new_cases: MinNewCases = DEFAULTS.min_new_cases,
+    margin_percent: MarginPercent = DEFAULTS.margin_percent,
     splits_path: SplitsPath = None,
     split_mode: SplitModeChoice = None,
     archive_format: FormatChoice = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
-    min_new_cases: MinNewCases = DEFAULTS.min_new_cases,
-    preparation: PreparationSettings = PreparationConfig(),
+    preparation: PreparationSettings = None,
     cubes: Annotated[
         CubesConfig | None, Field(description="Number, size, dtype and seed of the cubes; none: as before")
     ] = None,
     pretraining: Annotated[
-        PretrainConfig,
+        ChallengerConfig | None,
         Field(description="The challenger's budget; the default network stands for the published model's"),
-    ] = DEFAULTS.pretraining,
-    margin_percent: MarginPercent = DEFAULTS.margin_percent,
+    ] = None,
     hand_off: HandOffChoice = HERE,
 ) -> State[RetrainingSummary]:
     """Train on from the published model when there are enough new cases; publish what comes out if it is better."""
     images_path, zonal_mask_path, root = given(images_path=images_path, zonal_mask_path=zonal_mask_path, root=root)
     layout = Layout(root)
     check_valid_everywhere(images_path, zonal_mask_path, root, splits_path, elsewhere=bool(hand_off.deployment))
-    pretraining, cubes = challenger_settings(
-        open_storage(layout.weights), open_storage(layout.cubes), pretraining, cubes
+    preparation = preparation or PreparationConfig()
+    config, cubes = challenger_settings(
+        open_storage(layout.weights), open_storage(layout.cubes), pretraining or DEFAULTS.pretraining, cubes
     )
     found = inventory(images_path, zonal_mask_path, archive_format)
     subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
@@ -114,9 +115,7 @@ def retrain_on_new_data(
             return _nothing_done(page, root, changes, f"{reason}; left out: {left_out}")
         generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
         page.put("Decision", "the challenger is being trained: its run, below, shows how it goes")
-        trained = choose_pretrain(hand_off)(
-            layout.cubes, layout.weights, pretraining, layout.reports, True, margin_percent
-        )
+        trained = choose_pretrain(hand_off)(layout.cubes, layout.weights, config, layout.reports, True, margin_percent)
     if contest := contest_section(open_storage(layout.cubes), open_storage(layout.weights)):
         page.put("Champion and challenger", contest)
     return _decided(page, root, changes, trained)

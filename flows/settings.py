@@ -101,7 +101,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def retraining_of(options: argparse.Namespace) -> tuple[Settings, CubesConfig | None, RetrainingConfig]:
-    """The settings of a retraining: the file's and the flags', over the budget of a challenger.
+    """The settings of a retraining: the file's and the flags'.
 
     Returns:
         All settings, of which preparation counts; the cubes that the file asks for, if any; the retraining.
@@ -111,8 +111,7 @@ def retraining_of(options: argparse.Namespace) -> tuple[Settings, CubesConfig | 
     """
     settings = settings_of(options)
     file = read_toml(Path(options.config)) if options.config else {}
-    values = RetrainingConfig().model_dump()
-    _merge(values["pretraining"], file.get("pretraining", {}))
+    values = {"pretraining": file.get("pretraining", {})}
     retraining = validated(RetrainingConfig, with_flags(RetrainingConfig, values, options))
     return settings, settings.cubes if "cubes" in file else None, retraining
 
@@ -151,14 +150,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
-
-
-def _merge(values: dict[str, Any], others: dict[str, Any]) -> None:
-    for name, value in others.items():
-        if isinstance(value, dict) and isinstance(values.get(name), dict):
-            _merge(values[name], value)
-        else:
-            values[name] = value
 
 
 def _put(values: dict[str, Any], setting: str, value: Any) -> None:

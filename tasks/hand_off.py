@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.markdown import code, text
 from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
 from tasks.run_control import LOST, CancelledByUser, check_cancelled, check_suspended, controlled
+from tasks.run_names import run_name
 from tasks.run_page import refresh_page
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError, without_credentials
@@ -118,6 +119,7 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
             timeout=0,
             as_subflow=True,
             idempotency_key=f"{parent}-{number}",
+            flow_run_name=run_name("pretrain", str(parameters["output_path"])),  # the log names it as the UI finds it
             work_queue_name=WORK_QUEUE,
         )
     except ObjectNotFound as error:

@@ -311,6 +311,22 @@ class PretrainConfig(_Frozen):
     training: TrainingConfig = Field(TrainingConfig(), description="The training recipe")
 
 
+class ChallengerTrainingConfig(TrainingConfig):
+    """The training recipe of a challenger, which starts from trained weights: a small learning rate, fewer epochs."""
+
+    epochs: Annotated[int, Flag("epochs", "N")] = Field(100, ge=1, description="Largest number of epochs")
+    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(0.01, gt=0, description="Initial learning rate")
+    patience: Annotated[int, Flag("patience", "N")] = Field(
+        10, ge=1, description="Epochs without a better validation loss before training stops"
+    )
+
+
+class ChallengerConfig(PretrainConfig):
+    """Everything that decides which weights a challenger has, given the cubes and the champion."""
+
+    training: ChallengerTrainingConfig = Field(ChallengerTrainingConfig(), description="The training recipe")
+
+
 MarginPercent = Annotated[
     float,
     Field(
@@ -329,13 +345,12 @@ MinNewCases = Annotated[
 
 
 class RetrainingConfig(_Frozen):
-    """When a challenger is trained, how, and when it wins. It starts from trained weights: a small learning rate."""
+    """When a challenger is trained, how, and when it wins."""
 
     min_new_cases: MinNewCases = 10
     margin_percent: MarginPercent = 0.0
-    pretraining: PretrainConfig = Field(
-        PretrainConfig(training=TrainingConfig(epochs=100, learning_rate=0.01, patience=10)),
-        description="The challenger's budget; its network is that of the published model",
+    pretraining: ChallengerConfig = Field(
+        ChallengerConfig(), description="The challenger's budget; its network is that of the published model"
     )
 
 

@@ -52,7 +52,7 @@ def test_deploying_again_keeps_what_a_user_has_set(
     before = client.read_deployment_by_name(RETRAIN)
     (weekly,) = before.schedules
     client.update_deployment_schedule(before.id, weekly.id, active=True)
-    client.create_deployment_schedules(before.id, [(CronSchedule(cron="1 2 * * *", timezone="UTC"), True)])
+    client.create_deployment_schedules(before.id, [(CronSchedule(cron="1 2 * * *", timezone="Europe/Berlin"), True)])
     client.update_deployment(before.id, DeploymentUpdate(parameters={**before.parameters, **USER_S}))
     lost, changed = (one.name for one in automations()[:2])
     client.pause_automation(automation(client, lost).id)
@@ -64,7 +64,8 @@ def test_deploying_again_keeps_what_a_user_has_set(
         json=mine.model_dump(mode="json", include={"name", "description", "trigger", "actions", "enabled"})
         | {"actions": [{"type": "do-nothing"}]},
     )
-    client.request("PATCH", f"/deployments/{before.id}", json={"version": "0.0.9"})
+    own = {"description": "ours", "tags": ["ours"], "work_queue_name": "ours", "paused": True, "concurrency_limit": 7}
+    client.request("PATCH", f"/deployments/{before.id}", json={"version": "0.0.9", **own})
 
     assert setup.main() == 0
     said = capsys.readouterr().out
@@ -75,6 +76,10 @@ def test_deploying_again_keeps_what_a_user_has_set(
         ("0 3 * * 1", True),
         ("1 2 * * *", True),
     ]
+    assert after.model_dump(include={*own} - {"concurrency_limit"}) | {"concurrency_limit": 7} == own
+    assert after.global_concurrency_limit
+    assert after.global_concurrency_limit.limit == 7
+    client.request("PATCH", f"/deployments/{before.id}", json={"concurrency_limit": None, "paused": False})
     assert after.parameters == {"hand_off": {"deployment": "pretrain/pretrain"}, **USER_S}
     assert not automation(client, lost).enabled
     assert not automation(client, TRIGGER).enabled
@@ -159,6 +164,26 @@ def test_notifications_wait_to_be_switched_on(client: SyncPrefectClient, receive
         'Run prepare-data 0 ended as Failed: the disk "data" is full',
         "Run prepare-data 1 ended as Cases left out: 6 of 8 cases used",
     ]
+
+
+def test_the_run_form_shows_what_matters_first_and_folds_its_sections() -> None:
+    """As far as Prefect's UI allows: a section that may be none is folded; fields come in the order of positions."""
+    form = setup.run_form("flows.pipeline.ssl_pretraining")
+    fields = sorted(form["properties"].items(), key=lambda one: one[1]["position"])
+    assert [name for name, _ in fields][:4] == ["images_path", "zonal_mask_path", "root", "splits_path"]
+    sections = {name: field for name, field in fields if "$ref" in str(field)}
+    assert [(name, field["default"]) for name, field in sections.items()][:-1] == [
+        ("preparation", None),
+        ("cubes", None),
+        ("pretraining", None),
+    ]
+    assert fields[-1][0] == "hand_off"
+    for section in form["definitions"].values():
+        assert [(one["position"], one["title"]) for one in section["properties"].values()] == [
+            *enumerate(section["properties"])
+        ]
+    challenger = setup.run_form("flows.retrain.retrain_on_new_data")["definitions"]["ChallengerTrainingConfig"]
+    assert challenger["properties"]["epochs"]["default"] == 100
 
 
 def test_missing_parameters_are_said_when_deploying(

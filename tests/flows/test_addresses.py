@@ -9,25 +9,28 @@ from flows.generate_cubes import generate_cubes
 from flows.pipeline import ssl_pretraining
 from flows.prepare_data import prepare_data
 from flows.pretrain import pretrain
+from flows.probe import probe
 from flows.retrain import retrain_on_new_data
 from flows.watch import watch_for_data
 from tasks.addresses import STARTED_BY_WORKER, check_valid_everywhere
 from tasks.hand_off import HandOff
 from zssmnet.errors import InputError
 
-CALLS: list[tuple[Any, list[str]]] = [
+CALLS: list[tuple[Any, list[Any]]] = [
     (prepare_data, ["/archive", "/masks", "root/SSL/data"]),
     (generate_cubes, ["~/data", "/cubes"]),
     (pretrain, ["/cubes", "weights"]),
     (ssl_pretraining, ["/archive", "masks", "/root"]),
     (retrain_on_new_data, ["/archive", "/masks", "~/root"]),
     (watch_for_data, ["archive"]),
+    (probe, ["/archive", "/masks", ["weights.model"], "/output"]),
+    (probe, ["/archive", "/masks", ["/a.model"], "/output", "~somebody/labels"]),
 ]
 
 
 @pytest.mark.parametrize(("flow", "addresses"), CALLS, ids=lambda one: getattr(one, "name", ""))
 def test_every_flow_refuses_it_in_a_deployment(
-    flow: Any, addresses: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flow: Any, addresses: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(STARTED_BY_WORKER, "a run")

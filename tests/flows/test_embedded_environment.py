@@ -84,6 +84,22 @@ def test_a_named_server_that_cannot_be_used_is_one_line(address: str, error: typ
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (("http://", "https://"), "it speaks http://, not https://"),
+        (("/api", "/v1"), "the address of its API ends in /api"),
+    ],
+)
+def test_an_address_that_is_nearly_right_is_put_right(change: tuple[str, str], hint: str, prefect_api: str) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    address = prefect_api.replace(*change)
+    with temporary_settings({PREFECT_API_URL: address}), pytest.raises(ServiceError) as caught:
+        embedded.check_named_server()
+    assert str(caught.value).endswith(f"; {hint}, or unset PREFECT_API_URL to work without it")
+
+
 def test_no_code_of_the_current_folder_runs(tmp_path: Path) -> None:
     for name in ("flows", "prefect", "uvicorn", "zssmnet"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")

@@ -14,19 +14,19 @@ from flows import cli
 from flows.retrain import RetrainingSummary, retrain_on_new_data
 from tests.phantoms import small_archive
 from tests.runs import artifacts_of, runs_over
-from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig
+from zssmnet.config import ChallengerConfig, CubesConfig, NetworkConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.phantom import evenly_split_cases
 
 NETWORK = {"channels": (2, 2, 2, 2, 2)}
 
 
-def recipe(**training: Any) -> PretrainConfig:
-    return PretrainConfig.model_validate(
+def recipe(**training: Any) -> ChallengerConfig:
+    return ChallengerConfig.model_validate(
         {
             "network": NETWORK,
             "corruption": {"shuffling": {"windows": 50}},
-            "training": {"epochs": 1, "batch_size": 4, "device": "cpu", **training},
+            "training": {"epochs": 1, "learning_rate": 0.1, "batch_size": 4, "device": "cpu", **training},
         }
     )
 
@@ -55,7 +55,7 @@ class Group:
         for ours, theirs in zip(self.files(one), self.files(other), strict=True):
             shutil.copyfile(theirs, ours)
 
-    def retrain(self, config: PretrainConfig | None = None, min_new_cases: int = 1, **more: Any) -> RetrainingSummary:
+    def retrain(self, config: ChallengerConfig | None = None, min_new_cases: int = 1, **more: Any) -> RetrainingSummary:
         done = retrain_on_new_data(
             str(self.images),
             str(self.masks),
@@ -143,13 +143,13 @@ def test_another_network_than_the_champions_is_refused_before_any_work(group: Gr
     before = {path: path.stat().st_mtime_ns for path in group.root.rglob("*") if path.is_file()}
     other = NetworkConfig(channels=(3, 3, 3, 3, 3))
     with pytest.raises(CheckpointError, match=r"channels 2, 2, 2, 2, 2 .* ask for channels 3, 3, 3, 3, 3"):
-        group.retrain(PretrainConfig(network=other, training=recipe().training))
+        group.retrain(ChallengerConfig(network=other, training=recipe().training))
     assert {path: path.stat().st_mtime_ns for path in group.root.rglob("*") if path.is_file()} == before
 
 
 def test_network_and_cubes_are_the_champions_where_no_others_are_asked_for(group: Group) -> None:
     """And one that is not better by the margin is not published."""
-    config = PretrainConfig(corruption=recipe().corruption, training=recipe(epochs=2).training)
+    config = ChallengerConfig(corruption=recipe().corruption, training=recipe(epochs=2).training)
     assert config.network.channels != NETWORK["channels"]
     done = group.retrain(config, cubes=None, margin_percent=99.0)
     assert done.training

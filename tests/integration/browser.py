@@ -50,13 +50,64 @@ def signed_in(environment: Mapping[str, str]) -> Iterator[Page]:
         browser.close()
 
 
-def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
-    """Look at the dashboard, a finished run of ``ssl-pretraining``, its artifacts, and the form of the next run.
+Condition = Callable[[Page], object]
+"""Waits for something on a page."""
+NEW_UI = "/v2"
 
-    Each page is shown, what it should show is waited for, and a screenshot is taken.
+
+def shot(page: Page, file: Path, address: str, *conditions: Condition) -> None:
+    """Show a page, wait for what it should show, and take a screenshot.
 
     Raises:
         playwright.sync_api.TimeoutError: something does not show.
+    """
+    page.goto(address)
+    for one in conditions:
+        one(page)
+    page.wait_for_timeout(1500)  # what moves on the page comes to rest
+    page.screenshot(path=file)
+
+
+def shown(selector: str) -> Condition:
+    """Something of this kind shows."""
+    return lambda page: page.locator(selector).first.wait_for(state="visible")
+
+
+def text(words: str) -> Condition:
+    """These words show."""
+    return lambda page: page.get_by_text(words).first.wait_for(state="visible")
+
+
+def picture(page: Page) -> None:
+    """A picture shows."""
+    page.wait_for_function(LOADED)
+
+
+def graph(page: Page) -> None:
+    """The graph of a run shows: it is drawn without a graphics card, and there is no sign that it is done."""
+    page.wait_for_timeout(6000)
+
+
+def artifact(service: Service, key: str, run: FlowRun) -> str:
+    """The page of an artifact."""
+    return f"/artifacts/artifact/{service.artifacts(run)[key].id}"
+
+
+def look_while_it_trains(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
+    """Look at the page of a run of ``ssl-pretraining`` whose training goes on, in both UIs, and at its training."""
+    (trained,) = service.children(run, "pretrain")
+    service.until(lambda: "loss-curves" in service.artifacts(trained))
+    summary = artifact(service, "summary", run)
+    for ui, name in (("", "training"), (NEW_UI, "training-new-ui")):
+        shot(page, folder / f"{name}.png", ui + summary, text("is being trained"), text(f"{trained.name}: Running"))
+    curves = artifact(service, "loss-curves", trained)
+    shot(page, folder / "training-loss-curves.png", curves, picture)
+
+
+def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
+    """Look at the dashboard, a finished run of ``ssl-pretraining``, its artifacts, and the form of the next run.
+
+    What a new user sees first is looked at in both UIs.
     """
     (prepared,) = service.children(run, "prepare-data")
     (cut,) = service.children(run, "generate-cubes")
@@ -64,41 +115,25 @@ def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
     name = service.client.read_flow_run(run.id).name
     deployment = service.client.read_deployment_by_name("ssl-pretraining/ssl-pretraining")
 
-    def shot(file: str, address: str, *wait: Callable[[], object]) -> None:
-        page.goto(address)
-        for one in wait:
-            one()
-        page.wait_for_timeout(1500)  # what moves on the page comes to rest
-        page.screenshot(path=folder / f"{file}.png")
+    def seen(file: str, address: str, *conditions: Condition) -> None:
+        shot(page, folder / f"{file}.png", address, *conditions)
 
-    def artifact(key: str, of: FlowRun) -> str:
-        return f"/artifacts/artifact/{service.artifacts(of)[key].id}"
-
-    def shown(selector: str) -> Callable[[], object]:
-        return lambda: page.locator(selector).first.wait_for(state="visible")
-
-    def text(words: str) -> Callable[[], object]:
-        return lambda: page.get_by_text(words).first.wait_for(state="visible")
-
-    def picture() -> None:
-        page.wait_for_function(LOADED)
-
-    shot("dashboard", "/dashboard", text("Active Work Pools"), text("gpu"))
-
-    def graph() -> None:
-        page.wait_for_timeout(6000)  # it is drawn without a graphics card, and says nothing when it is done
-
+    seen("dashboard", "/dashboard", text("Active Work Pools"), text("gpu"))
     sent = text("pre-training is sent to work pool 'gpu'")
-    shot("run", f"/runs/flow-run/{run.id}", text(name), sent, shown("canvas"), graph)
-    shot("summary", artifact("summary", run), text("cases used"), text("Runs"), picture)
-    shot("cases", artifact("cases", prepared), text("prepared"), text("state"))
-    shot("case", artifact("cases-subset5", cut), picture)
-    shot("progress", artifact("pretrain-progress", trained), text("epochs · loss"), text("Progress: 100%"))
-    shot("loss-curves", artifact("loss-curves", trained), picture)
-    shot("restored-cubes", artifact("restored-cubes", trained), picture)
-    shot("lineage", artifact("data-lineage", trained), text("5, validation"), text("their SHA-256"))
-    shot("record", artifact("model-record", trained), text("SHA-256"), text("validation loss"))
-    shot("form", f"/deployments/deployment/{deployment.id}/run", text("Folder or s3://bucket/prefix of an nnU-Net raw"))
+    seen("run", f"/runs/flow-run/{run.id}", text(name), sent, shown("canvas"), graph)
+    for ui, new in (("", ""), (NEW_UI, "-new-ui")):
+        seen(f"summary{new}", ui + artifact(service, "summary", run), text("cases used"), text("Runs"), picture)
+    seen("cases", artifact(service, "cases", prepared), text("prepared"), text("state"))
+    seen("case", artifact(service, "cases-subset5", cut), picture)
+    seen("progress", artifact(service, "pretrain-progress", trained), text("epochs · loss"), text("Progress: 100%"))
+    seen("loss-curves", artifact(service, "loss-curves", trained), picture)
+    seen("restored-cubes", artifact(service, "restored-cubes", trained), picture)
+    seen("lineage", artifact(service, "data-lineage", trained), text("5, validation"), text("their SHA-256"))
+    seen("record", artifact(service, "model-record", trained), text("SHA-256"), text("validation loss"))
+    page.set_viewport_size({"width": 1400, "height": 2400})  # a form without its folded sections is one page
+    for ui, new in (("", ""), (NEW_UI, "-new-ui")):
+        form = f"{ui}/deployments/deployment/{deployment.id}/run"
+        seen(f"form{new}", form, text("Folder or s3://bucket/prefix of an nnU-Net raw"), text("PretrainConfig"))
 
 
 def main() -> None:

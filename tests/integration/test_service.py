@@ -30,7 +30,7 @@ from deployments.automations import automations, notifications
 from flows import cli
 from flows.watch import watch_for_data
 from tests.deployments.stack_fixture import temporary_stack
-from tests.integration.browser import look, signed_in
+from tests.integration.browser import look, look_while_it_trains, signed_in
 from tests.integration.secrecy import Secrets
 from tests.integration.service import ROOT, Service, connected, flow_run_id
 from tests.phantoms import QUICK_SETTINGS, small_archive
@@ -359,23 +359,30 @@ def test_a_lost_parent_is_started_again_and_takes_over_its_training(
 
 
 @pytest.fixture(scope="module")
-def cancelled_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
-    """A run whose training goes on for long, and that is cancelled."""
+def training_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
+    """A run whose training goes on for long."""
     parameters = {**archive.parameters, "root": str(roots / "run"), "cubes": CUBES, "pretraining": recipe(1000, seed=7)}
     run = service.start("ssl-pretraining", parameters)
     service.until(lambda: any(service.state(child)[0] == "Running" for child in service.children(run, "pretrain")))
     (child,) = service.children(run, "pretrain")
     service.until(lambda: "pretrain-progress" in service.artifacts(child))
     assert service.processes_of("gpu-worker")
-    service.client.set_flow_run_state(run.id, Cancelling())
     return run
 
 
 @pytest.mark.long
-def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, cancelled_run: FlowRun, tmp_path: Path) -> None:
+def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, training_run: FlowRun, tmp_path: Path) -> None:
     with signed_in(service.stack.environment) as page:
+        look_while_it_trains(page, service, training_run, tmp_path)
         look(page, service, first_run, tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 11
+    assert len(list(tmp_path.glob("*.png"))) == 16
+
+
+@pytest.fixture(scope="module")
+def cancelled_run(service: Service, training_run: FlowRun) -> FlowRun:
+    """The run whose training goes on for long, cancelled."""
+    service.client.set_flow_run_state(training_run.id, Cancelling())
+    return training_run
 
 
 @pytest.mark.long
@@ -388,19 +395,19 @@ def test_cancelling_the_parent_ends_the_training(service: Service, cancelled_run
         service.until(lambda: not service.processes_of("cpu-worker"))
 
 
-def test_the_commands_of_the_operations_page_are_taken(service: Service) -> None:
-    """All of Prefect's commands on the page, but those that start workers, which the stack does."""
-    page = (ROOT / "docs" / "operations.md").read_text()
-    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+def test_the_commands_of_the_operations_pages_are_taken(service: Service) -> None:
+    """All of Prefect's commands on the pages, but those that start workers, which the stack does."""
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("operations.md", "kubernetes.md"))
+    blocks = re.findall(r"^```sh\n(.*?)^```", pages, re.DOTALL | re.MULTILINE)
+    lines = dict.fromkeys("\n".join(blocks).replace("\\\n", " ").splitlines())  # each once
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("prefect ") and " worker start " not in line]
-    assert len(commands) >= 10
+    assert len(commands) >= 14
     retrain = service.client.read_deployment_by_name("retrain-on-new-data/retrain-on-new-data")
     stand_ins = {"<schedule id>": str(retrain.schedules[0].id), "s3://archive/imagesTr": "s3://zssmnet/nothing"}
     for words in commands:
         command = " ".join(words)
-        if command.startswith("work-pool create gpu"):
-            words[2] = "another-gpu"
+        if command.startswith("work-pool create"):
+            words[2] = f"{words[2]}-{words[4]}"
         result = CycloptsCliRunner().invoke([stand_ins.get(word, word) for word in _joined(words)])
         assert result.exit_code == 0, f"{command}: {result.output}"
         if command.startswith("deployment run"):

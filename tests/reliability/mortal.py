@@ -24,6 +24,7 @@ from typing import Any
 
 from flows import cli, embedded
 from tasks.announcement import ANNOUNCED
+from zssmnet.config import ChallengerConfig
 from zssmnet.storage import LocalStorage, Storage
 from zssmnet.storage.records import record_key
 
@@ -109,7 +110,8 @@ def retrain(images: str, masks: str, root: str, settings: str) -> None:
     from flows.settings import Settings
 
     chosen: Any = Settings.model_validate(tomllib.loads(Path(settings).read_text()))
-    retrain_on_new_data(images, masks, root, min_new_cases=1, cubes=chosen.cubes, pretraining=chosen.pretraining)
+    pretraining = ChallengerConfig.model_validate(chosen.pretraining.model_dump())
+    retrain_on_new_data(images, masks, root, min_new_cases=1, cubes=chosen.cubes, pretraining=pretraining)
 
 
 def main() -> None:

@@ -16,8 +16,14 @@ _GREEK = (
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi"
     "|omega"
 )
-_OF_THE_FORM = re.compile(rf"({_GREEK})\d*(-[a-z]+)+")
-"""Names that the run form of Prefect's UI proposes: a Greek letter, a number perhaps, and places."""
+_PRAISE = (
+    "Rustic|Awesome|Small|Gorgeous|Fantastic|Sleek|Intelligent|Unbranded|Refined|Licensed|Generic|Practical|Ergonomic"
+    "|Handcrafted|Tasty|Handmade|Incredible"
+)
+_OF_THE_FORM = re.compile(rf"({_GREEK})\d*(-[a-z]+)+|({_PRAISE})-[A-Z].{{0,5}}")
+"""Names that the run forms of Prefect's UIs propose: a Greek letter, a number perhaps, and places; in the new one an
+adjective and a short animal.
+"""
 
 
 def named_after(parameter: str) -> Callable[[], str]:
@@ -33,10 +39,14 @@ def named_after(parameter: str) -> Callable[[], str]:
         assert context.flow_run
         if not _is_drawn(context.flow_run.name):
             return str(context.flow_run.name)
-        root = _root_name(str((context.parameters or {}).get(parameter, "")))
-        return printable(f"{context.flow.name} {root} {datetime.now().astimezone():%Y-%m-%d %H:%M}")
+        return run_name(context.flow.name, str((context.parameters or {}).get(parameter, "")))
 
     return name
+
+
+def run_name(flow: str, address: str) -> str:
+    """The name of a run of a flow over a working root, or over a folder of one, that starts now."""
+    return printable(f"{flow} {_root_name(address)} {datetime.now().astimezone():%Y-%m-%d %H:%M}")
 
 
 def _root_name(address: str) -> str:

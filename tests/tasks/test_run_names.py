@@ -3,17 +3,18 @@
 import pytest
 from prefect.utilities.names import generate_slug
 
-from flows.run_names import _is_drawn, _root_name
+from tasks.run_names import _is_drawn, _root_name
 
 
 def test_names_that_prefect_draws_are_replaced() -> None:
     assert all(_is_drawn(generate_slug(2)) for _ in range(200))
     assert _is_drawn("epsilon3-annuminas-adjunct")  # as the run form of its UI proposes
     assert _is_drawn("mu-cassiopeiae")
+    assert _is_drawn("Tasty-Eland")  # as that of its new UI does
 
 
 @pytest.mark.parametrize(
-    "name", ["my-run", "before the move", "epsilon", "first-try-of-monday", "picai-2026-11", "calm"]
+    "name", ["my-run", "before the move", "epsilon", "first-try-of-monday", "picai-2026-11", "calm", "Small-Archive"]
 )
 def test_names_that_users_give_are_kept(name: str) -> None:
     assert not _is_drawn(name)
