@@ -47,6 +47,10 @@ log = logging.getLogger("zssmnet.flows")
 STAGE = "prepare"
 SHOWN_LETTERS = 32
 """What Prefect's UI shows of a cell when the other columns are to be seen as well."""
+TASKS_AT_ONCE = 1000
+"""Tasks that wait at the same time: memory does not grow with the archive."""
+MOST_ROWS = 2000
+"""Of the table of cases: it is a field of Prefect's database, and the UI draws all of it."""
 NO_LIMITS = StrictConfig()
 
 PreparationSettings = Annotated[
@@ -161,21 +165,23 @@ def prepare_cases(
         shown = display()
         shown.begin(STAGE, len(changes.up_to_date) + len(changes.to_prepare), "cases")
         shown.skip(STAGE, len(changes.up_to_date))
-        futures = prepare.map(
-            changes.to_prepare,
-            [subset_of[case.id] for case in changes.to_prepare],
-            images_path=images_path,
-            zonal_mask_path=zonal_mask_path,
-            output_path=output_path,
-            config=unmapped(config),
-        )
-        for future in as_completed(futures):
-            done = future.result()
-            if isinstance(done, CaseError):
-                faults.append(done)
-            else:
-                prepared.append(done)
-            shown.advance(STAGE)
+        for start in range(0, len(changes.to_prepare), TASKS_AT_ONCE):
+            cases = changes.to_prepare[start : start + TASKS_AT_ONCE]
+            futures = prepare.map(
+                cases,
+                [subset_of[case.id] for case in cases],
+                images_path=images_path,
+                zonal_mask_path=zonal_mask_path,
+                output_path=output_path,
+                config=unmapped(config),
+            )
+            for future in as_completed(futures):
+                done = future.result()
+                if isinstance(done, CaseError):
+                    faults.append(done)
+                else:
+                    prepared.append(done)
+                shown.advance(STAGE)
     prepared.sort(key=lambda one: one[0].case_id)
     faults.sort(key=lambda fault: fault.case_id)
     usable = [record.case_id for record, _ in prepared]
@@ -183,7 +189,8 @@ def prepare_cases(
     _show_table(faults, prepared, subset_of)
     records = [record for record, _ in prepared]
     reasons = [(one.case_id, f"{one.reason}: {one.file}") for one in faults]
-    page = archive_page(output_path, reports_path or reports_beside(output_path), records, reasons)
+    is_new = bool(changes.to_prepare or changes.gone)
+    page = archive_page(output_path, reports_path or reports_beside(output_path), records, reasons, is_new)
     _refuse_faults(faults, len(prepared), limits)
     _refuse_warnings(records, limits, page)
     if all(record.subset != VALIDATION_SUBSET for record, _ in prepared):
@@ -237,10 +244,12 @@ def _show_table(faults: Sequence[CaseError], prepared: Sequence[Prepared], subse
         for one, is_new in prepared
         for row in _rows(one.case_id, one.subset, "prepared" if is_new else "up to date", "; ".join(one.warnings), one)
     ]
+    rows = left_out + used
+    which = f"The first {MOST_ROWS} rows of {len(rows)}" if len(rows) > MOST_ROWS else "All cases"
     create_table_artifact(
         key="cases",
-        table=left_out + used,
-        description="All cases, those left out first: what is odd, subset (0-4 training, 5 validation), size in voxels "
+        table=rows[:MOST_ROWS],
+        description=f"{which}, those left out first: what is odd, subset (0-4 training, 5 validation), size in voxels "
         "before and after.",
     )
 

@@ -20,12 +20,18 @@ _SHOWN = 20
 
 @task(task_run_name="archive-page", cache_policy=NO_CACHE, persist_result=False)
 def archive_page(
-    data_path: str, reports_path: str, records: Sequence[PreparedCase], left_out: Sequence[tuple[str, str]]
+    data_path: str,
+    reports_path: str,
+    records: Sequence[PreparedCase],
+    left_out: Sequence[tuple[str, str]],
+    shown_in_run: bool = True,
 ) -> str:
-    """Show all cases on one page, odd ones first; its address."""
+    """Show all cases on one page, odd ones first; its address. Where nothing is new the run need not show it again."""
     shown, reports = display(), open_storage(reports_path)
     shown.begin(STAGE, len(records), "cases")
     rows = publish_archive_page(open_storage(data_path), reports, records, left_out, lambda: shown.advance(STAGE))
+    if not shown_in_run:
+        return reports.where(PAGE)
     lines = [f"{text(summary_of(rows, len(left_out)))}: {code(reports.where(PAGE))}", "", *_table(rows[:_SHOWN])]
     create_markdown_artifact(
         key="archive", markdown="\n".join(lines), description="All cases on one page, odd ones first; here the first"

@@ -45,9 +45,10 @@ def _axes(image: sitk.Image) -> npt.NDArray[np.float64]:
     return steps
 
 
-def padding(array_ZYX: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Voxels of a resampled image whose whole row or column of a slice is 0: none of them was measured."""
-    is_measured = array_ZYX != 0
-    rows, columns = is_measured.any(axis=2, keepdims=True), is_measured.any(axis=1, keepdims=True)
+def padding(array_ZYX: npt.NDArray[Any], window: tuple[slice, slice, slice]) -> npt.NDArray[np.bool_]:
+    """Voxels of a part of a resampled image whose whole row or column of a slice is 0: none of them was measured."""
+    z, y, x = window
+    is_measured = array_ZYX[z] != 0
+    rows, columns = is_measured.any(axis=2, keepdims=True)[:, y], is_measured.any(axis=1, keepdims=True)[:, :, x]
     unmeasured: npt.NDArray[np.bool_] = ~(rows & columns)
     return unmeasured

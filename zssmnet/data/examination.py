@@ -16,7 +16,7 @@ from zssmnet.data.image_io import read_image
 from zssmnet.data.orientation import STRONGLY_OBLIQUE_DEGREES, in_axial_order, tilt_degrees
 from zssmnet.data.plausibility import find_outlier
 from zssmnet.data.zonal_mask import with_whole_labels
-from zssmnet.errors import CaseError, ImageError, UnreadableFileError
+from zssmnet.errors import CaseError, ImageError, StorageError, UnreadableFileError
 from zssmnet.storage import Storage
 
 GRID_TOLERANCE = 0.25
@@ -161,12 +161,21 @@ def onto_grid(image: sitk.Image, reference: sitk.Image) -> sitk.Image:
 
 
 def _read(case_id: str, storage: Storage, key: str) -> sitk.Image:
-    if storage.stat(key) is None:
-        raise CaseError(case_id, storage.where(key), "missing")
-    try:
+    with file_errors(case_id, storage, key):
         return read_image(storage.local(key))
+
+
+@contextmanager
+def file_errors(case_id: str, storage: Storage, key: str) -> Iterator[None]:
+    """A file that is missing or cannot be read becomes a CaseError; a storage that fails does not."""
+    try:
+        yield
     except UnreadableFileError as error:
         raise CaseError(case_id, storage.where(key), error.reason) from error
+    except StorageError as error:
+        if storage.stat(key) is None:
+            raise CaseError(case_id, storage.where(key), "missing") from error
+        raise
 
 
 def check_grid(case_id: str, address: str, image: sitk.Image, reference: sitk.Image) -> None:

@@ -58,6 +58,8 @@ _TYPES = {
 }
 """Types of NIfTI-1's voxels by their code; V are colours. Complex numbers and colours are refused later."""
 _EXTENSIONS = 4
+NIFTI_HEADER_BYTES = _NIFTI_1 + _EXTENSIONS
+"""Bytes before the voxels where there are no extensions."""
 _LARGEST_OFFSET = 2**24  # bytes of a NIfTI file before its voxels: its extensions
 _LONGEST_HEADER = 2**16  # bytes of a MetaImage's header
 _MOST_DIMENSIONS = 10
@@ -129,11 +131,11 @@ def _nifti(stream: BinaryIO, content: bytes, order: Literal["<", ">"]) -> Header
     slope, intercept = _scaling(float(header["scl_slope"]), float(header["scl_inter"]))
     _check_place(header, min(dimensions, 3))
     offset = float(header["vox_offset"])
-    if not _NIFTI_1 + _EXTENSIONS <= offset <= _LARGEST_OFFSET:
+    if not NIFTI_HEADER_BYTES <= offset <= _LARGEST_OFFSET:
         raise HeaderError(f"its header puts the voxels at byte {offset:g}")
     stream.read(int(offset) - _NIFTI_1)
     alone = bytearray(content + bytes(_EXTENSIONS))
-    struct.pack_into(f"{order}f", alone, _FIELDS["vox_offset"][0], _NIFTI_1 + _EXTENSIONS)
+    struct.pack_into(f"{order}f", alone, _FIELDS["vox_offset"][0], NIFTI_HEADER_BYTES)
     return Header("NiftiImageIO", bytes(alone), ".nii", dtype, order == ">", slope=slope, intercept=intercept)
 
 

@@ -5,9 +5,9 @@ a truncated NIfTI file with zeros, reads its NaN as 0, takes a damaged compresse
 of ``a.nii.gz`` from ``a.nii`` if that is there, and writes to a full disk, all without an error.
 """
 
-import gzip
 import re
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from isal import igzip, isal_zlib
 
-from zssmnet.data.image_headers import Header, HeaderError, read_header
+from zssmnet.data.image_headers import NIFTI_HEADER_BYTES, Header, HeaderError, read_header
 from zssmnet.errors import UnreadableFileError
 from zssmnet.storage.temporary import temporary_errors, temporary_folder
 
@@ -29,7 +30,7 @@ _TOO_MUCH = 2**20
 """Bytes that are read beyond the last voxel: a small file may decompress to many gigabytes."""
 _COMPRESSION_LEVEL = 1
 _GZIP_WINDOW = 31
-_DAMAGED = (OSError, EOFError, zlib.error)
+_DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, isal_zlib.error)  # type: ignore[assignment]
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
@@ -46,7 +47,7 @@ def read_image(path: Path) -> sitk.Image:
         with path.open("rb") as file:
             is_compressed = file.read(len(_GZIP)) == _GZIP
             file.seek(0)
-            stream: Any = gzip.GzipFile(fileobj=file) if is_compressed else file
+            stream: Any = igzip.IGzipFile(fileobj=file) if is_compressed else file  # type: ignore[no-untyped-call]
             header = read_header(stream, is_compressed)
             reader = _read_by_itk(path, header)
             _check_geometry(path, reader)
@@ -70,26 +71,42 @@ def write_image(image: sitk.Image, path: str) -> None:
         OSError: it cannot be written, or not wholly (a full disk).
     """
     with TemporaryDirectory(dir=Path(path).parent) as folder:
+        file = Path(folder, f"image{Path(path).suffix}")
         if path.endswith(".nii.gz"):
-            plain = _written_by_itk(image, Path(folder, "image.nii"))
-            file = Path(folder, "image.nii.gz")
-            file.write_bytes(zlib.compress(plain.read_bytes(), _COMPRESSION_LEVEL, _GZIP_WINDOW))
+            header = _written_by_itk(image, file.with_suffix(".nii"))[:NIFTI_HEADER_BYTES]
+            voxels = sitk.GetArrayViewFromImage(image)
+            content = isal_zlib.compress(header + voxels.tobytes(), _COMPRESSION_LEVEL, _GZIP_WINDOW)
+            with _not_all_written():
+                file.write_bytes(content)
         else:
-            file = _written_by_itk(image, Path(folder, f"image{Path(path).suffix}"))
+            _written_by_itk(image, file)
         file.replace(path)
 
 
-def _written_by_itk(image: sitk.Image, file: Path) -> Path:
+def _written_by_itk(image: sitk.Image, file: Path) -> bytes:
+    """The content of the file that ITK writes; of a NIfTI file, which it writes to a full disk without an error, only
+    the header is checked to be there.
+    """
     writer = sitk.ImageFileWriter()
     writer.SetNumberOfThreads(1)
     writer.SetUseCompression(file.suffix != ".nii")
     writer.SetFileName(str(file))
-    try:
+    with _not_all_written():
         writer.Execute(image)
-        read_image(file)
-    except (RuntimeError, UnreadableFileError) as error:
+        content = file.read_bytes()
+        if file.suffix != ".nii":
+            read_image(file)
+        elif len(content) < NIFTI_HEADER_BYTES:
+            raise EOFError
+    return content
+
+
+@contextmanager
+def _not_all_written() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, UnreadableFileError) as error:
         raise OSError("not all of it could be written; is the disk full? make room there and run again") from error
-    return file
 
 
 def _read_by_itk(path: Path, header: Header) -> sitk.ImageFileReader:
@@ -160,7 +177,7 @@ def _read_into(data: memoryview, stream: BinaryIO) -> int:
 
 def _inflate_into(data: memoryview, stream: BinaryIO) -> int:
     """See :func:`_read_into`; the rest of the stream is one zlib stream."""
-    decompressor = zlib.decompressobj()
+    decompressor = isal_zlib.decompressobj()
     content = decompressor.decompress(stream.read(), len(data) + _TOO_MUCH)
     if len(content) == len(data):
         data[:] = content

@@ -58,7 +58,9 @@ def without_stray_parts(mask: sitk.Image, stray: StrayParts) -> tuple[sitk.Image
     Raises:
         ImageError: there are, and ``stray`` is ``refuse``.
     """
-    parts = sitk.ConnectedComponent(sitk.Cast(mask != 0, sitk.sitkUInt8), True)
+    foreground = _view(mask) != 0
+    window = _window(foreground)  # parts, their sizes and the distances between them are the same within it
+    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(foreground[window].astype(np.uint8)), True)
     statistics = sitk.LabelShapeStatisticsImageFilter()
     statistics.Execute(parts)
     sizes = {label: statistics.GetNumberOfPixels(label) for label in statistics.GetLabels()}
@@ -75,7 +77,7 @@ def without_stray_parts(mask: sitk.Image, stray: StrayParts) -> tuple[sitk.Image
     if stray == "keep" or count > TINY_SHARE * sizes[gland]:
         return mask, f"{found} and belong to the region of interest: is the mask right?"
     array = sitk.GetArrayFromImage(mask)
-    array[np.isin(sitk.GetArrayViewFromImage(parts), far)] = 0
+    array[window][np.isin(_view(parts), far)] = 0
     return image_like(array, mask), f"{found} and are ignored"
 
 
@@ -87,17 +89,35 @@ def _distance_mm(box: npt.NDArray[Any], other: npt.NDArray[Any], spacing: tuple[
 
 def zone_warning(mask: sitk.Image) -> str | None:
     """What is odd about the zones: one of them missing, or both swapped."""
-    array = sitk.GetArrayViewFromImage(mask)
-    present = [label for label in (1, 2) if (array == label).any()]
+    array = _view(mask)
+    window = _window(array != 0)
+    zones = {label: array[window] == label for label in (1, 2)}
+    present = [label for label, zone in zones.items() if zone.any()]
     if len(present) == 1:
         return f"the mask has only the label {present[0]}; peripheral zone is 1, the rest of the gland 2"
-    if _posterior_mm(mask, 1) <= _posterior_mm(mask, 2):
+    first, second = (_posterior_mm(mask, zone, window) for zone in zones.values())
+    if first <= second:
         return "label 1 does not lie behind label 2: are the zones swapped? (1 is the peripheral zone)"
     return None
 
 
-def _posterior_mm(mask: sitk.Image, label: int) -> float:
-    """Mean position of a label along the patient's anterior-posterior axis (LPS: posterior is positive)."""
-    z, y, x = np.nonzero(sitk.GetArrayViewFromImage(mask) == label)
-    centre = (float(x.mean()), float(y.mean()), float(z.mean()))
+def _posterior_mm(mask: sitk.Image, zone_ZYX: npt.NDArray[np.bool_], window: tuple[slice, ...]) -> float:
+    """Mean position of a zone, cut out of the mask, along the patient's anterior-posterior axis (posterior is
+    positive).
+    """
+    centre = []
+    for axis in (2, 1, 0):
+        counts = zone_ZYX.sum(axis=tuple(other for other in range(3) if other != axis))
+        centre.append(window[axis].start + float(counts @ np.arange(len(counts)) / counts.sum()))
     return float(mask.TransformContinuousIndexToPhysicalPoint(centre)[1])
+
+
+def _window(foreground_ZYX: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box with all of the foreground, of which there is some."""
+    hits = [np.flatnonzero(foreground_ZYX.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
+
+
+def _view(image: sitk.Image) -> npt.NDArray[Any]:
+    view: npt.NDArray[Any] = sitk.GetArrayViewFromImage(image)
+    return view

@@ -58,14 +58,15 @@ def uncovered(case_id: str, examination: Examination, config: PreparationConfig)
     region = gland.widened(
         margin_in_voxels(config.margin_mm, examination.mask.GetSpacing()), examination.mask.GetSize()
     )
-    window = tuple(slice(start, stop) for start, stop in zip(region.start[::-1], region.stop[::-1], strict=True))
+    columns, rows, slices = (slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
+    window = slices, rows, columns
     is_gland, warnings = mask[window] > 0, []
     for number in (1, 2):
         if examination.fields:
             z, y, x = (np.arange(part.start, part.stop) for part in window)
             outside = ~examination.fields[number - 1].covers(x, y[:, None], z[:, None, None])
         else:
-            outside = padding(array_of(examination.images[number]))[window]
+            outside = padding(array_of(examination.images[number]), window)
         shares = {"the gland": float(outside[is_gland].mean()), "the region of interest": float(outside.mean())}
         for (what, share), limits in zip(
             shares.items(), (config.uncovered_gland, config.uncovered_region), strict=True

@@ -19,12 +19,13 @@ from zssmnet.data.examination import (
     case_errors,
     check_can_be_interpolated,
     check_values,
+    file_errors,
     read_examination,
 )
 from zssmnet.data.image_io import LARGEST_VOLUME, write_image
 from zssmnet.data.splits import SUBSETS
 from zssmnet.data.zonal_mask import without_stray_parts, zone_warning
-from zssmnet.errors import CaseError, UnreadableFileError
+from zssmnet.errors import CaseError
 from zssmnet.preparation.cropping import Box, Triple, bounding_box, margin_in_voxels
 from zssmnet.preparation.measured import in_common_unit, uncovered
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
@@ -48,7 +49,7 @@ from zssmnet.storage.records import (
 log = logging.getLogger(__name__)
 
 METHOD = 1
-"""Raised whenever the same inputs and parameters would give other outputs."""
+"""Raised whenever the same inputs and parameters would give other outputs, beyond what float32 rounds."""
 IMAGE_SUFFIXES = ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz")
 MASK_SUFFIX = ".nii.gz"
 
@@ -207,12 +208,8 @@ def prepared_keys(case_id: str, subset: int) -> tuple[str, str, str, str]:
 def _fingerprints(case: Case, images: Storage, masks: Storage, known: PreparedCase | None) -> tuple[Input, ...]:
     found: list[Input] = []
     for storage, key in [(images, key) for key in case.images] + [(masks, case.mask)]:
-        if storage.stat(key) is None:
-            raise CaseError(case.id, storage.where(key), "missing")
-        try:
+        with file_errors(case.id, storage, key):
             found.extend(fingerprints([(storage, key)], known.inputs if known else ()))
-        except UnreadableFileError as error:
-            raise CaseError(case.id, storage.where(key), error.reason) from error
     return tuple(found)
 
 

@@ -4,19 +4,13 @@ A case keeps its origin and direction, so each axis can be resampled by indices 
 lies at ``i * target spacing / spacing`` of the source. All triples are (x, y, z).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
 
+from zssmnet.preparation.bspline import interpolate
 from zssmnet.preparation.cropping import Box, Triple
-
-BSPLINE_MARGIN = 12
-"""Native voxels kept around a region before B-spline interpolation: the spline's coefficients forget what lies
-further away (largest difference found: 7e-8 of the value range)."""
-
-_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -90,25 +84,18 @@ def _reaches_the_edge(region: Box, source: Grid, target: Grid) -> bool:
 
 
 def _resample_region(image: sitk.Image, source: Grid, target: Grid, region: Box) -> sitk.Image:
-    """Only the region is computed, and only from what is near it."""
-    native = _native_box(region, source, target)
-    crop = _cast(_crop(image, native), sitk.sitkFloat32)
-    crop.SetOrigin(np.multiply(native.start, source.spacing).tolist())
-    crop.SetSpacing(source.spacing)
-    crop.SetDirection(_IDENTITY)
-    origin = np.multiply(region.start, target.spacing).tolist()
-    return _resample(crop, Grid(region.size, target.spacing), sitk.sitkBSpline3, origin)
+    x, y, z = (new / old for old, new in zip(source.spacing, target.spacing, strict=True))
+    values = interpolate(sitk.GetArrayViewFromImage(image), (x, y, z), region)
+    return sitk.GetImageFromArray(values.astype(np.float32))
 
 
-def _resample(
-    image: sitk.Image, target: Grid, interpolator: int, origin: tuple[float, ...] | None = None
-) -> sitk.Image:
+def _resample(image: sitk.Image, target: Grid, interpolator: int) -> sitk.Image:
     resampler = sitk.ResampleImageFilter()
     resampler.SetNumberOfThreads(1)  # cases run side by side: one thread each
     resampler.SetInterpolator(interpolator)
     resampler.SetSize(target.size)
     resampler.SetOutputSpacing(target.spacing)
-    resampler.SetOutputOrigin(origin or image.GetOrigin())
+    resampler.SetOutputOrigin(image.GetOrigin())
     resampler.SetOutputDirection(image.GetDirection())
     resampler.SetDefaultPixelValue(0)
     resampler.SetOutputPixelType(image.GetPixelID())
@@ -123,15 +110,6 @@ def _placed(result: sitk.Image, whole: sitk.Image, grid: Grid, region: Box) -> s
     result.SetSpacing(grid.spacing)
     result.SetDirection(whole.GetDirection())
     return result
-
-
-def _native_box(region: Box, source: Grid, target: Grid) -> Box:
-    starts, stops = [], []
-    for axis in range(3):
-        ratio = target.spacing[axis] / source.spacing[axis]
-        starts.append(max(0, math.floor(region.start[axis] * ratio) - BSPLINE_MARGIN))
-        stops.append(min(source.size[axis], math.ceil((region.stop[axis] - 1) * ratio) + BSPLINE_MARGIN + 1))
-    return Box((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2]))
 
 
 def _crop(image: sitk.Image, box: Box) -> sitk.Image:

@@ -10,6 +10,7 @@ from zssmnet.errors import CaseError
 from zssmnet.preparation.prepare import PreparedCase, up_to_date_record
 from zssmnet.registry.lineage import CaseData, data_of_case
 from zssmnet.storage import Storage
+from zssmnet.storage.listed import Listed
 from zssmnet.storage.records import record_names
 
 _CASES_AT_ONCE = 16
@@ -59,6 +60,7 @@ def find_changes(
         StorageError: a folder or bucket that cannot be read.
     """
     wanted = [case for case in cases if case.id in subset_of]
+    images, masks, data = (Listed(storage) for storage in (images, masks, data))
 
     def known(case: Case) -> PreparedCase | None:
         try:

@@ -1,11 +1,13 @@
-"""One page that shows a whole archive: a row a case, odd ones first; left-out cases; counts by scanner grid.
+"""A page that shows a whole archive: a row a case, odd ones first; left-out cases; counts by scanner grid.
 
-The page is one file: pictures are embedded, and nothing is fetched from elsewhere. What a row shows is kept in the
-page's record, so that only cases that were prepared anew are read again.
+The page is one file: pictures are embedded, and nothing is fetched from elsewhere. An archive with more cases than a
+page takes goes on in further ones. What a row shows is kept in the page's record, so that only cases that were prepared
+anew are read again.
 """
 
 import hashlib
 import html
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,18 +28,28 @@ PAGE = f"{NAME}.html"
 METHOD = 1
 """Raised whenever the same prepared case would give another row."""
 MOST_THREADS = 8
+MOST_ROWS = 1500
+"""Cases on a page, some 10 kB each."""
 _HEIGHT, _TALLEST = 20, 0.33
 """A histogram's height in units of its drawing, and the share of the voxels at its upper end."""
 
 
 class ArchivePage(Record):
-    """The record of the page, with its rows."""
+    """The record of the page, and of those on which it goes on.
+
+    Attributes:
+        rows: of all cases.
+        source: digest of what the pages were made from, by which they need not be made to find that they are up to
+            date.
+    """
 
     rows: tuple[Row, ...]
+    source: str = ""
 
     @override
     def is_valid_for(self, name: str) -> bool:
-        return name == NAME and all(output.key == PAGE for output in self.outputs)
+        keys = [output.key for output in self.outputs]
+        return name == NAME and keys == [page_key(number) for number in range(len(keys))]
 
 
 def publish_archive_page(
@@ -47,7 +59,7 @@ def publish_archive_page(
     left_out: Sequence[tuple[str, str]],
     advance: Callable[[], object] = lambda: None,
 ) -> list[tuple[Row, list[str]]]:
-    """Publish ``archive.html``; only cases that were prepared anew are read, several at a time.
+    """Publish ``archive.html``, and what it goes on in; only cases that were prepared anew are read, several at a time.
 
     Args:
         data: the prepared cases.
@@ -63,7 +75,8 @@ def publish_archive_page(
         StorageError: a file cannot be read or written.
     """
     known = read_record(reports, NAME, ArchivePage)
-    earlier = {row.source: row for row in known.rows} if known and known.method == METHOD else {}
+    known = known if known and known.method == METHOD else None
+    earlier = {row.source: row for row in known.rows} if known else {}
 
     def row(record: PreparedCase) -> Row:
         made = earlier.get(record.identity()) or draw_row(record, data)
@@ -73,15 +86,42 @@ def publish_archive_page(
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as threads:
         rows = tuple(threads.map(row, records))
     ordered = in_order(rows)
-    content = archive_page(ordered, left_out).encode()
-    output = Output(key=PAGE, size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    if known is None or known.outputs != (output,) or present_outputs(reports, known.outputs) is None:
-        to_come = output.model_copy(update={"size": NOT_YET})
-        publish_record(reports, NAME, ArchivePage(method=METHOD, inputs=(), outputs=(to_come,), rows=rows))
-        reports.publish_bytes(PAGE, content)
-        output = with_version(reports, output)
-        publish_record(reports, NAME, ArchivePage(method=METHOD, inputs=(), outputs=(output,), rows=rows))
+    source = hashlib.sha256(f"{[row.source for row in rows]}{archive_page([], left_out)}".encode()).hexdigest()
+    if not (known and known.source == source and present_outputs(reports, known.outputs)):
+        record = ArchivePage(method=METHOD, inputs=(), outputs=(), rows=rows, source=source)
+        _publish(reports, record, ordered, left_out)
+        for output in known.outputs[page_count(rows) :] if known else ():
+            reports.remove(output.key)
     return ordered
+
+
+def _publish(
+    reports: Storage,
+    record: ArchivePage,
+    ordered: Sequence[tuple[Row, list[str]]],
+    left_out: Sequence[tuple[str, str]],
+) -> None:
+    """Publish the pages one by one, and their record before, of what is to come, and after."""
+    numbers = range(page_count(ordered))
+    to_come = tuple(Output(key=page_key(number), size=NOT_YET, sha256="") for number in numbers)
+    publish_record(reports, NAME, record.model_copy(update={"outputs": to_come}))
+    outputs = []
+    for number in numbers:
+        content = archive_page(ordered, left_out, number).encode()
+        reports.publish_bytes(page_key(number), content)
+        output = Output(key=page_key(number), size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        outputs.append(with_version(reports, output))
+    publish_record(reports, NAME, record.model_copy(update={"outputs": tuple(outputs)}))
+
+
+def page_key(number: int) -> str:
+    """File name of a page, counted from 0."""
+    return f"{NAME}-{number + 1}.html" if number else PAGE
+
+
+def page_count(rows: Sequence[object]) -> int:
+    """Number of pages that so many cases take."""
+    return max(1, math.ceil(len(rows) / MOST_ROWS))
 
 
 def in_order(rows: Sequence[Row]) -> list[tuple[Row, list[str]]]:
@@ -95,9 +135,15 @@ def summary_of(rows: Sequence[tuple[Row, list[str]]], left_out: int) -> str:
     return f"{len(rows)} cases, {sum(bool(remarks) for _, remarks in rows)} with something odd, {left_out} left out"
 
 
-def archive_page(rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple[str, str]]) -> str:
-    """The whole page, HTML; rows in the order in which they are given."""
-    body = "".join(_row(number, row, remarks) for number, (row, remarks) in enumerate(rows))
+def archive_page(rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple[str, str]], number: int = 0) -> str:
+    """A page, HTML; rows of all pages in the order in which they are given, and the page's number from 0."""
+    shown = rows[number * MOST_ROWS : (number + 1) * MOST_ROWS]
+    body = "".join(_row(place, row, remarks) for place, (row, remarks) in enumerate(shown))
+    if page_count(rows) > 1:
+        links = (f"<a href={page_key(one)}>{one + 1}</a>" for one in range(page_count(rows)) if one != number)
+        pages = f"<p>Page {number + 1} of {page_count(rows)}, odd cases first; others: {' '.join(links)}</p>"
+    else:
+        pages = ""
     out = "".join(f"<tr><td>{escaped(case_id)}<td>{escaped(reason)}" for case_id, reason in sorted(left_out))
     grids = Counter((row.spacing_before, row.size_before[:2]) for row, _ in rows)
     counts = "".join(
@@ -110,8 +156,8 @@ def archive_page(rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple
         "gland's median. Odd is a warning, or what lies far from the archive's median; most of it comes first.</p>"
         + (f"<h2>Left out</h2><table>{out}</table>" if out else "")
         + f"<details><summary>{len(grids)} scanner grids</summary><table>{counts}</table></details>"
-        f"{_usual(rows)}<table class=cases><tr><th>case<th>T2W, ADC, DWI<th>histograms: T2W, ADC, DWI<th>gland"
-        f"<th>remarks{body}</table>",
+        f"{pages}{_usual(rows)}<table class=cases><tr><th>case<th>T2W, ADC, DWI<th>histograms: T2W, ADC, DWI<th>gland"
+        f"<th>remarks{body}</table>{pages}",
     )
 
 

@@ -67,6 +67,10 @@ class Storage(ABC):
             StorageError: the file is not there or cannot be read.
         """
 
+    def local_version(self, entry: Entry) -> Path:
+        """See :meth:`local`, of a file whose entry is known: a copy of that version needs no look at the storage."""
+        return self.local(entry.key)
+
     @abstractmethod
     def publishing(self, key: str) -> AbstractContextManager[Path]:
         """A local path to write to; on leaving without an error, the file appears whole under ``key``."""

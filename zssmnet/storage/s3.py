@@ -102,6 +102,10 @@ class S3Storage(Storage):
         with self._faults(self.where(key), "read"):
             return self._new_starts.call(lambda: self._copy_of(key), needs_a_new_start, self.where(key))
 
+    @override
+    def local_version(self, entry: Entry) -> Path:
+        return self._cache.find(self.where(entry.key), entry.version) or self.local(entry.key)
+
     def _copy_of(self, key: str) -> Path:
         details = self._head(key)
         if details is None:

@@ -5,6 +5,8 @@ import SimpleITK as sitk
 from tests.zssmnet.examinations import ORIGIN, as_array, as_image, noise, oblique
 from zssmnet.data.coverage import FieldOfView, padding
 
+WHOLE = np.s_[:, :, :]
+
 
 @pytest.mark.parametrize("turned", [(20, 0, 0), (0, 0, 0), (25, -8, 12), (0, 0, 180)])
 @pytest.mark.parametrize("shift", [(0, 0, 0), (3.1, -2.2, 4.7), (200, 0, 0)])
@@ -34,9 +36,11 @@ class TestPadding:
         for part in (np.s_[:2], np.s_[:, :3], np.s_[:, :, 20:]):
             array[part] = 0
             expected[part] = True
-        assert np.array_equal(padding(array), expected)
+        assert np.array_equal(padding(array, WHOLE), expected)
+        part = np.s_[1:5, 2:9, 7:22]
+        assert np.array_equal(padding(array, part), expected[part])
 
     def test_a_dark_patch_is_measured(self):
         array = noise() + 1
         array[2:6, 3:15, 4:20] = 0
-        assert not padding(array).any()
+        assert not padding(array, WHOLE).any()

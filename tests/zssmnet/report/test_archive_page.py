@@ -20,6 +20,7 @@ from zssmnet.report.archive_rows import Row, draw_row, oddities
 from zssmnet.report.thumbnails import SIDE, jpeg, outlines, squared
 from zssmnet.storage import LocalStorage
 from zssmnet.storage.records import read_record, record_key
+from zssmnet.storage.verification import verify_stage
 
 CASES = ("1_1", "2_1", "3_1")
 LEFT_OUT = [("9_1", "the mask has <no> foreground: masks/9_1.nii.gz"), ("8_1", "missing")]
@@ -155,6 +156,28 @@ class TestAgain:
         record = root.root / "reports" / record_key(NAME)
         record.write_text(re.sub(r'"picture": "[^"]*"', '"picture": "\\"/><script>"', record.read_text()))
         assert root.publish(records)[1] == page
+
+
+class TestLargeArchive:
+    def test_the_page_goes_on_in_others(self, root: Root, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("zssmnet.report.archive_page.MOST_ROWS", 2)
+        records = root.prepare()
+        order, first = root.publish(records)
+        second = (root.root / "reports" / "archive-2.html").read_text()
+        assert [re.findall(r"<b>(\w+)</b>", page) for page in (first, second)] == [order[:2], order[2:]]
+        assert "href=archive-2.html" in first and "href=archive.html" in second
+        assert all(page.count("<p>") == page.count("</p>") for page in (first, second))
+        assert "Page 2 of 2" in second
+        assert [finding for finding in verify_stage(root.reports) if "archive" in finding.file] == []
+
+    def test_pages_that_are_too_many_go(self, root: Root, monkeypatch: pytest.MonkeyPatch):
+        records = root.prepare()
+        with monkeypatch.context() as patch:
+            patch.setattr("zssmnet.report.archive_page.MOST_ROWS", 1)
+            root.publish(records)
+            assert len(list((root.root / "reports").glob("*.html"))) == 3
+        root.publish(records[:2])
+        assert [path.name for path in (root.root / "reports").glob("*.html")] == [PAGE]
 
 
 class TestOdd:
