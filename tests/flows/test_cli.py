@@ -102,11 +102,17 @@ def test_addresses_are_taken_from_where_the_user_stands(tmp_path: Path, monkeypa
 
 
 def test_input_at_fault_exits_with_1_and_one_line(tmp_path: Path, prefect_api: str) -> None:
+    """And where Dask is not asked for, nothing of it is imported."""
     missing = str(tmp_path / "missing")
-    command = [sys.executable, "-m", "flows.cli", "prepare", "--images_path", missing, "--zonal_mask_path", missing]
+    words = ["prepare", "--images_path", missing, "--zonal_mask_path", missing, "--output_path", missing]
+    code = (
+        "import sys, flows.pipeline, flows.retrain; from flows import cli\n"
+        f"try: cli.main({words})\n"
+        "finally: print(sorted({'dask', 'distributed', 'prefect_dask'} & set(sys.modules)))"
+    )
     environment = os.environ | {"PREFECT_API_URL": prefect_api}
-    done = subprocess.run([*command, "--output_path", missing], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "[]\n")
     assert done.stderr.splitlines()[-1].startswith(f"zssmnet: error: {missing}: no such folder")
     assert "Traceback" not in done.stderr
 

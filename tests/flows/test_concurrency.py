@@ -14,6 +14,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.concurrency import check_choice, chosen_runner
 from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER
 from flows.on_dask import OnDask
+from tests.reliability.command import zssmnet
+from tests.zssmnet.examinations import Archive
 from zssmnet.errors import ConfigError, ServiceError
 
 NOBODY = "tcp://127.0.0.1:1"
@@ -52,15 +54,6 @@ def first_line(error: pytest.ExceptionInfo[Exception]) -> str:
 def test_without_the_variables_tasks_run_in_threads_here() -> None:
     assert type(chosen_runner()) is ThreadPoolTaskRunner
     check_choice()
-
-
-def test_without_the_variables_nothing_of_dask_is_imported() -> None:
-    code = (
-        "import sys, flows.pipeline, flows.retrain\n"
-        "print(sorted({'dask', 'distributed', 'prefect_dask'} & set(sys.modules)))"
-    )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.splitlines()[-1] == "[]"
 
 
 def test_an_address_names_a_cluster_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,31 +124,25 @@ def test_a_cluster_that_cannot_be_had(settings: dict[str, object], error: type[E
     assert re.match(line, line_told)
 
 
-@pytest.mark.parametrize(
-    ("variables", "status", "line"),
-    [
-        ({CLUSTER: "no_such.Cluster"}, 2, f"{CLUSTER}=no_such.Cluster: cannot be imported"),
-        ({ADDRESS: NOBODY}, 1, f"{ADDRESS}={NOBODY}: Timed out trying to connect"),
-    ],
-)
-def test_a_command_ends_with_one_line(
-    variables: dict[str, str], status: int, line: str, tmp_path: Path, prefect_api: str
-) -> None:
-    from tests.phantoms import small_archive
-
-    images, masks = small_archive(tmp_path)
-    command = ["prepare", "--images_path", images, "--zonal_mask_path", masks, "--output_path", tmp_path / "data"]
+def test_a_command_ends_with_one_line(tmp_path: Path, prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(tmp_path)
+    archive.add()
+    words = ["prepare", "--images_path", archive.images.uri, "--zonal_mask_path", archive.masks.uri]
+    words += ["--output_path", str(tmp_path / "data")]
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, command)],
+        [sys.executable, "-m", "flows.cli", *words],
         env=os.environ
-        | variables
-        | {"PREFECT_API_URL": prefect_api, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"},
+        | {ADDRESS: NOBODY, "PREFECT_API_URL": prefect_api, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == status
-    assert done.stderr.splitlines()[-1].startswith(f"zssmnet: error: {line}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"zssmnet: error: {ADDRESS}={NOBODY}: Timed out trying to connect")
     assert "Traceback" not in done.stdout + done.stderr
+    monkeypatch.setenv(CLUSTER, "no_such.Cluster")
+    ended = zssmnet(*words)
+    assert ended.status == 2
+    assert ended.line.startswith(f"zssmnet: error: {CLUSTER}=no_such.Cluster: cannot be imported")
 
 
 def test_dask_that_is_not_installed(tmp_path: Path) -> None:

@@ -28,17 +28,17 @@ print(PREFECT_HOME.value(), PREFECT_API_AUTH_STRING.value())
 """
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {},
-        {"ALL_PROXY": "socks5://127.0.0.1:9"},
-        {"http_proxy": "socks5h://127.0.0.1:9"},
-        {"PREFECT_API_AUTH_STRING": "admin:pw", "PREFECT_SERVER_API_AUTH_STRING": "admin:pw"},
-        {"PREFECT_PROFILE": "no such profile"},
-        {"PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://elsewhere/prefect"},
-    ],
-)
+OF_OTHER_SERVERS = {
+    "ALL_PROXY": "socks5://127.0.0.1:9",
+    "http_proxy": "socks5h://127.0.0.1:9",
+    "PREFECT_API_AUTH_STRING": "admin:pw",
+    "PREFECT_SERVER_API_AUTH_STRING": "admin:pw",
+    "PREFECT_PROFILE": "no such profile",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://elsewhere/prefect",
+}
+
+
+@pytest.mark.parametrize("variables", [{}, OF_OTHER_SERVERS], ids=len)
 def test_its_environment_is_its_own(variables: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "profiles.toml").write_text("[broken")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

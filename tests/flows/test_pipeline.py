@@ -158,10 +158,11 @@ def test_a_run_that_leaves_cases_out_looks_different(runs: dict[str, FlowRun]) -
         assert str(state.message).startswith("6 of 8 cases used")
 
 
-def test_a_name_that_a_user_gave_is_kept(archive: tuple[Path, Path], tmp_path: Path, prefect_api: str) -> None:
+def test_a_name_that_a_user_gave_is_kept(archive: tuple[Path, Path], done: PipelineSummary, tmp_path: Path) -> None:
     images, masks = archive
+    data = shutil.copytree(Path(done.root, "SSL", "data"), tmp_path / "data")
     with get_client(sync_client=True) as client:
-        parameters = {"images_path": str(images), "zonal_mask_path": str(masks), "output_path": str(tmp_path / "data")}
+        parameters = {"images_path": str(images), "zonal_mask_path": str(masks), "output_path": str(data)}
         run = client.create_flow_run(prepare_data, parameters=parameters, name="before-the-move")
         run_flow(prepare_data, flow_run=run)
         assert client.read_flow_run(run.id).name == "before-the-move"
@@ -246,8 +247,9 @@ def test_an_added_case_leaves_the_cubes_of_all_others_as_they_were(
 
 
 def test_strict_names_all_bad_cases_at_once_and_trains_nothing(
-    archive: tuple[Path, Path], tmp_path: Path, prefect_api: str
+    archive: tuple[Path, Path], done: PipelineSummary, tmp_path: Path
 ) -> None:
+    shutil.copytree(Path(done.root, "SSL", "data"), tmp_path / "strict" / "SSL" / "data")
     with pytest.raises(InputError) as error:
         run(archive, tmp_path / "strict", strict=True)
     assert "2 of 8 cases cannot be used" in str(error.value)

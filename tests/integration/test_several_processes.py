@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.commands import Commands
 from tests.zssmnet.training.examples import write_cubes
 
 pytestmark = pytest.mark.integration
@@ -18,25 +19,34 @@ COUNTS = (1, 1, 0, 1, 1, 3)
 """One batch: within rounding, all ways come to the same weights."""
 
 
-def pretrain(api: str, cubes: Path, weights: Path, *launcher: str, options: tuple[str, ...] = ()) -> str:
+def pretrain(commands: Commands, cubes: Path, weights: Path, *options: str) -> str:
+    words = ["pretrain", "--data", str(cubes), "--output", str(weights), *RECIPE, *options]
+    command = commands.start("flows.cli", words)
+    out, err = command.communicate(1000)
+    assert command.returncode == 0, err
+    return out
+
+
+def pretrain_by_torchrun(api: str, cubes: Path, weights: Path) -> str:
     environment = os.environ | {"PREFECT_API_URL": api, "OMP_NUM_THREADS": "1"}
-    command = [*launcher, "pretrain", "--data", str(cubes), "--output", str(weights), *RECIPE, *options]
+    command = [*TORCHRUN, "pretrain", "--data", str(cubes), "--output", str(weights), *RECIPE]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.parametrize("ways", [("two",), pytest.param(("two", "torchrun"), marks=pytest.mark.long)], ids=len)
-def test_one_two_and_two_of_torchrun_are_the_same_run(ways: tuple[str, ...], tmp_path: Path, prefect_api: str) -> None:
+def test_one_two_and_two_of_torchrun_are_the_same_run(
+    ways: tuple[str, ...], tmp_path: Path, prefect_api: str, commands: Commands
+) -> None:
     cubes = tmp_path / "cubes"
     write_cubes(cubes, COUNTS)
-    alone = (sys.executable, "-m", "flows.cli")
-    launchers = {"one": alone, "two": alone, "torchrun": TORCHRUN}
-    options = {"two": ("--processes", "2")}
     told = {
-        way: pretrain(prefect_api, cubes, tmp_path / way, *launchers[way], options=options.get(way, ()))
-        for way in ("one", *ways)
+        "one": pretrain(commands, cubes, tmp_path / "one"),
+        "two": pretrain(commands, cubes, tmp_path / "two", "--processes", "2"),
     }
+    if "torchrun" in ways:
+        told["torchrun"] = pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun")
     models = {name: torch.load(tmp_path / name / "ssl_mnet_zonal.model", weights_only=True) for name in told}
     runs = {name: [path.name for path in (tmp_path / name / "training").iterdir()] for name in told}
     for name in ways:
@@ -48,5 +58,5 @@ def test_one_two_and_two_of_torchrun_are_the_same_run(ways: tuple[str, ...], tmp
         ):
             torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
     if "torchrun" in ways:
-        again = pretrain(prefect_api, cubes, tmp_path / "torchrun", *TORCHRUN)
+        again = pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun")
         assert again == told["torchrun"]  # nothing is left to do, and nobody waits for ever

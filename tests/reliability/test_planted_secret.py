@@ -153,6 +153,7 @@ def test_in_runs_that_fail(
         assert last.startswith(f"zssmnet: error: {place}")
 
 
+@pytest.mark.long
 def test_with_a_key_that_is_refused(
     commands: Commands, archive: str, s3_endpoint: str, guarded: None, ledger: Ledger
 ) -> None:

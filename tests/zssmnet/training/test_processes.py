@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,18 @@ def workers_alive() -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of a test know it by a variable: other tests may have workers at the same time."""
+def none_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No worker of a test outlives it. It is known by a variable: other tests may have workers at the same time."""
     monkeypatch.setenv(MARK, uuid4().hex)
+    yield
+    deadline = time.monotonic() + 20
+    while workers_alive() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not workers_alive()
 
 
 class TestTwoProcesses:
-    @pytest.mark.parametrize("merge", ["sub", "sum"])
+    @pytest.mark.parametrize("merge", ["sub", pytest.param("sum", marks=pytest.mark.long)])
     def test_learn_in_a_step_what_one_learns(self, cubes: LocalStorage, tmp_path: Path, merge: str) -> None:
         """Within rounding, which further steps of such small networks amplify a thousand times each epoch."""
         left = []
@@ -111,20 +117,10 @@ class TestTwoProcesses:
 
 
 class TestTheEnd:
-    """No process is left."""
-
-    @pytest.fixture(autouse=True)
-    def none_is_left(self, marked: None):
-        yield
-        deadline = time.monotonic() + 20
-        while workers_alive() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not workers_alive()
-
-    def test_when_all_is_done(self, cubes: LocalStorage, tmp_path: Path) -> None:
-        run(cubes, tmp_path / "a", small_config(epochs=1, processes=2))
-
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, LockedError, SystemExit])
+    @pytest.mark.parametrize(
+        "error",
+        [KeyboardInterrupt, *(pytest.param(error, marks=pytest.mark.long) for error in (LockedError, SystemExit))],
+    )
     def test_when_rank_0_stops(self, error: type[BaseException], cubes: LocalStorage, tmp_path: Path) -> None:
         def stop(state: TrainingState) -> None:
             assert len(workers_alive()) >= 1
@@ -133,7 +129,7 @@ class TestTheEnd:
         with pytest.raises(error):
             run(cubes, tmp_path / "a", small_config(epochs=3, processes=2), on_epoch=stop)
 
-    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
     def test_when_rank_0_is_killed(self, number: signal.Signals, cubes: LocalStorage, tmp_path: Path) -> None:
         code = (
             "import sys\nfrom pathlib import Path\nfrom tests.zssmnet.training.test_processes import *\n"
@@ -195,7 +191,7 @@ class TestNumberOfProcesses:
 
 MOMENTS = (0.0, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0, "epoch 1", "epoch 2", "epoch 4")
 """When a worker is killed: so many seconds after its first instant, or after an epoch."""
-QUICK = (0.0, 1.0)
+QUICK = (0.0,)
 
 
 @pytest.mark.timeout(300)
