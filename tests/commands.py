@@ -1,8 +1,8 @@
 """Commands in processes of their own, forked from one that has imported the program: importing takes seconds each time.
 
 A forked command has a process number, a session, an environment and output of its own, can be killed, and ends as any
-program does. Two things are those of the process from which it was forked: ``/proc/<pid>/environ``, and what the program
-chooses when it is imported, which is whether tasks run on Dask.
+program does. Two things are those of the process from which it was forked: ``/proc/<pid>/environ``, and what the
+program chooses when it is imported, which is whether tasks run on Dask.
 """
 
 import gc

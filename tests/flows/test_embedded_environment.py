@@ -98,24 +98,3 @@ def test_an_address_that_is_nearly_right_is_put_right(change: tuple[str, str], h
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(ServiceError) as caught:
         embedded.check_named_server()
     assert str(caught.value).endswith(f"; {hint}, or unset PREFECT_API_URL to work without it")
-
-
-def test_no_code_of_the_current_folder_runs(tmp_path: Path) -> None:
-    for name in ("flows", "prefect", "uvicorn", "zssmnet"):
-        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    script = tmp_path / "elsewhere" / "start.py"
-    script.parent.mkdir()
-    script.write_text(
-        "from flows import embedded\nembedded.own_environment()\nserver = embedded.start_server()\n"
-        "server.wait()\nprint('ready')\n"
-    )
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHON"))}
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
-        env=kept | {"PREFECT_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert (done.stdout, (tmp_path / "ran").exists()) == ("ready\n", False), done.stderr

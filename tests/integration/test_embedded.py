@@ -1,4 +1,6 @@
-"""The embedded server: never outlives the command that started it, and says why if it cannot start."""
+"""The embedded server: runs no file of the current folder, never outlives the command that started it, and says why if
+it cannot start.
+"""
 
 import os
 import signal
@@ -21,6 +23,10 @@ print(server.process.pid, flush=True)
 if input() == "fail":
     raise RuntimeError
 """
+
+
+TRAPS = ("flows", "prefect", "uvicorn", "zssmnet")
+"""Files of the current folder of which none may run, neither in the command nor in its server."""
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -50,10 +56,16 @@ LONG = [pytest.param(end, marks=pytest.mark.long) for end in ("failed", "interru
 
 
 @pytest.mark.parametrize("end", ["killed", *LONG])
-def test_the_server_ends_with_the_command(end: str, home: Path) -> None:
+def test_the_server_ends_with_the_command(end: str, home: Path, tmp_path: Path) -> None:
+    for name in TRAPS:
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    script = tmp_path / "elsewhere" / "start.py"
+    script.parent.mkdir()
+    script.write_text(COMMAND)
     command = subprocess.Popen(
-        [sys.executable, "-c", COMMAND],
-        env=environment(home),
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={name: value for name, value in environment(home).items() if not name.startswith("PYTHON")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -71,6 +83,7 @@ def test_the_server_ends_with_the_command(end: str, home: Path) -> None:
         command.stdin.write("fail\n")
     command.communicate(timeout=PATIENCE_S)
     assert gone(server)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:

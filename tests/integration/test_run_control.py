@@ -84,14 +84,19 @@ def start(service: Service, folder: Path, epochs: int) -> FlowRun:
     return run
 
 
-def test_a_cancelled_training_ends_and_publishes_nothing(service: Service, tmp_path: Path) -> None:
-    run = start(service, tmp_path, 100_000)
+def cancel(service: Service, run: FlowRun, weights: Path) -> None:
+    """Cancel a training: it ends soon, and publishes nothing."""
     service.client.set_flow_run_state(run.id, Cancelling())
-    checkpoint = next((tmp_path / "weights" / "training").glob("*/last.checkpoint"))
+    checkpoint = next((weights / "training").glob("*/last.checkpoint"))
     asked = datetime.now(UTC).timestamp()
     assert service.ended(run)[0] == "Cancelled"
     assert checkpoint.stat().st_mtime - asked < 10, "it trained on"
-    assert not (tmp_path / "weights" / MODEL).exists()
+    assert not (weights / MODEL).exists()
+
+
+@pytest.mark.long
+def test_a_cancelled_training_ends_and_publishes_nothing(service: Service, tmp_path: Path) -> None:
+    cancel(service, start(service, tmp_path, 100_000), tmp_path / "weights")
 
 
 def test_a_suspended_training_frees_its_worker_and_goes_on_when_resumed(service: Service, tmp_path: Path) -> None:
@@ -109,12 +114,13 @@ def test_a_suspended_training_frees_its_worker_and_goes_on_when_resumed(service:
     assert (tmp_path / "weights" / MODEL).exists()
 
 
-def test_a_training_that_is_taken_for_lost_shows_that_it_lives(service: Service, tmp_path: Path) -> None:
+def test_a_training_that_is_taken_for_lost_shows_that_it_lives_and_can_be_cancelled(
+    service: Service, tmp_path: Path
+) -> None:
     run = start(service, tmp_path, 100_000)
     service.client.set_flow_run_state(run.id, Crashed(message=LOST), force=True)
     service.until(lambda: service.state(run) == ("Running", "It lives: it was taken for lost."))
-    service.client.set_flow_run_state(run.id, Cancelling())
-    assert service.ended(run)[0] == "Cancelled"
+    cancel(service, run, tmp_path / "weights")
 
 
 @pytest.mark.long

@@ -104,7 +104,7 @@ class TestS3:
     @pytest.mark.parametrize(
         ("name", "fault", "after"),
         [
-            ("storage gone for good", refused(503, "ServiceUnavailable"), 300),
+            pytest.param("storage gone for good", refused(503, "ServiceUnavailable"), 300, marks=pytest.mark.long),
             pytest.param("storage gone for good", faulty_s3.reset, 150, marks=pytest.mark.long),
             pytest.param("storage gone for good", refused(500, "InternalError"), 150, marks=pytest.mark.long),
             pytest.param("credentials expire", refused(400, "ExpiredToken"), 200, marks=pytest.mark.long),
