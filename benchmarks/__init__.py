@@ -1,1 +1,1 @@
-"""Timings, run by `make bench` and `make bench-gpu`; what they show is told in docs/performance.md."""
+"""Timings, run by `make bench` and `make bench-gpu`; what they show stands in docs/performance.md."""

@@ -107,7 +107,7 @@ def measure(folder: Path, count: int, matrix: tuple[int, int, int]) -> dict[str,
     for way, function in (("here", "cut"), ("plainly", "cut_plainly")):
         output = folder / f"{way}_{count}"
         arguments = {"prepared": str(prepared), "output": str(output)}
-        found[way] = in_fresh_process(f"benchmarks.cubes:{function}", arguments).told()
+        found[way] = in_fresh_process(f"benchmarks.cubes:{function}", arguments).as_json()
         shutil.rmtree(output)
     shutil.rmtree(prepared)
     return found

@@ -59,8 +59,8 @@ def run(course: Course, sizes: Sizes) -> list[float]:
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         losses[step] = loss.detach()
-    told: list[float] = losses.tolist()
-    return told
+    reported: list[float] = losses.tolist()
+    return reported
 
 
 def compare(curves: dict[str, list[float]], window: int) -> dict[str, Any]:

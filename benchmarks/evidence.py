@@ -136,8 +136,8 @@ def _conclusions(results: dict[str, ProbeResult]) -> list[str]:
         found = f"these weights help: {help_}" if help_ else "no weights were shown to help"
         control = result.control.difference
         fails = f"scratch differs from scratch by {control.mean:+.3f} ({control.low:+.3f} to {control.high:+.3f}), "
-        told = f"{fails}so this run proves nothing either way" if control.excludes_zero else "the control holds"
-        lines.append(f"- {task.capitalize()}: {found}; {told}.")
+        reported = f"{fails}so this run proves nothing either way" if control.excludes_zero else "the control holds"
+        lines.append(f"- {task.capitalize()}: {found}; {reported}.")
     if "lesions" in results:
         rule = np.mean([one.mean("lesions") for one in results["lesions"].trials_of(RULE)])
         lines.append(f"- Lesions: the rule DWI - ADC within the gland has an average precision of {rule:.3f}.")

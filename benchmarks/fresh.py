@@ -4,7 +4,7 @@
 
 is how such a process is started: the function takes the values as its arguments and returns plain values, or yields
 them, each more complete than the one before, so that not all is lost if it does not come to its end. Memory is known on
-Linux only; elsewhere it is told as 0.
+Linux only; elsewhere it is reported as 0.
 """
 
 import importlib
@@ -52,7 +52,7 @@ class Watched:
         """Bytes of anonymous memory that the work took."""
         return max(0, self.peak["anonymous"] - self.base["anonymous"])
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """All of it in plain values."""
         return {
             "result": self.result,
@@ -131,10 +131,10 @@ def in_fresh_process(
             trouble = f"{function} {trouble or 'ended'}: {lines[-1]}"
         if not answer.exists():
             raise FreshProcessError(trouble)
-        told = json.loads(answer.read_text())
-    peak = {kind: max(bytes_, told["end"].get(kind, 0)) for kind, bytes_ in sampler.peak().items()}
-    peak["together"] = told["end"].get("together", 0)
-    return Watched(told["result"], told["seconds"], told["base"], peak, trouble)
+        reported = json.loads(answer.read_text())
+    peak = {kind: max(bytes_, reported["end"].get(kind, 0)) for kind, bytes_ in sampler.peak().items()}
+    peak["together"] = reported["end"].get("together", 0)
+    return Watched(reported["result"], reported["seconds"], reported["base"], peak, trouble)
 
 
 def _wait(process: "subprocess.Popen[bytes]", timeout_s: float | None) -> str:
@@ -156,9 +156,9 @@ def memory(process: int | str = "self") -> dict[str, int]:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return {}
-    told = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+    reported = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
     names = _KINDS | {"together": "VmHWM", "data": "VmData"}
-    return {kind: 1024 * int(told[name][0]) for kind, name in names.items() if name in told}
+    return {kind: 1024 * int(reported[name][0]) for kind, name in names.items() if name in reported}
 
 
 def family(process: int) -> list[int]:
@@ -198,8 +198,8 @@ def main(function: str, arguments: str, answer: str, limit_bytes: str | None = N
     start = time.perf_counter()
     found = work(**json.loads(arguments))
     for result in found if inspect.isgenerator(found) else [found]:
-        told = {"result": result, "seconds": time.perf_counter() - start, "base": base, "end": memory()}
-        Path(f"{answer}.partial").write_text(json.dumps(told), encoding="utf-8")
+        reported = {"result": result, "seconds": time.perf_counter() - start, "base": base, "end": memory()}
+        Path(f"{answer}.partial").write_text(json.dumps(reported), encoding="utf-8")
         Path(f"{answer}.partial").replace(answer)
 
 

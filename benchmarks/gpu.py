@@ -3,8 +3,8 @@
     python -m benchmarks.gpu --json gpu.json --png gpu_loss_curves.png
 
 Each part runs in a fresh process, is shown as soon as it is there, and is in the JSON from then on; a part that fails
-or takes too long is told, and the next one begins. What the time does not allow is left out, and told. `--tiny` tries
-all of it with a small network, on a CPU as well.
+or takes too long is reported, and the next one begins. What the time does not allow is left out, and reported. `--tiny`
+tries all of it with a small network, on a CPU as well.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Session:
         return self.deadline - time.monotonic() - MARGIN_S
 
     def has_time(self, part: str, needed_s: float) -> bool:
-        """Whether there is time for a part; if not, it is told."""
+        """Whether there is time for a part; if not, it is reported."""
         if self.left_s() >= (0 if self.tiny else needed_s):
             return True
         self.results.note(
@@ -90,13 +90,13 @@ class Session:
         if watched.trouble:
             self.results.note(f"Not complete: {name}: {watched.trouble}")
         self.found[name] = watched.result
-        self.results.add(name, watched.told())
+        self.results.add(name, watched.as_json())
         return watched
 
     def measured(self, name: str, function: str, needed_s: float, **arguments: Any) -> Any:
         """As `part`, of a function of `benchmarks.gpu_parts` that takes the sizes; its result."""
-        told = {"sizes": self.sizes.told()} | arguments
-        watched = self.part(name, f"benchmarks.gpu_parts:{function}", needed_s, **told)
+        reported = {"sizes": self.sizes.as_json()} | arguments
+        watched = self.part(name, f"benchmarks.gpu_parts:{function}", needed_s, **reported)
         return watched.result if watched else None
 
 
@@ -150,8 +150,8 @@ def epochs(session: Session) -> None:
     session.results.add("set", {"bytes": needed, "written_in_s": time.perf_counter() - start})
     watched = {}
     for where, needed_s in (("device", 60), ("host", 60)):
-        told = {"cubes": str(cubes), "cubes_in": where} | _recipe(session)
-        if found := session.part(f"epoch_{where}", "benchmarks.epochs:one_epoch", needed_s, **told):
+        reported = {"cubes": str(cubes), "cubes_in": where} | _recipe(session)
+        if found := session.part(f"epoch_{where}", "benchmarks.epochs:one_epoch", needed_s, **reported):
             watched[where] = found
     if watched:
         session.results.table(*tables.epochs(watched, needed))
@@ -174,8 +174,8 @@ def processes(session: Session) -> None:
     write_set(cubes, share * session.sizes.batch, session.sizes.batch, session.sizes.size)
     found = {}
     for number in (1, 2):
-        told = {"cubes": str(cubes), "processes": number, "epochs": 2} | _recipe(session)
-        if watched := session.part(f"processes_{number}", "benchmarks.epochs:together", 40, **told):
+        reported = {"cubes": str(cubes), "processes": number, "epochs": 2} | _recipe(session)
+        if watched := session.part(f"processes_{number}", "benchmarks.epochs:together", 40, **reported):
             found[number] = watched.result
     if len(found) == 2:
         session.results.table(*tables.processes(found, share))
@@ -198,8 +198,8 @@ def compiled_curve(session: Session) -> None:
     if not session.modes or "curves" not in session.found:
         return
     mode = "default" if "default" in session.modes else session.modes[0]
-    told = {"mode": mode, "curve_steps": session.curve_steps}
-    if curve := session.measured("compiled_curve", "compiled_curve", 50, **told):
+    reported = {"mode": mode, "curve_steps": session.curve_steps}
+    if curve := session.measured("compiled_curve", "compiled_curve", 50, **reported):
         _show_curves(session, {f"bfloat16, {mode}": curve})
 
 
@@ -287,7 +287,7 @@ def main() -> None:
     sizes = _sizes(options)
     deadline += options.budget
     peak = {"forward_gflop_a_cube": forward_gflop(sizes), "peak_bfloat16_tflops": peak_tflops(_card())}
-    results = Results("gpu", sizes.told() | {"budget_s": options.budget, "tiny": options.tiny} | peak, options.json)
+    results = Results("gpu", sizes.as_json() | {"budget_s": options.budget, "tiny": options.tiny} | peak, options.json)
     print(in_words(results.circumstances), flush=True)
     curve_steps = options.curve_steps or (4 if options.tiny else 200)
     set_sizes = (10 * sizes.batch, 2 * sizes.batch) if options.tiny else PICAI

@@ -1,4 +1,4 @@
-"""The parts of `benchmarks.gpu`, each called in a fresh process; they run on a CPU as well, if told to.
+"""The parts of `benchmarks.gpu`, each called in a fresh process; they run on a CPU as well, if asked to.
 
 What yields, yields all that it has found so far.
 """

@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
 
     sizes = Sizes(options.batch, CHANNELS, (32, 32, 8), "cpu", options.steps)
-    results = Results("loss_curves", sizes.told(), options.json)
+    results = Results("loss_curves", sizes.as_json(), options.json)
     curves: dict[str, list[float]] = {}
     for name, course in COURSES.items():
         curves[name] = run(course, sizes)

@@ -95,7 +95,7 @@ def main() -> None:
         folder = Path(name)
         images, masks = write_many_cases(folder / "archive", options.cases)
         arguments = {"images": str(images), "masks": str(masks), "output": str(folder / "plain")}
-        found: dict[str, Any] = {"loop": in_fresh_process("benchmarks.orchestration:loop", arguments).told()}
+        found: dict[str, Any] = {"loop": in_fresh_process("benchmarks.orchestration:loop", arguments).as_json()}
         for run in ("first", "second"):
             found[run] = command(folder, images, masks)
             results.add("runs", found)

@@ -20,25 +20,27 @@ ORDER = ("preparation", "cubes", "corruption", "training", "loss_curves", "orche
 
 def as_markdown(files: list[Path]) -> str:
     """All results, in the order of the pipeline."""
-    found = [told for file in files if "benchmark" in (told := _read(file))]
-    found.sort(key=lambda told: ORDER.index(told["benchmark"]) if told["benchmark"] in ORDER else len(ORDER))
-    return "\n\n".join(_section(told) for told in found)
+    found = [reported for file in files if "benchmark" in (reported := _read(file))]
+    found.sort(
+        key=lambda reported: ORDER.index(reported["benchmark"]) if reported["benchmark"] in ORDER else len(ORDER)
+    )
+    return "\n\n".join(_section(reported) for reported in found)
 
 
 def _read(file: Path) -> dict[str, Any]:
-    told = json.loads(file.read_text(encoding="utf-8"))
-    return told if isinstance(told, dict) else {}
+    reported = json.loads(file.read_text(encoding="utf-8"))
+    return reported if isinstance(reported, dict) else {}
 
 
-def _section(told: Mapping[str, Any]) -> str:
+def _section(reported: Mapping[str, Any]) -> str:
     """One benchmark: where and how it ran, its tables, its notes."""
-    name = told["benchmark"]
-    settings = ", ".join(f"{what} {_plain(value)}" for what, value in told["configuration"].items())
-    parts = [f"### `benchmarks.{name}`", in_words(told["circumstances"]), f"Configuration: {settings}."]
-    for table in told["tables"]:
+    name = reported["benchmark"]
+    settings = ", ".join(f"{what} {_plain(value)}" for what, value in reported["configuration"].items())
+    parts = [f"### `benchmarks.{name}`", in_words(reported["circumstances"]), f"Configuration: {settings}."]
+    for table in reported["tables"]:
         parts += [f"**{table['title']}**", in_markdown(table["head"], table["rows"])]
-    if told["notes"]:
-        parts.append("\n".join(f"- {note}" for note in told["notes"]))
+    if reported["notes"]:
+        parts.append("\n".join(f"- {note}" for note in reported["notes"]))
     return "\n\n".join(parts)
 
 

@@ -65,7 +65,7 @@ class Results:
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        told = {
+        reported = {
             "benchmark": self.name,
             "circumstances": self.circumstances,
             "configuration": dict(self.configuration),
@@ -74,7 +74,7 @@ class Results:
             "notes": self.notes,
         }
         beside = self.file.with_name(f"{self.file.name}.partial")
-        beside.write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(reported, indent=1, default=str) + "\n", encoding="utf-8")
         beside.replace(self.file)
 
 
@@ -115,7 +115,7 @@ def in_columns(rows: Sequence[Sequence[str]]) -> str:
 def _commit() -> str:
     """The commit, and whether the files have been changed since."""
     try:
-        told = subprocess.run(
+        reported = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=9"],  # noqa: S607
             cwd=ROOT,
             capture_output=True,
@@ -124,7 +124,7 @@ def _commit() -> str:
         )
     except OSError:  # no git here
         return "unknown"
-    return told.stdout.strip() or "unknown"
+    return reported.stdout.strip() or "unknown"
 
 
 def _processor() -> str:

@@ -74,15 +74,15 @@ class Sizes:
     device: str
     steps: int
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """In plain values."""
         return asdict(self)
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> "Sizes":
-        """From what `told` told, or from JSON of it."""
-        tuples = {name: tuple(told[name]) for name in ("channels", "size")}
-        return cls(**(told | tuples))
+    def of(cls, reported: dict[str, Any]) -> "Sizes":
+        """From what `as_json` gave, or from JSON of it."""
+        tuples = {name: tuple(reported[name]) for name in ("channels", "size")}
+        return cls(**(reported | tuples))
 
 
 class Step:

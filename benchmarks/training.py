@@ -32,7 +32,7 @@ def under_limit(folder: Path, limit_bytes: int, batch: int) -> dict[str, Any]:
     for way, function in (("here", "one_epoch"), ("plainly", "plain_epoch")):
         try:
             watched = in_fresh_process(f"benchmarks.epochs:{function}", {"cubes": str(folder)} | choices, limit_bytes)
-            found[way] = watched.told()
+            found[way] = watched.as_json()
         except FreshProcessError as error:
             found[way] = {"error": str(error)}
     return found
@@ -44,7 +44,7 @@ def step_on_cpu(tiny: bool, steps: int) -> dict[str, Any]:
     sizes = Sizes(batch=2 if tiny else 4, channels=(8, 12, 16, 20, 24), size=size, device="cpu", steps=steps)
     here = replace(PLAIN, channels_last=True)
     found = {"plainly": measure(PLAIN, sizes, 1), "here": measure(here, sizes, 1)}
-    return found | {"sizes": sizes.told(), "threads": torch.get_num_threads()}
+    return found | {"sizes": sizes.as_json(), "threads": torch.get_num_threads()}
 
 
 def main() -> None:
@@ -61,9 +61,9 @@ def main() -> None:
     options = parser.parse_args()
     size: Triple = (32, 32, 8) if options.tiny else REAL
 
-    told = {"set_gib": options.set_gib, "limit_gib": options.limit_gib, "size": size, "channels": CHANNELS}
-    told |= {"windows": WINDOWS, "dtype": "float64", "batch": options.batch}
-    results = Results("training", told, options.json)
+    reported = {"set_gib": options.set_gib, "limit_gib": options.limit_gib, "size": size, "channels": CHANNELS}
+    reported |= {"windows": WINDOWS, "dtype": "float64", "batch": options.batch}
+    results = Results("training", reported, options.json)
     cubes = int(options.set_gib * GIB) // (8 * CHANNEL_COUNT * size[0] * size[1] * size[2])
     with tempfile.TemporaryDirectory(prefix="zssmnet-bench-") as folder:
         write_set(Path(folder), cubes * 5 // 6, cubes - cubes * 5 // 6, size, dtype="float64")

@@ -45,13 +45,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: Any) -> None:
     """Tests that run side by side, in processes of pytest-xdist, have a ledger each: they are added up."""
-    if told := getattr(node, "workeroutput", {}).get("ledger"):
-        node.config.stash[LEDGER].add(told)
+    if reported := getattr(node, "workeroutput", {}).get("ledger"):
+        node.config.stash[LEDGER].add(reported)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["ledger"] = session.config.stash[LEDGER].told()
+        session.config.workeroutput["ledger"] = session.config.stash[LEDGER].as_json()
         return
     if file := session.config.getoption("--reliability-report"):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path, nodes: list[ast.AST] | None = None) -> Iterator[str]:
-    """Full names of what a module imports, with the names taken from there; anywhere in it, if not told where."""
+    """Full names of what a module imports, with the names taken from there; anywhere in it, if no part is named."""
     for node in nodes if nodes is not None else ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.Import(names=names):

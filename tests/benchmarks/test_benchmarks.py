@@ -35,13 +35,13 @@ def run(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(file.read_text())
-    assert told["benchmark"] == name
-    assert {"date", "commit", "processor", "cores", "gpus", "versions"} <= told["circumstances"].keys()
-    for table in told["tables"]:
+    reported = json.loads(file.read_text())
+    assert reported["benchmark"] == name
+    assert {"date", "commit", "processor", "cores", "gpus", "versions"} <= reported["circumstances"].keys()
+    for table in reported["tables"]:
         assert table["title"] in done.stdout
         assert {len(row) for row in table["rows"]} == {len(table["head"])}
-    return told
+    return reported
 
 
 def test_preparation_and_corruption(tmp_path: Path) -> None:
@@ -52,8 +52,8 @@ def test_preparation_and_corruption(tmp_path: Path) -> None:
 
 
 def test_cubes(tmp_path: Path) -> None:
-    told = run(tmp_path, "cubes", "--tiny", "--cases", "1", "4")
-    for found in told["figures"]["by_cases"].values():
+    reported = run(tmp_path, "cubes", "--tiny", "--cases", "1", "4")
+    for found in reported["figures"]["by_cases"].values():
         for way in ("here", "plainly"):
             assert found[way]["result"].keys() == {"seconds", "reading_s", "bytes"}
         assert found["plainly"]["result"]["bytes"] > 3 * found["here"]["result"]["bytes"]
@@ -62,25 +62,25 @@ def test_cubes(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_training(tmp_path: Path) -> None:
     options = ("--set-gib", "0.01", "--limit-gib", "0.5", "--batch", "4", "--steps", "1")
-    told = run(tmp_path, "training", "--tiny", *options)
-    assert told["figures"]["under_limit"]["here"]["result"]["training_cubes"] > 0
-    assert {"here", "plainly"} <= told["figures"]["step_on_cpu"].keys()
+    reported = run(tmp_path, "training", "--tiny", *options)
+    assert reported["figures"]["under_limit"]["here"]["result"]["training_cubes"] > 0
+    assert {"here", "plainly"} <= reported["figures"]["step_on_cpu"].keys()
 
 
 @pytest.mark.long
 def test_loss_curves(tmp_path: Path) -> None:
     picture = tmp_path / "curves.png"
-    told = run(tmp_path, "loss_curves", "--steps", "3", "--batch", "2", "--png", str(picture))
-    assert [len(curve) for curve in told["figures"]["curves"].values()] == [3, 3, 3]
-    assert told["figures"]["compared"]["largest_difference"].keys() == {"float32, another seed", "bfloat16"}
+    reported = run(tmp_path, "loss_curves", "--steps", "3", "--batch", "2", "--png", str(picture))
+    assert [len(curve) for curve in reported["figures"]["curves"].values()] == [3, 3, 3]
+    assert reported["figures"]["compared"]["largest_difference"].keys() == {"float32, another seed", "bfloat16"}
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.integration
 @pytest.mark.long
 def test_orchestration(tmp_path: Path) -> None:
-    told = run(tmp_path, "orchestration", "--cases", "6")
-    runs = told["figures"]["runs"]
+    reported = run(tmp_path, "orchestration", "--cases", "6")
+    runs = reported["figures"]["runs"]
     assert "6 cases prepared, 0 up to date" in runs["first"]["said"]
     assert "0 cases prepared, 6 up to date" in runs["second"]["said"]
 
@@ -90,11 +90,11 @@ def test_gpu_on_the_cpu(tmp_path: Path) -> None:
     """The parts of `make bench-gpu`, so that it works the first time where there is a GPU."""
     picture = tmp_path / "curves.png"
     tiny = ("--tiny", "--device", "cpu", "--curve-steps", "3", "--budget", "500")
-    told = run(tmp_path, "gpu", *tiny, "--modes", "--folder", str(tmp_path), "--png", str(picture))
-    figures = told["figures"]
+    reported = run(tmp_path, "gpu", *tiny, "--modes", "--folder", str(tmp_path), "--png", str(picture))
+    figures = reported["figures"]
     assert {"corruption", "waits", "steps", "profile", "largest_batch", "epoch_device", "epoch_host"} <= figures.keys()
     assert {"curves", "curves_compared", "processes_1", "processes_2"} <= figures.keys()
-    assert not [note for note in told["notes"] if note.startswith(("Failed", "Not complete", "Left out"))]
+    assert not [note for note in reported["notes"] if note.startswith(("Failed", "Not complete", "Left out"))]
     assert all("median_ms" in step for step in figures["steps"]["result"].values())
     assert figures["processes_2"]["result"]["processes"] == 2
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -104,16 +104,16 @@ def test_gpu_on_the_cpu(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_gpu_parts_that_compile_on_the_cpu(tmp_path: Path) -> None:
     options = ("--tiny", "--device", "cpu", "--curve-steps", "3", "--modes", "cudagraphs", "--budget", "500")
-    told = run(tmp_path, "gpu", *options, "--parts", "curves", "compiled", "compiled_curve")
-    assert "median_ms" in told["figures"]["compiled_cudagraphs"]["result"]
-    curves = told["figures"]["curves_compared"]["curves"]
+    reported = run(tmp_path, "gpu", *options, "--parts", "curves", "compiled", "compiled_curve")
+    assert "median_ms" in reported["figures"]["compiled_cudagraphs"]["result"]
+    curves = reported["figures"]["curves_compared"]["curves"]
     assert curves.keys() == {"float32", "float32, another seed", "bfloat16", "bfloat16, cudagraphs"}
 
 
 def test_gpu_leaves_out_what_the_time_does_not_allow(tmp_path: Path) -> None:
-    told = run(tmp_path, "gpu", "--tiny", "--device", "cpu", "--budget", "1")
-    assert {note.partition(";")[0] for note in told["notes"]} >= {"Left out: corruption", "Left out: epochs"}
-    assert told["figures"].keys() == {"seconds"}
+    reported = run(tmp_path, "gpu", "--tiny", "--device", "cpu", "--budget", "1")
+    assert {note.partition(";")[0] for note in reported["notes"]} >= {"Left out: corruption", "Left out: epochs"}
+    assert reported["figures"].keys() == {"seconds"}
 
 
 def test_a_fresh_process_tells_what_it_had_when_it_ended_early() -> None:

@@ -207,10 +207,10 @@ def test_a_process_is_known_by_more_than_its_id(tmp_path: Path, mark: str):
 
 
 def test_a_service_started_by_a_script_in_the_background_can_be_interrupted(tmp_path: Path, mark: str):
-    told = [sys.executable, "-c", "import signal, time; print(signal.getsignal(2), flush=True); time.sleep(60)"]
+    reported = [sys.executable, "-c", "import signal, time; print(signal.getsignal(2), flush=True); time.sleep(60)"]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in its background
     try:
-        process = start(told, mark, tmp_path)
+        process = start(reported, mark, tmp_path)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

@@ -115,11 +115,11 @@ def test_a_cluster_that_cannot_be_had(settings: dict[str, object], error: type[E
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         OnDask(**settings) as runner,
-        pytest.raises(error) as told,
+        pytest.raises(error) as raised,
     ):
         _ = runner.client
-    line_told = first_line(told)
-    del runner, told
+    line_told = first_line(raised)
+    del runner, raised
     gc.collect()
     assert re.match(line, line_told)
 
@@ -155,5 +155,5 @@ def test_dask_that_is_not_installed(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 2
-    (told,) = done.stderr.splitlines()
-    assert told.startswith(f"zssmnet: error: {ADDRESS}={NOBODY}: No module named 'prefect_dask'; install it with")
+    (reported,) = done.stderr.splitlines()
+    assert reported.startswith(f"zssmnet: error: {ADDRESS}={NOBODY}: No module named 'prefect_dask'; install it with")

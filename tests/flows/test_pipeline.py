@@ -169,14 +169,14 @@ def test_a_name_that_a_user_gave_is_kept(archive: tuple[Path, Path], done: Pipel
 
 
 def test_progress_shows_how_far_the_work_is(runs: dict[str, FlowRun]) -> None:
-    for run, key, told in (
+    for run, key, reported in (
         ("prepare-data", "prepare-progress", "7 of 7 cases"),
         ("generate-cubes", "cubes-progress", "6 of 6 cases"),
         ("pretrain", "pretrain-progress", "2 of 2 epochs · loss"),
     ):
         artifact = artifacts_of(runs[run])[key]
         assert artifact.data == 100
-        assert str(artifact.description).startswith(told), key
+        assert str(artifact.description).startswith(reported), key
 
 
 def test_the_models_record_and_the_lineage_of_its_data_show(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:

@@ -47,8 +47,8 @@ def test_it_runs_through_on_the_real_examinations_and_is_not_done_again(
     archive, weights = real_archive(tmp_path), save_weights(tmp_path / "a.model")
     command = ["probe", *archive, "--weights", weights, "--output", str(tmp_path / "out"), *FEW]
     assert status_of(*command) == 0, capsys.readouterr().err
-    told = capsys.readouterr().out
-    assert "a: " in told and "95 % interval" in told
+    reported = capsys.readouterr().out
+    assert "a: " in reported and "95 % interval" in reported
     first = (tmp_path / "out" / RESULT).read_bytes()
     trials = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "trials").rglob("*.json")}
     assert status_of(*command) == 0

@@ -16,7 +16,7 @@ MEANT = ("state.json", "env")
 
 
 class Secrets:
-    """What must be told nowhere. What is found is named by its place, so that a failing test does not tell it."""
+    """What must stand nowhere. What is found is named by its place, so that a failing test does not tell it."""
 
     def __init__(self, stack: LocalStack, more: Mapping[str, str]) -> None:
         self._stack = stack

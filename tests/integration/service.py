@@ -134,11 +134,11 @@ class Service:
 
     def process_of(self, run: FlowRun, service: str) -> processes.Process:
         """The process of a run, which this worker has started."""
-        told = f"PREFECT__FLOW_RUN_ID={run.id}".encode()
+        reported = f"PREFECT__FLOW_RUN_ID={run.id}".encode()
         (found,) = (
             one
             for one in self.processes_of(service)
-            if told in Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
+            if reported in Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
         )
         return found
 

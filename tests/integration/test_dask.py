@@ -103,12 +103,12 @@ def cluster(place: Place) -> Iterator[Cluster]:
 
 
 def test_a_cluster_gives_the_same_files_as_threads(in_threads: tuple[Place, str], cluster: Cluster) -> None:
-    place, told = in_threads
+    place, reported = in_threads
     with cluster.watched() as workers_of:
         on_dask = place.run("dask", **{ADDRESS: cluster.address})
     assert place.digests("dask") == place.digests("threads")
     assert "6 prepared, 0 up to date, 2 left out" in on_dask
-    assert on_dask == told.replace(f"{place.folder}/threads", f"{place.folder}/dask")
+    assert on_dask == reported.replace(f"{place.folder}/threads", f"{place.folder}/dask")
     assert set(workers_of) == {"prepare", "cut_cubes"}
     assert {len(workers) for workers in workers_of.values()} == {2}
     assert lines_of("threads", place) == lines_of("dask", place)
@@ -201,7 +201,10 @@ def test_a_scheduler_that_goes_ends_the_run_with_a_line(prefect_api: str, tmp_pa
         cluster[0].kill()
 
     try:
-        with ThreadPoolExecutor(1) as killer, pytest.raises(ServiceError, match=r"^Dask's scheduler has gone,") as told:
+        with (
+            ThreadPoolExecutor(1) as killer,
+            pytest.raises(ServiceError, match=r"^Dask's scheduler has gone,") as raised,
+        ):
             killer.submit(kill_the_scheduler)
             lost()
     finally:
@@ -209,7 +212,7 @@ def test_a_scheduler_that_goes_ends_the_run_with_a_line(prefect_api: str, tmp_pa
             process.kill()
             process.wait()
         log.close()
-    assert re.fullmatch(".*", str(told.value))
+    assert re.fullmatch(".*", str(raised.value))
 
 
 def free_port() -> int:
@@ -238,6 +241,6 @@ def test_a_task_is_tried_again_and_one_that_kills_its_workers_is_given_up(tmp_pa
             assert fails_once.submit(str(tmp_path / "marker")).result() == "done"
             kills.submit().result()
 
-        with pytest.raises(ServiceError, match=r"^Dask gave a task up after 1 workers had ended at it, .*$") as told:
+        with pytest.raises(ServiceError, match=r"^Dask gave a task up after 1 workers had ended at it, .*$") as raised:
             both()
-    assert re.fullmatch(".*", str(told.value))
+    assert re.fullmatch(".*", str(raised.value))

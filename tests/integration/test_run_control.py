@@ -64,7 +64,7 @@ class worker:  # noqa: N801  # a context manager
         self._process.terminate()
         try:
             self._process.wait(20)
-        except subprocess.TimeoutExpired:  # Prefect's worker was seen to wait for ever when told to end
+        except subprocess.TimeoutExpired:  # Prefect's worker was seen to wait for ever when it got SIGTERM
             self._process.kill()
             self._process.wait()
 

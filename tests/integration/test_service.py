@@ -171,9 +171,9 @@ def test_deploying_again_makes_nothing_twice(
     request.getfixturevalue("orphaning_run" if long else "command_run")
     capfd.readouterr()
     assert setup.main() == 0
-    told = capfd.readouterr().out
+    reported = capfd.readouterr().out
     names = [name.partition("/")[0] for name in setup.deployment_names()]
-    assert all(f"deployment {name} is brought up to date" in told for name in names)
+    assert all(f"deployment {name} is brought up to date" in reported for name in names)
     deployments = service.client.read_deployments()
     names = [f"{one.name}/{one.name}" for one in deployments]
     assert sorted(names) == sorted(setup.deployment_names())
@@ -463,7 +463,7 @@ def cubes_by_case(root: Path) -> dict[str, Any]:
 
 
 def announcements(service: Service, root: str) -> list[dict[str, Any]]:
-    """What events told of the models of a root, the latest first."""
+    """What events report about the models of a root, the latest first."""
     payloads = [event["payload"] for event in service.events("zssmnet.model.published")]
     return [payload for payload in payloads if payload["model"].startswith(f"{root}/")]
 

@@ -41,22 +41,22 @@ def test_one_two_and_two_of_torchrun_are_the_same_run(
 ) -> None:
     cubes = tmp_path / "cubes"
     write_cubes(cubes, COUNTS)
-    told = {
+    reported = {
         "one": pretrain(commands, cubes, tmp_path / "one"),
         "two": pretrain(commands, cubes, tmp_path / "two", "--processes", "2"),
     }
     if "torchrun" in ways:
-        told["torchrun"] = pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun")
-    models = {name: torch.load(tmp_path / name / "ssl_mnet_zonal.model", weights_only=True) for name in told}
-    runs = {name: [path.name for path in (tmp_path / name / "training").iterdir()] for name in told}
+        reported["torchrun"] = pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun")
+    models = {name: torch.load(tmp_path / name / "ssl_mnet_zonal.model", weights_only=True) for name in reported}
+    runs = {name: [path.name for path in (tmp_path / name / "training").iterdir()] for name in reported}
     for name in ways:
         assert runs[name] == runs["one"]
-        assert re.search(r"^best epoch 1 of 1, validation loss", told[name], re.MULTILINE)
-        assert told[name].count("best epoch") == 1  # the leader alone speaks
+        assert re.search(r"^best epoch 1 of 1, validation loss", reported[name], re.MULTILINE)
+        assert reported[name].count("best epoch") == 1  # the leader alone speaks
         for weight, expected in zip(
             models[name]["state_dict"].values(), models["one"]["state_dict"].values(), strict=True
         ):
             torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
     if "torchrun" in ways:
         again = pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun")
-        assert again == told["torchrun"]  # nothing is left to do, and nobody waits for ever
+        assert again == reported["torchrun"]  # nothing is left to do, and nobody waits for ever

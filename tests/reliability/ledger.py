@@ -58,14 +58,14 @@ class Ledger:
         """Note a figure, such as ("1,500 cases on PostgreSQL", "memory of the server", "310 MB at most")."""
         self.figures[what, figure] = value
 
-    def told(self) -> list[list[Any]]:
+    def as_json(self) -> list[list[Any]]:
         """All of it in plain values, for another process."""
         faults = [[area, fault, count.tries, count.survived] for (area, fault), count in self.faults.items()]
         return [faults, [[*names, value] for names, value in self.figures.items()]]
 
-    def add(self, told: list[list[Any]]) -> None:
+    def add(self, reported: list[list[Any]]) -> None:
         """Add what the ledger of another process tells."""
-        faults, figures = told
+        faults, figures = reported
         for area, fault, tries, survived in faults:
             count = self.faults.setdefault((area, fault), Count())
             count.tries += tries
@@ -75,7 +75,7 @@ class Ledger:
 
     def report(self) -> str:
         """The report of this session, as JSON."""
-        return json.dumps({"circumstances": _circumstances(), "told": self.told()}, indent=1) + "\n"
+        return json.dumps({"circumstances": _circumstances(), "tried": self.as_json()}, indent=1) + "\n"
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table of faults, with a sum."""
@@ -94,9 +94,9 @@ def as_markdown(reports: list[Path]) -> str:
     for report in reports:
         content = json.loads(report.read_text(encoding="utf-8"))
         circumstances.append(content["circumstances"])
-        for area, fault, *_ in content["told"][0]:
+        for area, fault, *_ in content["tried"][0]:
             whole.faults.pop((area, fault), None)
-        whole.add(content["told"])
+        whole.add(content["tried"])
     parts = ["\n".join(dict.fromkeys(circumstances))]
     parts.append(in_markdown(("area", "fault", "tries", "survived", "lost"), whole.rows()))
     if whole.figures:

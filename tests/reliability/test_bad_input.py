@@ -1,4 +1,4 @@
-"""A corpus of broken inputs, through the command line: each is told in one line, and spoils nothing else."""
+"""A corpus of broken inputs, through the command line: each is a one-line error, and spoils nothing else."""
 
 import glob
 import html

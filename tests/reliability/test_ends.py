@@ -21,7 +21,7 @@ FIRST_FILES = {
     "training": "SSL/pretrained_weights/training/*/last.checkpoint",
     "publication": "SSL/pretrained_weights/versions/*/*.model",
 }
-FAULTS = {signal.SIGTERM: "told to end (SIGTERM)", signal.SIGINT: "interrupted (SIGINT)"}
+FAULTS = {signal.SIGTERM: "asked to end (SIGTERM)", signal.SIGINT: "interrupted (SIGINT)"}
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 LAST_LINE = {
     signal.SIGTERM: "zssmnet: terminated; the same command continues where it stopped",
@@ -31,7 +31,7 @@ MARK = "ZSSMNET_TEST_RUN"
 
 
 class Run:
-    """A run, and all processes that come of it, told by a mark in their environment."""
+    """A run, and all processes that come of it, known by a mark in their environment."""
 
     def __init__(self, archive: Path, root: Path, environment: dict[str, str]) -> None:
         words = ["--images_path", archive / "nnunet_raw", "--zonal_mask_path", archive / "zonal_masks"]

@@ -251,7 +251,7 @@ class TestRecords:
 
     @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"method": 1, "inputs": [], "outputs": 3}'])
     def test_a_record(self, content: bytes, root: str, ledger: Ledger) -> None:
-        """What it told of is foreign now; nothing else is."""
+        """What it describes is foreign now; nothing else is."""
         for stage in stages(root)[:3]:
             with ledger.tried("records", "record damaged"):
                 name = record_names(stage)[0]

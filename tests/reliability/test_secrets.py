@@ -14,7 +14,7 @@ SECRET = "wJalr/XUtnF+EMI"
 
 
 @pytest.mark.parametrize(
-    ("told", "untold"),
+    ("address", "shown"),
     [
         ("s3://AKIA:wJalr/XUtnF+EMI@bucket/root: no such file", "s3://***@bucket/root: no such file"),
         (
@@ -27,8 +27,8 @@ SECRET = "wJalr/XUtnF+EMI"
         ("/data/me:you@home", "/data/me:you@home"),
     ],
 )
-def test_credentials_are_taken_out_of_addresses(told: str, untold: str) -> None:
-    assert without_credentials(told) == untold
+def test_credentials_are_taken_out_of_addresses(address: str, shown: str) -> None:
+    assert without_credentials(address) == shown
 
 
 def test_an_endpoint_with_a_password_is_refused_and_not_repeated(

@@ -27,7 +27,7 @@ from benchmarks.many_cases import write_many_cases
 from tests.deployments.stack_fixture import temporary_stack
 from tests.integration.service import Service, connected
 from tests.reliability.ledger import Ledger
-from tests.reliability.watching import Watch, family, thirds, told
+from tests.reliability.watching import Watch, family, in_words, thirds
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import Case, take_inventory
 from zssmnet.data.splits import stable_subset
@@ -201,11 +201,11 @@ def test_memory_stays_flat(first: Soak, ledger: Ledger) -> None:
     """While cases are prepared; and the service needs no more for the rest."""
     before, after = first.preparing.memory_mb, first.afterwards.memory_mb
     for group in {**before, **after}:
-        ledger.measured(RUN, f"memory, {group}", told(before.get(group, []) + after.get(group, [])))
+        ledger.measured(RUN, f"memory, {group}", in_words(before.get(group, []) + after.get(group, [])))
     for group, used in before.items():
         assert_flat(group, used)
     for group in ("server", "PostgreSQL", "cpu worker"):
-        assert max(after[group]) <= allowed(max(before[group])), f"{group}: {told(after[group])}"
+        assert max(after[group]) <= allowed(max(before[group])), f"{group}: {in_words(after[group])}"
 
 
 def allowed(used_mb: float) -> float:
@@ -215,7 +215,7 @@ def allowed(used_mb: float) -> float:
 
 def assert_flat(group: str, used: list[float]) -> None:
     _, middle, late = thirds(used)
-    assert late <= allowed(middle), f"{group}: {told(used)}"
+    assert late <= allowed(middle), f"{group}: {in_words(used)}"
 
 
 def test_the_time_it_took(first: Soak, archive: Archive, tmp_path: Path, ledger: Ledger) -> None:
@@ -292,5 +292,5 @@ def test_the_plain_command(archive: Archive, tmp_path: Path, ledger: Ledger) -> 
         assert Counter(state for _, state in tasks) == {"COMPLETED": CASES}
     ledger.measured(COMMAND_RUN, "time of zssmnet prepare", f"{took:.0f} s")
     for group, used in watch.memory_mb.items():
-        ledger.measured(COMMAND_RUN, f"memory, {group}", told(used))
+        ledger.measured(COMMAND_RUN, f"memory, {group}", in_words(used))
         assert_flat(group, used)

@@ -60,9 +60,9 @@ def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
     with ledger.tried("two at once", "two runs of a deployment over a folder"):
         by_worker = {"PREFECT__FLOW_RUN_ID": "00000000-0000-0000-0000-000000000000"}
         runs = [commands.start(CLI, undisturbed.words(root), by_worker) for _ in range(2)]
-        told = [run.communicate(timeout=TIMEOUT_S) for run in runs]
-        assert [run.returncode for run in runs] == [0, 0], told
-        assert sum("6 up to date" in said for said, _ in told) == 1
+        reported = [run.communicate(timeout=TIMEOUT_S) for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], reported
+        assert sum("6 up to date" in said for said, _ in reported) == 1
         assert contents(open_storage(root)) == expected
         assert verify_root(root) == []
 

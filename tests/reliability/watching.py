@@ -67,6 +67,6 @@ def thirds(values: Sequence[float]) -> tuple[float, float, float]:
     return max(values[:size]), max(values[size:-size] or values), max(values[-size:])
 
 
-def told(values: list[float]) -> str:
+def in_words(values: list[float]) -> str:
     """How memory went, in words."""
     return f"start {values[0]:.0f} MB, largest {max(values):.0f} MB, end {values[-1]:.0f} MB"

@@ -1,4 +1,4 @@
-"""What the server is told of published models, and what it is told again, on a real Prefect server."""
+"""Events of published models, and which of them are sent again, on a real Prefect server."""
 
 import logging
 import time
@@ -32,7 +32,7 @@ def add(weights: LocalStorage, run_id: str) -> None:
     publish(weights, model_record(run_id), file)
 
 
-def told(weights: LocalStorage) -> list[tuple[str, str]]:
+def events(weights: LocalStorage) -> list[tuple[str, str]]:
     """Version and reason of all events about this folder's model, from the first to the last."""
     wanted: dict[str, Any] = {
         "event": {"name": [PUBLISHED]},
@@ -43,11 +43,11 @@ def told(weights: LocalStorage) -> list[tuple[str, str]]:
     return [(one["payload"]["version"], one["payload"]["reason"]) for one in reversed(found)]
 
 
-def until_told(weights: LocalStorage, expected: list[tuple[str, str]]) -> None:
+def wait_for_events(weights: LocalStorage, expected: list[tuple[str, str]]) -> None:
     """The server has an event before it shows it."""
     deadline = time.monotonic() + PATIENCE_S
-    while told(weights) != expected:
-        assert time.monotonic() < deadline, told(weights)
+    while events(weights) != expected:
+        assert time.monotonic() < deadline, events(weights)
         time.sleep(0.2)
 
 
@@ -62,7 +62,7 @@ def test_each_change_of_the_stable_model_is_announced_once(weights: LocalStorage
     roll_back(weights)
     announce(weights, "rollback")
     announce(weights, "challenge")
-    until_told(weights, [("aaaa", "pretraining"), ("bbbb", "challenge"), ("aaaa", "rollback")])
+    wait_for_events(weights, [("aaaa", "pretraining"), ("bbbb", "challenge"), ("aaaa", "rollback")])
 
 
 def test_a_model_whose_run_was_killed_before_it_told_is_announced_by_the_next(weights: LocalStorage) -> None:
@@ -70,9 +70,9 @@ def test_a_model_whose_run_was_killed_before_it_told_is_announced_by_the_next(we
     announce(weights, "pretraining")
     add(weights, "bbbb")  # and killed
     announce(weights, "pretraining")
-    remove_record(weights, ANNOUNCED)  # as if killed between event and record: told twice, but not never
+    remove_record(weights, ANNOUNCED)  # as if killed between event and record: sent twice, but not never
     announce(weights, "pretraining")
-    until_told(weights, [("aaaa", "pretraining"), ("bbbb", "pretraining"), ("bbbb", "pretraining")])
+    wait_for_events(weights, [("aaaa", "pretraining"), ("bbbb", "pretraining"), ("bbbb", "pretraining")])
 
 
 def test_a_server_that_is_away_is_told_later(weights: LocalStorage, caplog: pytest.LogCaptureFixture) -> None:
@@ -84,7 +84,7 @@ def test_a_server_that_is_away_is_told_later(weights: LocalStorage, caplog: pyte
     ]
     assert weights.stat(f"records/{ANNOUNCED}.json") is None
     announce(weights, "pretraining")
-    until_told(weights, [("aaaa", "pretraining")])
+    wait_for_events(weights, [("aaaa", "pretraining")])
 
 
 def test_the_record_is_not_foreign(weights: LocalStorage) -> None:

@@ -27,7 +27,7 @@ def deployment(prefect_api: str) -> str:
 
 
 def sent_by_one_parent(deployment: str, *ends: State[Any] | None) -> list[UUID]:
-    """Ids of the runs that one parent gets when it sends again and again; after each, the run ends as told."""
+    """Ids of the runs that one parent gets when it sends again and again; after each, the run ends as given."""
 
     @task
     def send() -> UUID:

@@ -141,7 +141,7 @@ def _make(one: Slice) -> Hashable:
 
 
 def _without_doubles(group: list[Slice]) -> list[list[Slice]]:
-    """A group with one slice a position: told apart by acquisition or temporal position, or equal and left out.
+    """A group with one slice a position: separated by acquisition or temporal position, or equal and left out.
 
     Where neither helps, the group is returned as it is.
     """

@@ -165,8 +165,8 @@ def _identity(
 ) -> str:
     """12 hex digits of everything that decides a trial's figures."""
     settings: Mapping[str, object] = config.model_dump(mode="json", exclude={"seeds", "force", "device"})
-    told = [METHOD, settings, network.model_dump(mode="json"), [one.sha256 for one in weights]]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    reported = [METHOD, settings, network.model_dump(mode="json"), [one.sha256 for one in weights]]
+    digest = hashlib.sha256(json.dumps(reported, sort_keys=True).encode())
     for case in cases:
         digest.update(f"{case.id} {case.patient}".encode())
         digest.update(case.input_CZYX.numpy().tobytes())

@@ -1,6 +1,6 @@
 """A prepared case at a glance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.72, 0.15, 0.72, 0.85, 0.09  # inches
 
 
 def case_montage(
-    images: Mapping[str, Array] | Sequence[Array],
+    images: Sequence[Array],
     mask_ZYX: Array,
     cube_starts_xyz: Sequence[tuple[int, int, int]] | Array,
     cube_size_xyz: Size,
@@ -40,14 +40,13 @@ def case_montage(
     Returns:
         A PNG of three rows (slices, towards the head above) and three columns (T2W, ADC, DWI).
     """
-    volumes = list(images.values()) if isinstance(images, Mapping) else list(images)
-    windows = (_window(volumes[0]), (0.0, HIGHEST_ADC), _window(volumes[2]))
+    windows = (_window(images[0]), (0.0, HIGHEST_ADC), _window(images[2]))
     depth, rows, columns = mask_ZYX.shape
     extent = (0.0, columns * spacing_mm[0], rows * spacing_mm[1], 0.0)
     figure, axes = _panels(extent[2] / extent[1])
     starts = [(int(x), int(y), int(z)) for x, y, z in cube_starts_xyz]
     for row, z in enumerate(shown_slices(mask_ZYX)):
-        for ax, volume, (low, high) in zip(axes[row], volumes, windows, strict=True):
+        for ax, volume, (low, high) in zip(axes[row], images, windows, strict=True):
             ax.imshow(volume[z], "gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
             outline_zones(ax, mask_ZYX[z], extent)
         _outline_cubes(axes[row][0], starts, cube_size_xyz, spacing_mm, z)

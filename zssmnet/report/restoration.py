@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from zssmnet.errors import InputError
-from zssmnet.report.palette import FAINT, IMAGES, INK, ZONES, Array
-from zssmnet.report.style import heading, legend, new_figure, outline_zones, png_of, without_axes
+from zssmnet.report.palette import FAINT, IMAGES, INK, Array
+from zssmnet.report.style import heading, new_figure, png_of, without_axes
 
 _STAGES = ("corrupted", "restored", "target")
 _ROW, _TOP, _BOTTOM = 1.2, 0.98, 0.5  # inches
@@ -21,7 +21,6 @@ def restoration_triptych(
     restored_NCZYX: Array,
     target_NCZYX: Array,
     title: str,
-    zones_NZYX: Array | None = None,
 ) -> bytes:
     """Draw the middle slices of cubes: corrupted, restored, and as they were, on one grey scale from 0 to 1.
 
@@ -30,7 +29,6 @@ def restoration_triptych(
         restored_NCZYX: what it made of that, three channels, 0..1.
         target_NCZYX: the uncorrupted images, three channels, 0..1.
         title: heading.
-        zones_NZYX: uncorrupted zonal masks, labels 0, 1, 2; outlined on the targets where given.
 
     Returns:
         A PNG with a row for each cube and three columns for each image; below what was restored stands its mean
@@ -65,11 +63,9 @@ def restoration_triptych(
             ax.set_title(_STAGES[stage], fontsize=8, color=FAINT, pad=4)
         if stage == 1:
             ax.set_xlabel(f"MSE {errors_NC[row, channel]:.4f}", fontsize=7, color=FAINT, labelpad=2.5)
-        if stage == 2 and zones_NZYX is not None:
-            outline_zones(ax, zones_NZYX[row, middle], width=0.9)
         if channel == stage == 0:
             ax.set_ylabel(f"cube {row + 1}", fontsize=8, color=INK, labelpad=4)
-    _write_around(figure, title, _centres(figure, grid), zones_NZYX is not None)
+    _write_around(figure, title, _centres(figure, grid))
     return png_of(figure)
 
 
@@ -89,8 +85,8 @@ def _centres(figure: Figure, grid: GridSpec) -> list[float]:
     return [float(box.x0 + box.x1) / 2 for box in boxes]
 
 
-def _write_around(figure: Figure, title: str, centres: list[float], zones: bool) -> None:
-    """Heading and images' names above, legend below, grey scale at the side."""
+def _write_around(figure: Figure, title: str, centres: list[float]) -> None:
+    """Heading and images' names above, grey scale at the side."""
     height = figure.get_figheight()
     heading(figure, title, _LEFT)
     for centre, name in zip(centres, IMAGES, strict=True):
@@ -99,8 +95,6 @@ def _write_around(figure: Figure, title: str, centres: list[float], zones: bool)
     _grey_scale(figure.add_axes((_RIGHT + 0.018, bottom, 0.011, top - bottom)))
     note = "middle slices; MSE: mean squared error over the whole cube"
     figure.text(_RIGHT, 0.12 / height, note, fontsize=8, color=FAINT, ha="right")
-    if zones:
-        legend(figure, ZONES, _LEFT, 0.1)
 
 
 def _grey_scale(ax: Axes) -> None:

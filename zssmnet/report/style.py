@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 
@@ -13,12 +12,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
-from scipy.spatial import KDTree
 
 from zssmnet.report.palette import CUBE_COLOUR, INK, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES, Array
 
-_LINE_COLOURS = (*(colour for colour, _ in ZONES), CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR)
 _LARGEST_TINT = 28  # of 255: what is less coloured, text and grid lines too, becomes grey
+_LINE_COLOURS = (*(colour for colour, _ in ZONES), CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR)
 LARGEST_PNG = 200_000
 """Bytes; pictures are embedded in pages."""
 _QUALITIES = ((100, 128), (100, 64), (100, 32), (80, 32), (60, 24))
@@ -32,25 +30,22 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), facecolor="white")
 
 
-def outline_zones(
-    ax: Axes, zones_YX: Array, extent: tuple[float, float, float, float] | None = None, width: float = 1.0
-) -> None:
+def outline_zones(ax: Axes, zones_YX: Array, extent: tuple[float, float, float, float]) -> None:
     """Draw the outlines of the zones of a slice, labels 0, 1, 2.
 
     Args:
         ax: where an image of the slice is shown.
         zones_YX: the slice of the zonal mask, axes (y, x).
-        extent: the image's left, right, bottom and top; voxels where none is given.
-        width: of the lines, in points.
+        extent: the image's left, right, bottom and top.
     """
     height, columns = zones_YX.shape
-    left, right, bottom, top = extent or (-0.5, columns - 0.5, height - 0.5, -0.5)
+    left, right, bottom, top = extent
     x = left + (np.arange(columns) + 0.5) * (right - left) / columns
     y = top + (np.arange(height) + 0.5) * (bottom - top) / height
     for label, (colour, _) in enumerate(ZONES, start=1):
         inside = zones_YX == label
         if inside.any() and not inside.all():
-            ax.contour(x, y, inside, levels=[0.5], colors=[colour], linewidths=width)
+            ax.contour(x, y, inside, levels=[0.5], colors=[colour], linewidths=1.0)
 
 
 def legend(figure: Figure, entries: Sequence[tuple[str, str]], left: float, bottom: float) -> None:
@@ -95,48 +90,36 @@ def png_of(figure: Figure) -> bytes:
     """Draw a figure; the bytes of a PNG as fine as `LARGEST_PNG` allows."""
     data = b""
     for dpi, qualities in groupby(_QUALITIES, key=itemgetter(0)):
-        drawing = _Drawing(_drawn(figure, dpi))
+        drawing = _drawn(figure, dpi)
         for _, greys in qualities:
-            data = drawing.png(greys)
+            data = _png(drawing, greys)
             if len(data) <= LARGEST_PNG:
                 return data
     return data
 
 
 def _drawn(figure: Figure, dpi: int) -> Array:
+    """Colours, shape (rows, columns, 3), 0..255."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    rgba: Array = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return rgba[..., :3]
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(np.int32)  # type: ignore[no-untyped-call]
 
 
-class _Drawing:
-    """Pixels, divided into grey ones and those of the lines.
-
-    Args:
-        rgb: colours, shape (rows, columns, 3), 0..255.
-    """
-
-    def __init__(self, rgb: Array) -> None:
-        self._coloured = rgb.max(axis=-1) - rgb.min(axis=-1) > _LARGEST_TINT
-        self._shades = KDTree(_line_shades()).query(rgb[self._coloured])[1]
-        self._grey_sums = rgb.sum(axis=-1, dtype=np.uint16)
-
-    def png(self, greys: int) -> bytes:
-        """PNG with a palette of some grey levels, and of the lines' colours in the shades that smooth edges need."""
-        level_of_sum = np.rint(np.arange(3 * 255 + 1) * ((greys - 1) / (3 * 255))).astype(np.uint8)
-        indices = level_of_sum[self._grey_sums]
-        indices[self._coloured] = greys + self._shades
-        picture = Image.fromarray(indices).convert("P")
-        levels = np.rint(np.linspace(0, 255, greys))[:, None] * np.ones(3)
-        picture.putpalette(np.vstack([levels, _line_shades()]).astype(np.uint8).ravel().tolist())
-        stream = io.BytesIO()
-        picture.save(stream, "PNG", compress_level=_COMPRESSION)
-        return stream.getvalue()
+def _png(rgb: Array, greys: int) -> bytes:
+    """PNG with a palette of some grey levels, and of the lines' colours in the shades that smooth edges need."""
+    shades = _line_shades()
+    indices = np.rint(rgb.sum(axis=-1) * ((greys - 1) / (3 * 255))).astype(np.uint8)
+    coloured = rgb.max(axis=-1) - rgb.min(axis=-1) > _LARGEST_TINT
+    indices[coloured] = greys + ((rgb[coloured][:, None] - shades) ** 2).sum(axis=-1).argmin(axis=-1)
+    picture = Image.fromarray(indices).convert("P")
+    levels = np.linspace(0, 255, greys)[:, None] * np.ones(3)
+    picture.putpalette(np.rint(np.vstack([levels, shades])).astype(np.uint8).ravel().tolist())
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", compress_level=_COMPRESSION)
+    return stream.getvalue()
 
 
-@lru_cache
 def _line_shades() -> Array:
     """The lines' colours on black, grey and white ground, shape (shades, 3), 0..255."""
     mixtures = ((1, 0), (0.75, 0), (0.5, 0), (0.7, 128), (0.4, 128), (0.75, 255), (0.5, 255), (0.25, 255))

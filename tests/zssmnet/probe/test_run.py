@@ -90,7 +90,7 @@ def test_windows_are_put_together_where_they_were_cut() -> None:
 
 
 class TestProbe:
-    def test_ends_with_a_result_that_can_be_read_drawn_and_told(self, tmp_path: Path) -> None:
+    def test_ends_with_a_result_that_can_be_read_drawn_and_described(self, tmp_path: Path) -> None:
         plans, trials = [], []
         result = probe(
             CASES,

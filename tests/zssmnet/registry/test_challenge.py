@@ -77,7 +77,7 @@ def after(judged: Path, tmp_path: Path) -> LocalStorage:
     return LocalStorage(shutil.copytree(judged, tmp_path / "after"))
 
 
-def told(folder: Path) -> dict[str, Any]:
+def timeless(folder: Path) -> dict[str, Any]:
     """All files but the logs, which tell the time; records without the times of inputs."""
     found: dict[str, Any] = {}
     for key, content in contents(folder).items():
@@ -131,13 +131,13 @@ class TestJudgement:
     def test_a_worse_challenger_is_not_published(
         self, cubes: LocalStorage, weights: LocalStorage, caplog: pytest.LogCaptureFixture
     ) -> None:
-        before = {key: content for key, content in told(weights.folder).items() if not key.startswith("training/")}
+        before = {key: content for key, content in timeless(weights.folder).items() if not key.startswith("training/")}
         with caplog.at_level(logging.INFO, "zssmnet"):
             judgement, is_new = challenge(cubes, weights, WORSE)
         assert is_new
         assert not judgement.published
         assert judgement.challenger_loss > judgement.champion_loss
-        now = {key: content for key, content in told(weights.folder).items() if not key.startswith("training/")}
+        now = {key: content for key, content in timeless(weights.folder).items() if not key.startswith("training/")}
         assert now.pop(f"records/{JUDGEMENT}.json")
         assert now == before
         assert weights.stat(f"training/{judgement.run_id}/{BEST}")
@@ -165,7 +165,7 @@ class TestJudgement:
     ) -> None:
         torch.manual_seed(3)
         challenge(cubes, weights, BETTER)
-        assert told(weights.folder) == told(judged)
+        assert timeless(weights.folder) == timeless(judged)
 
     def test_a_challenger_begins_with_the_champion_s_weights(self, cubes: LocalStorage, weights: LocalStorage) -> None:
         """With steps of no length, it ends with them, and is no better."""
@@ -200,15 +200,15 @@ class TestWithoutAChampion:
         assert (judgement.champion, judgement.champion_loss) == (None, None)
         assert read_record(weights, JUDGEMENT, Judgement) == judgement
         remove_record(weights, JUDGEMENT)
-        assert told(weights.folder) == told(made / "weights")
+        assert timeless(weights.folder) == timeless(made / "weights")
 
     def test_a_model_of_these_cubes_is_not_challenged_with_them(self, made: Path, weights: LocalStorage) -> None:
-        before = told(weights.folder)
+        before = timeless(weights.folder)
         judgement, is_new = challenge(LocalStorage(made / "earlier"), weights, FIRST, stop, stop)
         assert is_new
         assert (judgement.run_id, judgement.published) == (stable_model(weights).run_id, True)
         remove_record(weights, JUDGEMENT)
-        assert told(weights.folder) == before
+        assert timeless(weights.folder) == before
 
 
 class TestDoneAlready:
@@ -274,7 +274,7 @@ class TestKilled:
         undisturbed = LocalStorage(shutil.copytree(made / "weights", tmp_path / "whole"))
         is_better = challenge(cubes, undisturbed, config)[0].published
         assert is_better == (config is not WORSE)
-        expected = told(undisturbed.folder)
+        expected = timeless(undisturbed.folder)
         for changes in count():
             folder = shutil.copytree(made / "weights", tmp_path / f"killed{changes}")
             try:
@@ -282,7 +282,7 @@ class TestKilled:
             except Killed:
                 assert (folder / MODEL).read_bytes() in (expected[MODEL], (made / "weights" / MODEL).read_bytes())
                 challenge(cubes, LocalStorage(folder), config)
-                assert told(folder) == expected
+                assert timeless(folder) == expected
                 shutil.rmtree(folder)
             else:
                 break
@@ -293,7 +293,7 @@ class TestKilled:
             with pytest.raises(StoppedError):
                 challenge(cubes, weights, BETTER, stopping_at(epoch))
         challenge(cubes, weights, BETTER)
-        assert told(weights.folder) == told(judged)
+        assert timeless(weights.folder) == timeless(judged)
 
     def test_without_a_champion(self, made: Path, tmp_path: Path) -> None:
         """Nearly all of it is trained already, so that only publication is killed."""
@@ -306,7 +306,7 @@ class TestKilled:
                 challenge(earlier, MortalStorage(weights.folder, changes), FIRST, stop, stop)
             except Killed:
                 challenge(earlier, weights, FIRST, stop, stop)
-                assert told(weights.folder) == told(whole.folder)
+                assert timeless(weights.folder) == timeless(whole.folder)
             else:
                 break
         assert changes >= 7
@@ -331,10 +331,10 @@ class TestADivergedChampion:
     def test_a_challenger_that_diverges_is_an_error_and_changes_nothing(
         self, cubes: LocalStorage, weights: LocalStorage
     ) -> None:
-        before = told(weights.folder)
+        before = timeless(weights.folder)
         with pytest.raises(NonFiniteLossError):
             challenge(cubes, weights, small_config(epochs=1, learning_rate=1e30))
-        assert told(weights.folder) == before
+        assert timeless(weights.folder) == before
 
 
 class TestErrors:

@@ -248,15 +248,15 @@ class TestSides:
         assert not weights.folder.exists()
 
     @pytest.mark.parametrize(("sha256", "warnings"), [("a", 1), ("b", 0)])
-    def test_the_same_images_under_another_name_are_told(
+    def test_the_same_images_under_another_name_are_reported(
         self, sha256: str, warnings: int, cubes: LocalStorage, caplog: pytest.LogCaptureFixture
     ) -> None:
         self.record(cubes, 1, "10001_1000001", "a")
         self.record(cubes, 5, "10002_1000002", sha256)
         assert len(take_stock(cubes).data) == 2
-        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
-        assert len(told) == warnings
-        assert all("(10002_1000002 is 10001_1000001): the validation loss is too good" in line for line in told)
+        reported = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert len(reported) == warnings
+        assert all("(10002_1000002 is 10001_1000001): the validation loss is too good" in line for line in reported)
 
 
 def test_the_record_has_the_spacing_of_the_cubes(cubes: LocalStorage, weights: LocalStorage) -> None:

@@ -131,14 +131,14 @@ class TestStableModel:
         remove_record(three, MODEL)
         assert stable_model(three) is None
 
-    @pytest.mark.parametrize("told", ["cccc", "bbbb", None])
-    def test_without_a_finished_record_its_content_tells(self, three: LocalStorage, told: str | None) -> None:
+    @pytest.mark.parametrize("reported", ["cccc", "bbbb", None])
+    def test_without_a_finished_record_its_content_tells(self, three: LocalStorage, reported: str | None) -> None:
         """As where a run was killed between the model and its record."""
         three.publish_bytes(MODEL, model_of("aaaa"))
         remove_record(three, MODEL)
-        if told:
+        if reported:
             to_come = (Output(key=MODEL, size=NOT_YET, sha256=""),)
-            publish_record(three, MODEL, made(told).model_copy(update={"outputs": to_come}))
+            publish_record(three, MODEL, made(reported).model_copy(update={"outputs": to_come}))
         assert stable_model(three) == find_version(three, "aaaa")
 
     def test_a_version_without_its_model_is_none(self, three: LocalStorage) -> None:

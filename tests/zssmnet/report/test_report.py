@@ -61,7 +61,7 @@ def count(png: bytes, colour: str) -> int:
 
 PICTURES = {
     "montage": lambda: case_montage(volumes(), mask_of(), STARTS, CUBE, SPACING, "Case 1"),
-    "restoration": lambda: restoration_triptych(*cubes(), "Restoration", np.ones((2, 8, 32, 32))),
+    "restoration": lambda: restoration_triptych(*cubes(), "Restoration"),
     "curves": lambda: loss_curves(HISTORY, 11, "Loss"),
 }
 
@@ -113,22 +113,11 @@ class TestCaseMontage:
         around = 175  # pixels for heading, legend and gaps
         assert len(tall) - around == pytest.approx(2 * (len(pixels(montage())) - around), rel=0.01)
 
-    def test_takes_a_mapping_and_an_empty_mask(self) -> None:
-        images = dict(zip(("t2w", "adc", "dwi"), volumes(), strict=True))
-        assert case_montage(images, mask_of(), STARTS, CUBE, SPACING, "Case 1") == montage()
+    def test_takes_an_empty_mask(self) -> None:
         assert shown_slices(np.zeros((11, 4, 4))) == (8, 5, 2)
 
 
 class TestRestorationTriptych:
-    def test_outlines_zones_only_where_given(self) -> None:
-        zones = np.zeros((2, 8, 32, 32))
-        zones[..., 8:20, 6:26] = 1
-        zones[..., 8:14, 6:26] = 2
-        with_zones = restoration_triptych(*cubes(), "Restoration", zones)
-        assert count(with_zones, PERIPHERAL) > 100
-        assert count(with_zones, TRANSITION) > 100
-        assert count(restoration_triptych(*cubes(), "Restoration"), PERIPHERAL) == 0
-
     def test_shows_all_on_the_grey_scale_from_0_to_1(self) -> None:
         flat = np.full((1, 3, 4, 8, 8), 0.5)
         png = pixels(restoration_triptych(0 * flat, flat, 2 * flat, "Flat"))

@@ -64,8 +64,8 @@ class LockContract:
         with another_thread_with_the_lock(storage), pytest.raises(LockedError) as caught, locked(storage, timing=QUICK):
             pytest.fail("it was locked")
         here = this_process()
-        told = f"{storage.uri}: is locked by run 'first' (process {here.process} on {here.host}) since "
-        assert str(caught.value).startswith(told)
+        reported = f"{storage.uri}: is locked by run 'first' (process {here.process} on {here.host}) since "
+        assert str(caught.value).startswith(reported)
         assert str(caught.value).endswith("; wait until that has ended, or choose another working root")
         assert storage.list() == []
         with locked(storage, timing=QUICK):
@@ -137,9 +137,9 @@ class LockContract:
         storage.publish_bytes(LOCK_FILE, lock_of(ELSEWHERE))
         thread = threading.Thread(target=live)
         thread.start()
-        told = "is locked by run 'other' since yesterday"
+        reported = "is locked by run 'other' since yesterday"
         try:
-            with pytest.raises(LockedError, match=told), locked(storage, timing=replace(QUICK, expires_s=1e6)):
+            with pytest.raises(LockedError, match=reported), locked(storage, timing=replace(QUICK, expires_s=1e6)):
                 pytest.fail("it was locked")
         finally:
             enough.set()

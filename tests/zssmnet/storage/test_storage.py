@@ -276,18 +276,18 @@ def test_after_a_power_cut_no_name_is_there_without_its_file(root: Path, monkeyp
 
 def test_told_to_end_while_it_clears_away_nothing_is_left(root: Path, monkeypatch: pytest.MonkeyPatch):
     """The signal comes once; `shutil.rmtree` may be what it interrupts."""
-    removed, told = shutil.rmtree, []
+    removed, reported = shutil.rmtree, []
 
     def interrupted(folder: Path, ignore_errors: bool) -> None:
-        if not told:
-            told.append(folder)
+        if not reported:
+            reported.append(folder)
             raise KeyboardInterrupt
         removed(folder, ignore_errors=ignore_errors)
 
     monkeypatch.setattr(shutil, "rmtree", interrupted)
     with pytest.raises(KeyboardInterrupt), LocalStorage(root).publishing("file") as path:
         path.write_bytes(b"whole")
-    assert told
+    assert reported
     assert [file.relative_to(root).as_posix() for file in root.rglob("*")] == ["file"]
 
 

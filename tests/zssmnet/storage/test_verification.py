@@ -77,17 +77,17 @@ def test_a_record_of_a_later_version_is_still_true(tmp_path: Path, weights: Loca
 
 @pytest.mark.parametrize("key", ["../../elsewhere", "/etc/hostname", "a\nb", "", "x" * 300])
 def test_a_record_that_names_what_cannot_lie_there(key: str, tmp_path: Path, weights: LocalStorage) -> None:
-    told = json.loads(weights.read(record_key(MODEL)))
-    told["outputs"][0]["key"] = key
-    weights.publish_bytes(record_key(MODEL), json.dumps(told).encode())
+    reported = json.loads(weights.read(record_key(MODEL)))
+    reported["outputs"][0]["key"] = key
+    weights.publish_bytes(record_key(MODEL), json.dumps(reported).encode())
     assert findings(tmp_path, weights) == [("changed", record_key(MODEL)), ("foreign", MODEL)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that cannot be read")
 def test_a_file_that_the_system_cannot_read_does_not_hide_the_others(tmp_path: Path, weights: LocalStorage) -> None:
-    told = json.loads(weights.read(record_key(MODEL)))
-    told["outputs"][0]["size"] = 0
-    weights.publish_bytes(record_key(MODEL), json.dumps(told).encode())
+    reported = json.loads(weights.read(record_key(MODEL)))
+    reported["outputs"][0]["size"] = 0
+    weights.publish_bytes(record_key(MODEL), json.dumps(reported).encode())
     weights.remove(MODEL)
     weights.local(record_key(MODEL)).parents[1].joinpath(MODEL).symlink_to("/proc/self/mem")
     weights.publish_bytes("notes", b"")

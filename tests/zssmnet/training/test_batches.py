@@ -106,5 +106,5 @@ def mapped_kb() -> int:
     """File pages that count as memory of this process."""
     status = Path("/proc/self/status")
     if not status.exists():
-        pytest.skip("no /proc/self/status here: memory of mapped files cannot be told")
+        pytest.skip("no /proc/self/status here: memory of mapped files is not known")
     return int(status.read_text().partition("RssFile:")[2].split()[0])

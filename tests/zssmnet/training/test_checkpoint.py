@@ -200,8 +200,8 @@ def test_one_wrong_bit_in_a_weight_is_found(name: str, place: float, workplace: 
 
 def test_checkpoints_of_earlier_versions_go_on(workplace: LocalStorage) -> None:
     """They tell nothing of explained variance and spread."""
-    told = {"train_loss": 0.5, "validation_loss": 0.25, "learning_rate": 0.1}
-    change(workplace, history=[{"epoch": epoch, **told} for epoch in (1, 2, 3)], best_epoch=1, best_loss=0.25)
+    reported = {"train_loss": 0.5, "validation_loss": 0.25, "learning_rate": 0.1}
+    change(workplace, history=[{"epoch": epoch, **reported} for epoch in (1, 2, 3)], best_epoch=1, best_loss=0.25)
     state = initial_state(small_config(), CPU)
     resume(workplace, state)
     assert state.progress.history == [EpochResult(epoch, 0.5, 0.25, 0.1, None, None) for epoch in (1, 2, 3)]

@@ -64,8 +64,8 @@ def test_nothing_is_said_of_what_earlier_versions_did_not_tell() -> None:
 def test_a_warning_that_stays_is_given_once_and_one_that_comes_back_again() -> None:
     flat, fine = (0.0, 0.5, 0.5), FINE
     results = history(*((1 / (1 + i), 0.5, spread) for i, spread in enumerate((flat, flat, fine, flat))))
-    told = [[one.name for one in new_training_warnings(results[:done], 1)] for done in range(1, 5)]
-    assert told == [["T2W collapsed"], [], [], ["T2W collapsed"]]
+    reported = [[one.name for one in new_training_warnings(results[:done], 1)] for done in range(1, 5)]
+    assert reported == [["T2W collapsed"], [], [], ["T2W collapsed"]]
 
 
 @pytest.mark.parametrize(

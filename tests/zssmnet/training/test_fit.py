@@ -84,7 +84,7 @@ class TestResuming:
         with pytest.raises(StoppedError):
             run(tmp_path, on_epoch=stopping_at(stopped))
         published = torch.load(tmp_path / LAST, weights_only=True)["epoch"] if stopped > 1 else 0
-        assert published == stopped - 1  # so that what the epoch was to be told is told again
+        assert published == stopped - 1  # so that what the epoch was to report is reported again
         assert everything(run(tmp_path), tmp_path) == uninterrupted
 
     def test_in_the_midst_of_an_epoch(
@@ -258,8 +258,8 @@ class TestSchedule:
         assert rates == [[0.1 * 0.5 ** (epoch // 3)] for epoch in range(10)]
 
     def test_history_tells_the_rate_of_each_epoch(self, uninterrupted: dict[str, Any]) -> None:
-        told = [(result.epoch, result.learning_rate) for result in uninterrupted["progress"].history]
-        assert told == [(1, 3.0), (2, 3.0), (3, 1.5), (4, 1.5)]
+        reported = [(result.epoch, result.learning_rate) for result in uninterrupted["progress"].history]
+        assert reported == [(1, 3.0), (2, 3.0), (3, 1.5), (4, 1.5)]
 
 
 class TestEarlyStopping:

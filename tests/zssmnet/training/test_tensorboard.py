@@ -70,10 +70,10 @@ def expected(history: tuple[EpochResult, ...]) -> dict[str, list[tuple[int, floa
     """Scalars as a file of events holds them: in float32."""
     columns = {"loss/training": "train_loss", "loss/validation": "validation_loss", "learning rate": "learning_rate"}
     columns |= {"explained variance": "explained"}
-    told = {tag: [(result.epoch, getattr(result, name)) for result in history] for tag, name in columns.items()}
+    reported = {tag: [(result.epoch, getattr(result, name)) for result in history] for tag, name in columns.items()}
     for number, channel in enumerate(("T2W", "ADC", "DWI")):
-        told[f"spread/{channel}"] = [(result.epoch, result.spread[number]) for result in history]
-    return {tag: [(epoch, float(np.float32(value))) for epoch, value in values] for tag, values in told.items()}
+        reported[f"spread/{channel}"] = [(result.epoch, result.spread[number]) for result in history]
+    return {tag: [(epoch, float(np.float32(value))) for epoch, value in values] for tag, values in reported.items()}
 
 
 class TestLogs:
@@ -83,14 +83,14 @@ class TestLogs:
         assert scalars(logs_of(weights, record)) == expected(record.history)
 
     def test_they_can_be_followed_while_training_goes_on(self, cubes: LocalStorage, weights: LocalStorage) -> None:
-        told: list[int] = []
+        reported: list[int] = []
 
         def watch(state: TrainingState) -> None:
             (folder,) = weights.folder.glob(f"training/*/{LOGS}")
-            told.append(len(EventAccumulator(str(folder)).Reload().Scalars("loss/validation")))
+            reported.append(len(EventAccumulator(str(folder)).Reload().Scalars("loss/validation")))
 
         pretrain(cubes, weights, CONFIG, watch)
-        assert told == [1, 2, 3]
+        assert reported == [1, 2, 3]
 
     @pytest.mark.parametrize("stopped", [1, 3])
     def test_of_an_interrupted_run_tell_each_epoch_once(
