@@ -102,16 +102,19 @@ class RunControl:
             wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(self._runs)))
             found = client.read_flow_runs(flow_run_filter=wanted)
             self._states = {run.id: run.state for run in found if run.state}
-            if (own := self._states.get(self._run.id)) and own.is_crashed() and own.message == LOST:
-                _show_life(client, self._run)
+            own = self._states.get(self._run.id)
+            if own and own.is_crashed() and own.message == LOST:
+                _show_life(client, self._run, "was taken for lost")
+            elif own and own.is_scheduled():
+                _show_life(client, self._run, "was resumed before it had ended")
         except _UNANSWERED:
             return  # training does not need the server to go on
 
 
-def _show_life(client: SyncPrefectClient, run: FlowRun) -> None:
-    """A run that was taken for lost and lives, as after a time without a server, says so."""
-    client.set_flow_run_state(run.id, Running(message="It lives: it was taken for lost."), force=True)
-    log.warning("this run was taken for lost, and lives: it goes on")
+def _show_life(client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
+    """A run that lives, though its state says otherwise, says so."""
+    client.set_flow_run_state(run.id, Running(message=f"It lives: it {reason}."), force=True)
+    log.warning("this run %s, and lives: it goes on", reason)
 
 
 def _with_those_above(client: SyncPrefectClient, run: FlowRun) -> list[UUID]:

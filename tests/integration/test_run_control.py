@@ -52,7 +52,8 @@ class worker:  # noqa: N801  # a context manager
     """A worker of a pool, in a process of its own."""
 
     def __init__(self, pool: str, api: str, log: Path) -> None:
-        self._words = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+        start = [sys.executable, "-P", "-m", "prefect", "worker", "start"]
+        self._words = [*start, "--pool", pool, "--type", "process", "--limit", "1"]
         self._environment = os.environ | {"PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "1"}
         self._log = log
 
@@ -112,6 +113,20 @@ def test_a_suspended_training_frees_its_worker_and_goes_on_when_resumed(service:
     assert service.ended(run)[0] == "Completed", service.log(run)
     assert "continuing after epoch" in service.log(run)
     assert (tmp_path / "weights" / MODEL).exists()
+
+
+def test_a_training_that_is_resumed_at_once_goes_on(service: Service, tmp_path: Path) -> None:
+    """Before it has noticed that it was suspended, and while its process ends."""
+    run = start(service, tmp_path, 100_000)
+    service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
+    service.client.resume_flow_run(run.id)
+    service.until(lambda: service.state(run) == ("Running", "It lives: it was resumed before it had ended."))
+    service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
+    service.until(lambda: "goes on where it was when it is resumed" in service.log(run))
+    service.client.resume_flow_run(run.id)
+    service.until(lambda: "continuing after epoch" in service.log(run))
+    service.client.set_flow_run_state(run.id, Cancelling())
+    assert service.ended(run)[0] == "Cancelled"
 
 
 def test_a_training_that_is_taken_for_lost_shows_that_it_lives_and_can_be_cancelled(

@@ -359,8 +359,10 @@ def test_a_lost_parent_is_started_again_and_takes_over_its_training(
 
 
 @pytest.fixture(scope="module")
-def training_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
+def training_run(service: Service, archive: Archive, roots: Path, first_run: FlowRun) -> FlowRun:
     """A run whose training goes on for long."""
+    service.stack.start_service("gpu-worker")
+    service.ended(first_run)
     parameters = {**archive.parameters, "root": str(roots / "run"), "cubes": CUBES, "pretraining": recipe(1000, seed=7)}
     run = service.start("ssl-pretraining", parameters)
     service.until(lambda: any(service.state(child)[0] == "Running" for child in service.children(run, "pretrain")))
