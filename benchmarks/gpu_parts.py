@@ -159,7 +159,7 @@ def largest(sizes: Told, tried_at_most: int = LARGEST_TRIED) -> Iterator[Told]:
     for name, variant in (("float32", replace(TOGETHER, precision="float32")), ("bfloat16", TOGETHER)):
         with gpu_settings(variant.tf32):
             step = Step(variant, asked)
-            fits = partial(fits_in_memory, step.model, asked.size, step.device, CorruptionConfig(), variant.precision)
+            fits = partial(fits_in_memory, step.network, asked.size, step.device, CorruptionConfig())
             found[name] = _largest(fits, asked.batch, tried_at_most)
         yield found
 

@@ -16,13 +16,14 @@ from benchmarks.results import GIB
 from benchmarks.steps import TOGETHER, Sizes, Step, settle
 from zssmnet.corruption import corrupt
 from zssmnet.mnet import MNet
+from zssmnet.mnet.blocks import ConvNormAct
 from zssmnet.training.acceleration import gpu_settings, make_optimizer
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 KINDS = (
     ("convolutions", ("conv",)),
     ("norms and activations", ("batch_norm", "instance_norm", "leaky_relu")),
-    ("pooling and up-sampling", ("max_pool", "upsample")),
+    ("pooling and up-sampling", ("max_pool", "upsample", "aten::bmm", "aten::mm")),
     ("copies: layouts, number types", ("aten::copy_", "aten::clone", "aten::contiguous")),
     ("optimizer", ("_fused_sgd", "_foreach", "Optimizer")),
 )
@@ -54,13 +55,13 @@ def peak_tflops(card: str) -> float | None:
 
 
 def forward_gflop(sizes: Sizes) -> float:
-    """Of the network, for one cube; a multiplication and an addition are two."""
+    """Of the network's convolutions, for one cube; a multiplication and an addition are two."""
     with torch.device("meta"):
         network = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, sizes.channels)
         cube = torch.empty(1, INPUT_CHANNELS, *sizes.size[::-1])
     with FlopCounterMode(display=False) as counter:
         network(cube)
-    return float(counter.get_total_flops()) / 1e9
+    return float(counter.get_flop_counts()["Global"][torch.ops.aten.convolution]) / 1e9
 
 
 def where_time_goes(sizes: Sizes, steps: int = 3) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def _normed_bytes(step: Step, corrupted: Tensor) -> int:
     def note(module: nn.Module, taken: object, given: Tensor) -> None:
         sizes.append(given.nbytes)
 
-    norms = [module for module in step.model.modules() if isinstance(module, nn.InstanceNorm3d)]
+    norms = [module for module in step.model.modules() if isinstance(module, ConvNormAct)]
     hooks = [norm.register_forward_hook(note) for norm in norms]
     with torch.no_grad():
         step.network(corrupted)

@@ -7,6 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from zssmnet.mnet.norm import is_channels_last, norm_and_activate
 
 Stream = Literal["2d", "3d"]
 Merge = Literal["sub", "sum", "cat"]
@@ -15,7 +18,10 @@ FEWEST_SLICES_POOLED = 8  # with fewer, a 3D stream keeps its slices and is pool
 
 
 class ConvNormAct(nn.Module):
-    """Convolution with bias, affine instance norm, LeakyReLU(0.01); the size stays.
+    """Convolution, affine instance norm, LeakyReLU(0.01); the size stays.
+
+    The convolution's bias has its place in checkpoints and is never computed: the norm takes each channel's mean away,
+    and the bias with it. So it is not trained either, and stays as it was drawn or loaded.
 
     Args:
         in_channels: channels of the input.
@@ -27,14 +33,25 @@ class ConvNormAct(nn.Module):
         super().__init__()
         z, y, x = kernel
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=(z // 2, y // 2, x // 2))
+        self.conv.get_parameter("bias").requires_grad_(False)
         self.norm = nn.InstanceNorm3d(out_channels, eps=1e-5, affine=True)
-        # In place: what the norm's backward needs is its input, so its output may be overwritten.
-        self.act = nn.LeakyReLU(0.01, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X)."""
-        y: Tensor = self.act(self.norm(self.conv(x)))
-        return y
+        features = convolve(x, self.conv.weight, self.conv.padding)
+        return norm_and_activate(features, self.norm.weight, self.norm.bias, self.norm.eps)
+
+
+def convolve(x: Tensor, weight: Tensor, padding: tuple[int, int, int]) -> Tensor:
+    """A convolution without bias.
+
+    Within slices it is one in 2D, of all slices of all cubes: kernels for that are faster, and with the channels last
+    the slices are a view.
+    """
+    if weight.shape[2] > 1 or not is_channels_last(x):
+        return functional.conv3d(x, weight, padding=padding)
+    slices = x.transpose(1, 2).flatten(0, 1)
+    return functional.conv2d(slices, weight[:, :, 0], padding=padding[1:]).unflatten(0, x.shape[:3:2]).transpose(1, 2)
 
 
 class DoubleConv(nn.Module):
@@ -95,8 +112,8 @@ def pool(features: Tensor, stream: Stream) -> Tensor:
     A 3D stream with fewer than 8 slices keeps them: it is pooled by 1x2x2.
     """
     if stream == "2d" or features.shape[2] < FEWEST_SLICES_POOLED:
-        return nn.functional.max_pool3d(features, (1, 2, 2))
-    return nn.functional.max_pool3d(features, 2)
+        return functional.max_pool3d(features, (1, 2, 2))
+    return functional.max_pool3d(features, 2)
 
 
 def pooled_slices(slices: int) -> int:
@@ -114,8 +131,3 @@ def merge_streams(features_2d: Tensor, features_3d: Tensor, how: Merge) -> Tenso
     if how == "sum":
         return features_2d + features_3d
     return torch.cat((features_2d, features_3d), dim=1)
-
-
-def upsample_like(features: Tensor, skip: Tensor) -> Tensor:
-    """Trilinear (align_corners false) to the Z, Y, X of `skip`."""
-    return nn.functional.interpolate(features, size=skip.shape[2:], mode="trilinear", align_corners=False)

@@ -12,7 +12,8 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from zssmnet.mnet.blocks import Merge, Node, Stream, merge_streams, pool, pooled_slices, upsample_like
+from zssmnet.mnet.blocks import Merge, Node, Stream, merge_streams, pool, pooled_slices
+from zssmnet.mnet.upsampling import upsample_like
 
 BOTH: tuple[Stream, ...] = ("2d", "3d")
 FLAT: tuple[Stream, ...] = ("2d",)

@@ -124,26 +124,43 @@ def training_step(
 
 @torch.no_grad()
 def validate(
-    network: nn.Module, cubes: Batches, batch_size: int, corruption: CorruptionConfig, seed: int, group: Group = SINGLE
+    network: nn.Module,
+    cubes: Batches,
+    batch_size: int,
+    corruption: CorruptionConfig,
+    seed: int,
+    group: Group = SINGLE,
+    *,
+    fill: bool = False,
 ) -> Validation:
     """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
+
+    Args:
+        fill: whether the last batch is filled up with cubes that do not count: a network that is compiled, or whose
+            convolutions are chosen for a shape, shall see one shape only.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
     """
     network.eval()
-    shares = [
-        (group.share(numbers), group.share(keys)) for numbers, keys in validation_batches(len(cubes), batch_size, seed)
-    ]
-    shares = [(numbers, keys) for numbers, keys in shares if len(numbers)]
+    shares: list[tuple[Tensor, Tensor, int]] = []
+    for numbers, keys in validation_batches(len(cubes), batch_size, seed):
+        more = batch_size - len(numbers) if fill else 0
+        numbers_share, keys_share = (group.share(torch.cat((one, one[-1:].expand(more)))) for one in (numbers, keys))
+        counted = group.share(torch.arange(len(numbers) + more) < len(numbers))
+        if len(counted):
+            shares.append((numbers_share, keys_share, int(counted.sum())))
     errors = torch.zeros(2, device=cubes.device, dtype=torch.float64)  # the loss, and the error of what is to restore
     statistics = torch.zeros((4, 3), device=cubes.device, dtype=torch.float64)
-    batches = cubes.batches(numbers for numbers, _ in shares)
-    for batch, (_, keys) in zip(batches, shares, strict=True):
+    batches = cubes.batches(numbers for numbers, _, _ in shares)
+    for batch, (_, keys, count) in zip(batches, shares, strict=True):
         shown = restore(network, batch, keys, corruption)
+        if not count:
+            continue
+        shown = shown.first(count)
         loss = loss_of(shown, corruption)
         error = shown.squared_error_of_hidden() if corruption.recipe == "masked" else loss
-        errors += torch.stack([loss, error]).double() * len(batch)
+        errors += torch.stack([loss, error]).double() * count
         statistics += _statistics(shown.restored, shown.target)
     # the one wait for the device
     loss_sum, error_sum, *sums = group.total(torch.cat([errors, statistics.flatten()])).tolist()

@@ -7,7 +7,6 @@ from torch import nn
 
 from zssmnet.config import CorruptionConfig
 from zssmnet.corruption import sample_keys, swap_x_and_z
-from zssmnet.training.acceleration import Accelerated, Precision
 from zssmnet.training.loss import restoration_loss
 
 
@@ -30,29 +29,27 @@ def fits_in_memory(
     size: tuple[int, int, int],
     device: torch.device,
     corruption: CorruptionConfig,
-    precision: Precision,
     batch: int,
 ) -> bool:
     """Whether a training step with so many cubes fits, tried with empty ones; the weights stay as they are.
 
     Args:
-        network: restores images, on the device; not compiled.
+        network: restores images, on the device, as it is trained; a compiled one is compiled for each batch.
         size: size of a cube x, y, z in voxels.
         device: whose memory is asked for.
         corruption: the pretext task.
-        precision: of the convolutions.
         batch: number of cubes.
     """
     network.train()
     try:
         cubes = swap_x_and_z(torch.zeros(batch, 4, *size, device=device))
-        restoration_loss(
-            Accelerated(network, device, precision), cubes, sample_keys(batch, torch.Generator()), corruption
-        ).backward()  # type: ignore[no-untyped-call]
+        loss = restoration_loss(network, cubes, sample_keys(batch, torch.Generator()), corruption)
+        loss.backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError:
         return False
     finally:
         network.zero_grad(set_to_none=True)
         if device.type == "cuda":
+            torch.compiler.reset()  # graphs keep their memory
             torch.cuda.empty_cache()
     return True

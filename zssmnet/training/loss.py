@@ -23,6 +23,10 @@ class Restored:
     restored: Tensor
     target: Tensor
 
+    def first(self, count: int) -> "Restored":
+        """The first cubes of them."""
+        return Restored(self.corrupted[:count], self.restored[:count], self.target[:count])
+
     def squared_error(self) -> Tensor:
         """Mean squared error over all voxels, a number."""
         return (self.restored - self.target).square().mean()

@@ -109,7 +109,13 @@ class Trainer:
         recipe, corruption = self._config.training, self._config.corruption
         with self._computing():
             return validate(
-                self._network, self._validation, recipe.batch_size, corruption, recipe.validation_seed, self._group
+                self._network,
+                self._validation,
+                recipe.batch_size,
+                corruption,
+                recipe.validation_seed,
+                self._group,
+                fill=recipe.compile != "off" or self._device.type == "cuda",
             )
 
     @contextmanager
@@ -122,8 +128,7 @@ class Trainer:
             except torch.OutOfMemoryError:
                 pass  # the error refers to what the step had in memory: try only when it is gone
             size, batch = self._group.size, self._config.training.batch_size
-            plain = self._state.model  # a compiled network would be compiled anew for each batch that is tried
-            tried = partial(fits_in_memory, plain, self._size, self._device, self._config.corruption, self._precision)
+            tried = partial(fits_in_memory, self._network, self._size, self._device, self._config.corruption)
             largest = size * largest_batch(tried, below=-(-batch // size))
         advice = (
             f"{largest} would: choose --batch-size {largest}"

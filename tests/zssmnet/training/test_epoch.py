@@ -1,5 +1,6 @@
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from zssmnet.errors import NonFiniteLossError
 from zssmnet.training import epoch
 from zssmnet.training.batches import BATCHES_AHEAD, StreamedCubes
 from zssmnet.training.dataset import CubeSet
+from zssmnet.training.distributed import Group
 from zssmnet.training.epoch import check_weights, train_epoch, validate, validation_batches
 from zssmnet.training.loss import Restored, restoration_loss, restore
 
@@ -133,6 +135,17 @@ class TestStep:
         assert len(cubes.taken) <= 2 + BATCHES_AHEAD
 
 
+@dataclass(frozen=True)
+class _OneAfterTheOther(Group):
+    """Processes that compute in turn: the last one gets the sums of all."""
+
+    sums: list[Tensor] = field(default_factory=list)
+
+    def total(self, value: Tensor) -> Tensor:
+        self.sums.append(value)
+        return torch.stack(self.sums).sum(dim=0)
+
+
 class TestValidation:
     def loss(self, batch_size: int = 2, seed: int = 0, cubes: np.ndarray = CUBES) -> float:
         return validate(small_model(), StreamedCubes(CubeSet([cubes]), CPU), batch_size, CORRUPTION, seed).loss
@@ -156,6 +169,23 @@ class TestValidation:
         each = [restoration_loss(model, cubes[i : i + 1], keys[i : i + 1], CORRUPTION).item() for i in range(7)]
         for batch_size in (2, 3, 4, 7):
             assert self.loss(batch_size) == pytest.approx(np.mean(each), rel=1e-6)
+
+    @pytest.mark.parametrize("processes", [1, 2, 3])
+    @pytest.mark.parametrize("recipe", ["reference", "masked"])
+    def test_filling_the_last_batch_up_changes_its_size_alone(self, recipe: str, processes: int) -> None:
+        """7 cubes in batches of 5; of three processes the last one gets but cubes that do not count."""
+        corruption = CorruptionConfig(recipe=recipe, masking=MaskingConfig(block=(4, 4, 2)))
+        found, sizes = [], []
+        for fill in (False, True):
+            seen, group, model = [], _OneAfterTheOther(size=processes), small_model()
+            model.register_forward_hook(lambda _, inputs, output, seen=seen: seen.append(len(inputs[0])))
+            for rank in range(processes):
+                cubes = StreamedCubes(CubeSet([CUBES]), CPU)
+                one = validate(model, cubes, 5, corruption, 0, replace(group, rank=rank), fill=fill)
+            found.append((one.loss, one.explained, *one.spread))
+            sizes.append(sum(seen))
+        assert found[1] == pytest.approx(found[0], rel=1e-6)
+        assert sizes == [7, 10]
 
     def test_a_cube_is_corrupted_alike_whatever_comes_after_it(self) -> None:
         few = dict(_pairs(3, 2))

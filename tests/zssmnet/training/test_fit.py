@@ -190,8 +190,8 @@ def test_the_recipe_is_sgd_with_momentum_and_without_weight_decay(tmp_path: Path
 
 
 def is_unused(name: str) -> bool:
-    """Whether pre-training leaves a parameter as it was: that of a head for deep supervision."""
-    return name.startswith("outputs.") and not name.startswith("outputs.0.")
+    """Whether pre-training leaves a parameter as it was: of a head for deep supervision, or a bias before a norm."""
+    return name.endswith("conv.bias") or (name.startswith("outputs.") and not name.startswith("outputs.0."))
 
 
 class TestInitialWeights:
