@@ -87,6 +87,7 @@ bench: setup  ## timings against the plain way, twenty minutes; figures also in 
 	$(BIN)/python -m benchmarks.cubes --json $(RESULTS)/cubes.json
 	$(BIN)/python -m benchmarks.corruption --json $(RESULTS)/corruption.json
 	$(BIN)/python -m benchmarks.training --json $(RESULTS)/training.json
+	$(BIN)/python -m benchmarks.traffic --json $(RESULTS)/traffic.json
 	$(BIN)/python -m benchmarks.loss_curves --json $(RESULTS)/loss_curves.json --png $(RESULTS)/loss_curves.png
 	$(BIN)/python -m benchmarks.orchestration --json $(RESULTS)/orchestration.json
 

@@ -15,7 +15,7 @@ from benchmarks.page import in_markdown, put_into_page
 from benchmarks.results import in_words
 
 MARKS = ("<!-- figures: begin -->", "<!-- figures: end -->")
-ORDER = ("preparation", "cubes", "corruption", "training", "loss_curves", "orchestration", "gpu")
+ORDER = ("preparation", "cubes", "corruption", "training", "traffic", "loss_curves", "orchestration", "gpu")
 
 
 def as_markdown(files: list[Path]) -> str:

@@ -44,7 +44,8 @@ KINDS = {
     "merging and concatenation": ("cat", "sub", "abs", "sgn", "neg"),
     "optimizer": ("_foreach", "_fused"),
 }
-FREE = ("empty", "detach", "lift_fresh", "_unsafe_view", "_to_copy_meta")
+FREE = ("empty", "detach", "lift_fresh", "_unsafe_view")
+"""Operations that move nothing, besides views."""
 TWO_KERNELS = ("batch_norm", "convolution_backward")
 
 

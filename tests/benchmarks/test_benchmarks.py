@@ -17,6 +17,7 @@ from benchmarks.page import put_into_page
 from benchmarks.random_cubes import write_set
 from benchmarks.results import Results
 from benchmarks.steps import Sizes
+from benchmarks.traffic import step_traffic
 from zssmnet.storage import LocalStorage
 from zssmnet.training.dataset import open_training_data
 
@@ -157,6 +158,16 @@ def test_figures_of_the_network_and_of_cards() -> None:
     assert peak_tflops("NVIDIA H100 PCIe") == 756
     assert peak_tflops("NVIDIA H100 NVL") is None
     assert peak_tflops("a card of tomorrow") is None
+
+
+def test_traffic_is_counted_without_a_gpu() -> None:
+    """Features move in proportion to the batch, the optimizer's tensors do not; kernels do not count cubes."""
+    one, two = (step_traffic(Sizes(batch, (2, 3, 4, 5, 6), (32, 32, 8), "meta", 1)) for batch in (1, 2))
+    for kind in ("norms and activations", "pooling", "up-sampling", "merging and concatenation"):
+        assert two.bytes[kind] == pytest.approx(2 * one.bytes[kind], rel=0.02), kind
+    assert two.bytes["optimizer"] == one.bytes["optimizer"] > 0
+    assert two.kernels == one.kernels
+    assert one.kernels["norms and activations"] == 84 * (2 + 2 + 1 + 1)
 
 
 def test_the_page_shows_tables_and_notes(tmp_path: Path) -> None:
