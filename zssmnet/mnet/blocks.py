@@ -38,20 +38,25 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X)."""
-        features = convolve(x, self.conv.weight, self.conv.padding)
-        return norm_and_activate(features, self.norm.weight, self.norm.bias, self.norm.eps)
+        return norm_and_activate(convolve(x, self.conv.weight), self.norm.weight, self.norm.bias, self.norm.eps)
 
 
-def convolve(x: Tensor, weight: Tensor, padding: tuple[int, int, int]) -> Tensor:
-    """A convolution without bias.
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution without bias; the size stays.
 
     Within slices it is one in 2D, of all slices of all cubes: kernels for that are faster, and with the channels last
     the slices are a view.
+
+    Args:
+        x: (N, C, Z, Y, X).
+        weight: (C', C, z, y, x), of odd size.
     """
+    padding = [length // 2 for length in weight.shape[2:]]
     if weight.shape[2] > 1 or not is_channels_last(x):
         return functional.conv3d(x, weight, padding=padding)
-    slices = x.transpose(1, 2).flatten(0, 1)
-    return functional.conv2d(slices, weight[:, :, 0], padding=padding[1:]).unflatten(0, x.shape[:3:2]).transpose(1, 2)
+    n, _, z, *_ = x.shape
+    slices = functional.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0], padding=padding[1:])
+    return slices.reshape(n, z, *slices.shape[1:]).transpose(1, 2)
 
 
 class DoubleConv(nn.Module):

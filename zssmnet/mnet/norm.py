@@ -76,7 +76,7 @@ class ByLines(torch.autograd.Function):
         n, c, *_, x = features.shape
         lines, activated = _as_lines(features), torch.empty_like(features)
         unused = torch.zeros(2, x * c, dtype=weight.dtype)  # running moments; what is summed has their dtype
-        of_columns = [torch.batch_norm_update_stats(_as_channels(cube), *unused, 0.0) for cube in lines]
+        of_columns = [torch.batch_norm_update_stats(_as_channels(cube), unused[0], unused[1], 0.0) for cube in lines]
         means, variances = (torch.stack(one).view(n, x, c) for one in zip(*of_columns, strict=True))
         mean = means.mean(dim=1)
         variance = variances.mean(dim=1) + (means - mean[:, None]).square_().mean(dim=1)
@@ -96,13 +96,13 @@ class ByLines(torch.autograd.Function):
         return activated
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Gradients of the features, the weight and the bias."""
         features, activated, weight, mean, variance = ctx.saved_tensors
         _, c, *_, x = features.shape
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        gradient = torch.ops.aten.leaky_relu_backward(gradient, activated, SLOPE, True)  # of the normed; then of x
+        gradient = torch.ops.aten.leaky_relu_backward(gradient, activated, SLOPE, True)  # of the normed features
         cubes, gradients = _as_lines(features), _as_lines(gradient)
         sums = []
         for given, cube, *moments in zip(gradients, cubes, mean, variance, strict=True):
@@ -112,14 +112,14 @@ class ByLines(torch.autograd.Function):
             )
             sums.append(torch.stack(of_columns).view(2, x, c).sum(dim=1))
         of_weight, of_bias = torch.stack(sums, dim=1)  # of each cube (N, C): the sums of g * (x - mean) / std and of g
-        # g to (weight / std) * (g - mean of g - (x - mean) / std * mean of g * (x - mean) / std), as a * g + b * x + c
+        # g becomes (weight / std) * (g - mean(g) - y * mean(g * y)), y = (x - mean) / std: written as a * g + b * x + rest
         count, inverse = features[0, 0].numel(), torch.rsqrt(variance + ctx.eps)
         a = weight * inverse
         b = -a * inverse * of_weight / count
-        c_ = -a * of_bias / count - b * mean
-        a, b, c_ = (one.repeat(1, x).unsqueeze(1) for one in (a, b, c_))
+        rest = -a * of_bias / count - b * mean
+        a, b, rest = (one.repeat(1, x).unsqueeze(1) for one in (a, b, rest))
         wide = gradients.to(weight.dtype)  # itself, if that is its dtype
-        torch.addcmul(c_, wide, a, out=wide).addcmul_(cubes.to(weight.dtype), b)
+        torch.addcmul(rest, wide, a, out=wide).addcmul_(cubes.to(weight.dtype), b)
         gradients.copy_(wide)
         return gradient, of_weight.sum(dim=0), of_bias.sum(dim=0), None
 
