@@ -162,7 +162,7 @@ def test_figures_of_the_network_and_of_cards() -> None:
 
 def test_traffic_is_counted_without_a_gpu() -> None:
     """Features move in proportion to the batch, the optimizer's tensors do not; kernels do not count cubes."""
-    one, two = (step_traffic(Sizes(batch, (2, 3, 4, 5, 6), (32, 32, 8), "meta", 1)) for batch in (1, 2))
+    one, two = (step_traffic(Sizes(batch, (2, 3, 4, 5, 6), (32, 32, 8), "meta", 1)) for batch in (2, 4))
     for kind in ("norms and activations", "pooling", "up-sampling", "merging and concatenation"):
         assert two.bytes[kind] == pytest.approx(2 * one.bytes[kind], rel=0.02), kind
     assert two.bytes["optimizer"] == one.bytes["optimizer"] > 0

@@ -112,7 +112,7 @@ class ByLines(torch.autograd.Function):
             )
             sums.append(torch.stack(of_columns).view(2, x, c).sum(dim=1))
         of_weight, of_bias = torch.stack(sums, dim=1)  # of each cube (N, C): the sums of g * (x - mean) / std and of g
-        # g becomes (weight / std) * (g - mean(g) - y * mean(g * y)), y = (x - mean) / std: written as a * g + b * x + rest
+        # g becomes weight / std * (g - mean(g) - y * mean(g * y)) with y = (x - mean) / std: a * g + b * x + rest
         count, inverse = features[0, 0].numel(), torch.rsqrt(variance + ctx.eps)
         a = weight * inverse
         b = -a * inverse * of_weight / count
