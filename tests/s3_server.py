@@ -51,12 +51,17 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_root(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A prefix in a new bucket, and a local cache of its own."""
+    monkeypatch.setenv("ZSSMNET_CACHE", str(tmp_path / "cache"))
+    assert os.environ["AWS_ENDPOINT_URL"] == s3_endpoint
+    return new_root()
+
+
+def new_root() -> str:
+    """A prefix in a new bucket."""
     import s3fs
 
     bucket = f"test-{time.time_ns()}"
     s3fs.S3FileSystem(use_listings_cache=False).mkdir(bucket)
-    monkeypatch.setenv("ZSSMNET_CACHE", str(tmp_path / "cache"))
-    assert os.environ["AWS_ENDPOINT_URL"] == s3_endpoint
     return f"s3://{bucket}/some/prefix"
 
 

@@ -52,6 +52,7 @@ def test_preparation_and_corruption(tmp_path: Path) -> None:
     assert {"shuffling_one_core", "cpu"} <= corrupted["figures"].keys()
 
 
+@pytest.mark.long
 def test_cubes(tmp_path: Path) -> None:
     reported = run(tmp_path, "cubes", "--tiny", "--cases", "1", "4")
     for found in reported["figures"]["by_cases"].values():

@@ -13,20 +13,25 @@ class Killed(BaseException):
 
 
 class MortalStorage(LocalStorage):
-    """Dies after so many changes, its own and those of its children together; its lock is no change."""
+    """Dies after so many changes, its own and those of its children together; its lock is no change.
 
-    def __init__(self, folder: Path, changes: int, parent: "MortalStorage | None" = None) -> None:
+    Attributes:
+        changes: how many there were.
+    """
+
+    def __init__(self, folder: Path, most: int, parent: "MortalStorage | None" = None) -> None:
         super().__init__(folder)
+        self.changes = 0
         self._parent = parent
-        self._changes_left = changes
+        self._most = most
 
     def _change(self) -> None:
         if self._parent:
             self._parent._change()
             return
-        if not self._changes_left:
+        if self.changes == self._most:
             raise Killed
-        self._changes_left -= 1
+        self.changes += 1
 
     def child(self, folder: str) -> "MortalStorage":
         return MortalStorage(super().child(folder).folder, 0, self)

@@ -8,12 +8,9 @@ A record of what is about to come is published before the file, as in preparatio
 leaves a record that counts as not done. The stable model is then known by its SHA-256, which one of the versions has.
 """
 
-import functools
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
 from pydantic import Field
 from typing_extensions import override
@@ -47,8 +44,6 @@ log = logging.getLogger(__name__)
 MODEL = "ssl_mnet_zonal.model"
 PUBLICATION_S = 600.0
 """How long to wait for another run that is publishing a model: it only copies files."""
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class PretrainedModel(Record):
@@ -90,17 +85,6 @@ class PretrainedModel(Record):
     def is_finished(self, recipe: TrainingConfig) -> bool:
         """Whether this recipe asks for nothing more than what was done."""
         return is_finished(Progress(list(self.history), self.best_epoch, self.best_validation_loss), recipe)
-
-
-def one_at_a_time(change: Callable[Concatenate[Storage, P], R]) -> Callable[Concatenate[Storage, P], R]:
-    """A change of the published models in a folder, of which there is one at a time among all runs."""
-
-    @functools.wraps(change)
-    def alone(weights: Storage, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with locked(weights, PUBLICATION_S):
-            return change(weights, *args, **kwargs)
-
-    return alone
 
 
 def version_key(run_id: str) -> str:
@@ -169,7 +153,6 @@ def keep_stable(weights: Storage) -> PretrainedModel | None:
     return stable
 
 
-@one_at_a_time
 def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedModel:
     """Publish a model: as a version, then under the stable name.
 
@@ -181,17 +164,17 @@ def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedM
     Returns:
         The complete record.
     """
-    output = Output(key=MODEL, size=model.stat().st_size, sha256=sha256_of(model))
-    number, replaces = _place(weights, made.run_id)
-    record = made.model_copy(update={"outputs": (output,), "number": number, "replaces": replaces})
-    folder = _folder(weights, made.run_id)
-    if up_to_date(folder, MODEL, find_version(weights, made.run_id)) != record:
-        _put(folder, model, record)
-    promote(weights, made.run_id)
-    return record
+    with locked(weights, PUBLICATION_S):
+        output = Output(key=MODEL, size=model.stat().st_size, sha256=sha256_of(model))
+        number, replaces = _place(weights, made.run_id)
+        record = made.model_copy(update={"outputs": (output,), "number": number, "replaces": replaces})
+        folder = _folder(weights, made.run_id)
+        if up_to_date(folder, MODEL, find_version(weights, made.run_id)) != record:
+            _put(folder, model, record)
+        promote(weights, made.run_id)
+        return record
 
 
-@one_at_a_time
 def promote(weights: Storage, run_id: str) -> bool:
     """Make a version the stable model; the one that it replaces is kept among the versions.
 
@@ -201,23 +184,23 @@ def promote(weights: Storage, run_id: str) -> bool:
     Raises:
         CheckpointError: there is no such version, or its file is damaged.
     """
-    stable = up_to_date(weights, MODEL, read_record(weights, MODEL, PretrainedModel))
-    version = find_version(weights, run_id)
-    if stable and stable.run_id == run_id and version in (stable, None):
-        keep_stable(weights)
-        return False
-    if version is None:
-        raise _no_such_version(weights, run_id)
-    model = _checked(_folder(weights, run_id), version)
-    try:
-        keep_stable(weights)
-    except CheckpointError as error:
-        log.warning("%s: it is replaced and cannot be kept", error)
-    _put(weights, model, version)
-    return True
+    with locked(weights, PUBLICATION_S):
+        stable = up_to_date(weights, MODEL, read_record(weights, MODEL, PretrainedModel))
+        version = find_version(weights, run_id)
+        if stable and stable.run_id == run_id and version in (stable, None):
+            keep_stable(weights)
+            return False
+        if version is None:
+            raise _no_such_version(weights, run_id)
+        model = _checked(_folder(weights, run_id), version)
+        try:
+            keep_stable(weights)
+        except CheckpointError as error:
+            log.warning("%s: it is replaced and cannot be kept", error)
+        _put(weights, model, version)
+        return True
 
 
-@one_at_a_time
 def roll_back(weights: Storage, version: str | None = None) -> PretrainedModel:
     """Make an earlier version the stable model again; naming a later one rolls forward.
 
@@ -232,16 +215,17 @@ def roll_back(weights: Storage, version: str | None = None) -> PretrainedModel:
     Raises:
         CheckpointError: no such version, nothing to roll back to, it is the stable model already, or it is damaged.
     """
-    stable = stable_model(weights)
-    if version is None:
-        version = _one_before(weights, stable)
-    chosen = find_version(weights, version)
-    if chosen is None:
-        raise _no_such_version(weights, version)
-    if not promote(weights, version):
-        raise CheckpointError(f"{weights.where(MODEL)}: is version {version} already; {_versions_listed(weights)}")
-    log.info("version %s is the stable model now, in place of %s", version, stable.run_id if stable else "none")
-    return chosen
+    with locked(weights, PUBLICATION_S):
+        stable = stable_model(weights)
+        if version is None:
+            version = _one_before(weights, stable)
+        chosen = find_version(weights, version)
+        if chosen is None:
+            raise _no_such_version(weights, version)
+        if not promote(weights, version):
+            raise CheckpointError(f"{weights.where(MODEL)}: is version {version} already; {_versions_listed(weights)}")
+        log.info("version %s is the stable model now, in place of %s", version, stable.run_id if stable else "none")
+        return chosen
 
 
 def checked_model(weights: Storage, version: PretrainedModel) -> Path:

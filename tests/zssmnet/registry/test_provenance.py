@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.model_record import model_record
+from tests.s3_server import new_root
 from tests.zssmnet.examinations import Archive
 from tests.zssmnet.interruption import traces
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
@@ -65,14 +67,26 @@ class Pipeline:
         self.train(file)
 
 
+def made(folder: Path, root: str) -> Pipeline:
+    archive = Archive(folder / "archive")
+    archive.add("a")
+    pipeline = Pipeline(archive, root)
+    pipeline.run(folder / "best.model")
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def on_s3(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """One for all tests, each of which leaves it as it was."""
+    folder = tmp_path_factory.mktemp("S3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZSSMNET_CACHE", str(folder / "cache"))
+        yield made(folder, new_root())
+
+
 @pytest.fixture(params=["folder", "S3"])
 def pipeline(request: pytest.FixtureRequest, tmp_path: Path) -> Pipeline:
-    archive = Archive(tmp_path / "archive")
-    archive.add("a")
-    root = request.getfixturevalue("s3_root") if request.param == "S3" else str(tmp_path / "root")
-    pipeline = Pipeline(archive, root)
-    pipeline.run(tmp_path / "best.model")
-    return pipeline
+    return request.getfixturevalue("on_s3") if request.param == "S3" else made(tmp_path, str(tmp_path / "root"))
 
 
 def replace(storage: Storage, key: str) -> bytes:
