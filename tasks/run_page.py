@@ -82,7 +82,7 @@ def model_section(weights: Storage, reports: Storage, made: PretrainedModel, bef
     """The published model, how it compares with the one before, and its pictures."""
     explained = made.metrics.get("explained_variance")
     lines = [
-        f"{code(weights.where(MODEL))}, kept as {code(weights.where(version_key(made.run_id)))}",
+        f"{code(weights.where(MODEL))}, kept beside it as {code(version_key(made.run_id))}",
         f"validation loss **{made.best_validation_loss:.5f}** in epoch {made.best_epoch} of {len(made.history)}"
         + (f", explained variance **{explained:.1%}**. {EXPLAINED_VARIANCE}" if explained is not None else ""),
         _compared(made, before),
