@@ -29,7 +29,8 @@ _UNUSED = dict.fromkeys(
     (
         "PREFECT_API_BLOCKS_REGISTER_ON_START",  # with the next one, it imports all integrations, such as Dask
         "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION",
-        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED",  # nobody looks at its events: no pages, no automations
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED",  # nobody looks at it: no pages, no automations
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED",
         "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED",
     ),
     "false",

@@ -30,6 +30,7 @@ from zssmnet.preparation.cropping import Box, Triple, bounding_box, margin_in_vo
 from zssmnet.preparation.measured import in_common_unit, uncovered
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
 from zssmnet.storage import Storage, sha256_of
+from zssmnet.storage.listed import Listed
 from zssmnet.storage.records import (
     NOT_YET,
     Input,
@@ -95,6 +96,7 @@ def prepare_case(
         CaseError: the case cannot be used; what an earlier run published of it is removed.
     """
     known = read_record(output, case.id, PreparedCase)
+    images, masks = Listed(images, case.images), Listed(masks, [case.mask])
     try:
         inputs = _fingerprints(case, images, masks, known)
         if still_true := _if_true(known, inputs, subset, output, config):

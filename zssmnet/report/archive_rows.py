@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from zssmnet.data.examination import array_of
 from zssmnet.data.image_io import read_image
-from zssmnet.preparation.prepare import PreparedCase, prepared_keys
+from zssmnet.preparation.prepare import PreparedCase
 from zssmnet.report.palette import IMAGES, Array
 from zssmnet.report.thumbnails import jpeg, outlines
 from zssmnet.storage import Storage
@@ -72,7 +72,7 @@ def draw_row(record: PreparedCase, data: Storage) -> Row:
     Raises:
         UnreadableFileError: a file of the case cannot be read.
     """
-    images = [read_image(data.local(key)) for key in prepared_keys(record.case_id, record.subset)]
+    images = [read_image(data.local_version(one.key, one.size, one.version)) for one in record.outputs]
     *arrays, zones_ZYX = (array_of(image) for image in images)
     gland_ZYX = zones_ZYX > 0
     voxel_ml = math.prod(images[-1].GetSpacing()) / 1000

@@ -49,25 +49,14 @@ class Cache:
             version: changes whenever the file does.
             fetch: writes the file to a local path.
         """
-        if known := self.find(address, version):
-            return known
-        copy = self._place(address, version)
-        self._fetch(copy, fetch)
-        self._make_room()
-        return copy
-
-    def find(self, address: str, version: str) -> Path | None:
-        """The local copy of a file, if it is there."""
-        copy = self._place(address, version)
+        place = hashlib.sha256(f"{address}\0{version}".encode()).hexdigest()
+        copy = self.folder / "files" / place / address.rpartition("/")[2]
         try:
             os.utime(copy)  # first of all: from now on nobody removes it
         except FileNotFoundError:
-            return None
+            self._fetch(copy, fetch)
+            self._make_room()
         return copy
-
-    def _place(self, address: str, version: str) -> Path:
-        place = hashlib.sha256(f"{address}\0{version}".encode()).hexdigest()
-        return self.folder / "files" / place / address.rpartition("/")[2]
 
     def workplace(self) -> Path:
         """A new folder for files that are being written; the caller removes it."""

@@ -67,9 +67,9 @@ class Storage(ABC):
             StorageError: the file is not there or cannot be read.
         """
 
-    def local_version(self, entry: Entry) -> Path:
-        """See :meth:`local`, of a file whose entry is known: a copy of that version needs no look at the storage."""
-        return self.local(entry.key)
+    def local_version(self, key: str, size: int, version: str) -> Path:
+        """See :meth:`local`, of a file whose entry was just looked at, or is recorded: one request less."""
+        return self.local(key)
 
     @abstractmethod
     def publishing(self, key: str) -> AbstractContextManager[Path]:

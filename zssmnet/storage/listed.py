@@ -1,5 +1,6 @@
 """A storage as one listing shows it: what lies where, and in which version, without asking for each file."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -10,16 +11,18 @@ from zssmnet.storage.interface import Entry, Storage
 
 
 class Listed(Storage):
-    """A storage that is listed once; what changes later is seen where a file is read, written or exchanged.
+    """A storage that is looked at once; what changes later is seen where a file is read, written or exchanged.
 
     Args:
         storage: what is listed.
+        keys: files that are looked at instead, one by one.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, keys: Iterable[str] | None = None) -> None:
         self.uri = storage.uri
         self._storage = storage
-        self._entries = {entry.key: entry for entry in storage.list()}
+        entries = storage.list() if keys is None else map(storage.stat, keys)
+        self._entries = {entry.key: entry for entry in entries if entry}
 
     @override
     def list(self, prefix: str = "") -> list[Entry]:
@@ -33,7 +36,7 @@ class Listed(Storage):
     @override
     def local(self, key: str) -> Path:
         if entry := self._entries.get(key):
-            return self._storage.local_version(entry)
+            return self._storage.local_version(key, entry.size, entry.version)
         raise StorageError(f"{self.where(key)}: no such file")
 
     @override

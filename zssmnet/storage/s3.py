@@ -99,19 +99,30 @@ class S3Storage(Storage):
 
     @override
     def local(self, key: str) -> Path:
-        with self._faults(self.where(key), "read"):
-            return self._new_starts.call(lambda: self._copy_of(key), needs_a_new_start, self.where(key))
+        return self._local(key, None)
 
     @override
-    def local_version(self, entry: Entry) -> Path:
-        return self._cache.find(self.where(entry.key), entry.version) or self.local(entry.key)
+    def local_version(self, key: str, size: int, version: str) -> Path:
+        return self._local(key, (version, size) if version else None)
 
-    def _copy_of(self, key: str) -> Path:
+    def _local(self, key: str, known: tuple[str, int] | None) -> Path:
+        """A copy of a file; ``known`` are its version and size, unless it has changed since."""
+        first = iter([known])
+        with self._faults(self.where(key), "read"):
+            return self._new_starts.call(
+                lambda: self._copy_of(key, next(first, None)), needs_a_new_start, self.where(key)
+            )
+
+    def _copy_of(self, key: str, known: tuple[str, int] | None) -> Path:
+        version, size = known or self._present(key)
+        return self._cache.get(self.where(key), version, lambda path: self._fetch(key, version, size, path))
+
+    def _present(self, key: str) -> tuple[str, int]:
         details = self._head(key)
         if details is None:
             self._files.wait(self._files.look_at_bucket, self._bucket, self._key(key))
             raise StorageError(f"{self.where(key)}: no such file")
-        return self._cache.get(self.where(key), _version(details), lambda path: self._fetch(key, details, path))
+        return _version(details), int(details["ContentLength"])
 
     @override
     @contextmanager
@@ -157,10 +168,9 @@ class S3Storage(Storage):
     def _send(self, partial: Path, target: str) -> None:
         self._files.put_file(str(partial), target, chunksize=self._part_bytes)
 
-    def _fetch(self, key: str, details: dict[str, Any], path: Path) -> None:
-        version, size = _version(details), int(details["ContentLength"])
+    def _fetch(self, key: str, version: str, size: int, path: Path) -> None:
         part_bytes = self._part_bytes or PART_BYTES
-        self._files.wait(self._files.fetch, self._bucket, self._key(key), version, size, path, part_bytes)
+        details = self._files.wait(self._files.fetch, self._bucket, self._key(key), version, size, path, part_bytes)
         if not _is_md5(version, details, self._bucket):
             return
         with path.open("rb") as stream:

@@ -62,13 +62,14 @@ class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
         """Fail if the bucket is not there or may not be read."""
         await self._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
-    async def fetch(self, bucket: str, key: str, version: str, size: int, to: Path, part_bytes: int) -> None:
-        """Copy an object into a local file, in parts side by side.
+    async def fetch(self, bucket: str, key: str, version: str, size: int, to: Path, part_bytes: int) -> dict[str, Any]:
+        """Copy an object into a local file, in parts side by side; S3's description of it.
 
         Raises:
             OSError: it is not there, or has another version meanwhile.
         """
         room = asyncio.Semaphore(PARTS_AT_ONCE)
+        details: dict[str, Any] = {}
         with to.open("wb") as file:
 
             async def fetch_part(start: int) -> None:
@@ -76,7 +77,8 @@ class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
                 asked = {} if end - start == size else {"Range": f"bytes={start}-{end - 1}"}
                 async with room:
                     read = functools.partial(self._read_once, bucket, key, version, end - start, asked)
-                    data = await self._retry.wait_for(read, is_transient, f"s3://{bucket}/{key}: get_object")
+                    data, answer = await self._retry.wait_for(read, is_transient, f"s3://{bucket}/{key}: get_object")
+                    details.update(answer)
                     file.seek(start)
                     file.write(data)
 
@@ -86,8 +88,11 @@ class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
                         group.create_task(fetch_part(start))
             except ExceptionGroup as failed:  # the others were cancelled
                 raise failed.exceptions[0] from failed.exceptions[0].__cause__
+        return details
 
-    async def _read_once(self, bucket: str, key: str, version: str, size: int, asked: dict[str, str]) -> bytes:
+    async def _read_once(
+        self, bucket: str, key: str, version: str, size: int, asked: dict[str, str]
+    ) -> tuple[bytes, dict[str, Any]]:
         async with asyncio.timeout(self._retry.longest_request_s(size)):
             condition = {"IfMatch": f'"{version}"'}
             answer = await super()._call_s3("get_object", Bucket=bucket, Key=key, **condition, **asked)
@@ -95,7 +100,7 @@ class RetryingS3(s3fs.S3FileSystem):  # type: ignore[misc]
                 data: bytes = await body.read()
         if len(data) != size:
             raise IncompleteReadError(actual_bytes=len(data), expected_bytes=size)
-        return data
+        return data, {name: value for name, value in answer.items() if name != "Body"}
 
     async def exchange(self, bucket: str, key: str, data: bytes | None, version: str | None) -> str | None:
         """Write or remove an object by a conditional request; see `Storage.exchange`."""
