@@ -310,6 +310,24 @@ class TestMemoryLayout:
         assert bits(resumed.optimizer.state_dict()) == bits(uninterrupted.optimizer.state_dict())
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_momentum_of_biases_from_an_earlier_version_is_kept_and_moves_nothing(optimizer: str, tmp_path: Path) -> None:
+    """Biases before norms were trained once, by gradients that were zero but for rounding."""
+    config, workplace = small_config(optimizer=optimizer, weight_decay=0.1), LocalStorage(tmp_path)
+    publish_last(workplace, state_after([0.1], config))
+    resumed = initial_state(config, CPU)
+    resume(workplace, resumed)
+    named = dict(resumed.model.named_parameters())
+    biases = {name for name in named if name.endswith("conv.bias")}
+    assert biases <= {name for name in named if resumed.optimizer.state[named[name]]}
+    before = {name: (bits(weight), bits(resumed.optimizer.state[weight])) for name, weight in named.items()}
+    step(resumed, 0)
+    changed = {name for name, w in named.items() if (bits(w), bits(resumed.optimizer.state[w])) != before[name]}
+    assert changed == {name for name in named if name not in biases and not name.startswith("outputs.")} | {
+        "outputs.0.weight"
+    }
+
+
 def fused_state(config: PretrainConfig) -> TrainingState:
     """As on a GPU, where one kernel updates all weights."""
     state = initial_state(config, CPU)
