@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> None:
-    from flows.settings import Settings, add_flags, address, flags_of, spellings
+    from flows.settings import Settings, add_flags, address, addresses, flags_of, spellings
     from zssmnet import config
 
     parser.add_argument("-v", "--verbose", action="store_true", help="log lines instead of progress bars")
@@ -249,7 +249,12 @@ def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> 
             *spellings("labels_path"), metavar="D", type=address, help="folder of lesions, CASE.nii.gz on T2W's grid"
         )
         parser.add_argument(
-            "--weights", metavar="F", type=address, nargs="+", required=True, help="files of weights, or packages"
+            "--weights",
+            metavar="F[,F...]",
+            type=addresses,
+            nargs="+",
+            required=True,
+            help="files of weights, local or in S3, or local packages; trainings of one recipe, by commas, are one arm",
         )
         parser.add_argument(
             *spellings("patient_pattern"),

@@ -123,6 +123,9 @@ def retrain(options: argparse.Namespace) -> None:
             cubes=cubes,
             pretraining=retraining.pretraining,
             margin_percent=retraining.margin_percent,
+            judge=retraining.judge,
+            labels_path=retraining.labels_path,
+            probe_margin=retraining.probe_margin,
         )
     say(f"{done.new} new, {done.changed} changed, {done.gone} gone cases: {done.decision}")
 

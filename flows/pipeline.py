@@ -91,7 +91,7 @@ def ssl_pretraining(
         page.put("Cubes", f"{cut.cubes} cubes in {code(layout.cubes)}")
         page.put("Model", "is being trained: its run, below, shows how it goes")
         train = choose_pretrain(hand_off)
-        trained = train(layout.cubes, layout.weights, pretraining or PretrainConfig(), layout.reports, False, 0.0)
+        trained = train(layout.cubes, layout.weights, pretraining or PretrainConfig(), layout.reports, False, 0.0, None)
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
     weights, reports = open_storage(layout.weights), open_storage(layout.reports)
     if made := stable_model(weights):

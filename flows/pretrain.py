@@ -17,7 +17,7 @@ from tasks.progress import shown_in_run
 from tasks.provenance import show_model
 from tasks.run_control import controlled, ends_cancelled
 from tasks.run_names import named_after
-from zssmnet.config import MarginPercent, PretrainConfig
+from zssmnet.config import MarginPercent, PretrainConfig, ProbeJudge
 from zssmnet.storage.layout import reports_beside
 
 PretrainSettings = Annotated[
@@ -43,6 +43,9 @@ def pretrain(
         ),
     ] = False,
     margin_percent: MarginPercent = 0.0,
+    by_probe: Annotated[
+        ProbeJudge | None, Field(description="Judge a challenge by the probe; none: by the validation losses")
+    ] = None,
 ) -> TrainingOutcome:
     """Train MNet to restore corrupted cubes; an interrupted run continues from its last checkpoint."""
     check_valid_everywhere(cubes_path, output_path, reports_path)
@@ -51,13 +54,13 @@ def pretrain(
         shown_in_run(),
         controlled(),
     ):  # training locks its own folder, and that of the weights when it publishes
-        outcome = train(cubes_path, output_path, config or PretrainConfig(), challenge, margin_percent)
+        outcome = train(cubes_path, output_path, config or PretrainConfig(), challenge, margin_percent, by_probe)
     show_training(cubes_path, output_path, reports_path or reports_beside(output_path))
     show_model(output_path)
     return outcome
 
 
-Pretrain = Callable[[str, str, PretrainConfig, str, bool, float], TrainingOutcome]
+Pretrain = Callable[[str, str, PretrainConfig, str, bool, float, ProbeJudge | None], TrainingOutcome]
 
 
 def choose_pretrain(hand_off: HandOff) -> Pretrain:

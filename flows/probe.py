@@ -12,6 +12,7 @@ from tasks.probing import ProbeOutcome, compare_weights
 from tasks.progress import shown_in_run
 from tasks.run_names import named_after
 from zssmnet.config import PICAI_PATIENT, ImagesPath, MaskPath, PatientPattern, ProbeConfig
+from zssmnet.probe.contenders import files_of
 
 
 @flow(name="probe", flow_run_name=named_after("output_path"))
@@ -19,7 +20,14 @@ from zssmnet.config import PICAI_PATIENT, ImagesPath, MaskPath, PatientPattern, 
 def probe(
     images_path: ImagesPath,
     zonal_mask_path: MaskPath,
-    weights: Annotated[list[str], Field(min_length=1, description="Local files of weights, or folders of packages")],
+    weights: Annotated[
+        list[str],
+        Field(
+            min_length=1,
+            description="Files of weights, local or s3://bucket/key, or local folders of packages; trainings of one "
+            "recipe, separated by commas, are one arm",
+        ),
+    ],
     output_path: Annotated[str, Field(description="Folder for the result, its table and picture, and the trials")],
     labels_path: Annotated[
         str | None, Field(description="Folder or s3://bucket/prefix of lesions, CASE.nii.gz; for the task lesions")
@@ -28,6 +36,7 @@ def probe(
     config: Annotated[ProbeConfig, Field(description="Task, preset, numbers of cases and seeds")] = ProbeConfig(),
 ) -> ProbeOutcome:
     """Compare weights with scratch on held-out cases; an interrupted run continues after its last whole trial."""
-    check_valid_everywhere(images_path, zonal_mask_path, output_path, labels_path, *weights)
+    files = [file for one in weights for file in files_of(one)]
+    check_valid_everywhere(images_path, zonal_mask_path, output_path, labels_path, *files)
     with alone_in(output_path), shown_in_run():
         return compare_weights(images_path, zonal_mask_path, labels_path, weights, output_path, patient_pattern, config)

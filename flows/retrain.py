@@ -31,11 +31,16 @@ from zssmnet.config import (
     CubesConfig,
     FormatChoice,
     ImagesPath,
+    JudgeChoice,
+    LabelsPath,
     MarginPercent,
     MaskPath,
     MinNewCases,
     PatientPattern,
     PreparationConfig,
+    ProbeConfig,
+    ProbeJudge,
+    ProbeMargin,
     RetrainingConfig,
     SplitModeChoice,
     SplitsPath,
@@ -84,12 +89,29 @@ def retrain_on_new_data(
         ChallengerConfig | None,
         Field(description="The challenger's budget; the default network stands for the published model's"),
     ] = None,
+    judge: JudgeChoice = DEFAULTS.judge,
+    labels_path: LabelsPath = None,
+    probe_margin: ProbeMargin = DEFAULTS.probe_margin,
+    probe: Annotated[
+        ProbeConfig | None, Field(description="With judge probe: its settings; none: the defaults")
+    ] = None,
     hand_off: HandOffChoice = HERE,
 ) -> State[RetrainingSummary]:
     """Train on from the published model when there are enough new cases; publish what comes out if it is better."""
     images_path, zonal_mask_path, root = given(images_path=images_path, zonal_mask_path=zonal_mask_path, root=root)
     layout = Layout(root)
-    check_valid_everywhere(images_path, zonal_mask_path, root, splits_path, elsewhere=bool(hand_off.deployment))
+    by_probe = None
+    if judge == "probe":
+        by_probe = ProbeJudge(
+            images_path=images_path,
+            zonal_mask_path=zonal_mask_path,
+            labels_path=labels_path,
+            patient_pattern=patient_pattern,
+            margin=probe_margin,
+            probe=probe,
+        )
+    places = images_path, zonal_mask_path, root, splits_path, labels_path
+    check_valid_everywhere(*places, elsewhere=bool(hand_off.deployment))
     preparation = preparation or PreparationConfig()
     config, cubes = challenger_settings(
         open_storage(layout.weights), open_storage(layout.cubes), pretraining or DEFAULTS.pretraining, cubes
@@ -115,7 +137,9 @@ def retrain_on_new_data(
             return _nothing_done(page, root, changes, f"{reason}; left out: {left_out}")
         generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
         page.put("Decision", "the challenger is being trained: its run, below, shows how it goes")
-        trained = choose_pretrain(hand_off)(layout.cubes, layout.weights, config, layout.reports, True, margin_percent)
+        trained = choose_pretrain(hand_off)(
+            layout.cubes, layout.weights, config, layout.reports, True, margin_percent, by_probe
+        )
     if contest := contest_section(open_storage(layout.cubes), open_storage(layout.weights)):
         page.put("Champion and challenger", contest)
     return _decided(page, root, changes, trained)
@@ -149,6 +173,8 @@ def _decided(page: RunPage, root: str, changes: Changes, trained: TrainingOutcom
     if trained.champion_loss is None:
         return _ended(page, "Published", root, changes, f"first model {trained.run_id} published", trained)
     against = f"{trained.challenger_loss:.5f} against {trained.champion_loss:.5f} of the published model"
+    if trained.gain:
+        against = f"by the probe {trained.gain.in_words}; validation loss {against}"
     if trained.published:
         return _ended(page, "Published", root, changes, f"model {trained.run_id} published: {against}", trained)
     return _ended(page, "Not better", root, changes, f"the new model is not published: {against}", trained)

@@ -88,6 +88,11 @@ def address(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
+def addresses(text: str) -> str:
+    """The value of a flag that names several files, separated by commas."""
+    return ",".join(address(one) for one in text.split(","))
+
+
 def settings_of(options: argparse.Namespace) -> Settings:
     """The settings that a command line asks for.
 

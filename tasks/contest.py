@@ -32,6 +32,8 @@ def contest_section(cubes: Storage, weights: Storage) -> str:
 def _rows(judgement: Judgement, champion: PretrainedModel) -> Iterator[tuple[str, str, str]]:
     yield "version", code(champion.run_id), code(judgement.run_id) + ("" if judgement.published else ", not published")
     yield "loss on the same validation cubes", _loss(judgement.champion_loss), _loss(judgement.challenger_loss)
+    if judgement.gain:
+        yield "by the probe, challenger less champion", "", judgement.gain.in_words
     yield "cases", str(len(champion.data)), f"{len(judgement.data)} ({_data_added(champion, judgement)})"
     yield "best epoch", _best_epoch(champion), _best_epoch(judgement)
     theirs, ours = (_flat(one.parameters.model_dump(mode="json")) for one in (champion, judgement))

@@ -24,7 +24,7 @@ from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
 from tasks.run_control import LOST, CancelledByUser, check_cancelled, check_suspended, controlled
 from tasks.run_names import run_name
 from tasks.run_page import refresh_page
-from zssmnet.config import PretrainConfig
+from zssmnet.config import PretrainConfig, ProbeJudge
 from zssmnet.errors import ServiceError, without_credentials
 
 log = logging.getLogger("zssmnet.tasks")
@@ -65,6 +65,7 @@ def hand_over(
     reports_path: str,
     challenge: bool,
     margin_percent: float,
+    by_probe: ProbeJudge | None,
     hand_off: HandOff,
 ) -> TrainingOutcome:
     """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
@@ -82,6 +83,7 @@ def hand_over(
         "reports_path": reports_path,
         "challenge": challenge,
         "margin_percent": margin_percent,
+        "by_probe": by_probe.model_dump(mode="json") if by_probe else None,
     }
     before = known_outcome(output_path, challenge)
     with get_client(sync_client=True) as client, controlled():

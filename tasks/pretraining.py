@@ -11,9 +11,10 @@ from tasks.announcement import announce
 from tasks.pictures import LivePictures
 from tasks.progress import display, mark_run
 from tasks.run_control import check_cancelled, check_now, check_suspended, wait_for_server
-from zssmnet.config import PretrainConfig
+from zssmnet.config import PretrainConfig, ProbeJudge
 from zssmnet.errors import ServiceError
-from zssmnet.registry.challenge import JUDGEMENT, Judgement, challenge
+from zssmnet.probe.champion import compare_models
+from zssmnet.registry.challenge import JUDGEMENT, Gain, Judgement, challenge
 from zssmnet.registry.pretraining import pretrain
 from zssmnet.registry.versions import MODEL, stable_model, version_key
 from zssmnet.storage import open_storage
@@ -33,6 +34,7 @@ class TrainingOutcome(BaseModel):
         run_id, sha256: of the published model.
         published: whether this training's model is the published one; a challenger that is not better is not.
         challenger_loss, champion_loss: validation losses of both in a challenge, on the same cubes.
+        gain: of the challenger over the champion by the probe, where it judged.
     """
 
     model: str
@@ -47,17 +49,24 @@ class TrainingOutcome(BaseModel):
     published: bool = True
     challenger_loss: float | None = None
     champion_loss: float | None = None
+    gain: Gain | None = None
 
 
 @task(task_run_name="train", cache_policy=NO_CACHE)
 def train(
-    cubes_path: str, output_path: str, config: PretrainConfig, as_challenger: bool, margin_percent: float = 0.0
+    cubes_path: str,
+    output_path: str,
+    config: PretrainConfig,
+    as_challenger: bool,
+    margin_percent: float = 0.0,
+    by_probe: ProbeJudge | None = None,
 ) -> TrainingOutcome:
     """Train MNet and publish its best weights; a challenger only if it is better than the published model."""
     cubes, weights = open_storage(cubes_path), open_storage(output_path)
     weights.sweep()
     shown = EpochDisplay(cubes_path, config)
-    work = partial(challenge, margin_percent=margin_percent) if as_challenger else pretrain
+    judge = (by_probe, compare_models) if by_probe else None
+    work = partial(challenge, margin_percent=margin_percent, by_probe=judge) if as_challenger else pretrain
     _, is_new = work(cubes, weights, config, shown.on_epoch, shown.on_step, check_now)
     shown.skip_to(config.training.epochs)
     wait_for_server()
@@ -97,6 +106,7 @@ def known_outcome(output_path: str, as_challenger: bool) -> TrainingOutcome | No
         published=judgement.published if judgement else True,
         challenger_loss=judgement.challenger_loss if judgement else None,
         champion_loss=judgement.champion_loss if judgement else None,
+        gain=judgement.gain if judgement else None,
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from tasks.progress import display
 from zssmnet.config import ProbeConfig
 from zssmnet.errors import ConfigError
+from zssmnet.probe.contenders import files_of, read_contender
 from zssmnet.probe.labels import read_labelled_cases
 from zssmnet.probe.note import note_verdict
 from zssmnet.probe.run import RESULT, probe
@@ -62,9 +63,11 @@ def compare_weights(
         shown.advance(STAGE)
         shown.note(STAGE, f"{trial.arm}, {trial.labelled} labelled, seed {trial.seed}: {trial.mean(config.task):.3f}")
 
-    result = probe(cases, list(weights), output, config, patient_pattern, on_plan, on_trial)
-    for path, verdict in zip(weights, result.verdicts, strict=True):
-        note_verdict(path, verdict, result)
+    contenders = [read_contender(one, config.force) for one in weights]
+    result = probe(cases, contenders, output, config, patient_pattern, on_plan, on_trial)
+    for addresses, verdict in zip(weights, result.verdicts, strict=True):
+        for address in files_of(addresses):
+            note_verdict(address, verdict, result)
     table, picture = probe_table(result), probe_picture(result)
     output.publish_bytes(TABLE, table.encode())
     output.publish_bytes(PICTURE, picture)

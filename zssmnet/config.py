@@ -327,33 +327,6 @@ class ChallengerConfig(PretrainConfig):
     training: ChallengerTrainingConfig = Field(ChallengerTrainingConfig(), description="The training recipe")
 
 
-MarginPercent = Annotated[
-    float,
-    Field(
-        ge=0,
-        lt=100,
-        description="By how many percent a challenger's validation loss must be below that of the published model",
-    ),
-    Flag("margin_percent", "X"),
-]
-
-MinNewCases = Annotated[
-    int,
-    Field(ge=1, description="New or changed cases that are worth a training; with fewer, nothing is done"),
-    Flag("min_new_cases", "N"),
-]
-
-
-class RetrainingConfig(_Frozen):
-    """When a challenger is trained, how, and when it wins."""
-
-    min_new_cases: MinNewCases = 10
-    margin_percent: MarginPercent = 0.0
-    pretraining: ChallengerConfig = Field(
-        ChallengerConfig(), description="The challenger's budget; its network is that of the published model"
-    )
-
-
 class DemoConfig(_Frozen):
     """The demonstration on synthetic examinations."""
 
@@ -460,6 +433,7 @@ class ProbeScale(_Frozen):
 
 PROBE_SCALES = {
     "cpu": ProbeScale(spacing_mm=(1.0, 1.0, 3.0), window=(32, 32, 8), windows=(2, 2, 2), batch_size=4),
+    "coarse": ProbeScale(spacing_mm=(2.0, 2.0, 3.0), window=(32, 32, 16), windows=(1, 1, 1), batch_size=2),
     "gpu": ProbeScale(spacing_mm=(0.5, 0.5, 3.0), window=(64, 64, 16), windows=(2, 2, 1), batch_size=8),
 }
 
@@ -470,8 +444,10 @@ class ProbeConfig(_Frozen):
     task: Annotated[Literal["lesions", "zones"], Flag("task")] = Field(
         "lesions", description="lesions: csPCa, needs labels; zones: the zonal masks, from the images alone"
     )
-    preset: Annotated[Literal["cpu", "gpu"], Flag("preset")] = Field(
-        "cpu", description="cpu: 1 x 1 x 3 mm in small windows, minutes for a small network; gpu: 0.5 x 0.5 x 3 mm"
+    preset: Annotated[Literal["cpu", "coarse", "gpu"], Flag("preset")] = Field(
+        "cpu",
+        description="cpu: 1 x 1 x 3 mm in small windows, minutes for a small network; coarse: 2 x 2 x 3 mm, a whole "
+        "gland in one window; gpu: 0.5 x 0.5 x 3 mm",
     )
     labelled: Annotated[tuple[int, ...], Flag("labelled", "A,B,...")] = Field(
         (2, 4, 8), min_length=1, description="Numbers of labelled cases to learn from, nested"
@@ -508,3 +484,71 @@ class ProbeConfig(_Frozen):
         if len(self.learning_rates) > 1 and not self.tuning_cases:
             raise ValueError("without tuning_cases no learning rate can be chosen: give one of learning_rates")
         return self
+
+
+MarginPercent = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=100,
+        description="By how many percent a challenger's validation loss must be below that of the published model",
+    ),
+    Flag("margin_percent", "X"),
+]
+
+MinNewCases = Annotated[
+    int,
+    Field(ge=1, description="New or changed cases that are worth a training; with fewer, nothing is done"),
+    Flag("min_new_cases", "N"),
+]
+
+
+JudgeChoice = Annotated[
+    Literal["loss", "probe"],
+    Field(
+        description="What decides between challenger and published model: loss, on the same validation cubes; probe, "
+        "fine-tuning on labelled cases"
+    ),
+    Flag("judge"),
+]
+
+LabelsPath = Annotated[
+    str | None,
+    Field(description="Folder or s3://bucket/prefix of lesions, CASE.nii.gz; none: the probe is of zones"),
+    Flag("labels_path", "D"),
+]
+
+ProbeMargin = Annotated[
+    float,
+    Field(
+        ge=-1,
+        lt=1,
+        description="With judge probe: what the whole 95 % interval of challenger less published model must exceed; "
+        "below 0 a challenger is published that is no worse than by so much",
+    ),
+    Flag("probe_margin", "X"),
+]
+
+
+class ProbeJudge(_Frozen):
+    """How the probe decides between challenger and published model."""
+
+    images_path: str = Field(description="Folder or s3://bucket/prefix of the labelled cases' images")
+    zonal_mask_path: str = Field(description="Folder or s3://bucket/prefix of their zonal masks")
+    labels_path: LabelsPath = None
+    patient_pattern: PatientPattern = PICAI_PATIENT
+    margin: ProbeMargin = 0.0
+    probe: ProbeConfig | None = Field(None, description="Its settings; none: the defaults, by the labels there are")
+
+
+class RetrainingConfig(_Frozen):
+    """When a challenger is trained, how, and when it wins."""
+
+    min_new_cases: MinNewCases = 10
+    margin_percent: MarginPercent = 0.0
+    judge: JudgeChoice = "loss"
+    labels_path: LabelsPath = None
+    probe_margin: ProbeMargin = 0.0
+    pretraining: ChallengerConfig = Field(
+        ChallengerConfig(), description="The challenger's budget; its network is that of the published model"
+    )

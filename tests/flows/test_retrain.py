@@ -14,7 +14,7 @@ from flows import cli
 from flows.retrain import RetrainingSummary, retrain_on_new_data
 from tests.phantoms import small_archive
 from tests.runs import artifacts_of, runs_over
-from zssmnet.config import ChallengerConfig, CubesConfig, NetworkConfig
+from zssmnet.config import ChallengerConfig, CubesConfig, NetworkConfig, ProbeConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.phantom import evenly_split_cases
 
@@ -158,6 +158,31 @@ def test_network_and_cubes_are_the_champions_where_no_others_are_asked_for(group
     cubes = [path.name for path in (group.root / "SSL" / "generated_cubes").glob("*.npy")]
     assert len(cubes) == 6
     assert all(name.startswith("bat_2_s_") for name in cubes)
+
+
+def test_the_probe_can_decide_instead_of_the_loss(group: Group) -> None:
+    """Its verdict is that of an interval and a margin, whichever loss is smaller."""
+    few = ProbeConfig(
+        task="zones",
+        preset="coarse",
+        labelled=(1,),
+        seeds=3,
+        looks=(1,),
+        learning_rates=(0.01,),
+        test_cases=1,
+        tuning_cases=0,
+        device="cpu",
+    )
+    group.retrain()  # there is a published model, whichever tests ran before
+    for rounds, (margin, published) in enumerate(((-0.99, True), (0.99, False)), start=3):
+        group.change(*group.cases()[1:3] if rounds == 3 else group.cases()[2:4])
+        done = group.retrain(recipe(epochs=rounds), judge="probe", probe=few, probe_margin=margin)
+        assert done.training and done.training.gain
+        assert done.training.published == published == (done.training.gain.low > margin)
+        assert f"by the probe {done.training.gain.in_words}" in done.decision
+        page = str(artifacts_of(runs_over(group.root, last=True)["retrain-on-new-data"])["summary"].data)
+        assert "by the probe, challenger less champion" in page
+    assert list((group.root / "SSL" / "pretrained_weights" / "training").glob("*/probe/probe.json"))
 
 
 def test_versions_are_listed_and_taken_back(group: Group, capsys: pytest.CaptureFixture[str]) -> None:

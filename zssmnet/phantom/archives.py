@@ -18,6 +18,8 @@ from zssmnet.phantom.gland import zonal_mask
 from zssmnet.phantom.grid import DEMO_GRIDS, GridSpec
 from zssmnet.phantom.signals import Examination, examination
 
+_IMAGES: dict[ArchiveFormat, str] = {"nnunet": "nnunet_raw", "picai": "picai_mha"}
+
 
 @dataclass(frozen=True)
 class PhantomCase:
@@ -49,6 +51,12 @@ def phantom_case(
     rng = np.random.default_rng([seed, int.from_bytes(digest)])
     grid = grids[int(rng.integers(len(grids)))]
     mask = zonal_mask(grid, rng)
+    return PhantomCase(case_id, mask, examination(mask, rng, subtle))
+
+
+def phantom_around(case_id: str, mask: sitk.Image, subtle: bool = False) -> PhantomCase:
+    """Draw a case around a zonal mask that is given, a real one say; its id decides the rest."""
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(case_id.encode()).digest()))
     return PhantomCase(case_id, mask, examination(mask, rng, subtle))
 
 
@@ -99,15 +107,18 @@ def write_archive(
         InputError: an id that is not ``<patient>_<study>`` in the layout ``picai``.
     """
     ids = case_ids(cases) if isinstance(cases, int) else list(cases)
-    images, masks = folder / ("nnunet_raw" if layout == "nnunet" else "picai_mha"), folder / "zonal_masks"
-    write = write_nnunet_raw if layout == "nnunet" else write_picai
     for case_id in ids:  # one case in memory at a time
-        case = phantom_case(case_id, seed, grids, subtle)
-        write(images, [case])
-        write_masks(masks, [case])
-        if subtle:
-            _write(case.examination.lesions, folder / "lesions" / f"{case_id}.nii.gz")
-    return images, masks
+        write_case(folder, phantom_case(case_id, seed, grids, subtle), layout, with_lesions=subtle)
+    return folder / _IMAGES[layout], folder / "zonal_masks"
+
+
+def write_case(folder: Path, case: PhantomCase, layout: ArchiveFormat = "nnunet", with_lesions: bool = True) -> None:
+    """Write one case into an archive as that of `write_archive`."""
+    write = write_nnunet_raw if layout == "nnunet" else write_picai
+    write(folder / _IMAGES[layout], [case])
+    write_masks(folder / "zonal_masks", [case])
+    if with_lesions:
+        _write(case.examination.lesions, folder / "lesions" / f"{case.id}.nii.gz")
 
 
 def write_nnunet_raw(folder: Path, cases: Iterable[PhantomCase]) -> None:

@@ -32,7 +32,7 @@ def sample_anatomy(
         zones_zyx: the zonal mask, labels 0, 1, 2.
         reach: positions, in mm from the gland's centre, of all grids that will be painted.
         rng: source of everything that varies between patients.
-        subtle: whether lesions are subtle, and there are mimics of them.
+        subtle: whether lesions are subtle, one case in three has none, and there are mimics of them.
     """
     centre_mm, half_mm = gland_box(grid, zones_zyx)
     extent = _union(reach)
@@ -42,7 +42,7 @@ def sample_anatomy(
         half_mm=(half_mm[0] + margin, half_mm[1] + margin, half_mm[2] + margin),
         organs=surroundings(half_mm, rng),
         nodules=_nodules(grid, zones_zyx, centre_mm, rng),
-        lesions=_lesions(grid, zones_zyx, centre_mm, rng),
+        lesions=_lesions(grid, zones_zyx, centre_mm, rng, fewest=0 if subtle else 1),
         distortion=(
             SmoothField.sample(rng, extent, (14.0, 14.0, 16.0)),
             SmoothField.sample(rng, extent, (14.0, 14.0, 16.0)),
@@ -84,10 +84,12 @@ def _nodules(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.rando
     return tuple(nodules)
 
 
-def _lesions(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator) -> tuple[Ellipsoid, ...]:
-    """One or two lesions, seven in ten of them in the peripheral zone."""
+def _lesions(
+    grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator, fewest: int
+) -> tuple[Ellipsoid, ...]:
+    """One or two lesions, or none where none may be the fewest; seven in ten of them in the peripheral zone."""
     lesions = []
-    for _ in range(rng.integers(1, 3)):
+    for _ in range(rng.integers(fewest, 3)):
         zone = PERIPHERAL_ZONE if rng.random() < 0.7 else TRANSITION_ZONE
         (centre,) = _somewhere(grid, zones_zyx == zone, centre_mm, 1, rng)
         x, y, z = rng.uniform(4.5, 7.5) * rng.uniform(0.8, 1.25, size=3)

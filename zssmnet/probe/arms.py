@@ -1,5 +1,6 @@
 """What competes: weights, the same values permuted, and scratch; each arm of a seed has the same new heads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,16 +25,16 @@ class Arm:
         name: in tables.
         kind: ``weights`` as they are; ``permuted``: their values permuted within each tensor, which keeps the scale and
             loses the structure; ``scratch``; ``again``: scratch from another initial seed, for the control.
-        weights: of the first two kinds.
+        weights: of the first two kinds: one file, or one of each pre-training seed, which the seeds take in turn.
     """
 
     name: str
     kind: Kind
-    weights: Weights | None = None
+    weights: tuple[Weights, ...] = ()
 
 
-def arms_of(weights: dict[str, Weights]) -> list[Arm]:
-    """All arms with a network: scratch and its control, then each weights file and its permutation."""
+def arms_of(weights: Mapping[str, tuple[Weights, ...]]) -> list[Arm]:
+    """All arms with a network: scratch and its control, then weights and the same permuted."""
     arms = [Arm(SCRATCH, "scratch"), Arm(AGAIN, "again")]
     for name, one in weights.items():
         arms += [Arm(name, "weights", one), Arm(permuted_name(name), "permuted", one)]
@@ -56,7 +57,7 @@ def build_network(arm: Arm, seed: int, classes: int, network: NetworkConfig, dev
         torch.default_generator.manual_seed(initial)
         model = MNet(6, classes, network.channels, network.merge)
     if arm.weights:
-        load_body(model, arm.weights)
+        load_body(model, arm.weights[seed % len(arm.weights)])
     if arm.kind == "permuted":
         _permute(model, torch.Generator().manual_seed(seed + _PERMUTATION))
     return model.to(memory_format=LAYOUT).to(device)  # type: ignore[call-overload, no-any-return]

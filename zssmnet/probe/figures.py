@@ -41,6 +41,31 @@ def case_figures(task: str, probabilities_KZYX: Any, case: LabelledCase, spacing
     }
 
 
+def picai_figures(
+    probabilities_KZYX: Sequence[Any],
+    cases: Sequence[LabelledCase],
+) -> dict[str, float | None] | None:
+    """The PI-CAI challenge's figures of all test cases, by picai_eval; None where it is not installed.
+
+    Returns:
+        ``ap``: average precision over lesions, whose candidates are extracted as PI-CAI does; ``auroc``: of cases; None
+        where there are not both kinds.
+    """
+    try:
+        from picai_eval import evaluate
+        from report_guided_annotation import extract_lesion_candidates
+    except ModuleNotFoundError:
+        return None
+    scores = [np.clip(np.asarray(one[1], np.float64), 0, 1) for one in probabilities_KZYX]
+    found = [extract_lesion_candidates(score, threshold="dynamic")[0] for score in scores]
+    metrics = evaluate(found, [case.label_ZYX.numpy() == 1 for case in cases], num_parallel_calls=1)
+    has_lesion = [bool((case.label_ZYX == 1).any()) for case in cases]
+    return {
+        "ap": float(metrics.AP) if any(has_lesion) else None,
+        "auroc": float(metrics.auroc) if any(has_lesion) and not all(has_lesion) else None,
+    }
+
+
 def average_precision(score: Array, truth: Array) -> float:
     """Area under the precision-recall curve over voxels; ties count at their end."""
     order = np.argsort(-score, axis=None, kind="stable")

@@ -15,6 +15,36 @@ from zssmnet.training.acceleration import accelerated, make_optimizer, make_sche
 
 CLASSES = {"lesions": 2, "zones": 3}
 _DRAWS = 20_000
+_PREDICTED = 4
+"""Batches of training in one of prediction, which keeps nothing for gradients."""
+
+
+class WithFrequencies(nn.Module):
+    """A network that answers, before it has learnt anything, with the classes' frequencies.
+
+    Their logarithms are added to its logits (Menon et al., ICLR 2021). Without it the first hundred steps go into
+    learning that lesions are rare, and the initial seed decides when they end.
+
+    Args:
+        network: (N, 6, Z, Y, X) to logits (N, K, Z, Y, X).
+        frequencies_K: shares of the classes, which sum to 1.
+    """
+
+    def __init__(self, network: nn.Module, frequencies_K: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("offset", frequencies_K.log()[:, None, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K, Z, Y, X)."""
+        logits: Tensor = self.network(x) + self.offset
+        return logits
+
+
+def class_frequencies(cases: Sequence[LabelledCase], classes: int) -> Tensor:
+    """Share of each class among all voxels of the cases (K,); one voxel more of each, so that none is 0."""
+    counts = torch.bincount(torch.cat([case.label_ZYX.flatten() for case in cases]), minlength=classes) + 1
+    return counts / counts.sum()
 
 
 @dataclass(frozen=True)
@@ -49,9 +79,9 @@ def fine_tune(
         optimizer="adamw",
         weight_decay=0.01,
         schedule="cosine",
-        warm_up_epochs=max(1, steps // 20),
+        warm_up_epochs=max(1, steps // 5),
     )
-    network = accelerated(model, device, recipe)
+    network = WithFrequencies(accelerated(model, device, recipe), class_frequencies(labelled, CLASSES[config.task]))
     optimizer = make_optimizer(model, device, recipe)
     schedule = make_schedule(optimizer, recipe)  # a step of it is a step of training here
     generator = torch.Generator().manual_seed(_DRAWS + seed)
@@ -66,7 +96,7 @@ def fine_tune(
         if step in config.looks:
             if not loss.isfinite():
                 raise NonFiniteLossError(f"fine-tuning at learning rate {learning_rate:g}: the loss is {loss.item()}")
-            yield Look(step, [predict(network, case, scale) for case in test])
+            yield Look(step, predict(network, test, scale))
 
 
 def segmentation_loss(logits_NKZYX: Tensor, label_NZYX: Tensor) -> Tensor:
@@ -80,19 +110,23 @@ def segmentation_loss(logits_NKZYX: Tensor, label_NZYX: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, case: LabelledCase, scale: ProbeScale) -> Tensor:
-    """Class probabilities of a whole box, on the CPU, window after window: as large as those of training."""
+def predict(network: nn.Module, cases: Sequence[LabelledCase], scale: ProbeScale) -> list[Tensor]:
+    """Class probabilities (K, Z, Y, X) of whole boxes, on the CPU, by windows as large as those of training."""
+    if not cases:
+        return []
     device = next(network.parameters()).device
     network.eval()
     x, y, z = scale.window
     nx, ny, nz = scale.windows
-    tiles = case.input_CZYX.reshape(-1, nz, z, ny, y, nx, x).permute(1, 3, 5, 0, 2, 4, 6).flatten(0, 2)
-    tiles = tiles.contiguous(memory_format=LAYOUT)
-    found = torch.cat([network(some.to(device)).softmax(dim=1).cpu() for some in torch.split(tiles, scale.batch_size)])
-    classes = found.shape[1]
-    return (
-        found.reshape(nz, ny, nx, classes, z, y, x).permute(3, 0, 4, 1, 5, 2, 6).reshape(classes, *case.label_ZYX.shape)
-    )
+    tiles = [
+        case.input_CZYX.reshape(-1, nz, z, ny, y, nx, x).permute(1, 3, 5, 0, 2, 4, 6).flatten(0, 2) for case in cases
+    ]
+    batches = torch.split(torch.cat(tiles), _PREDICTED * scale.batch_size)
+    found = [network(some.contiguous(memory_format=LAYOUT).to(device)).softmax(dim=1).cpu() for some in batches]
+    return [
+        one.reshape(nz, ny, nx, -1, z, y, x).permute(3, 0, 4, 1, 5, 2, 6).reshape(-1, *case.label_ZYX.shape)
+        for one, case in zip(torch.split(torch.cat(found), nz * ny * nx), cases, strict=True)
+    ]
 
 
 def _batch(cases: Sequence[LabelledCase], scale: ProbeScale, generator: torch.Generator) -> tuple[Tensor, Tensor]:

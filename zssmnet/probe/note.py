@@ -1,14 +1,14 @@
 """A probe's verdict as a record beside the version that was probed, so that whoever lists versions sees it."""
 
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Literal
 
 from typing_extensions import override
 
-from zssmnet.handoff.weights import local_path, record_of
+from zssmnet.probe.contenders import place_of
 from zssmnet.probe.result import ProbeResult, Verdict
-from zssmnet.registry.versions import version_key
-from zssmnet.storage import LocalStorage, Storage
+from zssmnet.registry.versions import PretrainedModel, version_key
+from zssmnet.storage import Storage
 from zssmnet.storage.records import Record, publish_record, read_record
 
 Task = Literal["lesions", "zones"]
@@ -29,16 +29,16 @@ class ProbeNote(Record):
         return name == _name(self.task)
 
 
-def note_verdict(path: str, verdict: Verdict, result: ProbeResult) -> bool:
-    """Publish a verdict beside the version of the weights in a local file; False if it is no published version."""
-    file = local_path(path)
-    record = record_of(file)
+def note_verdict(address: str, verdict: Verdict, result: ProbeResult) -> bool:
+    """Publish a verdict beside the version of the weights in a file; False if it is no published version."""
+    folder, name = place_of(address)
+    record = read_record(folder, name, PretrainedModel)
     if record is None:
         return False
-    version = LocalStorage((file.parent / version_key(record.run_id)).parent)
-    if not version.stat(file.name):
-        version = LocalStorage(file.parent)  # the file itself lies in its version's folder
-        if file.parent.name != record.run_id:
+    version = folder.child(str(PurePosixPath(version_key(record.run_id)).parent))
+    if not version.stat(name):
+        version = folder  # the file itself lies in its version's folder
+        if folder.uri.rstrip("/").rpartition("/")[2] != record.run_id:
             return False
     note = ProbeNote(
         method=METHOD,
@@ -55,7 +55,7 @@ def note_verdict(path: str, verdict: Verdict, result: ProbeResult) -> bool:
 
 def notes_of(weights: Storage, run_id: str) -> list[ProbeNote]:
     """The verdicts on a version of a folder of weights."""
-    version = weights.child(str(Path(version_key(run_id)).parent))
+    version = weights.child(str(PurePosixPath(version_key(run_id)).parent))
     return [note for task in TASKS if (note := read_record(version, _name(task), ProbeNote))]
 
 

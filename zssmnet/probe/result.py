@@ -1,6 +1,6 @@
 """The probe's result: comparisons, verdicts, and the same in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -14,19 +14,20 @@ from zssmnet.probe.trials import Trial
 
 
 class ProbedWeights(BaseModel):
-    """A file of weights that was probed.
+    """Weights that were probed.
 
     Attributes:
-        explained: its explained variance in pre-training; None where no record tells.
-        trained_cases: number of cases that it was trained with; None where no record tells.
+        sha256: of each file.
+        explained: explained variance of each training whose record tells it.
+        trained_cases: number of cases that they were trained with; None where no record tells.
     """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    sha256: str
+    sha256: tuple[str, ...]
     recipe: str | None = None
-    explained: float | None = None
+    explained: tuple[float, ...] = ()
     trained_cases: int | None = None
 
 
@@ -42,7 +43,7 @@ class Comparison(BaseModel):
 
 
 class Verdict(BaseModel):
-    """Whether a file of weights helps."""
+    """Whether weights help."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,7 +59,8 @@ class ProbeResult(BaseModel):
         verdict: all verdicts in a line.
         endpoint: the figure by which the arms are judged.
         learning_rates: of each arm, chosen on the tuning cases.
-        control: scratch from another initial seed against scratch: its interval should hold 0.
+        control: scratch from another initial seed against scratch: its interval should hold 0. Weights are compared
+            with the mean of both, so that a control which fails by chance does not lean on their side.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -94,7 +96,9 @@ def judge(
     config: ProbeConfig,
 ) -> ProbeResult:
     """Compare all arms by the endpoint: at the last look, meaned over the numbers of labelled cases."""
-    figures = {arm: _endpoint_SC(trials, arm, config) for arm in dict.fromkeys(trial.arm for trial in trials)}
+    figures = {arm: endpoint_SC(trials, arm, config) for arm in dict.fromkeys(trial.arm for trial in trials)}
+    control = Comparison(first=AGAIN, second=SCRATCH, difference=paired_difference(figures[AGAIN], figures[SCRATCH]))
+    figures[SCRATCH] = (figures[SCRATCH] + figures[AGAIN]) / 2
 
     def compare(first: str, second: str) -> Comparison:
         return Comparison(first=first, second=second, difference=paired_difference(figures[first], figures[second]))
@@ -103,12 +107,14 @@ def judge(
     primary = {name: compare(name, SCRATCH) for name in names}
     adjusted = holm({name: one.difference.p for name, one in primary.items()})
     structure = {name: compare(name, permuted_name(name)) for name in names}
-    floor = max(float(figures[name].mean()) for name in (RIDGE, RULE) if name in figures)
-    control = compare(AGAIN, SCRATCH)
+    floor = max((name for name in (RIDGE, RULE) if name in figures), key=lambda name: float(figures[name].mean()))
     verdicts = []
     for name in names:
         word, reason = verdict(
-            primary[name].difference, adjusted[name], structure[name].difference, figures[name].mean(axis=1), floor
+            primary[name].difference,
+            adjusted[name],
+            structure[name].difference,
+            compare(name, floor).difference,
         )
         if control.difference.excludes_zero:
             word, reason = (
@@ -121,6 +127,8 @@ def judge(
     comparisons = (
         *(one.model_copy(update={"adjusted_p": adjusted[name]}) for name, one in primary.items()),
         *structure.values(),
+        *(compare(name, floor) for name in names),
+        compare(SCRATCH, floor),
         *(one.model_copy(update={"adjusted_p": others_p[f"{one.first} {one.second}"]}) for one in others),
     )
     summary = "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts)
@@ -148,11 +156,16 @@ def case_auroc(trials: Sequence[Trial]) -> float | None:
     for trial in trials:
         cases = [one for one in trial.looks[-1].cases.values() if "score" in one]
         each.append(auroc([one["score"] or 0.0 for one in cases], [bool(one["has_lesion"]) for one in cases]))
-    known = [one for one in each if one is not None]
+    return mean_of(each)
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are there; None if none is."""
+    known = [one for one in values if one is not None]
     return float(np.mean(known)) if known else None
 
 
-def _endpoint_SC(trials: Sequence[Trial], arm: str, config: ProbeConfig) -> np.ndarray:  # noqa: N802  (axes)
+def endpoint_SC(trials: Sequence[Trial], arm: str, config: ProbeConfig) -> np.ndarray:  # noqa: N802  (axes)
     """The endpoint of an arm, axes (seed, case), meaned over the numbers of labelled cases."""
     rows = []
     for seed in range(config.seeds):

@@ -4,28 +4,28 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from zssmnet.config import PICAI_PATIENT, NetworkConfig, ProbeConfig
 from zssmnet.data.archive import patient_of
 from zssmnet.data.splits import VALIDATION_SUBSET
-from zssmnet.errors import CheckpointError, ConfigError
-from zssmnet.handoff.weights import Weights, read_weights, record_of, unusable
-from zssmnet.probe.arms import SCRATCH, Arm, arms_of, build_network
+from zssmnet.errors import ConfigError
+from zssmnet.probe.arms import AGAIN, SCRATCH, Arm, arms_of, build_network
+from zssmnet.probe.contenders import Contender, network_of
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.labels import LabelledCase
 from zssmnet.probe.result import ProbedWeights, ProbeResult, judge
 from zssmnet.probe.sides import Sides, choose_sides
-from zssmnet.probe.trials import Bench, Trial
+from zssmnet.probe.trials import TUNING_SEEDS, Bench, Trial
+from zssmnet.registry.lineage import CaseData
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.training.acceleration import choose_device
 
 log = logging.getLogger(__name__)
 
-METHOD = 1
+METHOD = 2
 """Raised whenever the same cases, weights and settings would give other figures."""
 RESULT = "probe.json"
 OnPlan = Callable[[int, float], None]
@@ -33,7 +33,7 @@ OnPlan = Callable[[int, float], None]
 
 def probe(
     cases: Sequence[LabelledCase],
-    weights_paths: Sequence[str],
+    contenders: Sequence[Contender],
     output: Storage,
     config: ProbeConfig,
     patient_pattern: str = PICAI_PATIENT,
@@ -44,7 +44,7 @@ def probe(
 
     Args:
         cases: all labelled cases.
-        weights_paths: local files of weights or packages; all of one network.
+        contenders: weights, all of one network.
         output: where ``probe.json`` and the trials go; those that are there already are not done again.
         config: task, numbers and seeds.
         patient_pattern: regular expression whose group ``patient`` names a case's patient.
@@ -52,27 +52,21 @@ def probe(
         on_trial: called with each trial that is done.
 
     Raises:
-        CheckpointError: weights that cannot be used, or whose pretext task was not learnt.
+        CheckpointError: weights of several networks.
+        ConfigError: no weights, two arms of one name, or more files in an arm than seeds.
         InputError: too few cases.
         NonFiniteLossError: a loss that is not finite.
     """
-    known = [(read_weights(path), record_of(Path(path))) for path in weights_paths]
-    named = _named(known)
-    for name, (weights, record) in named.items():
-        _check_learnt(weights, record, config)
-        if record is None or not record.data:
-            log.warning("%s: no record tells which cases it was trained with: test cases may be among them", name)
-    network = _network_of([weights for weights, _ in known])
-    trained = {
-        patient_of(one.case_id, patient_pattern)
-        for _, record in known
-        for one in (record.data if record else ())
-        if one.subset != VALIDATION_SUBSET
-    }
+    _check_names(contenders, config)
+    for one in contenders:
+        if not all(record and record.data for record in one.records):
+            log.warning("%s: no record tells which cases it was trained with: test cases may be among them", one.name)
+    network = network_of(contenders)
+    trained = {patient_of(case.case_id, patient_pattern) for one in contenders for case in _trained_cases(one.records)}
     sides = choose_sides(cases, trained, config)
-    probed = [_described(name, weights, record) for name, (weights, record) in named.items()]
+    probed = [_described(one) for one in contenders]
     folder = output.child(f"trials/{_identity(cases, probed, network, config)}")
-    arms = arms_of({name: weights for name, (weights, _) in named.items()})
+    arms = arms_of({one.name: one.weights for one in contenders})
     on_plan(*_plan(sides, arms, network, config))
     rates, trials = _all_trials(Bench(sides, network, config, folder, on_trial), arms)
     result = judge(trials, rates, probed, [case.id for case in sides.test], network, config)
@@ -81,13 +75,9 @@ def probe(
 
 
 def _all_trials(bench: Bench, arms: Sequence[Arm]) -> tuple[dict[str, float], list[Trial]]:
-    """Learning rates, and the trials of all arms with a network and of the floor.
-
-    The control learns as scratch does, permuted weights as the weights.
-    """
-    rates: dict[str, float] = {}
-    for arm in arms:
-        rates[arm.name] = bench.tuned(arm) if arm.kind in ("scratch", "weights") else rates[list(rates)[-1]]
+    """Learning rates, and the trials of all arms with a network and of the floor."""
+    rates = {arm.name: bench.tuned(arm) for arm in arms if arm.kind != "again"}
+    rates[AGAIN] = rates[SCRATCH]
     config, trials = bench.config, list[Trial]()
     for seed in range(config.seeds):
         for labelled in config.labelled:
@@ -99,7 +89,7 @@ def _all_trials(bench: Bench, arms: Sequence[Arm]) -> tuple[dict[str, float], li
 
 def _plan(sides: Sides, arms: Sequence[Arm], network: NetworkConfig, config: ProbeConfig) -> tuple[int, float]:
     """Number of trials, and seconds for all, by one step and one look that are done for it."""
-    tuned = sum(arm.kind in ("scratch", "weights") for arm in arms) * len(config.learning_rates)
+    tuned = (len(arms) - 1) * len(config.learning_rates) * len(TUNING_SEEDS)
     trials = tuned * (len(config.learning_rates) > 1) + len(arms) * len(config.labelled) * config.seeds
     scratch = next(arm for arm in arms if arm.name == SCRATCH)
     model = build_network(scratch, 0, CLASSES[config.task], network, choose_device(config.device))
@@ -113,50 +103,36 @@ def _plan(sides: Sides, arms: Sequence[Arm], network: NetworkConfig, config: Pro
     return trials, trials * (config.looks[-1] * seconds[-1] + len(config.looks) * look)
 
 
-def _named(
-    known: Sequence[tuple[Weights, PretrainedModel | None]],
-) -> dict[str, tuple[Weights, PretrainedModel | None]]:
-    """Weights by a name each: recipe and run where a record tells, else the file's."""
-    named: dict[str, tuple[Weights, PretrainedModel | None]] = {}
-    for weights, record in known:
-        name = f"{record.parameters.corruption.recipe} {record.run_id}" if record else weights.path.stem
-        if name in named:
-            raise ConfigError(f"{weights.path}: another one of the weights has the name {name!r}; name each file once")
-        named[name] = weights, record
-    if not named:
+def _check_names(contenders: Sequence[Contender], config: ProbeConfig) -> None:
+    if not contenders:
         raise ConfigError("no weights are named; give --weights F, once or more")
-    return named
-
-
-def _check_learnt(weights: Weights, record: PretrainedModel | None, config: ProbeConfig) -> None:
-    explained = record.metrics.get("explained_variance") if record else None
-    if explained is not None and explained <= 0 and not config.force:
-        raise unusable(
-            weights.path,
-            f"its explained variance is {explained:.1%}: it restores no better than one constant for each channel, and "
-            "cannot be expected to help; train it longer, or probe it all the same with --force",
-        )
-
-
-def _network_of(weights: Sequence[Weights]) -> NetworkConfig:
-    first = weights[0]
-    for other in weights:
-        if (other.channels, other.merge, other.in_channels) != (first.channels, first.merge, 6):
-            raise CheckpointError(
-                f"{other.path}: {other.in_channels} input channels, channels {other.channels}, merge {other.merge!r}, "
-                f"but {first.path} has {first.in_channels}, {first.channels} and {first.merge!r}; probe weights of one "
-                "network with six input channels at a time"
+    names = [one.name for one in contenders]
+    for one in contenders:
+        if names.count(one.name) > 1:
+            raise ConfigError(
+                f"{one.weights[0].path}: another one of the weights has the name {one.name!r}; name each file once, "
+                "and the trainings of one recipe as one arm, separated by commas"
             )
-    return NetworkConfig(channels=first.channels, merge=first.merge)
+        if len(one.weights) > config.seeds:
+            raise ConfigError(
+                f"{one.name}: {len(one.weights)} files for {config.seeds} seeds, of which each takes one; raise --seeds"
+            )
 
 
-def _described(name: str, weights: Weights, record: PretrainedModel | None) -> ProbedWeights:
+def _trained_cases(records: Iterable[PretrainedModel | None]) -> list[CaseData]:
+    return [case for one in records if one for case in one.data if case.subset != VALIDATION_SUBSET]
+
+
+def _described(one: Contender) -> ProbedWeights:
+    records = [record for record in one.records if record]
+    explained = [record.metrics["explained_variance"] for record in records if "explained_variance" in record.metrics]
+    is_known = len(records) == len(one.weights)
     return ProbedWeights(
-        name=name,
-        sha256=sha256_of(weights.path),
-        recipe=record.parameters.corruption.recipe if record else None,
-        explained=record.metrics.get("explained_variance") if record else None,
-        trained_cases=len({one.case_id for one in record.data if one.subset != VALIDATION_SUBSET}) if record else None,
+        name=one.name,
+        sha256=tuple(sha256_of(weights.path) for weights in one.weights),
+        recipe=records[0].parameters.corruption.recipe if records else None,
+        explained=tuple(explained),
+        trained_cases=len({case.case_id for case in _trained_cases(records)}) if is_known else None,
     )
 
 

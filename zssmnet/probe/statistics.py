@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,16 +97,14 @@ def verdict(
     against_scratch: Difference,
     adjusted_p: float,
     against_permuted: Difference,
-    figures: Sequence[float],
-    floor: float,
+    against_floor: Difference,
 ) -> tuple[str, str]:
     """Whether weights help: ``helps``, ``not shown`` or ``harms``; and why, in words.
 
     Args:
-        against_scratch, against_permuted: paired differences of the endpoint.
+        against_scratch, against_permuted, against_floor: paired differences of the endpoint; the floor is the best arm
+            without a network.
         adjusted_p: of the first, after Holm's correction.
-        figures: the endpoint of the weights, seed by seed.
-        floor: the endpoint of the best arm without a network.
     """
     is_significant = adjusted_p < LEVEL and against_scratch.excludes_zero
     if is_significant and against_scratch.mean < 0:
@@ -116,6 +114,6 @@ def verdict(
         lacking.append("no better than scratch")
     if against_permuted.low <= 0:
         lacking.append("no better than the same values permuted")
-    if float(np.mean(figures)) <= floor:
+    if against_floor.low <= 0:
         lacking.append("no better than what needs no network")
     return ("not shown", ", ".join(lacking)) if lacking else ("helps", "better than scratch, permuted and the floor")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zssmnet.config import NetworkConfig, ProbeConfig
 from zssmnet.probe.arms import Arm, build_network
-from zssmnet.probe.figures import ENDPOINTS, case_figures
+from zssmnet.probe.figures import ENDPOINTS, case_figures, picai_figures
 from zssmnet.probe.fine_tuning import CLASSES, Look, fine_tune
 from zssmnet.probe.floor import RULE, ridge_probabilities, rule_probabilities
 from zssmnet.probe.labels import LabelledCase
@@ -16,6 +16,7 @@ from zssmnet.probe.sides import Sides
 from zssmnet.storage import Storage
 from zssmnet.training.acceleration import choose_device
 
+TUNING_SEEDS = (5000, 5001)
 Example = tuple[tuple[int, ...], ...]
 
 
@@ -35,6 +36,7 @@ class Trial(BaseModel):
         labelled: number of labelled cases.
         looks: the figures at each look.
         example: classes (y, x) in the example slice after the last step; of one trial of each arm.
+        picai: picai_eval's figures after the last step, see `picai_figures`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,6 +47,7 @@ class Trial(BaseModel):
     learning_rate: float
     looks: tuple[LookFigures, ...]
     example: Example | None = None
+    picai: dict[str, float | None] | None = None
 
     def endpoint(self, task: str, look: int = -1) -> dict[str, float]:
         """The endpoint's figure of each tested case that has one."""
@@ -75,13 +78,20 @@ class Bench:
     on_trial: Callable[[Trial], None]
 
     def tuned(self, arm: Arm) -> float:
-        """The learning rate with which an arm does best on the tuning cases, by its first seed's labelled cases."""
+        """The learning rate with which an arm does best on the tuning cases, by seeds that are not tested.
+
+        By one seed alone, a rate with which every other training fails may win.
+        """
         labelled, task = max(self.config.labelled), self.config.task
         rates = self.config.learning_rates
         if len(rates) == 1:
             return rates[0]
-        means = {rate: self._trial(arm, labelled, 0, rate, self.sides.tuning, "tuning").mean(task) for rate in rates}
-        return max(means, key=lambda rate: means[rate])
+
+        def mean(rate: float) -> float:
+            trials = [self._trial(arm, labelled, seed, rate, self.sides.tuning, "tuning") for seed in TUNING_SEEDS]
+            return sum(one.mean(task) for one in trials)
+
+        return max(rates, key=mean)
 
     def tested(self, arm: Arm, labelled: int, seed: int, learning_rate: float) -> Trial:
         """An arm on the test cases."""
@@ -128,7 +138,10 @@ class Bench:
         )
         is_shown = seed == 0 and labelled == max(self.config.labelled)
         example = _example(looks[-1], cases) if is_shown else None
-        return Trial(arm=name, labelled=labelled, seed=seed, learning_rate=rate, looks=figures, example=example)
+        picai = picai_figures(looks[-1].probabilities, cases) if task == "lesions" else None
+        return Trial(
+            arm=name, labelled=labelled, seed=seed, learning_rate=rate, looks=figures, example=example, picai=picai
+        )
 
     def _known(self, key: str) -> Trial | None:
         if self.folder.stat(key) is None:

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from matplotlib.axes import Axes
 
-from zssmnet.probe.result import Comparison, ProbeResult, case_auroc
+from zssmnet.probe.result import Comparison, ProbeResult, case_auroc, mean_of
 from zssmnet.report.palette import FAINT, INK, LINES
 from zssmnet.report.style import heading, new_figure, without_axes
 
@@ -87,18 +87,22 @@ def _setting(result: ProbeResult) -> str:
 
 
 def _others(result: ProbeResult) -> str:
-    return "Dice, AUROC of cases" if result.task == "lesions" else "surface distance, mm"
+    return "Dice, AUROC of cases; PI-CAI's AP, AUROC" if result.task == "lesions" else "surface distance, mm"
 
 
 def _other_figures(result: ProbeResult, arm: str) -> str:
     trials = result.trials_of(arm)
     name = "dice" if result.task == "lesions" else "surface_mm"
-    values = [value for one in trials for case in one.looks[-1].cases.values() if (value := case[name]) is not None]
-    first = f"{np.mean(values):.3f}" if values else "none"
+    values = [case[name] for one in trials for case in one.looks[-1].cases.values()]
+    first = _figure(mean_of(values))
     if result.task == "zones":
         return first
-    area = case_auroc(trials)
-    return f"{first}, {'none' if area is None else f'{area:.3f}'}"
+    picai = [mean_of([one.picai[name] for one in trials if one.picai]) for name in ("ap", "auroc")]
+    return f"{first}, {_figure(case_auroc(trials))}; {', '.join(map(_figure, picai))}"
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
 
 
 def _compared(one: Comparison) -> str:
@@ -112,11 +116,11 @@ def _origin(result: ProbeResult) -> list[str]:
     """What is known of each file of weights."""
     lines = []
     for one in result.weights:
-        explained = "unknown" if one.explained is None else f"{one.explained:.1%}"
+        explained = ", ".join(f"{share:.1%}" for share in one.explained) or "unknown"
         cases = (
             "no record tells which cases it was trained with, so test cases may be among them"
             if one.trained_cases is None
-            else f"trained with {one.trained_cases} cases, none of them tested"
+            else f"trained with {one.trained_cases} cases, none of whose patients is tested"
         )
         lines.append(f"- {one.name}: explained variance {explained}; {cases}.")
     return lines

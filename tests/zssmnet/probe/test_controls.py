@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.zssmnet.probe.examples import made_cases, save_weights, small_probe
+from tests.zssmnet.probe.examples import contenders, made_cases, save_weights, small_probe
 from zssmnet.config import NetworkConfig, ProbeConfig
 from zssmnet.probe.arms import Arm, build_network
 from zssmnet.probe.fine_tuning import fine_tune
@@ -37,7 +37,7 @@ def taught_weights(file: Path, config: ProbeConfig, shuffled: bool = False) -> s
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_a_planted_effect_is_found_and_shuffled_targets_do_not_help(tmp_path: Path, shuffled: bool) -> None:
     weights = taught_weights(tmp_path / "taught.model", CONFIG, shuffled)
-    result = probe(CASES, [weights], LocalStorage(tmp_path / "out"), CONFIG)
+    result = probe(CASES, contenders(weights), LocalStorage(tmp_path / "out"), CONFIG)
     assert not result.control.difference.excludes_zero
     (found,) = result.verdicts
     assert (found.verdict == "helps") == (not shuffled), found.sentence
@@ -45,7 +45,7 @@ def test_a_planted_effect_is_found_and_shuffled_targets_do_not_help(tmp_path: Pa
 
 def test_new_weights_are_not_told_from_scratch(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"looks": (4,), "seeds": 4})
-    result = probe(CASES, [save_weights(tmp_path / "new.model", 7)], LocalStorage(tmp_path / "out"), config)
+    result = probe(CASES, contenders(save_weights(tmp_path / "new.model", 7)), LocalStorage(tmp_path / "out"), config)
     assert not result.control.difference.excludes_zero
     assert result.verdicts[0].verdict == "not shown"
 
@@ -54,6 +54,6 @@ def test_the_same_weights_twice_do_not_differ_at_all(tmp_path: Path) -> None:
     """Pairing is exact: same cases, windows, order, flips and heads."""
     first, second = save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model")
     config = CONFIG.model_copy(update={"looks": (3,), "seeds": 3})
-    result = probe(CASES, [first, second], LocalStorage(tmp_path / "out"), config)
+    result = probe(CASES, contenders(first, second), LocalStorage(tmp_path / "out"), config)
     between = next(one for one in result.comparisons if (one.first, one.second) == ("a", "b"))
     assert (between.difference.mean, between.difference.low, between.difference.high) == (0, 0, 0)

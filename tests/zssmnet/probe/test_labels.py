@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.zssmnet.probe.examples import small_probe
+from tests.zssmnet.probe.examples import contenders, save_weights, small_probe
 from zssmnet.config import PICAI_PATIENT, PROBE_SCALES, ProbeScale
 from zssmnet.data.examination import array_of
 from zssmnet.data.image_io import read_image
 from zssmnet.errors import ArchiveError
 from zssmnet.phantom import GridSpec, write_archive
 from zssmnet.probe.labels import read_labelled_cases
-from zssmnet.storage import open_storage
+from zssmnet.probe.run import probe
+from zssmnet.storage import LocalStorage, open_storage
 
 GRID = GridSpec.centred((128, 128, 17), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))
 
@@ -25,10 +26,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read(archive: Path, task: str):
+def read(archive: Path, task: str, preset: str = "cpu"):
     images, masks, lesions = (open_storage(archive / name) for name in ("nnunet_raw", "zonal_masks", "lesions"))
     return read_labelled_cases(
-        images, masks, lesions if task == "lesions" else None, small_probe(task=task), PICAI_PATIENT
+        images, masks, lesions if task == "lesions" else None, small_probe(task=task, preset=preset), PICAI_PATIENT
     )
 
 
@@ -59,6 +60,25 @@ def test_zones_are_the_label_and_no_input(archive: Path) -> None:
         assert counts == pytest.approx([(array_of(mask) == zone).sum() for zone in (1, 2)], rel=0.02)
         rows = np.nonzero(case.gland_ZYX.any(dim=2).any(dim=0).numpy())[0]
         assert abs(rows[0] + rows[-1] - 63) <= 1  # the gland is in the middle
+
+
+@pytest.mark.parametrize(("preset", "shape"), [("coarse", (16, 32, 32)), ("gpu", (16, 128, 128))])
+def test_every_preset_sees_the_same_box_of_64_mm(archive: Path, preset: str, shape: tuple[int, int, int]) -> None:
+    found = read(archive, "zones", preset)
+    sizes = [int(case.gland_ZYX.sum()) for case in found]
+    expected = [int(case.gland_ZYX.sum()) for case in read(archive, "zones")]
+    assert {tuple(case.label_ZYX.shape) for case in found} == {shape}
+    assert np.divide(sizes, expected) == pytest.approx(shape[1] * shape[2] / 64**2, rel=0.05)
+
+
+@pytest.mark.long
+def test_the_preset_gpu_goes_through_where_there_is_none(archive: Path, tmp_path: Path) -> None:
+    config = {"labelled": (1,), "looks": (1,), "test_cases": 1, "tuning_cases": 0, "device": "auto", "preset": "gpu"}
+    settings = small_probe(task="zones", **config)
+    (weights,) = contenders(save_weights(tmp_path / "a.model"))
+    result = probe(read(archive, "zones", "gpu"), [weights], LocalStorage(tmp_path / "out"), settings)
+    assert result.config.scale.box == (128, 128, 16)
+    assert all(0 <= trial.mean("zones") <= 1 for trial in result.trials)
 
 
 def test_a_case_without_a_lesion_map_is_left_out(archive: Path, tmp_path: Path) -> None:

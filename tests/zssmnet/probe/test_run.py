@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.zssmnet.probe.examples import CHANNELS, made_cases, save_weights, small_probe
+from tests.zssmnet.probe.examples import CHANNELS, contenders, made_cases, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig, ProbeScale
 from zssmnet.errors import CheckpointError, ConfigError, InputError
 from zssmnet.handoff.weights import HEADS, read_weights
 from zssmnet.mnet import MNet
-from zssmnet.probe.arms import Arm, build_network
-from zssmnet.probe.fine_tuning import predict
+from zssmnet.probe.arms import Arm, arms_of, build_network
+from zssmnet.probe.contenders import read_contender
+from zssmnet.probe.fine_tuning import WithFrequencies, class_frequencies, predict
 from zssmnet.probe.note import note_verdict, notes_of
 from zssmnet.probe.result import ProbeResult
 from zssmnet.probe.run import RESULT, probe
@@ -59,7 +60,7 @@ class TestArms:
         kinds = ("scratch", "again", "weights", "permuted")
         states = {
             kind: build_network(
-                Arm(kind, kind, weights if kind in kinds[2:] else None), 3, 2, NETWORK, CPU
+                Arm(kind, kind, (weights,) if kind in kinds[2:] else ()), 3, 2, NETWORK, CPU
             ).state_dict()
             for kind in kinds
         }
@@ -74,6 +75,25 @@ class TestArms:
         assert not torch.equal(states["permuted"][convolution], states["weights"][convolution])
         assert not torch.equal(states["again"][convolution], states["scratch"][convolution])
 
+    def test_several_trainings_are_one_arm_of_which_each_seed_takes_one(self, tmp_path: Path) -> None:
+        (both,) = contenders(",".join(save_weights(tmp_path / f"{name}.model", seed) for seed, name in enumerate("ab")))
+        assert both.name == "a and 1 more"
+        (arm,) = (one for one in arms_of({both.name: both.weights}) if one.kind == "weights")
+        for seed in range(3):
+            body = build_network(arm, seed, 2, NETWORK, CPU).state_dict()
+            assert all(torch.equal(body[name], tensor) for name, tensor in both.weights[seed % 2].body.items())
+        with pytest.raises(ConfigError, match=r"a and 1 more: 2 files for 1 seeds.*--seeds"):
+            probe(CASES, [both], LocalStorage(tmp_path / "out"), small_probe().model_copy(update={"seeds": 1}))
+
+    def test_a_network_answers_with_the_classes_frequencies_before_it_has_learnt(self) -> None:
+        frequencies = class_frequencies(CASES, 2)
+        voxels = torch.cat([case.label_ZYX.flatten() for case in CASES])
+        assert frequencies[1].item() == pytest.approx(voxels.float().mean().item(), rel=0.01)
+        silent = build_network(Arm("scratch", "scratch"), 0, 2, NETWORK, CPU)
+        torch.nn.init.zeros_(silent.outputs[0].weight)
+        found = WithFrequencies(silent, frequencies)(CASES[0].input_CZYX[None]).softmax(dim=1)
+        torch.testing.assert_close(found, frequencies[:, None, None, None].expand_as(found[0])[None])
+
 
 def test_windows_are_put_together_where_they_were_cut() -> None:
     class Copies(torch.nn.Module):
@@ -86,7 +106,8 @@ def test_windows_are_put_together_where_they_were_cut() -> None:
 
     scale = ProbeScale(spacing_mm=(1, 1, 3), window=(5, 4, 2), windows=(2, 3, 2), batch_size=5)
     (case,) = made_cases(1, size=(4, 12, 10))
-    torch.testing.assert_close(predict(Copies(), case, scale), case.input_CZYX[:2].softmax(dim=0))
+    for found in predict(Copies(), [case, case], scale):
+        torch.testing.assert_close(found, case.input_CZYX[:2].softmax(dim=0))
 
 
 class TestProbe:
@@ -94,7 +115,7 @@ class TestProbe:
         plans, trials = [], []
         result = probe(
             CASES,
-            [save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model", 1)],
+            contenders(save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model", 1)),
             LocalStorage(tmp_path / "out"),
             small_probe(learning_rates=(0.01, 0.1)),
             on_plan=lambda *plan: plans.append(plan),
@@ -104,16 +125,16 @@ class TestProbe:
         assert result.arms()[:6] == ["scratch", "scratch again", "a", "a, permuted", "b", "b, permuted"]
         assert result.learning_rates["scratch again"] == result.learning_rates["scratch"]
         ((count, seconds),) = plans
-        assert count == len(trials) == 3 * 2 + 6 * 2 * 3 and seconds > 0
+        assert count == len(trials) == 5 * 2 * 2 + 6 * 2 * 3 and seconds > 0
         assert set(result.test_cases) == set(result.trials[0].looks[0].cases)
-        assert [one.first for one in result.comparisons] == ["a", "b", "a", "b", "a"]
+        assert [one.first for one in result.comparisons] == ["a", "b", "a", "b", "a", "b", "scratch", "a"]
         table = probe_table(result)
         assert all(one.sentence in table for one in result.verdicts)
         assert "no record tells which cases" in table
         assert probe_picture(result).startswith(b"\x89PNG")
 
     def test_interrupted_and_started_again_it_ends_with_the_same_figures(self, tmp_path: Path) -> None:
-        weights, done = [save_weights(tmp_path / "a.model")], []
+        weights, done = contenders(save_weights(tmp_path / "a.model")), []
 
         def stop(trial: Any) -> None:
             done.append(trial)
@@ -135,9 +156,9 @@ class TestProbe:
         publish_record(weights, MODEL, poor)
         output, path = LocalStorage(tmp_path / "out"), str(tmp_path / "w" / MODEL)
         with pytest.raises(CheckpointError, match=r"explained variance is -3\.7%.*--force"):
-            probe(CASES, [path], output, small_probe())
-        result = probe(CASES, [path], output, small_probe(force=True))
-        assert result.weights[0].explained == -0.037
+            read_contender(path)
+        result = probe(CASES, [read_contender(path, may_have_learnt_nothing=True)], output, small_probe())
+        assert result.weights[0].explained == (-0.037,)
         assert note_verdict(path, result.verdicts[0], result)
         (note,) = notes_of(weights, record.run_id)
         assert (note.task, note.verdict, note.sentence) == ("lesions", "not shown", result.verdicts[0].sentence)
@@ -148,6 +169,6 @@ class TestProbe:
         torch.save({"state_dict": MNet(6, 3, (2, 2, 2, 2, 3)).state_dict()}, tmp_path / "b.model")
         one, output = save_weights(tmp_path / "a.model"), LocalStorage(tmp_path / "out")
         with pytest.raises(CheckpointError, match="probe weights of one network"):
-            probe(CASES, [one, str(tmp_path / "b.model")], output, small_probe())
+            probe(CASES, contenders(one, str(tmp_path / "b.model")), output, small_probe())
         with pytest.raises(ConfigError, match="name each file once"):
-            probe(CASES, [one, one], output, small_probe())
+            probe(CASES, contenders(one, one), output, small_probe())
