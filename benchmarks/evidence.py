@@ -234,7 +234,8 @@ def _false_alarms(result: ProbeResult) -> float:
 
 def _judged_anew(result: ProbeResult) -> ProbeResult:
     """The same trials by the present rules."""
-    return judge(result.trials, result.learning_rates, result.weights, result.test_cases, result.network, result.config)
+    told = result.trials, result.learning_rates, result.weights, result.test_cases, result.network, result.config
+    return judge(*told).model_copy(update={"truth": result.truth})
 
 
 def main() -> None:

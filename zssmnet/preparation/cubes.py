@@ -313,7 +313,8 @@ def _read_prepared(
     for key, volume in zip(keys[:3], volumes, strict=False):
         check_values(case_id, data.where(key), volume, "the image")
     spacing: Spacing = volumes[0].GetSpacing()
-    if expected and not np.allclose(spacing, expected, rtol=1e-3):
+    # sizes are whole numbers of voxels, so that cases of one preparation differ by some percent, most along z
+    if expected and not np.allclose(spacing, expected, rtol=0.1):
         found, before = (" x ".join(f"{mm:.4g}" for mm in one) for one in (spacing, expected))
         reason = f"has the spacing {found} mm, the cases before it {before} mm; prepare all cases in the same way"
         raise CaseError(case_id, data.where(keys[0]), reason)

@@ -10,7 +10,7 @@ from zssmnet.probe.arms import AGAIN, SCRATCH, permuted_name
 from zssmnet.probe.figures import ENDPOINT_NAMES, auroc
 from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.statistics import Difference, holm, paired_difference, verdict
-from zssmnet.probe.trials import Trial
+from zssmnet.probe.trials import Example, Trial
 
 
 class ProbedWeights(BaseModel):
@@ -61,6 +61,7 @@ class ProbeResult(BaseModel):
         learning_rates: of each arm, chosen on the tuning cases.
         control: scratch from another initial seed against scratch: its interval should hold 0. Weights are compared
             with the mean of both, so that a control which fails by chance does not lean on their side.
+        truth: what there is to be found in the example slice.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,6 +78,7 @@ class ProbeResult(BaseModel):
     comparisons: tuple[Comparison, ...]
     control: Comparison
     verdicts: tuple[Verdict, ...]
+    truth: Example | None = None
 
     def arms(self) -> list[str]:
         """Names of all arms."""

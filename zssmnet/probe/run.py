@@ -17,7 +17,7 @@ from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.labels import LabelledCase
 from zssmnet.probe.result import ProbedWeights, ProbeResult, judge
 from zssmnet.probe.sides import Sides, choose_sides
-from zssmnet.probe.trials import TUNING_SEEDS, Bench, Trial
+from zssmnet.probe.trials import TUNING_SEEDS, Bench, Trial, example_of
 from zssmnet.registry.lineage import CaseData
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage, sha256_of
@@ -70,6 +70,7 @@ def probe(
     on_plan(*_plan(sides, arms, network, config))
     rates, trials = _all_trials(Bench(sides, network, config, folder, on_trial), arms)
     result = judge(trials, rates, probed, [case.id for case in sides.test], network, config)
+    result = result.model_copy(update={"truth": example_of(sides.test, [case.label_ZYX for case in sides.test])})
     output.publish_bytes(RESULT, (result.model_dump_json(indent=1) + "\n").encode())
     return result
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from zssmnet.config import NetworkConfig, ProbeConfig
 from zssmnet.probe.arms import Arm, build_network
@@ -137,7 +138,8 @@ class Bench:
             for look in looks
         )
         is_shown = seed == 0 and labelled == max(self.config.labelled)
-        example = _example(looks[-1], cases) if is_shown else None
+        classes = [found.argmax(dim=0) for found in looks[-1].probabilities]
+        example = example_of(cases, classes) if is_shown else None
         picai = picai_figures(looks[-1].probabilities, cases) if task == "lesions" else None
         return Trial(
             arm=name, labelled=labelled, seed=seed, learning_rate=rate, looks=figures, example=example, picai=picai
@@ -152,16 +154,11 @@ class Bench:
             return None  # of another version
 
 
-def example_place(cases: Sequence[LabelledCase]) -> tuple[int, int]:
-    """Number of the case, and of its slice, that are shown: where there is most to be found."""
+def example_of(cases: Sequence[LabelledCase], classes_ZYX: Sequence[Tensor]) -> Example:
+    """Classes (y, x) in the slice that is shown: of all cases, where there is most to be found."""
     sizes = [case.label_ZYX.ne(0).sum(dim=(1, 2)) for case in cases]
     number = max(range(len(cases)), key=lambda one: int(sizes[one].max()))
-    return number, int(sizes[number].argmax())
-
-
-def _example(look: Look, cases: Sequence[LabelledCase]) -> Example:
-    number, z = example_place(cases)
-    return tuple(tuple(row) for row in look.probabilities[number].argmax(dim=0)[z].tolist())
+    return tuple(tuple(row) for row in classes_ZYX[number][int(sizes[number].argmax())].tolist())
 
 
 def _plain(name: str) -> str:

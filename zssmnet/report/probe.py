@@ -32,6 +32,8 @@ def probe_picture(result: ProbeResult) -> bytes:
     """
     arms, counts = result.arms(), result.config.labelled
     shown = [(arm, one.example) for arm in arms for one in result.trials_of(arm) if one.example]
+    if result.truth:
+        shown = [("to be found", result.truth), *shown]
     figure = new_figure(max(9.0, 3.4 * len(counts)), 7.2)
     grid = figure.add_gridspec(2, 1, height_ratios=[2.6, 1], left=0.07, right=0.98, top=0.84, bottom=0.03, hspace=0.3)
     panels = grid[0].subgridspec(1, len(counts), wspace=0.12).subplots(sharey=True, squeeze=False)
@@ -66,7 +68,7 @@ def probe_table(result: ProbeResult) -> str:
         "",
     ]
     lines += [f"| arm | learning rate | {' | '.join(f'{n} labelled' for n in config.labelled)} | {_others(result)} |"]
-    lines += ["| --- | --- |" + " --- |" * (len(config.labelled) + 1)]
+    lines += ["| --- " * (lines[-1].count("|") - 1) + "|"]
     for arm in result.arms():
         each = [[one.mean(result.task) for one in result.trials_of(arm, n)] for n in config.labelled]
         cells = [f"{np.mean(one):.3f} ± {np.std(one, ddof=1):.3f}" for one in each]
@@ -83,11 +85,16 @@ def _setting(result: ProbeResult) -> str:
     return (
         f"{len(result.test_cases)} test cases, {config.seeds} seeds, {config.looks[-1]} steps, after the last of which "
         f"it is taken; ± is the standard deviation over seeds"
+        + ("; AP of lesions and AUROC of cases are PI-CAI's, by picai_eval" if _has_picai(result) else "")
     )
 
 
+def _has_picai(result: ProbeResult) -> bool:
+    return any(one.picai for one in result.trials)
+
+
 def _others(result: ProbeResult) -> str:
-    return "Dice, AUROC of cases; PI-CAI's AP, AUROC" if result.task == "lesions" else "surface distance, mm"
+    return "Dice | AP of lesions | AUROC of cases" if result.task == "lesions" else "surface distance, mm"
 
 
 def _other_figures(result: ProbeResult, arm: str) -> str:
@@ -97,8 +104,8 @@ def _other_figures(result: ProbeResult, arm: str) -> str:
     first = _figure(mean_of(values))
     if result.task == "zones":
         return first
-    picai = [mean_of([one.picai[name] for one in trials if one.picai]) for name in ("ap", "auroc")]
-    return f"{first}, {_figure(case_auroc(trials))}; {', '.join(map(_figure, picai))}"
+    ap, auroc = (mean_of([one.picai[name] for one in trials if one.picai]) for name in ("ap", "auroc"))
+    return f"{first} | {_figure(ap)} | {_figure(case_auroc(trials) if auroc is None else auroc)}"
 
 
 def _figure(value: float | None) -> str:
