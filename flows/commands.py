@@ -232,7 +232,7 @@ def probe(options: argparse.Namespace) -> None:
         from flows.probe import probe as flow
 
         ready()
-        done = flow(
+        done: Any = flow(
             options.images_path,
             options.zonal_mask_path,
             options.weights,

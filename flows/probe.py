@@ -3,6 +3,8 @@
 from typing import Annotated
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
@@ -34,9 +36,11 @@ def probe(
     ] = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
     config: Annotated[ProbeConfig, Field(description="Task, preset, numbers of cases and seeds")] = ProbeConfig(),
-) -> ProbeOutcome:
+) -> State[ProbeOutcome]:
     """Compare weights with scratch on held-out cases; an interrupted run continues after its last whole trial."""
     files = [file for one in weights for file in files_of(one)]
     check_valid_everywhere(images_path, zonal_mask_path, output_path, labels_path, *files)
     with alone_in(output_path), shown_in_run():
-        return compare_weights(images_path, zonal_mask_path, labels_path, weights, output_path, patient_pattern, config)
+        places = images_path, zonal_mask_path, labels_path, weights, output_path
+        found = compare_weights(*places, patient_pattern, config)
+    return Completed(message=found.verdict, data=found)

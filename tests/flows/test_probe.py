@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.test_cli import status_of
+from tests.runs import runs_over
 from tests.zssmnet.probe.examples import save_weights
 from zssmnet.phantom import write_archive
 from zssmnet.probe.run import RESULT
@@ -50,6 +51,7 @@ def test_it_runs_through_on_the_real_examinations_and_is_not_done_again(
     reported = capsys.readouterr().out
     assert "a: " in reported and "95 % interval" in reported
     first = (tmp_path / "out" / RESULT).read_bytes()
+    assert runs_over(tmp_path / "out")["probe"].state.message == json.loads(first)["verdict"]
     trials = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "trials").rglob("*.json")}
     assert status_of(*command) == 0
     assert (tmp_path / "out" / RESULT).read_bytes() == first

@@ -35,7 +35,7 @@ def probe_picture(result: ProbeResult) -> bytes:
     if result.truth:
         shown = [("to be found", result.truth), *shown]
     figure = new_figure(max(9.0, 3.4 * len(counts)), 7.2)
-    grid = figure.add_gridspec(2, 1, height_ratios=[2.6, 1], left=0.07, right=0.98, top=0.84, bottom=0.03, hspace=0.3)
+    grid = figure.add_gridspec(2, 1, height_ratios=[2.6, 1], left=0.07, right=0.98, top=0.8, bottom=0.03, hspace=0.3)
     panels = grid[0].subgridspec(1, len(counts), wspace=0.12).subplots(sharey=True, squeeze=False)
     colours = dict(zip(arms, _COLOURS * len(arms), strict=False))
     for ax, labelled in zip(panels[0], counts, strict=True):
@@ -46,7 +46,7 @@ def probe_picture(result: ProbeResult) -> bytes:
         _style(ax)
     panels[0][0].set_ylabel(_SHORT[result.task], fontsize=9, color=FAINT)
     handles, names = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.06, 0.95), ncols=4, frameon=False, fontsize=8)
+    figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.06, 0.95), ncols=3, frameon=False, fontsize=8)
     row = grid[1].subgridspec(1, max(1, len(shown)), wspace=0.05).subplots(squeeze=False)[0]
     for ax, (arm, example) in zip(row, shown, strict=False):
         ax.imshow(np.array(example), "gray", vmin=0, vmax=2 if result.task == "zones" else 1, interpolation="nearest")
