@@ -198,10 +198,10 @@ def _conclusions(results: dict[str, ProbeResult]) -> list[str]:
     lines = []
     for task, result in results.items():
         words = {word: [one.weights for one in result.verdicts if one.verdict == word] for word in ("helps", "harms")}
-        told = [f"{word}: {', '.join(names)}" for word, names in words.items() if names]
+        said = [f"{word}: {', '.join(names)}" for word, names in words.items() if names]
         control, floor = result.control.difference, _against_floor(result)
         name = task.capitalize()
-        lines.append(f"{name}: {'; '.join(told) or 'no weights were shown to help or to harm'}.")
+        lines.append(f"{name}: {'; '.join(said) or 'no weights were shown to help or to harm'}.")
         lines.append(
             f"{name}: the control {'fails' if control.excludes_zero else 'holds'}: scratch differs from scratch by "
             f"{control.mean:+.3f} ({control.low:+.3f} to {control.high:+.3f}). With the two arms exchanged seed "
@@ -236,8 +236,8 @@ def _false_alarms(result: ProbeResult) -> float:
 
 def _judged_anew(result: ProbeResult) -> ProbeResult:
     """The same trials by the present rules."""
-    told = result.trials, result.learning_rates, result.weights, result.test_cases, result.network, result.config
-    return judge(*told).model_copy(update={"truth": result.truth})
+    known = result.trials, result.learning_rates, result.weights, result.test_cases, result.network, result.config
+    return judge(*known).model_copy(update={"truth": result.truth})
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.flows.test_cli import status_of
 from tests.runs import runs_over
 from tests.zssmnet.probe.examples import save_weights
-from zssmnet.phantom import write_archive
+from zssmnet.phantom import GridSpec, write_archive
 from zssmnet.probe.run import RESULT
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data"
@@ -68,7 +68,8 @@ def test_lesions_need_labels(tmp_path: Path, prefect_api: str, capsys: pytest.Ca
 
 @pytest.mark.long
 def test_killed_and_started_again_it_ends_with_the_same_figures(tmp_path: Path, prefect_api: str) -> None:
-    images, masks = write_archive(tmp_path / "archive", 2, subtle=True)
+    grid = GridSpec.centred((128, 128, 17), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))  # on which both cases have a lesion
+    images, masks = write_archive(tmp_path / "archive", 2, grids=[grid], subtle=True)
     weights = save_weights(tmp_path / "a.model")
     command = [sys.executable, "-m", "flows.cli", "probe", *flags(images, masks, tmp_path / "archive/lesions"), *FEW]
     command += ["--weights", weights, "--seed", "0", "--output"]
