@@ -22,7 +22,7 @@ from zssmnet.data.image_io import read_image
 from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import CaseError, CubesError, StorageError, UnreadableFileError
 from zssmnet.preparation.cropping import Triple
-from zssmnet.preparation.prepare import IMAGE_SUFFIXES, MASK_SUFFIX, prepared_keys
+from zssmnet.preparation.prepare import IMAGE_SUFFIXES, MASK_SUFFIX, PreparedCase, prepared_keys
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.records import (
     Output,
@@ -59,7 +59,7 @@ class SubsetCubes(Record):
     """The record of a file of cubes: its cases in the order of their cubes.
 
     Attributes:
-        spacing_mm: of all its cases, x, y, z; None if it was not recorded, or there are no cases.
+        spacing_mm: that its cases were prepared for, x, y, z; None if no record says so.
     """
 
     subset: int
@@ -122,7 +122,7 @@ def generate_cubes(
         log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
         return present, False
     with output.publishing(key) as path:
-        cases, spacing = _write_cubes(path, subset, case_ids, data, config, on_case)
+        cases = _write_cubes(path, subset, case_ids, data, config, on_case)
         if data.list(f"subset{subset}") != seen:
             raise StorageError(
                 f"{data.where(f'subset{subset}')}: changed while its cubes were cut, so they are not published; "
@@ -137,7 +137,7 @@ def generate_cubes(
         subset=subset,
         parameters=config,
         cases=tuple(cases),
-        spacing_mm=spacing,
+        spacing_mm=_spacing(data, case_ids),
     )
     publish_record(output, key, record)
     log.info("subset %d: %d cubes of %d cases", subset, _count(record), len(case_ids))
@@ -278,28 +278,30 @@ def _write_cubes(
     data: Storage,
     config: CubesConfig,
     on_case: Callable[[str], None],
-) -> tuple[list[CaseCubes], Spacing | None]:
+) -> list[CaseCubes]:
     shape = (len(case_ids) * config.cubes_per_case, CHANNEL_COUNT, *config.size)
-    cases, spacing = [], None
+    cases = []
     with path.open("wb") as stream:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(config.dtype)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         for case_id in case_ids:
-            scaled, spacing = _read_prepared(case_id, subset, data, spacing)
-            volume = padded(scaled, config.size)
+            volume = padded(_read_prepared(case_id, subset, data), config.size)
             starts = cube_starts(case_id, volume.shape[1:], config)
             for start in starts:
                 window = tuple(slice(low, low + size) for low, size in zip(start, config.size, strict=True))
                 stream.write(np.ascontiguousarray(volume[(slice(None), *window)], config.dtype).data)
             cases.append(CaseCubes(case_id, tuple((int(x), int(y), int(z)) for x, y, z in starts)))
             on_case(case_id)
-    return cases, spacing
+    return cases
 
 
-def _read_prepared(
-    case_id: str, subset: int, data: Storage, expected: Spacing | None
-) -> tuple[npt.NDArray[np.float32], Spacing]:
-    """A case's scaled volume, and its spacing, which must be that of the cases before it."""
+def _spacing(data: Storage, case_ids: list[str]) -> Spacing | None:
+    """The spacing that the first case with a record was prepared for: in one root it is that of all."""
+    records = (read_record(data, case_id, PreparedCase) for case_id in case_ids)
+    return next((record.parameters.spacing_mm for record in records if record), None)
+
+
+def _read_prepared(case_id: str, subset: int, data: Storage) -> npt.NDArray[np.float32]:
     keys = prepared_keys(case_id, subset)
     volumes = []
     for key in keys:
@@ -312,14 +314,8 @@ def _read_prepared(
             raise CaseError(case_id, data.where(key), f"has the size {volume.GetSize()}, not {volumes[0].GetSize()}")
     for key, volume in zip(keys[:3], volumes, strict=False):
         check_values(case_id, data.where(key), volume, "the image")
-    spacing: Spacing = volumes[0].GetSpacing()
-    # sizes are whole numbers of voxels, so that cases of one preparation differ by some percent, most along z
-    if expected and not np.allclose(spacing, expected, rtol=0.1):
-        found, before = (" x ".join(f"{mm:.4g}" for mm in one) for one in (spacing, expected))
-        reason = f"has the spacing {found} mm, the cases before it {before} mm; prepare all cases in the same way"
-        raise CaseError(case_id, data.where(keys[0]), reason)
     arrays = [array_of(volume) for volume in volumes]
-    return scaled_volume((arrays[0], arrays[1], arrays[2]), arrays[3]), expected or spacing
+    return scaled_volume((arrays[0], arrays[1], arrays[2]), arrays[3])
 
 
 def _to_unit_range(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

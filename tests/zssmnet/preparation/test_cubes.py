@@ -40,20 +40,13 @@ class Stage:
     def __init__(self, root: Path) -> None:
         self.data, self.cubes = root / "data", root / "cubes"
 
-    def add(
-        self,
-        case_id: str,
-        subset: int = 0,
-        seed: int = 0,
-        size: tuple[int, int, int] = SIZE,
-        spacing: tuple[float, float, float] = (0.5, 0.5, 3.0),
-    ) -> None:
+    def add(self, case_id: str, subset: int = 0, seed: int = 0, size: tuple[int, int, int] = SIZE) -> None:
         """A prepared case of noise."""
         rng = np.random.default_rng(seed)
         images = [rng.normal(mean, spread, size[::-1]) for mean, spread in ((300, 100), (1500, 1200), (50, 20))]
         for image, key in zip([*images, gland(size)], prepared_keys(case_id, subset), strict=True):
             array = image if image.dtype == np.uint8 else image.astype(np.float32)
-            write(as_image(array, spacing), self.data / key)
+            write(as_image(array, (0.5, 0.5, 3.0)), self.data / key)
 
     def arrays(self, case_id: str, subset: int = 0) -> list[np.ndarray]:
         """A prepared case's volumes with axes (x, y, z)."""
@@ -374,16 +367,6 @@ class TestBadCase:
         error = stage.fault()
         assert (error.case_id, error.file) == ("b", str(path))
         assert "truncated" in error.reason
-
-    def test_the_spacing_is_recorded(self, stage: Stage):
-        assert stage.generate()[0].spacing_mm == (0.5, 0.5, 3.0)
-
-    def test_spacings_that_differ(self, stage: Stage):
-        stage.add("1_1")
-        stage.add("1_2", spacing=(1.0, 1.0, 3.0))
-        assert stage.fault().reason == (
-            "has the spacing 1 x 1 x 3 mm, the cases before it 0.5 x 0.5 x 3 mm; prepare all cases in the same way"
-        )
 
     @pytest.mark.parametrize("number", range(4))
     def test_sizes_that_differ(self, stage: Stage, number: int):

@@ -256,3 +256,8 @@ class TestSeen:
         clinic.seen()
         shutil.rmtree(clinic.cubes.folder / "records")
         assert take_stock(open_storage(clinic.cubes.uri)).data == ()
+
+
+def test_a_stock_of_cubes_knows_the_spacing_that_its_cases_were_prepared_for(clinic: Clinic) -> None:
+    clinic.seen()
+    assert take_stock(clinic.cubes).spacing_mm == CONFIG.spacing_mm
