@@ -188,6 +188,8 @@ def _limits(results: dict[str, ProbeResult]) -> str:
         "Nothing about real examinations: synthetic ones have the structure that was put into them.",
         "Nothing about the full network and hundreds of epochs on a GPU, for which the recipes were made.",
         "Nothing about fewer or more labelled cases, or more steps, than were tried.",
+        "Steps and learning rates to choose from were settled after trials on examinations of the same kind, test "
+        "cases among them; no recipe was preferred by that, but scratch may be better here than on new cases.",
     ]
     if missing := [task for task in PROBES if task not in results]:
         lines.append(f"Nothing about {', '.join(missing)}: that part was not run to its end.")

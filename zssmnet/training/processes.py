@@ -38,8 +38,8 @@ from zssmnet.training.fit import fit
 
 _LAST_LINES_BYTES = 2000
 _END_TIMEOUT_S = 10.0
-_EXIT_STATUS_TIMEOUT_S = 5.0
-"""From a broken connection until the process that has ended is found."""
+_EXIT_STATUS_TIMEOUT_S = 30.0
+"""From a broken connection until the process that has ended is found; on a busy machine it takes seconds to end."""
 _POLL_S = 0.1
 
 
