@@ -71,7 +71,9 @@ def test_each_parent_sends_its_own(deployment: str) -> None:
 def test_an_unknown_deployment_is_named_with_the_way_out(prefect_api: str) -> None:
     @flow
     def parent() -> None:
-        hand_over("cubes", "weights", PretrainConfig(), "reports", False, 0.0, HandOff(deployment="pretrain/unknown"))
+        hand_over(
+            "cubes", "weights", PretrainConfig(), "reports", False, 0.0, None, HandOff(deployment="pretrain/unknown")
+        )
 
     with pytest.raises(ServiceError, match=r"no deployment 'pretrain/unknown' .* 'zssmnet-deploy'"):
         parent()

@@ -120,7 +120,7 @@ def _nifti(stream: BinaryIO, content: bytes, order: Literal["<", ">"]) -> Header
     if len(content) < _NIFTI_1:
         raise HeaderError(f"it ends within its header, after {len(content)} bytes")
     header: np.void = np.frombuffer(content, _HEADER.newbyteorder(order))[0]
-    if (magic := header["magic"]) != b"n+1":
+    if (magic := bytes(header["magic"])) != b"n+1":
         raise HeaderError(f"its header ends with {magic!r} instead of b'n+1'")
     dimensions = int(header["dim"][0])
     if not 1 <= dimensions <= 7:

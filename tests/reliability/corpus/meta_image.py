@@ -82,7 +82,7 @@ FIELDS: dict[str, list[tuple[str, str, Callable[[bytes], bytes]]]] = {
         ),
         (
             "compressed in name only",
-            "bytes of voxels, not|incorrect header",
+            "bytes of voxels, not|truncated or damaged: .*(incorrect header|unsupported compress method)",
             lambda c: field("CompressedData", "True")(plain(c)),
         ),
         ("not compressed in name", "is truncated: it holds", field("CompressedData", "False")),

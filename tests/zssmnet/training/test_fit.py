@@ -236,7 +236,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[float]
         rates.clear()
         monkeypatch.setattr(trainer, "train_epoch", train)
         monkeypatch.setattr(
-            trainer, "validate", lambda *_: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0))
+            trainer, "validate", lambda *_, **__: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0))
         )
         progress = Progress()
         monkeypatch.setattr(trainer, "Progress", lambda: progress)
