@@ -13,7 +13,7 @@ from zssmnet.errors import InputError
 
 
 def detection_map(probabilities: str | Path) -> npt.NDArray[Any]:
-    """Lesion candidates of a case: connected regions, each with one confidence (PI-CAI's dynamic extraction).
+    """Lesion candidates of a case, see `lesion_candidates`.
 
     Args:
         probabilities: ``<case>.npz`` that ``nnUNetv2_predict --save_probabilities`` wrote.
@@ -24,14 +24,22 @@ def detection_map(probabilities: str | Path) -> npt.NDArray[Any]:
     Raises:
         InputError: no such file, or another one.
     """
-    from report_guided_annotation import extract_lesion_candidates
-
     try:
         with open(probabilities, "rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:  # noqa: PTH123
             probability = 1 - archive["probabilities"][0].astype(np.float32)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
-    candidates: npt.NDArray[Any] = extract_lesion_candidates(probability, threshold="dynamic")[0]
+    return lesion_candidates(probability)
+
+
+def lesion_candidates(probability_ZYX: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Connected regions of a case, each with one confidence, as PI-CAI's baseline extracts them.
+
+    The other way of its package, ``dynamic``, takes hours for the uncertain map of a network that has hardly learnt.
+    """
+    from report_guided_annotation import extract_lesion_candidates
+
+    candidates: npt.NDArray[Any] = extract_lesion_candidates(probability_ZYX, threshold="dynamic-fast")[0]
     return candidates
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from zssmnet.handoff.detection import lesion_candidates
 from zssmnet.probe.labels import LabelledCase
 
 Array = npt.NDArray[Any]
@@ -52,12 +53,12 @@ def picai_figures(
         where there are not both kinds.
     """
     try:
+        import report_guided_annotation  # noqa: F401  (which lesion_candidates takes)
         from picai_eval import evaluate
-        from report_guided_annotation import extract_lesion_candidates
     except ModuleNotFoundError:
         return None
     scores = [np.clip(np.asarray(one[1], np.float64), 0, 1) for one in probabilities_KZYX]
-    found = [extract_lesion_candidates(score, threshold="dynamic")[0] for score in scores]
+    found = [lesion_candidates(score) for score in scores]
     metrics = evaluate(found, [case.label_ZYX.numpy() == 1 for case in cases], num_parallel_calls=1)
     has_lesion = [bool((case.label_ZYX == 1).any()) for case in cases]
     return {
