@@ -21,7 +21,7 @@ from torch import Tensor
 from zssmnet.errors import CheckpointError
 from zssmnet.mnet import Merge
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage
+from zssmnet.storage import LocalStorage, Storage
 from zssmnet.storage.records import read_record, up_to_date
 from zssmnet.training.tensor_files import is_backed, load_tensors
 
@@ -98,12 +98,16 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 
 
 def record_of(path: Path) -> PretrainedModel | None:
+    """The record of a published model here, see `record_in`."""
+    return record_in(LocalStorage(path.parent), path.name)
+
+
+def record_in(folder: Storage, name: str) -> PretrainedModel | None:
     """The record of a published model, if it lies beside its file and is that of its content."""
-    folder = LocalStorage(path.parent)
-    record = read_record(folder, path.name, PretrainedModel)
-    present = up_to_date(folder, path.name, record)
+    record = read_record(folder, name, PretrainedModel)
+    present = up_to_date(folder, name, record)
     if record and not present:
-        log.warning("%s: is not the file of the record beside it, which is not used", path)
+        log.warning("%s: is not the file of the record beside it, which is not used", folder.where(name))
     return present
 
 

@@ -6,10 +6,9 @@ from pathlib import PurePosixPath
 
 from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError
-from zssmnet.handoff.weights import PACKAGE_CONFIG, Weights, local_path, read_weights
+from zssmnet.handoff.weights import PACKAGE_CONFIG, Weights, local_path, read_weights, record_in
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import LocalStorage, Storage, open_storage
-from zssmnet.storage.records import read_record
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _read(address: str) -> tuple[Weights, PretrainedModel | None]:
     storage, name = place_of(address)
     if isinstance(storage, LocalStorage) and (storage.folder / name / PACKAGE_CONFIG).is_file():
         return read_weights(storage.folder / name), None
-    record = read_record(storage, name, PretrainedModel)
+    record = record_in(storage, name)
     weights = read_weights(storage.folder / name if isinstance(storage, LocalStorage) else storage.local(name))
     # a copy from S3 has no record beside it, by which else the merging unit is known
     return (replace(weights, merge=record.parameters.network.merge) if record else weights), record

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.zssmnet.probe.examples import made_cases, small_probe
+from tests.zssmnet.probe.examples import made_cases, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError, StorageError
@@ -34,6 +34,14 @@ def test_weights_in_s3_are_read_with_their_record_and_get_their_verdict(s3_root:
     assert [note.verdict for note in notes_of(folder, made.run_id)] == [result.verdicts[0].verdict]
     with pytest.raises(StorageError, match=r"none\.model: no such file"):
         read_contender(f"{s3_root}/weights/none.model")
+
+
+def test_other_weights_under_the_name_of_a_published_model_do_not_have_its_record(tmp_path: Path) -> None:
+    folder = LocalStorage(tmp_path / "weights")
+    config = small_config(epochs=1).model_copy(update={"network": NetworkConfig(channels=(2, 2, 2, 2, 2))})
+    pretrain(write_cubes(tmp_path / "cubes"), folder, config)
+    save_weights(folder.folder / MODEL)
+    assert read_contender(folder.where(MODEL)).records == (None,)
 
 
 def test_an_arm_without_a_file_is_an_error() -> None:
