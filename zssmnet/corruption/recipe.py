@@ -15,7 +15,8 @@ from zssmnet.corruption.intensity import apply_intensity, sample_intensity
 from zssmnet.corruption.masking import apply_masking, find_hidden, sample_masking
 from zssmnet.corruption.painting import apply_painting, sample_painting
 from zssmnet.corruption.random import sample_keys
-from zssmnet.corruption.shuffling import apply_shuffling, sample_shuffling
+from zssmnet.corruption.shuffling import apply_shuffling
+from zssmnet.corruption.windows import sample_shuffling
 
 IMAGES = 3  # channels T2W, ADC, DWI; the mask follows
 ZONES = 3  # mask values 0 background, 1 peripheral zone, 2 rest of the gland

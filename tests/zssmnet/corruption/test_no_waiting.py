@@ -10,7 +10,8 @@ import torch
 
 from zssmnet.config import CorruptionConfig, ShufflingConfig
 from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
-from zssmnet.corruption.shuffling import apply_shuffling, sample_shuffling, window_bounds
+from zssmnet.corruption.shuffling import apply_shuffling
+from zssmnet.corruption.windows import sample_shuffling, window_bounds
 
 SHAPE = (4, 64, 64, 16)
 KEYS = sample_keys(6, torch.Generator().manual_seed(0))

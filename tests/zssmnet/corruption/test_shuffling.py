@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tests.zssmnet.corruption.laws import assert_even, assert_rate, assert_uncorrelated
 from zssmnet.config import ShufflingConfig
-from zssmnet.corruption.shuffling import Shuffling, apply_shuffling, draw_cell_numbers, sample_shuffling
+from zssmnet.corruption.shuffling import apply_shuffling
+from zssmnet.corruption.windows import Shuffling, draw_cell_numbers, sample_shuffling
 
 SHAPE = (4, 64, 64, 16)
 ALWAYS = ShufflingConfig(probability=1)
