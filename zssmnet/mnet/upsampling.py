@@ -32,9 +32,11 @@ def upsample_by_products(features: Tensor, size: tuple[int, ...]) -> Tensor:
     """
     last = is_channels_last(features)
     values, first_axis = (features.permute(0, 2, 3, 4, 1), 1) if last else (features.contiguous(), 2)
+    # A compiler looks through the cache, with a warning: what it compiles makes the weights itself.
+    weights_of = linear_weights.__wrapped__ if torch.compiler.is_compiling() else linear_weights
     for axis, length in enumerate(size, first_axis):
         if values.shape[axis] != length:
-            values = _multiply(values, axis, linear_weights(values.shape[axis], length, values.dtype, values.device))
+            values = _multiply(values, axis, weights_of(values.shape[axis], length, values.dtype, values.device))
     return values.permute(0, 4, 1, 2, 3) if last else values
 
 
