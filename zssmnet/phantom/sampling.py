@@ -9,17 +9,15 @@ from zssmnet.phantom.grid import Axes, GridSpec, Triple
 from zssmnet.phantom.shapes import Ellipsoid
 from zssmnet.phantom.surroundings import surroundings
 from zssmnet.phantom.tissues import Tissue
+from zssmnet.preparation.cropping import bounding_box
 
 
 def gland_box(grid: GridSpec, zones_zyx: Labels) -> tuple[Triple, Triple]:
     """Centre of the gland's bounding box in the patient, and half its size along the grid's axes, in mm."""
-    first, last = [], []
-    for others in ((0, 1), (0, 2), (1, 2)):  # leave x, y, z
-        (where,) = np.nonzero(zones_zyx.any(axis=others))
-        first.append(where[0])
-        last.append(where[-1])
-    x, y, z = (np.subtract(last, first) + 1) / 2 * np.array(grid.spacing_mm)
-    return grid.position(np.add(first, last) / 2), (float(x), float(y), float(z))
+    box = bounding_box(zones_zyx)
+    assert box
+    x, y, z = np.array(box.size) / 2 * np.array(grid.spacing_mm)
+    return grid.position((np.add(box.start, box.stop) - 1) / 2), (float(x), float(y), float(z))
 
 
 def sample_anatomy(

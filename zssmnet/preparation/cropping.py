@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import find_objects
 
 Triple = tuple[int, int, int]
 
@@ -23,6 +24,12 @@ class Box:
         x, y, z = (stop - start for start, stop in zip(self.start, self.stop, strict=True))
         return x, y, z
 
+    @property
+    def window_ZYX(self) -> tuple[slice, slice, slice]:  # noqa: N802  (axes)
+        """What cuts the box out of an array with axes (z, y, x)."""
+        x, y, z = map(slice, self.start, self.stop)
+        return z, y, x
+
     def widened(self, margin: Triple, within: Triple) -> "Box":
         """This box with ``margin`` voxels more on every side, clipped to a volume of the size ``within``."""
         starts = [max(0, start - more) for start, more in zip(self.start, margin, strict=True)]
@@ -32,16 +39,9 @@ class Box:
 
 def bounding_box(mask_ZYX: npt.NDArray[Any]) -> Box | None:
     """The smallest box that holds all voxels above 0 of a mask with axes (z, y, x); None if there are none."""
-    foreground = mask_ZYX > 0
-    starts, stops = [], []
-    for axis in (2, 1, 0):
-        others = tuple(other for other in range(3) if other != axis)
-        hit = np.flatnonzero(foreground.any(axis=others))
-        if not len(hit):
-            return None
-        starts.append(int(hit[0]))
-        stops.append(int(hit[-1]) + 1)
-    return Box((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2]))
+    for z, y, x in find_objects((mask_ZYX > 0).view(np.uint8)):
+        return Box((x.start, y.start, z.start), (x.stop, y.stop, z.stop))
+    return None
 
 
 def margin_in_voxels(margin_mm: float, spacing_mm: tuple[float, float, float]) -> Triple:

@@ -58,8 +58,7 @@ def uncovered(case_id: str, examination: Examination, config: PreparationConfig)
     region = gland.widened(
         margin_in_voxels(config.margin_mm, examination.mask.GetSpacing()), examination.mask.GetSize()
     )
-    columns, rows, slices = (slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
-    window = slices, rows, columns
+    window = region.window_ZYX
     is_gland, warnings = mask[window] > 0, []
     for number in (1, 2):
         if examination.fields:

@@ -12,6 +12,7 @@ from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, take_inventory
 from zssmnet.data.examination import array_of, read_examination
 from zssmnet.errors import ArchiveError, CaseError
 from zssmnet.handoff.nnunet_dataset import read_lesions
+from zssmnet.preparation.cropping import Box, bounding_box
 from zssmnet.preparation.cubes import padded, scaled_volume
 from zssmnet.preparation.prepare import prepare
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
@@ -102,12 +103,11 @@ def _boxed(case_id: str, patient: str, volume_CZYX: Tensor, is_lesions: bool) ->
 
 def _around_gland(volume_CXYZ: np.ndarray, scale: ProbeScale) -> Tensor:
     """The box in the middle of which the gland lies, axes (channel, z, y, x)."""
-    size = scale.box
-    volume = padded(volume_CXYZ, size)
-    gland = volume[IMAGES] > 0
-    parts = [slice(None)]
-    for axis, wanted in enumerate(size):
-        (hit,) = np.nonzero(gland.any(axis=tuple(other for other in range(3) if other != axis)))
-        start = int(np.clip((hit[0] + hit[-1] + 1) // 2 - wanted // 2, 0, gland.shape[axis] - wanted))
-        parts.append(slice(start, start + wanted))
-    return torch.from_numpy(np.ascontiguousarray(volume[tuple(parts)].transpose(0, 3, 2, 1)))
+    volume_CZYX = padded(volume_CXYZ, scale.box).transpose(0, 3, 2, 1)
+    gland = bounding_box(volume_CZYX[IMAGES])
+    assert gland
+    size = np.array(scale.box)
+    middle = np.add(gland.start, gland.stop) // 2
+    x, y, z = np.clip(middle - size // 2, 0, volume_CZYX.shape[:0:-1] - size).tolist()
+    window = Box((x, y, z), (x + size[0], y + size[1], z + size[2])).window_ZYX
+    return torch.from_numpy(np.ascontiguousarray(volume_CZYX[:, *window]))
