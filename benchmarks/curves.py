@@ -13,8 +13,8 @@ from benchmarks.random_cubes import draw_cubes
 from benchmarks.steps import Channels, Compile, Sizes
 from zssmnet.config import NetworkConfig, PretrainConfig, TrainingConfig
 from zssmnet.corruption import sample_keys, swap_x_and_z
-from zssmnet.report.palette import FAINT, INK, LINES
-from zssmnet.report.style import heading, legend, new_figure, png_of
+from zssmnet.report.palette import FAINT
+from zssmnet.report.style import heading, legend, new_figure, png_of, without_frame
 from zssmnet.training.acceleration import accelerated
 from zssmnet.training.loss import restoration_loss
 from zssmnet.training.trainer import initial_state
@@ -105,7 +105,7 @@ def moving_mean(curve: Sequence[float], window: int) -> npt.NDArray[np.float64]:
 def draw(curves: dict[str, list[float]], window: int, title: str, file: Path) -> None:
     """Draw moving means, each step's loss faintly behind."""
     figure = new_figure(8.0, 4.4)
-    ax = figure.add_axes((0.1, 0.13, 0.87, 0.67))
+    ax = figure.subplots()
     for colour, curve in zip(COLOURS, curves.values(), strict=False):
         ax.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=0.5, alpha=0.3)
         mean = moving_mean(curve, window)
@@ -113,11 +113,9 @@ def draw(curves: dict[str, list[float]], window: int, title: str, file: Path) ->
     ax.set_yscale("log")
     ax.set_xlabel("step", fontsize=9, color=FAINT)
     ax.set_ylabel("mean squared error", fontsize=9, color=FAINT)
-    ax.grid(axis="y", color=LINES, linewidth=0.7)
-    ax.tick_params(which="both", labelsize=8, colors=INK, length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    heading(figure, title, 0.1)
-    legend(figure, list(zip(COLOURS, curves, strict=False)), 0.1, 3.65)
+    without_frame(ax)
+    heading(figure, title)
+    legend(figure, list(zip(COLOURS, curves, strict=False)))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(png_of(figure))
 

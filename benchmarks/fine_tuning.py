@@ -18,8 +18,8 @@ from benchmarks.nnunet_chain import Chain, losses, write_lesion_phantoms
 from benchmarks.results import Results
 from zssmnet.config import NetworkConfig, TrainingConfig
 from zssmnet.handoff.export import export_nnunet_v2
-from zssmnet.report.palette import FAINT, INK, LINES
-from zssmnet.report.style import heading, legend, new_figure, png_of
+from zssmnet.report.palette import FAINT, INK
+from zssmnet.report.style import heading, legend, new_figure, png_of, without_frame
 
 CHANNELS = (4, 6, 8, 10, 12)
 PATCH_ZYX = (8, 32, 32)
@@ -69,8 +69,8 @@ def rows(curves: Curves) -> list[tuple[str, ...]]:
 def draw(curves: Curves, file: Path) -> None:
     """Draw training and validation losses side by side; thin: each seed, thick: their mean."""
     figure = new_figure(8.0, 3.6)
-    for i, (kind, name) in enumerate((("train", "training loss"), ("val", "validation loss"))):
-        ax: Axes = figure.add_axes((0.07 + 0.48 * i, 0.14, 0.43, 0.6))
+    axes: list[Axes] = list(figure.subplots(1, 2))
+    for ax, (kind, name) in zip(axes, (("train", "training loss"), ("val", "validation loss")), strict=True):
         for twin, (_, colour) in TWINS.items():
             by_seed = np.array(curves[twin][kind])
             epochs = np.arange(1, by_seed.shape[1] + 1)
@@ -78,11 +78,9 @@ def draw(curves: Curves, file: Path) -> None:
             ax.plot(epochs, by_seed.mean(0), color=colour, linewidth=1.8)
         ax.set_title(name, fontsize=9, color=INK, loc="left")
         ax.set_xlabel("epoch", fontsize=9, color=FAINT)
-        ax.grid(axis="y", color=LINES, linewidth=0.7)
-        ax.tick_params(which="both", labelsize=8, colors=INK, length=0)
-        ax.spines[["top", "right", "left"]].set_visible(False)
-    heading(figure, "Fine-tuning in nnU-Net v2 on synthetic cases (CPU, small network)", 0.07)
-    legend(figure, [(colour, twin) for twin, (_, colour) in TWINS.items()], 0.07, 2.98)
+        without_frame(ax)
+    heading(figure, "Fine-tuning in nnU-Net v2 on synthetic cases (CPU, small network)")
+    legend(figure, [(colour, twin) for twin, (_, colour) in TWINS.items()])
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(png_of(figure))
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from zssmnet.preparation.cubes import HIGHEST_ADC
@@ -16,7 +15,7 @@ Spacing = tuple[float, float, float]
 
 _HEADINGS = ("T2W", f"ADC  (0 to {HIGHEST_ADC:.0f} µm²/s)", "DWI, high b-value")
 _PANEL = 2.35  # inches
-_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.72, 0.15, 0.72, 0.85, 0.09  # inches
+_AROUND = (0.85, 1.75)  # inches beside and above the panels, for heading, legend and labels
 
 
 def case_montage(
@@ -43,22 +42,26 @@ def case_montage(
     windows = (_window(images[0]), (0.0, HIGHEST_ADC), _window(images[2]))
     depth, rows, columns = mask_ZYX.shape
     extent = (0.0, columns * spacing_mm[0], rows * spacing_mm[1], 0.0)
-    figure, axes = _panels(extent[2] / extent[1])
+    figure = new_figure(3 * _PANEL + _AROUND[0], 3 * _PANEL * extent[2] / extent[1] + _AROUND[1])
+    axes = figure.subplots(3, 3, sharex=True, sharey=True, gridspec_kw={"wspace": 0.03, "hspace": 0.03})
     starts = [(int(x), int(y), int(z)) for x, y, z in cube_starts_xyz]
     for row, z in enumerate(shown_slices(mask_ZYX)):
         for ax, volume, (low, high) in zip(axes[row], images, windows, strict=True):
             ax.imshow(volume[z], "gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
             outline_zones(ax, mask_ZYX[z], extent)
+            ax.set_xlabel("x (mm)", fontsize=8, color=FAINT)
+            ax.set_ylabel(f"slice {z + 1} of {depth}\ny (mm)", fontsize=8, color=FAINT, linespacing=1.4)
+            ax.label_outer(remove_inner_ticks=True)
+            ax.tick_params(labelsize=7, colors=FAINT, length=2.5, width=0.6)
+            ax.spines[:].set_visible(False)
         _outline_cubes(axes[row][0], starts, cube_size_xyz, spacing_mm, z)
-        axes[row][0].set_ylabel(f"slice {z + 1} of {depth}\ny (mm)", fontsize=8, color=FAINT, linespacing=1.4)
     axes[0][0].set_xticks(np.arange(0, extent[1] - 8, 20))  # the last label keeps off the next panel's first
     for ax, name in zip(axes[0], _HEADINGS, strict=True):
         ax.set_title(name, fontsize=9, color=INK, pad=5)
-    left = _LEFT / figure.get_figwidth()
-    heading(figure, title, left)
+    heading(figure, title)
     size = " × ".join(str(n) for n in cube_size_xyz)
     cubes = (CUBE_COLOUR, f"cubes of {size} voxels through the slice ({len(starts)} in the case)")
-    legend(figure, [*ZONES, cubes] if starts else ZONES, left, 0.08)
+    legend(figure, [*ZONES, cubes] if starts else ZONES)
     return png_of(figure)
 
 
@@ -74,37 +77,6 @@ def _window(volume_ZYX: Array) -> tuple[float, float]:
     """Grey levels that leave a few outliers saturated."""
     low, high = np.percentile(volume_ZYX, (0.5, 99.5))
     return float(low), max(float(high), float(low) + 1e-6)
-
-
-def _panels(ratio: float) -> tuple[Figure, list[list[Axes]]]:
-    """Three by three panels, each `ratio` as high as wide."""
-    width = _LEFT + 3 * _PANEL + 2 * _GAP + _RIGHT
-    height = _TOP + 3 * _PANEL * ratio + 2 * _GAP + _BOTTOM
-    figure = new_figure(width, height)
-    rows = figure.subplots(
-        3,
-        3,
-        sharex=True,
-        sharey=True,
-        gridspec_kw={
-            "left": _LEFT / width,
-            "right": 1 - _RIGHT / width,
-            "top": 1 - _TOP / height,
-            "bottom": _BOTTOM / height,
-            "wspace": _GAP / _PANEL,
-            "hspace": _GAP / (_PANEL * ratio),
-        },
-    )
-    for ax in rows.flat:
-        ax.tick_params(labelsize=7, colors=FAINT, length=2.5, width=0.6)
-        ax.spines[:].set_visible(False)
-    for ax in rows[:-1].flat:
-        ax.xaxis.set_visible(False)
-    for ax in rows[:, 1:].flat:
-        ax.yaxis.set_visible(False)
-    for ax in rows[-1]:
-        ax.set_xlabel("x (mm)", fontsize=8, color=FAINT)
-    return figure, [list(row) for row in rows]
 
 
 def _outline_cubes(

@@ -4,15 +4,13 @@ import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from zssmnet.errors import InputError
-from zssmnet.report.palette import FAINT, INK, LINES, TRAINING_COLOUR, VALIDATION_COLOUR
-from zssmnet.report.style import heading, legend, new_figure, png_of
+from zssmnet.report.palette import FAINT, INK, TRAINING_COLOUR, VALIDATION_COLOUR
+from zssmnet.report.style import heading, legend, new_figure, png_of, without_frame
 
 Epoch = tuple[int, float, float, float]
-_LEFT = 0.1  # of the width
 
 
 def loss_curves(history: Sequence[Epoch], best_epoch: int, title: str) -> bytes:
@@ -32,7 +30,10 @@ def loss_curves(history: Sequence[Epoch], best_epoch: int, title: str) -> bytes:
     if not history:
         raise InputError("no epoch in the history: there is nothing to draw")
     epochs, training, validation, learning_rates = ([*column] for column in zip(*history, strict=True))
-    figure, losses, rates = _axes()
+    figure = new_figure(8.0, 4.9)
+    losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4.2, 1])
+    rates.set_xlabel("epoch", fontsize=9, color=FAINT)
+    rates.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     marker = "o" if len(history) < 40 else ""
     for values, colour in ((training, TRAINING_COLOUR), (validation, VALIDATION_COLOUR)):
         losses.plot(epochs, values, marker=marker, color=colour, linewidth=1.6, markersize=3)
@@ -48,19 +49,9 @@ def loss_curves(history: Sequence[Epoch], best_epoch: int, title: str) -> bytes:
         best = validation[epochs.index(best_epoch)]
         _mark_best(losses, rates, best_epoch, best)
         entries.append((INK, f"best: epoch {best_epoch}, {best:.4g}"))
-    heading(figure, title, _LEFT)
-    legend(figure, entries, _LEFT, 4.3)
+    heading(figure, title)
+    legend(figure, entries)
     return png_of(figure)
-
-
-def _axes() -> tuple[Figure, Axes, Axes]:
-    figure = new_figure(8.0, 4.9)
-    place = {"left": _LEFT, "right": 0.97, "top": 0.86, "bottom": 0.11, "hspace": 0.1}
-    losses, rates = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4.2, 1], **place})
-    rates.set_xlabel("epoch", fontsize=9, color=FAINT)
-    rates.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-    figure.align_ylabels([losses, rates])
-    return figure, losses, rates
 
 
 def _mark_best(losses: Axes, rates: Axes, epoch: int, loss: float) -> None:
@@ -79,8 +70,4 @@ def _style(ax: Axes, label: str) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.grid(axis="y", color=LINES, linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.tick_params(labelsize=8, colors=FAINT, length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.spines["bottom"].set_color(LINES)
+    without_frame(ax)

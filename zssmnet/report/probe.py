@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from zssmnet.probe.result import Comparison, ProbeResult, case_auroc, mean_of
-from zssmnet.report.palette import FAINT, INK, LINES
-from zssmnet.report.style import heading, new_figure, without_axes
+from zssmnet.report.palette import FAINT, INK
+from zssmnet.report.style import heading, new_figure, without_axes, without_frame
 
 _COLOURS = (
     "#20262e",
@@ -35,24 +35,24 @@ def probe_picture(result: ProbeResult) -> bytes:
     if result.truth:
         shown = [("to be found", result.truth), *shown]
     figure = new_figure(max(9.0, 3.4 * len(counts)), 7.2)
-    grid = figure.add_gridspec(2, 1, height_ratios=[2.6, 1], left=0.07, right=0.98, top=0.8, bottom=0.03, hspace=0.3)
-    panels = grid[0].subgridspec(1, len(counts), wspace=0.12).subplots(sharey=True, squeeze=False)
+    above, below = figure.subfigures(2, 1, height_ratios=[2.6, 1])
+    panels = above.subplots(1, len(counts), sharey=True, squeeze=False)
     colours = dict(zip(arms, _COLOURS * len(arms), strict=False))
     for ax, labelled in zip(panels[0], counts, strict=True):
         for arm in arms:
             _draw_curve(ax, result, arm, labelled, colours[arm])
         ax.set_title(f"{labelled} labelled cases", fontsize=9, color=INK)
         ax.set_xlabel("steps", fontsize=8, color=FAINT)
-        _style(ax)
+        without_frame(ax)
     panels[0][0].set_ylabel(_SHORT[result.task], fontsize=9, color=FAINT)
     handles, names = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.06, 0.95), ncols=3, frameon=False, fontsize=8)
-    row = grid[1].subgridspec(1, max(1, len(shown)), wspace=0.05).subplots(squeeze=False)[0]
+    above.legend(handles, names, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+    row = below.subplots(1, max(1, len(shown)), squeeze=False)[0]
     for ax, (arm, example) in zip(row, shown, strict=False):
         ax.imshow(np.array(example), "gray", vmin=0, vmax=2 if result.task == "zones" else 1, interpolation="nearest")
         ax.set_title(arm.replace(" ", "\n"), fontsize=6, color=FAINT)
         without_axes(ax)
-    heading(figure, f"Probe, {result.task}: curves, and what each arm finds in one slice", 0.06)
+    heading(figure, f"Probe, {result.task}: curves, and what each arm finds in one slice")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=90)
     return stream.getvalue()
@@ -142,10 +142,3 @@ def _draw_curve(ax: Axes, result: ProbeResult, arm: str, labelled: int, colour: 
         return
     ax.plot(steps, values_SL.mean(axis=0), color=colour, linewidth=1.6, label=arm)
     ax.plot(steps, values_SL.T, ".", color=colour, markersize=4, alpha=0.6)
-
-
-def _style(ax: Axes) -> None:
-    ax.grid(axis="y", color=LINES, linewidth=0.7)
-    ax.tick_params(labelsize=8, colors=FAINT, length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.spines["bottom"].set_color(LINES)

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from zssmnet.report.palette import CUBE_COLOUR, INK, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES, Array
+from zssmnet.report.palette import CUBE_COLOUR, FAINT, INK, LINES, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES, Array
 
 _LARGEST_TINT = 28  # of 255: what is less coloured, text and grid lines too, becomes grey
 _LINE_COLOURS = (*(colour for colour, _ in ZONES), CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR)
@@ -25,65 +26,54 @@ _QUALITIES = ((100, 128), (100, 64), (100, 32), (80, 32), (60, 24))
 _COMPRESSION = 6  # of 9, which makes one in a hundred bytes less in twice the time
 
 
+_HEADING = 0.4  # inches
+
+
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches."""
-    return Figure(figsize=(width, height), facecolor="white")
+    """An empty figure of a size in inches, in which all parts but the heading find their places by themselves."""
+    margins = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.98 - _HEADING / height))
+    return Figure(figsize=(width, height), facecolor="white", layout=margins)
 
 
 def outline_zones(ax: Axes, zones_YX: Array, extent: tuple[float, float, float, float]) -> None:
-    """Draw the outlines of the zones of a slice, labels 0, 1, 2.
-
-    Args:
-        ax: where an image of the slice is shown.
-        zones_YX: the slice of the zonal mask, axes (y, x).
-        extent: the image's left, right, bottom and top.
-    """
-    height, columns = zones_YX.shape
-    left, right, bottom, top = extent
-    x = left + (np.arange(columns) + 0.5) * (right - left) / columns
-    y = top + (np.arange(height) + 0.5) * (bottom - top) / height
+    """Draw the outlines of the zones of a slice, labels 0, 1, 2, over its image of this extent."""
     for label, (colour, _) in enumerate(ZONES, start=1):
         inside = zones_YX == label
         if inside.any() and not inside.all():
-            ax.contour(x, y, inside, levels=[0.5], colors=[colour], linewidths=1.0)
+            ax.contour(inside, levels=[0.5], colors=[colour], linewidths=1.0, origin="image", extent=extent)
 
 
-def legend(figure: Figure, entries: Sequence[tuple[str, str]], left: float, bottom: float) -> None:
-    """Write a legend of lines (colour, name) in one row.
-
-    Args:
-        figure: where to.
-        entries: a colour and a name each.
-        left: of the legend, as a share of the width.
-        bottom: of the legend, in inches.
-    """
+def legend(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
+    """Write a legend of lines (colour, name) in one row below all."""
     figure.legend(
         handles=[Line2D([], [], color=colour, linewidth=1.8, label=name) for colour, name in entries],
-        loc="lower left",
-        bbox_to_anchor=(left, bottom / figure.get_figheight()),
+        loc="outside lower left",
         ncols=len(entries),
         frameon=False,
         fontsize=8,
         labelcolor=INK,
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=1.6,
-        columnspacing=2.0,
     )
 
 
-def heading(figure: Figure, title: str, left: float) -> None:
-    """Write the heading, `left` as a share of the width."""
-    y = 1 - 0.28 / figure.get_figheight()
-    figure.text(left, y, title, fontsize=12, color=INK, weight="bold", va="center", parse_math=False)
+def heading(figure: Figure, title: str) -> None:
+    """Write the heading."""
+    y = 1 - 0.3 * _HEADING / figure.get_figheight()
+    figure.suptitle(title, x=0.01, y=y, ha="left", fontsize=12, color=INK, weight="bold", parse_math=False)
 
 
 def without_axes(ax: Axes) -> None:
     """Leave nothing but the image."""
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def without_frame(ax: Axes) -> None:
+    """Lines across instead of a frame."""
+    ax.grid(axis="y", color=LINES, linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.tick_params(which="both", labelsize=8, colors=FAINT, length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines["bottom"].set_color(LINES)
 
 
 def png_of(figure: Figure) -> bytes:
