@@ -110,7 +110,7 @@ def _write(case_id: str, choice: Choice, archive: Storage) -> None:
     for suffix, image in zip(("t2w", "adc", "hbv"), (t2w, adc, dwi), strict=True):
         key = checked_key(f"{case_id.partition('_')[0]}/{case_id}_{suffix}.mha")
         with archive.publishing(key) as path:
-            write_image(image, str(path))
+            write_image(image, path)
     made = f"b {choice.computed_b:g} computed" if is_computed else choice.dwi[0].name
     log.info("%s: T2W %s, ADC %s, DWI %s", case_id, choice.t2w.name, choice.adc.name, made)
 

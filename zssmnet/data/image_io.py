@@ -5,6 +5,7 @@ a truncated NIfTI file with zeros, reads its NaN as 0, takes a damaged compresse
 of ``a.nii.gz`` from ``a.nii`` if that is there, and writes to a full disk, all without an error.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,15 +65,16 @@ def read_image(path: Path) -> sitk.Image:
     return image
 
 
-def write_image(image: sitk.Image, path: str) -> None:
+def write_image(image: sitk.Image, path: str | os.PathLike[str]) -> None:
     """Write an image file, compressed where its format can be; the same image always gives the same bytes.
 
     Raises:
         OSError: it cannot be written, or not wholly (a full disk).
     """
-    with TemporaryDirectory(dir=Path(path).parent) as folder:
-        file = Path(folder, f"image{Path(path).suffix}")
-        if path.endswith(".nii.gz"):
+    path = Path(path)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder, f"image{path.suffix}")
+        if path.name.endswith(".nii.gz"):
             header = _written_by_itk(image, file.with_suffix(".nii"))[:NIFTI_HEADER_BYTES]
             voxels = sitk.GetArrayViewFromImage(image)
             content = isal_zlib.compress(header + voxels.tobytes(), _COMPRESSION_LEVEL, _GZIP_WINDOW)

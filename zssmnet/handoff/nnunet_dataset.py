@@ -193,7 +193,7 @@ def _publish_image(output: LocalStorage, key: str, values_ZYX: npt.NDArray[Any],
     image = sitk.GetImageFromArray(np.ascontiguousarray(values_ZYX))
     image.CopyInformation(like)
     with output.publishing(key) as path:
-        write_image(image, str(path))
+        write_image(image, path)
 
 
 def _publish_json(output: LocalStorage, key: str, content: object) -> None:

@@ -153,4 +153,4 @@ def write_masks(folder: Path, cases: Iterable[PhantomCase]) -> None:
 
 def _write(image: sitk.Image, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(image, str(file))
+    write_image(image, file)

@@ -7,6 +7,7 @@ Published under ``subset{k}/<case>_0000.nii.gz`` (T2W), ``_0001`` (ADC), ``_0002
 import logging
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import SimpleITK as sitk
 from typing_extensions import override
@@ -29,22 +30,19 @@ from zssmnet.errors import CaseError
 from zssmnet.preparation.cropping import Box, Triple, bounding_box, margin_in_voxels
 from zssmnet.preparation.measured import in_common_unit, uncovered
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
-from zssmnet.storage import Storage, sha256_of
+from zssmnet.storage import Storage
 from zssmnet.storage.listed import Listed
 from zssmnet.storage.records import (
-    NOT_YET,
     Input,
-    Output,
     Record,
     fingerprints,
-    publish_record,
+    publish_recorded,
     read_record,
     record_key,
     record_names,
     remove_record,
     same_content,
     up_to_date,
-    with_version,
 )
 
 log = logging.getLogger(__name__)
@@ -245,11 +243,10 @@ def _publish(
     output: Storage,
     config: PreparationConfig,
 ) -> PreparedCase:
-    keys = prepared_keys(case.id, subset)
     record = PreparedCase(
         method=METHOD,
         inputs=inputs,
-        outputs=tuple(Output(key=key, size=NOT_YET, sha256="") for key in keys),
+        outputs=(),
         case_id=case.id,
         subset=subset,
         parameters=config,
@@ -260,15 +257,8 @@ def _publish(
         roi_start=volumes.roi.start,
         warnings=volumes.warnings,
     )
-    publish_record(output, case.id, record)  # of what is to come, so that a later run finds what a killed one left
-    outputs = []
-    for key, volume in zip(keys, (*volumes.images, volumes.mask), strict=True):
-        with output.publishing(key) as path:
-            write_image(volume, str(path))
-            produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
-        outputs.append(with_version(output, produced))
-    record = record.model_copy(update={"outputs": tuple(outputs)})
-    publish_record(output, case.id, record)
+    written = zip(prepared_keys(case.id, subset), (*volumes.images, volumes.mask), strict=True)
+    record = publish_recorded(output, case.id, record, {key: partial(write_image, volume) for key, volume in written})
     for warning in record.warnings:
         log.warning("%s: %s", case.id, warning)
     return record

@@ -12,6 +12,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 from typing_extensions import override
 
@@ -21,7 +23,7 @@ from zssmnet.report.palette import FAINT, INK, LINES, TRAINING_COLOUR, ZONES, Ar
 from zssmnet.report.thumbnails import drawing
 from zssmnet.storage import Storage
 from zssmnet.storage.keys import printable
-from zssmnet.storage.records import NOT_YET, Output, Record, present_outputs, publish_record, read_record, with_version
+from zssmnet.storage.records import Record, present_outputs, publish_recorded, read_record
 
 NAME = "archive"
 PAGE = f"{NAME}.html"
@@ -89,29 +91,17 @@ def publish_archive_page(
     source = hashlib.sha256(f"{[row.source for row in rows]}{archive_page([], left_out)}".encode()).hexdigest()
     if not (known and known.source == source and present_outputs(reports, known.outputs)):
         record = ArchivePage(method=METHOD, inputs=(), outputs=(), rows=rows, source=source)
-        _publish(reports, record, ordered, left_out)
-        for output in known.outputs[page_count(rows) :] if known else ():
-            reports.remove(output.key)
+        pages = {
+            page_key(number): partial(_write_page, ordered, left_out, number) for number in range(page_count(ordered))
+        }
+        publish_recorded(reports, NAME, record, pages, (output.key for output in (known.outputs if known else ())))
     return ordered
 
 
-def _publish(
-    reports: Storage,
-    record: ArchivePage,
-    ordered: Sequence[tuple[Row, list[str]]],
-    left_out: Sequence[tuple[str, str]],
+def _write_page(
+    rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple[str, str]], number: int, path: Path
 ) -> None:
-    """Publish the pages one by one, and their record before, of what is to come, and after."""
-    numbers = range(page_count(ordered))
-    to_come = tuple(Output(key=page_key(number), size=NOT_YET, sha256="") for number in numbers)
-    publish_record(reports, NAME, record.model_copy(update={"outputs": to_come}))
-    outputs = []
-    for number in numbers:
-        content = archive_page(ordered, left_out, number).encode()
-        reports.publish_bytes(page_key(number), content)
-        output = Output(key=page_key(number), size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        outputs.append(with_version(reports, output))
-    publish_record(reports, NAME, record.model_copy(update={"outputs": tuple(outputs)}))
+    path.write_text(archive_page(rows, left_out, number), encoding="utf-8")
 
 
 def page_key(number: int) -> str:

@@ -6,6 +6,7 @@ A set's input is the record of the cubes or of the model that it shows, since th
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -22,18 +23,8 @@ from zssmnet.registry.versions import MODEL, PretrainedModel, stable_model
 from zssmnet.report.case import case_montage
 from zssmnet.report.curves import loss_curves
 from zssmnet.report.restoration import restoration_triptych
-from zssmnet.storage import Storage, sha256_of
-from zssmnet.storage.records import (
-    NOT_YET,
-    Input,
-    Output,
-    Record,
-    publish_record,
-    read_record,
-    same_content,
-    up_to_date,
-    with_version,
-)
+from zssmnet.storage import Storage
+from zssmnet.storage.records import Input, Record, publish_recorded, read_record, same_content, up_to_date
 from zssmnet.training.checkpoint import EpochResult, load_weights
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.tensorboard import validation_examples
@@ -135,29 +126,20 @@ def _montage(data: Storage, record: SubsetCubes) -> bytes:
 
 
 def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: Iterable[Picture]) -> list[str]:
-    """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed.
-
-    Before the first of them, a record of what is to come is published in place of the record of what is replaced.
-    """
+    """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed."""
     known = read_record(reports, name, PictureSet)
     is_same = known is not None and known.method == METHOD and same_content(known.inputs, inputs)
     if is_same and (present := up_to_date(reports, name, known)):
         return [output.key for output in present.outputs]
     reports.sweep()
-    drawn = list(pictures)
-    gone = {output.key for output in (known.outputs if known else ())} - {picture.key for picture in drawn}
-    to_come = tuple(Output(key=key, size=NOT_YET, sha256="") for key in sorted({*gone, *(one.key for one in drawn)}))
-    publish_record(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=to_come))
-    outputs = []
-    for picture in drawn:
-        with reports.publishing(picture.key) as path:
-            path.write_bytes(picture.png)
-            produced = Output(key=picture.key, size=len(picture.png), sha256=sha256_of(path))
-        outputs.append(with_version(reports, produced))
-    for key in sorted(gone):
-        reports.remove(key)
-    publish_record(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=tuple(outputs)))
-    return [output.key for output in outputs]
+    drawn = {picture.key: partial(_write, picture.png) for picture in pictures}
+    earlier = (output.key for output in (known.outputs if known else ()))
+    publish_recorded(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=()), drawn, earlier)
+    return list(drawn)
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def _as_input(name: str, record: Record) -> Input:

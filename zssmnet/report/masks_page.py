@@ -109,11 +109,11 @@ def _picture(case_id: str, check: MaskCheck, mask: sitk.Image, t2w: sitk.Image |
     if gland is None:
         return DrawnMask(case_id, check)
     x, y, _ = margin_in_voxels(MARGIN_MM, mask.GetSpacing())
-    _, *window = gland.widened((x, y, 0), mask.GetSize()).window_ZYX
+    _, rows, columns = gland.widened((x, y, 0), mask.GetSize()).window_ZYX
     ground: Array = np.zeros(zones_ZYX.shape, np.uint8) if t2w is None else array_of(t2w)
     slices = shown_slices(zones_ZYX)
-    paths = tuple(outlines(zones_ZYX[z, *window]) for z in slices)
-    return DrawnMask(case_id, check, jpeg([ground[z, *window] for z in slices]), paths)
+    paths = tuple(outlines(zones_ZYX[z, rows, columns]) for z in slices)
+    return DrawnMask(case_id, check, jpeg([ground[z, rows, columns] for z in slices]), paths)
 
 
 def masks_page(masks: Sequence[DrawnMask]) -> str:

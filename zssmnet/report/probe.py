@@ -1,6 +1,7 @@
 """The probe's result as a picture and as a table."""
 
 import io
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,7 +36,8 @@ def probe_picture(result: ProbeResult) -> bytes:
     if result.truth:
         shown = [("to be found", result.truth), *shown]
     figure = new_figure(max(9.0, 3.4 * len(counts)), 7.2)
-    above, below = figure.subfigures(2, 1, height_ratios=[2.6, 1])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.6, 1])
+    above, below = parts
     panels = above.subplots(1, len(counts), sharey=True, squeeze=False)
     colours = dict(zip(arms, _COLOURS * len(arms), strict=False))
     for ax, labelled in zip(panels[0], counts, strict=True):

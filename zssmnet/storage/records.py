@@ -14,7 +14,8 @@ its name, counts as none.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -125,6 +126,38 @@ def read_record(storage: Storage, name: str, kind: type[RecordT]) -> RecordT | N
 def publish_record(storage: Storage, name: str, record: Record) -> None:
     """Publish ``record`` under ``name``."""
     storage.publish_bytes(record_key(name), _content(record))
+
+
+def publish_recorded(
+    stage: Storage,
+    name: str,
+    record: RecordT,
+    files: Mapping[str, Callable[[Path], object]],
+    replaced: Iterable[str] = (),
+) -> RecordT:
+    """Publish files and their record; before them, a record of what is to come, so that a killed run's are found.
+
+    Args:
+        stage: the folder.
+        name: of the record.
+        record: the record but for its outputs.
+        files: what writes each file to a local path, by key.
+        replaced: keys of earlier files, which are removed if they are not among the files.
+    """
+    gone = sorted(set(replaced) - files.keys())
+    to_come = tuple(Output(key=key, size=NOT_YET, sha256="") for key in (*files, *gone))
+    publish_record(stage, name, record.model_copy(update={"outputs": to_come}))
+    outputs = []
+    for key, write in files.items():
+        with stage.publishing(key) as path:
+            write(path)
+            produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
+        outputs.append(with_version(stage, produced))
+    for key in gone:
+        stage.remove(key)
+    record = record.model_copy(update={"outputs": tuple(outputs)})
+    publish_record(stage, name, record)
+    return record
 
 
 def remove_record(storage: Storage, name: str) -> None:
