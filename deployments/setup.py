@@ -116,11 +116,6 @@ def deploy() -> None:
                 _complete(client, settings)
 
 
-def deployment_names() -> list[str]:
-    """The deployments of ``prefect.yaml``, each as flow/deployment: the flows have the same names."""
-    return [f"{name}/{name}" for name in _wanted()]
-
-
 def _wanted() -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
 

@@ -95,16 +95,6 @@ class LocalStack:
                     self._start(step)
             return bool(missing)
 
-    def start_service(self, name: str) -> None:
-        """Start one service and wait until it is ready; nothing if it runs.
-
-        Raises:
-            StackError: it does not start or does not become ready.
-        """
-        with self._alone():
-            if self.pid(name) is None:
-                self._start(name)
-
     def stop(self) -> bool:
         """End all, in reverse order, with every process they started; whether anything was running.
 
@@ -116,12 +106,6 @@ class LocalStack:
         with self._alone():
             ended = [self._end(name) for name in reversed(SERVICES)]
             return any(ended)
-
-    def kill_service(self, name: str) -> None:
-        """Kill the process of a service, as a crash would; what it started runs on."""
-        if process := self._process(name):
-            process.send(signal.SIGKILL)
-            wait_for(lambda: not process.runs, ENDS_S)
 
     def _start(self, name: str) -> None:
         if name == "postgres" and self.places.cluster:

@@ -45,68 +45,37 @@ class CancelledByUser(Exception):  # noqa: N818  # no error
 
 
 class RunControl:
-    """The states of a run and of those above it, as the server has them; asked for by a thread of its own."""
+    """The states of a run and of those above it, as the server has them.
+
+    Attributes:
+        run: the run.
+        states: by the runs' ids; none before the server has answered.
+    """
 
     def __init__(self, run: FlowRun) -> None:
-        self._run = run
+        self.run = run
         self._runs: Sequence[UUID] = ()
-        self._states: dict[UUID, State] = {}
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=copy_context().run, args=(self._poll,), daemon=True, name="run control")
+        self.states: dict[UUID, State] = {}
 
-    def start(self) -> None:
-        """Begin to ask."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask no more."""
-        self._done.set()
-        self._thread.join(POLL_S)
-
-    def check_cancelled(self) -> None:
-        """Raise an error if this run, or one above it, is cancelled.
-
-        Raises:
-            CancelledByUser: it is.
-        """
-        if any(state.is_cancelled() or state.is_cancelling() for state in self._states.values()):
-            raise CancelledByUser
-
-    def check_suspended(self) -> None:
-        """Let the run end here if it was suspended; once resumed, its worker starts it again.
-
-        Raises:
-            Pause: it was.
-        """
-        state = self._states.get(self._run.id)
-        if state and state.type == StateType.PAUSED:
-            log.info("suspended: the run ends here, and goes on where it was when it is resumed")
-            raise Pause(state=state)
-
-    def check_now(self) -> None:
-        """Ask the server at once, if it answers, and raise what the other two raise."""
+    def poll(self, done: threading.Event) -> None:
+        """Ask now and then."""
         with get_client(sync_client=True) as client:
-            self._look(client)
-        self.check_cancelled()
-        self.check_suspended()
+            while not done.wait(POLL_S):
+                self.look(client)
 
-    def _poll(self) -> None:
-        with get_client(sync_client=True) as client:
-            while not self._done.wait(POLL_S):
-                self._look(client)
-
-    def _look(self, client: SyncPrefectClient) -> None:
+    def look(self, client: SyncPrefectClient) -> None:
+        """Ask the server, if it answers."""
         try:
             if not self._runs:
-                self._runs = _with_those_above(client, self._run)
+                self._runs = _with_those_above(client, self.run)
             wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(self._runs)))
             found = client.read_flow_runs(flow_run_filter=wanted)
-            self._states = {run.id: run.state for run in found if run.state}
-            own = self._states.get(self._run.id)
+            self.states = {run.id: run.state for run in found if run.state}
+            own = self.states.get(self.run.id)
             if own and own.is_crashed() and own.message == LOST:
-                _show_life(client, self._run, "was taken for lost")
+                _show_life(client, self.run, "was taken for lost")
             elif own and own.is_scheduled():
-                _show_life(client, self._run, "was resumed before it had ended")
+                _show_life(client, self.run, "was resumed before it had ended")
         except _UNANSWERED:
             return  # training does not need the server to go on
 
@@ -133,21 +102,36 @@ _control: ContextVar[RunControl | None] = ContextVar("run control", default=None
 
 
 def check_cancelled() -> None:
-    """See `RunControl.check_cancelled`; nothing where no run is controlled."""
-    if control := _control.get():
-        control.check_cancelled()
+    """Raise an error if the controlled run, or one above it, is cancelled.
+
+    Raises:
+        CancelledByUser: it is.
+    """
+    control = _control.get()
+    if control and any(state.is_cancelled() or state.is_cancelling() for state in control.states.values()):
+        raise CancelledByUser
 
 
 def check_suspended() -> None:
-    """See `RunControl.check_suspended`; nothing where no run is controlled."""
-    if control := _control.get():
-        control.check_suspended()
+    """Let the controlled run end here if it was suspended; once resumed, its worker starts it again.
+
+    Raises:
+        Pause: it was.
+    """
+    control = _control.get()
+    state = control.states.get(control.run.id) if control else None
+    if state and state.type == StateType.PAUSED:
+        log.info("suspended: the run ends here, and goes on where it was when it is resumed")
+        raise Pause(state=state)
 
 
 def check_now() -> None:
-    """See `RunControl.check_now`; nothing where no run is controlled."""
+    """Ask the server at once, if it answers, and raise what the other two raise."""
     if control := _control.get():
-        control.check_now()
+        with get_client(sync_client=True) as client:
+            control.look(client)
+        check_cancelled()
+        check_suspended()
 
 
 @contextmanager
@@ -156,14 +140,16 @@ def controlled() -> Iterator[None]:
     context = FlowRunContext.get()
     assert context
     assert context.flow_run
-    control = RunControl(context.flow_run)
+    control, done = RunControl(context.flow_run), threading.Event()
+    asking = threading.Thread(target=copy_context().run, args=(control.poll, done), daemon=True, name="run control")
     token = _control.set(control)
-    control.start()
+    asking.start()
     try:
         yield
     finally:
         _control.reset(token)
-        control.stop()
+        done.set()
+        asking.join(POLL_S)
 
 
 def ends_cancelled(flow: Callable[P, R]) -> Callable[P, R]:

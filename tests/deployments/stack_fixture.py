@@ -1,6 +1,8 @@
 """A local stack for one test, or for many."""
 
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +33,14 @@ def temporary_stack(**overrides: str) -> Iterator[LocalStack]:
         stack.stop()
         shutil.rmtree(folder)
     assert not any(processes.marked(f"{folder}:{name}") for name in SERVICES), "a process is left"
+
+
+def kill(stack: LocalStack, service: str) -> None:
+    """Kill the process of a service, as a crash would; what it started runs on."""
+    pid = stack.pid(service)
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    assert processes.wait_for(lambda: stack.pid(service) is None, 30)
 
 
 @pytest.fixture

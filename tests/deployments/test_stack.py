@@ -20,6 +20,7 @@ from deployments.compose import read_compose, substitute
 from deployments.places import Places
 from deployments.processes import Process, StackError
 from deployments.stack import LocalStack
+from tests.deployments.stack_fixture import kill
 from tests.deployments.stack_fixture import local_stack as local_stack
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -251,7 +252,7 @@ def test_a_service_that_ends_at_once_says_its_last_words(tmp_path: Path, monkeyp
     command = [sys.executable, "-c", "import time; print('the port is cursed'); time.sleep(0.3)"]
     monkeypatch.setattr(local.places, "command", lambda name: command)
     with pytest.raises(StackError, match=r"server ended before it was ready: the port is cursed \(see .*server.log\)"):
-        local.start_service("server")
+        local.start(["server"])
     assert local.pid("server") is None
 
 
@@ -320,7 +321,7 @@ def test_the_server_keeps_its_database_and_leaves_no_process(local_stack: LocalS
     assert [local.pid(name) for name in services] == pids
 
     variable(local, "set", "kept", "yes")
-    local.kill_service("server")
+    kill(local, "server")
     assert local.pid("server") is None
     assert local.stop()
     assert not local.stop()

@@ -16,7 +16,7 @@ from prefect.states import Cancelling, Crashed, Suspended
 
 from flows.pretrain import pretrain
 from tasks.run_control import LOST
-from tests.deployments.stack_fixture import temporary_stack
+from tests.deployments.stack_fixture import kill, temporary_stack
 from tests.integration.service import Service, connected
 from tests.phantoms import small_archive
 from tests.zssmnet.training.examples import small_config, write_cubes
@@ -158,11 +158,11 @@ def test_a_server_that_is_away_stops_no_training(minutes: int, tmp_path: Path, a
             training = tmp_path / "root" / "SSL" / "pretrained_weights" / "training"
             service.until(lambda: bool(list(training.glob("*/last.checkpoint"))))
             (child,) = service.children(run, "pretrain")
-            stack.kill_service("server")
+            kill(stack, "server")
             time.sleep(60 * minutes)
             (checkpoint,) = training.glob("*/last.checkpoint")
             assert time.time() - checkpoint.stat().st_mtime < 30, "it has stopped"
-            stack.start_service("server")
+            stack.start(["server"])
             time.sleep(120)  # longer than what marks runs as lost
             assert [service.state(one)[0] for one in (run, child)] == ["Running", "Running"], service.log(run)
             assert len(service.children(run, "pretrain")) == 1

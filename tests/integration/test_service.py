@@ -19,6 +19,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import s3fs
+import yaml
 from prefect.blocks.system import Secret
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
@@ -29,7 +30,7 @@ from deployments import setup
 from deployments.automations import automations, notifications
 from flows import cli
 from flows.watch import watch_for_data
-from tests.deployments.stack_fixture import temporary_stack
+from tests.deployments.stack_fixture import kill, temporary_stack
 from tests.integration.browser import look, look_while_it_trains, signed_in
 from tests.integration.secrecy import Secrets
 from tests.integration.service import ROOT, Service, connected, flow_run_id
@@ -41,6 +42,8 @@ from zssmnet.storage import open_storage
 from zssmnet.storage.layout import Layout
 
 pytestmark = pytest.mark.integration
+
+DEPLOYMENTS = [f"{one['name']}/{one['name']}" for one in yaml.safe_load(setup.PREFECT_FILE.read_text())["deployments"]]
 
 QUICK = {
     "OMP_NUM_THREADS": "1",
@@ -172,11 +175,11 @@ def test_deploying_again_makes_nothing_twice(
     capfd.readouterr()
     assert setup.main() == 0
     reported = capfd.readouterr().out
-    names = [name.partition("/")[0] for name in setup.deployment_names()]
+    names = [name.partition("/")[0] for name in DEPLOYMENTS]
     assert all(f"deployment {name} is brought up to date" in reported for name in names)
     deployments = service.client.read_deployments()
     names = [f"{one.name}/{one.name}" for one in deployments]
-    assert sorted(names) == sorted(setup.deployment_names())
+    assert sorted(names) == sorted(DEPLOYMENTS)
     wanted = [*automations(), *notifications(uuid4())]
     assert len(service.client.read_automations()) == len(wanted) + 1  # and the trigger of retraining
     for one in deployments:
@@ -229,21 +232,21 @@ def test_a_parent_is_lost_while_it_waits(service: Service, orphaning_run: FlowRu
     """The worker and the process of one run; the runs beside it go on alone. What becomes of it is seen later."""
     service.until(lambda: "hand-off" in service.artifacts(orphaning_run))
     process = service.process_of(orphaning_run, "cpu-worker")
-    service.stack.kill_service("cpu-worker")
+    kill(service.stack, "cpu-worker")
     process.send(signal.SIGKILL)
-    service.stack.start_service("cpu-worker")
+    service.stack.start(["cpu-worker"])
 
 
 def test_a_killed_training_leaves_its_checkpoint(service: Service, first_run: FlowRun, roots: Path) -> None:
     """The worker comes, the training begins, and the whole machine is lost. What becomes of it is seen later."""
     service.client.update_work_pool("gpu", _limit(2))  # else the lost run would hold the pool's only place
-    service.stack.start_service("gpu-worker")
+    service.stack.start(["gpu-worker"])
     training = Path(Layout(str(roots / "folder")).weights) / "training"
     service.until(lambda: len(list(training.glob("*/last.checkpoint"))) == 1)
     (run,) = service.processes_of("gpu-worker")
-    service.stack.kill_service("gpu-worker")
+    kill(service.stack, "gpu-worker")
     run.send(signal.SIGKILL)
-    service.stack.start_service("gpu-worker")
+    service.stack.start(["gpu-worker"])
 
 
 def test_the_command_gives_the_same_files(first_run: FlowRun, command_run: int, roots: Path) -> None:
@@ -361,7 +364,7 @@ def test_a_lost_parent_is_started_again_and_takes_over_its_training(
 @pytest.fixture(scope="module")
 def training_run(service: Service, archive: Archive, roots: Path, first_run: FlowRun) -> FlowRun:
     """A run whose training goes on for long."""
-    service.stack.start_service("gpu-worker")
+    service.stack.start(["gpu-worker"])
     service.ended(first_run)
     parameters = {**archive.parameters, "root": str(roots / "run"), "cubes": CUBES, "pretraining": recipe(1000, seed=7)}
     run = service.start("ssl-pretraining", parameters)
