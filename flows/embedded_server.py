@@ -1,5 +1,6 @@
 """Prefect's temporary server: listens on the socket whose number is its argument, ends with its standard input."""
 
+import gc
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ def main() -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    gc.freeze()  # creating it looks for garbage, of which there is none in what was imported
     app = create_app(ephemeral=True, final=True)
     options = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=SHUTDOWN_S)
     uvicorn.Server(options).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
