@@ -21,6 +21,7 @@ from tasks.run_names import named_after
 from tasks.run_page import RunPage, cases_section, model_section
 from zssmnet.config import (
     PICAI_PATIENT,
+    CasesPerTask,
     FormatChoice,
     ImagesPath,
     MaskPath,
@@ -62,6 +63,7 @@ def ssl_pretraining(
     patient_pattern: PatientPattern = PICAI_PATIENT,
     strict: Strict = False,
     max_warnings: MaxWarnings = None,
+    cases_per_task: CasesPerTask = None,
     preparation: PreparationSettings = None,
     cubes: CubesSettings = None,
     pretraining: PretrainSettings = None,
@@ -83,6 +85,7 @@ def ssl_pretraining(
             patient_pattern,
             strict,
             max_warnings,
+            cases_per_task,
             preparation,
             layout.reports,
         )

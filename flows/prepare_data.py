@@ -1,13 +1,11 @@
-"""Flow: from an archive to prepared cases, a task a case."""
+"""Flow: from an archive to prepared cases, a task a case; in a large archive, a task for several."""
 
 import logging
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from prefect import flow, unmapped
-from prefect.artifacts import create_table_artifact
 from prefect.futures import as_completed
 from pydantic import BaseModel, Field
 
@@ -16,14 +14,16 @@ from flows.parameter_help import with_parameter_help
 from flows.states import ended
 from tasks.addresses import check_valid_everywhere
 from tasks.archive_page import archive_page
+from tasks.case_table import show_table
 from tasks.cases import Prepared, find_changes, inventory, prepare, subsets, tidy
 from tasks.locking import alone_in
-from tasks.markdown import text
 from tasks.progress import display, shown_in_run
+from tasks.run_control import ends_with_flow
 from tasks.run_names import named_after
 from tasks.shared_storage import check_outputs_visible
 from zssmnet.config import (
     PICAI_PATIENT,
+    CasesPerTask,
     FormatChoice,
     ImagesPath,
     MaskPath,
@@ -35,7 +35,7 @@ from zssmnet.config import (
     Strict,
     StrictConfig,
 )
-from zssmnet.data.archive import Inventory, shortened
+from zssmnet.data.archive import Case, Inventory, shortened
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import CaseError, InputError
 from zssmnet.preparation.prepare import PreparedCase
@@ -45,12 +45,12 @@ from zssmnet.storage.layout import reports_beside
 
 log = logging.getLogger("zssmnet.flows")
 STAGE = "prepare"
-SHOWN_LETTERS = 32
-"""What Prefect's UI shows of a cell when the other columns are to be seen as well."""
 TASKS_AT_ONCE = 1000
 """Tasks that wait at the same time: memory does not grow with the archive."""
-MOST_ROWS = 2000
-"""Of the table of cases: it is a field of Prefect's database, and the UI draws all of it."""
+MOST_TASKS = 2000
+"""Of a run, if the user does not choose otherwise: a server takes longer for a task than for a small case."""
+MOST_DESCRIBED = 500
+"""Cases that are left out, in a line: a server takes lines of limited length. The table and the page have more."""
 NO_LIMITS = StrictConfig()
 
 PreparationSettings = Annotated[
@@ -113,6 +113,7 @@ def prepare_data(
     patient_pattern: PatientPattern = PICAI_PATIENT,
     strict: Strict = False,
     max_warnings: MaxWarnings = None,
+    cases_per_task: CasesPerTask = None,
     config: PreparationSettings = None,
     reports_path: Annotated[
         str | None, Field(description="Folder for the page of all cases; none: reports beside the cases")
@@ -129,7 +130,16 @@ def prepare_data(
     with alone_in(output_path):
         changes = find_changes(found.cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
         done = prepare_cases(
-            found, subset_of, changes, images_path, zonal_mask_path, output_path, config, limits, reports_path
+            found,
+            subset_of,
+            changes,
+            images_path,
+            zonal_mask_path,
+            output_path,
+            config,
+            limits,
+            reports_path,
+            cases_per_task,
         )
     return ended(done, done.state, done.message)
 
@@ -144,6 +154,7 @@ def prepare_cases(
     config: PreparationConfig,
     limits: StrictConfig = NO_LIMITS,
     reports_path: str | None = None,
+    cases_per_task: int | None = None,
 ) -> PreparationSummary:
     """Prepare what has changed in an archive, as tasks of the present run; the folder is locked by it.
 
@@ -155,21 +166,23 @@ def prepare_cases(
         config: how cases are prepared.
         limits: when cases that are left out, or have warnings, fail the run.
         reports_path: folder for the page of all cases; none: reports beside the cases.
+        cases_per_task: how many cases a task prepares; none: one, if that does not make too many tasks.
 
     Raises:
         InputError: no case can be used, or more are left out or have warnings than ``limits`` allow.
     """
     prepared: list[Prepared] = [(record, False) for record in changes.up_to_date]
     faults = list(found.faults)
-    with shown_in_run():
+    parts = _divided(changes.to_prepare, cases_per_task)
+    with shown_in_run(), ends_with_flow():
         shown = display()
         shown.begin(STAGE, len(changes.up_to_date) + len(changes.to_prepare), "cases")
         shown.skip(STAGE, len(changes.up_to_date))
-        for start in range(0, len(changes.to_prepare), TASKS_AT_ONCE):
-            cases = changes.to_prepare[start : start + TASKS_AT_ONCE]
+        for start in range(0, len(parts), TASKS_AT_ONCE):
+            cases = parts[start : start + TASKS_AT_ONCE]
             futures = prepare.map(
                 cases,
-                [subset_of[case.id] for case in cases],
+                [[subset_of[case.id] for case in part] for part in cases],
                 images_path=images_path,
                 zonal_mask_path=zonal_mask_path,
                 output_path=output_path,
@@ -177,16 +190,14 @@ def prepare_cases(
             )
             for future in as_completed(futures):
                 done = future.result()
-                if isinstance(done, CaseError):
-                    faults.append(done)
-                else:
-                    prepared.append(done)
-                shown.advance(STAGE)
+                faults += [one for one in done if isinstance(one, CaseError)]
+                prepared += [one for one in done if not isinstance(one, CaseError)]
+                shown.advance(STAGE, len(done))
     prepared.sort(key=lambda one: one[0].case_id)
     faults.sort(key=lambda fault: fault.case_id)
     usable = [record.case_id for record, _ in prepared]
     check_outputs_visible(open_storage(output_path), usable)
-    _show_table(faults, prepared, subset_of)
+    show_table(faults, prepared, subset_of)
     records = [record for record, _ in prepared]
     reasons = [(one.case_id, f"{one.reason}: {one.file}") for one in faults]
     is_new = bool(changes.to_prepare or changes.gone)
@@ -210,8 +221,16 @@ def prepare_cases(
     )
 
 
+def _divided(cases: Sequence[Case], each: int | None) -> list[Sequence[Case]]:
+    """Cases as tasks take them, so many each."""
+    each = each or math.ceil(len(cases) / MOST_TASKS) or 1
+    return [cases[start : start + each] for start in range(0, len(cases), each)]
+
+
 def _refuse_faults(faults: Sequence[CaseError], usable: int, limits: StrictConfig) -> None:
-    described = "; ".join(f"{one.case_id} ({one.file}: {one.reason})" for one in faults)
+    described = "; ".join(f"{one.case_id} ({one.file}: {one.reason})" for one in faults[:MOST_DESCRIBED])
+    if len(faults) > MOST_DESCRIBED:
+        described += f"; and {len(faults) - MOST_DESCRIBED} more"
     if faults and limits.strict:
         raise InputError(f"{len(faults)} of {len(faults) + usable} cases cannot be used: {described}")
     if not usable:
@@ -228,48 +247,3 @@ def _refuse_warnings(records: Sequence[PreparedCase], limits: StrictConfig, page
             f"{len(odd)} of {len(records)} cases have warnings, more than {most}: {shortened(odd, 3)}; look at {page}, "
             "then mend them, or allow them with --max-warnings"
         )
-
-
-def _show_table(faults: Sequence[CaseError], prepared: Sequence[Prepared], subset_of: Mapping[str, int]) -> None:
-    """A table of all cases, those that are left out first, the reason before the file."""
-    left_out = [
-        row
-        for one in faults
-        for row in _rows(
-            one.case_id, subset_of.get(one.case_id), "left out", f"{one.reason}: {PurePosixPath(one.file).name}"
-        )
-    ]
-    used = [
-        row
-        for one, is_new in prepared
-        for row in _rows(one.case_id, one.subset, "prepared" if is_new else "up to date", "; ".join(one.warnings), one)
-    ]
-    rows = left_out + used
-    which = f"The first {MOST_ROWS} rows of {len(rows)}" if len(rows) > MOST_ROWS else "All cases"
-    create_table_artifact(
-        key="cases",
-        table=rows[:MOST_ROWS],
-        description=f"{which}, those left out first: what is odd, subset (0-4 training, 5 validation), size in voxels "
-        "before and after.",
-    )
-
-
-def _rows(
-    case_id: str, subset: int | None, state: str, remarks: str, record: PreparedCase | None = None
-) -> Iterator[dict[str, str]]:
-    """The row of a case; remarks that the UI would cut off go on in rows below."""
-    first, *others = textwrap.wrap(remarks, SHOWN_LETTERS, break_long_words=False, break_on_hyphens=False) or [""]
-    yield {
-        "case": text(case_id),
-        "state": state,
-        "remarks": text(first),
-        "subset": "" if subset is None else str(subset),
-        "before": _voxels(record.size_before) if record else "",
-        "after": _voxels(record.size_after) if record else "",
-    }
-    for more in others:
-        yield {"case": "", "state": "", "remarks": text(more), "subset": "", "before": "", "after": ""}
-
-
-def _voxels(size: tuple[int, int, int]) -> str:
-    return "x".join(map(str, size))

@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.run_control import flow_has_ended
 from tasks.shared_storage import check_visible
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
@@ -72,18 +74,36 @@ def find_changes(
     return changes
 
 
-@task(task_run_name="prepare-{case.id}", cache_policy=NO_CACHE, persist_result=False)
+def _named_after_cases(parameters: dict[str, Any]) -> str:
+    return f"prepare-{shortened((case.id for case in parameters['cases']), 1)}"
+
+
+@task(task_run_name=_named_after_cases, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[arg-type]  # a method
 def prepare(
-    case: Case, subset: int, images_path: str, zonal_mask_path: str, output_path: str, config: PreparationConfig
-) -> Prepared | CaseError:
-    """Prepare one case; one that cannot be used is returned as its error, not raised."""
-    try:
-        images, masks, output = (open_storage(uri) for uri in (images_path, zonal_mask_path, output_path))
-        check_visible(images, masks)
-        return prepare_case(case, subset, images, masks, output, config)
-    except CaseError as fault:
-        log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)
-        return fault
+    cases: Sequence[Case],
+    subsets: Sequence[int],
+    images_path: str,
+    zonal_mask_path: str,
+    output_path: str,
+    config: PreparationConfig,
+) -> list[Prepared | CaseError]:
+    """Prepare cases one after the other; one that cannot be used is returned as its error, not raised.
+
+    A task that is done again finds those cases done that it has published. When the flow ends, by an interrupt or an
+    error, no further case is begun.
+    """
+    images, masks, output = (open_storage(uri) for uri in (images_path, zonal_mask_path, output_path))
+    check_visible(images, masks)
+    done: list[Prepared | CaseError] = []
+    for case, subset in zip(cases, subsets, strict=True):
+        if flow_has_ended():
+            break
+        try:
+            done.append(prepare_case(case, subset, images, masks, output, config))
+        except CaseError as fault:
+            log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)
+            done.append(fault)
+    return done
 
 
 @task(task_run_name="tidy", cache_policy=NO_CACHE, persist_result=False)

@@ -80,6 +80,16 @@ MaxWarnings = Annotated[
     Flag("max_warnings", "N"),
 ]
 
+CasesPerTask = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="Cases that a task of Prefect prepares, one after the other; none: one, and in a run of more than "
+        "2,000 as many as it takes to make at most so many tasks",
+    ),
+    Flag("cases_per_task", "N"),
+]
+
 
 class ArchiveConfig(_Frozen):
     """Where examinations and masks are, and how they are split into subsets."""
@@ -102,6 +112,12 @@ class StrictConfig(_Frozen):
     def most_warnings(self) -> int | None:
         """Largest number of cases that may have warnings; None: any."""
         return 0 if self.max_warnings is None and self.strict else self.max_warnings
+
+
+class TasksConfig(_Frozen):
+    """How the work is divided into tasks."""
+
+    cases_per_task: CasesPerTask = None
 
 
 class MaskChecksConfig(_Frozen):

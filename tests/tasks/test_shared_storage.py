@@ -43,7 +43,7 @@ def test_tasks_stop_there(full: LocalStorage, unseen: LocalStorage, tmp_path: Pa
     output = str(tmp_path / "output")
     for images, masks in ((full, unseen), (unseen, full)):
         with pytest.raises(StorageError, match="not there, or empty"):
-            prepare.fn(case, 0, images.uri, masks.uri, output, PreparationConfig())
+            prepare.fn([case], [0], images.uri, masks.uri, output, PreparationConfig())
     with pytest.raises(StorageError, match="not there, or empty"):
         cut_cubes.fn(0, unseen.uri, output, CubesConfig())
     assert not Path(output).exists()
