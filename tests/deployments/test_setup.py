@@ -1,9 +1,12 @@
 """Deploying again keeps what users have set, adds what is new, and says both: on a real server, without workers."""
 
+import io
 import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import Event
 from prefect.states import Completed, Failed
@@ -35,8 +39,8 @@ def first(prefect_api: str) -> None:
     assert setup.main() == 0
 
 
-@pytest.fixture
-def client(first: None) -> Any:
+@pytest.fixture(scope="module")
+def client(first: None) -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as client:
         yield client
 
@@ -46,78 +50,87 @@ def automation(client: SyncPrefectClient, name: str) -> Any:
     return one
 
 
-def test_deploying_again_keeps_what_a_user_has_set(
-    client: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+def change(client: SyncPrefectClient, name: str, **changes: Any) -> Any:
+    """Change an automation as a user, or an earlier version, does; as it was."""
+    one = automation(client, name)
+    kept = one.model_dump(mode="json", include={"name", "description", "trigger", "actions", "enabled"})
+    client.request("PUT", f"/automations/{one.id}", json=kept | changes)
+    return one
+
+
+@dataclass(frozen=True)
+class Again:
+    """Deployed again, after users and an earlier version.
+
+    Attributes:
+        before: the deployment that a user has changed.
+        old: the automation that an earlier version has made.
+        said: what deploying printed.
+    """
+
+    before: DeploymentResponse
+    old: Any
+    said: str
+
+
+LOST, CHANGED, _, OLD = (one.name for one in automations()[:4])
+OWN = {"description": "ours", "tags": ["ours"], "work_queue_name": "ours", "paused": True, "concurrency_limit": 7}
+
+
+@pytest.fixture(scope="module")
+def again(client: SyncPrefectClient) -> Again:
     before = client.read_deployment_by_name(RETRAIN)
     (weekly,) = before.schedules
     client.update_deployment_schedule(before.id, weekly.id, active=True)
     client.create_deployment_schedules(before.id, [(CronSchedule(cron="1 2 * * *", timezone="Europe/Berlin"), True)])
     client.update_deployment(before.id, DeploymentUpdate(parameters={**before.parameters, **USER_S}))
-    lost, changed = (one.name for one in automations()[:2])
-    client.pause_automation(automation(client, lost).id)
+    client.request("PATCH", f"/deployments/{before.id}", json={"version": "0.0.9", **OWN})
+    client.pause_automation(automation(client, LOST).id)
     client.pause_automation(automation(client, TRIGGER).id)
-    mine = automation(client, changed)
-    client.request(
-        "PUT",
-        f"/automations/{mine.id}",
-        json=mine.model_dump(mode="json", include={"name", "description", "trigger", "actions", "enabled"})
-        | {"actions": [{"type": "do-nothing"}]},
-    )
-    own = {"description": "ours", "tags": ["ours"], "work_queue_name": "ours", "paused": True, "concurrency_limit": 7}
-    client.request("PATCH", f"/deployments/{before.id}", json={"version": "0.0.9", **own})
+    change(client, CHANGED, actions=[{"type": "do-nothing"}])
+    old = change(client, OLD, description="of an earlier version", enabled=False, actions=[{"type": "do-nothing"}])
+    for name, limit in (("pretrain", 8), ("ssl-pretraining", 3)):
+        deployment = client.read_deployment_by_name(f"{name}/{name}")
+        assert deployment.global_concurrency_limit is None
+        client.request("PATCH", f"/deployments/{deployment.id}", json={"concurrency_limit": limit})
+    with redirect_stdout(io.StringIO()) as said:
+        assert setup.main() == 0
+    return Again(before, old, said.getvalue())
 
-    assert setup.main() == 0
-    said = capsys.readouterr().out
+
+def test_deploying_again_keeps_what_a_user_has_set(client: SyncPrefectClient, again: Again) -> None:
     after = client.read_deployment_by_name(RETRAIN)
-    assert after.id == before.id
-    assert after.version == before.version
+    assert after.id == again.before.id
+    assert after.version == again.before.version
     assert sorted((one.schedule.cron, one.active) for one in after.schedules) == [
         ("0 3 * * 1", True),
         ("1 2 * * *", True),
     ]
-    assert after.model_dump(include={*own} - {"concurrency_limit"}) | {"concurrency_limit": 7} == own
+    assert after.model_dump(include={*OWN} - {"concurrency_limit"}) | {"concurrency_limit": 7} == OWN
     assert after.global_concurrency_limit
     assert after.global_concurrency_limit.limit == 7
-    client.request("PATCH", f"/deployments/{before.id}", json={"concurrency_limit": None, "paused": False})
     assert after.parameters == {"hand_off": {"deployment": "pretrain/pretrain"}, **USER_S}
-    assert not automation(client, lost).enabled
+    assert not automation(client, LOST).enabled
     assert not automation(client, TRIGGER).enabled
-    assert automation(client, changed).actions[0].type == "do-nothing"
+    assert automation(client, CHANGED).actions[0].type == "do-nothing"
+    said = again.said
     assert "deployment retrain-on-new-data is brought up to date" in said
     assert "schedules (0 3 * * 1 on, 1 2 * * * on)" in said or "schedules (1 2 * * * on, 0 3 * * 1 on)" in said
-    assert f"automation {lost!r} is there, and off, as you left it" in said
-    assert f"automation {changed!r} is left as you changed it" in said
+    assert f"automation {LOST!r} is there, and off, as you left it" in said
+    assert f"automation {CHANGED!r} is left as you changed it" in said
 
 
-def test_what_an_earlier_version_made_otherwise_is_brought_up_to_date(client: SyncPrefectClient) -> None:
-    name = automations()[3].name
-    old = automation(client, name)
-    client.request(
-        "PUT",
-        f"/automations/{old.id}",
-        json=old.model_dump(mode="json", include={"name", "trigger", "actions"})
-        | {"description": "of an earlier version", "enabled": False, "actions": [{"type": "do-nothing"}]},
-    )
-    assert setup.main() == 0
-    new = automation(client, name)
-    assert (new.id, new.enabled, new.actions[0].type) == (old.id, False, "change-flow-run-state")
+def test_what_an_earlier_version_made_otherwise_is_brought_up_to_date(client: SyncPrefectClient, again: Again) -> None:
+    new = automation(client, OLD)
+    assert (new.id, new.enabled, new.actions[0].type) == (again.old.id, False, "change-flow-run-state")
 
 
-def test_no_run_that_trains_has_a_lease(client: SyncPrefectClient) -> None:
+@pytest.mark.parametrize(("name", "left"), [("pretrain", None), ("ssl-pretraining", 3)])
+def test_no_run_that_trains_has_a_lease(name: str, left: int | None, client: SyncPrefectClient, again: Again) -> None:
     """One of an earlier version goes; one that a user has set stays."""
-    for name, limit, left in (
-        ("pretrain", 8, None),
-        ("ssl-pretraining", 3, 3),
-        (RETRAIN.partition("/")[0], None, None),
-    ):
-        deployment = client.read_deployment_by_name(f"{name}/{name}")
-        assert deployment.global_concurrency_limit is None
-        if limit:
-            client.request("PATCH", f"/deployments/{deployment.id}", json={"concurrency_limit": limit})
-            assert setup.main() == 0
-            found = client.read_deployment_by_name(f"{name}/{name}").global_concurrency_limit
-            assert (found.limit if found else None) == left
+    found = client.read_deployment_by_name(f"{name}/{name}").global_concurrency_limit
+    assert (found.limit if found else None) == left
+    assert again.before.global_concurrency_limit is None
 
 
 @pytest.fixture
@@ -140,10 +153,19 @@ def receiver() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-def test_notifications_wait_to_be_switched_on(client: SyncPrefectClient, receiver: tuple[str, list[str]]) -> None:
+def test_what_is_missing_is_made_and_said(
+    client: SyncPrefectClient, receiver: tuple[str, list[str]], again: Again, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A deployment that cannot run yet, and notifications, which wait to be switched on."""
     address, posted = receiver
     Webhook(method="POST", url=SecretStr(address)).save(setup.NOTIFICATIONS, overwrite=True)
+    client.delete_deployment(again.before.id)
     assert setup.main() == 0
+    assert (
+        "note: deployment retrain-on-new-data cannot run by schedule or event before it has images_path, "
+        "zonal_mask_path, root" in capsys.readouterr().out
+    )
+    assert HandOff.model_validate(client.read_deployment_by_name(RETRAIN).parameters["hand_off"]).deployment
     names = [f"zssmnet: say that {one}" for one in ("a run failed", "a model was published", "cases were left out")]
     assert not any(automation(client, name).enabled for name in names)
     for name in names:
@@ -184,15 +206,3 @@ def test_the_run_form_shows_what_matters_first_and_folds_its_sections() -> None:
         ]
     challenger = setup.run_form("flows.retrain.retrain_on_new_data")["definitions"]["ChallengerTrainingConfig"]
     assert challenger["properties"]["epochs"]["default"] == 100
-
-
-def test_missing_parameters_are_said_when_deploying(
-    client: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
-) -> None:
-    client.delete_deployment(client.read_deployment_by_name(RETRAIN).id)
-    assert setup.main() == 0
-    assert (
-        "note: deployment retrain-on-new-data cannot run by schedule or event before it has images_path, "
-        "zonal_mask_path, root" in capsys.readouterr().out
-    )
-    assert HandOff.model_validate(client.read_deployment_by_name(RETRAIN).parameters["hand_off"]).deployment

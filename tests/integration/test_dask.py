@@ -21,15 +21,20 @@ from prefect.client.schemas.objects import Log
 from prefect.client.schemas.sorting import LogSort
 from prefect.futures import as_completed
 
+from flows.concurrency import Runner, one_task_a_core
 from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER
+from flows.generate_cubes import generate_cubes
 from flows.on_dask import OnDask
+from flows.prepare_data import PreparationSummary, prepare_data
 from tests.integration.dask_cluster import Cluster, two_workers
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.killing import assert_whole, digests
 from tests.reliability.ledger import Ledger
 from tests.runs import artifacts_of, runs_over
+from zssmnet.config import CubesConfig
 from zssmnet.errors import ServiceError
 from zssmnet.storage import open_storage
+from zssmnet.storage.layout import Layout
 
 pytestmark = pytest.mark.integration
 PATIENCE_S = 900
@@ -102,23 +107,39 @@ def cluster(place: Place) -> Iterator[Cluster]:
         yield cluster
 
 
-def test_a_cluster_gives_the_same_files_as_threads(in_threads: tuple[Place, str], cluster: Cluster) -> None:
-    place, reported = in_threads
-    with cluster.watched() as workers_of:
-        on_dask = place.run("dask", **{ADDRESS: cluster.address})
-    assert place.digests("dask") == place.digests("threads")
-    assert "6 prepared, 0 up to date, 2 left out" in on_dask
-    assert on_dask == reported.replace(f"{place.folder}/threads", f"{place.folder}/dask")
+def test_a_cluster_gives_the_same_files_as_threads(archive: Path, prefect_api: str, tmp_path: Path) -> None:
+    make_cubes(archive, tmp_path / "threads", one_task_a_core())
+    with two_workers() as cluster, cluster.watched() as workers_of:
+        prepared = make_cubes(archive, tmp_path / "dask", OnDask.at(cluster.address))
+    assert digests(str(tmp_path / "dask")) == digests(str(tmp_path / "threads"))
+    assert (prepared.prepared, prepared.others) == (6, "0 up to date, 2 left out")
     assert set(workers_of) == {"prepare", "cut_cubes"}
     assert {len(workers) for workers in workers_of.values()} == {2}
-    assert lines_of("threads", place) == lines_of("dask", place)
+    assert lines_of(tmp_path / "threads") == lines_of(tmp_path / "dask")
     for run, key, progress in (
         ("prepare-data", "prepare-progress", "7 of 7 cases"),
         ("generate-cubes", "cubes-progress", "6 of 6 cases"),
     ):
-        artifact = artifacts_of(runs_over(f"{place.folder}/dask")[run])[key]
+        artifact = artifacts_of(runs_over(tmp_path / "dask")[run])[key]
         assert artifact.data == 100
         assert str(artifact.description).startswith(progress)
+
+
+def make_cubes(archive: Path, root: Path, runner: Runner) -> PreparationSummary:
+    """Preparation and cubes, their tasks on this runner."""
+    images, masks, layout = archive / "nnunet_raw", archive / "zonal_masks", Layout(str(root))
+    prepared = prepare_data.with_options(task_runner=runner)(str(images), str(masks), layout.data)
+    generate_cubes.with_options(task_runner=runner)(layout.data, layout.cubes, config=CubesConfig(cubes_per_case=2))
+    return prepared
+
+
+@pytest.mark.long
+def test_a_run_on_a_cluster_gives_the_same_files(in_threads: tuple[Place, str], cluster: Cluster) -> None:
+    place, reported = in_threads
+    on_dask = place.run("dask", **{ADDRESS: cluster.address})
+    assert place.digests("dask") == place.digests("threads")
+    assert "6 prepared, 0 up to date, 2 left out" in on_dask
+    assert on_dask == reported.replace(f"{place.folder}/threads", f"{place.folder}/dask")
 
 
 @pytest.mark.long
@@ -133,15 +154,15 @@ def test_a_cluster_gives_the_same_files_on_s3(place: Place, archive: Path, s3_ro
     assert all(key.startswith("SSL/pretrained_weights/") for key in differing), differing
 
 
-def lines_of(root: str, place: Place) -> list[tuple[str, str, bool]]:
+def lines_of(root: Path) -> list[tuple[str, str, bool]]:
     """What the library logged in preparation and cubes: logger, line, whether it is a task's."""
-    runs = runs_over(f"{place.folder}/{root}")
+    runs = runs_over(root)
     logs: Sequence[Log] = []
     with get_client(sync_client=True) as client:
         for name in ("prepare-data", "generate-cubes"):
             chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[runs[name].id]))
             logs = [*logs, *client.read_logs(chosen, limit=200, offset=0, sort=LogSort.TIMESTAMP_ASC)]
-    lines = [(log.name, log.message.replace(f"/{root}/", "/root/"), log.task_run_id is not None) for log in logs]
+    lines = [(log.name, log.message.replace(str(root), "root"), log.task_run_id is not None) for log in logs]
     library = sorted(line for line in lines if line[0].startswith("zssmnet"))
     assert sum("prepared for subset" in message and of_task for _, message, of_task in library) == 6
     assert sum("is left out" in message and of_task for _, message, of_task in library) == 1

@@ -95,12 +95,32 @@ def cancel(service: Service, run: FlowRun, weights: Path) -> None:
     assert not (weights / MODEL).exists()
 
 
+def test_a_training_shows_that_it_lives_goes_on_when_resumed_and_ends_when_cancelled(
+    service: Service, tmp_path: Path
+) -> None:
+    """What users and automations do to one run, one after the other: taken for lost, resumed before it has noticed that
+    it was suspended, resumed while its process ends, cancelled.
+    """
+    run = start(service, tmp_path, 100_000)
+    service.client.set_flow_run_state(run.id, Crashed(message=LOST), force=True)
+    service.until(lambda: service.state(run) == ("Running", "It lives: it was taken for lost."))
+    service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
+    service.client.resume_flow_run(run.id)
+    service.until(lambda: service.state(run) == ("Running", "It lives: it was resumed before it had ended."))
+    service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
+    service.until(lambda: "goes on where it was when it is resumed" in service.log(run))
+    service.client.resume_flow_run(run.id)
+    service.until(lambda: "continuing after epoch" in service.log(run))
+    cancel(service, run, tmp_path / "weights")
+
+
 @pytest.mark.long
 def test_a_cancelled_training_ends_and_publishes_nothing(service: Service, tmp_path: Path) -> None:
     cancel(service, start(service, tmp_path, 100_000), tmp_path / "weights")
 
 
-def test_a_suspended_training_frees_its_worker_and_goes_on_when_resumed(service: Service, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_a_suspended_training_frees_its_worker_and_publishes_when_resumed(service: Service, tmp_path: Path) -> None:
     run = start(service, tmp_path, 40)
     service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
     service.until(lambda: "goes on where it was when it is resumed" in service.log(run))
@@ -113,29 +133,6 @@ def test_a_suspended_training_frees_its_worker_and_goes_on_when_resumed(service:
     assert service.ended(run)[0] == "Completed", service.log(run)
     assert "continuing after epoch" in service.log(run)
     assert (tmp_path / "weights" / MODEL).exists()
-
-
-def test_a_training_that_is_resumed_at_once_goes_on(service: Service, tmp_path: Path) -> None:
-    """Before it has noticed that it was suspended, and while its process ends."""
-    run = start(service, tmp_path, 100_000)
-    service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
-    service.client.resume_flow_run(run.id)
-    service.until(lambda: service.state(run) == ("Running", "It lives: it was resumed before it had ended."))
-    service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
-    service.until(lambda: "goes on where it was when it is resumed" in service.log(run))
-    service.client.resume_flow_run(run.id)
-    service.until(lambda: "continuing after epoch" in service.log(run))
-    service.client.set_flow_run_state(run.id, Cancelling())
-    assert service.ended(run)[0] == "Cancelled"
-
-
-def test_a_training_that_is_taken_for_lost_shows_that_it_lives_and_can_be_cancelled(
-    service: Service, tmp_path: Path
-) -> None:
-    run = start(service, tmp_path, 100_000)
-    service.client.set_flow_run_state(run.id, Crashed(message=LOST), force=True)
-    service.until(lambda: service.state(run) == ("Running", "It lives: it was taken for lost."))
-    cancel(service, run, tmp_path / "weights")
 
 
 @pytest.mark.long

@@ -237,16 +237,17 @@ def test_a_parent_is_lost_while_it_waits(service: Service, orphaning_run: FlowRu
     service.stack.start(["cpu-worker"])
 
 
-def test_a_killed_training_leaves_its_checkpoint(service: Service, first_run: FlowRun, roots: Path) -> None:
-    """The worker comes, the training begins, and the whole machine is lost. What becomes of it is seen later."""
+def test_a_worker_comes(service: Service, first_run: FlowRun, roots: Path, long: bool) -> None:
+    """And the training begins. In the long part the whole machine is lost then; what becomes of it is seen later."""
     service.client.update_work_pool("gpu", _limit(2))  # else the lost run would hold the pool's only place
     service.stack.start(["gpu-worker"])
     training = Path(Layout(str(roots / "folder")).weights) / "training"
     service.until(lambda: len(list(training.glob("*/last.checkpoint"))) == 1)
-    (run,) = service.processes_of("gpu-worker")
-    kill(service.stack, "gpu-worker")
-    run.send(signal.SIGKILL)
-    service.stack.start(["gpu-worker"])
+    if long:
+        (run,) = service.processes_of("gpu-worker")
+        kill(service.stack, "gpu-worker")
+        run.send(signal.SIGKILL)
+        service.stack.start(["gpu-worker"])
 
 
 def test_the_command_gives_the_same_files(first_run: FlowRun, command_run: int, roots: Path) -> None:
@@ -334,18 +335,24 @@ def test_rolling_back_is_one_command(service: Service, roots: Path) -> None:
     service.until(lambda: announcements(service, str(roots / "run"))[0]["reason"] == "rollback")
 
 
+def test_the_run_ends_with_its_page(service: Service, first_run: FlowRun) -> None:
+    assert service.ended(first_run)[0] == "Completed", service.log(first_run)
+    training = service.children(first_run, "pretrain")[-1]
+    assert (training.work_pool_name, service.state(training)[0]) == ("gpu", "Completed")
+    page = str(service.artifacts(first_run)["summary"].data)
+    assert re.search(r"in epoch \d of 6", page)
+    assert f"/runs/flow-run/{training.id}): Completed" in page
+
+
+@pytest.mark.long
 def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: FlowRun, ledger: Ledger) -> None:
     with ledger.tried("service", "worker of the pool gpu and its training killed"):
-        assert service.ended(first_run)[0] == "Completed", service.log(first_run)
         lost, again = service.children(first_run, "pretrain")
         assert service.state(lost) == ("Crashed", LOST)
         assert service.state(again)[0] == "Completed"
         assert {lost.work_pool_name, again.work_pool_name} == {"gpu"}
         assert "continuing after epoch" in service.log(again)
         assert "sent again, it continues from its last checkpoint" in service.log(first_run)
-        page = str(service.artifacts(first_run)["summary"].data)
-        assert re.search(r"in epoch \d of 6", page)
-        assert f"/runs/flow-run/{again.id}): Completed" in page
 
 
 @pytest.mark.long
