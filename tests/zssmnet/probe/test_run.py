@@ -1,5 +1,6 @@
 """A probe as a whole: what is compared, what is refused, what stays the same after an interruption."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,31 @@ def test_windows_are_put_together_where_they_were_cut() -> None:
         torch.testing.assert_close(found, case.input_CZYX[:2].softmax(dim=0))
 
 
+@dataclass(frozen=True)
+class Poor:
+    """Weights that have learnt nothing, as their record says, and what a probe of them finds all the same."""
+
+    storage: LocalStorage
+    run_id: str
+    result: ProbeResult
+
+    @property
+    def path(self) -> str:
+        return f"{self.storage.uri}/{MODEL}"
+
+
+@pytest.fixture(scope="module")
+def poor(tmp_path_factory: pytest.TempPathFactory) -> Poor:
+    folder = tmp_path_factory.mktemp("poor")
+    weights, data = LocalStorage(folder / "w"), write_cubes(folder / "cubes")
+    record, _ = pretrain(data, weights, small_config(epochs=1))
+    learnt_nothing = {"metrics": record.metrics | {"explained_variance": -0.037}}
+    publish_record(weights, MODEL, record.model_copy(update=learnt_nothing))
+    contender = read_contender(str(folder / "w" / MODEL), may_have_learnt_nothing=True)
+    result = probe(CASES, [contender], LocalStorage(folder / "out"), small_probe())
+    return Poor(weights, record.run_id, result)
+
+
 class TestProbe:
     def test_ends_with_a_result_that_can_be_read_drawn_and_described(self, tmp_path: Path) -> None:
         plans, trials = [], []
@@ -133,37 +159,35 @@ class TestProbe:
         assert "no record tells which cases" in table
         assert probe_picture(result).startswith(b"\x89PNG")
 
-    def test_interrupted_and_started_again_it_ends_with_the_same_figures(self, tmp_path: Path) -> None:
-        weights, done = contenders(save_weights(tmp_path / "a.model")), []
+    def test_interrupted_and_started_again_it_ends_with_the_same_figures(self, poor: Poor, tmp_path: Path) -> None:
+        done: list[Any] = []
 
         def stop(trial: Any) -> None:
             done.append(trial)
             if len(done) == 7:
                 raise KeyboardInterrupt
 
-        whole = probe(CASES, weights, LocalStorage(tmp_path / "whole"), small_probe())
+        weights = [read_contender(poor.path, may_have_learnt_nothing=True)]
         with pytest.raises(KeyboardInterrupt):
-            probe(CASES, weights, LocalStorage(tmp_path / "out"), small_probe(), on_trial=stop)
-        files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.json")}
+            probe(CASES, weights, LocalStorage(tmp_path), small_probe(), on_trial=stop)
+        files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")}
         assert len(files) == 7
-        assert probe(CASES, weights, LocalStorage(tmp_path / "out"), small_probe()) == whole
+        assert probe(CASES, weights, LocalStorage(tmp_path), small_probe()) == poor.result
         assert {file: file.stat().st_mtime_ns for file in files} == files
 
-    def test_weights_that_learnt_nothing_are_refused_unless_forced(self, tmp_path: Path) -> None:
-        weights, data = LocalStorage(tmp_path / "w"), write_cubes(tmp_path / "cubes")
-        record, _ = pretrain(data, weights, small_config(epochs=1))
-        poor = record.model_copy(update={"metrics": record.metrics | {"explained_variance": -0.037}})
-        publish_record(weights, MODEL, poor)
-        output, path = LocalStorage(tmp_path / "out"), str(tmp_path / "w" / MODEL)
+    def test_weights_that_learnt_nothing_are_refused_unless_forced(self, poor: Poor, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"explained variance is -3\.7%.*--force"):
-            read_contender(path)
-        result = probe(CASES, [read_contender(path, may_have_learnt_nothing=True)], output, small_probe())
-        assert result.weights[0].explained == (-0.037,)
-        assert note_verdict(path, result.verdicts[0], result)
-        (note,) = notes_of(weights, record.run_id)
-        assert (note.task, note.verdict, note.sentence) == ("lesions", "not shown", result.verdicts[0].sentence)
-        assert verify_stage(weights, ("training/",)) == []
-        assert not note_verdict(save_weights(tmp_path / "foreign.model"), result.verdicts[0], result)
+            read_contender(poor.path)
+        assert poor.result.weights[0].explained == (-0.037,)
+        assert note_verdict(poor.path, poor.result.verdicts[0], poor.result)
+        (note,) = notes_of(poor.storage, poor.run_id)
+        assert (note.task, note.verdict, note.sentence) == (
+            "lesions",
+            "not shown",
+            poor.result.verdicts[0].sentence,
+        )
+        assert verify_stage(poor.storage, ("training/",)) == []
+        assert not note_verdict(save_weights(tmp_path / "foreign.model"), poor.result.verdicts[0], poor.result)
 
     def test_weights_of_two_networks_or_twice_the_same_are_errors(self, tmp_path: Path) -> None:
         torch.save({"state_dict": MNet(6, 3, (2, 2, 2, 2, 3)).state_dict()}, tmp_path / "b.model")
