@@ -15,7 +15,7 @@ from flows.states import ended
 from tasks.addresses import check_valid_everywhere
 from tasks.archive_page import archive_page
 from tasks.case_table import show_table
-from tasks.cases import Prepared, find_changes, inventory, prepare, subsets, tidy
+from tasks.cases import Prepared, as_is, find_changes, inventory, prepare, subsets, tidy
 from tasks.locking import alone_in
 from tasks.progress import display, shown_in_run
 from tasks.run_control import ends_with_flow
@@ -126,21 +126,13 @@ def prepare_data(
     found = inventory(images_path, zonal_mask_path, archive_format)
     if not found.cases:
         _refuse_faults(found.faults, 0, limits)
-    subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
+    subset_of = subsets(as_is([case.id for case in found.cases]), splits_path, split_mode, patient_pattern)
     with alone_in(output_path):
-        changes = find_changes(found.cases, subset_of, images_path, zonal_mask_path, output_path, None, config)
-        done = prepare_cases(
-            found,
-            subset_of,
-            changes,
-            images_path,
-            zonal_mask_path,
-            output_path,
-            config,
-            limits,
-            reports_path,
-            cases_per_task,
+        changes = find_changes(
+            as_is(found.cases), as_is(subset_of), images_path, zonal_mask_path, output_path, None, config
         )
+        folders = images_path, zonal_mask_path, output_path
+        done = prepare_cases(found, subset_of, changes, *folders, config, limits, reports_path, cases_per_task)
     return ended(done, done.state, done.message)
 
 
@@ -201,14 +193,16 @@ def prepare_cases(
     records = [record for record, _ in prepared]
     reasons = [(one.case_id, f"{one.reason}: {one.file}") for one in faults]
     is_new = bool(changes.to_prepare or changes.gone)
-    page = archive_page(output_path, reports_path or reports_beside(output_path), records, reasons, is_new)
+    page = archive_page(
+        output_path, reports_path or reports_beside(output_path), as_is(records), as_is(reasons), is_new
+    )
     _refuse_faults(faults, len(prepared), limits)
     _refuse_warnings(records, limits, page)
     if all(record.subset != VALIDATION_SUBSET for record, _ in prepared):
         log.warning(
             "no case is in the validation subset 5, so pre-training cannot validate: add cases or a splits.json"
         )
-    removed = tidy(output_path, usable)
+    removed = tidy(output_path, as_is(usable))
     new = sum(is_new for _, is_new in prepared)
     log.info("%d cases prepared, %d up to date, %d left out", new, len(prepared) - new, len(faults))
     return PreparationSummary(

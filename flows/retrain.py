@@ -16,7 +16,7 @@ from flows.prepare_data import PreparationSettings, prepare_cases
 from flows.pretrain import HandOffChoice, choose_pretrain
 from tasks.addresses import check_valid_everywhere, given
 from tasks.announcement import announce
-from tasks.cases import find_changes, inventory, subsets
+from tasks.cases import as_is, find_changes, inventory, subsets
 from tasks.contest import contest_section
 from tasks.hand_off import HERE
 from tasks.locking import alone_in
@@ -117,9 +117,15 @@ def retrain_on_new_data(
         open_storage(layout.weights), open_storage(layout.cubes), pretraining or DEFAULTS.pretraining, cubes
     )
     found = inventory(images_path, zonal_mask_path, archive_format)
-    subset_of = subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
+    subset_of = subsets(as_is([case.id for case in found.cases]), splits_path, split_mode, patient_pattern)
     changes = find_changes(
-        found.cases, subset_of, images_path, zonal_mask_path, layout.data, layout.weights, preparation
+        as_is(found.cases),
+        as_is(subset_of),
+        images_path,
+        zonal_mask_path,
+        layout.data,
+        layout.weights,
+        preparation,
     )
     page = RunPage()
     fresh = {*changes.new, *changes.changed}
