@@ -57,13 +57,13 @@ types: setup
 	$(BIN)/mypy
 
 tests: setup
-	@# side by side: some tests wait for services, others compute; one thread each, more would wait for one another
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 && \
+	@# side by side: some tests wait for services, others compute
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 && \
 	  echo "processor time, user and system, of make and of the tests:" && times
 
 tests-long: setup  ## all tests, the long ones too (an hour or more); the report of what went wrong also in benchmarks/results
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/reliability/test_soak.py --long --durations 30 --reliability-report $(RESULTS)/long_runs.json
-	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/reliability/test_soak.py --long --timeout 3600 --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 \
+	$(BIN)/pytest tests/reliability/test_soak.py --long --durations 30 --reliability-report $(RESULTS)/long_runs.json
+	$(BIN)/pytest --ignore tests/reliability/test_soak.py --long --timeout 3600 --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 \
 	  --reliability-report $(RESULTS)/reliability.json
 	@$(BIN)/python -m tests.reliability.ledger - $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 

@@ -45,6 +45,7 @@ def run(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
     return reported
 
 
+@pytest.mark.long
 def test_preparation_and_corruption(tmp_path: Path) -> None:
     prepared = run(tmp_path, "preparation", "--tiny", "--repeat", "1")
     assert all(found["difference"] < 1e-6 for found in prepared["figures"].values())

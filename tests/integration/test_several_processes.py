@@ -12,7 +12,7 @@ import torch
 from tests.commands import Commands
 from tests.zssmnet.training.examples import write_cubes
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 RECIPE = ("--epochs", "1", "--batch-size", "4", "--channels", "2,2,2,2,2", "--device", "cpu")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "flows.cli")
 COUNTS = (1, 1, 0, 1, 1, 3)
@@ -35,21 +35,17 @@ def pretrain_by_torchrun(api: str, cubes: Path, weights: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("ways", [("two",), pytest.param(("two", "torchrun"), marks=pytest.mark.long)], ids=len)
-def test_one_two_and_two_of_torchrun_are_the_same_run(
-    ways: tuple[str, ...], tmp_path: Path, prefect_api: str, commands: Commands
-) -> None:
+def test_one_two_and_two_of_torchrun_are_the_same_run(tmp_path: Path, prefect_api: str, commands: Commands) -> None:
     cubes = tmp_path / "cubes"
     write_cubes(cubes, COUNTS)
     reported = {
         "one": pretrain(commands, cubes, tmp_path / "one"),
         "two": pretrain(commands, cubes, tmp_path / "two", "--processes", "2"),
+        "torchrun": pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun"),
     }
-    if "torchrun" in ways:
-        reported["torchrun"] = pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun")
     models = {name: torch.load(tmp_path / name / "ssl_mnet_zonal.model", weights_only=True) for name in reported}
     runs = {name: [path.name for path in (tmp_path / name / "training").iterdir()] for name in reported}
-    for name in ways:
+    for name in ("two", "torchrun"):
         assert runs[name] == runs["one"]
         assert re.search(r"^best epoch 1 of 1, validation loss", reported[name], re.MULTILINE)
         assert reported[name].count("best epoch") == 1  # the leader alone speaks
@@ -57,6 +53,5 @@ def test_one_two_and_two_of_torchrun_are_the_same_run(
             models[name]["state_dict"].values(), models["one"]["state_dict"].values(), strict=True
         ):
             torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
-    if "torchrun" in ways:
-        again = pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun")
-        assert again == reported["torchrun"]  # nothing is left to do, and nobody waits for ever
+    again = pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun")
+    assert again == reported["torchrun"]  # nothing is left to do, and nobody waits for ever

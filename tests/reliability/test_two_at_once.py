@@ -10,10 +10,9 @@ from tests.reliability.undisturbed import Undisturbed
 from zssmnet.storage import Storage, open_storage
 from zssmnet.storage.verification import verify_root
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 TIMEOUT_S = 900
 CLI = "flows.cli"
-PLACES = ["a folder", pytest.param("S3", marks=pytest.mark.long)]
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def expected(undisturbed: Undisturbed) -> dict[str, bytes]:
     return contents(open_storage(undisturbed.root))
 
 
-@pytest.mark.parametrize("root", PLACES, indirect=True)
+@pytest.mark.parametrize("root", ["a folder", "S3"], indirect=True)
 def test_of_two_commands_one_reports_who_has_locked_the_root(
     undisturbed: Undisturbed, root: str, expected: dict[str, bytes], commands: Commands, ledger: Ledger
 ) -> None:
@@ -51,7 +50,6 @@ def test_of_two_commands_one_reports_who_has_locked_the_root(
         assert verify_root(root) == []
 
 
-@pytest.mark.long
 def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
     undisturbed: Undisturbed, tmp_path: Path, expected: dict[str, bytes], commands: Commands, ledger: Ledger
 ) -> None:
@@ -67,7 +65,6 @@ def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
         assert verify_root(root) == []
 
 
-@pytest.mark.long
 def test_of_two_trainings_one_reports_who_trains(
     undisturbed: Undisturbed, tmp_path: Path, expected: dict[str, bytes], commands: Commands, ledger: Ledger
 ) -> None:
