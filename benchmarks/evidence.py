@@ -29,9 +29,8 @@ from zssmnet.data.archive import MASK_SUFFIX
 from zssmnet.data.image_io import read_image
 from zssmnet.phantom import GridSpec, evenly_split_cases, phantom_around, write_archive, write_case
 from zssmnet.preparation.resampling import grid_of, resample_mask, target_grid
-from zssmnet.probe.arms import AGAIN, SCRATCH
+from zssmnet.probe.arms import AGAIN, RIDGE, RULE, SCRATCH
 from zssmnet.probe.contenders import read_contender
-from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.labels import read_labelled_cases
 from zssmnet.probe.note import Task
 from zssmnet.probe.result import Comparison, ProbeResult, endpoint_SC, judge

@@ -27,7 +27,7 @@ from zssmnet.training.acceleration import gpu_settings, make_optimizer
 from zssmnet.training.batches import Batches, ResidentCubes, StreamedCubes
 from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import CHECK_EVERY, train_epoch
-from zssmnet.training.largest_batch import fits_in_memory, largest_batch
+from zssmnet.training.trainer import fits_in_memory, largest_batch
 
 Told = dict[str, Any]
 LARGEST_TRIED = 4096

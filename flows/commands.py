@@ -13,12 +13,12 @@ from typing import Any
 from flows.dask_settings import is_asked_for
 from flows.embedded import own_environment, server_is_named, start_server
 from flows.ends import say
-from flows.handoff_commands import export as export
-from flows.handoff_commands import nnunet_dataset as nnunet_dataset
-from flows.handoff_commands import package as package
-from flows.intake_commands import check_masks as check_masks
-from flows.intake_commands import import_dicom as import_dicom
-from flows.intake_commands import upload as upload
+from flows.local_commands import check_masks as check_masks
+from flows.local_commands import export as export
+from flows.local_commands import import_dicom as import_dicom
+from flows.local_commands import nnunet_dataset as nnunet_dataset
+from flows.local_commands import package as package
+from flows.local_commands import upload as upload
 from flows.settings import retraining_of, settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig, TasksConfig
 from zssmnet.errors import CheckpointError, VerificationError

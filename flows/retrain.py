@@ -17,14 +17,13 @@ from flows.pretrain import HandOffChoice, choose_pretrain
 from tasks.addresses import check_valid_everywhere, given
 from tasks.announcement import announce
 from tasks.cases import as_is, find_changes, inventory, subsets
-from tasks.contest import contest_section
 from tasks.hand_off import HERE
 from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
 from tasks.run_control import ends_cancelled
 from tasks.run_names import named_after
-from tasks.run_page import RunPage, cases_section
+from tasks.run_page import RunPage, cases_section, contest_section
 from zssmnet.config import (
     PICAI_PATIENT,
     ChallengerConfig,

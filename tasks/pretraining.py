@@ -13,7 +13,7 @@ from tasks.progress import display, mark_run
 from tasks.run_control import check_cancelled, check_now, check_suspended, wait_for_server
 from zssmnet.config import PretrainConfig, ProbeJudge
 from zssmnet.errors import ServiceError
-from zssmnet.probe.champion import compare_models
+from zssmnet.probe.run import compare_models
 from zssmnet.registry.challenge import JUDGEMENT, Gain, Judgement, challenge
 from zssmnet.registry.pretraining import pretrain
 from zssmnet.registry.versions import MODEL, stable_model, version_key

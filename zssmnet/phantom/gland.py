@@ -4,8 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from zssmnet.phantom.field import SmoothField
-from zssmnet.phantom.grid import Floats, GridSpec, Mask
+from zssmnet.phantom.grid import Floats, GridSpec, Mask, SmoothField
 
 PERIPHERAL_ZONE = 1
 TRANSITION_ZONE = 2

@@ -8,12 +8,10 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
 from zssmnet.errors import InputError
-from zssmnet.phantom.anatomy import Anatomy, Labels
-from zssmnet.phantom.field import SmoothField
+from zssmnet.phantom.anatomy import Anatomy, Labels, Tissue, table
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
-from zssmnet.phantom.grid import Axes, Floats, GridSpec, Triple
+from zssmnet.phantom.grid import Axes, Floats, GridSpec, SmoothField, Triple
 from zssmnet.phantom.sampling import gland_box, sample_anatomy
-from zssmnet.phantom.tissues import Tissue, table
 
 B_VALUE = 1.4e-3
 """The high b-value in s/um^2: 1400 s/mm^2."""

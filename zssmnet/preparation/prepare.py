@@ -31,7 +31,7 @@ from zssmnet.preparation.cropping import Box, Triple, bounding_box, margin_in_vo
 from zssmnet.preparation.measured import in_common_unit, uncovered
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
 from zssmnet.storage import Storage
-from zssmnet.storage.listed import Listed
+from zssmnet.storage.interface import Listed
 from zssmnet.storage.records import (
     Input,
     Record,

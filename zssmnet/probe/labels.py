@@ -1,6 +1,10 @@
-"""Labelled cases as the probe takes them: a box around the gland with six channels, and what is to be found in it."""
+"""Labelled cases as the probe takes them: a box around the gland with six channels, and what is to be found in it.
+
+Some are tested, some tuned on, some learnt from: patients are never on two sides.
+"""
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +12,9 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import PreparationConfig, ProbeConfig, ProbeScale
-from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, take_inventory
+from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, shortened, take_inventory
 from zssmnet.data.examination import array_of, read_examination
-from zssmnet.errors import ArchiveError, CaseError
+from zssmnet.errors import ArchiveError, CaseError, InputError
 from zssmnet.handoff.nnunet_dataset import read_lesions
 from zssmnet.preparation.cropping import Box, bounding_box
 from zssmnet.preparation.cubes import padded, scaled_volume
@@ -111,3 +115,63 @@ def _around_gland(volume_CXYZ: np.ndarray, scale: ProbeScale) -> Tensor:
     x, y, z = np.clip(middle - size // 2, 0, volume_CZYX.shape[:0:-1] - size).tolist()
     window = Box((x, y, z), (x + size[0], y + size[1], z + size[2])).window_ZYX
     return torch.from_numpy(np.ascontiguousarray(volume_CZYX[:, *window]))
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The cases by what they are for.
+
+    Attributes:
+        test: never learnt from, by no weights and no arm.
+        tuning: on which learning rates are chosen.
+        pool: from which labelled cases are drawn.
+    """
+
+    test: tuple[LabelledCase, ...]
+    tuning: tuple[LabelledCase, ...]
+    pool: tuple[LabelledCase, ...]
+
+    def labelled(self, count: int, seed: int) -> list[LabelledCase]:
+        """So many labelled cases of a seed; those of a smaller count are among those of a larger one."""
+        order = np.random.default_rng([seed, 1]).permutation(len(self.pool))
+        return [self.pool[number] for number in order[:count]]
+
+
+def choose_sides(cases: Sequence[LabelledCase], trained_patients: Iterable[str], config: ProbeConfig) -> Sides:
+    """Divide the cases, by patient; those whose patients the weights were trained with are never tested.
+
+    Raises:
+        InputError: too few cases.
+    """
+    trained = set(trained_patients)
+    patients = sorted({case.patient for case in cases})
+    order = [patients[number] for number in np.random.default_rng(config.seed).permutation(len(patients))]
+    order.sort(key=lambda patient: patient in trained)  # stable: untouched patients first
+    by_patient = {patient: [case for case in cases if case.patient == patient] for patient in patients}
+    needs = (config.test_cases, config.tuning_cases, max(config.labelled))
+    sides: list[list[LabelledCase]] = [[], [], []]
+    for patient in order:
+        side = next((one for one in range(2) if len(sides[one]) < needs[one]), 2)
+        if side == 0 and patient in trained:
+            break
+        sides[side] += by_patient[patient]
+    test, tuning, pool = sides
+    untouched = sum(len(by_patient[patient]) for patient in patients if patient not in trained)
+    if len(test) < needs[0] or len(tuning) < needs[1] or len(pool) < needs[2]:
+        raise InputError(
+            f"{len(cases)} labelled cases, {untouched} of them unknown to the weights, are too few for {needs[0]} to "
+            f"test, {needs[1]} to choose learning rates and {needs[2]} to learn from: add cases, or ask for fewer with "
+            "--test-cases, --tuning-cases and --labelled"
+        )
+    if config.task == "lesions":
+        _check_lesions("test", test)
+        _check_lesions("tuning", tuning)
+    return Sides(tuple(test), tuple(tuning), tuple(pool))
+
+
+def _check_lesions(side: str, cases: Sequence[LabelledCase]) -> None:
+    if cases and not any(case.label_ZYX.any() for case in cases):
+        raise InputError(
+            f"none of the {len(cases)} {side} cases ({shortened(case.id for case in cases)}) has a lesion near the "
+            f"gland; choose other ones with --seed, or more with --{side}-cases"
+        )

@@ -6,9 +6,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from zssmnet.config import NetworkConfig, ProbeConfig
-from zssmnet.probe.arms import AGAIN, SCRATCH, permuted_name
+from zssmnet.probe.arms import AGAIN, RIDGE, RULE, SCRATCH, permuted_name
 from zssmnet.probe.figures import ENDPOINT_NAMES, auroc
-from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.statistics import Difference, holm, paired_difference, verdict
 from zssmnet.probe.trials import Example, Trial
 

@@ -8,12 +8,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from zssmnet.config import NetworkConfig, ProbeConfig
-from zssmnet.probe.arms import Arm, build_network
+from zssmnet.probe.arms import RULE, Arm, build_network, ridge_probabilities, rule_probabilities
 from zssmnet.probe.figures import ENDPOINTS, case_figures, picai_figures
 from zssmnet.probe.fine_tuning import CLASSES, Look, fine_tune
-from zssmnet.probe.floor import RULE, ridge_probabilities, rule_probabilities
-from zssmnet.probe.labels import LabelledCase
-from zssmnet.probe.sides import Sides
+from zssmnet.probe.labels import LabelledCase, Sides
 from zssmnet.storage import Storage
 from zssmnet.training.acceleration import choose_device
 

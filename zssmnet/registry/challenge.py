@@ -71,7 +71,7 @@ class Gain(BaseModel):
 
 Trained = tuple[PretrainedModel, Path]
 Compare = Callable[[Trained, Trained, Storage, ProbeJudge], Gain]
-"""Champion, challenger, a folder for what is found, and how: see `zssmnet.probe.champion`."""
+"""Champion, challenger, a folder for what is found, and how: see `zssmnet.probe.run`."""
 
 
 class Judgement(Record):

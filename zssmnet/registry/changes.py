@@ -10,7 +10,7 @@ from zssmnet.errors import CaseError
 from zssmnet.preparation.prepare import PreparedCase, up_to_date_record
 from zssmnet.registry.lineage import CaseData, data_of_case
 from zssmnet.storage import Storage
-from zssmnet.storage.listed import Listed
+from zssmnet.storage.interface import Listed
 from zssmnet.storage.records import record_names
 
 _CASES_AT_ONCE = 16

@@ -21,8 +21,7 @@ from zssmnet.preparation.cubes import SubsetCubes, cubes_key, open_cubes
 from zssmnet.preparation.prepare import prepared_keys
 from zssmnet.registry.versions import MODEL, PretrainedModel, stable_model
 from zssmnet.report.case import case_montage
-from zssmnet.report.curves import loss_curves
-from zssmnet.report.restoration import restoration_triptych
+from zssmnet.report.training import loss_curves, restoration_triptych
 from zssmnet.storage import Storage
 from zssmnet.storage.records import Input, Record, publish_recorded, read_record, same_content, up_to_date
 from zssmnet.training.checkpoint import EpochResult, load_weights

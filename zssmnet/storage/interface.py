@@ -1,14 +1,16 @@
-"""The interface of all storage: list, read, publish in one step, exchange, remove."""
+"""The interface of all storage: list, read, publish in one step, exchange, remove; and one listing of a storage."""
 
 import errno
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from typing_extensions import override
 
 from zssmnet.errors import StorageError, UnreadableFileError
 
@@ -146,3 +148,49 @@ def storage_errors(path: Path, done: str) -> Iterator[None]:
     except OSError as error:
         way_out = _WAYS_OUT.get(error.errno or 0, "")
         raise StorageError(f"{path}: cannot be {done}: {error.strerror or error}{way_out}") from error
+
+
+class Listed(Storage):
+    """A storage that is looked at once; what changes later is seen where a file is read, written or exchanged.
+
+    Args:
+        storage: what is listed.
+        keys: files that are looked at instead, one by one.
+    """
+
+    def __init__(self, storage: Storage, keys: Iterable[str] | None = None) -> None:
+        self.uri = storage.uri
+        self._storage = storage
+        entries = storage.list() if keys is None else map(storage.stat, keys)
+        self._entries = {entry.key: entry for entry in entries if entry}
+
+    @override
+    def list(self, prefix: str = "") -> list[Entry]:
+        below = f"{prefix}/" if prefix else ""
+        return [entry for key, entry in self._entries.items() if key.startswith(below)]
+
+    @override
+    def stat(self, key: str) -> Entry | None:
+        return self._entries.get(key)
+
+    @override
+    def local(self, key: str) -> Path:
+        if entry := self._entries.get(key):
+            return self._storage.local_version(key, entry.size, entry.version)
+        raise StorageError(f"{self.where(key)}: no such file")
+
+    @override
+    def publishing(self, key: str) -> AbstractContextManager[Path]:
+        return self._storage.publishing(key)
+
+    @override
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        return self._storage.exchange(key, data, version)
+
+    @override
+    def remove(self, key: str) -> None:
+        self._storage.remove(key)
+
+    @override
+    def child(self, folder: str) -> Storage:
+        return self._storage.child(folder)

@@ -1,14 +1,18 @@
-"""One process's part in a training: its state, its network, the cubes where it uses them, epoch after epoch."""
+"""One process's part in a training: its state, its network, the cubes where it uses them, epoch after epoch.
 
-from collections.abc import Iterator
+Which batch fits into a device's memory is found by trying, as only the device knows.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from zssmnet.config import PretrainConfig
-from zssmnet.corruption import LAYOUT
+from zssmnet.config import CorruptionConfig, PretrainConfig
+from zssmnet.corruption import LAYOUT, sample_keys, swap_x_and_z
 from zssmnet.errors import OutOfMemoryError
 from zssmnet.mnet import MNet
 from zssmnet.training.acceleration import (
@@ -26,7 +30,7 @@ from zssmnet.training.dataset import CubeSet
 from zssmnet.training.diagnostics import warn_if_saturated
 from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
-from zssmnet.training.largest_batch import fits_in_memory, largest_batch
+from zssmnet.training.loss import restoration_loss
 
 INPUT_CHANNELS = 6
 """Three images and three zones."""
@@ -162,3 +166,48 @@ def initial_state(
     optimizer = make_optimizer(model, device, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
     return TrainingState(model, optimizer, make_schedule(optimizer, recipe), generator, Progress())
+
+
+def largest_batch(fits: Callable[[int], bool], below: int) -> int:
+    """The largest batch that fits, by bisection; 0 if none does.
+
+    Args:
+        fits: whether so many cubes fit.
+        below: a batch that does not.
+    """
+    low, high = 0, below
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def fits_in_memory(
+    network: nn.Module,
+    size: tuple[int, int, int],
+    device: torch.device,
+    corruption: CorruptionConfig,
+    batch: int,
+) -> bool:
+    """Whether a training step with so many cubes fits, tried with empty ones; the weights stay as they are.
+
+    Args:
+        network: restores images, on the device, as it is trained; a compiled one is compiled for each batch.
+        size: size of a cube x, y, z in voxels.
+        device: whose memory is asked for.
+        corruption: the pretext task.
+        batch: number of cubes.
+    """
+    network.train()
+    try:
+        cubes = swap_x_and_z(torch.zeros(batch, 4, *size, device=device))
+        loss = restoration_loss(network, cubes, sample_keys(batch, torch.Generator()), corruption)
+        loss.backward()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        network.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.compiler.reset()  # graphs keep their memory
+            torch.cuda.empty_cache()
+    return True

@@ -27,7 +27,7 @@ from zssmnet.phantom import (
     write_picai,
     zonal_mask,
 )
-from zssmnet.phantom.field import SmoothField
+from zssmnet.phantom.grid import SmoothField
 from zssmnet.probe.figures import average_precision
 from zssmnet.storage import LocalStorage
 

@@ -16,10 +16,10 @@ from zssmnet.mnet import MNet
 from zssmnet.probe.arms import Arm, arms_of, build_network
 from zssmnet.probe.contenders import read_contender
 from zssmnet.probe.fine_tuning import WithFrequencies, class_frequencies, predict
+from zssmnet.probe.labels import choose_sides
 from zssmnet.probe.note import note_verdict, notes_of
 from zssmnet.probe.result import ProbeResult
 from zssmnet.probe.run import RESULT, probe
-from zssmnet.probe.sides import choose_sides
 from zssmnet.registry.pretraining import pretrain
 from zssmnet.registry.versions import MODEL
 from zssmnet.report.probe import probe_picture, probe_table

@@ -9,10 +9,9 @@ from PIL import Image
 
 from zssmnet.errors import InputError
 from zssmnet.report.case import case_montage, shown_slices
-from zssmnet.report.curves import loss_curves
 from zssmnet.report.palette import CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES
-from zssmnet.report.restoration import restoration_triptych
 from zssmnet.report.style import LARGEST_PNG
+from zssmnet.report.training import loss_curves, restoration_triptych
 
 PERIPHERAL, TRANSITION = (colour for colour, _ in ZONES)
 SPACING = (0.5, 0.5, 3.0)

@@ -11,7 +11,7 @@ from zssmnet.errors import StorageError
 from zssmnet.preparation.prepare import prepare_case
 from zssmnet.registry.changes import find_changes
 from zssmnet.storage import Entry, LocalStorage, Storage, open_storage
-from zssmnet.storage.listed import Listed
+from zssmnet.storage.interface import Listed
 
 
 @pytest.fixture(params=["local", "s3"])

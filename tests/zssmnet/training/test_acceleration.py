@@ -15,8 +15,7 @@ from zssmnet.training import fit
 from zssmnet.training.acceleration import accelerated, choose_device, choose_precision, cosine_factor, gpu_settings
 from zssmnet.training.checkpoint import BEST, LAST
 from zssmnet.training.dataset import CubeSet
-from zssmnet.training.largest_batch import largest_batch
-from zssmnet.training.trainer import Trainer, initial_state
+from zssmnet.training.trainer import Trainer, initial_state, largest_batch
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
 INPUT = torch.rand(2, 6, 4, 16, 16, generator=torch.Generator().manual_seed(0))

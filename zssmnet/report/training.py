@@ -1,0 +1,136 @@
+"""How a training went: how the loss fell, and what the network makes of corrupted cubes."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from zssmnet.errors import InputError
+from zssmnet.report.palette import FAINT, IMAGES, INK, TRAINING_COLOUR, VALIDATION_COLOUR, Array
+from zssmnet.report.style import heading, legend, new_figure, png_of, without_axes, without_frame
+
+Epoch = tuple[int, float, float, float]
+
+
+def loss_curves(history: Sequence[Epoch], best_epoch: int, title: str) -> bytes:
+    """Draw training and validation loss by epoch, with the learning rate below.
+
+    Args:
+        history: epoch, training loss, validation loss (both mean squared errors) and learning rate of each epoch.
+        best_epoch: the epoch whose weights were kept; marked if it is in the history.
+        title: heading.
+
+    Returns:
+        A PNG; losses and learning rate have logarithmic scales.
+
+    Raises:
+        InputError: an empty history.
+    """
+    if not history:
+        raise InputError("no epoch in the history: there is nothing to draw")
+    epochs, training, validation, learning_rates = ([*column] for column in zip(*history, strict=True))
+    figure = new_figure(8.0, 4.9)
+    losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4.2, 1])
+    rates.set_xlabel("epoch", fontsize=9, color=FAINT)
+    rates.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+    marker = "o" if len(history) < 40 else ""
+    for values, colour in ((training, TRAINING_COLOUR), (validation, VALIDATION_COLOUR)):
+        losses.plot(epochs, values, marker=marker, color=colour, linewidth=1.6, markersize=3)
+    rates.step(epochs, learning_rates, marker=marker, where="mid", color=FAINT, linewidth=1.4, markersize=2.5)
+    _style(losses, "mean squared error")
+    _style(rates, "learning rate")
+    rates.set_ylim(min(learning_rates) / 2, max(learning_rates) * 2)
+    rates.set_yticks(sorted({min(learning_rates), max(learning_rates)}))
+    rates.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    rates.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    entries = [(TRAINING_COLOUR, "training"), (VALIDATION_COLOUR, "validation")]
+    if best_epoch in epochs:
+        best = validation[epochs.index(best_epoch)]
+        _mark_best(losses, rates, best_epoch, best)
+        entries.append((INK, f"best: epoch {best_epoch}, {best:.4g}"))
+    heading(figure, title)
+    legend(figure, entries)
+    return png_of(figure)
+
+
+def _mark_best(losses: Axes, rates: Axes, epoch: int, loss: float) -> None:
+    for ax in (losses, rates):
+        ax.axvline(epoch, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    losses.plot([epoch], [loss], "o", color=VALIDATION_COLOUR, markersize=8, markeredgecolor="white")
+
+
+def _style(ax: Axes, label: str) -> None:
+    ax.set_yscale("log")
+    ax.set_ylabel(label, fontsize=9, color=FAINT)
+    low, high = ax.get_ylim()
+    decades = math.log10(high / low)
+    # few decades need ticks between the powers of ten as well
+    steps = (1.0,) if decades > 3 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(1 + 0.5 * i for i in range(18))
+    ax.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+    without_frame(ax)
+
+
+_STAGES = ("corrupted", "restored", "target")
+_ROW, _AROUND = 1.2, 1.45  # inches
+
+
+def restoration_triptych(
+    corrupted_NCZYX: Array,
+    restored_NCZYX: Array,
+    target_NCZYX: Array,
+    title: str,
+) -> bytes:
+    """Draw the middle slices of cubes: corrupted, restored, and as they were, on one grey scale from 0 to 1.
+
+    Args:
+        corrupted_NCZYX: what the network saw; the first three channels, T2W, ADC and DWI, are shown.
+        restored_NCZYX: what it made of that, three channels, 0..1.
+        target_NCZYX: the uncorrupted images, three channels, 0..1.
+        title: heading.
+
+    Returns:
+        A PNG with a row for each cube and three columns for each image; below what was restored stands its mean
+        squared error over the whole cube.
+
+    Raises:
+        InputError: no cubes, or shapes that do not fit.
+    """
+    count = _checked_count(corrupted_NCZYX, restored_NCZYX, target_NCZYX)
+    middle = target_NCZYX.shape[2] // 2
+    stages = (corrupted_NCZYX, restored_NCZYX, target_NCZYX)
+    figure = new_figure(10.8, count * _ROW + _AROUND)
+    axes = figure.subplots(count, 11, squeeze=False, width_ratios=[1, 1, 1, 0.1, 1, 1, 1, 0.1, 1, 1, 1])
+    for gap in axes[:, 3::4].flat:
+        gap.set_axis_off()
+    errors_NC = np.mean((restored_NCZYX.astype(np.float64) - target_NCZYX) ** 2, axis=(2, 3, 4))
+    for row, channel, stage in np.ndindex(count, 3, 3):
+        ax = axes[row, 4 * channel + stage]
+        shown = ax.imshow(stages[stage][row, channel, middle], "gray", vmin=0, vmax=1, interpolation="nearest")
+        without_axes(ax)
+        if row == 0:
+            ax.set_title(f"{IMAGES[channel]}, {_STAGES[stage]}", fontsize=8, color=INK, pad=4)
+        if stage == 1:
+            ax.set_xlabel(f"MSE {errors_NC[row, channel]:.4f}", fontsize=7, color=FAINT, labelpad=2.5)
+        if channel == stage == 0:
+            ax.set_ylabel(f"cube {row + 1}", fontsize=8, color=INK, labelpad=4)
+    bar = figure.colorbar(shown, ax=axes, ticks=[0, 0.5, 1], aspect=30, pad=0.01)
+    bar.set_label("scaled intensity (no unit)", fontsize=8, color=FAINT)
+    bar.ax.tick_params(labelsize=7, colors=FAINT, length=2, width=0.6)
+    heading(figure, title)
+    note = "middle slices; MSE: mean squared error over the whole cube"
+    figure.supxlabel(note, x=0.99, ha="right", fontsize=8, color=FAINT)
+    return png_of(figure)
+
+
+def _checked_count(corrupted: Array, restored: Array, target: Array) -> int:
+    fits = target.ndim == 5 and restored.shape == target.shape and corrupted.ndim == 5
+    if not fits or len(target) == 0 or corrupted[:, :3].shape != target.shape:
+        raise InputError(
+            f"cubes of the shapes {corrupted.shape} (corrupted), {restored.shape} (restored) and {target.shape} "
+            "(target) cannot be shown together; each needs the axes (cube, channel, z, y, x)"
+        )
+    return len(target)
