@@ -53,14 +53,7 @@ def automations(
     starting: timedelta = STARTING,
     starts: int = STARTS,
 ) -> list[Automation]:
-    """All of them, as they are to be on the server.
-
-    Args:
-        silence: how long a run may go without a sign of life.
-        settling: how long a run stays crashed before it is started again.
-        starting: how long a worker may take to start a run that it has taken.
-        starts: how often a run is started in all.
-    """
+    """All of them, as they are to be on the server."""
     return [
         Automation(
             name="zssmnet: runs whose machine has gone",

@@ -32,7 +32,6 @@ class Places:
     """Ports, passwords, commands and settings of the stack in one folder.
 
     Attributes:
-        folder: the stack's folder.
         overrides: settings that come before all others, for every service and client.
         wishes: ports that services get if these are free.
     """

@@ -98,8 +98,8 @@ def nnunet_dataset(options: argparse.Namespace) -> None:
     """Write a raw data set for nnU-Net v2."""
     config = validated(NnunetDatasetConfig, with_flags(NnunetDatasetConfig, {}, options))
     from zssmnet.handoff.nnunet_dataset import dataset_folder, write_nnunet_dataset
-    from zssmnet.handoff.weights import local_path
     from zssmnet.storage import open_storage
+    from zssmnet.storage.local import local_path
 
     folder = dataset_folder(local_path(options.output), config)
     images, masks, lesions = map(open_storage, (options.images_path, options.zonal_mask_path, options.lesion_path))

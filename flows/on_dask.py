@@ -44,20 +44,12 @@ class OnDask(DaskTaskRunner):
 
     @classmethod
     def at(cls, address: str) -> "OnDask":
-        """On a cluster that is there.
-
-        Args:
-            address: of its scheduler.
-        """
+        """On a cluster that is there."""
         return cls(address=address)
 
     @classmethod
     def started(cls, name: str, arguments: Mapping[str, Any]) -> "OnDask":
         """On a cluster that is started for a flow.
-
-        Args:
-            name: of the cluster's class, with its module.
-            arguments: for the class.
 
         Raises:
             ConfigError: there is no such class, or an argument is not the user's to give.

@@ -39,7 +39,6 @@ def flags_of(config: type[BaseModel], start: BaseModel | None = None, prefix: st
     """The fields of a configuration that have a flag, those of its parts included.
 
     Args:
-        config: the class.
         start: the values that are the defaults, if they are not the class's own.
         prefix: what the full names begin with.
     """

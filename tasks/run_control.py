@@ -48,7 +48,6 @@ class RunControl:
     """The states of a run and of those above it, as the server has them.
 
     Attributes:
-        run: the run.
         states: by the runs' ids; none before the server has answered.
     """
 

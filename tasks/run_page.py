@@ -67,13 +67,7 @@ def refresh_page() -> None:
 
 
 def cases_section(used: int, left_out: Mapping[str, str], with_warnings: int) -> str:
-    """How many cases are used, and which are not, with the reasons.
-
-    Args:
-        used: number of cases.
-        left_out: why a case is left out, by case id.
-        with_warnings: number of cases that are used and odd.
-    """
+    """How many cases are used, and which are not, with the reasons."""
     lines = [f"**{used} of {used + len(left_out)} cases used**"]
     if left_out:
         rows = [f"| {code(case)} | {text(reason)} |" for case, reason in list(left_out.items())[:_MOST_ROWS]]

@@ -1,25 +1,4 @@
-"""The error tree. Every message names the case, the file, the value and the way out.
-
-ZssmnetError
-├── InputError            the input is at fault: exit status 1 and one line, never a traceback
-│   ├── ConfigError       settings that cannot be used
-│   ├── ArchiveError      an archive, or the pairing of images and masks
-│   ├── CaseError         one case: carries its id, the file and the reason
-│   ├── ImageError        one image in memory: the reason
-│   ├── SplitsError       splits.json
-│   ├── CubesError        a file of cubes
-│   ├── DicomError        a series of DICOM files, or the ids for them
-│   ├── CheckpointError   a checkpoint or a file of weights
-│   └── VerificationError files that differ from their records
-├── StorageError          a folder or bucket that cannot be read or written
-│   ├── UnreadableFileError  one file that is there, but cannot be read or is not whole
-│   └── LockedError       a folder that another run has locked
-├── TrainingError         training that cannot go on
-│   ├── NonFiniteLossError
-│   ├── CollapsedError
-│   └── OutOfMemoryError
-└── ServiceError          another part of the service fails: a work pool, a worker, a run elsewhere
-"""
+"""The error tree, from `ZssmnetError` down. Every message names the case, the file, the value and the way out."""
 
 import re
 
@@ -40,7 +19,7 @@ class ZssmnetError(Exception):
 
 
 class InputError(ZssmnetError):
-    """What the user gave cannot be used as it is."""
+    """What the user gave cannot be used as it is: exit status 1 and one line, never a traceback."""
 
 
 class ConfigError(InputError):

@@ -42,12 +42,7 @@ class Slice:
     Attributes:
         file, frame: where its pixels are; frame None in a file of one slice.
         patient, study, study_date, series, instance: ids and date as in the header.
-        number: series number.
         taken: date and time of the series, sortable.
-        kind: ImageType.
-        description: SeriesDescription.
-        sequence: SequenceName.
-        scanning: ScanningSequence, as SE, EP, GR.
         is_3d, fat_saturated, burnt_in: how it was made.
         echo_ms: echo time.
         b: b-value in s/mm2.
@@ -57,7 +52,6 @@ class Slice:
         position: of the first pixel, LPS, mm.
         spacing: between columns (x) and rows (y), mm.
         shape: columns (x), rows (y).
-        scaling: rescale slope and intercept.
     """
 
     file: Path = field(repr=False)

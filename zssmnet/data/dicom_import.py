@@ -20,7 +20,6 @@ from zssmnet.data.dicom_volume import compute_high_b, read_volume
 from zssmnet.data.image_io import write_image
 from zssmnet.errors import CaseError, DicomError
 from zssmnet.storage import Storage
-from zssmnet.storage.keys import checked_key
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +34,6 @@ class ImportSummary:
     """What came of an import.
 
     Attributes:
-        cases: ids of the cases written.
-        faults: cases left out.
         passed_over: files that were not used, by reason.
         without_id: number of studies that the table of ids does not name.
     """
@@ -60,10 +57,7 @@ def import_dicom(
     Args:
         folder: DICOM files under any names, in any order; other files are passed over.
         archive: where the images and ``choices.csv`` go.
-        ids: gives each study its new id.
-        config: what is wanted of the diffusion images.
         overrides: choices by hand, by case id.
-        advance: called once for each file that was looked at.
 
     Raises:
         DicomError: no MR image there, ids that stand for several studies, or overrides of cases that are not there.
@@ -108,8 +102,7 @@ def _write(case_id: str, choice: Choice, archive: Storage) -> None:
     except DicomError as error:
         raise CaseError(case_id, "DICOM", str(error)) from error
     for suffix, image in zip(("t2w", "adc", "hbv"), (t2w, adc, dwi), strict=True):
-        key = checked_key(f"{case_id.partition('_')[0]}/{case_id}_{suffix}.mha")
-        with archive.publishing(key) as path:
+        with archive.publishing(f"{case_id.partition('_')[0]}/{case_id}_{suffix}.mha") as path:
             write_image(image, path)
     made = f"b {choice.computed_b:g} computed" if is_computed else choice.dwi[0].name
     log.info("%s: T2W %s, ADC %s, DWI %s", case_id, choice.t2w.name, choice.adc.name, made)

@@ -80,7 +80,6 @@ def find_studies(folder: Path, advance: Callable[[], object] = lambda: None) -> 
 
     Args:
         folder: the tree; links to folders are not followed.
-        advance: called once for each file.
     """
     passed_over: Counter[str] = Counter()
     slices: dict[tuple[str, int | None], Slice] = {}

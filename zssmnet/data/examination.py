@@ -35,7 +35,6 @@ class Examination:
         mask: labels 0 background, 1 peripheral zone, 2 the rest of the gland.
         files: the four files' addresses, in this order, for messages.
         fields: the boxes in which ADC and DWI were measured, where they were brought onto T2W's grid here.
-        warnings: what is odd about the files.
     """
 
     t2w: sitk.Image
@@ -115,12 +114,6 @@ def _outlier(case_id: str, file: str, image: sitk.Image, name: str) -> list[str]
 def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> None:
     """Whether an image's values are finite and not all the same.
 
-    Args:
-        case_id: the case.
-        address: the image's file.
-        image: the image.
-        name: what to call it in the message.
-
     Raises:
         CaseError: they are not.
     """
@@ -146,15 +139,15 @@ def check_can_be_interpolated(case_id: str, address: str, image: sitk.Image) -> 
         raise CaseError(case_id, address, reason)
 
 
-def onto_grid(image: sitk.Image, reference: sitk.Image) -> sitk.Image:
-    """The image on the grid of ``reference``, by B-spline of order 3, in its own pixel type; 0 outside.
+def onto_grid(image: sitk.Image, reference: sitk.Image, interpolator: int = sitk.sitkBSpline3) -> sitk.Image:
+    """The image on the grid of ``reference``, by B-spline of order 3 as a rule, in its own pixel type; 0 outside.
 
     An unsigned pixel type cuts the spline's undershoot at 0, as nnU-Net raw archives of PI-CAI have it.
     """
     resampler = sitk.ResampleImageFilter()
     resampler.SetNumberOfThreads(1)  # cases run side by side: one thread each
     resampler.SetReferenceImage(reference)
-    resampler.SetInterpolator(sitk.sitkBSpline3)
+    resampler.SetInterpolator(interpolator)
     resampler.SetDefaultPixelValue(0)
     resampler.SetOutputPixelType(image.GetPixelID())
     return resampler.Execute(image)
@@ -180,12 +173,6 @@ def file_errors(case_id: str, storage: Storage, key: str) -> Iterator[None]:
 
 def check_grid(case_id: str, address: str, image: sitk.Image, reference: sitk.Image) -> None:
     """Check that an image lies on T2W's grid, to a fraction of a voxel.
-
-    Args:
-        case_id: the case.
-        address: the image's file, for the message.
-        image: the image.
-        reference: T2W.
 
     Raises:
         CaseError: another size, or a corner that is more than `GRID_TOLERANCE` voxels away.

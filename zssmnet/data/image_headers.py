@@ -96,10 +96,6 @@ class Header:
 def read_header(stream: BinaryIO, is_compressed: bool) -> Header:
     """Read and check the header of a file.
 
-    Args:
-        stream: the file, decompressed.
-        is_compressed: whether the file was.
-
     Raises:
         HeaderError: neither NIfTI-1 nor MetaImage, or a header that contradicts itself.
         OSError, EOFError: damaged compression.

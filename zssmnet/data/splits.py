@@ -31,9 +31,6 @@ def reference_subsets(folds_val: Sequence[Sequence[str]]) -> list[list[str]]:
     Each fold's ``val`` list is shuffled and cut at ``int(0.8 * n)``: the first part is the fold's training subset,
     the remainders of all folds together are the validation subset.
 
-    Args:
-        folds_val: the five ``val`` lists, in order.
-
     Returns:
         Six lists of case ids, in the published program's order.
     """
@@ -61,7 +58,6 @@ def read_folds(text: bytes, source: str) -> list[list[str]]:
 
     Args:
         text: the file's content: a list of 5 objects ``{"train": [...], "val": [...]}``.
-        source: the file's name, for messages.
 
     Raises:
         SplitsError: not JSON, not that form, or ``val`` lists that overlap.

@@ -51,7 +51,6 @@ def without_stray_parts(mask: sitk.Image, stray: StrayParts) -> tuple[sitk.Image
     """The mask without parts that lie more than 10 mm from the gland, which is its largest part.
 
     Args:
-        mask: the mask, with some foreground.
         stray: ``ignore`` removes them if they are tiny, ``keep`` never, ``refuse`` takes no such mask.
 
     Returns:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from zssmnet.errors import InputError
 from zssmnet.handoff.load import LoadReport, load_body
-from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, local_path, read_weights, record_of
+from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, read_weights, record_of
 from zssmnet.mnet import MNet
 from zssmnet.storage import LocalStorage
+from zssmnet.storage.local import local_path
 from zssmnet.training.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)

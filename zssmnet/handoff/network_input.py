@@ -14,10 +14,10 @@ from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import Case
 from zssmnet.data.examination import array_of, read_examination
 from zssmnet.errors import InputError
-from zssmnet.handoff.weights import local_path
 from zssmnet.preparation.cubes import scaled_volume
 from zssmnet.preparation.prepare import prepare
 from zssmnet.storage import LocalStorage
+from zssmnet.storage.local import local_path
 
 INPUT_CHANNELS = ("T2W", "ADC", "DWI", "background", "peripheral zone", "rest of the gland")
 

@@ -51,9 +51,7 @@ class NnunetDataset:
 
     Attributes:
         folder: ``.../DatasetNNN_<name>``.
-        cases: ids of its cases, sorted.
         with_lesion: how many of them have a lesion.
-        left_out: why cases were left out, one error a case.
     """
 
     folder: Path
@@ -74,13 +72,11 @@ def write_nnunet_dataset(
 
     Args:
         images: an archive, see `take_inventory`.
-        zonal_masks: folder of ``<case>.nii.gz``: zones.
         lesions: folder of ``<case>.nii.gz`` on T2W's grid: 0, or a lesion's ISUP grade (with ``binary``, any value
             above 0). A case without such a file is left out: nobody knows whether it has a lesion.
         folder: ``.../nnUNet_raw/DatasetNNN_<name>``; files there are replaced, other cases there removed.
         config: labels, volume and so on. Cases that its ``splits_path`` does not name are left out; without one, a
             hash of the patient decides on the fold.
-        on_case: called with the id of each case that is written.
 
     Raises:
         ArchiveError: no archive there, no case that can be used, or another data set in the folder.

@@ -18,7 +18,6 @@ from zssmnet.handoff.weights import (
     PACKAGE_WEIGHTS,
     Weights,
     check_finite,
-    local_path,
     read_weights,
     record_of,
 )
@@ -26,6 +25,7 @@ from zssmnet.preparation.cropping import Triple
 from zssmnet.preparation.cubes import HIGHEST_ADC, Spacing, size_of_cubes
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import LocalStorage
+from zssmnet.storage.local import local_path
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +100,6 @@ def write_package(
         folder: a local folder; files of the package that are there already are replaced.
         config: the name and the licence on the card, and the probe's result. Without a licence there is a field to
             be filled in.
-
-    Returns:
-        The folder.
 
     Raises:
         CheckpointError: `model_path` is not usable.

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +21,7 @@ from zssmnet.errors import CheckpointError
 from zssmnet.mnet import Merge
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import LocalStorage, Storage
+from zssmnet.storage.local import local_path
 from zssmnet.storage.records import read_record, up_to_date
 from zssmnet.training.tensor_files import is_backed, load_tensors
 
@@ -47,11 +47,8 @@ class Weights:
     """The weights of an MNet.
 
     Attributes:
-        path: the file they come from.
         tensors: by their names in `MNet`.
         wrappers: wrappers whose prefixes were stripped from the names.
-        in_channels: input channels.
-        channels: channels of the five levels.
         merge: the feature merging unit, as far as the file, its record or the shapes tell; "sub" where nothing does.
     """
 
@@ -88,13 +85,6 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     in_channels, channels = _sizes(path, tensors)
     merge = _noted_merge(path, content) or ("cat" if takes_concatenated(tensors, channels) else "sub")
     return Weights(path, tensors, tuple(wrappers), in_channels, channels, merge)
-
-
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """A path in which `~` is the home."""
-    with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
-        return Path(path).expanduser()
-    return Path(path)
 
 
 def record_of(path: Path) -> PretrainedModel | None:

@@ -24,8 +24,6 @@ class ConvNormAct(nn.Module):
     and the bias with it. So it is not trained either, and stays as it was drawn or loaded.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         kernel: odd size of the kernel (z, y, x).
     """
 

@@ -26,7 +26,6 @@ class PhantomCase:
     """A synthetic case.
 
     Attributes:
-        id: the case's id.
         mask: its zonal mask, on T2W's grid.
         examination: its images, each on its own grid.
     """
@@ -42,7 +41,6 @@ def phantom_case(
     """Draw a case; its id and the seed alone decide the grid, the patient and the noise.
 
     Args:
-        case_id: the case's id, of any form.
         seed: another seed gives other patients under the same ids.
         grids: T2W's grid is one of these.
         subtle: see `examination`.

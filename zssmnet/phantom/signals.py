@@ -7,6 +7,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
+from zssmnet.data.examination import onto_grid
 from zssmnet.errors import InputError
 from zssmnet.phantom.anatomy import Anatomy, Labels, Tissue, table
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
@@ -66,7 +67,8 @@ def examination(mask: sitk.Image, rng: np.random.Generator, subtle: bool = False
     reach = (grid.axes_mm(centre_mm), epi_grid.axes_mm(centre_mm))
     anatomy = sample_anatomy(grid, zones, reach, rng, subtle)
     t2w, lesions = _t2w(anatomy, grid, zones, rng)
-    adc, dwi = _diffusion(anatomy, epi_grid, _regrid_mask(mask, epi_grid), rng)
+    epi_mask = onto_grid(mask, epi_grid.image(np.zeros(epi_grid.size_xyz[::-1], np.uint8)), sitk.sitkNearestNeighbor)
+    adc, dwi = _diffusion(anatomy, epi_grid, sitk.GetArrayFromImage(epi_mask), rng)
     return Examination(t2w, adc, dwi, lesions)
 
 
@@ -81,18 +83,6 @@ def _epi_grid(grid: GridSpec, centre_mm: Triple, rng: np.random.Generator) -> Gr
         (84, 128, grid.size_xyz[2]),
         (in_plane_mm, in_plane_mm, grid.spacing_mm[2]),
     )
-
-
-def _regrid_mask(mask: sitk.Image, grid: GridSpec) -> Labels:
-    resample = sitk.ResampleImageFilter()
-    resample.SetNumberOfThreads(1)
-    resample.SetInterpolator(sitk.sitkNearestNeighbor)
-    resample.SetSize(grid.size_xyz)
-    resample.SetOutputSpacing(grid.spacing_mm)
-    resample.SetOutputOrigin(grid.origin_mm)
-    resample.SetOutputDirection(grid.direction)
-    zones: Labels = sitk.GetArrayFromImage(resample.Execute(mask))
-    return zones
 
 
 def _t2w(

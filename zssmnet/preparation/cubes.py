@@ -99,9 +99,6 @@ def generate_cubes(
     Args:
         subset: 0 to 5.
         data: prepared cases, in folders ``subset{k}``.
-        output: where the file of cubes goes.
-        config: number, size, type and seed of the cubes.
-        on_case: called with the id of each case that is done.
 
     Returns:
         The record, and whether any work was done.
@@ -190,7 +187,6 @@ def cube_starts(case_id: str, size: Triple, config: CubesConfig) -> npt.NDArray[
     Args:
         case_id: the case; with the seed, it alone decides the draws.
         size: x, y, z size of the volume, at least that of a cube.
-        config: number, size and seed of the cubes.
 
     Returns:
         Array (cubes, 3) of x, y, z starts.

@@ -23,7 +23,6 @@ def in_common_unit(adc: sitk.Image, mask: sitk.Image, convert: bool) -> tuple[si
 
     Args:
         adc: the image; the median of its values in the gland, zeros aside, shows the power of ten.
-        mask: the zonal mask on the same grid.
         convert: whether to multiply; else the image stays as it is.
     """
     values = array_of(adc)[array_of(mask) > 0]

@@ -170,10 +170,6 @@ def _mended(case_id: str, examination: Examination, config: PreparationConfig) -
 def remove_stale(output: Storage, keep: set[str]) -> list[str]:
     """Remove what earlier runs prepared of cases that are not to be kept.
 
-    Args:
-        output: the folder of prepared cases.
-        keep: ids of the cases that stay.
-
     Returns:
         Ids of the removed cases. Files without a record were not made here and stay.
     """

@@ -30,7 +30,6 @@ class Arm:
     """One of those that compete.
 
     Attributes:
-        name: in tables.
         kind: ``weights`` as they are; ``permuted``: their values permuted within each tensor, which keeps the scale and
             loses the structure; ``scratch``; ``again``: scratch from another initial seed, for the control.
         weights: of the first two kinds: one file, or one of each pre-training seed, which the seeds take in turn.

@@ -6,9 +6,10 @@ from pathlib import PurePosixPath
 
 from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError
-from zssmnet.handoff.weights import PACKAGE_CONFIG, Weights, local_path, read_weights, record_in
+from zssmnet.handoff.weights import PACKAGE_CONFIG, Weights, read_weights, record_in
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import LocalStorage, Storage, open_storage
+from zssmnet.storage.local import local_path
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,6 @@ class Contender:
     """Weights that compete as one arm.
 
     Attributes:
-        name: in tables.
         weights: one file, or one of each pre-training seed.
         records: of the published models in these files; None where none lies beside the file.
     """

@@ -32,8 +32,6 @@ class LabelledCase:
     """A case of the probe.
 
     Attributes:
-        id: the case.
-        patient: its patient.
         input_CZYX: T2W, ADC, DWI, then three zones, which are blank where they are to be found; float32.
         label_ZYX: classes, int64: lesion 1; or peripheral zone 1, rest of the gland 2.
         gland_ZYX: where the gland is.
@@ -52,10 +50,8 @@ def read_labelled_cases(
     """Read all cases of an archive that have a label, sorted by id.
 
     Args:
-        images, zonal_masks: see `take_inventory`.
         labels: folder of lesions ``<case>.nii.gz`` on T2W's grid, any value above 0 is a lesion; needed for lesions
             alone. A case without such a file is left out: nobody knows whether it has a lesion.
-        config: task and scale.
         patient_pattern: regular expression whose group ``patient`` names a case's patient.
 
     Raises:

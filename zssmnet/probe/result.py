@@ -16,7 +16,6 @@ class ProbedWeights(BaseModel):
     """Weights that were probed.
 
     Attributes:
-        sha256: of each file.
         explained: explained variance of each training whose record tells it.
         trained_cases: number of cases that they were trained with; None where no record tells.
     """
@@ -55,8 +54,6 @@ class ProbeResult(BaseModel):
     """Everything that a probe found.
 
     Attributes:
-        verdict: all verdicts in a line.
-        endpoint: the figure by which the arms are judged.
         learning_rates: of each arm, chosen on the tuning cases.
         control: scratch from another initial seed against scratch: its interval should hold 0. Weights are compared
             with the mean of both, so that a control which fails by chance does not lean on their side.

@@ -45,10 +45,8 @@ def probe(
     """Compare weights with each other, with scratch, with permuted weights and with what needs no network.
 
     Args:
-        cases: all labelled cases.
         contenders: weights, all of one network.
         output: where ``probe.json`` and the trials go; those that are there already are not done again.
-        config: task, numbers and seeds.
         patient_pattern: regular expression whose group ``patient`` names a case's patient.
         on_plan: called before the first trial, with their number and the seconds that all will take.
         on_trial: called with each trial that is done.
@@ -160,11 +158,6 @@ def compare_models(champion: Trained, challenger: Trained, output: Storage, how:
     """The endpoint of the challenger less that of the champion, over seeds and test cases.
 
     Cases that either was trained with are not tested: what remains are those of the validation subset.
-
-    Args:
-        champion, challenger: record and file of each.
-        output: for the probe's trials and result.
-        how: labelled cases and settings.
 
     Raises:
         InputError: too few labelled cases.

@@ -32,8 +32,6 @@ class Trial(BaseModel):
     """What came of an arm with so many labelled cases and one seed.
 
     Attributes:
-        labelled: number of labelled cases.
-        looks: the figures at each look.
         example: classes (y, x) in the example slice after the last step; of one trial of each arm.
         picai: picai_eval's figures after the last step, see `picai_figures`.
     """
@@ -63,9 +61,6 @@ class Bench:
     """What all trials of a probe share.
 
     Attributes:
-        sides: the cases.
-        network: of all arms.
-        config: the probe's settings.
         folder: where trials are published.
         on_trial: called with a trial when it is done, or found done.
     """

@@ -85,10 +85,8 @@ class Judgement(Record):
         champion_loss: validation loss of the champion on these cubes; None without one, or if it is not finite.
         challenger_loss: that of the challenger, corrupted in the same way.
         published: whether the challenger became the stable model.
-        best_epoch, history: how the challenger was trained.
         margin_percent: by how much its loss had to be smaller.
         by_probe: how the probe judged instead of the losses, if it did.
-        gain: what it found.
     """
 
     run_id: Name
@@ -172,8 +170,6 @@ def challenger_settings(
     """A challenger's settings, before any work: network and cubes are the champion's where no others are asked for.
 
     Args:
-        weights: the folder of the champion, if there is one.
-        cubes: the folder of its cubes.
         config: what is asked for; the default network stands for the champion's.
         cut: how cubes are asked for; None for as they were cut before.
 
@@ -202,12 +198,7 @@ def seen_data(weights: Storage) -> frozenset[CaseData]:
 
 
 def _announce_judgement(weights: Storage, inputs: tuple[Input, ...]) -> None:
-    """Publish a record of the judgement to come; a judgement it is not, so that it counts as none.
-
-    Args:
-        weights: the weights' folder.
-        inputs: of the model that is about to be published.
-    """
+    """Publish a record of the judgement to come; a judgement it is not, so that it counts as none."""
     to_come = Output(key=MODEL, size=NOT_YET, sha256="")
     publish_record(weights, JUDGEMENT, Record(method=METHOD, inputs=inputs, outputs=(to_come,)))
 

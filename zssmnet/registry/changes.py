@@ -50,11 +50,7 @@ def find_changes(
     Args:
         cases: the archive's cases; ``new`` and ``changed`` come in their order.
         subset_of: subset of each case; cases without one are left out.
-        images: where the images lie.
-        masks: where the masks lie.
-        data: the folder of prepared cases.
         weights: the folder of weights; None if nothing was trained, so that every case is new.
-        config: how cases are to be prepared.
 
     Raises:
         StorageError: a folder or bucket that cannot be read.

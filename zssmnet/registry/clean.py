@@ -29,10 +29,6 @@ class Removable:
         kind: ``published``: checkpoints and logs of a run whose model is a version; removed, the same run with more
             epochs starts anew. ``unpublished``: those of a run that was interrupted, or of a challenger that lost;
             removed, an interrupted run starts anew. ``version``: a model with its record.
-        run_id: the run.
-        folder: below the weights' folder.
-        size: bytes of all its files.
-        files: number of its files.
     """
 
     kind: Literal["published", "unpublished", "version"]
@@ -66,9 +62,6 @@ def remove(weights: Storage, items: Iterable[Removable]) -> list[Removable]:
     """Remove what `removable` has found, as far as it can still be removed; no model is published meanwhile.
 
     Killed in between, it is continued by the next call: records go before the files that they describe.
-
-    Returns:
-        What was removed.
 
     Raises:
         LockedError: another run is publishing a model.

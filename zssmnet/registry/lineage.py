@@ -13,7 +13,6 @@ class CaseData:
     """A prepared case as a model saw it.
 
     Attributes:
-        case_id: the case.
         subset: 0 to 5; it decides whether the case is trained on or validated with.
         sha256: one digest over those of its four prepared files.
     """

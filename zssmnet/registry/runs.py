@@ -185,15 +185,8 @@ def _metrics(progress: Progress) -> dict[str, float]:
 
 def _versions() -> dict[str, str]:
     """Of what decides the numbers."""
-    packages = {name: _version_of(name) for name in ("zssmnet", "numpy", "SimpleITK")}
+    packages = {name: metadata.version(name) for name in ("zssmnet", "numpy", "SimpleITK")}
     return {"python": platform.python_version(), "torch": str(torch.__version__)} | packages
-
-
-def _version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # the code is used without being installed
-        return "unknown"
 
 
 def _check_sides(cubes: Storage, data: Sequence[CaseData]) -> None:

@@ -156,12 +156,7 @@ def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedM
     """Publish a model: as a version, then under the stable name.
 
     Args:
-        weights: the weights' folder.
         made: the model's record but for what publication adds: output, number, and what it replaces.
-        model: its file.
-
-    Returns:
-        The complete record.
     """
     with locked(weights, PUBLICATION_S):
         output = Output(key=MODEL, size=model.stat().st_size, sha256=sha256_of(model))
@@ -204,7 +199,6 @@ def roll_back(weights: Storage, version: str | None = None) -> PretrainedModel:
     """Make an earlier version the stable model again; naming a later one rolls forward.
 
     Args:
-        weights: the weights' folder.
         version: run id; None takes the version that the stable model replaced. Where a change of the stable model
             was interrupted, None finishes that change and does no more: repeated, it does not go back twice.
 

@@ -40,7 +40,6 @@ class ArchivePage(Record):
     """The record of the page, and of those on which it goes on.
 
     Attributes:
-        rows: of all cases.
         source: digest of what the pages were made from, by which they need not be made to find that they are up to
             date.
     """
@@ -64,11 +63,7 @@ def publish_archive_page(
     """Publish ``archive.html``, and what it goes on in; only cases that were prepared anew are read, several at a time.
 
     Args:
-        data: the prepared cases.
-        reports: where to.
-        records: of the cases to show.
         left_out: ids of other cases, and the reasons.
-        advance: called once for each case.
 
     Returns:
         The rows in the page's order, each with what is odd about it.

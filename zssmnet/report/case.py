@@ -34,7 +34,6 @@ def case_montage(
         cube_starts_xyz: first voxels x, y, z of the cubes; a slice shows those cubes that contain it.
         cube_size_xyz: voxels of a cube along x, y, z.
         spacing_mm: voxel size x, y, z.
-        title: heading.
 
     Returns:
         A PNG of three rows (slices, towards the head above) and three columns (T2W, ADC, DWI).

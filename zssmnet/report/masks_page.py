@@ -30,8 +30,6 @@ class DrawnMask:
     """What was found in a case's mask, and how it looks.
 
     Attributes:
-        case_id: the case.
-        check: volumes and findings.
         picture: JPEG of three slices, towards the head first, base64; empty if nothing can be drawn.
         outlines: SVG paths of the zones in each of them.
     """
@@ -53,10 +51,7 @@ def publish_masks_page(
 
     Args:
         masks: folder of ``<case>.nii.gz``.
-        output: where to.
         images: the archive, to check that glands lie in their images, and to draw them there.
-        archive_format: None recognises it by the names of the files.
-        advance: called once for each mask.
 
     Returns:
         All masks, those with most findings first.

@@ -56,7 +56,6 @@ def drawing(picture: str, paths_by_tile: Sequence[tuple[str, str]], name: str) -
     """SVG of a picture of :func:`jpeg` with outlines of the zones over each of its tiles.
 
     Args:
-        picture: the JPEG, base64.
         paths_by_tile: of :func:`outlines`; what several tiles have in common is written once.
         name: what no other drawing of the page is called.
     """

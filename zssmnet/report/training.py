@@ -20,7 +20,6 @@ def loss_curves(history: Sequence[Epoch], best_epoch: int, title: str) -> bytes:
     Args:
         history: epoch, training loss, validation loss (both mean squared errors) and learning rate of each epoch.
         best_epoch: the epoch whose weights were kept; marked if it is in the history.
-        title: heading.
 
     Returns:
         A PNG; losses and learning rate have logarithmic scales.
@@ -90,7 +89,6 @@ def restoration_triptych(
         corrupted_NCZYX: what the network saw; the first three channels, T2W, ADC and DWI, are shown.
         restored_NCZYX: what it made of that, three channels, 0..1.
         target_NCZYX: the uncorrupted images, three channels, 0..1.
-        title: heading.
 
     Returns:
         A PNG with a row for each cube and three columns for each image; below what was restored stands its mean

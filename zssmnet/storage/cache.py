@@ -42,13 +42,7 @@ class Cache:
         return cls(folder.absolute(), int(float(os.environ.get(LIMIT_GB) or DEFAULT_LIMIT_GB) * 1e9))
 
     def get(self, address: str, version: str, fetch: Callable[[Path], None]) -> Path:
-        """The local copy of a file, fetched if it is not there; its name is the last part of the address.
-
-        Args:
-            address: the file's full address.
-            version: changes whenever the file does.
-            fetch: writes the file to a local path.
-        """
+        """The local copy of a file, fetched if it is not there; its name is the last part of the address."""
         place = hashlib.sha256(f"{address}\0{version}".encode()).hexdigest()
         copy = self.folder / "files" / place / address.rpartition("/")[2]
         try:

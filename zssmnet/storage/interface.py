@@ -36,7 +36,6 @@ class Entry:
 
     Attributes:
         key: path relative to the root.
-        size: bytes.
         version: changes whenever the file is written: times of modification and of the inode's change, and inode; or an
             S3 ETag. Programs can set the first time back, the second one they cannot.
         modified: when it was written, for people to read: no decision hangs on it.
@@ -154,7 +153,6 @@ class Listed(Storage):
     """A storage that is looked at once; what changes later is seen where a file is read, written or exchanged.
 
     Args:
-        storage: what is listed.
         keys: files that are looked at instead, one by one.
     """
 

@@ -34,6 +34,13 @@ _NO_FLUSHING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _counter = itertools.count()
 
 
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A path in which `~` is the home."""
+    with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
+        return Path(path).expanduser()
+    return Path(path)
+
+
 class LocalStorage(Storage):
     """A folder on a local disk.
 
@@ -42,9 +49,7 @@ class LocalStorage(Storage):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder).absolute()
-        with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
-            self.folder = Path(folder).expanduser().absolute()
+        self.folder = local_path(folder).absolute()
         self.uri = str(self.folder)
 
     def _path(self, key: str) -> Path:

@@ -70,8 +70,6 @@ class LockOwner(BaseModel):
     """Content of the lock's file.
 
     Attributes:
-        name: who has the lock, for people.
-        since: when it was acquired, for people.
         process: its process, see `Owner`.
         id: a number of this lock, unique in its process.
         heartbeat: a count, so that each heartbeat changes the file.
@@ -207,7 +205,6 @@ class _OtherOwner:
     """Who has a lock, as observed by a process that waits for it.
 
     Attributes:
-        name: who it is, and since when.
         version: of the lock's file; None if there is none.
         is_alive: whether the owner is known to be alive.
     """
@@ -263,7 +260,6 @@ def locked(storage: Storage, timeout_s: float | None = None, timing: LockTiming 
     Args:
         storage: the folder; it must be writable.
         timeout_s: how long to wait for another run; not given: by `lock_options`.
-        timing: heartbeat and expiry; the same for all that share a root.
 
     Raises:
         LockedError: another run has the lock, or has taken it over meanwhile.

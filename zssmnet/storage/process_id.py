@@ -21,7 +21,6 @@ class Owner:
     Attributes:
         host: name of its machine or container.
         place: where its number means something: the same boot of a machine, the same space of process numbers.
-        process: its number.
         run: drawn anew by each process.
     """
 

@@ -138,8 +138,6 @@ def publish_recorded(
     """Publish files and their record; before them, a record of what is to come, so that a killed run's are found.
 
     Args:
-        stage: the folder.
-        name: of the record.
         record: the record but for its outputs.
         files: what writes each file to a local path, by key.
         replaced: keys of earlier files, which are removed if they are not among the files.
@@ -180,7 +178,6 @@ def fingerprints(files: Iterable[tuple[Storage, str]], known: Sequence[Input] = 
     """Fingerprints of files, each a storage and a key.
 
     Args:
-        files: what to fingerprint.
         known: earlier fingerprints; a file of the same size and version is not read again.
 
     Raises:
@@ -213,9 +210,6 @@ def up_to_date(
     """A record, if its outputs are there with the recorded content.
 
     Args:
-        storage: the stage.
-        name: of the record.
-        known: the record as it was read.
         inputs: present fingerprints of the same inputs, which replace those of the record.
 
     Returns:

@@ -17,11 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class GaveUpError(Exception):
-    """Something failed at each attempt; its cause is the last fault.
-
-    Attributes:
-        attempts: how often it was tried.
-    """
+    """Something failed at each attempt; its cause is the last fault."""
 
     def __init__(self, attempts: int) -> None:
         super().__init__(f"failed {attempts} times")
@@ -70,9 +66,7 @@ class RetryPolicy:
         """Do something, again while it fails for the moment.
 
         Args:
-            action: what to do.
             is_transient: whether an error may be gone at the next attempt; any other goes through at once.
-            what: what is done, for the log.
 
         Raises:
             GaveUpError: it failed at each attempt.

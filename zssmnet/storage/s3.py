@@ -44,7 +44,6 @@ class S3Storage(Storage):
     times while it fails for the moment; a file whose requests succeed but do not fit together, up to 3 times.
 
     Args:
-        uri: ``s3://bucket/prefix``.
         cache: where the local copies lie; none: that of the environment.
         retry: how often requests are sent, and how long is waited.
         part_bytes: files are sent and fetched in parts of this size; none: 50 MiB, more for very large ones.
@@ -215,13 +214,7 @@ def _is_md5(version: str, details: dict[str, Any], bucket: str) -> bool:
 
 @contextmanager
 def _storage_errors(address: str, done: str, place: str) -> Iterator[None]:
-    """What S3, the network and the disk of this machine report becomes a StorageError of one line.
-
-    Args:
-        address: of what is read or written.
-        done: what cannot be done with it.
-        place: where local files lie, and the way out.
-    """
+    """What S3, the network and the disk of this machine report becomes a StorageError of one line."""
     try:
         yield
     except (*FAULTS, WrongContentError) as error:

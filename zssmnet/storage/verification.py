@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from zssmnet.errors import InputError, UnreadableFileError, VerificationError
+from zssmnet.errors import UnreadableFileError, VerificationError
 from zssmnet.storage import Entry, Storage, open_storage, sha256_of
-from zssmnet.storage.keys import checked_key
 from zssmnet.storage.layout import Layout
 from zssmnet.storage.records import NOT_YET, VERSIONS, Output, Record, read_record, record_key, record_names
 
@@ -27,7 +26,6 @@ class Finding:
             or it is a record that cannot be read; ``unreadable``: the system cannot read it; ``unfinished``: a run was
             stopped before it came out; ``foreign``: no record lists it; ``outdated``: it has the
             recorded content, but was made from something that is not there any more.
-        file: its address.
     """
 
     kind: Literal["missing", "changed", "unreadable", "unfinished", "foreign", "outdated"]
@@ -60,14 +58,13 @@ def verify_stage(stage: Storage, workplaces: Sequence[str] = ()) -> list[Finding
     """Check the files of one stage, and of the versions in it, against their records.
 
     Args:
-        stage: its folder.
         workplaces: folders in it whose files have no record.
     """
     findings: list[Finding] = []
     entries = {entry.key: entry for entry in stage.list() if not _is_set_apart(entry.key, workplaces)}
     recorded: set[str] = set()
     for name in record_names(stage):
-        record = _readable_record(stage, name)
+        record = read_record(stage, name, Record)
         recorded.add(record_key(name))
         if record is None:
             findings.append(Finding("changed", stage.where(record_key(name))))
@@ -83,17 +80,6 @@ def verify_stage(stage: Storage, workplaces: Sequence[str] = ()) -> list[Finding
 def _is_set_apart(key: str, workplaces: Sequence[str]) -> bool:
     """Whether a file lies in a workplace or below a hidden folder, such as runs keep for themselves."""
     return key.startswith(tuple(workplaces)) or any(folder.startswith(".") for folder in key.split("/")[:-1])
-
-
-def _readable_record(stage: Storage, name: str) -> Record | None:
-    """A record of this or another version; None if it is damaged, so that it names nothing that could lie there."""
-    record = read_record(stage, name, Record)
-    try:
-        for output in record.outputs if record else ():
-            checked_key(output.key)
-    except InputError:
-        return None
-    return record
 
 
 def _version_of(key: str) -> str | None:
@@ -128,7 +114,7 @@ def _outdated_cubes(data: Storage, cubes: Storage) -> Iterator[Finding]:
     if not prepared:  # not made here, or removed to save space
         return
     for name in record_names(cubes):
-        record = _readable_record(cubes, name)
+        record = read_record(cubes, name, Record)
         if record is None or not record.outputs:
             continue
         cut = {one.name: one.sha256 for one in record.inputs}
@@ -142,7 +128,7 @@ def _outdated_cubes(data: Storage, cubes: Storage) -> Iterator[Finding]:
 def _outdated_model(cubes: Storage, weights: Storage) -> Iterator[Finding]:
     """The published model, if neither it nor the last challenger was trained on the cubes that lie there."""
     present = _recorded(cubes)
-    trained = {name: record for name in record_names(weights) if (record := _readable_record(weights, name))}
+    trained = {name: record for name in record_names(weights) if (record := read_record(weights, name, Record))}
     used = [{one.name: one.sha256 for one in record.inputs} for record in trained.values()]
     if present and used and not any(present.items() <= inputs.items() for inputs in used):
         for record in trained.values():
@@ -151,5 +137,5 @@ def _outdated_model(cubes: Storage, weights: Storage) -> Iterator[Finding]:
 
 def _recorded(stage: Storage) -> dict[str, str]:
     """SHA-256 of all outputs in the records of a stage, by key."""
-    records = (_readable_record(stage, name) for name in record_names(stage))
+    records = (read_record(stage, name, Record) for name in record_names(stage))
     return {output.key: output.sha256 for record in records if record for output in record.outputs}

@@ -38,12 +38,7 @@ class Batches(Protocol):
 
 
 class StreamedCubes:
-    """Cubes that stay on disk: a thread copies those that come next into pinned memory, from where a GPU fetches them.
-
-    Args:
-        cubes: memory-mapped cubes.
-        device: where they are used.
-    """
+    """Cubes that stay on disk: a thread copies the next ones into pinned memory, from where a GPU fetches them."""
 
     def __init__(self, cubes: CubeSet, device: torch.device) -> None:
         self.device = device
@@ -71,10 +66,6 @@ class StreamedCubes:
 
 class ResidentCubes:
     """Cubes in the memory of a device: images in the files' precision (float32 at most), the zone as a byte.
-
-    Args:
-        cubes: memory-mapped cubes, which are read once.
-        device: where they are used.
 
     Raises:
         CubesError: a mask's value is not a whole number of 0 to 255.

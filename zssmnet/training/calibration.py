@@ -17,11 +17,6 @@ def calibrate_head(model: MNet, cubes: CubeSet, config: PretrainConfig) -> None:
     """Shift the first head's weights so that its mean logit is the logit of each channel's mean intensity.
 
     The head has no bias, so its weights move by the least amount, along the features' mean.
-
-    Args:
-        model: a new network, on the CPU.
-        cubes: the training cubes.
-        config: how they are corrupted, and the seed by which.
     """
     chosen = torch.linspace(0, len(cubes) - 1, min(CUBES, len(cubes))).round().long()
     keys = sample_keys(len(chosen), torch.Generator().manual_seed(config.training.seed))

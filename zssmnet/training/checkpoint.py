@@ -175,7 +175,6 @@ def load_checkpoint(path: Path, name: str | None = None) -> dict[str, Any]:
     """Read a checkpoint, weights and plain values only, onto the CPU.
 
     Args:
-        path: the file.
         name: its address, for messages, where ``path`` is a copy.
 
     Raises:

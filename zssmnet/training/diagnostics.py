@@ -39,12 +39,7 @@ class TrainingWarning:
 
 
 def training_warnings(history: Sequence[EpochResult], steps: int) -> list[TrainingWarning]:
-    """What is wrong with the last epoch.
-
-    Args:
-        history: all epochs up to it.
-        steps: steps of one epoch.
-    """
+    """What is wrong with the last epoch."""
     last, before = history[-1], history[-2] if len(history) > 1 else None
     found = []
     if channels := ", ".join(_constant_channels(last)):

@@ -44,11 +44,9 @@ def fit(
     """Train until the epochs are done or the validation loss has not improved for ``patience`` epochs.
 
     Args:
-        training, validation: the cubes.
         config: everything that decides the weights.
         workplace: where ``last.checkpoint`` and ``best.model`` of this run are published; a run that finds a last
             checkpoint there continues from it. None in a worker, which has rank 0's state and writes nothing.
-        on_epoch: called after each epoch, before its checkpoint is published.
         on_step: called within an epoch, with the number of steps done and of all steps.
         initial: file of the weights that a new run begins with; None draws them from the seed.
         group: the processes that train together, each of which calls this function.

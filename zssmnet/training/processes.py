@@ -44,12 +44,7 @@ _POLL_S = 0.1
 
 
 class Job(BaseModel):
-    """What workers need to know of a training.
-
-    Attributes:
-        cubes: address of the folder of cubes.
-        config: everything that decides the weights.
-    """
+    """What workers need to know of a training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

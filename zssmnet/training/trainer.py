@@ -42,8 +42,6 @@ class Trainer:
 
     Args:
         state: the training so far; that of a worker becomes rank 0's.
-        training, validation: the cubes.
-        config: everything that decides the weights.
         group: the processes that train together.
 
     Raises:
@@ -148,8 +146,6 @@ def initial_state(
     """A new run.
 
     Args:
-        config: everything that decides the weights.
-        device: where the network lies.
         initial: file of the weights to begin with; None draws them from the seed.
         cubes: training cubes, with which new weights are calibrated if the recipe asks for it.
     """
@@ -169,12 +165,7 @@ def initial_state(
 
 
 def largest_batch(fits: Callable[[int], bool], below: int) -> int:
-    """The largest batch that fits, by bisection; 0 if none does.
-
-    Args:
-        fits: whether so many cubes fit.
-        below: a batch that does not.
-    """
+    """The largest batch that fits, by bisection; 0 if none does."""
     low, high = 0, below
     while high - low > 1:
         middle = (low + high) // 2
@@ -189,15 +180,7 @@ def fits_in_memory(
     corruption: CorruptionConfig,
     batch: int,
 ) -> bool:
-    """Whether a training step with so many cubes fits, tried with empty ones; the weights stay as they are.
-
-    Args:
-        network: restores images, on the device, as it is trained; a compiled one is compiled for each batch.
-        size: size of a cube x, y, z in voxels.
-        device: whose memory is asked for.
-        corruption: the pretext task.
-        batch: number of cubes.
-    """
+    """Whether a training step with so many cubes fits, tried with empty ones; the weights stay as they are."""
     network.train()
     try:
         cubes = swap_x_and_z(torch.zeros(batch, 4, *size, device=device))
