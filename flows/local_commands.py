@@ -25,8 +25,7 @@ def import_dicom(options: argparse.Namespace) -> None:
     """
     config = validated(DicomConfig, with_flags(DicomConfig, {}, options))
     from zssmnet.data.dicom_choice import read_overrides
-    from zssmnet.data.dicom_ids import hashed_ids, table_of_ids
-    from zssmnet.data.dicom_import import TABLE, import_dicom
+    from zssmnet.data.dicom_import import TABLE, hashed_ids, import_dicom, table_of_ids
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if config.ids:

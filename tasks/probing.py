@@ -1,6 +1,5 @@
 """Task that compares weights, with its artifacts."""
 
-import base64
 import logging
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
+from tasks.pictures import embedded
 from tasks.progress import display
 from zssmnet.config import ProbeConfig
 from zssmnet.errors import ConfigError
@@ -17,6 +17,7 @@ from zssmnet.probe.labels import read_labelled_cases
 from zssmnet.probe.note import note_verdict
 from zssmnet.probe.run import RESULT, probe
 from zssmnet.probe.trials import Trial
+from zssmnet.report.gallery import Picture
 from zssmnet.report.probe import probe_picture, probe_table
 from zssmnet.storage import open_storage
 
@@ -72,10 +73,8 @@ def compare_weights(
     output.publish_bytes(TABLE, table.encode())
     output.publish_bytes(PICTURE, picture)
     create_markdown_artifact(key="probe", markdown=table, description="Do the weights help?")
-    png = base64.b64encode(picture).decode()
-    create_markdown_artifact(
-        key="probe-curves", markdown=f"![probe](data:image/png;base64,{png})", description="Curves of each arm"
-    )
+    shown_picture = embedded(Picture(PICTURE, picture))
+    create_markdown_artifact(key="probe-curves", markdown=shown_picture, description="Curves of each arm")
     return ProbeOutcome(
         verdict=result.verdict,
         sentences=tuple(one.sentence for one in result.verdicts),

@@ -65,7 +65,6 @@ class Slice:
     taken: str = field(repr=False)
     kind: tuple[str, ...]
     description: str = field(repr=False)
-    sequence: str
     scanning: frozenset[str]
     is_3d: bool
     fat_saturated: bool
@@ -143,7 +142,6 @@ def _slice(file: Path, frame: int | None, places: list[Dataset]) -> Slice:
         taken=date + time,
         kind=kind,
         description=description,
-        sequence=sequence,
         scanning=frozenset(_scanning(places)),
         is_3d=_first(places, "MRAcquisitionType") == "3D",
         fat_saturated="FS" in _texts(places, "ScanOptions"),
