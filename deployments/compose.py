@@ -51,11 +51,7 @@ def read_service(name: str, variables: Mapping[str, str]) -> Service:
 
 
 def substitute(text: str, variables: Mapping[str, str]) -> str:
-    """The text with the values of its variables.
-
-    Raises:
-        KeyError: a variable without value and default.
-    """
+    """The text with the values of its variables; KeyError for one without value and default."""
     return _VARIABLE.sub(lambda found: variables.get(found[1]) or (found[2] or _required(found)), text)
 
 

@@ -27,11 +27,7 @@ from zssmnet.storage.keys import printable
 
 
 def check_addresses(options: argparse.Namespace) -> None:
-    """See to it that no address has a password in it, before Prefect notes it as a parameter of a run.
-
-    Raises:
-        InputError: one has.
-    """
+    """Raise an InputError if an address has a password in it, before Prefect notes it as a parameter of a run."""
     for value in vars(options).values():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str):
@@ -131,11 +127,7 @@ def retrain(options: argparse.Namespace) -> None:
 
 
 def verify(options: argparse.Namespace) -> None:
-    """Check a working root against its records.
-
-    Raises:
-        VerificationError: something is missing, changed, unfinished or foreign.
-    """
+    """Check a working root against its records; VerificationError if they do not agree."""
     from zssmnet.storage.verification import verify_root
 
     findings = verify_root(options.output)
@@ -152,11 +144,7 @@ def verify(options: argparse.Namespace) -> None:
 
 
 def versions(options: argparse.Namespace) -> None:
-    """List the published models; losses on the same validation cubes can be compared.
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """List the published models (CheckpointError: none); losses on the same validation cubes can be compared."""
     from zssmnet.data.splits import VALIDATION_SUBSET
     from zssmnet.probe.note import notes_of
     from zssmnet.registry.versions import list_versions, stable_model, version_key
@@ -181,11 +169,7 @@ def versions(options: argparse.Namespace) -> None:
 
 
 def rollback(options: argparse.Namespace) -> None:
-    """Publish an earlier model again.
-
-    Raises:
-        CheckpointError: there is no such version, or none to go back to.
-    """
+    """Publish an earlier model again; CheckpointError if there is no such version, or none to go back to."""
     from zssmnet.registry.versions import MODEL, roll_back
     from zssmnet.storage import open_storage
     from zssmnet.storage.layout import Layout

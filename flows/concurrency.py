@@ -27,11 +27,7 @@ def chosen_runner() -> Runner:
 
 
 def check_choice() -> None:
-    """See to it that tasks can run where the environment asks for, before anything is done.
-
-    Raises:
-        ConfigError: they cannot.
-    """
+    """Raise a ConfigError if tasks cannot run where the environment asks for, before anything is done."""
     if dask_cluster():
         check_server_is_named()
 

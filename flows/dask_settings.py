@@ -20,11 +20,7 @@ def is_asked_for() -> bool:
 
 
 def check_server_is_named() -> None:
-    """See to it that there is a Prefect server that tasks on other machines can report to.
-
-    Raises:
-        ConfigError: Prefect is embedded in this process.
-    """
+    """Raise a ConfigError if there is no Prefect server that tasks on other machines can report to."""
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():

@@ -48,11 +48,7 @@ def import_dicom(options: argparse.Namespace) -> None:
 
 
 def check_masks(options: argparse.Namespace) -> None:
-    """Check zonal masks.
-
-    Raises:
-        InputError: there are findings, or no masks.
-    """
+    """Check zonal masks; InputError if there are findings, or no masks."""
     config = validated(MaskChecksConfig, with_flags(MaskChecksConfig, {}, options))
     from zssmnet.report.masks_page import PAGE, publish_masks_page
 

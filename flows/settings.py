@@ -93,11 +93,7 @@ def addresses(text: str) -> str:
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """The settings that a command line asks for.
-
-    Raises:
-        ConfigError: an unreadable file, an unknown setting or a value out of range.
-    """
+    """The settings that a command line asks for; ConfigError if its file or they cannot be used."""
     file = getattr(options, "config", None)
     values = read_toml(Path(file)) if file else {}
     validated(Settings, values, f"{file}: ")  # alone: flags neither hide its faults nor are theirs blamed on it
@@ -129,11 +125,7 @@ def with_flags(config: type[BaseModel], values: dict[str, Any], options: argpars
 
 
 def validated(config: type[ConfigT], values: dict[str, Any], source: str = "") -> ConfigT:
-    """A configuration with these values.
-
-    Raises:
-        ConfigError: an unknown setting or a value out of range; ``source`` says where it stands.
-    """
+    """A configuration with these values; ConfigError if they make none, which begins with ``source``."""
     try:
         return config.model_validate(values)
     except ValidationError as error:
@@ -145,11 +137,7 @@ def validated(config: type[ConfigT], values: dict[str, Any], source: str = "") -
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        ConfigError: it cannot be read, or is none.
-    """
+    """The content of a TOML file; ConfigError if it cannot be read, or is none."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

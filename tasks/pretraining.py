@@ -75,11 +75,7 @@ def train(
 
 
 def outcome_of(output_path: str, as_challenger: bool, is_new: bool) -> TrainingOutcome:
-    """The outcome by its records, wherever the training ran.
-
-    Raises:
-        ServiceError: there is no such record.
-    """
+    """The outcome by its records, wherever the training ran; ServiceError if there is no such record."""
     outcome = known_outcome(output_path, as_challenger)
     if outcome is None:
         raise ServiceError(f"{output_path}: pre-training ended, but its record is not there; run it again")

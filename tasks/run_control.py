@@ -101,22 +101,14 @@ _control: ContextVar[RunControl | None] = ContextVar("run control", default=None
 
 
 def check_cancelled() -> None:
-    """Raise an error if the controlled run, or one above it, is cancelled.
-
-    Raises:
-        CancelledByUser: it is.
-    """
+    """Raise CancelledByUser if the controlled run, or one above it, is cancelled."""
     control = _control.get()
     if control and any(state.is_cancelled() or state.is_cancelling() for state in control.states.values()):
         raise CancelledByUser
 
 
 def check_suspended() -> None:
-    """Let the controlled run end here if it was suspended; once resumed, its worker starts it again.
-
-    Raises:
-        Pause: it was.
-    """
+    """Let the controlled run end here, by Pause, if it was suspended; once resumed, its worker starts it again."""
     control = _control.get()
     state = control.states.get(control.run.id) if control else None
     if state and state.type == StateType.PAUSED:

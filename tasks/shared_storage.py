@@ -15,22 +15,14 @@ _SHARE = "let all machines see this folder under the same path, or keep it on S3
 
 
 def check_visible(*inputs: Storage) -> None:
-    """Check that folders with inputs are visible on this machine.
-
-    Raises:
-        StorageError: one is not, or nothing is in it, as in a place where a disk is not mounted.
-    """
+    """Raise a StorageError if a folder with inputs is not there, or empty, as where a disk is not mounted."""
     for storage in inputs:
         if isinstance(storage, LocalStorage) and not _has_content(storage):
             raise StorageError(f"{storage.uri}: not there, or empty, on {socket.gethostname()}; {_SHARE}")
 
 
 def check_outputs_visible(output: Storage, names: Iterable[str]) -> None:
-    """Check that what tasks have published is visible on this machine, by the names of its records.
-
-    Raises:
-        StorageError: something is not.
-    """
+    """Raise a StorageError if what tasks published, by the names of its records, cannot be seen on this machine."""
     if absent := sorted(set(names) - set(record_names(output))):
         raise StorageError(
             f"{output.uri}: was written by tasks elsewhere, but is not visible on {socket.gethostname()}: "

@@ -110,11 +110,7 @@ def patient_of(case_id: str, pattern: str = PICAI_PATIENT) -> str:
 
 
 def without_patient(case_ids: Iterable[str], pattern: str) -> list[str]:
-    """Ids in which ``pattern`` finds no patient: those cases are patients of their own.
-
-    Raises:
-        InputError: see :func:`patient_of`.
-    """
+    """Ids in which ``pattern`` finds no patient (see `patient_of`): those cases are patients of their own."""
     compiled = _compiled(pattern)
     return [case_id for case_id in case_ids if not ((match := compiled.match(case_id)) and match["patient"])]
 
@@ -218,11 +214,7 @@ def _training_images(keys: list[str]) -> list[str]:
 
 
 def masks_by_case(masks: Storage) -> dict[str, list[str]]:
-    """Keys of the files that are called like a case's mask, by the case's id.
-
-    Raises:
-        ArchiveError: there is none.
-    """
+    """Keys of the files that are called like a case's mask, by the case's id; ArchiveError if there is none."""
     found: dict[str, list[str]] = {}
     for key in _keys(masks):
         if _name(key).endswith(MASK_SUFFIX):

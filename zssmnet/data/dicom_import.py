@@ -91,11 +91,7 @@ def table_of_ids(text: bytes, source: str) -> CaseIds:
 
 
 def check_unique(ids: Iterable[str]) -> None:
-    """Raise where one id would stand for several studies.
-
-    Raises:
-        DicomError: it would.
-    """
+    """Raise a DicomError where one id would stand for several studies."""
     if twice := duplicated(ids):
         raise DicomError(
             f"{len(twice)} ids stand for several studies each: {shortened(twice)}; "

@@ -99,11 +99,7 @@ def case_errors(case_id: str, file: str) -> Iterator[None]:
 
 
 def _outlier(case_id: str, file: str, image: sitk.Image, name: str) -> list[str]:
-    """A warning if the image has an odd value.
-
-    Raises:
-        CaseError: it has an impossible one.
-    """
+    """A warning if the image has an odd value; CaseError if it has an impossible one."""
     if not (outlier := find_outlier(array_of(image))):
         return []
     if outlier.is_damage:
@@ -112,11 +108,7 @@ def _outlier(case_id: str, file: str, image: sitk.Image, name: str) -> list[str]
 
 
 def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> None:
-    """Whether an image's values are finite and not all the same.
-
-    Raises:
-        CaseError: they are not.
-    """
+    """Raise a CaseError if an image's values are not finite, or are all the same."""
     values = array_of(image)
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -129,11 +121,7 @@ def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> No
 
 
 def check_can_be_interpolated(case_id: str, address: str, image: sitk.Image) -> None:
-    """Whether an image has enough voxels for a B-spline.
-
-    Raises:
-        CaseError: it has not.
-    """
+    """Raise a CaseError if an image has not enough voxels for a B-spline."""
     if min(image.GetSize()) < SMALLEST_SPLINE_SIZE:
         reason = f"has the size {image.GetSize()}; cubic interpolation needs {SMALLEST_SPLINE_SIZE} voxels on each axis"
         raise CaseError(case_id, address, reason)
@@ -172,11 +160,7 @@ def file_errors(case_id: str, storage: Storage, key: str) -> Iterator[None]:
 
 
 def check_grid(case_id: str, address: str, image: sitk.Image, reference: sitk.Image) -> None:
-    """Check that an image lies on T2W's grid, to a fraction of a voxel.
-
-    Raises:
-        CaseError: another size, or a corner that is more than `GRID_TOLERANCE` voxels away.
-    """
+    """Raise a CaseError if an image's size is not T2W's, or a corner lies over `GRID_TOLERANCE` voxels away."""
     if image.GetSize() != reference.GetSize():
         raise CaseError(case_id, address, f"has the size {image.GetSize()}, but T2W has {reference.GetSize()}")
     mm, voxels = _displacement(image, reference)

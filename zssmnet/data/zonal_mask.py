@@ -22,11 +22,7 @@ StrayParts = Literal["ignore", "keep", "refuse"]
 
 
 def with_whole_labels(mask: sitk.Image) -> sitk.Image:
-    """The mask, its labels rounded where they are whole but for 1e-3.
-
-    Raises:
-        ImageError: other labels than 0, 1, 2, or background alone.
-    """
+    """The mask, labels rounded that are whole but for 1e-3; ImageError if others than 0, 1, 2 are there, or 0 alone."""
     labels = sitk.GetArrayViewFromImage(mask)
     whole = np.rint(labels) if labels.dtype.kind == "f" else labels
     is_zone = (whole == 0) | (whole == 1) | (whole == 2)

@@ -95,11 +95,7 @@ def load_pretrained(
 
 
 def load_body(model: MNet, weights: Weights) -> LoadReport:
-    """Load all tensors but the heads' into a network.
-
-    Raises:
-        CheckpointError: weights that are not finite or do not fit.
-    """
+    """Load all tensors but the heads' into a network; CheckpointError if they are not finite or do not fit."""
     body = {name: tensor.float() for name, tensor in weights.body.items()}
     _check_fit(weights, body, model)
     check_finite(weights.path, body)

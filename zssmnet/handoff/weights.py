@@ -107,11 +107,7 @@ def takes_concatenated(tensors: Mapping[str, Tensor], channels: Sequence[int]) -
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Check that all weights are finite.
-
-    Raises:
-        CheckpointError: some are not.
-    """
+    """Raise a CheckpointError if a weight is not finite."""
     bad = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
     if bad:
         raise unusable(

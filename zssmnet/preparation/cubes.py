@@ -144,8 +144,7 @@ def generate_cubes(
 def remove_other_sets(output: Storage, config: CubesConfig) -> list[str]:
     """Remove sets of cubes of another number or size that were made here: training takes the one set that is there.
 
-    Returns:
-        Names of the removed files. Files without a record were not made here and stay.
+    Returns the names of the removed files; those without a record were not made here and stay.
     """
     current = {cubes_key(config, subset) for subset in SUBSETS}
     others = [name for name in record_names(output) if _CUBES.fullmatch(name) and name not in current]
@@ -156,11 +155,7 @@ def remove_other_sets(output: Storage, config: CubesConfig) -> list[str]:
 
 
 def prepared_cases(data: Storage, subset: int) -> list[str]:
-    """Ids of the prepared cases of a subset, sorted.
-
-    Raises:
-        CaseError: a case whose four files are not all there.
-    """
+    """Ids of the prepared cases of a subset, sorted; CaseError if one's four files are not all there."""
     present = {entry.key for entry in data.list(f"subset{subset}")}
     case_ids = _ids_of_t2w(present, f"subset{subset}/")
     expected = {key: case_id for case_id in case_ids for key in prepared_keys(case_id, subset)}
@@ -220,11 +215,7 @@ def padded(volume_CXYZ: npt.NDArray[np.float32], size: Triple) -> npt.NDArray[np
 
 
 def open_cubes(path: Path) -> npt.NDArray[Any]:
-    """A file of cubes as a read-only memory map with axes (cube, channel, x, y, z).
-
-    Raises:
-        CubesError: not such a file.
-    """
+    """A file of cubes as a read-only memory map, axes (cube, channel, x, y, z); CubesError if it is none."""
     try:
         cubes: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # NumPy's parser of the header raises what Python's own parser does
@@ -238,11 +229,7 @@ def open_cubes(path: Path) -> npt.NDArray[Any]:
 
 
 def find_cubes(cubes: Storage) -> dict[int, str]:
-    """The files of cubes in a folder, by subset.
-
-    Raises:
-        CubesError: none, a subset missing, or several sets of cubes in one folder.
-    """
+    """The files of cubes in a folder, by subset; CubesError if one is missing, or several sets are there."""
     names = [entry.key for entry in cubes.list() if entry.key.startswith("bat_") and entry.key.endswith(".npy")]
     sets: dict[str, dict[int, str]] = {}
     for name in names:

@@ -168,11 +168,7 @@ def _mended(case_id: str, examination: Examination, config: PreparationConfig) -
 
 
 def remove_stale(output: Storage, keep: set[str]) -> list[str]:
-    """Remove what earlier runs prepared of cases that are not to be kept.
-
-    Returns:
-        Ids of the removed cases. Files without a record were not made here and stay.
-    """
+    """Remove cases that have a record, that is, were prepared here, and are not to be kept; their ids."""
     stale = [name for name in record_names(output) if name not in keep]
     for name in stale:
         remove_prepared(name, output)

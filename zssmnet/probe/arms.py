@@ -54,11 +54,7 @@ def permuted_name(name: str) -> str:
 
 
 def build_network(arm: Arm, seed: int, classes: int, network: NetworkConfig, device: torch.device) -> MNet:
-    """The network with which an arm begins, of six input channels.
-
-    Raises:
-        CheckpointError: the weights do not fit.
-    """
+    """The network with which an arm begins, of six input channels; CheckpointError if the weights do not fit."""
     initial = seed + (_AGAIN if arm.kind == "again" else _INITIAL)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(initial)

@@ -61,11 +61,7 @@ def read_contender(addresses: str, may_have_learnt_nothing: bool = False) -> Con
 
 
 def network_of(contenders: Sequence[Contender]) -> NetworkConfig:
-    """The network of all weights.
-
-    Raises:
-        CheckpointError: they are of several networks, or have not six input channels.
-    """
+    """The network of all weights; CheckpointError if they are of several, or have not six input channels."""
     first, *others = (weights for one in contenders for weights in one.weights)
     for other in (first, *others):
         if (other.channels, other.merge, other.in_channels) != (first.channels, first.merge, 6):

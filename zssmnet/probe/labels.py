@@ -134,11 +134,7 @@ class Sides:
 
 
 def choose_sides(cases: Sequence[LabelledCase], trained_patients: Iterable[str], config: ProbeConfig) -> Sides:
-    """Divide the cases, by patient; those whose patients the weights were trained with are never tested.
-
-    Raises:
-        InputError: too few cases.
-    """
+    """Divide cases by patient, those that weights were trained with never tested; InputError if they are too few."""
     trained = set(trained_patients)
     patients = sorted({case.patient for case in cases})
     order = [patients[number] for number in np.random.default_rng(config.seed).permutation(len(patients))]

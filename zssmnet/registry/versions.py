@@ -108,12 +108,9 @@ def find_version(weights: Storage, run_id: str) -> PretrainedModel | None:
 
 
 def stable_model(weights: Storage) -> PretrainedModel | None:
-    """The record of the model under the stable name.
+    """The record of the model under the stable name; None if there is no model, or one without a record.
 
     Where a run was killed before it published that record, it is the record of the version with the same content.
-
-    Returns:
-        None if there is no model, or one without a record.
     """
     entry = weights.stat(MODEL)
     if entry is None:
@@ -222,11 +219,7 @@ def roll_back(weights: Storage, version: str | None = None) -> PretrainedModel:
 
 
 def checked_model(weights: Storage, version: PretrainedModel) -> Path:
-    """A local path of a version's file, whose content was compared with its record.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
+    """A local path of a version's file; CheckpointError if its content is not that of its record."""
     return _checked(_folder(weights, version.run_id), version)
 
 

@@ -67,11 +67,7 @@ class Row(BaseModel):
 
 
 def draw_row(record: PreparedCase, data: Storage) -> Row:
-    """The row of one prepared case.
-
-    Raises:
-        UnreadableFileError: a file of the case cannot be read.
-    """
+    """The row of one prepared case; UnreadableFileError if a file of it cannot be read."""
     images = [read_image(data.local_version(one.key, one.size, one.version)) for one in record.outputs]
     *arrays, zones_ZYX = (array_of(image) for image in images)
     gland_ZYX = zones_ZYX > 0

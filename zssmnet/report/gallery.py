@@ -55,11 +55,7 @@ class Picture:
 def publish_case_pictures(
     data: Storage, cubes: Storage, reports: Storage, subsets: Sequence[int], config: CubesConfig
 ) -> list[str]:
-    """A montage of the first case of each subset, with zones and cube positions.
-
-    Returns:
-        Keys of the pictures below ``reports``.
-    """
+    """A montage of the first case of each subset, with zones and cube positions; the keys below ``reports``."""
     keys: list[str] = []
     for subset in subsets:
         name = cubes_key(config, subset)
@@ -74,9 +70,7 @@ def publish_case_pictures(
 def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage) -> list[str]:
     """The loss curves of the published model, and validation cubes corrupted, restored and as they should be.
 
-    Returns:
-        Keys of the pictures below ``reports``; none if no model is published, or one without a record, or if the
-        validation cubes are gone.
+    Returns the keys below ``reports``; none if no model with a record is published, or the validation cubes are gone.
     """
     record = stable_model(weights)
     if record is None or cubes.stat(record.inputs[VALIDATION_SUBSET].name) is None:

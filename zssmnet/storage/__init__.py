@@ -45,11 +45,7 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
 
 
 def check_address(uri: str) -> None:
-    """See to it that no user and no password stand in an address: they would stand in every log and record as well.
-
-    Raises:
-        InputError: they do.
-    """
+    """Raise an InputError if a user or password stands in an address: it would stand in every log and record, too."""
     scheme, is_remote, rest = uri.partition("://")
     place = rest.partition("/")[0]
     if is_remote and ("@" in place or (":" in place and not place.startswith(_ACCESS_POINT))):
@@ -60,10 +56,6 @@ def check_address(uri: str) -> None:
 
 
 def read_file(uri: str) -> bytes:
-    """The content of one file, wherever it lies.
-
-    Raises:
-        StorageError: it is not there or cannot be read.
-    """
+    """The content of one file, wherever it lies; StorageError if it is not there or cannot be read."""
     folder, _, name = uri.rpartition("/")
     return open_storage(folder or ("/" if uri.startswith("/") else ".")).read(name)

@@ -98,11 +98,7 @@ class Storage(ABC):
         """The storage rooted at a folder below this one."""
 
     def read(self, key: str) -> bytes:
-        """The file's content.
-
-        Raises:
-            StorageError: the file is not there or cannot be read.
-        """
+        """The file's content; StorageError if it is not there or cannot be read."""
         path = self.local(key)
         with storage_errors(path, "read"):
             return path.read_bytes()
@@ -121,11 +117,7 @@ class Storage(ABC):
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a local file's content, in hex.
-
-    Raises:
-        UnreadableFileError: it cannot be read.
-    """
+    """SHA-256 of a local file's content, in hex; UnreadableFileError if it cannot be read."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

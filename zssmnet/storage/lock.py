@@ -121,11 +121,7 @@ class Lock:
         self._heartbeat = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
 
     def check(self) -> None:
-        """Check that this process still has the lock.
-
-        Raises:
-            LockedError: another run has taken it over, because this process sent no heartbeat.
-        """
+        """Raise a LockedError if another run has taken the lock over, because this process sent no heartbeat."""
         if time.monotonic() - self._renewed > self._timing.expires_s:  # it was suspended, or the storage was away
             self._renew()
         if self._is_lost:
@@ -135,11 +131,7 @@ class Lock:
             )
 
     def acquire(self, timeout_s: float) -> None:
-        """Acquire the lock, waiting for another run if need be.
-
-        Raises:
-            LockedError: another has it, and has not released it after ``timeout_s``.
-        """
+        """Acquire the lock; LockedError if another run has not released it after ``timeout_s``."""
         _ids_of_this_process.add(self._owner.id)
         try:
             self._wait(timeout_s)

@@ -184,11 +184,7 @@ class S3Storage(Storage):
 
 
 def make_bucket(name: str) -> bool:
-    """Make a bucket if it is not there; whether it was made.
-
-    Raises:
-        StorageError: the storage does not answer, or does not let us.
-    """
+    """Make a bucket if it is not there; whether it was made. StorageError if the storage does not let us."""
     files = RetryingS3(RetryPolicy(_MOST_ATTEMPTS))
     with _storage_errors(f"s3://{name}", "made", "on this machine"):
         if files.exists(name):

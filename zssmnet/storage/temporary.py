@@ -15,11 +15,7 @@ _PREFIX = "zssmnet-"
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder among the system's temporary files, removed on leaving.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """A new folder among the system's temporary files, removed on leaving; OSError if it cannot be made."""
     _sweep(tempfile.gettempdir())
     prefix = f"{_PREFIX}{this_process()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:

@@ -33,11 +33,7 @@ class Finding:
 
 
 def verify_root(root: str) -> list[Finding]:
-    """Check all stages below a working root; every file is read.
-
-    Raises:
-        VerificationError: there is no record at all.
-    """
+    """Check all stages below a working root, every file; VerificationError if there is no record at all."""
     layout = Layout(root)
     data, cubes, weights, reports = (
         open_storage(folder) for folder in (layout.data, layout.cubes, layout.weights, layout.reports)

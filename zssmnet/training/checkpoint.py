@@ -143,11 +143,7 @@ def resume(workplace: Storage, state: TrainingState) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Give a network the weights of a file.
-
-    Raises:
-        CheckpointError: the file is unreadable or of another network.
-    """
+    """Give a network the weights of a file; CheckpointError if it is unreadable or of another network."""
     content = load_checkpoint(path)
     try:
         model.load_state_dict(content["state_dict"])
@@ -156,11 +152,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def check_best(workplace: Storage, progress: Progress) -> None:
-    """Check that the best model of a run, read back, is the one of the best epoch and holds finite numbers.
-
-    Raises:
-        CheckpointError: it is not, does not, or is damaged.
-    """
+    """Raise a CheckpointError if a run's best model, read back, is not the best epoch's, or not finite."""
     where = workplace.where(BEST)
     content = load_checkpoint(workplace.local(BEST), where)
     weights = content.get("state_dict")

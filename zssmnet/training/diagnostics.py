@@ -85,11 +85,7 @@ def warn_if_saturated(step: int, restored_NCZYX: Tensor) -> None:
 
 
 def check_alive(progress: Progress) -> None:
-    """End a training that is beyond hope.
-
-    Raises:
-        CollapsedError: the output has been constant to the last digit for two epochs, in which nothing changed.
-    """
+    """Raise a CollapsedError if the output was constant to the last digit for two epochs, and nothing changed."""
     if progress.epoch > 1:
         before, last = progress.history[-2:]
         if _is_constant(before) and _is_constant(last) and before.validation_loss == last.validation_loss:
@@ -101,11 +97,7 @@ def check_alive(progress: Progress) -> None:
 
 
 def check_predictions(progress: Progress) -> None:
-    """Keep a model that predicts nothing but a constant from being published.
-
-    Raises:
-        CollapsedError: it does, to the last digit.
-    """
+    """Raise a CollapsedError if the best model predicts constants, to the last digit: it is not published."""
     best = progress.history[progress.best_epoch - 1]
     if _is_constant(best):
         raise CollapsedError(

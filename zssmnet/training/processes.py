@@ -135,11 +135,7 @@ def _announce(store: Store, job: Job | None) -> int:
 
 
 def _work(launch: _Launch) -> None:
-    """As a worker: take part in rank 0's trainings, one after another, until there are no more.
-
-    Raises:
-        ZssmnetError: training cannot go on here.
-    """
+    """As a worker: take part in rank 0's trainings, one after another, until there are no more."""
     number = 1
     with _lost_connection_reported(launch):
         while announced := _wait_for(launch.store, f"job {number}"):
@@ -217,11 +213,7 @@ def _worker(rank: int, size: int, store: Path) -> Iterator[_Worker]:
 
 
 def _check(workers: list[_Worker]) -> None:
-    """Raise an error if a worker has ended, which none does before rank 0 is done.
-
-    Raises:
-        TrainingError: it has.
-    """
+    """Raise a TrainingError if a worker has ended, which none does before rank 0 is done."""
     for worker in workers:
         if (status := worker.process.poll()) is not None:
             name = f" ({signal.Signals(-status).name})" if status < 0 else ""

@@ -56,11 +56,7 @@ class Monitor:
             self._temporary.close()
 
     def on_epoch(self, state: TrainingState) -> None:
-        """Log the last epoch.
-
-        Raises:
-            StorageError: the logs cannot be written, here or into the run's folder.
-        """
+        """Log the last epoch; StorageError if the logs cannot be written, here or into the run's folder."""
         with temporary_errors():
             self._log(state)
         (file,) = self._folder.iterdir()
