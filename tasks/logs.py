@@ -21,7 +21,7 @@ def set_up_logs() -> None:
         library.setLevel(logging.INFO)
     if not any(isinstance(handler, APILogHandler) for handler in library.handlers):
         handler = APILogHandler()
-        handler.addFilter(_inside_a_run)
+        handler.addFilter(lambda record: bool(TaskRunContext.get() or FlowRunContext.get()))
         library.addHandler(handler)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_traceback)
@@ -32,10 +32,6 @@ def hide_tracebacks() -> None:
     """In a command, drop all tracebacks from the log: what nobody foresaw ends in a line that names their file."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_any_traceback)
-
-
-def _inside_a_run(record: logging.LogRecord) -> bool:
-    return bool(TaskRunContext.get() or FlowRunContext.get())
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -65,9 +65,8 @@ def lineage(record: PretrainedModel) -> str:
         *_rows(record),
     ]
     model = f"→ **{MODEL}**, run {code(record.run_id)}, SHA-256 {code(record.outputs[0].sha256[:_SHOWN])}"
-    started = (
-        [f"Training began with the weights of version {code(str(record.replaces))}."] if _continued(record) else []
-    )
+    began_with_a_model = len(record.inputs) > len(SUBSETS)  # beside the files of cubes
+    started = [f"Training began with the weights of version {code(str(record.replaces))}."] * began_with_a_model
     return "\n\n".join(["\n".join(made_from), model, *started])
 
 
@@ -77,8 +76,3 @@ def _rows(record: PretrainedModel) -> Iterator[str]:
         sha256s = [case.sha256 for case in record.data if case.subset == subset]
         digest = hashlib.sha256("".join(sha256s).encode()).hexdigest()[:_SHOWN] if sha256s else ""
         yield f"| {subset}, {use} | {len(sha256s)} | `{digest}` | {text(cubes.name)} | {code(cubes.sha256[:_SHOWN])} |"
-
-
-def _continued(record: PretrainedModel) -> bool:
-    """Whether there is a seventh input beside the files of cubes: the model that training began with."""
-    return len(record.inputs) > len(SUBSETS)

@@ -90,7 +90,9 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
     reasons: dict[Role, str] = {}
 
     def take(role: Role, rank: Rank, by_hand: int | None, words: str) -> None:
-        candidates = [stack for stack in _candidates(study, role, by_hand) if _has_b(stack, override.b)]
+        candidates = _candidates(study, role, by_hand)
+        if role == "DWI" and override.b is not None:
+            candidates = [stack for stack in candidates if stack.first.b == override.b]
         usable = sorted((stack for stack in candidates if not stack.fault), key=rank, reverse=True)
         if not usable:
             faults.append(_none(study, role, candidates, by_hand))
@@ -117,10 +119,6 @@ def _candidates(study: Study, role: Role, by_hand: int | None) -> list[Stack]:
     named = [stack for stack in study.stacks if stack.first.number == by_hand]
     same = [stack for stack in named if stack.role == role]
     return same or [replace(stack, role=role) for stack in named]
-
-
-def _has_b(stack: Stack, b: float | None) -> bool:
-    return b is None or stack.role != "DWI" or stack.first.b == b
 
 
 def _none(study: Study, role: Role, candidates: list[Stack], by_hand: int | None) -> str:

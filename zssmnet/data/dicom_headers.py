@@ -150,7 +150,9 @@ def _slice(file: Path, frame: int | None, places: list[Dataset]) -> Slice:
         b=_b_value(places, sequence, description),
         directional=_first(places, "DiffusionDirectionality") == "DIRECTIONAL" and "TRACEW" not in kind,
         acquisition=_whole(_first(places, "AcquisitionNumber")),
-        temporal_position=_temporal_position(places),
+        temporal_position=_whole(
+            _first(places, "TemporalPositionIndex") or _first(places, "TemporalPositionIdentifier")
+        ),
         orientation=tuple(float(cosine) for cosine in _first(places, "ImageOrientationPatient")),
         position=(x, y, z),
         spacing=(column_mm, row_mm),
@@ -173,10 +175,6 @@ def _texts(places: Iterable[Dataset], name: str) -> tuple[str, ...]:
 
 def _whole(value: Any) -> int:
     return int(value) if value is not None else 0
-
-
-def _temporal_position(places: list[Dataset]) -> int:
-    return _whole(_first(places, "TemporalPositionIndex") or _first(places, "TemporalPositionIdentifier"))
 
 
 def _scanning(places: list[Dataset]) -> Iterator[str]:

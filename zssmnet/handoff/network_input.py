@@ -51,7 +51,7 @@ def network_input(
     """
     if len(images) != 3:
         raise InputError(f"{len(images)} images: name those of T2W, ADC and DWI, in this order")
-    t2w, adc, dwi, mask = (_key(file) for file in (*images, zonal_mask))
+    t2w, adc, dwi, mask = (local_path(file).absolute().relative_to("/").as_posix() for file in (*images, zonal_mask))
     case_id = Path(mask).name.removesuffix(".nii.gz")
     root = LocalStorage("/")
     examination = read_examination(Case(case_id, "nnunet", (t2w, adc, dwi), mask), root, root)
@@ -67,8 +67,3 @@ def input_CZYX(images: tuple[Any, Any, Any], mask: Any) -> npt.NDArray[np.float3
     volume_CZYX = scaled_volume((t2w, adc, dwi), array_of(mask)).transpose(0, 3, 2, 1)
     zones = [volume_CZYX[3] == zone for zone in range(3)]
     return np.concatenate([volume_CZYX[:3], np.stack(zones)], dtype=np.float32)
-
-
-def _key(file: str | os.PathLike[str]) -> str:
-    """A file as a key below the file system's root."""
-    return local_path(file).absolute().relative_to("/").as_posix()

@@ -242,7 +242,8 @@ def _splits(
     """Training and validation cases of the five folds."""
     ids = list(case_ids)
     if folds_val is None:
-        fold_of = {case_id: _fold(patient_of(case_id, patient_pattern)) for case_id in ids}
+        digests = (hashlib.sha256(patient_of(case_id, patient_pattern).encode()).digest() for case_id in ids)
+        fold_of = {case_id: int.from_bytes(digest[:8]) % FOLDS for case_id, digest in zip(ids, digests, strict=True)}
     else:
         fold_of = {case_id: fold for fold, val in enumerate(folds_val) for case_id in val}
     return [
@@ -252,10 +253,6 @@ def _splits(
         }
         for fold in range(FOLDS)
     ]
-
-
-def _fold(patient: str) -> int:
-    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]) % FOLDS
 
 
 def dataset_folder(raw: Path, config: NnunetDatasetConfig) -> Path:

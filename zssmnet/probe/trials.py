@@ -1,5 +1,6 @@
 """Trials: one arm, so many labelled cases, one seed. Each is published when it is done, and not done again."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -103,7 +104,8 @@ class Bench:
     def _trial(
         self, arm: Arm, labelled: int, seed: int, rate: float, cases: Sequence[LabelledCase], side: str
     ) -> Trial:
-        key = f"{side}/{_plain(arm.name)}-{labelled}-{seed}-{rate:g}.json"
+        name = re.sub(r"[\W_]", "_", arm.name)
+        key = f"{side}/{name}-{labelled}-{seed}-{rate:g}.json"
         if known := self._known(key):
             self.on_trial(known)
             return known
@@ -152,7 +154,3 @@ def example_of(cases: Sequence[LabelledCase], classes_ZYX: Sequence[Tensor]) -> 
     sizes = [case.label_ZYX.ne(0).sum(dim=(1, 2)) for case in cases]
     number = max(range(len(cases)), key=lambda one: int(sizes[one].max()))
     return tuple(tuple(row) for row in classes_ZYX[number][int(sizes[number].argmax())].tolist())
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name)

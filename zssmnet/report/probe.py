@@ -69,7 +69,8 @@ def probe_table(result: ProbeResult) -> str:
         f"Endpoint: {result.endpoint}; {_setting(result)}.",
         "",
     ]
-    lines += [f"| arm | learning rate | {' | '.join(f'{n} labelled' for n in config.labelled)} | {_others(result)} |"]
+    others = "Dice | AP of lesions | AUROC of cases" if result.task == "lesions" else "surface distance, mm"
+    lines += [f"| arm | learning rate | {' | '.join(f'{n} labelled' for n in config.labelled)} | {others} |"]
     lines += ["| --- " * (lines[-1].count("|") - 1) + "|"]
     for arm in result.arms():
         each = [[one.mean(result.task) for one in result.trials_of(arm, n)] for n in config.labelled]
@@ -84,19 +85,12 @@ def probe_table(result: ProbeResult) -> str:
 
 def _setting(result: ProbeResult) -> str:
     config = result.config
+    by_picai = any(one.picai for one in result.trials)
     return (
         f"{len(result.test_cases)} test cases, {config.seeds} seeds, {config.looks[-1]} steps, after the last of which "
-        f"it is taken; ± is the standard deviation over seeds"
-        + ("; AP of lesions and AUROC of cases are PI-CAI's, by picai_eval" if _has_picai(result) else "")
+        "it is taken; ± is the standard deviation over seeds"
+        + ("; AP of lesions and AUROC of cases are PI-CAI's, by picai_eval" if by_picai else "")
     )
-
-
-def _has_picai(result: ProbeResult) -> bool:
-    return any(one.picai for one in result.trials)
-
-
-def _others(result: ProbeResult) -> str:
-    return "Dice | AP of lesions | AUROC of cases" if result.task == "lesions" else "surface distance, mm"
 
 
 def _other_figures(result: ProbeResult, arm: str) -> str:

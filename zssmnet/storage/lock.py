@@ -89,10 +89,6 @@ class LockOwner(BaseModel):
             return self.id not in _ids_of_this_process
         return process is not None and process.has_gone
 
-    def is_same_as(self, other: "LockOwner") -> bool:
-        """Whether this is the same lock, whatever its heartbeat."""
-        return (self.process, self.id) == (other.process, other.id)
-
     @property
     def is_here(self) -> bool:
         """Whether the process is on this machine, so that it is known whether it has ended."""
@@ -163,7 +159,8 @@ class Lock:
         new = self._storage.exchange(LOCK_FILE, content, version)
         if new is None:  # a write whose answer was lost is refused when it is sent again
             entry, owner = self._storage.stat(LOCK_FILE), read_owner(self._storage)
-            new = entry.version if entry and owner and owner.is_same_as(self._owner) else None
+            is_ours = owner and (owner.process, owner.id) == (self._owner.process, self._owner.id)
+            new = entry.version if entry and is_ours else None
         if new is None:
             return False
         self._version, self._renewed = new, time.monotonic()

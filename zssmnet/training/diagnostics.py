@@ -42,7 +42,8 @@ def training_warnings(history: Sequence[EpochResult], steps: int) -> list[Traini
     """What is wrong with the last epoch."""
     last, before = history[-1], history[-2] if len(history) > 1 else None
     found = []
-    if channels := ", ".join(_constant_channels(last)):
+    spreads = zip(CHANNELS, last.spread or (), strict=False)
+    if channels := ", ".join(name for name, spread in spreads if spread < CONSTANT):
         found.append(
             TrainingWarning(
                 f"{channels} collapsed", f"{channels} is restored as a constant; if it stays so, {_WAY_OUT}"
@@ -103,10 +104,6 @@ def check_predictions(progress: Progress) -> None:
         raise CollapsedError(
             f"the best model, of epoch {best.epoch}, restores all cubes as constants: it is not published; {_WAY_OUT}"
         )
-
-
-def _constant_channels(result: EpochResult) -> list[str]:
-    return [name for name, spread in zip(CHANNELS, result.spread or (), strict=False) if spread < CONSTANT]
 
 
 def _is_constant(result: EpochResult) -> bool:
