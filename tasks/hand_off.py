@@ -17,7 +17,7 @@ from prefect.context import get_run_context
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, Pause
 from prefect.states import Cancelling, Suspended
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from tasks.markdown import code, text
 from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
@@ -39,10 +39,8 @@ SETTLING_S = 60.0
 _WAITING = {StateType.SCHEDULED, StateType.PENDING}
 
 
-class HandOff(BaseModel):
+class HandOff(BaseModel, frozen=True, extra="forbid"):
     """Where pre-training runs, and for how long it may wait there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     deployment: str | None = Field(
         None, description="Deployment that pre-training is handed to, as pretrain/pretrain; none: train in this process"

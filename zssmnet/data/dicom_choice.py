@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from zssmnet.config import SeriesConfig
 from zssmnet.data.dicom_series import Role, Stack, Study
@@ -26,10 +26,8 @@ from zssmnet.errors import DicomError
 Rank = Callable[[Stack], tuple[Any, ...]]
 
 
-class Override(BaseModel):
+class Override(BaseModel, frozen=True, extra="forbid"):
     """A choice by hand for one case: numbers of series."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     t2w: int | None = None
     adc: int | None = None

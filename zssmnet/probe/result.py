@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from zssmnet.config import NetworkConfig, ProbeConfig
 from zssmnet.probe.arms import AGAIN, RIDGE, RULE, SCRATCH, permuted_name
@@ -12,15 +12,13 @@ from zssmnet.probe.statistics import Difference, holm, paired_difference, verdic
 from zssmnet.probe.trials import Example, Trial
 
 
-class ProbedWeights(BaseModel):
+class ProbedWeights(BaseModel, frozen=True):
     """Weights that were probed.
 
     Attributes:
         explained: explained variance of each training whose record tells it.
         trained_cases: number of cases that they were trained with; None where no record tells.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     sha256: tuple[str, ...]
@@ -29,10 +27,8 @@ class ProbedWeights(BaseModel):
     trained_cases: int | None = None
 
 
-class Comparison(BaseModel):
+class Comparison(BaseModel, frozen=True):
     """Two arms, compared by the endpoint; ``adjusted_p`` by Holm's correction, where it belongs to a family."""
-
-    model_config = ConfigDict(frozen=True)
 
     first: str
     second: str
@@ -40,17 +36,15 @@ class Comparison(BaseModel):
     adjusted_p: float | None = None
 
 
-class Verdict(BaseModel):
+class Verdict(BaseModel, frozen=True):
     """Whether weights help."""
-
-    model_config = ConfigDict(frozen=True)
 
     weights: str
     verdict: str
     sentence: str
 
 
-class ProbeResult(BaseModel):
+class ProbeResult(BaseModel, frozen=True):
     """Everything that a probe found.
 
     Attributes:
@@ -59,8 +53,6 @@ class ProbeResult(BaseModel):
             with the mean of both, so that a control which fails by chance does not lean on their side.
         truth: what there is to be found in the example slice.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     verdict: str
     task: str

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from zssmnet.config import NetworkConfig, ProbeConfig
@@ -20,24 +20,20 @@ TUNING_SEEDS = (5000, 5001)
 Example = tuple[tuple[int, ...], ...]
 
 
-class LookFigures(BaseModel):
+class LookFigures(BaseModel, frozen=True):
     """The figures of each tested case after some steps; 0 steps for what needs no network."""
-
-    model_config = ConfigDict(frozen=True)
 
     step: int
     cases: dict[str, dict[str, float | None]]
 
 
-class Trial(BaseModel):
+class Trial(BaseModel, frozen=True):
     """What came of an arm with so many labelled cases and one seed.
 
     Attributes:
         example: classes (y, x) in the example slice after the last step; of one trial of each arm.
         picai: picai_eval's figures after the last step, see `picai_figures`.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     arm: str
     labelled: int

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig, ProbeJudge
 from zssmnet.errors import CheckpointError
@@ -54,10 +54,8 @@ JUDGEMENT = "challenge"
 """The record of the last judgement, in the weights' folder."""
 
 
-class Gain(BaseModel):
+class Gain(BaseModel, frozen=True):
     """By how much a challenger is better than the champion: in a figure of which more is better, with 95 % interval."""
-
-    model_config = ConfigDict(frozen=True)
 
     mean: float
     low: float

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from zssmnet.data.examination import array_of
 from zssmnet.data.image_io import read_image
@@ -32,7 +32,7 @@ Path = Annotated[str, Field(pattern=r"^[MLZ0-9. ]*$")]
 """What goes into the page as it is: a record from elsewhere brings no markup."""
 
 
-class Row(BaseModel):
+class Row(BaseModel, frozen=True):
     """What the page shows of a case.
 
     Attributes:
@@ -44,8 +44,6 @@ class Row(BaseModel):
         medians: of the images in the gland.
         histograms: of each image, shares of the voxels around the gland, from 0 to `RANGE` medians of the gland.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     case_id: str
     subset: int

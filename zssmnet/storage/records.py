@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from zssmnet.errors import StorageError, UnreadableFileError
 from zssmnet.storage import Storage, sha256_of
@@ -54,10 +54,8 @@ Name = Annotated[str, AfterValidator(_name)]
 """One part of a key."""
 
 
-class Input(BaseModel):
+class Input(BaseModel, frozen=True):
     """An input file. ``version`` only saves hashing it again: SHA-256 decides."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: Key
     size: int
@@ -65,10 +63,8 @@ class Input(BaseModel):
     sha256: str
 
 
-class Output(BaseModel):
+class Output(BaseModel, frozen=True):
     """An output file. ``version`` only saves hashing it again: outputs with the same content are equal."""
-
-    model_config = ConfigDict(frozen=True)
 
     key: Key
     size: int
@@ -86,10 +82,8 @@ class Output(BaseModel):
         return self.key, self.size, self.sha256
 
 
-class Record(BaseModel):
+class Record(BaseModel, frozen=True):
     """What all records have in common."""
-
-    model_config = ConfigDict(frozen=True)
 
     method: int
     inputs: tuple[Input, ...]

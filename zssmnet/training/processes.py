@@ -22,7 +22,7 @@ from typing import IO
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch._C._distributed_c10d import FileStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -43,10 +43,8 @@ _EXIT_STATUS_TIMEOUT_S = 30.0
 _POLL_S = 0.1
 
 
-class Job(BaseModel):
+class Job(BaseModel, frozen=True, extra="forbid"):
     """What workers need to know of a training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cubes: str
     config: PretrainConfig
