@@ -1,18 +1,18 @@
 """Progress bars in a terminal."""
 
 import sys
-from types import TracebackType
-from typing import Self
+from contextlib import ExitStack
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 
 
-class Bars:
+class Bars(ExitStack):
     """A bar a stage, on standard error."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._progress = Progress(
             TextColumn("{task.description:9}", markup=False),
             BarColumn(),
@@ -23,15 +23,7 @@ class Bars:
             console=Console(file=sys.stderr),
         )
         self._bars: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        self.enter_context(self._progress)
 
     def begin(self, stage: str, total: int, unit: str, may_end_early: bool = False) -> None:
         """A new bar."""

@@ -2,8 +2,6 @@
 
 import shutil
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ PICTURE_EVERY = 10
 EXAMPLES = 3
 
 
-class Monitor:
+class Monitor(ExitStack):
     """Writes the logs of a run, and publishes them after each epoch into the folder ``tensorboard`` of the run.
 
     They are event files of a few epochs each, so that what is published grows as they do, and not with their square:
@@ -32,28 +30,16 @@ class Monitor:
     """
 
     def __init__(self, workplace: Storage, validation: CubeSet, config: PretrainConfig) -> None:
+        super().__init__()
         self._workplace = workplace
         self._validation = validation
         self._config = config
-        self._temporary = ExitStack()
         with temporary_errors():
-            self._folder = self._temporary.enter_context(temporary_folder())
+            self._folder = self.enter_context(temporary_folder())
+        self.callback(self._close)
         self._writer: SummaryWriter | None = None
         self._first_epoch = 0
         self._has_logged = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._writer:
-                with temporary_errors():
-                    self._writer.close()
-        finally:
-            self._temporary.close()
 
     def on_epoch(self, state: TrainingState) -> None:
         """Log the last epoch; StorageError if the logs cannot be written, here or into the run's folder."""
@@ -66,12 +52,16 @@ class Monitor:
             self._end_file()
 
     def _end_file(self) -> None:
-        assert self._writer
+        self._close()
         with temporary_errors():
-            self._writer.close()
-            self._writer = None
             for file in self._folder.iterdir():
                 file.unlink()
+
+    def _close(self) -> None:
+        with temporary_errors():
+            if self._writer:
+                self._writer.close()
+            self._writer = None
 
     def _log(self, state: TrainingState) -> None:
         result = state.progress.history[-1]
