@@ -100,10 +100,9 @@ def automations(
 
 
 def notifications(webhook: UUID) -> list[Automation]:
-    """Those that write to people; made switched off, to be switched on in the UI.
+    """Those that write to people: they call a webhook block with a JSON object that has the line as its ``text``.
 
-    Args:
-        webhook: id of the webhook block that they call, with a JSON object that has the line as its ``text``.
+    They are made switched off, to be switched on in the UI.
     """
     run = "'Run ' ~ flow_run.name ~ ' ended as ' ~ flow_run.state.name ~ ': ' ~ flow_run.state.message"
     model = "'Model ' ~ event.payload.version ~ ' is published: ' ~ event.payload.model"

@@ -19,12 +19,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 
 @dataclass(frozen=True)
 class Service:
-    """One service of the stack.
-
-    Attributes:
-        command: program and arguments.
-        environment: its settings; those without a value of their own (taken over from the shell) are left out.
-    """
+    """One service of the stack: program and arguments, and its settings but for those taken over from the shell."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]

@@ -101,14 +101,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def retraining_of(options: argparse.Namespace) -> tuple[Settings, CubesConfig | None, RetrainingConfig]:
-    """The settings of a retraining: the file's and the flags'.
-
-    Returns:
-        All settings, of which preparation counts; the cubes that the file asks for, if any; the retraining.
-
-    Raises:
-        ConfigError: an unreadable file, an unknown setting or a value out of range.
-    """
+    """All settings, of which preparation counts; the cubes that the file asks for, if any; the retraining."""
     settings = settings_of(options)
     file = read_toml(Path(options.config)) if options.config else {}
     values = {"pretraining": file.get("pretraining", {})}

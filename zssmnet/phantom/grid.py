@@ -20,11 +20,7 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 def oblique_axial(degrees: float) -> tuple[float, ...]:
     """Direction of axial slices tilted about the left-right axis, perpendicular to a prostate that leans back.
 
-    Args:
-        degrees: tilt; at a positive one the slices' posterior edge lies lower, as PI-CAI's mostly do.
-
-    Returns:
-        Nine direction cosines in SimpleITK's order (row by row).
+    At positive degrees the slices' posterior edge lies lower, as PI-CAI's mostly do. Nine cosines in SimpleITK's order.
     """
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return (1.0, 0.0, 0.0, 0.0, c, s, 0.0, -s, c)

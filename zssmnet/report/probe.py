@@ -28,8 +28,7 @@ _SHORT = {"lesions": "average precision", "zones": "Dice"}
 def probe_picture(result: ProbeResult) -> bytes:
     """Draw the learning curves of all arms, a panel for each number of labelled cases, and what each arm finds.
 
-    Returns:
-        A PNG: lines are means over seeds, points are seeds, dashed lines need no network.
+    Lines are means over seeds, points are seeds, dashed lines need no network.
     """
     arms, counts = result.arms(), result.config.labelled
     shown = [(arm, one.example) for arm in arms for one in result.trials_of(arm) if one.example]

@@ -142,11 +142,7 @@ def storage_errors(path: Path, done: str) -> Iterator[None]:
 
 
 class Listed(Storage):
-    """A storage that is looked at once; what changes later is seen where a file is read, written or exchanged.
-
-    Args:
-        keys: files that are looked at instead, one by one.
-    """
+    """A storage, or some of its keys, looked at once; reading, writing and exchanging see what changes later."""
 
     def __init__(self, storage: Storage, keys: Iterable[str] | None = None) -> None:
         self.uri = storage.uri

@@ -50,12 +50,7 @@ class LockTiming:
 
 @dataclass(frozen=True)
 class LockOptions:
-    """Who locks folders, and how long to wait for a lock.
-
-    Attributes:
-        name: the owner, for messages of others: "run 'brave-lion'".
-        timeout_s: how long to wait for a lock that another has.
-    """
+    """Who locks folders, for others' messages ("run 'brave-lion'"), and how long to wait for a lock of another."""
 
     name: str = "a command"
     timeout_s: float = 0.0

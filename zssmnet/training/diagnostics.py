@@ -27,12 +27,7 @@ _WAY_OUT = "train anew with a smaller learning_rate or another --seed"
 
 @dataclass(frozen=True)
 class TrainingWarning:
-    """One thing that is wrong with an epoch.
-
-    Attributes:
-        name: a few words for a display.
-        meaning: what it means, and what to do.
-    """
+    """One thing that is wrong with an epoch: a few words for a display, and what it means with what to do."""
 
     name: str
     meaning: str
@@ -68,12 +63,7 @@ def new_training_warnings(history: Sequence[EpochResult], steps: int) -> list[Tr
 
 
 def warn_if_saturated(step: int, restored_NCZYX: Tensor) -> None:
-    """Log a warning if a channel is restored as 0 or 1 nearly everywhere: no gradient gets through such a sigmoid.
-
-    Args:
-        step: number of steps done, in the first epoch.
-        restored_NCZYX: restored T2W, ADC and DWI of some cubes.
-    """
+    """Log a warning if a channel is restored as 0 or 1 nearly everywhere: no gradient gets through such a sigmoid."""
     extreme = (restored_NCZYX - 0.5).abs() > 0.5 - SATURATED
     shares = extreme.float().mean(dim=(0, 2, 3, 4)).tolist()
     if channels := ", ".join(name for name, share in zip(CHANNELS, shares, strict=True) if share > SATURATED_SHARE):
