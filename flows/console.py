@@ -29,13 +29,9 @@ class Bars(ExitStack):
         """A new bar."""
         self._bars[stage] = self._progress.add_task(stage, total=total, note="")
 
-    def advance(self, stage: str, steps: int = 1) -> None:
+    def advance(self, stage: str, steps: int = 1, earlier: bool = False) -> None:
         """Let a bar grow."""
         self._progress.advance(self._bars[stage], steps)
-
-    def skip(self, stage: str, steps: int) -> None:
-        """Let a bar grow by what an earlier run has done."""
-        self.advance(stage, steps)
 
     def note(self, stage: str, text: str) -> None:
         """Write beside a bar."""

@@ -72,7 +72,7 @@ def generate_cubes(
         outcomes: list[SubsetOutcome] = []
         for future in as_completed(futures):
             outcomes.append(outcome := future.result())
-            (shown.advance if outcome.is_new else shown.skip)(STAGE, outcome.cases - outcome.shown)
+            shown.advance(STAGE, outcome.cases - outcome.shown, earlier=not outcome.is_new)
         outcomes.sort(key=lambda outcome: outcome.subset)
         check_outputs_visible(output, [cubes_key(config, outcome.subset) for outcome in outcomes])
         if subsets is None:

@@ -169,7 +169,7 @@ def prepare_cases(
     with shown_in_run(), ends_with_flow():
         shown = display()
         shown.begin(STAGE, len(changes.up_to_date) + len(changes.to_prepare), "cases")
-        shown.skip(STAGE, len(changes.up_to_date))
+        shown.advance(STAGE, len(changes.up_to_date), earlier=True)
         for start in range(0, len(parts), TASKS_AT_ONCE):
             cases = parts[start : start + TASKS_AT_ONCE]
             futures = prepare.map(

@@ -156,5 +156,5 @@ class EpochDisplay:
     def skip_to(self, epoch: int) -> None:
         """Show that the epochs up to this one were done before, or need not be done."""
         if epoch > self._done:
-            self._shown.skip(STAGE, epoch - self._done)
+            self._shown.advance(STAGE, epoch - self._done, earlier=True)
             self._done = epoch

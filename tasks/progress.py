@@ -26,11 +26,8 @@ class Display(Protocol):
     def begin(self, stage: str, total: int, unit: str, may_end_early: bool = False) -> None:
         """A stage of ``total`` steps begins, or of at most as many; a step is a case, or an epoch."""
 
-    def advance(self, stage: str, steps: int = 1) -> None:
-        """Steps of a stage are done."""
-
-    def skip(self, stage: str, steps: int) -> None:
-        """Steps need not be done: an earlier run did them."""
+    def advance(self, stage: str, steps: int = 1, earlier: bool = False) -> None:
+        """Steps of a stage are done, just now or by an earlier run."""
 
     def note(self, stage: str, text: str) -> None:
         """A remark on a stage."""
@@ -47,15 +44,10 @@ class Several:
         for one in self._displays:
             one.begin(stage, total, unit, may_end_early)
 
-    def advance(self, stage: str, steps: int = 1) -> None:
+    def advance(self, stage: str, steps: int = 1, earlier: bool = False) -> None:
         """Advance on all of them."""
         for one in self._displays:
-            one.advance(stage, steps)
-
-    def skip(self, stage: str, steps: int) -> None:
-        """Skip on all of them."""
-        for one in self._displays:
-            one.skip(stage, steps)
+            one.advance(stage, steps, earlier)
 
     def note(self, stage: str, text: str) -> None:
         """Write on all of them."""
@@ -105,19 +97,12 @@ class ProgressArtifacts:
             artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"0 of {total} {unit}")
             self._stages[stage] = _Stage(cast(UUID, artifact), total, unit, may_end_early)
 
-    def advance(self, stage: str, steps: int = 1) -> None:
-        """Let the percentage grow."""
+    def advance(self, stage: str, steps: int = 1, earlier: bool = False) -> None:
+        """Let the percentage grow; steps of an earlier run tell nothing of what one takes."""
         with self._lock:
             if known := self._stages.get(stage):
                 known.done += steps
-                self._show(known)
-
-    def skip(self, stage: str, steps: int) -> None:
-        """Let the percentage grow, but not what a step seems to take."""
-        with self._lock:
-            if known := self._stages.get(stage):
-                known.done += steps
-                known.skipped += steps
+                known.skipped += steps * earlier
                 self._show(known)
 
     def note(self, stage: str, text: str) -> None:
