@@ -10,13 +10,11 @@ from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
-from tasks.addresses import check_valid_everywhere
 from tasks.cubes import STAGE, SubsetOutcome, cut_cubes, tidy_cubes
-from tasks.locking import alone_in
+from tasks.folders import alone_in, check_outputs_visible, check_valid_everywhere
 from tasks.pictures import show_cases
 from tasks.progress import display, shown_in_run
 from tasks.run_names import named_after
-from tasks.shared_storage import check_outputs_visible
 from zssmnet.config import CubesConfig
 from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import InputError

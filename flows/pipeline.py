@@ -11,9 +11,8 @@ from flows.parameter_help import with_parameter_help
 from flows.prepare_data import PreparationSettings, PreparationSummary, prepare_data
 from flows.pretrain import HandOffChoice, PretrainSettings, choose_pretrain
 from flows.states import ended
-from tasks.addresses import check_valid_everywhere
+from tasks.folders import alone_in, check_valid_everywhere
 from tasks.hand_off import HERE
-from tasks.locking import alone_in
 from tasks.markdown import code
 from tasks.pretraining import TrainingOutcome
 from tasks.run_control import ends_cancelled

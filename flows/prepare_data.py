@@ -12,15 +12,13 @@ from pydantic import BaseModel, Field
 from flows.concurrency import chosen_runner
 from flows.parameter_help import with_parameter_help
 from flows.states import ended
-from tasks.addresses import check_valid_everywhere
 from tasks.archive_page import archive_page
 from tasks.case_table import show_table
 from tasks.cases import Prepared, as_is, find_changes, inventory, prepare, subsets, tidy
-from tasks.locking import alone_in
+from tasks.folders import alone_in, check_outputs_visible, check_valid_everywhere
 from tasks.progress import display, shown_in_run
 from tasks.run_control import ends_with_flow
 from tasks.run_names import named_after
-from tasks.shared_storage import check_outputs_visible
 from zssmnet.config import (
     PICAI_PATIENT,
     CasesPerTask,

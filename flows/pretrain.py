@@ -8,9 +8,8 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
-from tasks.addresses import check_valid_everywhere
+from tasks.folders import alone_in, check_valid_everywhere
 from tasks.hand_off import HandOff, hand_over
-from tasks.locking import alone_in
 from tasks.pictures import show_training
 from tasks.pretraining import TrainingOutcome, train
 from tasks.progress import shown_in_run

@@ -8,8 +8,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
-from tasks.addresses import check_valid_everywhere
-from tasks.locking import alone_in
+from tasks.folders import alone_in, check_valid_everywhere
 from tasks.probing import ProbeOutcome, compare_weights
 from tasks.progress import shown_in_run
 from tasks.run_names import named_after

@@ -14,11 +14,10 @@ from flows.parameter_help import with_parameter_help
 from flows.pipeline import WorkingRoot
 from flows.prepare_data import PreparationSettings, prepare_cases
 from flows.pretrain import HandOffChoice, choose_pretrain
-from tasks.addresses import check_valid_everywhere, given
 from tasks.announcement import announce
 from tasks.cases import as_is, find_changes, inventory, subsets
+from tasks.folders import alone_in, check_valid_everywhere, given
 from tasks.hand_off import HERE
-from tasks.locking import alone_in
 from tasks.markdown import text
 from tasks.pretraining import TrainingOutcome
 from tasks.run_control import ends_cancelled

@@ -10,7 +10,7 @@ from prefect.variables import Variable
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
-from tasks.addresses import check_valid_everywhere, given
+from tasks.folders import check_valid_everywhere, given
 from tasks.run_names import named_after
 from zssmnet.config import ImagesPath
 from zssmnet.storage import open_storage

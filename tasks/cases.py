@@ -8,8 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
+from tasks.folders import check_visible
 from tasks.run_control import flow_has_ended
-from tasks.shared_storage import check_visible
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
 from zssmnet.data.splits import SplitMode, assign_subsets, read_folds

@@ -6,8 +6,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
+from tasks.folders import check_visible
 from tasks.progress import display, is_shown
-from tasks.shared_storage import check_visible
 from zssmnet.config import CubesConfig
 from zssmnet.data.archive import shortened
 from zssmnet.preparation.cubes import generate_cubes, remove_other_sets

@@ -24,7 +24,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun, Pause, PrefectException
 from prefect.states import Cancelled, Running
 
-from tasks.addresses import STARTED_BY_WORKER
+from tasks.folders import STARTED_BY_WORKER
 from zssmnet.errors import without_credentials
 
 log = logging.getLogger("zssmnet.tasks")

@@ -12,7 +12,7 @@ from flows.pretrain import pretrain
 from flows.probe import probe
 from flows.retrain import retrain_on_new_data
 from flows.watch import watch_for_data
-from tasks.addresses import STARTED_BY_WORKER, check_valid_everywhere
+from tasks.folders import STARTED_BY_WORKER, check_valid_everywhere
 from tasks.hand_off import HandOff
 from zssmnet.errors import InputError
 

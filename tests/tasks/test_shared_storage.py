@@ -6,7 +6,7 @@ import pytest
 
 from tasks.cases import prepare
 from tasks.cubes import cut_cubes
-from tasks.shared_storage import check_outputs_visible, check_visible
+from tasks.folders import check_outputs_visible, check_visible
 from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import Case
 from zssmnet.errors import StorageError
