@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from scipy import ndimage
 
 from zssmnet.data.coverage import FieldOfView
 from zssmnet.data.examination import array_of
-from zssmnet.data.zonal_mask import TOUCHING, with_whole_labels, without_stray_parts, zone_warning
+from zssmnet.data.zonal_mask import with_whole_labels, without_stray_parts, zone_warning
 from zssmnet.errors import ImageError
 
 GLAND_ML, PERIPHERAL_ML, REST_ML = (8.0, 400.0), (2.0, 120.0), (2.0, 350.0)
@@ -72,13 +71,13 @@ def _volumes(peripheral: float, rest: float) -> Iterator[str]:
 
 
 def _shape(mask: sitk.Image, gland_ZYX: npt.NDArray[np.bool_]) -> Iterator[str]:
-    (box,) = ndimage.find_objects(gland_ZYX.view(np.uint8))
-    extents = [(one.stop - one.start) * step for one, step in zip(box[::-1], mask.GetSpacing(), strict=True)]
+    places = np.nonzero(gland_ZYX)[::-1]
+    extents = [float(np.ptp(one) + 1) * step for one, step in zip(places, mask.GetSpacing(), strict=True)]
     if not all(EXTENT_MM[0] <= extent <= EXTENT_MM[1] for extent in extents):
         shown = " x ".join(f"{extent:.0f}" for extent in extents)
         yield f"the gland measures {shown} mm; human ones have {EXTENT_MM[0]:g} to {EXTENT_MM[1]:g}"
-    parts, _ = ndimage.label(gland_ZYX, TOUCHING)
-    sizes = np.bincount(parts.ravel())[1:]
+    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(gland_ZYX.astype(np.uint8)), True)
+    sizes = np.bincount(array_of(parts).ravel())[1:]
     if (apart := 1 - float(sizes.max() / sizes.sum())) > LARGEST_SHARE_APART:
         yield f"it is not one gland: {apart:.0%} of it lie apart, in {len(sizes) - 1} pieces"
 

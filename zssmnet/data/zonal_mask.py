@@ -5,7 +5,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from scipy import ndimage
 
 from zssmnet.errors import ImageError
 
@@ -13,8 +12,6 @@ LABEL_TOLERANCE = 1e-3
 """Labels in floating point count as whole up to here."""
 FAR_MM = 10.0
 """A part of the mask that is further away from its largest part lies astray."""
-TOUCHING = np.ones((3, 3, 3))
-"""Voxels of one part touch each other with a side, an edge or a corner."""
 TINY_SHARE = 0.01
 """Parts with fewer voxels, compared with the largest one, are tiny."""
 
@@ -57,28 +54,31 @@ def without_stray_parts(mask: sitk.Image, stray: StrayParts) -> tuple[sitk.Image
     """
     foreground = _view(mask) != 0
     window = _window(foreground)  # parts, their sizes and the distances between them are the same within it
-    parts, _ = ndimage.label(foreground[window], TOUCHING)
-    boxes, sizes = ndimage.find_objects(parts), np.bincount(parts.ravel())[1:]
-    gland = int(sizes.argmax())
-    distances = np.array([_distance_mm(box, boxes[gland], mask.GetSpacing()) for box in boxes])
-    far = np.flatnonzero(distances > FAR_MM)
-    if not len(far):
+    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(foreground[window].astype(np.uint8)), True)
+    statistics = sitk.LabelShapeStatisticsImageFilter()
+    statistics.Execute(parts)
+    sizes = {label: statistics.GetNumberOfPixels(label) for label in statistics.GetLabels()}
+    gland = max(sizes, key=lambda label: sizes[label])
+    boxes = {label: np.reshape(statistics.GetBoundingBox(label), (2, 3)) for label in sizes}
+    distances = {label: _distance_mm(box, boxes[gland], mask.GetSpacing()) for label, box in boxes.items()}
+    far = [label for label, distance in distances.items() if distance > FAR_MM]
+    if not far:
         return mask, None
-    count, furthest = int(sizes[far].sum()), distances.max()
+    count, furthest = sum(sizes[label] for label in far), max(distances.values())
     found = f"{count} voxels of the mask lie up to {furthest:.0f} mm away from the gland"
     if stray == "refuse":
         raise ImageError(found)
     if stray == "keep" or count > TINY_SHARE * sizes[gland]:
         return mask, f"{found} and belong to the region of interest: is the mask right?"
     array = sitk.GetArrayFromImage(mask)
-    array[window][np.isin(parts, far + 1)] = 0
+    array[window][np.isin(_view(parts), far)] = 0
     return image_like(array, mask), f"{found} and are ignored"
 
 
-def _distance_mm(box: tuple[slice, ...], other: tuple[slice, ...], spacing: tuple[float, ...]) -> float:
-    """Between two boxes, axes (z, y, x), by the spacing x, y, z."""
-    gaps = [max(0, a.start - b.stop + 1, b.start - a.stop + 1) for a, b in zip(box, other, strict=True)]
-    return float(np.linalg.norm(np.multiply(gaps, spacing[::-1])))
+def _distance_mm(box: npt.NDArray[Any], other: npt.NDArray[Any], spacing: tuple[float, ...]) -> float:
+    """Between two boxes, given as start and size in voxels."""
+    gap = np.maximum(box[0] - (other[0] + other[1]), other[0] - (box[0] + box[1])) + 1
+    return float(np.linalg.norm(np.maximum(gap, 0) * spacing))
 
 
 def zone_warning(mask: sitk.Image) -> str | None:
@@ -99,14 +99,17 @@ def _posterior_mm(mask: sitk.Image, zone_ZYX: npt.NDArray[np.bool_], window: tup
     """Mean position of a zone, cut out of the mask, along the patient's anterior-posterior axis (posterior is
     positive).
     """
-    centre = np.add(ndimage.center_of_mass(zone_ZYX), [part.start for part in window])
-    return float(mask.TransformContinuousIndexToPhysicalPoint(centre[::-1].tolist())[1])
+    centre = []
+    for axis in (2, 1, 0):
+        counts = zone_ZYX.sum(axis=tuple(other for other in range(3) if other != axis))
+        centre.append(window[axis].start + float(counts @ np.arange(len(counts)) / counts.sum()))
+    return float(mask.TransformContinuousIndexToPhysicalPoint(centre)[1])
 
 
 def _window(foreground_ZYX: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
     """The smallest box with all of the foreground, of which there is some."""
-    (window,) = ndimage.find_objects(foreground_ZYX.view(np.uint8))
-    return tuple(window)
+    hits = [np.flatnonzero(foreground_ZYX.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
 
 
 def _view(image: sitk.Image) -> npt.NDArray[Any]:

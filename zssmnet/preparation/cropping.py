@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import find_objects
 
 Triple = tuple[int, int, int]
 
@@ -39,9 +38,11 @@ class Box:
 
 def bounding_box(mask_ZYX: npt.NDArray[Any]) -> Box | None:
     """The smallest box that holds all voxels above 0 of a mask with axes (z, y, x); None if there are none."""
-    for z, y, x in find_objects((mask_ZYX > 0).view(np.uint8)):
-        return Box((x.start, y.start, z.start), (x.stop, y.stop, z.stop))
-    return None
+    if not (foreground := mask_ZYX > 0).any():
+        return None
+    hits = [np.flatnonzero(foreground.any(axis=others)) for others in ((0, 1), (0, 2), (1, 2))]  # of x, y, z
+    x, y, z = ((int(hit[0]), int(hit[-1]) + 1) for hit in hits)
+    return Box((x[0], y[0], z[0]), (x[1], y[1], z[1]))
 
 
 def margin_in_voxels(margin_mm: float, spacing_mm: tuple[float, float, float]) -> Triple:
