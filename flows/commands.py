@@ -38,11 +38,7 @@ def check_addresses(options: argparse.Namespace) -> None:
 def torchrun_part() -> Iterator[bool]:
     """Of the processes that torchrun has started, rank 0 runs the command, the others only train along.
 
-    Yields:
-        Whether this process was such a worker, for which nothing is left to do.
-
-    Raises:
-        ZssmnetError: a worker cannot go on.
+    Yields whether this process was such a worker, for which nothing is left to do; see `torchrun_command`.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield False  # and PyTorch need not be imported for that

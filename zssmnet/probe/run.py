@@ -157,11 +157,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 def compare_models(champion: Trained, challenger: Trained, output: Storage, how: ProbeJudge) -> Gain:
     """The endpoint of the challenger less that of the champion, over seeds and test cases.
 
-    Cases that either was trained with are not tested: what remains are those of the validation subset.
-
-    Raises:
-        InputError: too few labelled cases.
-        ArchiveError: none that can be used.
+    Cases that either was trained with are not tested: what remains are those of the validation subset. Errors are
+    those of `read_labelled_cases` and `probe`.
     """
     config = how.probe or ProbeConfig(task="lesions" if how.labels_path else "zones")
     labels = open_storage(how.labels_path) if how.labels_path and config.task == "lesions" else None

@@ -25,18 +25,13 @@ def pretrain(
     on_step: OnStep = lambda done, steps: None,
     before_publication: Callable[[], None] = lambda: None,
 ) -> tuple[PretrainedModel, bool]:
-    """Pre-train on the cubes in a folder and publish the best model, unless that was done already.
+    """Pre-train on the cubes in a folder and publish the best model, unless that was done already; see `fit`.
 
     Args:
         before_publication: called when training is done; where it raises an error, nothing is published.
 
     Returns:
         The model's record, and whether any work was done.
-
-    Raises:
-        CubesError: cubes that cannot be used.
-        TrainingError: training that cannot go on.
-        CheckpointError: a checkpoint that cannot be used.
     """
     stable = stable_model(weights)
     supply = take_stock(cubes, stable.inputs if stable else ())

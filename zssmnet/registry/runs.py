@@ -119,14 +119,7 @@ def train(
     on_step: OnStep,
     initial: Path | None = None,
 ) -> Progress:
-    """Train in a run's workplace, from its last checkpoint if there is one; see `fit`.
-
-    Raises:
-        CubesError: cubes that cannot be used.
-        TrainingError: training that cannot go on.
-        CheckpointError: a checkpoint that cannot be used.
-        LockedError: another run trains there.
-    """
+    """Train in a run's workplace, from its last checkpoint on, see `fit`; LockedError if another run does."""
     training, validation = open_training_data(cubes, config.training.batch_size)
     _log_start(training, validation, config, workplace)
     with (

@@ -81,11 +81,7 @@ def process_group(job: Job) -> Iterator[Group]:
 def torchrun_command() -> Iterator[bool]:
     """Under torchrun: rank 0 runs the command, every other rank takes part in its trainings until it is done.
 
-    Yields:
-        Whether this process was such a worker, for which nothing is left to do.
-
-    Raises:
-        ZssmnetError: a worker cannot go on.
+    Yields whether this process was such a worker, for which nothing is left to do; ZssmnetError if one cannot go on.
     """
     launch = _torchrun()
     assert launch

@@ -102,12 +102,7 @@ class Trainer:
         return EpochResult(state.progress.epoch + 1, loss, found.loss, learning_rate, found.explained, found.spread)
 
     def validate(self) -> Validation:
-        """Validate with all validation cubes, corrupted in the same way every time.
-
-        Raises:
-            NonFiniteLossError: the loss is NaN or infinite.
-            OutOfMemoryError: a batch does not fit into the GPU's memory.
-        """
+        """Validate with all validation cubes, corrupted in the same way every time; errors as in `epoch`."""
         recipe, corruption = self._config.training, self._config.corruption
         with self._computing():
             return validate(
