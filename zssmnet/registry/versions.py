@@ -10,7 +10,6 @@ leaves a record that counts as not done. The stable model is then known by its S
 
 import logging
 import shutil
-from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -25,15 +24,17 @@ from zssmnet.registry.lineage import CaseData
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.lock import locked
 from zssmnet.storage.records import (
+    NOT_YET,
     VERSIONS,
     Name,
     Output,
     Record,
     outputs_there,
-    publish_recorded,
+    publish_record,
     read_record,
     record_key,
     up_to_date,
+    with_version,
 )
 from zssmnet.training.checkpoint import EpochResult, Progress
 from zssmnet.training.fit import is_finished
@@ -251,8 +252,14 @@ def _place(weights: Storage, run_id: str) -> tuple[int, str | None]:
 
 
 def _put(stage: Storage, model: Path, record: PretrainedModel) -> None:
+    """Publish a model, whose content is known, and its record; before them, a record of what is to come."""
     stage.sweep()
-    publish_recorded(stage, MODEL, record, {MODEL: partial(shutil.copyfile, model)})
+    to_come = tuple(output.model_copy(update={"size": NOT_YET, "sha256": ""}) for output in record.outputs)
+    publish_record(stage, MODEL, record.model_copy(update={"outputs": to_come}))
+    with stage.publishing(MODEL) as path:
+        shutil.copyfile(model, path)
+    outputs = tuple(with_version(stage, output) for output in record.outputs)
+    publish_record(stage, MODEL, record.model_copy(update={"outputs": outputs}))
 
 
 def _checked(stage: Storage, record: PretrainedModel) -> Path:

@@ -78,6 +78,7 @@ def without_frame(ax: Axes) -> None:
 
 def png_of(figure: Figure) -> bytes:
     """Draw a figure; the bytes of a PNG as fine as `LARGEST_PNG` allows."""
+    _place(figure)
     data = b""
     for dpi, qualities in groupby(_QUALITIES, key=itemgetter(0)):
         drawing = _drawn(figure, dpi)
@@ -86,6 +87,14 @@ def png_of(figure: Figure) -> bytes:
             if len(data) <= LARGEST_PNG:
                 return data
     return data
+
+
+def _place(figure: Figure) -> None:
+    """Lay the figure out, rounded: the last digits of the layout differ from call to call."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        ax.set_position(tuple(round(number, 4) for number in ax.get_position(original=True).bounds))
 
 
 def _drawn(figure: Figure, dpi: int) -> Array:
