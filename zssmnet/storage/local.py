@@ -160,7 +160,10 @@ class LocalStorage(Storage):
 
     @override
     def sweep(self) -> None:
-        for workplace in (self.folder / PARTIAL).glob("*"):
+        workplaces: list[Path] = []
+        with suppress(FileNotFoundError):  # another has removed the folder in the same moment
+            workplaces += (self.folder / PARTIAL).glob("*")
+        for workplace in workplaces:
             if _is_abandoned(workplace):
                 shutil.rmtree(workplace, ignore_errors=True)
         _remove_if_empty(self.folder / PARTIAL)
