@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from zssmnet.storage.interface import flush_to_disk
@@ -85,12 +86,11 @@ class Cache:
     def trim(self) -> None:
         """Remove the least recently used copies until the cache keeps its limit."""
         used = []
-        for copy in (self.folder / "files").glob("*/*"):
-            try:
-                found = copy.stat()
-            except FileNotFoundError:  # another process was quicker
-                continue
-            used.append((found.st_mtime, found.st_size, copy))
+        for place in (self.folder / "files").glob("*"):
+            with suppress(FileNotFoundError, NotADirectoryError):  # another process was quicker; a foreign file
+                for copy in place.iterdir():
+                    found = copy.stat()
+                    used.append((found.st_mtime, found.st_size, copy))
         excess = sum(size for _, size, _ in used) - self.limit_bytes
         for last_use, size, copy in sorted(used):
             if excess <= 0 or time.time() - last_use < SPARED_S:
