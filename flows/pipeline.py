@@ -10,7 +10,7 @@ from flows.generate_cubes import CubesSettings, CubesSummary, generate_cubes
 from flows.parameter_help import with_parameter_help
 from flows.prepare_data import PreparationSettings, PreparationSummary, prepare_data
 from flows.pretrain import HandOffChoice, PretrainSettings, choose_pretrain
-from flows.states import ended
+from flows.states import as_summary, ended
 from tasks.folders import alone_in, check_valid_everywhere
 from tasks.hand_off import HERE
 from tasks.markdown import code
@@ -74,7 +74,7 @@ def ssl_pretraining(
     page = RunPage()
     before = stable_model(open_storage(layout.weights))
     with alone_in(layout.data, layout.cubes):
-        prepared = prepare_data(
+        done: BaseModel = prepare_data(
             images_path,
             zonal_mask_path,
             layout.data,
@@ -88,12 +88,16 @@ def ssl_pretraining(
             preparation,
             layout.reports,
         )
+        prepared = as_summary(PreparationSummary, done)
         page.put("Cases", cases_section(prepared.used, prepared.left_out, prepared.warnings))
-        cut = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
+        done = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
+        cut = as_summary(CubesSummary, done)
         page.put("Cubes", f"{cut.cubes} cubes in {code(layout.cubes)}")
         page.put("Model", "is being trained: its run, below, shows how it goes")
         train = choose_pretrain(hand_off)
-        trained = train(layout.cubes, layout.weights, pretraining or PretrainConfig(), layout.reports, False, 0.0, None)
+        config = pretraining or PretrainConfig()
+        done = train(layout.cubes, layout.weights, config, layout.reports, False, 0.0, None)
+        trained = as_summary(TrainingOutcome, done)
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
     weights, reports = open_storage(layout.weights), open_storage(layout.reports)
     if made := stable_model(weights):

@@ -14,6 +14,7 @@ from flows.parameter_help import with_parameter_help
 from flows.pipeline import WorkingRoot
 from flows.prepare_data import PreparationSettings, prepare_cases
 from flows.pretrain import HandOffChoice, choose_pretrain
+from flows.states import as_summary
 from tasks.announcement import announce
 from tasks.cases import as_is, find_changes, inventory, subsets
 from tasks.folders import alone_in, check_valid_everywhere, given
@@ -141,9 +142,10 @@ def retrain_on_new_data(
             return _nothing_done(page, root, changes, f"{reason}; left out: {left_out}")
         generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
         page.put("Decision", "the challenger is being trained: its run, below, shows how it goes")
-        trained = choose_pretrain(hand_off)(
+        done = choose_pretrain(hand_off)(
             layout.cubes, layout.weights, config, layout.reports, True, margin_percent, by_probe
         )
+        trained = as_summary(TrainingOutcome, done)
     if contest := contest_section(open_storage(layout.cubes), open_storage(layout.weights)):
         page.put("Champion and challenger", contest)
     return _decided(page, root, changes, trained)

@@ -114,7 +114,8 @@ def test_in_good_runs(commands: Commands, archive: str, s3_endpoint: str, ledger
 
 
 @pytest.mark.long
-def test_in_a_run_of_all_stages(commands: Commands, s3_endpoint: str, ledger: Ledger) -> None:
+def test_in_a_run_of_all_stages(commands: Commands, archive: str, s3_endpoint: str, ledger: Ledger) -> None:
+    """On images of a folder; the bucket is there with the archive."""
     images, masks = small_archive(commands.folder)
     settings = commands.folder / "quick.toml"
     settings.write_text(QUICK_SETTINGS)
