@@ -288,7 +288,7 @@ def test_a_worse_challenger_is_not_published(service: Service, archive: Archive,
     name, message = service.ended(run)
     assert name == "Not better", message
     assert [task for task in service.tasks(run) if task.startswith("prepare-")] == [f"prepare-{one}" for one in new]
-    assert "- new: 3" in str(service.artifacts(run)["news"].data)
+    assert "- new: 3" in str(service.artifacts(run)["summary"].data)
     after = cubes_by_case(root)
     assert set(after) - set(before) == set(new)
     for case_id, cubes in before.items():
@@ -362,7 +362,8 @@ def test_a_lost_parent_is_started_again_and_takes_over_its_training(
         assert service.client.read_flow_run(orphaning_run.id).run_count == 2
         (training,) = service.children(orphaning_run, "pretrain")
         assert (training.run_count, service.state(training)[0]) == (1, "Completed")
-        assert f"pre-training run {training.name!r} was sent before" in service.log(orphaning_run)
+        sent_before = f"pre-training run {training.name!r} was sent before"
+        service.until(lambda: sent_before in service.log(orphaning_run))
 
 
 @pytest.fixture(scope="module")
