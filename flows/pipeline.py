@@ -74,30 +74,34 @@ def ssl_pretraining(
     page = RunPage()
     before = stable_model(open_storage(layout.weights))
     with alone_in(layout.data, layout.cubes):
-        done: BaseModel = prepare_data(
-            images_path,
-            zonal_mask_path,
-            layout.data,
-            splits_path,
-            split_mode,
-            archive_format,
-            patient_pattern,
-            strict,
-            max_warnings,
-            cases_per_task,
-            preparation,
-            layout.reports,
+        prepared = as_summary(
+            PreparationSummary,
+            prepare_data(
+                images_path,
+                zonal_mask_path,
+                layout.data,
+                splits_path,
+                split_mode,
+                archive_format,
+                patient_pattern,
+                strict,
+                max_warnings,
+                cases_per_task,
+                preparation,
+                layout.reports,
+            ),
         )
-        prepared = as_summary(PreparationSummary, done)
         page.put("Cases", cases_section(prepared.used, prepared.left_out, prepared.warnings))
-        done = generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
-        cut = as_summary(CubesSummary, done)
+        cut = as_summary(
+            CubesSummary, generate_cubes(layout.data, layout.cubes, config=cubes, reports_path=layout.reports)
+        )
         page.put("Cubes", f"{cut.cubes} cubes in {code(layout.cubes)}")
         page.put("Model", "is being trained: its run, below, shows how it goes")
         train = choose_pretrain(hand_off)
         config = pretraining or PretrainConfig()
-        done = train(layout.cubes, layout.weights, config, layout.reports, False, 0.0, None)
-        trained = as_summary(TrainingOutcome, done)
+        trained = as_summary(
+            TrainingOutcome, train(layout.cubes, layout.weights, config, layout.reports, False, 0.0, None)
+        )
     summary = PipelineSummary(root=root, preparation=prepared, cubes=cut, training=trained)
     weights, reports = open_storage(layout.weights), open_storage(layout.reports)
     if made := stable_model(weights):
