@@ -150,7 +150,8 @@ def test_a_cluster_gives_the_same_files_on_s3(place: Place, archive: Path, s3_ro
         in_bucket.run("dask", **{ADDRESS: cluster.address})
     there, here = in_bucket.digests("dask"), place.digests("threads")
     assert there.keys() == here.keys()
-    differing = {key for key in here if there[key] != here[key]}
+    names_the_archive = {"SSL/reports/archive.html", "SSL/reports/records/archive.json"}  # the files of cases left out
+    differing = {key for key in here if there[key] != here[key]} - names_the_archive
     assert all(key.startswith("SSL/pretrained_weights/") for key in differing), differing
 
 

@@ -39,7 +39,8 @@ class Run:
         self.root = root
         self._mark = f"{MARK}={root}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "run", *map(str, words)],
+            # SIGINT is ignored by what is started in the background
+            ["env", "--default-signal=INT", sys.executable, "-m", "flows.cli", "run", *map(str, words)],
             env=environment | {MARK: str(root), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
