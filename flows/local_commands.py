@@ -74,6 +74,7 @@ def upload(options: argparse.Namespace) -> None:
     entries = list(source.list())
     if not entries:
         raise InputError(f"{source.uri}: no files there")
+    target.sweep()
     with counter("files") as advance:
         for entry in entries:
             with target.publishing(entry.key) as path:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import Event
@@ -22,6 +24,7 @@ from pydantic import SecretStr
 
 from deployments import setup
 from deployments.automations import automations
+from flows.watch import MARKER, watch_for_data
 from tasks.announcement import PUBLISHED
 from tasks.hand_off import HandOff
 
@@ -96,6 +99,25 @@ def again(client: SyncPrefectClient) -> Again:
     with redirect_stdout(io.StringIO()) as said:
         assert setup.main() == 0
     return Again(before, old, said.getvalue())
+
+
+def test_data_that_have_come_start_the_retraining(client: SyncPrefectClient, tmp_path: Path) -> None:
+    """The marker is dropped, the watch sees it and sends the event, which starts the deployment."""
+    deployment = client.read_deployment_by_name(RETRAIN)
+    archive = {"images_path": str(tmp_path), "zonal_mask_path": str(tmp_path), "root": str(tmp_path / "root")}
+    parameters = {**deployment.parameters, **archive}
+    client.update_deployment(deployment.id, DeploymentUpdate(parameters=parameters))
+    (tmp_path / MARKER).write_text("2026-11-24")
+    assert watch_for_data(str(tmp_path))
+    assert not watch_for_data(str(tmp_path))  # seen
+    its = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+    deadline = time.monotonic() + 120
+    while not (runs := client.read_flow_runs(deployment_filter=its)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    (run,) = runs
+    assert run.parameters == parameters
+    client.delete_flow_run(run.id)
+    client.update_deployment(deployment.id, DeploymentUpdate(parameters=deployment.parameters))
 
 
 def test_deploying_again_keeps_what_a_user_has_set(client: SyncPrefectClient, again: Again) -> None:

@@ -6,6 +6,7 @@ import pytest
 import s3fs
 
 from flows import cli
+from tests.zssmnet.interruption import leave_half_written
 from zssmnet.storage import open_storage
 
 
@@ -33,6 +34,14 @@ def test_a_folder_is_copied_with_all_below_it(
         "dataset.json": b"{}",
     }
     s3fs.S3FileSystem().rm("a-new-bucket", recursive=True)
+
+
+def test_a_folder_can_be_the_target_and_what_a_killed_command_left_there_goes(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "dataset.json").write_text("{}")
+    leave_half_written(tmp_path / "copy")
+    assert upload("--source", str(tmp_path / "archive"), "--output", str(tmp_path / "copy")) == 0
+    assert [path.name for path in (tmp_path / "copy").rglob("*")] == ["dataset.json"]
 
 
 def test_an_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,7 @@ def cancel(service: Service, run: FlowRun, weights: Path) -> None:
     assert not (weights / MODEL).exists()
 
 
+@pytest.mark.long
 def test_a_training_shows_that_it_lives_goes_on_when_resumed_and_ends_when_cancelled(
     service: Service, tmp_path: Path
 ) -> None:
@@ -120,7 +121,6 @@ def test_a_training_shows_that_it_lives_goes_on_when_resumed_and_ends_when_cance
     cancel(service, run, tmp_path / "weights")
 
 
-@pytest.mark.long
 def test_a_cancelled_training_ends_and_publishes_nothing(service: Service, tmp_path: Path) -> None:
     cancel(service, start(service, tmp_path, 100_000), tmp_path / "weights")
 

@@ -2,9 +2,12 @@
 
 import json
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from zssmnet.storage import LocalStorage
+from zssmnet.storage.local import PARTIAL
+from zssmnet.storage.process_id import this_process
 from zssmnet.storage.records import RECORDS
 
 
@@ -43,6 +46,14 @@ class MortalStorage(LocalStorage):
     def remove(self, key: str) -> None:
         self._change()
         super().remove(key)
+
+
+def leave_half_written(folder: Path) -> Path:
+    """What a killed process of this machine leaves below a folder: its workplace, with a file."""
+    left = folder / PARTIAL / f"{replace(this_process(), run='0123abcd')}-0"
+    left.mkdir(parents=True)
+    (left / "file").write_bytes(b"half")
+    return left.parent
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -153,6 +153,7 @@ def import_dicom(
     overrides = overrides or {}
     if unknown := sorted(set(overrides) - set(named.values())):
         raise DicomError(f"overrides of {len(unknown)} cases that are not there: {shortened(unknown)}")
+    archive.sweep()
     done: list[str] = []
     faults: list[CaseError] = []
     rows: list[tuple[object, ...]] = []

@@ -90,6 +90,7 @@ def write_nnunet_dataset(
     named = None if folds_val is None else {case_id for val in folds_val for case_id in val}
     cases = [case for case in inventory.cases if named is None or case.id in named]
     present = {entry.key for entry in lesions.list()}
+    output.sweep()
 
     def write(case: Case) -> bool | CaseError:
         try:

@@ -112,6 +112,7 @@ def write_package(
     check_finite(weights.path, weights.tensors)
     content = _Content(weights, record_of(weights.path), config, _read_probe(config.probe_path))
     output = LocalStorage(local_path(folder))
+    output.sweep()
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
     output.publish_bytes(PACKAGE_WEIGHTS, save(tensors, metadata={"format": "pt"}))
     for key, value in ((PACKAGE_CONFIG, _config(content)), (ADAPTATION_PLAN, _adaptation_plan(content))):

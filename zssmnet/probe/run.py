@@ -66,6 +66,8 @@ def probe(
     sides = choose_sides(cases, trained, config)
     probed = [_described(one) for one in contenders]
     folder = output.child(f"trials/{_identity(cases, probed, network, config)}")
+    for used in (output, folder):
+        used.sweep()
     arms = arms_of({one.name: one.weights for one in contenders})
     on_plan(*_plan(sides, arms, network, config))
     rates, trials = _all_trials(Bench(sides, network, config, folder, on_trial), arms)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 LEVEL, POWER = 0.05, 0.8
 MOST_SEEDS = 1000
@@ -56,8 +56,8 @@ def paired_difference(first_SC: npt.ArrayLike, second_SC: npt.ArrayLike) -> Diff
     by_seed, by_case = _variances(difference)
     mean, variance = float(difference.mean()), by_seed / seeds + by_case
     error = math.sqrt(variance)
-    reach = float(student.ppf(1 - LEVEL / 2, seeds - 1)) * error
-    p = 2 * float(student.sf(abs(mean) / error, seeds - 1)) if error else float(mean == 0)
+    reach = float(stdtrit(seeds - 1, 1 - LEVEL / 2)) * error
+    p = 2 * float(stdtr(seeds - 1, -abs(mean) / error)) if error else float(mean == 0)
     detectable = _detectable(by_seed, by_case, seeds)
     more = bisect_left(
         range(MOST_SEEDS), True, lo=seeds, key=lambda n: _detectable(by_seed, by_case, n) <= detectable / 2
@@ -89,7 +89,7 @@ def _variances(difference_SC: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _detectable(by_seed: float, by_case: float, seeds: int) -> float:
-    reach = float(student.ppf(1 - LEVEL / 2, seeds - 1) + student.ppf(POWER, seeds - 1))
+    reach = float(stdtrit(seeds - 1, 1 - LEVEL / 2) + stdtrit(seeds - 1, POWER))
     return reach * math.sqrt(by_seed / seeds + by_case)
 
 

@@ -71,6 +71,7 @@ def publish_archive_page(
     Raises:
         StorageError: a file cannot be read or written.
     """
+    reports.sweep()
     known = read_record(reports, NAME, ArchivePage)
     known = known if known and known.method == METHOD else None
     earlier = {row.source: row for row in known.rows} if known else {}

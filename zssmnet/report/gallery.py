@@ -56,6 +56,7 @@ def publish_case_pictures(
     data: Storage, cubes: Storage, reports: Storage, subsets: Sequence[int], config: CubesConfig
 ) -> list[str]:
     """A montage of the first case of each subset, with zones and cube positions; the keys below ``reports``."""
+    reports.sweep()
     keys: list[str] = []
     for subset in subsets:
         name = cubes_key(config, subset)
@@ -72,6 +73,7 @@ def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage
 
     Returns the keys below ``reports``; none if no model with a record is published, or the validation cubes are gone.
     """
+    reports.sweep()
     record = stable_model(weights)
     if record is None or cubes.stat(record.inputs[VALIDATION_SUBSET].name) is None:
         return []
@@ -124,7 +126,6 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
     is_same = known is not None and known.method == METHOD and same_content(known.inputs, inputs)
     if is_same and (present := up_to_date(reports, name, known)):
         return [output.key for output in present.outputs]
-    reports.sweep()
     drawn = {picture.key: partial(_write, picture.png) for picture in pictures}
     earlier = (output.key for output in (known.outputs if known else ()))
     publish_recorded(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=()), drawn, earlier)

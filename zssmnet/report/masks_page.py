@@ -77,6 +77,7 @@ def publish_masks_page(
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as threads:
         found = list(threads.map(drawn, sorted(masks_by_case(masks).items())))
     found.sort(key=lambda one: (-len(one.check.findings), one.case_id))
+    output.sweep()
     output.publish_bytes(PAGE, masks_page(found).encode())
     return found
 

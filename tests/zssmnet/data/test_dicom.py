@@ -23,6 +23,7 @@ from tests.zssmnet.data.dicom_files import (
     voxels,
     whole_study,
 )
+from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import SeriesConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.data.dicom_choice import Override, read_overrides
@@ -71,7 +72,9 @@ def fault(folder: Path, **options: Any) -> str:
 class TestVolumes:
     def test_a_study_becomes_a_case_of_the_same_voxels(self, tmp_path: Path) -> None:
         expected = whole_study(tmp_path / "dicom")
+        left = leave_half_written(tmp_path / "archive")
         assert done(tmp_path).cases == (CASE,)
+        assert not left.exists()
         for name, values in expected.items():
             assert np.array_equal(array(tmp_path, name), values)
         t2w = image(tmp_path, "t2w")

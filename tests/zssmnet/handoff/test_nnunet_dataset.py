@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import NnunetDatasetConfig
 from zssmnet.errors import ArchiveError
 from zssmnet.handoff.network_input import network_input
@@ -134,7 +135,9 @@ def test_no_label_at_all_is_an_error(archive: Path) -> None:
 def test_a_case_that_is_no_longer_in_the_data_set_goes(archive: Path) -> None:
     folder = written(archive).folder
     (archive / "lesions/2_1.nii.gz").unlink()
+    left = leave_half_written(folder)
     assert "2_1" not in written(archive).cases
+    assert not left.exists()
     assert not [file for file in folder.rglob("*.nii.gz") if file.name.startswith("2_1")]
     assert len(list((folder / "imagesTr").iterdir())) == 6 * (len(CASES) - 1)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import PackageConfig
 from zssmnet.errors import CheckpointError, InputError
 from zssmnet.handoff.load import load_pretrained
@@ -15,6 +16,7 @@ from .conftest import CHANNELS, with_record
 
 
 def test_a_package_is_loaded_as_the_file_it_was_made_from(model: Path, pretrained: MNet, tmp_path: Path) -> None:
+    leave_half_written(tmp_path / "package")
     folder = write_package(model, tmp_path / "package")
     assert sorted(file.name for file in folder.iterdir()) == [
         *("README.md", "adaptation_plan.json", "config.json", "model.safetensors"),

@@ -41,7 +41,7 @@ def small_probe(**changes: Any) -> ProbeConfig:
     settings: dict[str, Any] = {
         "labelled": (2, 4),
         "seeds": 3,
-        "looks": (2, 4),
+        "looks": (1, 2),
         "learning_rates": (0.01,),
         "test_cases": 5,
         "tuning_cases": 2,

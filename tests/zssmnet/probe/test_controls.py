@@ -45,7 +45,7 @@ def test_a_planted_effect_is_found_and_shuffled_targets_do_not_help(tmp_path: Pa
 
 def test_new_weights_neither_help_nor_harm(tmp_path: Path) -> None:
     """Whatever the control says: one in twenty fails by chance, and which one the rounding of a machine decides."""
-    config = CONFIG.model_copy(update={"looks": (4,), "seeds": 4})
+    config = CONFIG.model_copy(update={"looks": (2,), "seeds": 3})
     result = probe(CASES, contenders(save_weights(tmp_path / "new.model", 7)), LocalStorage(tmp_path / "out"), config)
     assert result.verdicts[0].verdict == "not shown"
 
@@ -53,7 +53,7 @@ def test_new_weights_neither_help_nor_harm(tmp_path: Path) -> None:
 def test_the_same_weights_twice_do_not_differ_at_all(tmp_path: Path) -> None:
     """Pairing is exact: same cases, windows, order, flips and heads."""
     first, second = save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model")
-    config = CONFIG.model_copy(update={"looks": (3,), "seeds": 3})
+    config = CONFIG.model_copy(update={"looks": (1,), "seeds": 3})
     result = probe(CASES, contenders(first, second), LocalStorage(tmp_path / "out"), config)
     between = next(one for one in result.comparisons if (one.first, one.second) == ("a", "b"))
     assert (between.difference.mean, between.difference.low, between.difference.high) == (0, 0, 0)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.zssmnet.interruption import leave_half_written
 from tests.zssmnet.probe.examples import CHANNELS, contenders, made_cases, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig, ProbeScale
@@ -172,8 +173,10 @@ class TestProbe:
             probe(CASES, weights, LocalStorage(tmp_path), small_probe(), on_trial=stop)
         files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")}
         assert len(files) == 7
+        left = [leave_half_written(folder) for folder in (tmp_path, *(tmp_path / "trials").iterdir())]
         assert probe(CASES, weights, LocalStorage(tmp_path), small_probe()) == poor.result
         assert {file: file.stat().st_mtime_ns for file in files} == files
+        assert not any(one.exists() for one in left)
 
     def test_weights_that_learnt_nothing_are_refused_unless_forced(self, poor: Poor, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"explained variance is -3\.7%.*--force"):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.zssmnet.examinations import Archive, as_image, gland, noise, write
+from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.preparation.prepare import PreparedCase, prepare_case
@@ -138,7 +139,9 @@ class TestAgain:
         records = root.prepare()
         root.publish(records)
         before = [(path, path.stat().st_mtime_ns) for path in (root.root / "reports").rglob("*.*")]
+        left = leave_half_written(root.root / "reports")
         root.publish(records)
+        assert not left.exists()
         assert [(path, path.stat().st_mtime_ns) for path, _ in before] == before
 
     @pytest.mark.parametrize("content", [b"", b"another page"])

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from tests.zssmnet.interruption import Killed, MortalStorage
+from tests.zssmnet.interruption import Killed, MortalStorage, leave_half_written
 from tests.zssmnet.training.examples import cubes_file, cubes_of, small_config, write_cubes
 from zssmnet.config import CubesConfig
 from zssmnet.errors import ZssmnetError
@@ -112,7 +112,9 @@ class TestCases:
 
     def test_nothing_is_drawn_twice(self, data, cubes, reports, undrawn) -> None:
         keys, before = self.publish(data, cubes, reports), files(reports)
+        left = leave_half_written(reports.folder)
         assert self.publish(data, cut(data, cubes), reports) == keys
+        assert not left.exists()
         assert files(reports) == before
         assert len(undrawn) == 2
 

@@ -9,6 +9,7 @@ import pytest
 from tests.reliability.command import zssmnet
 from tests.zssmnet.data.test_mask_checks import labels, mask
 from tests.zssmnet.examinations import Archive, as_image, noise, oblique, write
+from tests.zssmnet.interruption import leave_half_written
 from zssmnet.report.masks_page import PAGE, publish_masks_page
 from zssmnet.storage import LocalStorage
 
@@ -27,7 +28,9 @@ def archive(tmp_path: Path) -> Archive:
 
 
 def test_findings_come_first_and_what_lies_elsewhere_is_drawn_alone(archive: Archive, tmp_path: Path):
+    left = leave_half_written(tmp_path / "out")
     found = publish_masks_page(archive.masks, LocalStorage(tmp_path / "out"), archive.images)
+    assert not left.exists()
     assert [(one.case_id, len(one.check.findings)) for one in found] == [("3_1", 2), ("2_1", 1), ("1_1", 0)]
     first, second, third = found
     assert "of the gland lie outside the field of the T2W image" in first.check.findings[0]
