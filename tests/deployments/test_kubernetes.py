@@ -21,10 +21,7 @@ import kubernetes_validate
 import prefect.settings
 import pytest
 import yaml
-from kubernetes_asyncio.client import ApiClient, Configuration
 from prefect.client.schemas.objects import FlowRun
-from prefect_kubernetes.settings import KubernetesSettings
-from prefect_kubernetes.worker import KubernetesWorker, KubernetesWorkerJobConfiguration
 
 from tests.test_docs import blocks
 
@@ -94,6 +91,10 @@ def cluster() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 async def send_job(pool: str, address: str) -> None:
     """Let Prefect's worker make the job of a run of a pool, with the defaults of its template."""
+    # imported here: only the process that runs these tests need wait for it
+    from kubernetes_asyncio.client import ApiClient, Configuration
+    from prefect_kubernetes.worker import KubernetesWorker, KubernetesWorkerJobConfiguration
+
     template = json.loads((ROOT / "deployments" / "job_templates" / f"kubernetes-{pool}.json").read_text())
     configuration = await KubernetesWorkerJobConfiguration.from_template_and_values(template, {})
     configuration.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="a run"))
@@ -160,6 +161,8 @@ def test_runs_share_the_cache_and_are_not_root(job: dict[str, Any]) -> None:
 
 
 def test_settings_of_the_charts_are_known_to_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect_kubernetes.settings import KubernetesSettings
+
     names = [*worker_environment(), *(one["name"] for one in values("server")["global"]["prefect"]["env"])]
     own = [name for name in names if name.startswith("PREFECT_INTEGRATIONS_KUBERNETES_")]
     for name in names:

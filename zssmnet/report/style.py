@@ -91,7 +91,8 @@ def png_of(figure: Figure) -> bytes:
 
 def _place(figure: Figure) -> None:
     """Lay the figure out, rounded: the last digits of the layout differ from call to call."""
-    figure.get_layout_engine().execute(figure)
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
     figure.set_layout_engine("none")
     for ax in figure.axes:
         ax.set_position(tuple(round(number, 4) for number in ax.get_position(original=True).bounds))

@@ -26,6 +26,9 @@ def fill(weights: Storage, folder: Path) -> None:
         weights.publish_bytes(f"training/{run_id}/tensorboard/events", bytes(24))
 
 
+IN_FEW = pytest.mark.parametrize("weights", ["folder", pytest.param("S3", marks=pytest.mark.long)], indirect=True)
+
+
 @pytest.fixture(params=["folder", "S3"])
 def weights(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     root = request.getfixturevalue("s3_root") if request.param == "S3" else tmp_path / "weights"
@@ -53,6 +56,7 @@ def test_all_but_the_stable_version_and_its_predecessor(weights: Storage) -> Non
     assert weights.read(MODEL) == b"cccc" * 100
 
 
+@IN_FEW
 def test_what_is_chosen_alone(weights: Storage) -> None:
     before = {entry.key for entry in weights.list()}
     (chosen,) = [one for one in removable(weights) if one.folder == "versions/aaaa"]
@@ -63,6 +67,7 @@ def test_what_is_chosen_alone(weights: Storage) -> None:
     }
 
 
+@IN_FEW
 def test_what_was_needed_since_it_was_found_stays(weights: Storage) -> None:
     items = removable(weights)
     roll_back(weights, "bbbb")
@@ -79,6 +84,7 @@ def test_a_run_that_is_locked_stays(weights: Storage) -> None:
     assert found(weights) == [("unpublished", "eeee")]
 
 
+@IN_FEW
 def test_versions_stay_where_nothing_is_known_about_the_stable_model(weights: Storage) -> None:
     weights.publish_bytes(MODEL, b"foreign")
     assert {kind for kind, _ in found(weights)} == {"published", "unpublished"}
@@ -86,6 +92,7 @@ def test_versions_stay_where_nothing_is_known_about_the_stable_model(weights: St
     assert {kind for kind, _ in found(weights)} == {"published", "unpublished"}
 
 
+@IN_FEW
 def test_foreign_files_stay(weights: Storage) -> None:
     for key in ("training/notes.txt", "versions/notes.txt", "notes.txt"):
         weights.publish_bytes(key, b"x")

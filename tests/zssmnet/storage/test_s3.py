@@ -31,6 +31,7 @@ class TestS3Storage(StorageContract):
         assert first.read_bytes() == b"one"
         assert not list((tmp_path / "cache" / "partial").iterdir())
 
+    @pytest.mark.long
     def test_more_files_than_a_page_of_a_listing(self, storage: S3Storage) -> None:
         for number in range(1001):
             storage._files.pipe_file(storage._path(f"many/{number:04}"), b"x")

@@ -92,6 +92,7 @@ class TestPrecision:
 
 
 class TestLossCurve:
+    @pytest.mark.long
     def test_bfloat16_learns_as_float32_does(self) -> None:
         """Over 72 steps the two curves lie as close as those of two seeds, and fall alike."""
         curves = {}
