@@ -54,9 +54,12 @@ def prepare(options: argparse.Namespace) -> None:
     settings = settings_of(options)
     with _progress(options) as ready:
         from flows.prepare_data import prepare_data
+        from flows.states import summary_of
 
         ready()
-        done = prepare_data(**_archive(options), output_path=options.output_path, config=settings.preparation)
+        done = summary_of(
+            prepare_data, **_archive(options), output_path=options.output_path, config=settings.preparation
+        )
     say(f"{done.prepared} cases prepared, {done.others}: {done.data_path}")
 
 
@@ -88,9 +91,11 @@ def run(options: argparse.Namespace) -> None:
     settings = settings_of(options)
     with _progress(options) as ready:
         from flows.pipeline import ssl_pretraining, summary_lines
+        from flows.states import summary_of
 
         ready()
-        done = ssl_pretraining(
+        done = summary_of(
+            ssl_pretraining,
             **_archive(options),
             root=options.output,
             preparation=settings.preparation,
@@ -105,9 +110,11 @@ def retrain(options: argparse.Namespace) -> None:
     settings, cubes, retraining = retraining_of(options)
     with _progress(options) as ready:
         from flows.retrain import retrain_on_new_data
+        from flows.states import summary_of
 
         ready()
-        done: Any = retrain_on_new_data(
+        done = summary_of(
+            retrain_on_new_data,
             **_archive(options),
             root=options.output,
             min_new_cases=retraining.min_new_cases,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.pipeline import PipelineSummary, ssl_pretraining
+from flows.states import summary_of
 from zssmnet.config import (
     CorruptionConfig,
     CubesConfig,
@@ -27,7 +28,8 @@ def demonstrate(root: Path, cases: Sequence[str], epochs: int, seed: int) -> Pip
     in a real run.
     """
     images, masks = write_archive(root / "archive", cases, seed)
-    return ssl_pretraining(
+    return summary_of(
+        ssl_pretraining,
         str(images),
         str(masks),
         str(root),

@@ -10,7 +10,7 @@ from flows.generate_cubes import CubesSettings, CubesSummary, generate_cubes
 from flows.parameter_help import with_parameter_help
 from flows.prepare_data import PreparationSettings, PreparationSummary, prepare_data
 from flows.pretrain import HandOffChoice, PretrainSettings, choose_pretrain
-from flows.states import as_summary, ended
+from flows.states import as_summary, ended, summary_of
 from tasks.folders import alone_in, check_valid_everywhere
 from tasks.hand_off import HERE
 from tasks.markdown import code
@@ -76,7 +76,8 @@ def ssl_pretraining(
     with alone_in(layout.data, layout.cubes):
         prepared = as_summary(
             PreparationSummary,
-            prepare_data(
+            summary_of(
+                prepare_data,
                 images_path,
                 zonal_mask_path,
                 layout.data,

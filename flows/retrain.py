@@ -1,11 +1,9 @@
 """Flow: retraining when there are enough new data; the published model stays unless the new one is better."""
 
 import logging
-from typing import Annotated, Any
+from typing import Annotated
 
 from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
 from pydantic import BaseModel, Field
 
 from flows.concurrency import chosen_runner
@@ -14,7 +12,7 @@ from flows.parameter_help import with_parameter_help
 from flows.pipeline import WorkingRoot
 from flows.prepare_data import PreparationSettings, prepare_cases
 from flows.pretrain import HandOffChoice, choose_pretrain
-from flows.states import as_summary
+from flows.states import as_summary, ended
 from tasks.announcement import announce
 from tasks.cases import as_is, find_changes, inventory, subsets
 from tasks.folders import alone_in, check_valid_everywhere, given
@@ -95,7 +93,7 @@ def retrain_on_new_data(
         ProbeConfig | None, Field(description="With judge probe: its settings; none: the defaults")
     ] = None,
     hand_off: HandOffChoice = HERE,
-) -> State[RetrainingSummary]:
+) -> RetrainingSummary:
     """Train on from the published model when there are enough new cases; publish what comes out if it is better."""
     images_path, zonal_mask_path, root = given(images_path=images_path, zonal_mask_path=zonal_mask_path, root=root)
     layout = Layout(root)
@@ -170,12 +168,12 @@ def _finish_last(layout: Layout) -> None:
     publish_training_pictures(*(open_storage(folder) for folder in (layout.cubes, layout.weights, layout.reports)))
 
 
-def _nothing_done(page: RunPage, root: str, changes: Changes, reason: str) -> State[RetrainingSummary]:
+def _nothing_done(page: RunPage, root: str, changes: Changes, reason: str) -> RetrainingSummary:
     log.info("nothing is trained: %s", reason)
     return _ended(page, "Nothing new", root, changes, f"nothing is trained: {reason}", None)
 
 
-def _decided(page: RunPage, root: str, changes: Changes, trained: TrainingOutcome) -> State[RetrainingSummary]:
+def _decided(page: RunPage, root: str, changes: Changes, trained: TrainingOutcome) -> RetrainingSummary:
     if trained.champion_loss is None:
         return _ended(page, "Published", root, changes, f"first model {trained.run_id} published", trained)
     against = f"{trained.challenger_loss:.5f} against {trained.champion_loss:.5f} of the published model"
@@ -188,7 +186,7 @@ def _decided(page: RunPage, root: str, changes: Changes, trained: TrainingOutcom
 
 def _ended(
     page: RunPage, name: str, root: str, changes: Changes, decision: str, trained: TrainingOutcome | None
-) -> State[Any]:
+) -> RetrainingSummary:
     page.put("Decision", text(decision))
     summary = RetrainingSummary(
         root=root,
@@ -198,4 +196,4 @@ def _ended(
         training=trained,
         decision=decision,
     )
-    return Completed(name=name, message=decision, data=summary)
+    return ended(summary, name, decision)
