@@ -244,6 +244,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.long
 def test_a_task_is_tried_again_and_one_that_kills_its_workers_is_given_up(tmp_path: Path, prefect_api: str) -> None:
     @task(retries=1)
     def fails_once(marker: str) -> str:

@@ -33,7 +33,7 @@ device = "cpu"
 """
 
 
-def few(members: Iterable[BrokenFile], most: int = 2) -> list[Any]:
+def few(members: Iterable[BrokenFile], most: int = 1) -> list[Any]:
     """The first of each fault always, the others where many tries are wanted: a flow takes its second."""
     met: Counter[str] = Counter()
     params = []
