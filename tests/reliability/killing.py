@@ -64,7 +64,8 @@ class Place:
         """Run a command until it dies one of these deaths: which, or None if it came to its end."""
         if not self._was_killed(self.start(command, deaths)):
             return None
-        key, number, moment = self._lines()[-1]
+        # another thread may have begun a change after it
+        key, number, moment = [line for line in self._lines() if len(line) == 3][-1]
         return key, number, moment
 
     def kill(self, command: Sequence[str], stage: str, delay_s: float) -> str | None:

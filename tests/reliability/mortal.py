@@ -3,7 +3,7 @@
     python -m tests.reliability.mortal LOG DEATHS -- run --images_path ...
 
 Each change is a line of LOG: its key, how often this process has changed that key, how many moments it has, and the
-time; the last line of a process that dies is its death. DEATHS is a JSON list of deaths: the process dies, with all its
+time; a line without time is the process's death. DEATHS is a JSON list of deaths: the process dies, with all its
 children, at the first that it comes to. The words after ``--`` are those of ``zssmnet``, or
 ``retrain IMAGES MASKS ROOT SETTINGS.toml``.
 """
