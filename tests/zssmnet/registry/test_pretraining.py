@@ -395,7 +395,7 @@ class TestContinuing:
         assert longer.history[:3] == stopped.history
         assert len(longer.history) == 4
 
-    @pytest.mark.parametrize("stopped", [1, 2, 3])
+    @pytest.mark.parametrize("stopped", [2, *(pytest.param(stopped, marks=pytest.mark.long) for stopped in (1, 3))])
     def test_an_interrupted_run_publishes_what_an_uninterrupted_one_does(
         self, stopped: int, cubes: LocalStorage, weights: LocalStorage, made: Path
     ) -> None:

@@ -69,7 +69,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 class TestResuming:
     """An interrupted run ends where an uninterrupted one ends, bit for bit."""
 
-    @pytest.mark.parametrize("done", [1, 2, 3, 4])
+    @pytest.mark.parametrize("done", [2, *(pytest.param(done, marks=pytest.mark.long) for done in (1, 3, 4))])
     def test_after_any_epoch(self, done: int, tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
         run(tmp_path, small_config(epochs=done, learning_rate=3.0))
         assert everything(run(tmp_path), tmp_path) == uninterrupted
@@ -79,7 +79,7 @@ class TestResuming:
             run(tmp_path, small_config(epochs=done, learning_rate=3.0))
         assert everything(run(tmp_path), tmp_path) == uninterrupted
 
-    @pytest.mark.parametrize("stopped", [1, 2, 3])
+    @pytest.mark.parametrize("stopped", [2, *(pytest.param(stopped, marks=pytest.mark.long) for stopped in (1, 3))])
     def test_before_an_epochs_checkpoint(self, stopped: int, tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
         with pytest.raises(StoppedError):
             run(tmp_path, on_epoch=stopping_at(stopped))
