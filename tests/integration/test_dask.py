@@ -107,6 +107,7 @@ def cluster(place: Place) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.long
 def test_a_cluster_gives_the_same_files_as_threads(archive: Path, prefect_api: str, tmp_path: Path) -> None:
     make_cubes(archive, tmp_path / "threads", one_task_a_core())
     with two_workers() as cluster, cluster.watched() as workers_of:
@@ -244,7 +245,6 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.long
 def test_a_task_is_tried_again_and_one_that_kills_its_workers_is_given_up(tmp_path: Path, prefect_api: str) -> None:
     @task(retries=1)
     def fails_once(marker: str) -> str:

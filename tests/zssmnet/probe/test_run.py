@@ -144,7 +144,7 @@ class TestProbe:
             CASES,
             contenders(save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model", 1)),
             LocalStorage(tmp_path / "out"),
-            small_probe(learning_rates=(0.01, 0.1)),
+            small_probe(labelled=(2,), learning_rates=(0.01, 0.1)),
             on_plan=lambda *plan: plans.append(plan),
             on_trial=trials.append,
         )
@@ -152,7 +152,7 @@ class TestProbe:
         assert result.arms()[:6] == ["scratch", "scratch again", "a", "a, permuted", "b", "b, permuted"]
         assert result.learning_rates["scratch again"] == result.learning_rates["scratch"]
         ((count, seconds),) = plans
-        assert count == len(trials) == 5 * 2 * 2 + 6 * 2 * 3 and seconds > 0
+        assert count == len(trials) == 5 * 2 * 2 + 6 * 3 and seconds > 0
         assert set(result.test_cases) == set(result.trials[0].looks[0].cases)
         assert [one.first for one in result.comparisons] == ["a", "b", "a", "b", "a", "b", "scratch", "a"]
         table = probe_table(result)

@@ -89,6 +89,7 @@ class TestTwoProcesses:
             list(one) for one in (there, there["optimizer_state_dict"])
         ]
 
+    @pytest.mark.long
     def test_go_on_where_one_was_and_one_where_they_were(self, cubes: LocalStorage, tmp_path: Path) -> None:
         """Also the workers are brought to the state of the checkpoint: the step is that of one process."""
         first = small_config(epochs=1, batch_size=5, processes=2)
