@@ -431,6 +431,17 @@ class TestCuda:
         assert continued.progress.history[:1] == state.progress.history
         assert continued.progress.epoch == 2
 
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+    def test_goes_on_from_a_checkpoint(self, optimizer: Any, tmp_path: Path) -> None:
+        """The fused optimizer demands that a buffer lies in memory as its weight does."""
+        whole = run(tmp_path / "whole", small_config(epochs=2, device="cuda", optimizer=optimizer))
+        run(tmp_path / "parts", small_config(epochs=1, device="cuda", optimizer=optimizer))
+        parts = run(tmp_path / "parts", small_config(epochs=2, device="cuda", optimizer=optimizer))
+        for weight, buffers in parts.optimizer.state.items():
+            assert all(one.stride() == weight.stride() for one in buffers.values() if one.shape == weight.shape)
+        one, other = (state.progress.history[1] for state in (whole, parts))
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-2)
+
     def test_the_gpus_global_generator_is_left_alone(self, tmp_path: Path) -> None:
         before = torch.cuda.get_rng_state()
         run(tmp_path, small_config(epochs=1, device="cuda"))
