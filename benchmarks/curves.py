@@ -15,11 +15,11 @@ from zssmnet.config import NetworkConfig, PretrainConfig, TrainingConfig
 from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.report.palette import FAINT
 from zssmnet.report.style import heading, legend, new_figure, png_of, without_frame
-from zssmnet.training.acceleration import accelerated
-from zssmnet.training.loss import restoration_loss
+from zssmnet.training.acceleration import FLOAT16_LOSS_SCALE, accelerated, gpu_settings
+from zssmnet.training.epoch import training_step
 from zssmnet.training.trainer import initial_state
 
-COLOURS = ("#2f78a8", "#8fb8d4", "#d1495b", "#ffb000", "#4d8b57")
+COLOURS = ("#2f78a8", "#8fb8d4", "#d1495b", "#ffb000", "#4d8b57", "#7b5ea7")
 DIFFERENT = 48
 """So many cubes are trained on, again and again."""
 
@@ -48,17 +48,15 @@ def run(course: Course, sizes: Sizes) -> list[float]:
     state = initial_state(config, device)
     network = accelerated(state.model, device, config.training)
     network.train()
+    scale = FLOAT16_LOSS_SCALE if course.precision == "float16" else 1.0
     cubes = torch.from_numpy(draw_cubes(max(DIFFERENT, sizes.batch), sizes.size, kind="smooth")).to(device)
     losses = torch.zeros(sizes.steps, device=device)
-    for step in range(sizes.steps):
-        numbers = torch.randperm(len(cubes), generator=state.generator)[: sizes.batch]
-        keys = sample_keys(sizes.batch, state.generator)
-        batch = cubes.index_select(0, numbers.to(device, non_blocking=True))
-        state.optimizer.zero_grad(set_to_none=True)
-        loss = restoration_loss(network, swap_x_and_z(batch), keys, config.corruption)
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-        losses[step] = loss.detach()
+    with gpu_settings(course.precision == "tf32"):
+        for step in range(sizes.steps):
+            numbers = torch.randperm(len(cubes), generator=state.generator)[: sizes.batch]
+            keys = sample_keys(sizes.batch, state.generator)
+            batch = swap_x_and_z(cubes.index_select(0, numbers.to(device, non_blocking=True)))
+            losses[step], _ = training_step(network, state.optimizer, batch, keys, config.corruption, loss_scale=scale)
     reported: list[float] = losses.tolist()
     return reported
 

@@ -159,12 +159,14 @@ def profile(sizes: Told) -> Told:
 
 
 def curves(sizes: Told, curve_steps: int) -> Iterator[Told]:
-    """Loss curves: float32 with two seeds, bfloat16."""
+    """Loss curves: float32 with two seeds, the other precisions."""
     asked = replace(Sizes.of(sizes), steps=curve_steps)
     courses = {
         "float32": Course(),
         "float32, another seed": Course(seed=1),
         "bfloat16": Course(precision="bfloat16"),
+        "TF32": Course(precision="tf32"),
+        "float16": Course(precision="float16"),
     }
     found: Told = {}
     for name, course in courses.items():

@@ -101,24 +101,29 @@ def largest(found: Found) -> Table:
 
 def epochs(watched: dict[str, Watched], set_bytes: int) -> Table:
     """Epochs end to end."""
-    names = {"device": "cubes on the device", "host": "streamed from disk (files just written)"}
+    names = {
+        "device": "cubes on the device",
+        "host": "streamed from disk (files just written)",
+        "compiled": "cubes on the device, compiled",
+    }
     rows: list[tuple[str, ...]] = []
-    for where, one in watched.items():
+    for way, one in watched.items():
         result = one.result
+        first = f", the first one {result['first_s']:.1f} s" if way == "compiled" else ""
         cubes = result["training_cubes"] + result["validation_cubes"]
         rows.append(
             (
-                names[where],
+                names[way],
                 f"{result['loading_s']:.1f} s",
-                f"{result['seconds']:.1f} s",
+                f"{result['seconds']:.1f} s{first}",
                 f"{cubes / result['seconds']:.0f}",
                 f"{one.grown / MB:.0f} MB",
                 _gib(result["peak_gpu_bytes"]),
             )
         )
-    first = next(iter(watched.values())).result
+    any_one = next(iter(watched.values())).result
     title = (
-        f"An epoch: {first['training_cubes']} cubes trained, {first['validation_cubes']} validated, "
+        f"An epoch: {any_one['training_cubes']} cubes trained, {any_one['validation_cubes']} validated, "
         f"{set_bytes / GIB:.1f} GiB"
     )
     return title, ("cubes", "loading", "epoch", "cubes/s", "host memory taken", "GPU memory"), rows

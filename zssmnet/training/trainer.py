@@ -61,7 +61,8 @@ class Trainer:
             if group.rank:
                 load_content(state, content)
         self._device = next(state.model.parameters()).device
-        self._network = accelerated(state.model, self._device, config.training)
+        steps = config.training.epochs * (len(training) // config.training.batch_size)
+        self._network = accelerated(state.model, self._device, config.training, steps)
         self._precision = choose_precision(config.training, self._device)
         self._state = state
         self._config = config
@@ -112,7 +113,7 @@ class Trainer:
                 corruption,
                 recipe.validation_seed,
                 self._group,
-                fill=recipe.compile != "off" or self._device.type == "cuda",
+                fill=recipe.compile not in ("auto", "off") or self._device.type == "cuda",
             )
 
     @contextmanager

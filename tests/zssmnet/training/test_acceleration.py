@@ -11,8 +11,16 @@ from zssmnet.errors import InputError, OutOfMemoryError
 from zssmnet.mnet import MNet
 from zssmnet.registry.runs import decisive
 from zssmnet.storage import LocalStorage
-from zssmnet.training import fit
-from zssmnet.training.acceleration import accelerated, choose_device, choose_precision, cosine_factor, gpu_settings
+from zssmnet.training import acceleration, fit
+from zssmnet.training.acceleration import (
+    COMPILED_FROM,
+    accelerated,
+    choose_compile,
+    choose_device,
+    choose_precision,
+    cosine_factor,
+    gpu_settings,
+)
 from zssmnet.training.checkpoint import BEST, LAST
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.trainer import Trainer, initial_state, largest_batch
@@ -123,6 +131,33 @@ class TestCompilation:
         network(compile=chosen)
         assert asked == ([options | {"dynamic": False}] if options else [])
 
+    @pytest.mark.parametrize(
+        ("asked", "device", "steps", "mode"),
+        [
+            ("auto", "cuda", COMPILED_FROM, "reduce-overhead"),
+            ("auto", "cuda", COMPILED_FROM - 1, "off"),
+            ("auto", "cpu", COMPILED_FROM, "off"),
+            ("default", "cpu", 1, "default"),
+            ("off", "cuda", COMPILED_FROM, "off"),
+        ],
+    )
+    def test_is_chosen_where_it_pays(
+        self, asked: str, device: str, steps: int, mode: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(acceleration, "_can_compile", lambda device: True)
+        assert choose_compile(small_config(compile=asked).training, torch.device(device), steps) == mode
+
+    def test_is_left_out_with_a_warning_where_it_does_not_work(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(*_: object, **options: object) -> None:
+            raise RuntimeError("Failed to find C compiler.\nMore of it")
+
+        monkeypatch.setattr(torch, "compile", fail)
+        assert choose_compile(small_config().training, torch.device("cuda"), COMPILED_FROM) == "off"
+        assert "torch.compile does not work here (Failed to find C compiler.); with" in caplog.text
+
+    @pytest.mark.long
     def test_is_done_twice_and_checkpoints_hold_the_plain_networks_names(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
