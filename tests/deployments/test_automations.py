@@ -27,7 +27,7 @@ from flows.pretrain import pretrain
 from tasks.hand_off import WORK_QUEUE, _send
 from tests.deployments.stack_fixture import temporary_stack
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 State = StateOfAnything[Any]
 PARAMETERS = {"cubes_path": "s3://bucket/cubes", "output_path": "s3://bucket/weights"}

@@ -12,7 +12,7 @@ from zssmnet.data.image_io import read_image, write_image
 from zssmnet.data.splits import VALIDATION_SUBSET, stable_subset
 from zssmnet.phantom import GridSpec, zonal_mask
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 REAL, OTHER = "11373_1001396", "90004_9000218"
 """ProstateX-0000 with its mask; ProstateX-0218, which has none: a drawn one stands in."""
 IDS = f"patient_id,study,case_id\nProstateX-0000,,{REAL}\nProstateX-0218,,{OTHER}\n"

@@ -86,6 +86,7 @@ class TestS3:
         bucket: s3fs.S3FileSystem,
         tmp_path: Path,
         ledger: Ledger,
+        long: bool,
     ) -> None:
         proxy.rules += [
             Rule(fault, ("GET",) if number >= 5 else (), chance=CHANCE / len(FAULTS), seed=100 * seed + number)
@@ -95,9 +96,10 @@ class TestS3:
             assert run(undisturbed.words(f"{s3_root}/root", place)) == 0
             assert proxy.faults > 5
             assert self.files(bucket, f"{s3_root}/root", tmp_path / "root") == undisturbed.files
-            before = self.written(bucket, s3_root)
-            assert run(undisturbed.words(f"{s3_root}/root", place)) == 0
-            assert self.written(bucket, s3_root) == before
+            if long:
+                before = self.written(bucket, s3_root)
+                assert run(undisturbed.words(f"{s3_root}/root", place)) == 0
+                assert self.written(bucket, s3_root) == before
         ledger.measured("whole run on S3, 6 to 8 % of all requests fail", "requests", str(proxy.requests.count()))
         ledger.measured("whole run on S3, 6 to 8 % of all requests fail", "faults", str(proxy.faults))
 
