@@ -58,7 +58,7 @@ types: setup
 
 tests: setup
 	@# side by side: some tests wait for services, others compute
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30 && \
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 30 && \
 	  echo "processor time, user and system, of make and of the tests:" && times
 
 tests-long: setup  ## all tests, the long ones too (an hour or more); the report of what went wrong also in benchmarks/results

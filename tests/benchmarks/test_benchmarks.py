@@ -113,6 +113,7 @@ def test_gpu_parts_that_compile_on_the_cpu(tmp_path: Path) -> None:
     assert curves.keys() == {"float32", "float32, another seed", "bfloat16", "bfloat16, cudagraphs"}
 
 
+@pytest.mark.long
 def test_gpu_leaves_out_what_the_time_does_not_allow(tmp_path: Path) -> None:
     reported = run(tmp_path, "gpu", "--tiny", "--device", "cpu", "--budget", "1")
     assert {note.partition(";")[0] for note in reported["notes"]} >= {"Left out: corruption", "Left out: epochs"}

@@ -36,7 +36,7 @@ from zssmnet.errors import ServiceError
 from zssmnet.storage import open_storage
 from zssmnet.storage.layout import Layout
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 PATIENCE_S = 900
 
 
@@ -107,7 +107,6 @@ def cluster(place: Place) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.mark.long
 def test_a_cluster_gives_the_same_files_as_threads(archive: Path, prefect_api: str, tmp_path: Path) -> None:
     make_cubes(archive, tmp_path / "threads", one_task_a_core())
     with two_workers() as cluster, cluster.watched() as workers_of:
@@ -134,7 +133,6 @@ def make_cubes(archive: Path, root: Path, runner: Runner) -> PreparationSummary:
     return prepared
 
 
-@pytest.mark.long
 def test_a_run_on_a_cluster_gives_the_same_files(in_threads: tuple[Place, str], cluster: Cluster) -> None:
     place, reported = in_threads
     on_dask = place.run("dask", **{ADDRESS: cluster.address})
@@ -143,7 +141,6 @@ def test_a_run_on_a_cluster_gives_the_same_files(in_threads: tuple[Place, str], 
     assert on_dask == reported.replace(f"{place.folder}/threads", f"{place.folder}/dask")
 
 
-@pytest.mark.long
 def test_a_cluster_gives_the_same_files_on_s3(place: Place, archive: Path, s3_root: str) -> None:
     s3fs.S3FileSystem(use_listings_cache=False).put(f"{archive}/", f"{s3_root}/archive/", recursive=True)
     in_bucket = replace(place, folder=s3_root)
@@ -171,7 +168,6 @@ def lines_of(root: Path) -> list[tuple[str, str, bool]]:
     return library
 
 
-@pytest.mark.long
 def test_workers_that_are_killed_cost_nothing_but_time(place: Place, cluster: Cluster, ledger: Ledger) -> None:
     with ledger.tried("Dask", "worker killed (SIGKILL)", 2):
         kill_two(place, cluster)
@@ -193,14 +189,12 @@ def kill_two(place: Place, cluster: Cluster) -> None:
     assert not [path for storage in (data, cubes) for path in Path(storage.uri).rglob(".partial")]
 
 
-@pytest.mark.long
 def test_a_cluster_that_is_started_for_the_run(place: Place) -> None:
     arguments = '{"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}'
     for counts in ("6 prepared, 0 up to date, 2 left out", "0 prepared, 6 up to date, 2 left out"):
         assert counts in place.run("started", **{CLUSTER: "dask.distributed.LocalCluster", ARGUMENTS: arguments})
 
 
-@pytest.mark.long
 def test_a_scheduler_that_goes_ends_the_run_with_a_line(prefect_api: str, tmp_path: Path) -> None:
     address, program = f"tcp://127.0.0.1:{free_port()}", str(Path(sys.executable).with_name("dask"))
     log = (tmp_path / "log").open("w")
