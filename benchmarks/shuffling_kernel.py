@@ -2,7 +2,7 @@
 
 Each window is a program: it draws its cells' numbers, counts how many are smaller, which is where a cell's value goes,
 and leaves there its window and where the value comes from, if no later window is there already. Nothing is sorted, and
-there are no fillers. The library would take it where it is the faster one; so far no GPU has run it.
+there are no fillers. On an H100 it takes a third of the list's time, which is 3 % of a step (docs/performance.md).
 """
 
 import math

@@ -17,6 +17,7 @@ from zssmnet.errors import OutOfMemoryError
 from zssmnet.mnet import MNet
 from zssmnet.training.acceleration import (
     FLOAT16_LOSS_SCALE,
+    Accelerated,
     accelerated,
     choose_precision,
     gpu_settings,
@@ -125,8 +126,10 @@ class Trainer:
                 return
             except torch.OutOfMemoryError:
                 pass  # the error refers to what the step had in memory: try only when it is gone
+            torch.compiler.reset()  # graphs keep their memory
             size, batch = self._group.size, self._config.training.batch_size
-            tried = partial(fits_in_memory, self._network, self._size, self._device, self._config.corruption)
+            plain = Accelerated(self._state.model, self._device, self._precision)  # each try would compile another
+            tried = partial(fits_in_memory, plain, self._size, self._device, self._config.corruption)
             largest = size * largest_batch(tried, below=-(-batch // size))
         advice = (
             f"{largest} would: choose --batch-size {largest}"
@@ -178,6 +181,8 @@ def fits_in_memory(
 ) -> bool:
     """Whether a training step with so many cubes fits, tried with empty ones; the weights stay as they are."""
     network.train()
+    tries_algorithms = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False  # for a shape that is seen once it takes longer than all else
     try:
         cubes = swap_x_and_z(torch.zeros(batch, 4, *size, device=device))
         loss = restoration_loss(network, cubes, sample_keys(batch, torch.Generator()), corruption)
@@ -185,8 +190,8 @@ def fits_in_memory(
     except torch.OutOfMemoryError:
         return False
     finally:
+        torch.backends.cudnn.benchmark = tries_algorithms
         network.zero_grad(set_to_none=True)
         if device.type == "cuda":
-            torch.compiler.reset()  # graphs keep their memory
             torch.cuda.empty_cache()
     return True

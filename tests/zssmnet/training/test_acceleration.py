@@ -251,6 +251,7 @@ class TestMemory:
         monkeypatch.setattr(MNet, "forward", on_a_small_device)
         with pytest.raises(OutOfMemoryError) as caught:
             fit.fit(TRAINING, VALIDATION, small_config(batch_size=5), LocalStorage(tmp_path))
+        assert not torch.backends.cudnn.benchmark  # as it was before
         assert str(caught.value).startswith(f"a batch of 5 cubes does not fit into the memory of cpu; {advice}")
         assert not list(tmp_path.iterdir())
 
