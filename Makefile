@@ -62,9 +62,9 @@ tests: setup
 	  echo "processor time, user and system, of make and of the tests:" && times
 
 tests-long: setup  ## all tests, the long ones too (an hour or more); the report of what went wrong also in benchmarks/results
-	$(BIN)/pytest tests/reliability/test_soak.py --long --durations 30 --reliability-report $(RESULTS)/long_runs.json
+	$(BIN)/pytest tests/reliability/test_soak.py --long --durations 30 --reliability-report=$(RESULTS)/long_runs.json
 	$(BIN)/pytest --ignore tests/reliability/test_soak.py --long --timeout 3600 --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 30 \
-	  --reliability-report $(RESULTS)/reliability.json
+	  --reliability-report=$(RESULTS)/reliability.json
 	@$(BIN)/python -m tests.reliability.ledger - $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
 $(NNUNET)/.ready: requirements.lock pyproject.toml
