@@ -61,7 +61,7 @@ tests: setup
 	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 30 && \
 	  echo "processor time, user and system, of make and of the tests:" && times
 
-tests-long: setup  ## all tests, the long ones too (an hour or more); the report of what went wrong also in benchmarks/results
+tests-long: setup  ## all tests, the long ones too (three quarters of an hour); the report of what went wrong also in benchmarks/results
 	$(BIN)/pytest tests/reliability/test_soak.py --long --durations 30 --reliability-report=$(RESULTS)/long_runs.json
 	$(BIN)/pytest --ignore tests/reliability/test_soak.py --long --timeout 3600 --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 30 \
 	  --reliability-report=$(RESULTS)/reliability.json

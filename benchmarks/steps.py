@@ -16,12 +16,11 @@ from benchmarks.random_cubes import Triple, draw_cubes
 from zssmnet.config import CorruptionConfig, TrainingConfig
 from zssmnet.corruption import LAYOUT, corrupt, sample_keys, swap_x_and_z
 from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import accelerated, gpu_settings, make_optimizer
+from zssmnet.training.acceleration import Compile, accelerated, gpu_settings, make_optimizer
 from zssmnet.training.epoch import CHECK_EVERY
 from zssmnet.training.loss import restoration_loss
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
-Compile = Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"]
 Channels = tuple[int, int, int, int, int]
 POOL = 48
 

@@ -1,6 +1,5 @@
 """Prefect's temporary server: listens on the socket whose number is its argument, ends with its standard input."""
 
-import atexit
 import gc
 import os
 import signal
@@ -10,10 +9,10 @@ import threading
 import time
 from typing import Any
 
+from flows.embedded import collect_garbage_seldom
+
 SHUTDOWN_S = 5
 """How long an answer may take when the server ends."""
-GARBAGE = 50_000
-"""New objects after which garbage is looked for."""
 
 
 def _end_with_standard_input() -> None:
@@ -23,18 +22,18 @@ def _end_with_standard_input() -> None:
 
 
 def collect_garbage_apart() -> None:
-    """Look for garbage in a thread of its own alone.
+    """Look for garbage seldom, and in a thread of its own alone.
 
     A cursor among it waits for its SQLite connection. If that waits for another connection's transaction, which the
     event loop is to end, and the loop's thread has found the cursor, the server stands still for a minute: as long as
     SQLite waits.
     """
+    collect_garbage_seldom()
     gc.disable()
-    atexit.register(gc.freeze)  # nor at the end, when all memory is given back
 
     def collect() -> None:
         while True:
-            if gc.get_count()[0] > GARBAGE:
+            if gc.get_count()[0] > gc.get_threshold()[0]:
                 gc.collect()
             time.sleep(0.5)
 

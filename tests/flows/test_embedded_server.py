@@ -8,7 +8,7 @@ import httpx
 
 CLIENTS, RUNS = 12, 4
 MAKE_GARBAGE = """
-import threading
+import gc, threading
 from flows import embedded_server
 
 found = threading.Event()
@@ -18,8 +18,8 @@ class Cursor:
         print(threading.current_thread().name)
         found.set()
 
-embedded_server.GARBAGE = 1000
 embedded_server.collect_garbage_apart()
+gc.set_threshold(1000)
 for _ in range(100):
     cursor = Cursor()
     cursor.itself = cursor
