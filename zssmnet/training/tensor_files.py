@@ -1,5 +1,6 @@
 """Tensors in files of PyTorch's format, read without running code in them and without growing beyond their size."""
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,14 @@ from torch import Tensor
 
 
 def save_tensors(content: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values into a file.
+    """Write tensors and plain values into a file; OSError if it cannot be written, or not wholly (a full disk).
 
-    Raises:
-        OSError: it cannot be written, or not wholly (a full disk); `torch.save` reports that as an internal error.
+    `torch.save` gets memory: into a file it would hide whatever interrupts it, a full disk or a signal, behind an
+    internal error, or end the whole process.
     """
-    try:
-        with path.open("wb") as file:
-            torch.save(content, file)
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from error
-        raise
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    path.write_bytes(stream.getbuffer())
 
 
 def load_tensors(path: Path) -> Any:
