@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from distributed import CancelledError, Client, KilledWorker
+from distributed import CancelledError, Client, KilledWorker, LocalCluster
 from distributed.deploy.cluster import Cluster
 from prefect.utilities.importtools import from_qualified_name
 from prefect_dask.client import PrefectDaskClient
@@ -73,7 +73,11 @@ class OnDask(DaskTaskRunner):
             with self._errors_in_one_line():
                 if not self.address and not self._cluster:
                     self._cluster = self._exit_stack.enter_context(self._start())
-                self._say_if_nobody_works(super().client)
+                client: Any = super().client
+                self._say_if_nobody_works(client)
+                if isinstance(self._cluster, LocalCluster):
+                    hide_tracebacks()
+                    client.register_worker_callbacks(hide_tracebacks)
         return super().client
 
     @override
@@ -102,6 +106,21 @@ class OnDask(DaskTaskRunner):
             raise ConfigError(f"{named}: {_line(error)}; change {variables}, or unset it") from error
         except Exception as error:  # a queue that refuses, a cloud without credentials: each class has its own
             raise ServiceError(f"{named}: {_line(error)}; see to the cluster, or change {variables}") from error
+
+
+def hide_tracebacks() -> None:
+    """Let Dask log lines alone in this process.
+
+    The processes of a local cluster write where the command does, and a worker that is told to end in the moment of a
+    heartbeat logs that as an error, with a traceback.
+    """
+    for handler in logging.getLogger("distributed").handlers:
+        handler.addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = record.exc_text = None
+    return True
 
 
 _A_CLASS = "name one with its module, like dask.distributed.LocalCluster or dask_jobqueue.SLURMCluster"

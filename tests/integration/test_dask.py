@@ -1,5 +1,6 @@
 """Preparation and cubes on a Dask cluster: the same files as in threads, whatever becomes of its workers."""
 
+import logging
 import os
 import re
 import socket
@@ -193,6 +194,26 @@ def test_a_cluster_that_is_started_for_the_run(place: Place) -> None:
     arguments = '{"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}'
     for counts in ("6 prepared, 0 up to date, 2 left out", "0 prepared, 6 up to date, 2 left out"):
         assert counts in place.run("started", **{CLUSTER: "dask.distributed.LocalCluster", ARGUMENTS: arguments})
+
+
+def test_workers_of_a_local_cluster_log_lines_alone(prefect_api: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """They are processes that write where the command does."""
+
+    @task
+    def fails() -> None:
+        try:
+            raise OSError("gone")
+        except OSError:
+            logging.getLogger("distributed.worker").exception("a worker's error")
+
+    @flow(task_runner=OnDask.started("dask.distributed.LocalCluster", {"n_workers": 1, "dashboard_address": ":0"}))
+    def failing() -> None:
+        fails.submit().result()
+
+    failing()
+    written = capfd.readouterr().err
+    assert len(re.findall("ERROR - a worker's error\n", written)) == 1, written
+    assert "Traceback" not in written
 
 
 def test_a_scheduler_that_goes_ends_the_run_with_a_line(prefect_api: str, tmp_path: Path) -> None:
