@@ -51,7 +51,7 @@ COMMANDS = {
         "resample every case and crop it around the gland",
         f"{_ARCHIVE} --output_path root/SSL/data",
         {"output_path|output": ("D", "folder for the prepared cases (ROOT/SSL/data)")},
-        ("ArchiveConfig", "StrictConfig", "TasksConfig"),
+        ("ArchiveConfig", "StrictConfig"),
     ),
     "cubes": Command(
         "cut random cubes from the prepared cases",
@@ -75,7 +75,7 @@ COMMANDS = {
         "all stages as one flow: from an archive to weights",
         f"{_ARCHIVE} --output root",
         _ROOT,
-        ("ArchiveConfig", "StrictConfig", "TasksConfig", "CubesConfig", "PretrainConfig"),
+        ("ArchiveConfig", "StrictConfig", "CubesConfig", "PretrainConfig"),
     ),
     "retrain": Command(
         "train on with new cases, and publish the result if it is better",

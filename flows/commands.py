@@ -20,7 +20,7 @@ from flows.local_commands import nnunet_dataset as nnunet_dataset
 from flows.local_commands import package as package
 from flows.local_commands import upload as upload
 from flows.settings import retraining_of, settings_of, validated, with_flags
-from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig, TasksConfig
+from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.storage import check_address
 from zssmnet.storage.keys import printable
@@ -250,8 +250,7 @@ def demo(options: argparse.Namespace) -> None:
 def _archive(options: argparse.Namespace) -> dict[str, Any]:
     settings = validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
     if "strict" in options:
-        for config in (StrictConfig, TasksConfig):
-            settings |= validated(config, with_flags(config, {}, options)).model_dump()
+        settings |= validated(StrictConfig, with_flags(StrictConfig, {}, options)).model_dump()
     return settings
 
 

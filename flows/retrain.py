@@ -24,6 +24,7 @@ from tasks.run_names import named_after
 from tasks.run_page import RunPage, cases_section, contest_section
 from zssmnet.config import (
     PICAI_PATIENT,
+    CasesPerTask,
     ChallengerConfig,
     CubesConfig,
     FormatChoice,
@@ -78,6 +79,7 @@ def retrain_on_new_data(
     split_mode: SplitModeChoice = None,
     archive_format: FormatChoice = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
+    cases_per_task: CasesPerTask = None,
     preparation: PreparationSettings = None,
     cubes: Annotated[
         CubesConfig | None, Field(description="Number, size, dtype and seed of the cubes; none: as before")
@@ -131,7 +133,8 @@ def retrain_on_new_data(
         _finish_last(layout)
         return _nothing_done(page, root, changes, f"{len(fresh)} new or changed cases, fewer than {min_new_cases}")
     with alone_in(layout.data, layout.cubes):
-        prepared = prepare_cases(found, subset_of, changes, images_path, zonal_mask_path, layout.data, preparation)
+        folders = images_path, zonal_mask_path, layout.data
+        prepared = prepare_cases(found, subset_of, changes, *folders, preparation, cases_per_task=cases_per_task)
         page.put("Cases", cases_section(prepared.used, prepared.left_out, prepared.warnings))
         usable = fresh - prepared.left_out.keys()
         if len(usable) < min_new_cases:

@@ -92,7 +92,7 @@ CasesPerTask = Annotated[
 
 
 class ArchiveConfig(_Frozen):
-    """Where examinations and masks are, and how they are split into subsets."""
+    """Where examinations and masks are, how they are split into subsets, and their preparation into tasks."""
 
     images_path: ImagesPath
     zonal_mask_path: MaskPath
@@ -100,6 +100,7 @@ class ArchiveConfig(_Frozen):
     split_mode: SplitModeChoice = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
+    cases_per_task: CasesPerTask = None
 
 
 class StrictConfig(_Frozen):
@@ -112,12 +113,6 @@ class StrictConfig(_Frozen):
     def most_warnings(self) -> int | None:
         """Largest number of cases that may have warnings; None: any."""
         return 0 if self.max_warnings is None and self.strict else self.max_warnings
-
-
-class TasksConfig(_Frozen):
-    """How the work is divided into tasks."""
-
-    cases_per_task: CasesPerTask = None
 
 
 class MaskChecksConfig(_Frozen):

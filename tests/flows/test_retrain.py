@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.flow_engine import run_flow
 
 from flows import cli
@@ -94,8 +95,18 @@ def test_too_few_cases_are_not_worth_a_training(group: Group) -> None:
 
 
 def test_the_first_model_needs_no_champion(group: Group) -> None:
-    done = group.retrain()
+    done = group.retrain(cases_per_task=4)
     assert (done.new, done.changed, done.gone) == (6, 0, 0)
+    first, last = group.cases()[::4]
+    with get_client(sync_client=True) as client:
+        of_the_run = FlowRunFilter(
+            id=FlowRunFilterId(any_=[runs_over(group.root, last=True)["retrain-on-new-data"].id])
+        )
+        tasks = {task.name for task in client.read_task_runs(flow_run_filter=of_the_run)}
+    assert {name for name in tasks if name.startswith("prepare-")} == {
+        f"prepare-{first} and 3 more",
+        f"prepare-{last} and 1 more",
+    }
     assert done.training
     assert done.training.published
     assert done.training.champion_loss is None
