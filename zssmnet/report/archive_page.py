@@ -1,8 +1,8 @@
 """A page that shows a whole archive: a row a case, odd ones first; left-out cases; counts by scanner grid.
 
 The page is one file: pictures are embedded, and nothing is fetched from elsewhere. An archive with more cases than a
-page takes goes on in further ones. What a row shows is kept in the page's record, so that only cases that were prepared
-anew are read again.
+page takes goes on in further ones. What the rows show is kept beside it, a line each, so that only cases that were
+prepared anew are read again; it is written and read line by line, so that memory holds the rows alone.
 """
 
 import hashlib
@@ -10,11 +10,13 @@ import html
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from pydantic import ValidationError
 from typing_extensions import override
 
 from zssmnet.preparation.prepare import PreparedCase
@@ -26,7 +28,7 @@ from zssmnet.storage.keys import printable
 from zssmnet.storage.records import Record, present_outputs, publish_recorded, read_record
 
 NAME = "archive"
-PAGE = f"{NAME}.html"
+PAGE, ROWS = f"{NAME}.html", f"{NAME}-rows.jsonl"
 METHOD = 1
 """Raised whenever the same prepared case would give another row."""
 MOST_THREADS = 8
@@ -37,20 +39,19 @@ _HEIGHT, _TALLEST = 20, 0.33
 
 
 class ArchivePage(Record):
-    """The record of the page, and of those on which it goes on.
+    """The record of the rows, of the page, and of those on which it goes on.
 
     Attributes:
         source: digest of what the pages were made from, by which they need not be made to find that they are up to
             date.
     """
 
-    rows: tuple[Row, ...]
-    source: str = ""
+    source: str
 
     @override
     def is_valid_for(self, name: str) -> bool:
         keys = [output.key for output in self.outputs]
-        return name == NAME and keys == [page_key(number) for number in range(len(keys))]
+        return name == NAME and keys == [ROWS, *(page_key(number) for number in range(len(keys) - 1))]
 
 
 def publish_archive_page(
@@ -74,7 +75,7 @@ def publish_archive_page(
     reports.sweep()
     known = read_record(reports, NAME, ArchivePage)
     known = known if known and known.method == METHOD else None
-    earlier = {row.source: row for row in known.rows} if known else {}
+    earlier = {row.source: row for row in _rows(reports, known)} if known else {}
 
     def row(record: PreparedCase) -> Row:
         made = earlier.get(record.identity()) or draw_row(record, data)
@@ -86,18 +87,28 @@ def publish_archive_page(
     ordered = in_order(rows)
     source = hashlib.sha256(f"{[row.source for row in rows]}{archive_page([], left_out)}".encode()).hexdigest()
     if not (known and known.source == source and present_outputs(reports, known.outputs)):
-        record = ArchivePage(method=METHOD, inputs=(), outputs=(), rows=rows, source=source)
-        pages = {
-            page_key(number): partial(_write_page, ordered, left_out, number) for number in range(page_count(ordered))
-        }
-        publish_recorded(reports, NAME, record, pages, (output.key for output in (known.outputs if known else ())))
+        record = ArchivePage(method=METHOD, inputs=(), outputs=(), source=source)
+        files = {ROWS: partial(_write, (f"{row.model_dump_json()}\n" for row in rows))}
+        for number in range(page_count(ordered)):
+            files[page_key(number)] = partial(_write, _page(ordered, left_out, number))
+        publish_recorded(reports, NAME, record, files, (output.key for output in (known.outputs if known else ())))
     return ordered
 
 
-def _write_page(
-    rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple[str, str]], number: int, path: Path
-) -> None:
-    path.write_text(archive_page(rows, left_out, number), encoding="utf-8")
+def _rows(reports: Storage, known: ArchivePage) -> list[Row]:
+    """The rows that are there; none if they are not those of the record."""
+    if present_outputs(reports, known.outputs[:1]) is None:
+        return []
+    try:
+        with reports.local(ROWS).open("rb") as lines:
+            return [Row.model_validate_json(line) for line in lines]
+    except ValidationError:
+        return []
+
+
+def _write(parts: Iterable[str], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(parts)
 
 
 def page_key(number: int) -> str:
@@ -123,8 +134,11 @@ def summary_of(rows: Sequence[tuple[Row, list[str]]], left_out: int) -> str:
 
 def archive_page(rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple[str, str]], number: int = 0) -> str:
     """A page, HTML; rows of all pages in the order in which they are given, and the page's number from 0."""
+    return "".join(_page(rows, left_out, number))
+
+
+def _page(rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple[str, str]], number: int) -> Iterator[str]:
     shown = rows[number * MOST_ROWS : (number + 1) * MOST_ROWS]
-    body = "".join(_row(place, row, remarks) for place, (row, remarks) in enumerate(shown))
     if page_count(rows) > 1:
         links = (f"<a href={page_key(one)}>{one + 1}</a>" for one in range(page_count(rows)) if one != number)
         pages = f"<p>Page {number + 1} of {page_count(rows)}, odd cases first; others: {' '.join(links)}</p>"
@@ -135,24 +149,25 @@ def archive_page(rows: Sequence[tuple[Row, list[str]]], left_out: Sequence[tuple
     counts = "".join(
         f"<tr><td>{count}<td>{_by(spacing)} mm<td>{_by(size)}" for (spacing, size), count in grids.most_common()
     )
-    return document(
-        f"Archive: {len(rows)} cases",
+    head = (
         f"<h1>{summary_of(rows, len(left_out))}</h1><p>Middle slice of the gland; {legend()}. Histograms of T2W, ADC "
         f"and DWI around the gland: the case's in colour, the archive's median in grey, from 0 to {RANGE:g} times the "
         "gland's median. Odd is a warning, or what lies far from the archive's median; most of it comes first.</p>"
         + (f"<h2>Left out</h2><table>{out}</table>" if out else "")
         + f"<details><summary>{len(grids)} scanner grids</summary><table>{counts}</table></details>"
         f"{pages}{_usual(rows)}<table class=cases><tr><th>case<th>T2W, ADC, DWI<th>histograms: T2W, ADC, DWI<th>gland"
-        f"<th>remarks{body}</table>{pages}",
+        "<th>remarks"
     )
+    drawn = (_row(place, row, remarks) for place, (row, remarks) in enumerate(shown))
+    return document(f"Archive: {len(rows)} cases", chain([head], drawn, [f"</table>{pages}"]))
 
 
-def document(title: str, body: str) -> str:
-    """An HTML page of ours around a body."""
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-        f"<style>{_STYLE}</style>{body}</html>\n"
-    )
+def document(title: str, body: Iterable[str]) -> Iterator[str]:
+    """An HTML page of ours around a body, in parts."""
+    yield f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+    yield f"<style>{_STYLE}</style>"
+    yield from body
+    yield "</html>\n"
 
 
 def legend() -> str:

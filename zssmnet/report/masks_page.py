@@ -115,13 +115,12 @@ def _picture(case_id: str, check: MaskCheck, mask: sitk.Image, t2w: sitk.Image |
 def masks_page(masks: Sequence[DrawnMask]) -> str:
     """The whole page, HTML; masks in the order in which they are given."""
     odd = sum(bool(one.check.findings) for one in masks)
-    return document(
-        f"Zonal masks: {len(masks)}",
+    head = (
         f"<h1>{len(masks)} masks, {odd} with findings</h1><p>Slices at 4/5, 1/2 and 1/5 of the gland's height; "
         f"{legend()}.</p><table class=cases><tr><th>case<th>upper, middle, lower<th>gland<th>findings"
-        + "".join(_row(number, one) for number, one in enumerate(masks))
-        + "</table>",
     )
+    drawn = (_row(number, one) for number, one in enumerate(masks))
+    return "".join(document(f"Zonal masks: {len(masks)}", [head, *drawn, "</table>"]))
 
 
 def _row(number: int, one: DrawnMask) -> str:

@@ -16,11 +16,11 @@ from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.preparation.prepare import PreparedCase, prepare_case
-from zssmnet.report.archive_page import NAME, PAGE, ArchivePage, archive_page, in_order, publish_archive_page
+from zssmnet.report.archive_page import NAME, PAGE, ROWS, ArchivePage, archive_page, in_order, publish_archive_page
 from zssmnet.report.archive_rows import Row, draw_row, oddities
 from zssmnet.report.thumbnails import SIDE, jpeg, outlines, squared
-from zssmnet.storage import LocalStorage
-from zssmnet.storage.records import read_record, record_key
+from zssmnet.storage import LocalStorage, sha256_of
+from zssmnet.storage.records import publish_record, read_record
 from zssmnet.storage.verification import verify_stage
 
 CASES = ("1_1", "2_1", "3_1")
@@ -130,9 +130,8 @@ class TestAgain:
         again = root.prepare()
         (root.root / "data/subset0/1_1_0000.nii.gz").unlink()  # which is not read
         rows = {row.case_id: row for row, _ in publish_archive_page(root.data, root.reports, again, [])}
-        known = read_record(root.reports, NAME, ArchivePage)
-        assert known is not None
-        assert {row.case_id: row for row in known.rows} == rows
+        kept = map(Row.model_validate_json, root.reports.local(ROWS).read_text().splitlines())
+        assert {row.case_id: row for row in kept} == rows
         assert rows["3_1"].source != next(one.identity() for one in records if one.case_id == "3_1")
 
     def test_a_page_that_is_there_is_not_written_again(self, root: Root):
@@ -144,20 +143,27 @@ class TestAgain:
         assert not left.exists()
         assert [(path, path.stat().st_mtime_ns) for path, _ in before] == before
 
+    @pytest.mark.parametrize("name", [PAGE, ROWS])
     @pytest.mark.parametrize("content", [b"", b"another page"])
-    def test_a_changed_or_missing_page_is_made_anew(self, root: Root, content: bytes):
-        records = root.prepare()
-        first = root.publish(records)
-        (root.root / "reports" / PAGE).write_bytes(content)
+    def test_a_changed_or_missing_file_is_made_anew(self, root: Root, content: bytes, name: str):
+        records, file = root.prepare(), root.root / "reports" / name
+        first, before = root.publish(records), file.read_bytes()
+        file.write_bytes(content)
         assert root.publish(records) == first
-        (root.root / "reports" / PAGE).unlink()
+        file.unlink()
         assert root.publish(records) == first
+        assert file.read_bytes() == before
 
-    def test_a_record_that_would_bring_markup_counts_as_none(self, root: Root):
+    def test_rows_that_would_bring_markup_count_as_none(self, root: Root):
+        """Also where their record is changed with them."""
         records = root.prepare()
         _, page = root.publish(records)
-        record = root.root / "reports" / record_key(NAME)
-        record.write_text(re.sub(r'"picture": "[^"]*"', '"picture": "\\"/><script>"', record.read_text()))
+        rows = root.root / "reports" / ROWS
+        rows.write_text(re.sub(r'"picture":"[^"]*"', '"picture":"\\"/><script>"', rows.read_text()))
+        known = read_record(root.reports, NAME, ArchivePage)
+        assert known is not None and "<script>" in rows.read_text()
+        changed = known.outputs[0].model_copy(update={"size": rows.stat().st_size, "sha256": sha256_of(rows)})
+        publish_record(root.reports, NAME, known.model_copy(update={"outputs": (changed,), "source": ""}))
         assert root.publish(records)[1] == page
 
 
