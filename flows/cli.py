@@ -7,8 +7,10 @@ gets its flags.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -38,13 +40,28 @@ class Command(NamedTuple):
         addresses: flags that must be given, with metavar and help; several spellings are divided by a bar.
         settings: configurations of ``zssmnet.config`` whose fields are flags; if any is of `Settings`, there is
             ``--config`` as well.
+        is_stage: whether it runs as a flow on a Prefect server as well.
+        trains: whether torchrun may start it as several processes.
     """
 
     help: str
     example: str
     addresses: dict[str, tuple[str, str]]
     settings: tuple[str, ...] = ()
+    is_stage: bool = False
+    trains: bool = False
 
+
+ENVIRONMENT = {
+    # How long PyTorch's threads spin when they wait for each other. With GNU OpenMP's own choice, training on a CPU
+    # becomes six times slower as soon as one other program runs beside it; with this, twice.
+    "GOMP_SPINCOUNT": "10000",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",  # the first start makes the database: slow machines
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PYTHONSAFEPATH": "1",  # no process that a command starts has the current folder on its module path
+}
+"""Settings of PyTorch and Prefect where the user has not chosen otherwise; before these are imported."""
 
 COMMANDS = {
     "prepare": Command(
@@ -52,6 +69,7 @@ COMMANDS = {
         f"{_ARCHIVE} --output_path root/SSL/data",
         {"output_path|output": ("D", "folder for the prepared cases (ROOT/SSL/data)")},
         ("ArchiveConfig", "StrictConfig"),
+        is_stage=True,
     ),
     "cubes": Command(
         "cut random cubes from the prepared cases",
@@ -61,6 +79,7 @@ COMMANDS = {
             "save": ("D", "folder for the cubes (ROOT/SSL/generated_cubes)"),
         },
         ("CubesConfig",),
+        is_stage=True,
     ),
     "pretrain": Command(
         "train MNet to restore corrupted cubes",
@@ -70,18 +89,24 @@ COMMANDS = {
             "output": ("D", "folder for the weights (ROOT/SSL/pretrained_weights)"),
         },
         ("PretrainConfig",),
+        is_stage=True,
+        trains=True,
     ),
     "run": Command(
         "all stages as one flow: from an archive to weights",
         f"{_ARCHIVE} --output root",
         _ROOT,
         ("ArchiveConfig", "StrictConfig", "CubesConfig", "PretrainConfig"),
+        is_stage=True,
+        trains=True,
     ),
     "retrain": Command(
         "train on with new cases, and publish the result if it is better",
         f"{_ARCHIVE} --output root --min_new_cases 10",
         _ROOT,
         ("ArchiveConfig", "RetrainingConfig"),
+        is_stage=True,
+        trains=True,
     ),
     "import-dicom": Command(
         "turn a tree of DICOM files into an archive like PI-CAI's, without what identifies patients",
@@ -141,12 +166,15 @@ COMMANDS = {
             "output": ("D", "folder for probe.json, table and picture; an interrupted probe continues there"),
         },
         ("ProbeConfig",),
+        is_stage=True,
     ),
     "demo": Command(
         "synthetic examinations through all stages, with a small MNet, on the CPU",
         "--output demo --cases 12",
         {},
         ("DemoConfig",),
+        is_stage=True,
+        trains=True,
     ),
 }
 
@@ -158,19 +186,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: Sequence[str] | None) -> None:
     options = _parser().parse_args(arguments)
-    import warnings
-
-    from flows import embedded
-
-    embedded.collect_garbage_seldom()
-    embedded.set_defaults()
-    warnings.filterwarnings("ignore", module="prefect|pydantic")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from flows import commands
 
     commands.check_addresses(options)
-    with commands.torchrun_part() as is_done:
+    run: Callable[[argparse.Namespace], None] = getattr(commands, options.command.replace("-", "_"))
+    with commands.torchrun_part() if COMMANDS[options.command].trains else nullcontext(False) as is_done:
         if not is_done:
-            getattr(commands, options.command.replace("-", "_"))(options)
+            run(options)
 
 
 class _Version(argparse.Action):
@@ -219,6 +243,12 @@ def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> 
     from zssmnet import config
 
     parser.add_argument("-v", "--verbose", action="store_true", help="log lines instead of progress bars")
+    if command.is_stage:
+        parser.add_argument(
+            "--prefect",
+            action="store_true",
+            help="run as a Prefect flow, on a temporary server (default: only where PREFECT_API_URL names a server)",
+        )
     for flag, (metavar, help) in command.addresses.items():
         names = [spelling for one in flag.split("|") for spelling in spellings(one)]
         parser.add_argument(

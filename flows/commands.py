@@ -1,17 +1,15 @@
-"""What each command does: settings, the flow, and a few words at the end. Each function is a command."""
+"""What each command does: settings, the stage, and a few words at the end. Each function is a command."""
 
 import argparse
-import logging
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from flows.dask_settings import is_asked_for
-from flows.embedded import own_environment, server_is_named, start_server
+from flows.console import shown_progress
 from flows.ends import say
 from flows.local_commands import check_masks as check_masks
 from flows.local_commands import export as export
@@ -22,12 +20,23 @@ from flows.local_commands import upload as upload
 from flows.settings import retraining_of, settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
 from zssmnet.errors import CheckpointError, VerificationError
+from zssmnet.runner import PlainRunner
 from zssmnet.storage import check_address
 from zssmnet.storage.keys import printable
 
+STAGES = {
+    "prepare": ("zssmnet.stages.prepare:prepare_archive", "flows.prepare_data:prepare_data"),
+    "cubes": ("zssmnet.stages.cubes:generate_cubes", "flows.generate_cubes:generate_cubes"),
+    "pretrain": ("zssmnet.stages.pretrain:pretrain", "flows.pretrain:pretrain"),
+    "run": ("zssmnet.stages.pipeline:run_pipeline", "flows.pipeline:ssl_pretraining"),
+    "retrain": ("zssmnet.stages.retrain:retrain", "flows.retrain:retrain_on_new_data"),
+    "probe": ("zssmnet.stages.probe:probe_weights", "flows.probe:probe"),
+}
+"""Where each stage is as a plain function and as a flow; imported when it runs. Both take the same arguments."""
+
 
 def check_addresses(options: argparse.Namespace) -> None:
-    """Raise an InputError if an address has a password in it, before Prefect notes it as a parameter of a run."""
+    """Raise an InputError if an address has a password in it, before anything notes it."""
     for value in vars(options).values():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str):
@@ -40,7 +49,7 @@ def torchrun_part() -> Iterator[bool]:
 
     Yields whether this process was such a worker, for which nothing is left to do; see `torchrun_command`.
     """
-    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield False  # and PyTorch need not be imported for that
         return
     from zssmnet.training.processes import torchrun_command
@@ -52,80 +61,44 @@ def torchrun_part() -> Iterator[bool]:
 def prepare(options: argparse.Namespace) -> None:
     """Prepare an archive."""
     settings = settings_of(options)
-    with _progress(options) as ready:
-        from flows.prepare_data import prepare_data
-        from flows.states import summary_of
-
-        ready()
-        done = summary_of(
-            prepare_data, **_archive(options), output_path=options.output_path, config=settings.preparation
-        )
+    done = _run(options, "prepare", **_archive(options), output_path=options.output_path, config=settings.preparation)
     say(f"{done.prepared} cases prepared, {done.others}: {done.data_path}")
 
 
 def cubes(options: argparse.Namespace) -> None:
     """Cut cubes."""
-    settings = settings_of(options)
-    with _progress(options) as ready:
-        from flows.generate_cubes import generate_cubes
-
-        ready()
-        subsets = None if options.fold is None else [options.fold]
-        done = generate_cubes(options.data, options.save, subsets, settings.cubes)
+    subsets = None if options.fold is None else [options.fold]
+    folders = {"data_path": options.data, "output_path": options.save}
+    done = _run(options, "cubes", **folders, subsets=subsets, config=settings_of(options).cubes)
     say(f"{done.cubes} cubes in {len(done.subsets)} subsets: {done.cubes_path}")
 
 
 def pretrain(options: argparse.Namespace) -> None:
     """Pre-train."""
-    settings = settings_of(options)
-    with _progress(options) as ready:
-        from flows.pretrain import pretrain as flow
-
-        ready()
-        done = flow(options.data, options.output, settings.pretraining)
+    folders = {"cubes_path": options.data, "output_path": options.output}
+    done = _run(options, "pretrain", **folders, config=settings_of(options).pretraining)
     say(f"best epoch {done.best_epoch} of {done.epochs}, validation loss {done.best_validation_loss:.5f}: {done.model}")
 
 
 def run(options: argparse.Namespace) -> None:
     """All stages."""
     settings = settings_of(options)
-    with _progress(options) as ready:
-        from flows.pipeline import ssl_pretraining, summary_lines
-        from flows.states import summary_of
-
-        ready()
-        done = summary_of(
-            ssl_pretraining,
-            **_archive(options),
-            root=options.output,
-            preparation=settings.preparation,
-            cubes=settings.cubes,
-            pretraining=settings.pretraining,
-        )
-    say(*summary_lines(done))
+    done = _run(options, "run", **_archive(options), root=options.output, **dict(settings))
+    say(*done.lines())
 
 
 def retrain(options: argparse.Namespace) -> None:
     """Retrain where there are enough new cases."""
     settings, cubes, retraining = retraining_of(options)
-    with _progress(options) as ready:
-        from flows.retrain import retrain_on_new_data
-        from flows.states import summary_of
-
-        ready()
-        done = summary_of(
-            retrain_on_new_data,
-            **_archive(options),
-            root=options.output,
-            min_new_cases=retraining.min_new_cases,
-            preparation=settings.preparation,
-            cubes=cubes,
-            pretraining=retraining.pretraining,
-            margin_percent=retraining.margin_percent,
-            judge=retraining.judge,
-            labels_path=retraining.labels_path,
-            probe_margin=retraining.probe_margin,
-        )
+    done = _run(
+        options,
+        "retrain",
+        **_archive(options),
+        root=options.output,
+        preparation=settings.preparation,
+        cubes=cubes,
+        **dict(retraining),
+    )
     say(f"{done.new} new, {done.changed} changed, {done.gone} gone cases: {done.decision}")
 
 
@@ -179,7 +152,7 @@ def rollback(options: argparse.Namespace) -> None:
 
     weights = open_storage(Layout(options.output).weights)
     model = roll_back(weights, options.to)
-    if server_is_named():
+    if _as_flow(options):
         from tasks.announcement import announce
 
         announce(weights, "rollback")
@@ -215,36 +188,30 @@ def clean(options: argparse.Namespace) -> None:
 def probe(options: argparse.Namespace) -> None:
     """Ask whether weights help."""
     config = validated(ProbeConfig, with_flags(ProbeConfig, {}, options))
-    with _progress(options) as ready:
-        from flows.probe import probe as flow
-
-        ready()
-        done: Any = flow(
-            options.images_path,
-            options.zonal_mask_path,
-            options.weights,
-            options.output,
-            options.labels_path,
-            options.patient_pattern,
-            config,
-        )
+    done = _run(
+        options,
+        "probe",
+        images_path=options.images_path,
+        zonal_mask_path=options.zonal_mask_path,
+        weights=options.weights,
+        output_path=options.output,
+        labels_path=options.labels_path,
+        patient_pattern=options.patient_pattern,
+        config=config,
+    )
     say(*done.sentences, f"figures: {done.result}", f"table:   {done.table}", f"picture: {done.picture}")
 
 
 def demo(options: argparse.Namespace) -> None:
     """Synthetic examinations through all stages."""
     from zssmnet.phantom import evenly_split_cases
+    from zssmnet.stages.demo import demo_run
 
     wanted = validated(DemoConfig, with_flags(DemoConfig, {}, options))
     cases = evenly_split_cases(wanted.cases)
-    with _progress(options) as ready:
-        from flows.demo import demonstrate
-        from flows.pipeline import summary_lines
-
-        ready()
-        done = demonstrate(Path(options.output), cases, wanted.epochs, wanted.seed)
+    done = _run(options, "run", **demo_run(Path(options.output), cases, wanted.epochs, wanted.seed))
     say(f"{len(cases)} synthetic examinations, made in {Path(options.output) / 'archive'}, through all stages:")
-    say(*summary_lines(done))
+    say(*done.lines())
 
 
 def _archive(options: argparse.Namespace) -> dict[str, Any]:
@@ -254,33 +221,17 @@ def _archive(options: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-@contextmanager
-def _progress(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
-    """Progress bars in a terminal, Prefect's log lines elsewhere or where they are asked for.
+def _run(options: argparse.Namespace, stage: str, **arguments: Any) -> Any:
+    """Run a stage with progress bars or log lines, or as a flow where a Prefect server is named or asked for."""
+    plain, flow = STAGES[stage]
+    if _as_flow(options):
+        from flows.on_server import run_flow
 
-    Yields:
-        What waits for Prefect's server: it gets ready while the flow is imported.
-    """
-    in_terminal = sys.stderr.isatty() and not options.verbose
-    if in_terminal:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
-    if not server_is_named():
-        own_environment()
-    if options.command != "pretrain" and is_asked_for():  # pre-training has no tasks to hand out
-        from flows.concurrency import check_choice
+        return run_flow(resolve_name(flow), arguments)
+    arguments.pop("cases_per_task", None)
+    with shown_progress(options.verbose) as progress:
+        return resolve_name(plain)(**arguments, runner=PlainRunner(progress))
 
-        check_choice()
-    server = start_server()
-    from tasks.logs import hide_tracebacks
 
-    hide_tracebacks()
-    ready = server.wait if server else lambda: None
-    if not in_terminal:
-        yield ready
-        return
-    from flows.console import Bars
-    from tasks.progress import shown_on
-
-    logging.captureWarnings(True)
-    with Bars() as bars, shown_on(bars):
-        yield ready
+def _as_flow(options: argparse.Namespace) -> bool:
+    return bool(getattr(options, "prefect", False) or os.environ.get("PREFECT_API_URL"))

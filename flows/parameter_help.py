@@ -1,11 +1,30 @@
-"""Help texts of a flow's parameters, for the run form of Prefect's UI."""
+"""Parameters of flows, and their help texts for the run form of Prefect's UI."""
 
 import inspect
 from collections.abc import Callable, Iterator
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
+from pydantic import Field
 from pydantic.fields import FieldInfo
+
+from tasks.hand_off import HandOff
+from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
+
+WorkingRoot = Annotated[
+    str, Field(min_length=1, description="Working root, a folder or s3://bucket/prefix; all files go to SSL/ below it")
+]
+PreparationSettings = Annotated[
+    PreparationConfig | None, Field(description="Resampling and cropping; none: the defaults")
+]
+CubesSettings = Annotated[
+    CubesConfig | None, Field(description="Number, size, type and seed of the cubes; none: the defaults")
+]
+PretrainSettings = Annotated[
+    PretrainConfig | None, Field(description="Network, corruption and training recipe; none: the defaults")
+]
+HandOffChoice = Annotated[HandOff, Field(description="Where pre-training runs")]
+"""Sections of the run form; one that is none by default is folded."""
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 

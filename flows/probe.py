@@ -3,21 +3,22 @@
 from typing import Annotated
 
 from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
 from pydantic import Field
 
 from flows.parameter_help import with_parameter_help
-from tasks.folders import alone_in, check_valid_everywhere
-from tasks.probing import ProbeOutcome, compare_weights
-from tasks.progress import shown_in_run
+from flows.states import ended
+from tasks.folders import check_valid_everywhere
+from tasks.run_control import ends_cancelled
 from tasks.run_names import named_after
+from tasks.runner import flow_runner
 from zssmnet.config import PICAI_PATIENT, ImagesPath, MaskPath, PatientPattern, ProbeConfig
 from zssmnet.probe.contenders import files_of
+from zssmnet.stages.probe import ProbeSummary, probe_weights
 
 
 @flow(name="probe", flow_run_name=named_after("output_path"))
 @with_parameter_help
+@ends_cancelled
 def probe(
     images_path: ImagesPath,
     zonal_mask_path: MaskPath,
@@ -35,11 +36,11 @@ def probe(
     ] = None,
     patient_pattern: PatientPattern = PICAI_PATIENT,
     config: Annotated[ProbeConfig, Field(description="Task, preset, numbers of cases and seeds")] = ProbeConfig(),
-) -> State[ProbeOutcome]:
+) -> ProbeSummary:
     """Compare weights with scratch on held-out cases; an interrupted run continues after its last whole trial."""
     files = [file for one in weights for file in files_of(one)]
     check_valid_everywhere(images_path, zonal_mask_path, output_path, labels_path, *files)
-    with alone_in(output_path), shown_in_run():
-        places = images_path, zonal_mask_path, labels_path, weights, output_path
-        found = compare_weights(*places, patient_pattern, config)
-    return Completed(message=found.verdict, data=found)
+    with flow_runner() as runner:
+        places = images_path, zonal_mask_path, weights, output_path, labels_path
+        done = probe_weights(*places, patient_pattern, config, runner)
+    return ended(done, "Completed", done.verdict)

@@ -6,10 +6,10 @@ from prefect import Flow
 from prefect.exceptions import MissingResult
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from pydantic import BaseModel
+
+from zssmnet.stages.prepare import PreparationSummary
 
 SummaryT = TypeVar("SummaryT")
-ModelT = TypeVar("ModelT", bound=BaseModel)
 P = ParamSpec("P")
 _ended: dict[str, Any] = {}
 """The last summary of each flow in this process, by the flow's name."""
@@ -19,6 +19,13 @@ def ended(summary: SummaryT, name: str, message: str) -> SummaryT:
     """What a flow returns to end in a state of this name, with this message; `summary_of` gives the summary itself."""
     _ended[str(flow_run.flow_name)] = summary
     return cast(SummaryT, Completed(name=name, message=message, data=summary))
+
+
+def state_after(prepared: PreparationSummary) -> tuple[str, str]:
+    """Name and message of the state in which a run ends that prepared these cases."""
+    name = "Cases left out" if prepared.left_out else "With warnings" if prepared.warnings else "Completed"
+    used = f"{prepared.used} of {prepared.used + len(prepared.left_out)} cases used"
+    return name, f"{used}, {prepared.warnings} with warnings" if prepared.warnings else used
 
 
 def summary_of(flow: Flow[P, SummaryT], *args: P.args, **kwargs: P.kwargs) -> SummaryT:
@@ -34,8 +41,3 @@ def summary_of(flow: Flow[P, SummaryT], *args: P.args, **kwargs: P.kwargs) -> Su
         if flow.name not in _ended:
             raise
         return cast(SummaryT, _ended[flow.name])
-
-
-def as_summary(kind: type[ModelT], returned: object) -> ModelT:
-    """What a subflow has returned. Of a run that is started again, Prefect gives what the subflow stored, a dict."""
-    return kind.model_validate(returned)

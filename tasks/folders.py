@@ -1,21 +1,10 @@
-"""Folders of a run: the same for each of its processes, or refused before any work; locked; seen by all machines.
+"""Addresses of a run: the same for each of its processes, or refused before any work."""
 
-On a machine where a disk is not mounted every file seems to be missing, and what is published there is lost.
-"""
-
-import math
 import os
-import socket
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 
 from prefect.context import FlowRunContext
 
-from zssmnet.data.archive import shortened
-from zssmnet.errors import InputError, StorageError
-from zssmnet.storage import LocalStorage, Storage, open_storage
-from zssmnet.storage.lock import LockOptions, lock_options, locked
-from zssmnet.storage.records import record_names
+from zssmnet.errors import InputError
 
 STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 """A variable that Prefect sets for the runs of deployments."""
@@ -59,49 +48,3 @@ def given(**parameters: str | None) -> tuple[str, ...]:
             "every schedule and event finds it"
         )
     return tuple(str(value) for value in parameters.values())
-
-
-@contextmanager
-def alone_in(*folders: str) -> Iterator[None]:
-    """Lock folders, under the name of this flow run.
-
-    A run of a deployment waits for another that has a lock: nobody watches it, and it may have been started because
-    that other one seemed to have crashed. A command reports which run has the lock, and ends.
-
-    Raises:
-        LockedError: another run has locked a folder.
-    """
-    context = FlowRunContext.get()
-    name = f"run {context.flow_run.name!r}" if context and context.flow_run else LockOptions.name
-    timeout_s = math.inf if os.environ.get(STARTED_BY_WORKER) else LockOptions.timeout_s
-    with ExitStack() as stack:
-        stack.enter_context(lock_options(LockOptions(name, timeout_s)))
-        for folder in folders:
-            stack.enter_context(locked(open_storage(folder)))
-        yield
-
-
-_SHARE = "let all machines see this folder under the same path, or keep it on S3"
-
-
-def check_visible(*inputs: Storage) -> None:
-    """Raise a StorageError if a folder with inputs is not there, or empty, as where a disk is not mounted."""
-    for storage in inputs:
-        if isinstance(storage, LocalStorage) and not _has_content(storage):
-            raise StorageError(f"{storage.uri}: not there, or empty, on {socket.gethostname()}; {_SHARE}")
-
-
-def check_outputs_visible(output: Storage, names: Iterable[str]) -> None:
-    """Raise a StorageError if what tasks published, by the names of its records, cannot be seen on this machine."""
-    if absent := sorted(set(names) - set(record_names(output))):
-        raise StorageError(
-            f"{output.uri}: was written by tasks elsewhere, but is not visible on {socket.gethostname()}: "
-            f"{shortened(absent)}; {_SHARE}"
-        )
-
-
-def _has_content(storage: LocalStorage) -> bool:
-    try:
-        return next(storage.folder.iterdir(), None) is not None
-    except OSError:
-        return False

@@ -17,15 +17,14 @@ from prefect.context import get_run_context
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, Pause
 from prefect.states import Cancelling, Suspended
+from prefect.utilities.urls import url_for
 from pydantic import BaseModel, Field
 
-from tasks.markdown import code, text
-from tasks.pretraining import TrainingOutcome, known_outcome, outcome_of
-from tasks.run_control import LOST, CancelledByUser, check_cancelled, check_suspended, controlled
+from tasks.run_control import LOST, CancelledByUser, check_cancelled, check_suspended
 from tasks.run_names import run_name
-from tasks.run_page import refresh_page
-from zssmnet.config import PretrainConfig, ProbeJudge
 from zssmnet.errors import ServiceError, without_credentials
+from zssmnet.report.markdown import code, text
+from zssmnet.stages.pretrain import PretrainingSummary, Training, recorded_summary, summary_of_training
 
 log = logging.getLogger("zssmnet.tasks")
 
@@ -56,16 +55,7 @@ HERE = HandOff()
 
 
 @task(task_run_name="hand over to {hand_off.deployment}", cache_policy=NO_CACHE)
-def hand_over(
-    cubes_path: str,
-    output_path: str,
-    config: PretrainConfig,
-    reports_path: str,
-    challenge: bool,
-    margin_percent: float,
-    by_probe: ProbeJudge | None,
-    hand_off: HandOff,
-) -> TrainingOutcome:
+def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
     """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
 
     A crashed run is sent again and continues from its last checkpoint, which is found by the
@@ -74,24 +64,14 @@ def hand_over(
     Raises:
         ServiceError: no such deployment, no worker, or a run that failed, was cancelled or crashed too often.
     """
-    parameters = {
-        "cubes_path": cubes_path,
-        "output_path": output_path,
-        "config": config.model_dump(mode="json"),
-        "reports_path": reports_path,
-        "challenge": challenge,
-        "margin_percent": margin_percent,
-        "by_probe": by_probe.model_dump(mode="json") if by_probe else None,
-    }
-    before = known_outcome(output_path, challenge)
-    with get_client(sync_client=True) as client, controlled():
+    before = recorded_summary(work)
+    with get_client(sync_client=True) as client:
         crashes = 0
         while True:
-            run = _wait(client, _send(client, str(hand_off.deployment), parameters), hand_off)
+            run = _wait(client, _send(client, str(hand_off.deployment), work.model_dump(mode="json")), hand_off)
             state = _state(run)
             if state.is_completed():
-                outcome = outcome_of(output_path, challenge, is_new=True)
-                return outcome.model_copy(update={"is_new": outcome != before})
+                return summary_of_training(work, is_new=recorded_summary(work) != before)
             crashes += state.is_crashed()
             if not state.is_crashed() or crashes > hand_off.resend:
                 raise ServiceError(f"{_described(run)}; run it again to continue from the last checkpoint")
@@ -107,7 +87,7 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
     number = 1
     while sent := _sent(client, f"{parent}-{number}"):
         if not _state(sent).is_final() or _state(sent).is_completed():
-            log.info("pre-training run %r was sent before: it is waited for", sent.name)
+            log.info("pre-training run %r: already submitted; waiting", sent.name)
             if _state(sent).is_paused():
                 client.resume_flow_run(sent.id)
             return sent
@@ -230,7 +210,7 @@ class _PoolWatch:
         if description == self._shown:
             return
         self._shown = description
-        markdown = f"Pre-training run {code(self._run.name)} {description}"
+        markdown = f"Pre-training run [{text(self._run.name)}]({url_for(self._run)}) {description}"
         if self._artifact is None:
             made = create_markdown_artifact(
                 key=ARTIFACT, markdown=markdown, description="Pre-training in another work pool"
@@ -238,7 +218,6 @@ class _PoolWatch:
             self._artifact = cast(UUID, made)
         else:
             self._client.update_artifact(self._artifact, ArtifactUpdate(data=markdown))
-        refresh_page()
 
 
 def _described(run: FlowRun) -> str:

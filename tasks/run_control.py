@@ -143,27 +143,6 @@ def controlled() -> Iterator[None]:
         asking.join(POLL_S)
 
 
-_ended: ContextVar[threading.Event | None] = ContextVar("end of the flow", default=None)
-
-
-@contextmanager
-def ends_with_flow() -> Iterator[None]:
-    """Let tasks in threads, which are not ended with the flow that waits for them, know of its end."""
-    ended = threading.Event()
-    token = _ended.set(ended)
-    try:
-        yield
-    finally:
-        _ended.reset(token)
-        ended.set()
-
-
-def flow_has_ended() -> bool:
-    """Whether the flow of the present task has ended, by an interrupt or an error; on another machine never."""
-    ended = _ended.get()
-    return bool(ended and ended.is_set())
-
-
 def ends_cancelled(flow: Callable[P, R]) -> Callable[P, R]:
     """Let a flow that was cancelled end as Cancelled: no failure, and nothing for an automation to start again."""
 

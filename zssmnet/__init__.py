@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from zssmnet.handoff.load import load_pretrained
     from zssmnet.handoff.network_input import network_input
     from zssmnet.mnet import MNet
-    from zssmnet.stages import generate_cubes, prepare_archive, prepare_case, pretrain
+    from zssmnet.stages.cubes import generate_cubes
+    from zssmnet.stages.pipeline import run_pipeline
+    from zssmnet.stages.prepare import prepare_archive, prepare_case
+    from zssmnet.stages.pretrain import pretrain
+    from zssmnet.stages.retrain import retrain
     from zssmnet.training.dataset import CubesDataset
 
 __all__ = [
@@ -44,6 +48,8 @@ __all__ = [
     "prepare_archive",
     "prepare_case",
     "pretrain",
+    "retrain",
+    "run_pipeline",
 ]
 
 _MODULES = {
@@ -54,7 +60,11 @@ _MODULES = {
     "handoff.load": ("load_pretrained",),
     "handoff.network_input": ("network_input",),
     "mnet": ("MNet",),
-    "stages": ("generate_cubes", "prepare_archive", "prepare_case", "pretrain"),
+    "stages.cubes": ("generate_cubes",),
+    "stages.pipeline": ("run_pipeline",),
+    "stages.prepare": ("prepare_archive", "prepare_case"),
+    "stages.pretrain": ("pretrain",),
+    "stages.retrain": ("retrain",),
     "training.dataset": ("CubesDataset",),
 }
 _MODULE_OF = {name: f"zssmnet.{module}" for module, names in _MODULES.items() for name in names}

@@ -14,7 +14,8 @@ from typing import Any
 from zssmnet.config import PICAI_PATIENT
 from zssmnet.config import SplitMode as SplitMode
 from zssmnet.data.archive import duplicated, patient_of, shortened, without_patient
-from zssmnet.errors import ConfigError, SplitsError
+from zssmnet.errors import ConfigError, InputError, SplitsError
+from zssmnet.storage import read_file
 
 log = logging.getLogger(__name__)
 
@@ -128,3 +129,25 @@ def _val_list(fold: Any, number: int, source: str) -> list[str]:
     if not isinstance(val, list) or not all(isinstance(case, str) for case in val):
         raise SplitsError(f'{source}: fold {number}: expected an object with "val", a list of case ids (texts)')
     return val
+
+
+def choose_subsets(
+    case_ids: Sequence[str], splits_path: str | None, split_mode: SplitMode | None, patient_pattern: str
+) -> dict[str, int]:
+    """The subset of each case; logs which cases the archive or the splits alone have."""
+    mode: SplitMode = split_mode or ("reference" if splits_path else "stable")
+    if mode == "stable" and splits_path:
+        raise SplitsError(f"{splits_path}: the stable split takes no splits.json; leave one of the two out")
+    folds = read_folds(read_file(splits_path), splits_path) if splits_path else None
+    assigned = assign_subsets(case_ids, mode, folds, patient_pattern)
+    if folds is not None:
+        named = {case_id for fold in folds for case_id in fold}
+        if unnamed := sorted(set(case_ids) - named):
+            log.warning("%d cases are not in %s and are left out: %s", len(unnamed), splits_path, shortened(unnamed))
+        if absent := sorted(named - set(case_ids)):
+            log.warning("%d cases of %s cannot be found: %s", len(absent), splits_path, shortened(absent))
+    sizes = [sum(1 for subset in assigned.values() if subset == number) for number in range(6)]
+    log.info("%s split: %s cases for training, %d for validation", mode, " + ".join(map(str, sizes[:5])), sizes[5])
+    if not assigned:
+        raise InputError("no case is left: the archive and the splits have none in common")
+    return assigned

@@ -10,7 +10,10 @@ from zssmnet.storage.interface import Entry, Storage, sha256_of
 from zssmnet.storage.keys import printable
 from zssmnet.storage.local import LocalStorage
 
-__all__ = ["Entry", "LocalStorage", "Storage", "check_address", "open_storage", "read_file", "sha256_of"]
+Address = str | os.PathLike[str]
+"""A local folder or file, or ``s3://bucket/prefix``."""
+
+__all__ = ["Address", "Entry", "LocalStorage", "Storage", "check_address", "open_storage", "read_file", "sha256_of"]
 
 _ACCESS_POINT = "arn:aws:s3:"
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
-from flows.pipeline import PipelineSummary, ssl_pretraining
-from flows.states import summary_of
 from zssmnet.config import (
     CorruptionConfig,
     CubesConfig,
@@ -21,18 +20,28 @@ CUBES_PER_CASE = 6
 CHANNELS = (4, 6, 8, 10, 12)
 
 
-def demonstrate(root: Path, cases: Sequence[str], epochs: int, seed: int) -> PipelineSummary:
-    """Make an archive of synthetic examinations below ``root`` and run all stages on it.
+class DemoRun(TypedDict):
+    """Arguments of `run_pipeline`, or of its flow."""
+
+    images_path: str
+    zonal_mask_path: str
+    root: str
+    preparation: PreparationConfig
+    cubes: CubesConfig
+    pretraining: PretrainConfig
+
+
+def demo_run(root: Path, cases: Sequence[str], epochs: int, seed: int) -> DemoRun:
+    """Make an archive of synthetic examinations below ``root``; how all stages run on it.
 
     The settings are those with which a small network learns most in a minute of a CPU; only the stages are the same as
     in a real run.
     """
     images, masks = write_archive(root / "archive", cases, seed)
-    return summary_of(
-        ssl_pretraining,
-        str(images),
-        str(masks),
-        str(root),
+    return DemoRun(
+        images_path=str(images),
+        zonal_mask_path=str(masks),
+        root=str(root),
         preparation=PreparationConfig(spacing_mm=SPACING_MM),
         cubes=CubesConfig(cubes_per_case=CUBES_PER_CASE, seed=seed),
         pretraining=demo_pretraining(epochs, seed),

@@ -1,0 +1,137 @@
+"""The runner of flows: parts of a stage become Prefect tasks, training may be handed over to another work pool."""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.futures import as_completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+
+from tasks.announcement import announce
+from tasks.folders import STARTED_BY_WORKER
+from tasks.hand_off import HERE, HandOff, hand_over
+from tasks.progress import RunProgress
+from tasks.run_control import controlled, wait_for_server
+from zssmnet.data.archive import shortened
+from zssmnet.runner import core_count, progress_shown_on
+from zssmnet.stages.pretrain import Training
+from zssmnet.storage import open_storage
+from zssmnet.storage.lock import LockOptions, lock_options
+
+DASK_ADDRESS = "ZSSMNET_DASK_ADDRESS"
+"""The scheduler of a Dask cluster on which cases and subsets are prepared, where an archive outgrows a machine."""
+TASKS_AT_ONCE = 1000
+"""Tasks that wait at the same time: memory does not grow with the archive."""
+MOST_TASKS = 2000
+"""Of a stage, if the user does not choose otherwise: a server takes longer for a task than for a small case."""
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+def task_runner() -> TaskRunner[Any]:
+    """Threads, one a core, or the Dask cluster that the environment names; read when a flow is defined."""
+    if address := os.environ.get(DASK_ADDRESS):
+        from prefect_dask.task_runners import DaskTaskRunner
+
+        return DaskTaskRunner(address=address)
+    return ThreadPoolTaskRunner(max_workers=core_count())
+
+
+def _named_after_items(parameters: dict[str, Any]) -> str:
+    return shortened(map(str, parameters["items"]), 1)
+
+
+@task(task_run_name=_named_after_items, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[arg-type]  # a method
+def run_parts(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
+    """Run parts of a stage one after the other; once the flow has ended, by an interrupt or an error, no further one.
+
+    A task that is done again finds those parts done that it has published.
+    """
+    return [function(item) for item in items if not flow_has_ended()]
+
+
+class FlowRunner:
+    """Runs the parts of a stage as tasks of the present flow run; see `zssmnet.runner.Runner`.
+
+    Args:
+        hand_off: where training runs.
+        parts_per_task: none: one, or more where that would make more than 2,000 tasks.
+    """
+
+    def __init__(self, progress: RunProgress, hand_off: HandOff = HERE, parts_per_task: int | None = None) -> None:
+        self.progress = progress
+        self._hand_off = hand_off
+        self._parts_per_task = parts_per_task
+
+    def map(self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Generator[ResultT]:
+        """Results in order of completion. A single part runs in the flow's own thread, which signals reach."""
+        if len(items) == 1:
+            yield self._run_alone(function, items[0])
+            return
+        each = self._parts_per_task or math.ceil(len(items) / MOST_TASKS) or 1
+        tasks = [items[start : start + each] for start in range(0, len(items), each)]
+        named: Any = run_parts.with_options(name=function.__name__)
+        ended = threading.Event()
+        try:
+            for start in range(0, len(tasks), TASKS_AT_ONCE):
+                with progress_shown_on(self.progress), _tasks_end_with(ended):
+                    futures = [named.submit(function, quote(one)) for one in tasks[start : start + TASKS_AT_ONCE]]
+                for future in as_completed(futures):
+                    yield from future.result()
+        finally:
+            ended.set()
+
+    def _run_alone(self, function: Callable[[ItemT], ResultT], item: ItemT) -> ResultT:
+        named: Any = run_parts.with_options(name=function.__name__)
+        result: ResultT
+        with progress_shown_on(self.progress), controlled():
+            if not isinstance(item, Training):
+                (result,) = named(function, quote([item]))
+            elif self._hand_off.deployment:
+                result = hand_over(item, self._hand_off)  # type: ignore[assignment]
+            else:
+                (result,) = named(function, quote([item]))
+                wait_for_server()
+                announce(open_storage(item.output_path), "challenge" if item.challenge else "pretraining")
+        return result
+
+
+_ended: ContextVar[threading.Event | None] = ContextVar("end of the flow", default=None)
+
+
+@contextmanager
+def _tasks_end_with(ended: threading.Event) -> Iterator[None]:
+    """Let tasks in threads, which are not ended with the flow that waits for them, know of its end."""
+    token = _ended.set(ended)
+    try:
+        yield
+    finally:
+        _ended.reset(token)
+
+
+def flow_has_ended() -> bool:
+    """Whether the flow of the present task has ended, by an interrupt or an error; on another machine never."""
+    ended = _ended.get()
+    return bool(ended and ended.is_set())
+
+
+@contextmanager
+def flow_runner(hand_off: HandOff = HERE, parts_per_task: int | None = None) -> Iterator[FlowRunner]:
+    """The runner of the present flow run, under whose name folders are locked.
+
+    A run of a deployment waits for another that has a lock: nobody watches it, and it may have been started because
+    that other one seemed to have crashed. A command reports which run has the lock, and ends.
+    """
+    context = FlowRunContext.get()
+    name = f"run {context.flow_run.name!r}" if context and context.flow_run else LockOptions.name
+    timeout_s = math.inf if os.environ.get(STARTED_BY_WORKER) else LockOptions.timeout_s
+    with lock_options(LockOptions(name, timeout_s)), RunProgress() as progress:
+        yield FlowRunner(progress, hand_off, parts_per_task)

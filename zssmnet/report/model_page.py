@@ -1,0 +1,156 @@
+"""The sections of a run's page on its model, in Markdown: losses, record, lineage; champion and challenger."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zssmnet.data.splits import SUBSETS, VALIDATION_SUBSET
+from zssmnet.preparation.cubes import find_cubes, open_cubes
+from zssmnet.registry.challenge import JUDGEMENT, Judgement
+from zssmnet.registry.runs import workplace_of
+from zssmnet.registry.versions import MODEL, PretrainedModel, find_version, version_key
+from zssmnet.report.gallery import LOSS_CURVES, RESTORED_CUBES, Picture, draw_restored_by
+from zssmnet.report.markdown import code, text
+from zssmnet.storage import Storage
+from zssmnet.storage.records import read_record
+from zssmnet.training.checkpoint import BEST
+from zssmnet.training.dataset import CubeSet
+
+EXPLAINED_VARIANCE = "Explained variance is 100 % where the cubes are restored perfectly, 0 for the best constant."
+_SHOWN = 12
+"""Digits of a SHA-256 that are shown."""
+
+
+def model_section(weights: Storage, reports: Storage, made: PretrainedModel, before: PretrainedModel | None) -> str:
+    """The published model: its losses, how it compares with the one before, its pictures, record and lineage."""
+    explained = made.metrics.get("explained_variance")
+    lines = [
+        f"{code(weights.where(MODEL))}, kept beside it as {code(version_key(made.run_id))}",
+        f"validation loss **{made.best_validation_loss:.5f}** in epoch {made.best_epoch} of {len(made.history)}"
+        + (f", explained variance **{explained:.1%}**. {EXPLAINED_VARIANCE}" if explained is not None else ""),
+        _compared(made, before),
+    ]
+    pictures = (Picture(key, reports.read(key)) for key in (LOSS_CURVES, RESTORED_CUBES) if reports.stat(key))
+    return "\n\n".join([*lines, *map(embedded, pictures), record_table(weights, made), lineage(made)])
+
+
+def contest_section(cubes: Storage, weights: Storage) -> str:
+    """The last challenge as a table and two pictures of the same validation cubes; empty if there was no champion."""
+    judgement = read_record(weights, JUDGEMENT, Judgement)
+    champion = find_version(weights, judgement.champion) if judgement and judgement.champion else None
+    if judgement is None or champion is None:
+        return ""
+    rows = [f"| {name} | {theirs} | {ours} |" for name, theirs, ours in _contest_rows(judgement, champion)]
+    table = "\n".join(["| | champion | challenger |", "| --- | --- | --- |", *rows])
+    return "\n\n".join([table, _explained(judgement), *_contest_pictures(cubes, weights, judgement, champion)])
+
+
+def record_table(weights: Storage, record: PretrainedModel) -> str:
+    """The record of a model as a table."""
+    recipe, network = record.parameters.training, record.parameters.network
+    rows = {
+        "version": code(weights.where(version_key(record.run_id))),
+        "run id": code(record.run_id),
+        "replaces": code(record.replaces) if record.replaces else "none",
+        "SHA-256": code(record.outputs[0].sha256),
+        "size": f"{record.outputs[0].size:,} bytes",
+        "cases": f"{len(record.data)}" if record.data else "not recorded by the cubes",
+        "network": f"channels {', '.join(map(str, network.channels))}, merge {network.merge}",
+        "corruption": record.parameters.corruption.recipe,
+        "device": f"{record.device}, convolutions in {record.precision}" if record.device else "not recorded",
+        "recipe": f"batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
+        "versions": text(", ".join(f"{name} {version}" for name, version in record.versions.items())),
+    }
+    return "\n".join(["| record | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def lineage(record: PretrainedModel) -> str:
+    """From prepared cases over cubes to the model, as a table."""
+    lines = ["| subset | cases | their SHA-256 | cubes | their SHA-256 |", "| --- | --- | --- | --- | --- |"]
+    for subset, cubes in zip(SUBSETS, record.inputs, strict=False):
+        use = "validation" if subset == VALIDATION_SUBSET else "training"
+        sha256s = [case.sha256 for case in record.data if case.subset == subset]
+        digest = hashlib.sha256("".join(sha256s).encode()).hexdigest()[:_SHOWN] if sha256s else ""
+        made_from = f"{len(sha256s)} | `{digest}` | {text(cubes.name)} | {code(cubes.sha256[:_SHOWN])}"
+        lines.append(f"| {subset}, {use} | {made_from} |")
+    model = f"→ **{MODEL}**, run {code(record.run_id)}, SHA-256 {code(record.outputs[0].sha256[:_SHOWN])}"
+    began_with_a_model = len(record.inputs) > len(SUBSETS)  # beside the files of cubes
+    started = [f"Training began with the weights of version {code(str(record.replaces))}."] * began_with_a_model
+    return "\n\n".join(["\n".join(lines), model, *started])
+
+
+def embedded(picture: Picture) -> str:
+    """A picture as a data URI, so that a page loads it from nowhere else."""
+    name = picture.key.removesuffix(".png").replace("/", "-").replace("_", "-")
+    return f"![{name}](data:image/png;base64,{base64.b64encode(picture.png).decode()})"
+
+
+def _compared(made: PretrainedModel, before: PretrainedModel | None) -> str:
+    if before is None:
+        return "It is the first model here."
+    if before.run_id == made.run_id:
+        return "It is the model that was there before: nothing had changed."
+    cubes = [model.inputs[VALIDATION_SUBSET].sha256 for model in (made, before)]
+    comparable = "on the same cubes" if cubes[0] == cubes[1] else "on other cubes, so the losses cannot be compared"
+    return (
+        f"The model before, {code(before.run_id)}, had a validation loss of {before.best_validation_loss:.5f} "
+        f"{comparable}, and {len(before.data)} cases; now there are {len(made.data)}."
+    )
+
+
+def _contest_rows(judgement: Judgement, champion: PretrainedModel) -> Iterator[tuple[str, str, str]]:
+    yield "version", code(champion.run_id), code(judgement.run_id) + ("" if judgement.published else ", not published")
+    yield "loss on the same validation cubes", _loss(judgement.champion_loss), _loss(judgement.challenger_loss)
+    yield "cases", str(len(champion.data)), f"{len(judgement.data)} ({_data_added(champion, judgement)})"
+    yield "best epoch", _best_epoch(champion), _best_epoch(judgement)
+    theirs, ours = (_flat(one.parameters.model_dump(mode="json")) for one in (champion, judgement))
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            yield code(name), text(str(theirs.get(name))), text(str(ours.get(name)))
+
+
+def _best_epoch(trained: PretrainedModel | Judgement) -> str:
+    return f"{trained.best_epoch} of {len(trained.history)}"
+
+
+def _explained(judgement: Judgement) -> str:
+    if judgement.champion_loss is None:
+        return "The champion's loss was not finite."
+    percent = 100 * (judgement.challenger_loss / judgement.champion_loss - 1)
+    asked = f"; it had to be lower by more than {judgement.margin_percent:g} %" if judgement.margin_percent else ""
+    return f"The challenger's loss differs by **{percent:+.2f} %** (below zero: it restores better{asked})."
+
+
+def _data_added(champion: PretrainedModel, judgement: Judgement) -> str:
+    before, now = ({case.case_id: case.sha256 for case in one.data} for one in (champion, judgement))
+    changed = sum(before[case] != now[case] for case in before.keys() & now.keys())
+    return f"{len(now.keys() - before.keys())} new, {changed} changed, {len(before.keys() - now.keys())} gone"
+
+
+def _contest_pictures(
+    cubes: Storage, weights: Storage, judgement: Judgement, champion: PretrainedModel
+) -> Iterator[str]:
+    validation = CubeSet([open_cubes(cubes.local(find_cubes(cubes)[VALIDATION_SUBSET]))])
+    challenger = workplace_of(weights, judgement.run_id)
+    files: list[tuple[str, Path, float | None]] = [
+        ("champion", weights.local(version_key(champion.run_id)), judgement.champion_loss)
+    ]
+    if challenger.stat(BEST):
+        files.append(("challenger", challenger.local(BEST), judgement.challenger_loss))
+    for name, file, loss in files:
+        title = f"Validation cubes, restored by the {name} (loss {_loss(loss)})"
+        yield embedded(Picture(f"{name}.png", draw_restored_by(file, validation, judgement.parameters, title).png))
+
+
+def _loss(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.5f}"
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return flat

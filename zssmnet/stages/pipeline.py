@@ -1,0 +1,83 @@
+"""The whole: from an archive to pre-trained weights."""
+
+from pydantic import BaseModel
+
+from zssmnet.config import (
+    PICAI_PATIENT,
+    ArchiveFormat,
+    CubesConfig,
+    PreparationConfig,
+    PretrainConfig,
+    SplitMode,
+)
+from zssmnet.runner import PlainRunner, Runner
+from zssmnet.stages.cubes import CubesSummary, generate_cubes
+from zssmnet.stages.prepare import PreparationSummary, prepare_archive
+from zssmnet.stages.pretrain import PretrainingSummary, pretrain
+from zssmnet.storage import Address, open_storage
+from zssmnet.storage.layout import Layout
+from zssmnet.storage.lock import locked
+
+
+class PipelineSummary(BaseModel):
+    """What came of a whole run."""
+
+    root: str
+    preparation: PreparationSummary
+    cubes: CubesSummary
+    training: PretrainingSummary
+
+    def lines(self) -> list[str]:
+        """What was made, where, and how the loss went."""
+        prepared, cut, trained, layout = self.preparation, self.cubes, self.training, Layout(self.root)
+        sizes = " + ".join(str(one.cubes) for one in cut.subsets)
+        return [
+            f"cases:    {prepared.prepared} prepared, {prepared.others} -> {layout.data}",
+            f"cubes:    {cut.cubes} ({sizes}) -> {layout.cubes}",
+            f"training: {trained.epochs} epochs, validation loss {trained.first_validation_loss:.5f} after the first,"
+            f" {trained.best_validation_loss:.5f} at best (epoch {trained.best_epoch})",
+            f"weights:  {trained.model}",
+            f"pictures: {layout.reports}",
+        ]
+
+
+def run_pipeline(
+    images_path: Address,
+    zonal_mask_path: Address,
+    root: Address,
+    *,
+    splits_path: Address | None = None,
+    split_mode: SplitMode | None = None,
+    archive_format: ArchiveFormat | None = None,
+    patient_pattern: str = PICAI_PATIENT,
+    strict: bool = False,
+    max_warnings: int | None = None,
+    preparation: PreparationConfig | None = None,
+    cubes: CubesConfig | None = None,
+    pretraining: PretrainConfig | None = None,
+    runner: Runner | None = None,
+) -> PipelineSummary:
+    """Prepare every case, cut cubes, pre-train MNet; all files lie in ``SSL/`` below the working root.
+
+    Arguments and errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
+    """
+    runner = runner or PlainRunner()
+    layout = Layout(open_storage(root).uri)
+    with locked(open_storage(layout.data)), locked(open_storage(layout.cubes)):
+        prepared = prepare_archive(
+            images_path,
+            zonal_mask_path,
+            layout.data,
+            preparation,
+            splits_path=splits_path,
+            split_mode=split_mode,
+            archive_format=archive_format,
+            patient_pattern=patient_pattern,
+            strict=strict,
+            max_warnings=max_warnings,
+            reports_path=layout.reports,
+            runner=runner,
+        )
+        cut = generate_cubes(layout.data, layout.cubes, cubes, reports_path=layout.reports, runner=runner)
+        trained = pretrain(layout.cubes, layout.weights, pretraining, reports_path=layout.reports, runner=runner)
+    return PipelineSummary(root=layout.root, preparation=prepared, cubes=cut, training=trained)

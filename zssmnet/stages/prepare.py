@@ -1,0 +1,296 @@
+"""Stage: from an archive to prepared cases, a part a case."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from zssmnet.config import PICAI_PATIENT, ArchiveFormat, PreparationConfig, SplitMode, StrictConfig
+from zssmnet.data.archive import Case, Inventory, shortened, take_inventory
+from zssmnet.data.examination import read_examination
+from zssmnet.data.splits import VALIDATION_SUBSET, choose_subsets
+from zssmnet.errors import CaseError, InputError
+from zssmnet.preparation import prepare as preparing
+from zssmnet.preparation.prepare import PreparedCase, PreparedVolumes
+from zssmnet.registry.changes import Changes, find_changes
+from zssmnet.report.archive_page import PAGE, publish_archive_page
+from zssmnet.report.run_page import cases_section
+from zssmnet.runner import PlainRunner, Progress, Runner
+from zssmnet.storage import Address, LocalStorage, Storage, open_storage
+from zssmnet.storage.layout import reports_beside
+from zssmnet.storage.lock import locked
+from zssmnet.storage.sharing import check_outputs_visible, check_visible
+
+log = logging.getLogger(__name__)
+
+STAGE, PAGE_STAGE = "prepare", "page"
+MOST_DESCRIBED = 500
+"""Cases that are left out, in a line: a server takes lines of limited length. The page has all."""
+NO_LIMITS = StrictConfig()
+
+
+class PreparationSummary(BaseModel):
+    """What came of preparing an archive.
+
+    Attributes:
+        left_out: reason and file of each case that cannot be used, by id.
+        removed: number of cases of earlier runs that are no longer there.
+        warnings: number of cases that are used and have warnings.
+    """
+
+    data_path: str
+    prepared: int
+    up_to_date: int
+    left_out: dict[str, str]
+    removed: int
+    warnings: int
+
+    @property
+    def used(self) -> int:
+        """Number of cases that can be used."""
+        return self.prepared + self.up_to_date
+
+    @property
+    def others(self) -> str:
+        """Numbers of the cases that were not prepared just now, and of those with warnings."""
+        counts = f"{self.up_to_date} up to date, {len(self.left_out)} left out"
+        return f"{counts}, {self.warnings} with warnings" if self.warnings else counts
+
+
+@dataclass(frozen=True)
+class CaseToPrepare:
+    """A part of this stage: one case, where its files are and where they go."""
+
+    case: Case
+    subset: int
+    images_path: str
+    zonal_mask_path: str
+    output_path: str
+    config: PreparationConfig
+
+    def __str__(self) -> str:
+        return f"prepare-{self.case.id}"
+
+
+@dataclass(frozen=True)
+class FoundArchive:
+    """An archive's cases, those that cannot be used, their subsets, and where the prepared cases go."""
+
+    images_path: str
+    zonal_mask_path: str
+    output_path: str
+    inventory: Inventory
+    subset_of: Mapping[str, int]
+
+    def changes(self, config: PreparationConfig, weights: Storage | None = None) -> Changes:
+        """What is to be prepared; given weights, also which cases are new to the published model."""
+        images, masks, data = map(open_storage, (self.images_path, self.zonal_mask_path, self.output_path))
+        changes = find_changes(self.inventory.cases, self.subset_of, images, masks, data, weights, config)
+        log.info("%d cases are up to date, %d to prepare", len(changes.up_to_date), len(changes.to_prepare))
+        return changes
+
+
+def prepare_archive(
+    images_path: Address,
+    zonal_mask_path: Address,
+    output_path: Address,
+    config: PreparationConfig | None = None,
+    *,
+    splits_path: Address | None = None,
+    split_mode: SplitMode | None = None,
+    archive_format: ArchiveFormat | None = None,
+    patient_pattern: str = PICAI_PATIENT,
+    strict: bool = False,
+    max_warnings: int | None = None,
+    reports_path: Address | None = None,
+    runner: Runner | None = None,
+) -> PreparationSummary:
+    """Prepare all cases of an archive: resample them to 3.0 x 0.5 x 0.5 mm, crop them to the gland plus 25 mm.
+
+    Args:
+        images_path: an nnU-Net raw archive, or PI-CAI's MHA archive.
+        zonal_mask_path: folder of zonal masks ``<case>.nii.gz``.
+        output_path: where prepared cases go, in folders ``subset0`` to ``subset5`` (0-4 training, 5 validation).
+        config: target spacing and margin around the gland, in mm; none: the published ones.
+        splits_path: splits.json with five folds; without it subsets follow from a hash of the patient's id.
+        split_mode: ``reference`` needs a splits.json, ``stable`` takes none; none: by ``splits_path``.
+        archive_format: ``nnunet`` or ``picai``; none: detected automatically.
+        patient_pattern: regular expression whose group ``patient`` names a case's patient.
+        strict: stop on any case that cannot be used or has a warning.
+        max_warnings: stop where more cases have warnings; none: no limit, or 0 with ``strict``.
+        reports_path: folder for the page of all cases; none: ``reports`` beside the prepared cases.
+        runner: what runs the cases; none: threads of this process, one a core.
+
+    Raises:
+        ArchiveError: no archive there.
+        InputError: no case can be used, or more cannot be used or have warnings than is allowed.
+        LockedError: another run prepares cases there.
+    """
+    runner, config = runner or PlainRunner(), config or PreparationConfig()
+    limits = StrictConfig(strict=strict, max_warnings=max_warnings)
+    output = open_storage(output_path)
+    splits = None if splits_path is None else str(splits_path)
+    archive = find_archive(
+        images_path, zonal_mask_path, output_path, splits, split_mode, archive_format, patient_pattern, limits
+    )
+    with locked(output):
+        return prepare_cases(archive, archive.changes(config), config, runner, limits, reports_path)
+
+
+def find_archive(
+    images_path: Address,
+    zonal_mask_path: Address,
+    output_path: Address,
+    splits_path: str | None,
+    split_mode: SplitMode | None,
+    archive_format: ArchiveFormat | None,
+    patient_pattern: str,
+    limits: StrictConfig = NO_LIMITS,
+) -> FoundArchive:
+    """Find an archive's cases and decide on their subsets; errors as in `prepare_archive`."""
+    images, masks = open_storage(images_path), open_storage(zonal_mask_path)
+    found = take_inventory(images, masks, archive_format)
+    log.info("%s: %d cases with images and mask, %d without", images.uri, len(found.cases), len(found.faults))
+    if not found.cases:
+        _refuse_faults(found.faults, 0, limits)
+    subset_of = choose_subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
+    return FoundArchive(images.uri, masks.uri, open_storage(output_path).uri, found, subset_of)
+
+
+def prepare_cases(
+    archive: FoundArchive,
+    changes: Changes,
+    config: PreparationConfig,
+    runner: Runner,
+    limits: StrictConfig = NO_LIMITS,
+    reports_path: Address | None = None,
+) -> PreparationSummary:
+    """Prepare what has changed in an archive; the caller has locked the folder of the prepared cases."""
+    output, progress = open_storage(archive.output_path), runner.progress
+    progress.begin(STAGE, len(changes.up_to_date) + len(changes.to_prepare), "cases")
+    progress.advance(STAGE, len(changes.up_to_date), earlier=True)
+    folders = archive.images_path, archive.zonal_mask_path, archive.output_path
+    parts = [CaseToPrepare(case, archive.subset_of[case.id], *folders, config) for case in changes.to_prepare]
+    records, faults, new = list(changes.up_to_date), list(archive.inventory.faults), 0
+    with closing(runner.map(prepare_part, parts)) as results:
+        for done in results:
+            progress.advance(STAGE)
+            if isinstance(done, CaseError):
+                faults.append(done)
+            else:
+                records.append(done[0])
+                new += done[1]
+    records.sort(key=lambda record: record.case_id)
+    faults.sort(key=lambda fault: fault.case_id)
+    usable = {record.case_id for record in records}
+    check_outputs_visible(output, usable)
+    left_out = {fault.case_id: f"{fault.reason}: {fault.file}" for fault in faults}
+    page = _publish_page(output, open_storage(reports_path or reports_beside(output.uri)), records, left_out, progress)
+    warnings = {record.case_id: record.warnings for record in records if record.warnings}
+    progress.show("Cases", lambda: cases_section(len(records), left_out, warnings, page))
+    _refuse_faults(faults, len(records), limits)
+    _refuse_warnings(warnings, len(records), limits, page)
+    if all(record.subset != VALIDATION_SUBSET for record in records):
+        log.warning(
+            "no case is in the validation subset 5, so pre-training cannot validate: add cases or a splits.json"
+        )
+    removed = _tidy(output, usable)
+    log.info("%d cases prepared, %d up to date, %d left out", new, len(records) - new, len(faults))
+    return PreparationSummary(
+        data_path=output.uri,
+        prepared=new,
+        up_to_date=len(records) - new,
+        left_out=left_out,
+        removed=removed,
+        warnings=len(warnings),
+    )
+
+
+def prepare_part(part: CaseToPrepare) -> tuple[PreparedCase, bool] | CaseError:
+    """Prepare one case; its record, and whether any work was done. One that cannot be used is returned as its error."""
+    images, masks, output = (open_storage(path) for path in (part.images_path, part.zonal_mask_path, part.output_path))
+    check_visible(images, masks)
+    try:
+        return preparing.prepare_case(part.case, part.subset, images, masks, output, part.config)
+    except CaseError as fault:
+        log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)
+        return fault
+
+
+def prepare_case(images: Sequence[Address], mask: Address, config: PreparationConfig | None = None) -> PreparedVolumes:
+    """Resample one case to the target spacing and crop it around the gland, in memory (Z-SSMNet, arXiv 2212.05808).
+
+    Args:
+        images: local files of T2W, ADC and DWI (high b-value): ``.nii.gz`` on one grid, or PI-CAI's ``.mha``, of which
+            ADC and DWI are brought onto T2W's grid.
+        mask: local file ``.nii.gz`` on T2W's grid, labels 0 background, 1 peripheral zone, 2 the rest of the gland.
+        config: target spacing and margin around the gland, in mm; none: the published ones.
+
+    Returns:
+        Three float32 images and the mask, SimpleITK images on one grid (by default 3.0 x 0.5 x 0.5 mm in z, y, x).
+
+    Raises:
+        CaseError: a file that cannot be used; it names the file and the reason.
+        InputError: not three images.
+    """
+    if len(images) != 3:
+        raise InputError(f"{len(images)} images were given; a case has three: T2W, ADC, DWI")
+    files = [Path(image).expanduser().resolve() for image in images]
+    root = LocalStorage(os.path.commonpath([file.parent for file in files]))
+    t2w, adc, dwi = (file.relative_to(root.uri).as_posix() for file in files)
+    mask = Path(mask).expanduser().resolve()
+    case_id = mask.name.removesuffix(".nii.gz")
+    archive_format: ArchiveFormat = "picai" if t2w.endswith(".mha") else "nnunet"
+    examination = read_examination(
+        Case(case_id, archive_format, (t2w, adc, dwi), mask.name), root, LocalStorage(mask.parent)
+    )
+    return preparing.prepare(case_id, examination, config or PreparationConfig())
+
+
+def _publish_page(
+    output: Storage,
+    reports: Storage,
+    records: Sequence[PreparedCase],
+    left_out: Mapping[str, str],
+    progress: Progress,
+) -> str:
+    progress.begin(PAGE_STAGE, len(records), "cases")
+    publish_archive_page(output, reports, records, list(left_out.items()), lambda: progress.advance(PAGE_STAGE))
+    return reports.where(PAGE)
+
+
+def _tidy(output: Storage, keep: set[str]) -> int:
+    """Remove what earlier runs prepared of cases that are no longer there, and what killed runs left half-written."""
+    removed = preparing.remove_stale(output, keep)
+    if removed:
+        log.warning(
+            "%d cases of earlier runs are no longer there and are removed: %s", len(removed), shortened(removed)
+        )
+    output.sweep()
+    return len(removed)
+
+
+def _refuse_faults(faults: Sequence[CaseError], usable: int, limits: StrictConfig) -> None:
+    described = "; ".join(f"{one.case_id} ({one.file}: {one.reason})" for one in faults[:MOST_DESCRIBED])
+    if len(faults) > MOST_DESCRIBED:
+        described += f"; and {len(faults) - MOST_DESCRIBED} more"
+    if faults and limits.strict:
+        raise InputError(f"{len(faults)} of {len(faults) + usable} cases cannot be used: {described}")
+    if not usable:
+        raise InputError(f"none of {len(faults)} cases can be used: {described}")
+    if faults:
+        log.warning("%d of %d cases are left out: %s", len(faults), len(faults) + usable, described)
+
+
+def _refuse_warnings(warnings: Mapping[str, Sequence[str]], used: int, limits: StrictConfig, page: str) -> None:
+    most = limits.most_warnings
+    if most is not None and len(warnings) > most:
+        described = shortened((f"{case_id} ({'; '.join(found)})" for case_id, found in warnings.items()), 3)
+        raise InputError(
+            f"{len(warnings)} of {used} cases have warnings, more than {most}: {described}; look at {page}, "
+            "then correct them, or allow them with --max-warnings"
+        )

@@ -1,0 +1,147 @@
+"""Retraining when there are enough new data; the published model stays unless the new one is better."""
+
+import logging
+from typing import Literal
+
+from pydantic import BaseModel
+
+from zssmnet.config import (
+    PICAI_PATIENT,
+    ArchiveFormat,
+    CubesConfig,
+    PreparationConfig,
+    PretrainConfig,
+    RetrainingConfig,
+    SplitMode,
+)
+from zssmnet.data.archive import shortened
+from zssmnet.registry.challenge import challenger_settings
+from zssmnet.registry.changes import Changes
+from zssmnet.report.gallery import publish_training_pictures
+from zssmnet.report.markdown import text
+from zssmnet.report.model_page import contest_section
+from zssmnet.report.run_page import changes_section
+from zssmnet.runner import PlainRunner, Runner
+from zssmnet.stages.cubes import generate_cubes
+from zssmnet.stages.prepare import find_archive, prepare_cases
+from zssmnet.stages.pretrain import PretrainingSummary, pretrain
+from zssmnet.storage import Address, open_storage
+from zssmnet.storage.layout import Layout
+from zssmnet.storage.lock import locked
+
+log = logging.getLogger(__name__)
+
+DEFAULTS = RetrainingConfig()
+Outcome = Literal["Nothing new", "Published", "Not better"]
+
+
+class RetrainingSummary(BaseModel):
+    """What came of a search for new data."""
+
+    root: str
+    new: int
+    changed: int
+    gone: int
+    training: PretrainingSummary | None = None
+    outcome: Outcome
+    decision: str
+
+
+def retrain(
+    images_path: Address,
+    zonal_mask_path: Address,
+    root: Address,
+    *,
+    min_new_cases: int = DEFAULTS.min_new_cases,
+    margin_percent: float = DEFAULTS.margin_percent,
+    splits_path: Address | None = None,
+    split_mode: SplitMode | None = None,
+    archive_format: ArchiveFormat | None = None,
+    patient_pattern: str = PICAI_PATIENT,
+    preparation: PreparationConfig | None = None,
+    cubes: CubesConfig | None = None,
+    pretraining: PretrainConfig | None = None,
+    runner: Runner | None = None,
+) -> RetrainingSummary:
+    """Train on from the published model when there are enough new cases; publish what comes out if it is better.
+
+    Args:
+        root: the working root, as of `run_pipeline`.
+        min_new_cases: new or changed cases that are worth a training; with fewer, nothing is done.
+        margin_percent: by how much a challenger's validation loss must be lower than that of the published model.
+        cubes: how cubes are cut; none: as before.
+        pretraining: the challenger's budget; its default network stands for that of the published model.
+
+    Other arguments and errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
+    """
+    runner, preparation = runner or PlainRunner(), preparation or PreparationConfig()
+    layout = Layout(open_storage(root).uri)
+    weights, cubes_folder, data = (open_storage(path) for path in (layout.weights, layout.cubes, layout.data))
+    config, cubes = challenger_settings(weights, cubes_folder, pretraining or DEFAULTS.pretraining, cubes)
+    splits = None if splits_path is None else str(splits_path)
+    archive = find_archive(images_path, zonal_mask_path, data.uri, splits, split_mode, archive_format, patient_pattern)
+    changes = archive.changes(preparation, weights)
+    log.info(
+        "since the last model: %d cases new, %d changed, %d gone",
+        *map(len, (changes.new, changes.changed, changes.gone)),
+    )
+    runner.progress.show("Data", lambda: changes_section(changes))
+    fresh = {*changes.new, *changes.changed}
+    if len(fresh) < min_new_cases:
+        # draw what an earlier run did not come to that was killed after it had published its model
+        publish_training_pictures(cubes_folder, weights, open_storage(layout.reports))
+        reason = f"{len(fresh)} new or changed cases, fewer than {min_new_cases}"
+        return _nothing_done(runner, layout, changes, reason)
+    with locked(data), locked(cubes_folder):
+        prepared = prepare_cases(archive, changes, preparation, runner, reports_path=layout.reports)
+        usable = fresh - prepared.left_out.keys()
+        if len(usable) < min_new_cases:
+            left_out = shortened(sorted(fresh - usable))
+            reason = f"{len(usable)} of {len(fresh)} new or changed cases can be used, fewer than {min_new_cases}"
+            return _nothing_done(runner, layout, changes, f"{reason}; left out: {left_out}")
+        generate_cubes(data.uri, cubes_folder.uri, cubes, reports_path=layout.reports, runner=runner)
+        trained = pretrain(
+            cubes_folder.uri,
+            weights.uri,
+            config,
+            challenge=True,
+            margin_percent=margin_percent,
+            reports_path=layout.reports,
+            runner=runner,
+        )
+    runner.progress.show("Champion and challenger", lambda: contest_section(cubes_folder, weights))
+    return _decided(runner, layout, changes, trained)
+
+
+def _nothing_done(runner: Runner, layout: Layout, changes: Changes, reason: str) -> RetrainingSummary:
+    log.info("nothing is trained: %s", reason)
+    return _ended(runner, layout, changes, "Nothing new", f"nothing is trained: {reason}", None)
+
+
+def _decided(runner: Runner, layout: Layout, changes: Changes, trained: PretrainingSummary) -> RetrainingSummary:
+    if trained.champion_loss is None:
+        return _ended(runner, layout, changes, "Published", f"first model {trained.run_id} published", trained)
+    against = f"{trained.challenger_loss:.5f} against {trained.champion_loss:.5f} of the published model"
+    if trained.published:
+        return _ended(runner, layout, changes, "Published", f"model {trained.run_id} published: {against}", trained)
+    return _ended(runner, layout, changes, "Not better", f"the new model is not published: {against}", trained)
+
+
+def _ended(
+    runner: Runner,
+    layout: Layout,
+    changes: Changes,
+    outcome: Outcome,
+    decision: str,
+    trained: PretrainingSummary | None,
+) -> RetrainingSummary:
+    runner.progress.show("Decision", lambda: text(decision))
+    return RetrainingSummary(
+        root=layout.root,
+        new=len(changes.new),
+        changed=len(changes.changed),
+        gone=len(changes.gone),
+        training=trained,
+        outcome=outcome,
+        decision=decision,
+    )
