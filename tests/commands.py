@@ -18,7 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-IMPORTED = ("torch._dynamo", "flows.pipeline", "flows.retrain", "flows.commands")
+PLAIN = ("torch._dynamo", "zssmnet.stages.retrain", "zssmnet.stages.pipeline", "zssmnet.phantom", "flows.commands")
+FLOWS = (*PLAIN, "flows.pipeline", "flows.retrain", "flows.on_server")
 
 
 class Command:
@@ -50,14 +51,19 @@ class Command:
 
 
 class Commands:
-    """Starts commands that use one Prefect server, until it is closed."""
+    """Starts commands until it is closed: plain ones, or flows on a Prefect server.
 
-    def __init__(self, api: str) -> None:
-        self._environment = {"PREFECT_API_URL": api, "OMP_NUM_THREADS": "1"}
+    Args:
+        api: the server's address; None for plain commands.
+    """
+
+    def __init__(self, api: str | None = None) -> None:
+        self.are_flows = api is not None
+        self._environment = {"OMP_NUM_THREADS": "1"} | ({"PREFECT_API_URL": api} if api else {})
         self._folder = Path(tempfile.mkdtemp(prefix="zssmnet-commands-"))
         self._count = 0
         self._forking = subprocess.Popen(
-            [sys.executable, "-m", "tests.commands"],
+            [sys.executable, "-m", "tests.commands", *(FLOWS if api else PLAIN)],
             env=os.environ | self._environment,
             cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
@@ -86,7 +92,7 @@ class Commands:
 def serve() -> None:
     """Fork a command for each line of the standard input."""
     gc.disable()
-    for module in IMPORTED:
+    for module in sys.argv[1:]:
         importlib.import_module(module)
     gc.freeze()
     gc.enable()

@@ -71,8 +71,16 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def commands(prefect_api: str) -> Iterator[Commands]:
-    """Starts commands that use the session's server."""
+def commands() -> Iterator[Commands]:
+    """Starts plain commands."""
+    commands = Commands()
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(scope="session")
+def flow_commands(prefect_api: str) -> Iterator[Commands]:
+    """Starts commands as flows on the session's server."""
     commands = Commands(prefect_api)
     yield commands
     commands.close()

@@ -1,6 +1,5 @@
 """What the server knows of runs. Each works in folders of its own, by which tests find theirs among all others."""
 
-import json
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
@@ -25,14 +24,3 @@ def artifacts_of(run: FlowRun) -> dict[str | None, Artifact]:
         asked = {"artifacts": {"flow_run_id": {"any_": [str(run.id)]}}}
         response = client.request("POST", "/artifacts/filter", json=asked)
     return {artifact.key: artifact for artifact in map(Artifact.model_validate, response.json())}
-
-
-def case_rows(run: FlowRun) -> list[dict[str, str]]:
-    """The rows of the table of cases, one a case: long remarks go on in rows below, which are joined here."""
-    rows: list[dict[str, str]] = []
-    for row in json.loads(str(artifacts_of(run)["cases"].data)):
-        if row["state"]:
-            rows.append(row)
-        else:
-            rows[-1]["remarks"] += f" {row['remarks']}"
-    return rows

@@ -67,25 +67,36 @@ def _address(folder: Path) -> str:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "api").exists():
-            with (
-                socket.create_server(("127.0.0.1", 0)) as listening,
-                (folder / "alive").open("rb") as alive,
-                (folder / "errors").open("wb") as errors,
-            ):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            with (folder / "alive").open("rb") as alive, (folder / "errors").open("wb") as errors:
                 server = subprocess.Popen(
-                    [sys.executable, "-m", "flows.embedded_server", str(listening.fileno())],
+                    [sys.executable, "-m", "tests.prefect_server", str(port)],
                     env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-                    | {"PREFECT_HOME": str(folder)},
+                    | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
+                    cwd=Path(__file__).parents[1],
                     stdin=alive,
                     stdout=subprocess.DEVNULL,
                     stderr=errors,
-                    pass_fds=[listening.fileno()],
                     start_new_session=True,
                 )
                 _started.append(server)
                 (folder / "pid").write_text(str(server.pid))
-                (folder / "api").write_text(f"http://127.0.0.1:{listening.getsockname()[1]}/api")
+                (folder / "api").write_text(f"http://127.0.0.1:{port}/api")
     return (folder / "api").read_text()
+
+
+def _wait_for(address: str, folder: Path) -> None:
+    deadline = time.monotonic() + STARTUP_S
+    while True:
+        try:
+            with build_opener(ProxyHandler({})).open(f"{address}/health", timeout=10):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline or not _runs(folder):
+                said = (folder / "errors").read_text()[-2000:]
+                raise RuntimeError(f"Prefect's server does not start: {said}") from error
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")
@@ -97,11 +108,7 @@ def prefect_api() -> Iterator[str]:
 
     folder = Path(os.environ[FOLDER])
     address = _address(folder)
-    try:
-        with build_opener(ProxyHandler({})).open(f"{address}/health", timeout=STARTUP_S):
-            pass
-    except OSError as error:
-        raise RuntimeError(f"Prefect's server does not start: {(folder / 'errors').read_text()[-2000:]}") from error
+    _wait_for(address, folder)
     with temporary_settings({PREFECT_API_URL: address}):
         yield address
         APILogWorker.drain_all()

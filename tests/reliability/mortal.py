@@ -22,7 +22,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows import cli, embedded
+import zssmnet
+from flows import cli
 from tasks.announcement import ANNOUNCED
 from zssmnet.config import ChallengerConfig
 from zssmnet.storage import LocalStorage, Storage
@@ -105,13 +106,20 @@ def make_mortal(kind: type[Storage], fate: Fate) -> None:
 
 def retrain(images: str, masks: str, root: str, settings: str) -> None:
     """Retrain for a single new case."""
-    embedded.set_defaults()
-    from flows.retrain import retrain_on_new_data
     from flows.settings import Settings
 
     chosen: Any = Settings.model_validate(tomllib.loads(Path(settings).read_text()))
-    pretraining = ChallengerConfig.model_validate(chosen.pretraining.model_dump())
-    retrain_on_new_data(images, masks, root, min_new_cases=1, cubes=chosen.cubes, pretraining=pretraining)
+    how = {
+        "min_new_cases": 1,
+        "cubes": chosen.cubes,
+        "pretraining": ChallengerConfig.model_validate(chosen.pretraining.model_dump()),
+    }
+    if "PREFECT_API_URL" in os.environ:
+        from flows.retrain import retrain_on_new_data
+
+        retrain_on_new_data(images, masks, root, **how)
+    else:
+        zssmnet.retrain(images, masks, root, **how)
 
 
 def main() -> None:

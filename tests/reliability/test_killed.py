@@ -14,7 +14,7 @@ import pytest
 import s3fs
 
 from tests.commands import Commands
-from tests.reliability.killing import AT_RANDOM, STAGES, Place, die_often, draw
+from tests.reliability.killing import AT_RANDOM, STAGES, Place, die_often, draw, stage_of
 from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import Death
 from tests.reliability.undisturbed import Undisturbed
@@ -56,6 +56,16 @@ def drawn() -> random.Random:
 def test_killed_once_in_each_stage(work: Work, undisturbed: Undisturbed, drawn: random.Random, ledger: Ledger) -> None:
     place, command = work("root")
     die_often(place, command, draw(undisturbed.deaths, 1, drawn), [undisturbed.files], ledger)
+
+
+def test_a_flow_killed_once_in_each_stage(
+    undisturbed: Undisturbed, tmp_path: Path, drawn: random.Random, ledger: Ledger, flow_commands: Commands
+) -> None:
+    """And what it makes is, bit for bit, what the plain command makes."""
+    place = Place(str(tmp_path / "root"), tmp_path / "scratch", flow_commands)
+    command = undisturbed.words(place.root)
+    deaths = draw(undisturbed.deaths, 1, drawn)
+    die_often(place, command, deaths, [undisturbed.files], ledger, lambda key: f"flow, {stage_of(key)},")
 
 
 @pytest.mark.long

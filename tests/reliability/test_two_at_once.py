@@ -43,21 +43,20 @@ def test_of_two_commands_one_reports_who_has_locked_the_root(
         assert sorted(run.returncode for run in runs) == [0, 1], logs
         (refused,) = [log for run, log in zip(runs, logs, strict=True) if run.returncode]
         (line,) = [line for line in refused.splitlines() if line.startswith("zssmnet: error:")]
-        name = f"ssl-pretraining {root.rpartition('/')[2]} "  # then the time at which it was started
-        assert f"{root}/SSL/data: is locked by run '{name}" in line
+        assert f"{root}/SSL/data: is locked by a command (process " in line
         assert "Traceback" not in refused
         assert contents(open_storage(root)) == expected
         assert verify_root(root) == []
 
 
 def test_of_two_runs_of_a_deployment_one_waits_for_the_other(
-    undisturbed: Undisturbed, tmp_path: Path, expected: dict[str, bytes], commands: Commands, ledger: Ledger
+    undisturbed: Undisturbed, tmp_path: Path, expected: dict[str, bytes], flow_commands: Commands, ledger: Ledger
 ) -> None:
     """As the runs that a worker starts: nobody sits beside them."""
     root = str(tmp_path / "root")
     with ledger.tried("two at once", "two runs of a deployment over a folder"):
         by_worker = {"PREFECT__FLOW_RUN_ID": "00000000-0000-0000-0000-000000000000"}
-        runs = [commands.start(CLI, undisturbed.words(root), by_worker) for _ in range(2)]
+        runs = [flow_commands.start(CLI, undisturbed.words(root), by_worker) for _ in range(2)]
         reported = [run.communicate(timeout=TIMEOUT_S) for run in runs]
         assert [run.returncode for run in runs] == [0, 0], reported
         assert sum("6 up to date" in said for said, _ in reported) == 1
@@ -80,6 +79,6 @@ def test_of_two_trainings_one_reports_who_trains(
         codes = [run.returncode for run in runs]
         assert sorted(codes) in ([0, 0], [0, 1]), logs  # both, if one came when the other had ended
         for code, log in zip(codes, logs, strict=True):
-            assert (": is locked by run 'pretrain" in log) or not code
+            assert (": is locked by a command" in log) or not code
             assert "Traceback" not in log
         assert {name: open_storage(root).read(name) for name in expected} == expected
