@@ -25,12 +25,12 @@ from zssmnet.storage import check_address
 from zssmnet.storage.keys import printable
 
 STAGES = {
-    "prepare": ("zssmnet.stages.prepare:prepare_archive", "flows.prepare_data:prepare_data"),
-    "cubes": ("zssmnet.stages.cubes:generate_cubes", "flows.generate_cubes:generate_cubes"),
-    "pretrain": ("zssmnet.stages.pretrain:pretrain", "flows.pretrain:pretrain"),
-    "run": ("zssmnet.stages.pipeline:run_pipeline", "flows.pipeline:ssl_pretraining"),
-    "retrain": ("zssmnet.stages.retrain:retrain", "flows.retrain:retrain_on_new_data"),
-    "probe": ("zssmnet.stages.probe:probe_weights", "flows.probe:probe"),
+    "prepare": ("zssmnet.stages.prepare:prepare_archive", "flows.of_stages:prepare_data"),
+    "cubes": ("zssmnet.stages.cubes:generate_cubes", "flows.of_stages:generate_cubes"),
+    "pretrain": ("zssmnet.stages.pretrain:pretrain", "flows.of_stages:pretrain"),
+    "run": ("zssmnet.stages.pipeline:run_pipeline", "flows.of_stages:ssl_pretraining"),
+    "retrain": ("zssmnet.stages.retrain:retrain", "flows.of_stages:retrain_on_new_data"),
+    "probe": ("zssmnet.stages.probe:probe_weights", "flows.of_stages:probe"),
 }
 """Where each stage is as a plain function and as a flow; imported when it runs. Both take the same arguments."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
-from flows.states import summary_of
+from flows.of_stages import summary_of
 from tasks.logs import hide_tracebacks
 from tasks.runner import DASK_ADDRESS
 from zssmnet.errors import ConfigError, ServiceError, without_credentials
@@ -36,7 +36,7 @@ def run_flow(flow: Any, arguments: dict[str, Any]) -> Any:
             f"{DASK_ADDRESS}={address}: tasks on Dask's workers report to a Prefect server, and none is named: set "
             f"PREFECT_API_URL to one that all machines reach, or unset {DASK_ADDRESS}"
         )
-    return summary_of(flow, **arguments)
+    return summary_of(flow, arguments)
 
 
 def _check_server(address: str) -> None:

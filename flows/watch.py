@@ -2,17 +2,13 @@
 
 import hashlib
 import logging
-from typing import Annotated
 
 from prefect import flow
 from prefect.events import emit_event
 from prefect.variables import Variable
-from pydantic import Field
 
-from flows.parameter_help import with_parameter_help
 from tasks.folders import check_valid_everywhere, given
 from tasks.run_names import named_after
-from zssmnet.config import ImagesPath
 from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.flows")
@@ -23,15 +19,13 @@ MARKER = "NEW_DATA"
 
 
 @flow(name="watch-for-data", flow_run_name=named_after("images_path"))
-@with_parameter_help
-def watch_for_data(
-    images_path: ImagesPath | None = None,
-    marker: Annotated[
-        str,
-        Field(description="File below the archive, written with new content (a date, for example) after an upload"),
-    ] = MARKER,
-) -> bool:
-    """Emit an event when the marker is there and was written since the last look; the marker stays where it is."""
+def watch_for_data(images_path: str | None = None, marker: str = MARKER) -> bool:
+    """Emit an event when the marker is there and was written since the last look; the marker stays where it is.
+
+    Args:
+        images_path: Folder or s3://bucket/prefix of the archive.
+        marker: File below the archive, written with new content (a date, for example) after an upload.
+    """
     (images_path,) = given(images_path=images_path)
     check_valid_everywhere(images_path)
     archive = open_storage(images_path)
@@ -39,10 +33,10 @@ def watch_for_data(
     entry = archive.stat(marker)
     if entry is None:
         Variable.unset(seen)
-        log.info("no %s: nothing has come", archive.where(marker))
+        log.info("no %s: no new data", archive.where(marker))
         return False
     if Variable.get(seen) == entry.version:
-        log.info("%s was seen before: nothing has come", archive.where(marker))
+        log.info("%s is unchanged: no new data", archive.where(marker))
         return False
     emit_event(
         event=ARRIVED,

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PLAIN = ("torch._dynamo", "zssmnet.stages.retrain", "zssmnet.stages.pipeline", "zssmnet.phantom", "flows.commands")
-FLOWS = (*PLAIN, "flows.pipeline", "flows.retrain", "flows.on_server")
+FLOWS = (*PLAIN, "flows.of_stages", "flows.on_server")
 
 
 class Command:

@@ -11,8 +11,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Protocol, TypeVar
 
+from pydantic import BaseModel
+
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+
+
+class Summary(BaseModel):
+    """What came of a stage: counts, addresses and reasons."""
+
+    @property
+    def outcome(self) -> tuple[str, str]:
+        """Name and message of the state in which it ends."""
+        return "Completed", ""
 
 
 class Progress:

@@ -115,7 +115,7 @@ def retrain(images: str, masks: str, root: str, settings: str) -> None:
         "pretraining": ChallengerConfig.model_validate(chosen.pretraining.model_dump()),
     }
     if "PREFECT_API_URL" in os.environ:
-        from flows.retrain import retrain_on_new_data
+        from flows.of_stages import retrain_on_new_data
 
         retrain_on_new_data(images, masks, root, **how)
     else:

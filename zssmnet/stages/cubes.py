@@ -14,7 +14,7 @@ from zssmnet.errors import InputError
 from zssmnet.preparation import cubes as cutting
 from zssmnet.preparation.cubes import cubes_key, prepared_cases, remove_other_sets
 from zssmnet.report.markdown import code
-from zssmnet.runner import PlainRunner, Runner, current_progress
+from zssmnet.runner import PlainRunner, Runner, Summary, current_progress
 from zssmnet.storage import Address, Storage, open_storage
 from zssmnet.storage.layout import reports_beside
 from zssmnet.storage.lock import locked
@@ -42,7 +42,7 @@ class SubsetSummary(BaseModel):
     shown: int = 0
 
 
-class CubesSummary(BaseModel):
+class CubesSummary(Summary):
     """What came of cutting cubes."""
 
     cubes_path: str

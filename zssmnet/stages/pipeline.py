@@ -1,16 +1,17 @@
 """The whole: from an archive to pre-trained weights."""
 
-from pydantic import BaseModel
+from typing_extensions import override
 
 from zssmnet.config import (
     PICAI_PATIENT,
     ArchiveFormat,
     CubesConfig,
+    MaxWarnings,
     PreparationConfig,
     PretrainConfig,
     SplitMode,
 )
-from zssmnet.runner import PlainRunner, Runner
+from zssmnet.runner import PlainRunner, Runner, Summary
 from zssmnet.stages.cubes import CubesSummary, generate_cubes
 from zssmnet.stages.prepare import PreparationSummary, prepare_archive
 from zssmnet.stages.pretrain import PretrainingSummary, pretrain
@@ -19,13 +20,19 @@ from zssmnet.storage.layout import Layout
 from zssmnet.storage.lock import locked
 
 
-class PipelineSummary(BaseModel):
+class PipelineSummary(Summary):
     """What came of a whole run."""
 
     root: str
     preparation: PreparationSummary
     cubes: CubesSummary
     training: PretrainingSummary
+
+    @property
+    @override
+    def outcome(self) -> tuple[str, str]:
+        state, message = self.preparation.outcome
+        return state, f"{message}; validation loss {self.training.best_validation_loss:.5f}"
 
     def lines(self) -> list[str]:
         """What was made, where, and how the loss went."""
@@ -51,15 +58,30 @@ def run_pipeline(
     archive_format: ArchiveFormat | None = None,
     patient_pattern: str = PICAI_PATIENT,
     strict: bool = False,
-    max_warnings: int | None = None,
+    max_warnings: MaxWarnings = None,
     preparation: PreparationConfig | None = None,
     cubes: CubesConfig | None = None,
     pretraining: PretrainConfig | None = None,
     runner: Runner | None = None,
 ) -> PipelineSummary:
-    """Prepare every case, cut cubes, pre-train MNet; all files lie in ``SSL/`` below the working root.
+    """Prepare every case, cut cubes, pre-train MNet; what is up to date is not done again.
 
-    Arguments and errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
+    Args:
+        images_path: an nnU-Net raw archive, or PI-CAI's MHA archive.
+        zonal_mask_path: folder of zonal masks ``<case>.nii.gz``.
+        root: working root; all files lie in ``SSL/`` below it.
+        splits_path: splits.json with five folds; without it subsets follow from a hash of the patient's id.
+        split_mode: ``reference`` needs a splits.json, ``stable`` takes none; none: by ``splits_path``.
+        archive_format: ``nnunet`` or ``picai``; none: detected automatically.
+        patient_pattern: regular expression whose group ``patient`` names a case's patient.
+        strict: stop on any case that cannot be used or has a warning.
+        max_warnings: stop where more cases have warnings; none: no limit, or 0 with ``strict``.
+        preparation: resampling and cropping; none: the published settings.
+        cubes: number, size, dtype and seed of the cubes; none: the defaults.
+        pretraining: network, corruption and training recipe; none: the published settings.
+        runner: what runs cases, subsets and the training; none: this process.
+
+    Errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
     """
     runner = runner or PlainRunner()
     layout = Layout(open_storage(root).uri)

@@ -7,9 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel
+from typing_extensions import override
 
-from zssmnet.config import PICAI_PATIENT, ArchiveFormat, PreparationConfig, SplitMode, StrictConfig
+from zssmnet.config import PICAI_PATIENT, ArchiveFormat, MaxWarnings, PreparationConfig, SplitMode, StrictConfig
 from zssmnet.data.archive import Case, Inventory, shortened, take_inventory
 from zssmnet.data.examination import read_examination
 from zssmnet.data.splits import VALIDATION_SUBSET, choose_subsets
@@ -19,7 +19,7 @@ from zssmnet.preparation.prepare import PreparedCase, PreparedVolumes
 from zssmnet.registry.changes import Changes, find_changes
 from zssmnet.report.archive_page import PAGE, publish_archive_page
 from zssmnet.report.run_page import cases_section
-from zssmnet.runner import PlainRunner, Progress, Runner
+from zssmnet.runner import PlainRunner, Progress, Runner, Summary
 from zssmnet.storage import Address, LocalStorage, Storage, open_storage
 from zssmnet.storage.layout import reports_beside
 from zssmnet.storage.lock import locked
@@ -33,7 +33,7 @@ MOST_DESCRIBED = 500
 NO_LIMITS = StrictConfig()
 
 
-class PreparationSummary(BaseModel):
+class PreparationSummary(Summary):
     """What came of preparing an archive.
 
     Attributes:
@@ -53,6 +53,13 @@ class PreparationSummary(BaseModel):
     def used(self) -> int:
         """Number of cases that can be used."""
         return self.prepared + self.up_to_date
+
+    @property
+    @override
+    def outcome(self) -> tuple[str, str]:
+        state = "Cases left out" if self.left_out else "With warnings" if self.warnings else "Completed"
+        used = f"{self.used} of {self.used + len(self.left_out)} cases used"
+        return state, f"{used}, {self.warnings} with warnings" if self.warnings else used
 
     @property
     def others(self) -> str:
@@ -105,7 +112,7 @@ def prepare_archive(
     archive_format: ArchiveFormat | None = None,
     patient_pattern: str = PICAI_PATIENT,
     strict: bool = False,
-    max_warnings: int | None = None,
+    max_warnings: MaxWarnings = None,
     reports_path: Address | None = None,
     runner: Runner | None = None,
 ) -> PreparationSummary:

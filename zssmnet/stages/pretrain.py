@@ -4,7 +4,7 @@ import time
 
 from pydantic import BaseModel
 
-from zssmnet.config import PretrainConfig
+from zssmnet.config import MarginPercent, PretrainConfig
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import ServiceError
 from zssmnet.preparation.cubes import find_cubes, open_cubes
@@ -13,7 +13,7 @@ from zssmnet.registry.pretraining import pretrain as train_and_publish
 from zssmnet.registry.versions import MODEL, stable_model, version_key
 from zssmnet.report.gallery import draw_losses, draw_restored, publish_training_pictures
 from zssmnet.report.model_page import embedded, model_section
-from zssmnet.runner import PlainRunner, Progress, Runner, current_progress
+from zssmnet.runner import PlainRunner, Progress, Runner, Summary, current_progress
 from zssmnet.storage import Address, open_storage
 from zssmnet.storage.layout import reports_beside
 from zssmnet.storage.records import read_record
@@ -24,7 +24,7 @@ from zssmnet.training.diagnostics import training_warnings
 STAGE = "pretrain"
 
 
-class PretrainingSummary(BaseModel):
+class PretrainingSummary(Summary):
     """The published model, and how it was trained.
 
     Attributes:
@@ -75,7 +75,7 @@ def pretrain(
     config: PretrainConfig | None = None,
     *,
     challenge: bool = False,
-    margin_percent: float = 0.0,
+    margin_percent: MarginPercent = 0.0,
     reports_path: Address | None = None,
     runner: Runner | None = None,
 ) -> PretrainingSummary:

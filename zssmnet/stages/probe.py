@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from pydantic import BaseModel
+from typing_extensions import override
 
 from zssmnet.config import PICAI_PATIENT, ProbeConfig
 from zssmnet.errors import ConfigError
@@ -15,7 +15,7 @@ from zssmnet.probe.trials import Trial
 from zssmnet.report.gallery import Picture
 from zssmnet.report.model_page import embedded
 from zssmnet.report.probe import probe_picture, probe_table
-from zssmnet.runner import PlainRunner, Runner
+from zssmnet.runner import PlainRunner, Runner, Summary
 from zssmnet.storage import Address, open_storage
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ STAGE = "probe"
 PICTURE, TABLE = "probe.png", "probe.md"
 
 
-class ProbeSummary(BaseModel):
+class ProbeSummary(Summary):
     """What a probe found, and where its files are."""
 
     verdict: str
@@ -32,6 +32,11 @@ class ProbeSummary(BaseModel):
     result: str
     picture: str
     table: str
+
+    @property
+    @override
+    def outcome(self) -> tuple[str, str]:
+        return "Completed", self.verdict
 
 
 def probe_weights(
@@ -47,7 +52,8 @@ def probe_weights(
     """Compare weights with scratch on held-out cases; an interrupted probe continues after its last whole trial.
 
     Args:
-        images_path, zonal_mask_path: the labelled cases, as of `prepare_archive`.
+        images_path: the labelled cases, as of `prepare_archive`.
+        zonal_mask_path: their zonal masks.
         weights: files of weights, local or in S3, or local folders of packages; trainings of one recipe, separated by
             commas, are one arm.
         output_path: folder for the result, its table and picture, and the trials.

@@ -3,14 +3,16 @@
 import logging
 from typing import Literal
 
-from pydantic import BaseModel
+from typing_extensions import override
 
 from zssmnet.config import (
     PICAI_PATIENT,
     ArchiveFormat,
+    ChallengerConfig,
     CubesConfig,
+    MarginPercent,
+    MinNewCases,
     PreparationConfig,
-    PretrainConfig,
     RetrainingConfig,
     SplitMode,
 )
@@ -21,7 +23,7 @@ from zssmnet.report.gallery import publish_training_pictures
 from zssmnet.report.markdown import text
 from zssmnet.report.model_page import contest_section
 from zssmnet.report.run_page import changes_section
-from zssmnet.runner import PlainRunner, Runner
+from zssmnet.runner import PlainRunner, Runner, Summary
 from zssmnet.stages.cubes import generate_cubes
 from zssmnet.stages.prepare import find_archive, prepare_cases
 from zssmnet.stages.pretrain import PretrainingSummary, pretrain
@@ -32,10 +34,10 @@ from zssmnet.storage.lock import locked
 log = logging.getLogger(__name__)
 
 DEFAULTS = RetrainingConfig()
-Outcome = Literal["Nothing new", "Published", "Not better"]
+RetrainingState = Literal["Nothing new", "Published", "Not better"]
 
 
-class RetrainingSummary(BaseModel):
+class RetrainingSummary(Summary):
     """What came of a search for new data."""
 
     root: str
@@ -43,8 +45,13 @@ class RetrainingSummary(BaseModel):
     changed: int
     gone: int
     training: PretrainingSummary | None = None
-    outcome: Outcome
+    state: RetrainingState
     decision: str
+
+    @property
+    @override
+    def outcome(self) -> tuple[str, str]:
+        return self.state, self.decision
 
 
 def retrain(
@@ -52,27 +59,35 @@ def retrain(
     zonal_mask_path: Address,
     root: Address,
     *,
-    min_new_cases: int = DEFAULTS.min_new_cases,
-    margin_percent: float = DEFAULTS.margin_percent,
+    min_new_cases: MinNewCases = DEFAULTS.min_new_cases,
+    margin_percent: MarginPercent = DEFAULTS.margin_percent,
     splits_path: Address | None = None,
     split_mode: SplitMode | None = None,
     archive_format: ArchiveFormat | None = None,
     patient_pattern: str = PICAI_PATIENT,
     preparation: PreparationConfig | None = None,
     cubes: CubesConfig | None = None,
-    pretraining: PretrainConfig | None = None,
+    pretraining: ChallengerConfig | None = None,
     runner: Runner | None = None,
 ) -> RetrainingSummary:
     """Train on from the published model when there are enough new cases; publish what comes out if it is better.
 
     Args:
-        root: the working root, as of `run_pipeline`.
+        images_path: an nnU-Net raw archive, or PI-CAI's MHA archive.
+        zonal_mask_path: folder of zonal masks ``<case>.nii.gz``.
+        root: working root; all files lie in ``SSL/`` below it.
         min_new_cases: new or changed cases that are worth a training; with fewer, nothing is done.
         margin_percent: by how much a challenger's validation loss must be lower than that of the published model.
+        splits_path: splits.json with five folds; without it subsets follow from a hash of the patient's id.
+        split_mode: ``reference`` needs a splits.json, ``stable`` takes none; none: by ``splits_path``.
+        archive_format: ``nnunet`` or ``picai``; none: detected automatically.
+        patient_pattern: regular expression whose group ``patient`` names a case's patient.
+        preparation: resampling and cropping; none: the published settings.
         cubes: how cubes are cut; none: as before.
         pretraining: the challenger's budget; its default network stands for that of the published model.
+        runner: what runs cases, subsets and the training; none: this process.
 
-    Other arguments and errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
+    Errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
     """
     runner, preparation = runner or PlainRunner(), preparation or PreparationConfig()
     layout = Layout(open_storage(root).uri)
@@ -131,7 +146,7 @@ def _ended(
     runner: Runner,
     layout: Layout,
     changes: Changes,
-    outcome: Outcome,
+    state: RetrainingState,
     decision: str,
     trained: PretrainingSummary | None,
 ) -> RetrainingSummary:
@@ -142,6 +157,6 @@ def _ended(
         changed=len(changes.changed),
         gone=len(changes.gone),
         training=trained,
-        outcome=outcome,
+        state=state,
         decision=decision,
     )

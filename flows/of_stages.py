@@ -1,0 +1,135 @@
+"""The stages as flows: the same arguments, a runner that maps tasks, and a state that says what came of it."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, TypeVar, cast, get_args
+
+from prefect import Flow, flow
+from prefect.exceptions import MissingResult
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from pydantic import Field
+
+from tasks.announcement import announce
+from tasks.folders import check_valid_everywhere, given
+from tasks.hand_off import HERE, HandOff
+from tasks.run_control import ends_cancelled
+from tasks.run_names import named_after
+from tasks.runner import flow_runner, task_runner
+from zssmnet.config import CasesPerTask
+from zssmnet.runner import Summary
+from zssmnet.stages.cubes import generate_cubes as cut_cubes
+from zssmnet.stages.pipeline import run_pipeline
+from zssmnet.stages.prepare import prepare_archive
+from zssmnet.stages.pretrain import pretrain as train
+from zssmnet.stages.probe import probe_weights
+from zssmnet.stages.retrain import retrain
+from zssmnet.storage import Address, open_storage
+from zssmnet.storage.layout import Layout
+
+SummaryT = TypeVar("SummaryT", bound=Summary)
+HandOffChoice = Annotated[HandOff, Field(description="Where pre-training runs")]
+_ended: dict[str, Any] = {}
+"""The last summary of each flow in this process, by the flow's name."""
+
+
+def as_flow(
+    stage: Callable[..., SummaryT],
+    name: str,
+    root: str,
+    more: dict[str, tuple[Any, Any]] | None = None,
+    is_scheduled: bool = False,
+    after: Callable[[dict[str, Any]], object] = lambda arguments: None,
+) -> Flow[..., SummaryT]:
+    """A flow that runs a stage.
+
+    Args:
+        root: the parameter after whose last folder runs are named.
+        more: annotation and default of the flow's own parameters, those of `flow_runner`.
+        is_scheduled: whether schedules and events start it, for which no parameter may be required.
+        after: called when the stage is done.
+    """
+    own = more or {}
+    parameters = list(_parameters(stage, own, is_scheduled))
+    signature = inspect.Signature(parameters)
+
+    def run(*values: Any, **named: Any) -> SummaryT:
+        bound = signature.bind(*values, **named)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        if is_scheduled:
+            required = [one for one, kept in inspect.signature(stage).parameters.items() if kept.default is kept.empty]
+            given(**{one: arguments[one] for one in required})
+        options = {option: arguments.pop(option) for option in own}
+        check_valid_everywhere(*_addresses(arguments), elsewhere=bool(options.get("hand_off", HERE).deployment))
+        with flow_runner(**options) as runner:
+            done = stage(**arguments, runner=runner)
+        after(arguments)
+        _ended[str(flow_run.flow_name)] = done
+        state, message = done.outcome
+        return cast(SummaryT, Completed(name=state, message=message, data=done))
+
+    run.__name__ = run.__qualname__ = name.replace("-", "_")
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    helps = "".join(f"    {option}: {get_args(annotation)[1].description}\n" for option, (annotation, _) in own.items())
+    run.__doc__ = (inspect.getdoc(stage) or "").replace("Args:\n", f"Args:\n{helps}", 1)
+    make = flow(name=name, flow_run_name=named_after(root), task_runner=task_runner())
+    return cast("Flow[..., SummaryT]", make(ends_cancelled(run)))
+
+
+def _parameters(
+    stage: Callable[..., object], own: dict[str, tuple[Any, Any]], is_scheduled: bool
+) -> Iterator[inspect.Parameter]:
+    """The parameters of a stage but its runner, and those of the flow; an address is a text in the run form."""
+    for one in inspect.signature(stage, eval_str=True).parameters.values():
+        if one.name == "runner":
+            continue
+        annotation, default = one.annotation, one.default
+        if is_scheduled and default is one.empty:
+            annotation, default = Address | None, None
+        texts = {Address: str, Address | None: str | None}
+        yield one.replace(kind=one.POSITIONAL_OR_KEYWORD, annotation=texts.get(annotation, annotation), default=default)
+    for name, (annotation, default) in own.items():
+        yield inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
+
+
+def _addresses(arguments: dict[str, Any]) -> Iterator[str]:
+    """The addresses among arguments; a list of weights has several, also separated by commas."""
+    for name, value in arguments.items():
+        if name == "weights":
+            yield from (file for one in value for file in one.split(","))
+        elif isinstance(value, str) and (name == "root" or name.endswith("_path")):
+            yield value
+
+
+def summary_of(flow: Flow[..., SummaryT], arguments: dict[str, Any]) -> SummaryT:
+    """Run a flow in this process; its summary.
+
+    Prefect takes it from the state that the server has accepted. If the answer was lost, or came too late, the state is
+    sent again, and what comes back is the server's own, without the summary.
+    """
+    _ended.pop(flow.name, None)
+    try:
+        return cast(SummaryT, flow(**arguments))
+    except MissingResult:
+        if flow.name not in _ended:
+            raise
+        return cast(SummaryT, _ended[flow.name])
+
+
+def _announce(arguments: dict[str, Any]) -> None:
+    """Announce what was published, also by an earlier run that was killed before it did."""
+    announce(open_storage(Layout(arguments["root"]).weights), "challenge")
+
+
+_HAND_OFF = {"hand_off": (HandOffChoice, HERE)}
+_CASES_PER_TASK = {"cases_per_task": (CasesPerTask, None)}
+
+prepare_data = as_flow(prepare_archive, "prepare-data", "output_path", _CASES_PER_TASK)
+generate_cubes = as_flow(cut_cubes, "generate-cubes", "output_path")
+pretrain = as_flow(train, "pretrain", "output_path")
+ssl_pretraining = as_flow(run_pipeline, "ssl-pretraining", "root", _CASES_PER_TASK | _HAND_OFF)
+retrain_on_new_data = as_flow(
+    retrain, "retrain-on-new-data", "root", _CASES_PER_TASK | _HAND_OFF, is_scheduled=True, after=_announce
+)
+probe = as_flow(probe_weights, "probe", "output_path")
