@@ -22,6 +22,7 @@ from tasks.progress import RunProgress
 from tasks.run_control import controlled, wait_for_server
 from zssmnet.data.archive import shortened
 from zssmnet.runner import core_count, progress_shown_on
+from zssmnet.stages.prepare import CaseToPrepare
 from zssmnet.stages.pretrain import Training
 from zssmnet.storage import open_storage
 from zssmnet.storage.lock import LockOptions, lock_options
@@ -63,20 +64,21 @@ class FlowRunner:
 
     Args:
         hand_off: where training runs.
-        parts_per_task: none: one, or more where that would make more than 2,000 tasks.
+        cases_per_task: how many cases a task prepares; none: one, or more where that would make over 2,000 tasks.
     """
 
-    def __init__(self, progress: RunProgress, hand_off: HandOff = HERE, parts_per_task: int | None = None) -> None:
+    def __init__(self, progress: RunProgress, hand_off: HandOff = HERE, cases_per_task: int | None = None) -> None:
         self.progress = progress
         self._hand_off = hand_off
-        self._parts_per_task = parts_per_task
+        self._cases_per_task = cases_per_task
 
     def map(self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Generator[ResultT]:
         """Results in order of completion. A single part runs in the flow's own thread, which signals reach."""
         if len(items) == 1:
             yield self._run_alone(function, items[0])
             return
-        each = self._parts_per_task or math.ceil(len(items) / MOST_TASKS) or 1
+        chosen = self._cases_per_task if items and isinstance(items[0], CaseToPrepare) else 1
+        each = chosen or math.ceil(len(items) / MOST_TASKS)
         tasks = [items[start : start + each] for start in range(0, len(items), each)]
         named: Any = run_parts.with_options(name=function.__name__)
         ended = threading.Event()
@@ -124,7 +126,7 @@ def flow_has_ended() -> bool:
 
 
 @contextmanager
-def flow_runner(hand_off: HandOff = HERE, parts_per_task: int | None = None) -> Iterator[FlowRunner]:
+def flow_runner(hand_off: HandOff = HERE, cases_per_task: int | None = None) -> Iterator[FlowRunner]:
     """The runner of the present flow run, under whose name folders are locked.
 
     A run of a deployment waits for another that has a lock: nobody watches it, and it may have been started because
@@ -134,4 +136,4 @@ def flow_runner(hand_off: HandOff = HERE, parts_per_task: int | None = None) -> 
     name = f"run {context.flow_run.name!r}" if context and context.flow_run else LockOptions.name
     timeout_s = math.inf if os.environ.get(STARTED_BY_WORKER) else LockOptions.timeout_s
     with lock_options(LockOptions(name, timeout_s)), RunProgress() as progress:
-        yield FlowRunner(progress, hand_off, parts_per_task)
+        yield FlowRunner(progress, hand_off, cases_per_task)
