@@ -24,7 +24,7 @@ $(READY): uv.lock pyproject.toml .ci/pin
 	$(BIN)/python .ci/pin uv | $(BIN)/pip install --quiet --require-hashes -r /dev/stdin
 	@# exported, not `uv sync`: the lock names files of PyPI, a requirements file is taken from any index or mirror
 	$(BIN)/uv export --quiet --frozen --all-extras --no-extra nnunet --no-emit-project --output-file $(VENV)/requirements.txt
-	$(BIN)/uv pip install --quiet --python $(VENV) --require-hashes -r $(VENV)/requirements.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(VENV) --require-hashes -r $(VENV)/requirements.txt
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
@@ -71,7 +71,7 @@ $(NNUNET)/.ready: uv.lock pyproject.toml .ci/pin
 	$(PYTHON) -m venv $(NNUNET)
 	$(NNUNET)/bin/python .ci/pin uv | $(NNUNET)/bin/pip install --quiet --require-hashes -r /dev/stdin
 	$(NNUNET)/bin/uv export --quiet --frozen --all-extras --no-emit-project --output-file $(NNUNET)/requirements.txt
-	$(NNUNET)/bin/uv pip install --quiet --python $(NNUNET) --require-hashes -r $(NNUNET)/requirements.txt
+	$(NNUNET)/bin/uv pip install --quiet --compile-bytecode --python $(NNUNET) --require-hashes -r $(NNUNET)/requirements.txt
 	$(NNUNET)/bin/pip install --quiet $(NNUNET_TORCH)
 	$(NNUNET)/bin/pip install --quiet --no-deps --no-build-isolation -e .
 	$(NNUNET)/bin/pip install --quiet --no-deps nnunet==1.7.1
