@@ -10,6 +10,13 @@ NNUNET := .nnunet
 # nnU-Net needs torchvision, which must be built for the same PyTorch
 NNUNET_TORCH ?= torch==2.14.1 torchvision==0.29.1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# uv does not read pip's variables: a mirror and its certificate serve both
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_CERT
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
 
 .PHONY: help setup demo evidence service service-stop deploy test format lint types tests tests-long test-nnunet reliability-page bench bench-gpu bench-nnunet bench-page docs wheel fix lock audit clean
 
