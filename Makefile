@@ -10,6 +10,13 @@ NNUNET := .nnunet
 # nnU-Net needs torchvision, which must be built for the same PyTorch
 NNUNET_TORCH ?= torch==2.14.1 torchvision==0.29.1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# uv does not read pip's variables: a mirror and its certificate serve both
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_CERT
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
 
 .PHONY: help setup demo evidence service service-stop deploy test format lint types tests tests-long test-nnunet reliability-page bench bench-gpu bench-nnunet bench-page docs wheel fix lock audit clean
 
@@ -18,13 +25,13 @@ help:  ## this list
 
 setup: $(READY)  ## install everything, pinned, into .venv (TORCH=torch==2.11.0 for another build)
 
-$(READY): requirements.lock pyproject.toml
+$(READY): uv.lock pyproject.toml .ci/pin
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "zssmnet needs Python 3.11 to 3.13; choose one with PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@# first without what it needs: monai asks for torch, which the lock leaves to TORCH
-	$(BIN)/pip install --quiet --no-deps "$(TORCH)"
-	@# also as constraints: else pip takes the newest version of what is asked for with and without extras (sqlalchemy)
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock -c requirements.lock
+	$(BIN)/python .ci/pin uv | $(BIN)/pip install --quiet --require-hashes -r /dev/stdin
+	@# exported, not `uv sync`: the lock names files of PyPI, a requirements file is taken from any index or mirror
+	$(BIN)/uv export --quiet --frozen --all-extras --no-extra nnunet --no-emit-project --output-file $(VENV)/requirements.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(VENV) --require-hashes -r $(VENV)/requirements.txt
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
@@ -67,11 +74,13 @@ tests-long: setup  ## all tests, the long ones too (three quarters of an hour); 
 	  --reliability-report=$(RESULTS)/reliability.json
 	@$(BIN)/python -m tests.reliability.ledger - $(RESULTS)/reliability.json $(RESULTS)/long_runs.json
 
-$(NNUNET)/.ready: requirements.lock pyproject.toml
+$(NNUNET)/.ready: uv.lock pyproject.toml .ci/pin
 	$(PYTHON) -m venv $(NNUNET)
+	$(NNUNET)/bin/python .ci/pin uv | $(NNUNET)/bin/pip install --quiet --require-hashes -r /dev/stdin
+	$(NNUNET)/bin/uv export --quiet --frozen --all-extras --no-emit-project --output-file $(NNUNET)/requirements.txt
+	$(NNUNET)/bin/uv pip install --quiet --compile-bytecode --python $(NNUNET) --require-hashes -r $(NNUNET)/requirements.txt
 	$(NNUNET)/bin/pip install --quiet $(NNUNET_TORCH)
-	$(NNUNET)/bin/pip install --quiet --require-hashes -r requirements.lock -c requirements.lock
-	$(NNUNET)/bin/pip install --quiet --no-build-isolation -e '.[nnunet]'
+	$(NNUNET)/bin/pip install --quiet --no-deps --no-build-isolation -e .
 	$(NNUNET)/bin/pip install --quiet --no-deps nnunet==1.7.1
 	@touch $@
 
@@ -112,19 +121,15 @@ fix: setup  ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock:  ## pin requirements.in anew, for Python 3.11 to 3.13, with hashes (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --override requirements.overrides requirements.in -o requirements.lock
-	@# what the images install: the same versions, without what only tests and pages need
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --override requirements.overrides \
-	  --constraint requirements.lock --extra service --extra s3 --extra dask --extra dicom pyproject.toml -o deployments/requirements-runtime.lock
+lock: setup  ## pin the dependencies of pyproject.toml anew, with hashes, in uv.lock
+	$(BIN)/uv lock --quiet --upgrade --default-index https://pypi.org/simple
 
-audit:  ## look the pinned packages up among the known vulnerabilities (asks https://pypi.org; no part of `make test`)
+audit: setup  ## look the pinned packages up among the known vulnerabilities (asks https://pypi.org; no part of `make test`)
 	@$(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit==2.10.1
-	@for file in requirements.lock deployments/requirements-server.txt; do \
-	  $(AUDIT)/bin/pip-audit --requirement $$file --require-hashes --disable-pip --strict --progress-spinner off || \
-	  { echo "$$file: not audited, or with the findings above. \"Not found on PyPI\" or a failed connection means that https://pypi.org"; \
-	    echo "could not be asked from here: nothing is known then, good or bad. Run it where it can be reached."; exit 1; }; \
-	done
+	@$(BIN)/uv export --quiet --frozen --all-extras --group image --no-emit-project --output-file $(AUDIT)/requirements.txt
+	@$(AUDIT)/bin/pip-audit --requirement $(AUDIT)/requirements.txt --require-hashes --disable-pip --strict --progress-spinner off || \
+	  { echo "Not audited, or with the findings above. \"Not found on PyPI\" or a failed connection means that https://pypi.org"; \
+	    echo "could not be asked from here: nothing is known then, good or bad. Run it where it can be reached."; exit 1; }
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(AUDIT) $(NNUNET) demo .evidence site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

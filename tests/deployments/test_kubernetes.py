@@ -6,9 +6,9 @@ kubernetes-validate carries, in their strict form, which knows no fields but Kub
 
 import asyncio
 import json
-import re
 import shlex
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -173,7 +173,8 @@ def test_settings_of_the_charts_are_known_to_prefect(monkeypatch: pytest.MonkeyP
 
 
 def test_charts_and_images_are_pinned_and_of_the_same_prefect() -> None:
-    (prefect_version,) = re.findall(r"^prefect==(\S+)", (ROOT / "requirements.in").read_text(), re.MULTILINE)
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    (prefect_version,) = (one["version"] for one in lock["package"] if one["name"] == "prefect")
     server, worker = values("server")["global"]["prefect"]["image"], values("worker")["worker"]["image"]
     assert server["prefectTag"] == f"{prefect_version}-python3.11"
     assert worker["prefectTag"] == f"{prefect_version}-python3.11-kubernetes"
