@@ -36,14 +36,14 @@ $(READY): uv.lock pyproject.toml .ci/pin
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup  ## synthetic examinations through every stage, with a small MNet, on the CPU
-	$(BIN)/zssmnet demo --output demo
+demo: setup  ## synthetic examinations through every stage as a Prefect flow, with a small MNet, on the CPU
+	$(BIN)/zssmnet demo --prefect --output demo
 
 evidence: setup  ## do the recipes' weights help? Runs and docs/evidence.md, half an hour of a CPU; continues in .evidence
 	@mkdir -p $(RESULTS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --root .evidence --json $(RESULTS)/evidence.json --page docs/evidence.md
 
-service: setup  ## the service on this machine without containers: server, database, S3, workers
+service: setup  ## the service on this machine without containers: server, workers
 	$(BIN)/zssmnet-service start
 
 service-stop:  ## end it

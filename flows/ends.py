@@ -19,10 +19,8 @@ from zssmnet.errors import ConfigError, ZssmnetError, without_credentials
 INTERRUPTED, TERMINATED = 130, 143
 EXTRAS = {
     "prefect": "service",
-    "rich": "service",
     "httpx": "service",
     "yaml": "service",
-    "uvicorn": "service",
     "prefect_dask": "dask",
     "dask": "dask",
     "distributed": "dask",
