@@ -17,7 +17,8 @@ from benchmarks.steps import TOGETHER, Sizes, Step, settle
 from zssmnet.corruption import corrupt
 from zssmnet.mnet import MNet
 from zssmnet.mnet.blocks import ConvNormAct
-from zssmnet.training.acceleration import gpu_settings, make_optimizer
+from zssmnet.training.optimizer import make_optimizer
+from zssmnet.training.precision import gpu_settings
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 KINDS = (

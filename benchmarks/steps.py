@@ -16,9 +16,10 @@ from benchmarks.random_cubes import Triple, draw_cubes
 from zssmnet.config import CorruptionConfig, TrainingConfig
 from zssmnet.corruption import LAYOUT, corrupt, sample_keys, swap_x_and_z
 from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import Compile, accelerated, gpu_settings, make_optimizer
 from zssmnet.training.epoch import CHECK_EVERY
 from zssmnet.training.loss import restoration_loss
+from zssmnet.training.optimizer import make_optimizer
+from zssmnet.training.precision import Compile, accelerated, gpu_settings
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 Channels = tuple[int, int, int, int, int]

@@ -28,7 +28,7 @@ from benchmarks.steps import Sizes
 from zssmnet.config import TrainingConfig
 from zssmnet.corruption import LAYOUT
 from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import make_optimizer
+from zssmnet.training.optimizer import make_optimizer
 from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 CARDS = {"H100": (3.35, 989), "A100": (2.04, 312), "RTX 4090": (1.01, 165)}

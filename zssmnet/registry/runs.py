@@ -26,11 +26,11 @@ from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage
 from zssmnet.storage.lock import locked
 from zssmnet.storage.records import Input, fingerprints, read_record, up_to_date
-from zssmnet.training.acceleration import choose_device, choose_precision
 from zssmnet.training.checkpoint import Progress, TrainingState, check_best
 from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import OnStep
 from zssmnet.training.fit import OnEpoch, fit
+from zssmnet.training.precision import choose_device, choose_precision
 from zssmnet.training.processes import Job, process_group
 from zssmnet.training.tensorboard import Monitor
 

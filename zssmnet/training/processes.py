@@ -31,10 +31,10 @@ from zssmnet.errors import InputError, TrainingError, ZssmnetError
 from zssmnet.storage import open_storage
 from zssmnet.storage.keys import printable
 from zssmnet.storage.temporary import temporary_folder
-from zssmnet.training.acceleration import choose_device
 from zssmnet.training.dataset import open_training_data
 from zssmnet.training.distributed import Group, connected
 from zssmnet.training.fit import fit
+from zssmnet.training.precision import choose_device
 
 _LAST_LINES_BYTES = 2000
 _END_TIMEOUT_S = 10.0

@@ -15,15 +15,6 @@ from zssmnet.config import CorruptionConfig, PretrainConfig
 from zssmnet.corruption import LAYOUT, sample_keys, swap_x_and_z
 from zssmnet.errors import OutOfMemoryError
 from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import (
-    FLOAT16_LOSS_SCALE,
-    Accelerated,
-    accelerated,
-    choose_precision,
-    gpu_settings,
-    make_optimizer,
-    make_schedule,
-)
 from zssmnet.training.batches import place_cubes
 from zssmnet.training.calibration import calibrate_head
 from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, content_of, load_content, load_weights
@@ -32,6 +23,8 @@ from zssmnet.training.diagnostics import warn_if_saturated
 from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
 from zssmnet.training.loss import restoration_loss
+from zssmnet.training.optimizer import make_optimizer, make_schedule
+from zssmnet.training.precision import FLOAT16_LOSS_SCALE, Accelerated, accelerated, choose_precision, gpu_settings
 
 INPUT_CHANNELS = 6
 """Three images and three zones."""

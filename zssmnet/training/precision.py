@@ -1,13 +1,12 @@
-"""How a machine computes a network: device, precision, compilation, optimizer. What is saved is the plain network.
+"""How a machine computes a network: device, precision, compilation.
 
-The wrapper around it has no part in checkpoints, so no prefix of one (`module.`, `_orig_mod.`) gets into their names.
+The wrapper around the network is not saved, so that no prefix (`module.`, `_orig_mod.`) gets into a checkpoint's names.
 """
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -139,53 +138,3 @@ def gpu_settings(tf32: bool) -> Iterator[None]:
         yield
     finally:
         convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before
-
-
-def make_optimizer(model: nn.Module, device: torch.device, recipe: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, as published, or AdamW; on a GPU one kernel updates all weights."""
-    fused = True if device.type == "cuda" else None
-    if recipe.optimizer == "adamw":
-        betas = (recipe.momentum, 0.999)
-        return torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=recipe.weight_decay, fused=fused
-        )
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        fused=fused,
-    )
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate, epoch by epoch: halved now and then, as published, or a cosine after a linear warm-up."""
-    if recipe.schedule == "halving":
-        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=recipe.halve_every, gamma=0.5)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: cosine_factor(epoch, recipe))
-
-
-def cosine_factor(epoch: int, recipe: TrainingConfig) -> float:
-    """Share of the learning rate in an epoch, counted from 0: rises over the warm-up, then falls, but never to 0."""
-    if epoch < recipe.warm_up_epochs:
-        return (epoch + 1) / (recipe.warm_up_epochs + 1)
-    done = (epoch - recipe.warm_up_epochs) / (max(recipe.epochs - recipe.warm_up_epochs, 0) + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1 - 1e-3)))
-
-
-def machine_free(optimizer_state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state without the choices that were made for one machine, so that another makes its own."""
-    groups = [group | dict.fromkeys(_MACHINES_CHOICES) for group in optimizer_state["param_groups"]]
-    return optimizer_state | {"param_groups": groups}
-
-
-def for_machine(optimizer_state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A saved state with the choices that ``optimizer`` has made for this machine."""
-    groups = [
-        saved | {name: group[name] for name in _MACHINES_CHOICES}
-        for saved, group in zip(optimizer_state["param_groups"], optimizer.param_groups, strict=True)
-    ]
-    return optimizer_state | {"param_groups": groups}
-
-
-_MACHINES_CHOICES = ("foreach", "fused")
