@@ -52,9 +52,16 @@ class Shuffling:
 
     def split(self, channels: int) -> Iterator["Shuffling"]:
         """Yield the same in parts of so many shuffled channels."""
-        tensors = (self.target_P, self.source_P, self.order_P, self.size_PAW, self.start_PAW)
         for first in range(0, len(self.target_P), channels):
-            yield Shuffling(*(one[first : first + channels] for one in tensors), self.bounds)
+            part = slice(first, first + channels)
+            yield Shuffling(
+                self.target_P[part],
+                self.source_P[part],
+                self.order_P[part],
+                self.size_PAW[part],
+                self.start_PAW[part],
+                self.bounds,
+            )
 
 
 def sample_shuffling(

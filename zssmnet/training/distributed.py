@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 
 from zssmnet.errors import TrainingError
 
@@ -27,7 +28,7 @@ COLLECTIVE_TIMEOUT = timedelta(hours=1)
 """Longer than any publication by rank 0, for which workers wait; a process that ends is noticed at once."""
 RENDEZVOUS_TIMEOUT_S = 600.0
 """For the processes to start: a busy machine takes a minute to import PyTorch."""
-POLL_S = 0.1
+POLL_INTERVAL_S = 0.1
 CPU = torch.device("cpu")
 
 
@@ -99,7 +100,7 @@ SINGLE = Group()
 
 
 @contextmanager
-def connected(group: Group, store: dist.Store) -> Iterator[Group]:
+def connected(group: Group, store: Store) -> Iterator[Group]:
     """A group, once all its processes are connected through a store that only they use.
 
     Raises:
@@ -130,7 +131,7 @@ def in_thread(call: Callable[[], Result], check: Callable[[], None] = lambda: No
             result.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="rendezvous").start()
-    while not wait([result], POLL_S).done:
+    while not wait([result], POLL_INTERVAL_S).done:
         check()
     return result.result()
 
@@ -141,7 +142,7 @@ def abort_collectives() -> None:
         dist.group.WORLD.abort()
 
 
-def _wait_for_all(group: Group, store: dist.Store) -> None:
+def _wait_for_all(group: Group, store: Store) -> None:
     """Wait until all processes have arrived at the store."""
     log.info("rank %d of %d: waiting at most %g s for the others", group.rank, group.size, RENDEZVOUS_TIMEOUT_S)
     deadline = time.monotonic() + RENDEZVOUS_TIMEOUT_S
@@ -153,11 +154,11 @@ def _wait_for_all(group: Group, store: dist.Store) -> None:
                 f"only {arrived} of {group.size} processes arrived within {RENDEZVOUS_TIMEOUT_S:g} s; check that all "
                 "of them were started for this training, and run it again"
             )
-        time.sleep(POLL_S)
+        time.sleep(POLL_INTERVAL_S)
         arrived = store.add("arrived", 0)
 
 
-def _connect(group: Group, store: dist.Store) -> None:
+def _connect(group: Group, store: Store) -> None:
     backend = "nccl" if group.device.type == "cuda" else "gloo"
 
     def connect() -> None:
@@ -170,5 +171,5 @@ def _connect(group: Group, store: dist.Store) -> None:
     except BaseException:
         if not dist.is_initialized():
             # PyTorch names a group by the number of attempts in its process; the end of a group resets that number
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         raise

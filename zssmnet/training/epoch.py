@@ -30,7 +30,7 @@ class Validation:
             best constant of each channel, below 0 for a worse one. In the recipe `masked` hidden voxels alone count,
             whatever the loss does: what is not hidden could be copied.
         spread: of T2W, ADC and DWI, how much the restored images vary within a cube, relative to the images: standard
-            deviations, meaned over the cubes. 0 for a channel that is restored as a constant; 1 for one that is a
+            deviations, averaged over the cubes. 0 for a channel that is restored as a constant; 1 for one that is a
             constant itself.
     """
 
@@ -117,7 +117,9 @@ def training_step(
     (loss * (share * loss_scale)).backward()  # type: ignore[no-untyped-call]
     group.sum_gradients(network)
     if loss_scale != 1:
-        torch._foreach_div_([weight.grad for weight in network.parameters() if weight.grad is not None], loss_scale)
+        for weight in network.parameters():
+            if weight.grad is not None:
+                weight.grad.div_(loss_scale)
     optimizer.step()
     return loss.detach(), shown.restored.detach()
 

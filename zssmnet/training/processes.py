@@ -17,6 +17,7 @@ from functools import cache
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel
+from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from zssmnet.config import PretrainConfig, TrainingConfig
@@ -25,7 +26,7 @@ from zssmnet.storage import open_storage
 from zssmnet.storage.keys import printable
 from zssmnet.storage.temporary import temporary_folder
 from zssmnet.training.dataset import open_training_data
-from zssmnet.training.distributed import POLL_S, Group, connected, in_thread
+from zssmnet.training.distributed import POLL_INTERVAL_S, Group, connected, in_thread
 from zssmnet.training.fit import fit
 from zssmnet.training.precision import choose_device
 from zssmnet.training.workers import check_workers, end_with_rank_0, failures_reported, started_worker
@@ -65,7 +66,7 @@ def process_group(job: Job) -> Iterator[Group]:
         return
     with ExitStack() as stack:
         file = str(stack.enter_context(temporary_folder()) / "store")
-        launch = _Launch(dist.FileStore(file, size), 0, size, 0)
+        launch = _Launch(FileStore(file, size), 0, size, 0)
         number = _announce(launch.store, job)
         places = [(rank, (file, str(rank), str(size))) for rank in range(1, size)]
         workers = [stack.enter_context(started_worker(rank, __name__, *place)) for rank, place in places]
@@ -104,7 +105,7 @@ def torchrun_command() -> Iterator[bool]:
 class _Launch:
     """How this process was started: the store where all meet, and its place."""
 
-    store: dist.Store
+    store: Store
     rank: int
     size: int
     local_rank: int
@@ -114,7 +115,7 @@ class _Launch:
     ) -> AbstractContextManager[Group]:
         """The process group of a job."""
         group = Group(self.rank, self.size, self.local_rank, device, check)
-        return connected(group, dist.PrefixStore(f"job {job}/", self.store))
+        return connected(group, PrefixStore(f"job {job}/", self.store))
 
 
 @cache
@@ -141,10 +142,10 @@ def _torchrun() -> _Launch | None:
             "or unset TORCHELASTIC_RUN_ID"
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a restart must not read what was announced before it
-    return _Launch(dist.PrefixStore(f"attempt {attempt}/", store), rank, size, local_rank)
+    return _Launch(PrefixStore(f"attempt {attempt}/", store), rank, size, local_rank)
 
 
-def _announce(store: dist.Store, job: Job | None) -> int:
+def _announce(store: Store, job: Job | None) -> int:
     """Tell workers the next job, or that there is none any more; returns its number."""
     number = int(store.add("jobs", 1))
     store.set(f"job {number}", job.model_dump_json() if job else "")
@@ -171,7 +172,7 @@ def _wait_for(launch: _Launch, key: str) -> bytes:
     while not launch.store.check([key]):
         if time.monotonic() > deadline:
             raise TrainingError(f"rank {launch.rank}: rank 0 started no training within {JOB_TIMEOUT_S / 3600:g} h")
-        time.sleep(POLL_S)
+        time.sleep(POLL_INTERVAL_S)
     return bytes(launch.store.get(key))
 
 
@@ -211,7 +212,7 @@ def _main() -> None:
     end_with_rank_0()
     store, rank, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     try:
-        _work(_Launch(dist.FileStore(store, size), rank, size, rank))
+        _work(_Launch(FileStore(store, size), rank, size, rank))
     except ZssmnetError as error:
         sys.exit(printable(str(error)))
 

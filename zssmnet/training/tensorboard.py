@@ -19,7 +19,7 @@ from zssmnet.training.loss import Restored, restore
 LOGS = "tensorboard"
 PICTURE_EVERY = 10
 """Epochs between two pictures of restored cubes."""
-EXAMPLES = 3
+LOGGED_EXAMPLES = 3
 
 
 class Monitor(ExitStack):
@@ -77,7 +77,7 @@ class Monitor(ExitStack):
             self._writer.add_scalar(name, value, result.epoch)
         self._writer.add_scalar("learning rate", result.learning_rate, result.epoch)
         if result.epoch == 1 or result.epoch % PICTURE_EVERY == 0:
-            examples = validation_examples(state.model, self._validation, self._config, EXAMPLES)
+            examples = validation_examples(state.model, self._validation, self._config, LOGGED_EXAMPLES)
             self._writer.add_image("restored cubes", examples_grid(examples), result.epoch, dataformats="HW")
         self._writer.flush()
 

@@ -14,7 +14,6 @@ from torch import nn
 from zssmnet.config import CorruptionConfig, PretrainConfig
 from zssmnet.corruption import LAYOUT, sample_keys, swap_x_and_z
 from zssmnet.errors import OutOfMemoryError
-from zssmnet.mnet import MNet
 from zssmnet.training.batches import place_cubes
 from zssmnet.training.calibration import calibrate_head
 from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, content_of, load_content, load_weights
@@ -22,13 +21,9 @@ from zssmnet.training.dataset import CubeSet
 from zssmnet.training.diagnostics import warn_if_saturated
 from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
-from zssmnet.training.loss import restoration_loss
+from zssmnet.training.loss import restoration_loss, restoring_network
 from zssmnet.training.optimizer import make_optimizer, make_schedule
 from zssmnet.training.precision import FLOAT16_LOSS_SCALE, Accelerated, accelerated, choose_precision, gpu_settings
-
-INPUT_CHANNELS = 6
-"""Three images and three zones."""
-OUTPUT_CHANNELS = 3
 
 
 class Trainer:
@@ -144,7 +139,7 @@ def initial_state(
     recipe = config.training
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone: the weights are drawn there
-        model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, config.network.channels, config.network.merge)
+        model = restoring_network(config.network)
     if initial:
         load_weights(model, initial)
     model.to(memory_format=LAYOUT)  # type: ignore[call-overload]

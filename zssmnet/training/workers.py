@@ -19,7 +19,7 @@ import torch
 
 from zssmnet.errors import TrainingError
 from zssmnet.storage.keys import printable
-from zssmnet.training.distributed import POLL_S, abort_collectives
+from zssmnet.training.distributed import POLL_INTERVAL_S, abort_collectives
 
 _LAST_LINES_BYTES = 2000
 _END_TIMEOUT_S = 10.0
@@ -98,14 +98,14 @@ def failures_reported(workers: Sequence[Worker]) -> Iterator[None]:
         deadline = time.monotonic() + _EXIT_STATUS_TIMEOUT_S
         while time.monotonic() < deadline:
             check_workers(workers)
-            time.sleep(POLL_S)
+            time.sleep(POLL_INTERVAL_S)
         raise
     finally:
         done.set()
 
 
 def _abort_when_one_ends(workers: Sequence[Worker], done: threading.Event) -> None:
-    while not done.wait(POLL_S):
+    while not done.wait(POLL_INTERVAL_S):
         if any(worker.process.poll() is not None for worker in workers):
             abort_collectives()
             return

@@ -29,7 +29,7 @@ from zssmnet.training.batches import StreamedCubes
 from zssmnet.training.checkpoint import EpochResult, TrainingState
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.epoch import validate
-from zssmnet.training.tensorboard import EXAMPLES, LOGS, Monitor, validation_examples
+from zssmnet.training.tensorboard import LOGGED_EXAMPLES, LOGS, Monitor, validation_examples
 from zssmnet.training.trainer import initial_state
 
 CONFIG = small_config(epochs=3)
@@ -167,7 +167,7 @@ class TestPictures:
         assert (first.step, third.step) == (1, 3)
         picture = np.asarray(Image.open(io.BytesIO(first.encoded_image_string)))
         _, _, x, y, _ = VALIDATION.files[0].shape
-        assert picture.shape[:2] == (EXAMPLES * 3 * y, 3 * x)
+        assert picture.shape[:2] == (LOGGED_EXAMPLES * 3 * y, 3 * x)
         assert picture.std() > 30
 
     def test_nothing_changes_in_training(self, tmp_path: Path, weights: LocalStorage) -> None:
