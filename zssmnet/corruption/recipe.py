@@ -12,7 +12,7 @@ from zssmnet.config import CorruptionConfig, Recipe
 from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
 from zssmnet.corruption.flip import apply_flip, sample_flip
 from zssmnet.corruption.intensity import apply_intensity, sample_intensity
-from zssmnet.corruption.masking import apply_masking, find_hidden, sample_masking
+from zssmnet.corruption.masking import HIDDEN, find_hidden, sample_masking
 from zssmnet.corruption.painting import apply_painting, sample_painting
 from zssmnet.corruption.random import sample_keys
 from zssmnet.corruption.shuffling import apply_shuffling
@@ -106,7 +106,7 @@ def _masked(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tu
     images = flipped[:, :IMAGE_CHANNELS]
     size = tuple(images.shape[2:])
     hidden = find_hidden(sample_masking(keys_N, (IMAGE_CHANNELS, *size), config.masking), size, config.masking.block)
-    return torch.cat((apply_masking(images, hidden), mask_to_zones(flipped[:, IMAGE_CHANNELS])), dim=1), images
+    return torch.cat((images.masked_fill(hidden, HIDDEN), mask_to_zones(flipped[:, IMAGE_CHANNELS])), dim=1), images
 
 
 def _distorted(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
