@@ -39,7 +39,7 @@ class Stream(IntEnum):
 
 
 def _signed(pattern: int, bits: int) -> int:
-    """The signed integer of so many bits that has this pattern of bits."""
+    """The signed integer with this pattern of bits."""
     return pattern - (1 << bits) if pattern >> (bits - 1) else pattern
 
 

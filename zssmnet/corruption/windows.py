@@ -51,7 +51,7 @@ class Shuffling:
     bounds: Bounds
 
     def split(self, channels: int) -> Iterator["Shuffling"]:
-        """Yield the same in parts of so many shuffled channels."""
+        """Yield parts of at most this many shuffled channels."""
         for first in range(0, len(self.target_P), channels):
             part = slice(first, first + channels)
             yield Shuffling(
@@ -111,7 +111,7 @@ def sample_shuffling(
 def window_bounds(size: Sequence[int], config: ShufflingConfig) -> Bounds:
     """What the windows of a channel are at most: a channel has more cells with a probability below 2^-100.
 
-    By Bernstein's inequality for a sum of so many independent volumes, each a product of uniform sizes.
+    By Bernstein's inequality for a sum of independent volumes, each a product of uniform sizes.
 
     Args:
         size: size of a cube x, y, z in voxels.

@@ -48,7 +48,7 @@ class CubeSet:
 
         Args:
             indices: int64, on the CPU.
-            pinned: whether they lie in memory from which a GPU can fetch them by itself.
+            pinned: whether to use pinned memory, which a GPU copies without the host.
 
         Returns:
             A view of memory in which they lie as in the files, so that turning the axes copies nothing.

@@ -19,23 +19,23 @@ log = logging.getLogger(__name__)
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Compile = Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"]
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-"""dtypes of the convolutions of those precisions in which they are not float32's."""
+"""dtype of the convolutions, for the precisions with another one than float32."""
 FLOAT16_LOSS_SCALE = 2.0**16
 """Gradients of a mean over millions of voxels vanish in float16 without it. Those of weights overflow above 1: 40 times
 the largest one of a fresh network of full width.
 """
 COMPILED_FROM = 10_000
-"""Steps of a training from which on a GPU's network is compiled by itself: that takes about two minutes at its start,
-and a step of 24 cubes then 41 ms in place of 70 to 100 (H100).
+"""Steps of a training from which ``auto`` compiles on a GPU. Compiling takes about two minutes; a step of 24 cubes then
+takes 41 ms instead of 70 to 100 (H100).
 """
 
 
 class Accelerated(nn.Module):
-    """A network whose convolutions are computed in another dtype; its predictions are float32.
+    """A network under autocast; its predictions are float32.
 
     Args:
-        model: the plain network, which stays as it is, float32 weights and all.
-        device: where it lies.
+        model: the plain network; its weights stay float32.
+        device: of the network.
         precision: of its convolutions and of what lies between them.
     """
 
@@ -108,7 +108,7 @@ def choose_compile(recipe: TrainingConfig, device: torch.device, steps: int) -> 
 
 
 def _can_compile(device: torch.device) -> bool:
-    """Tried, since much can be missing: Triton, a C compiler, Python's headers, support of this GPU."""
+    """Try it: Triton, a C compiler, Python's headers or support of this GPU may be missing."""
     try:
         torch.compile(lambda x: x + 1, dynamic=False)(torch.ones(1, device=device))
     except Exception as error:  # compilers raise what they like

@@ -167,7 +167,7 @@ def fits_in_memory(
     corruption: CorruptionConfig,
     batch: int,
 ) -> bool:
-    """Whether a training step with so many cubes fits, tried with empty ones; the weights stay as they are."""
+    """Whether a training step with a batch of this size fits, tried with empty cubes; the weights do not change."""
     network.train()
     tries_algorithms = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False  # for a shape that is seen once it takes longer than all else
