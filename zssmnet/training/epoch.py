@@ -138,8 +138,8 @@ def validate(
     """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
 
     Args:
-        fill: whether to fill up the last batch with cubes that do not count, so that a compiled network, or convolutions
-            chosen for a shape, see one shape only.
+        fill: whether to fill up the last batch with cubes that do not count, so that a compiled network or
+            convolutions chosen for a shape see one shape only.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
