@@ -28,10 +28,6 @@ class Restored:
         """The first cubes of them."""
         return Restored(self.corrupted[:count], self.restored[:count], self.target[:count])
 
-    def squared_error(self) -> Tensor:
-        """Mean squared error over all voxels, a number."""
-        return (self.restored - self.target).square().mean()
-
     def squared_error_of_hidden(self) -> Tensor:
         """Mean squared error over each cube's hidden voxels, averaged over the cubes."""
         hidden = was_hidden(self.corrupted)
@@ -52,8 +48,9 @@ def restore(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: Corrupt
 
 def loss_of(shown: Restored, config: CorruptionConfig) -> Tensor:
     """The loss: the mean squared error, in the recipe `masked` over the voxels that its settings choose."""
-    is_of_hidden = config.recipe == "masked" and config.masking.loss == "hidden"
-    return shown.squared_error_of_hidden() if is_of_hidden else shown.squared_error()
+    if config.recipe == "masked" and config.masking.loss == "hidden":
+        return shown.squared_error_of_hidden()
+    return (shown.restored - shown.target).square().mean()
 
 
 def restoration_loss(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig) -> Tensor:

@@ -3,6 +3,7 @@
 Which batch fits into a device's memory is found by trying, as only the device knows.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -153,11 +154,7 @@ def initial_state(
 
 def largest_batch(fits: Callable[[int], bool], below: int) -> int:
     """The largest batch that fits, by bisection; 0 if none does."""
-    low, high = 0, below
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect_left(range(1, below), True, key=lambda batch: not fits(batch))
 
 
 def fits_in_memory(

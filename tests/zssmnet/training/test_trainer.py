@@ -1,19 +1,35 @@
-"""Batches that do not fit into a device's memory."""
+"""What a trainer does with the network, and batches that do not fit into a device's memory."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.zssmnet.training.examples import cubes_of, small_config
+from tests.zssmnet.training.examples import CPU, cubes_of, small_config
 from zssmnet.errors import OutOfMemoryError
 from zssmnet.mnet import MNet
 from zssmnet.storage import LocalStorage
 from zssmnet.training import fit
 from zssmnet.training.dataset import CubeSet
-from zssmnet.training.trainer import largest_batch
+from zssmnet.training.trainer import Trainer, initial_state, largest_batch
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
+
+
+def test_training_and_validation_each_have_their_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, forward = set(), MNet.forward
+
+    def watched(model: MNet, x: torch.Tensor) -> Any:
+        seen.add((torch.is_grad_enabled(), model.training))
+        return forward(model, x)
+
+    monkeypatch.setattr(MNet, "forward", watched)
+    config = small_config()
+    trained = Trainer(initial_state(config, CPU), TRAINING, VALIDATION, config)
+    trained.epoch()
+    trained.epoch()
+    assert seen == {(True, True), (False, False)}
 
 
 class TestMemory:
