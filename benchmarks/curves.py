@@ -15,8 +15,8 @@ from zssmnet.config import NetworkConfig, PretrainConfig, TrainingConfig
 from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.report.palette import FAINT
 from zssmnet.report.style import heading, legend, new_figure, png_of, without_frame
-from zssmnet.training.acceleration import FLOAT16_LOSS_SCALE, accelerated, gpu_settings
 from zssmnet.training.epoch import training_step
+from zssmnet.training.precision import FLOAT16_LOSS_SCALE, accelerated, gpu_settings
 from zssmnet.training.trainer import initial_state
 
 COLOURS = ("#2f78a8", "#8fb8d4", "#d1495b", "#ffb000", "#4d8b57", "#7b5ea7")

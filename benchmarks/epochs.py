@@ -10,9 +10,9 @@ import torch
 
 from zssmnet.config import CorruptionConfig, NetworkConfig, PretrainConfig, ShufflingConfig, TrainingConfig
 from zssmnet.storage import LocalStorage
-from zssmnet.training.acceleration import choose_device
 from zssmnet.training.dataset import open_training_data
 from zssmnet.training.fit import fit
+from zssmnet.training.precision import choose_device
 from zssmnet.training.processes import Job, process_group
 from zssmnet.training.trainer import Trainer, initial_state
 

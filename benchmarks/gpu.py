@@ -106,14 +106,6 @@ def corruption(session: Session) -> None:
         session.results.table(*tables.corruption(found, session.sizes))
 
 
-def shuffling_kernel(session: Session) -> None:
-    """(a) Whether a kernel would shuffle faster."""
-    if session.sizes.device != "cuda":
-        return
-    if found := session.measured("shuffling_kernel", "shuffling_kernel", 20):
-        session.results.table(*tables.shuffling_kernel(found, session.sizes))
-
-
 def waits(session: Session) -> None:
     """(b) Whether a step ever waits for the GPU."""
     cubes = session.folder / "few"
@@ -227,7 +219,6 @@ PARTS: tuple[Callable[[Session], None], ...] = (
     epochs,
     curves,
     processes,
-    shuffling_kernel,
     compiled,
     compiled_curve,
 )

@@ -13,20 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.corruption import SHAPE_CXYZ, time_shuffling, time_steps
+from benchmarks.corruption import time_shuffling, time_steps
 from benchmarks.curves import Course, run
 from benchmarks.kernels import where_time_goes
 from benchmarks.steps import ALONE, PLAIN, TOGETHER, Compile, Sizes, Step, Variant, measure
-from benchmarks.timing import best_seconds
-from zssmnet.config import CorruptionConfig, ShufflingConfig
-from zssmnet.corruption import sample_keys
-from zssmnet.corruption.shuffling import apply_shuffling
-from zssmnet.corruption.windows import sample_shuffling
+from zssmnet.config import CorruptionConfig
 from zssmnet.storage import LocalStorage
-from zssmnet.training.acceleration import gpu_settings, make_optimizer
 from zssmnet.training.batches import Batches, ResidentCubes, StreamedCubes
 from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import CHECK_EVERY, train_epoch
+from zssmnet.training.optimizer import make_optimizer
+from zssmnet.training.precision import gpu_settings
 from zssmnet.training.trainer import fits_in_memory, largest_batch
 
 Told = dict[str, Any]
@@ -40,22 +37,6 @@ def corruption(sizes: Told) -> Told:
     torch.set_num_threads(1)
     loop = time_shuffling(min(asked.batch, 4), 1)
     return {"ms": milliseconds, "cubes_per_second": 1e3 * asked.batch / milliseconds["whole"], "one_core": loop}
-
-
-def shuffling_kernel(sizes: Told) -> Told:
-    """Milliseconds of a batch's shuffling as a sorted list and by a kernel, and whether both give the same."""
-    from benchmarks.shuffling_kernel import apply_by_kernel  # Triton comes with PyTorch's builds for GPUs alone
-
-    asked, config = Sizes.of(sizes), ShufflingConfig()
-    device, keys = torch.device(asked.device), sample_keys(asked.batch, torch.Generator().manual_seed(0))
-    drawn = sample_shuffling(keys, SHAPE_CXYZ, config, from_first_channel=True, device=device)
-    cubes = torch.rand(asked.batch, *SHAPE_CXYZ, device=device)
-    ways = {"sorted list": apply_shuffling, "kernel": apply_by_kernel}
-    equal = torch.equal(*(way(cubes, drawn) for way in ways.values()))
-    milliseconds = {
-        name: 1e3 * best_seconds(partial(way, cubes, drawn), 10, torch.cuda.synchronize) for name, way in ways.items()
-    }
-    return {"ms": milliseconds, "equal": equal}
 
 
 def waits(sizes: Told, cubes: str) -> Iterator[Told]:

@@ -23,13 +23,6 @@ def corruption(found: Found, sizes: Sizes) -> Table:
     return f"Corruption of {sizes.batch} cubes of 64 x 64 x 16 on the device", ("what", "value"), rows
 
 
-def shuffling_kernel(found: Found, sizes: Sizes) -> Table:
-    """The sorted list against the kernel."""
-    rows: list[tuple[str, ...]] = [(name, f"{value:.2f} ms") for name, value in found["ms"].items()]
-    rows.append(("equal to the last bit", "yes" if found["equal"] else "no"))
-    return f"Local shuffling of {sizes.batch} cubes on the device", ("way", "value"), rows
-
-
 def waits(found: Found) -> Table:
     """Whether the host ever waited."""
     rows: list[tuple[str, ...]] = []

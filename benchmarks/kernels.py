@@ -14,11 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import GIB
 from benchmarks.steps import TOGETHER, Sizes, Step, settle
+from zssmnet.config import NetworkConfig
 from zssmnet.corruption import corrupt
-from zssmnet.mnet import MNet
 from zssmnet.mnet.blocks import ConvNormAct
-from zssmnet.training.acceleration import gpu_settings, make_optimizer
-from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
+from zssmnet.training.loss import restoring_network
+from zssmnet.training.optimizer import make_optimizer
+from zssmnet.training.precision import gpu_settings
 
 KINDS = (
     ("convolutions", ("conv",)),
@@ -57,8 +58,8 @@ def peak_tflops(card: str) -> float | None:
 def forward_gflop(sizes: Sizes) -> float:
     """Of the network's convolutions, for one cube; a multiplication and an addition are two."""
     with torch.device("meta"):
-        network = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, sizes.channels)
-        cube = torch.empty(1, INPUT_CHANNELS, *sizes.size[::-1])
+        network = restoring_network(NetworkConfig(channels=sizes.channels))
+        cube = torch.empty(1, network.in_channels, *sizes.size[::-1])
     with FlopCounterMode(display=False) as counter:
         network(cube)
     return float(counter.get_flop_counts()["Global"][torch.ops.aten.convolution]) / 1e9

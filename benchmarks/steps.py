@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.random_cubes import Triple, draw_cubes
-from zssmnet.config import CorruptionConfig, TrainingConfig
+from zssmnet.config import CorruptionConfig, NetworkConfig, TrainingConfig
 from zssmnet.corruption import LAYOUT, corrupt, sample_keys, swap_x_and_z
-from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import Compile, accelerated, gpu_settings, make_optimizer
 from zssmnet.training.epoch import CHECK_EVERY
-from zssmnet.training.loss import restoration_loss
-from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
+from zssmnet.training.loss import restoration_loss, restoring_network
+from zssmnet.training.optimizer import make_optimizer
+from zssmnet.training.precision import Compile, accelerated, gpu_settings
 
 Channels = tuple[int, int, int, int, int]
 POOL = 48
@@ -100,7 +99,7 @@ class Step:
         self._generator = torch.Generator().manual_seed(0)
         self.recipe = TrainingConfig(precision=variant.precision, compile=variant.compile, batch_size=sizes.batch)
         torch.default_generator.manual_seed(0)
-        self.model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, sizes.channels)
+        self.model = restoring_network(NetworkConfig(channels=sizes.channels))
         layout = LAYOUT if variant.channels_last else torch.contiguous_format
         self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.network = accelerated(self.model, self.device, self.recipe)

@@ -25,11 +25,10 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.kernels import forward_gflop
 from benchmarks.results import Results
 from benchmarks.steps import Sizes
-from zssmnet.config import TrainingConfig
+from zssmnet.config import NetworkConfig, TrainingConfig
 from zssmnet.corruption import LAYOUT
-from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import make_optimizer
-from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
+from zssmnet.training.loss import restoring_network
+from zssmnet.training.optimizer import make_optimizer
 
 CARDS = {"H100": (3.35, 989), "A100": (2.04, 312), "RTX 4090": (1.01, 165)}
 """Bandwidth in TB/s and dense bfloat16 in TFLOP/s, as the manufacturer tells."""
@@ -132,10 +131,10 @@ def _channels_last(given: Any) -> Any:
 def step_traffic(sizes: Sizes) -> Traffic:
     """Of the second of two steps, which has momentum."""
     with torch.device("meta"):
-        network = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, sizes.channels)
-        shape = (sizes.batch, INPUT_CHANNELS, *sizes.size[::-1])
+        network = restoring_network(NetworkConfig(channels=sizes.channels))
+        shape = (sizes.batch, network.in_channels, *sizes.size[::-1])
         corrupted = torch.empty(shape).contiguous(memory_format=LAYOUT)
-        target = corrupted[:, :OUTPUT_CHANNELS].contiguous(memory_format=LAYOUT)
+        target = corrupted[:, : network.num_classes].contiguous(memory_format=LAYOUT)
     network.to(memory_format=LAYOUT)  # type: ignore[call-overload]
     optimizer = make_optimizer(network, torch.device("meta"), TrainingConfig())
     optimizer.param_groups[0]["foreach"] = True

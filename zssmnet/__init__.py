@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zssmnet.handoff.export import export_nnunet_v2
     from zssmnet.handoff.load import load_pretrained
     from zssmnet.handoff.network_input import network_input
+    from zssmnet.handoff.restoration import load_restoration
     from zssmnet.mnet import MNet
     from zssmnet.stages.cubes import generate_cubes
     from zssmnet.stages.pipeline import run_pipeline
@@ -44,6 +45,7 @@ __all__ = [
     "export_nnunet_v2",
     "generate_cubes",
     "load_pretrained",
+    "load_restoration",
     "network_input",
     "prepare_archive",
     "prepare_case",
@@ -59,6 +61,7 @@ _MODULES = {
     "handoff.export": ("export_nnunet_v2",),
     "handoff.load": ("load_pretrained",),
     "handoff.network_input": ("network_input",),
+    "handoff.restoration": ("load_restoration",),
     "mnet": ("MNet",),
     "stages.cubes": ("generate_cubes",),
     "stages.pipeline": ("run_pipeline",),

@@ -6,9 +6,11 @@ Axis order of all triples is (x, y, z) unless a name says otherwise.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zssmnet.errors import ConfigError
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 ArchiveFormat = Literal["nnunet", "picai"]
@@ -32,7 +34,29 @@ class Flag:
     metavar: str | None = None
 
 
-class _Frozen(BaseModel):
+def fault_of(error: ValidationError) -> str:
+    """What is wrong with settings, in one line: the first fault, with its setting and value."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    reason = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+    setting = f"{name} = {first['input']!r}: " if name else ""  # without one, it is about several of them
+    return setting + reason.removeprefix("Value error, ")
+
+
+class _RaisesConfigError(type(BaseModel)):  # type: ignore[misc]
+    """Makes a direct call of a class raise a ConfigError; where pydantic validates a model, it makes no such call."""
+
+    def __call__(cls, *args: Any, **settings: Any) -> Any:
+        try:
+            return super().__call__(*args, **settings)
+        except ValidationError as error:
+            raise ConfigError(f"{cls.__name__}: {fault_of(error)}") from error
+
+
+_METACLASS: Any = _RaisesConfigError
+
+
+class _Frozen(BaseModel, metaclass=_METACLASS):  # type: ignore[metaclass]
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 

@@ -22,7 +22,7 @@ class InputError(ZssmnetError):
     """What the user gave cannot be used as it is: exit status 1 and one line, never a traceback."""
 
 
-class ConfigError(InputError):
+class ConfigError(InputError, ValueError):
     """Settings that cannot be used: an unknown name, a value out of range, an unreadable file."""
 
 

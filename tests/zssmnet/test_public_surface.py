@@ -44,6 +44,7 @@ def test_public_names() -> None:
         "export_nnunet_v2",
         "generate_cubes",
         "load_pretrained",
+        "load_restoration",
         "network_input",
         "prepare_archive",
         "prepare_case",

@@ -12,6 +12,16 @@
 from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
 from zssmnet.corruption.masking import was_hidden
 from zssmnet.corruption.random import sample_keys
-from zssmnet.corruption.recipe import Corrupted, Corruption, corrupt
+from zssmnet.corruption.recipe import IMAGE_CHANNELS, ZONE_CHANNELS, Corrupted, Corruption, corrupt
 
-__all__ = ["LAYOUT", "Corrupted", "Corruption", "corrupt", "sample_keys", "swap_x_and_z", "was_hidden"]
+__all__ = [
+    "IMAGE_CHANNELS",
+    "LAYOUT",
+    "ZONE_CHANNELS",
+    "Corrupted",
+    "Corruption",
+    "corrupt",
+    "sample_keys",
+    "swap_x_and_z",
+    "was_hidden",
+]

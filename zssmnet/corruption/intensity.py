@@ -76,7 +76,7 @@ def apply_intensity(images_NCXYZ: Tensor, intensity: IntensityMap, table_size: i
     climb_NE = torch.diff(height_NE, append=height_NE[:, -1:])
 
     place_NV = images_NCXYZ.flatten(1).clamp(0, 1).mul_(_EVEN_STEPS)
-    step_NV = place_NV.to(torch.int64).clamp_(0, _EVEN_STEPS)  # clamped once more: NaN shall stay NaN
+    step_NV = place_NV.to(torch.int64).clamp_(0, _EVEN_STEPS)  # clamped again: NaN must stay NaN
     mapped_NV = place_NV.sub_(step_NV).mul_(climb_NE.gather(1, step_NV)).add_(height_NE.gather(1, step_NV))
     applies_N = intensity.applies_N.reshape(-1, 1, 1, 1, 1)
     return torch.where(applies_N, mapped_NV.reshape(images_NCXYZ.shape), images_NCXYZ)

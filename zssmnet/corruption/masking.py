@@ -4,7 +4,6 @@ Source: He et al., "Masked autoencoders are scalable vision learners", CVPR 2022
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,23 +15,12 @@ HIDDEN = -1.0
 """The value of a hidden voxel: images lie in 0..1, so that it cannot be mistaken for tissue or background."""
 
 
-@dataclass(frozen=True)
-class Masking:
-    """The hidden blocks of N cubes with C images.
-
-    Attributes:
-        hidden_NCB: whether each block is hidden, bool; blocks in C order of their x, y, z places.
-    """
-
-    hidden_NCB: Tensor
-
-
 def block_counts(size: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
     """Number of blocks along the axes x, y, z; the last of an axis is cut off at the cube's border."""
     return tuple(math.ceil(voxels / step) for voxels, step in zip(size, block, strict=True))
 
 
-def sample_masking(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: MaskingConfig) -> Masking:
+def sample_masking(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: MaskingConfig) -> Tensor:
     """Draw which blocks are hidden: in every image the same number of them, and at least one.
 
     Args:
@@ -41,25 +29,26 @@ def sample_masking(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: MaskingC
         config: share and size of the blocks, and whether all images hide the same ones.
 
     Returns:
-        The masking of these N cubes, on the device of the keys.
+        Whether each block of C images is hidden: bool, (N, C, B), blocks in C order of their x, y, z places; on the
+        device of the keys.
     """
     channels, *size = shape_CXYZ
     blocks = math.prod(block_counts(tuple(size), config.block))
     drawn_NCB = uniform(keys_N, Stream.MASKING, (1 if config.jointly else channels, blocks))
     rank_NCB = drawn_NCB.argsort(dim=-1).argsort(dim=-1)
     count = max(1, round(config.ratio * blocks))
-    return Masking((rank_NCB < count).expand(-1, channels, -1))
+    return (rank_NCB < count).expand(-1, channels, -1)
 
 
-def find_hidden(masking: Masking, size: tuple[int, ...], block: tuple[int, ...]) -> Tensor:
+def find_hidden(hidden_NCB: Tensor, size: tuple[int, ...], block: tuple[int, ...]) -> Tensor:
     """Which voxels are hidden: bool, (N, C, X, Y, Z).
 
     Args:
-        masking: the hidden blocks of N cubes.
+        hidden_NCB: the hidden blocks of N cubes, from `sample_masking`.
         size: size of the cubes x, y, z in voxels.
         block: size of a block x, y, z in voxels.
     """
-    hidden = masking.hidden_NCB.reshape(*masking.hidden_NCB.shape[:2], *block_counts(size, block))
+    hidden = hidden_NCB.reshape(*hidden_NCB.shape[:2], *block_counts(size, block))
     for axis, (voxels, step) in enumerate(zip(size, block, strict=True), start=2):
         place = torch.arange(voxels, device=hidden.device) // step
         hidden = hidden.index_select(axis, place)
@@ -69,16 +58,3 @@ def find_hidden(masking: Masking, size: tuple[int, ...], block: tuple[int, ...])
 def was_hidden(images_NCXYZ: Tensor) -> Tensor:
     """Which voxels of masked images are hidden, whatever the order of the axes: bool, of the same shape."""
     return images_NCXYZ == HIDDEN
-
-
-def apply_masking(images_NCXYZ: Tensor, hidden_NCXYZ: Tensor) -> Tensor:
-    """Hide voxels.
-
-    Args:
-        images_NCXYZ: images (cube, channel, x, y, z) in 0..1.
-        hidden_NCXYZ: which voxels to hide, bool.
-
-    Returns:
-        A new tensor, with `HIDDEN` in the hidden voxels.
-    """
-    return images_NCXYZ.masked_fill(hidden_NCXYZ, HIDDEN)

@@ -12,12 +12,8 @@ splittable pseudorandom number generators", OOPSLA 2014 (keys).
 import math
 from enum import IntEnum
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-
-UInts = npt.NDArray[np.uint32]
 
 
 class Stream(IntEnum):
@@ -43,7 +39,7 @@ class Stream(IntEnum):
 
 
 def _signed(pattern: int, bits: int) -> int:
-    """The signed integer of so many bits that has this pattern of bits."""
+    """The signed integer with this pattern of bits."""
     return pattern - (1 << bits) if pattern >> (bits - 1) else pattern
 
 
@@ -108,31 +104,6 @@ def random_bits(keys: Tensor, stream: Stream, shape: tuple[int, ...]) -> Tensor:
     bits = _mix_(counter + seeds.to(torch.int32), _MIX32_FIRST)
     bits = _mix_(bits.bitwise_xor_((seeds >> 32).to(torch.int32)), _MIX32_LAST)
     return bits.reshape(*keys.shape, *shape)
-
-
-def seed_halves(keys: Tensor, stream: Stream) -> tuple[UInts, UInts]:
-    """What `hash_on_cpu` wants of keys on the CPU: the lower and the upper half of each key's seed."""
-    seeds = derive_keys(keys, stream).numpy().view(np.uint64)
-    return seeds.astype(np.uint32), (seeds >> np.uint64(32)).astype(np.uint32)
-
-
-def hash_on_cpu(bits: UInts, upper: UInts) -> UInts:
-    """The 32 random bits of some draws, as `random_bits` gives them; NumPy's unsigned integers need fewer operations.
-
-    Args:
-        bits: lower half of the key's seed + number of the draw; changed in place.
-        upper: upper half of the key's seed, of the same shape.
-    """
-    shifted = np.empty_like(bits)
-    for rounds in (_MIX32_FIRST, _MIX32_LAST):
-        for shift, factor in rounds:
-            np.right_shift(bits, np.uint32(shift), out=shifted)
-            bits ^= shifted
-            if factor != 1:
-                bits *= np.uint32(factor & 0xFFFFFFFF)
-        if rounds is _MIX32_FIRST:
-            bits ^= upper
-    return bits
 
 
 def uniform(keys: Tensor, stream: Stream, shape: tuple[int, ...]) -> Tensor:

@@ -8,18 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zssmnet.config import CorruptionConfig
+from zssmnet.config import CorruptionConfig, Recipe
 from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
 from zssmnet.corruption.flip import apply_flip, sample_flip
 from zssmnet.corruption.intensity import apply_intensity, sample_intensity
-from zssmnet.corruption.masking import apply_masking, find_hidden, sample_masking
+from zssmnet.corruption.masking import HIDDEN, find_hidden, sample_masking
 from zssmnet.corruption.painting import apply_painting, sample_painting
 from zssmnet.corruption.random import sample_keys
 from zssmnet.corruption.shuffling import apply_shuffling
 from zssmnet.corruption.windows import sample_shuffling
 
-IMAGES = 3  # channels T2W, ADC, DWI; the mask follows
-ZONES = 3  # mask values 0 background, 1 peripheral zone, 2 rest of the gland
+IMAGE_CHANNELS = 3  # channels T2W, ADC, DWI; the mask follows
+ZONE_CHANNELS = 3  # mask values 0 background, 1 peripheral zone, 2 rest of the gland
 
 
 class Corrupted(NamedTuple):
@@ -39,17 +39,21 @@ class Corruption:
     """The pretext task as a callable on batches.
 
     Args:
-        config: probabilities and sizes of the steps; by default the published method's.
+        config: probabilities and sizes of the steps, or the name of a recipe with its defaults; by default the
+            published method's.
+
+    Raises:
+        ConfigError: no such recipe.
 
     >>> cubes_NCZYX = torch.rand(2, 4, 8, 16, 16)
-    >>> corruption = Corruption(CorruptionConfig(recipe="per-channel"))
+    >>> corruption = Corruption("per-channel")
     >>> input_NCZYX, target_NCZYX = corruption(cubes_NCZYX, torch.Generator().manual_seed(0))
     >>> input_NCZYX.shape, target_NCZYX.shape
     (torch.Size([2, 6, 8, 16, 16]), torch.Size([2, 3, 8, 16, 16]))
     """
 
-    def __init__(self, config: CorruptionConfig | None = None) -> None:
-        self.config = config or CorruptionConfig()
+    def __init__(self, config: CorruptionConfig | Recipe = "reference") -> None:
+        self.config = config if isinstance(config, CorruptionConfig) else CorruptionConfig(recipe=config)
 
     def __call__(self, cubes_NCZYX: Tensor, generator: torch.Generator) -> Corrupted:
         """Corrupt a batch, each cube by a key that is drawn for it; see `corrupt`.
@@ -99,10 +103,10 @@ def _masked(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tu
     """Input and target of the recipe `masked`."""
     keys_N = keys_N.to(cubes_NCXYZ.device, non_blocking=True)
     flipped = apply_flip(cubes_NCXYZ, sample_flip(keys_N, config.flip)).float()
-    images = flipped[:, :IMAGES]
+    images = flipped[:, :IMAGE_CHANNELS]
     size = tuple(images.shape[2:])
-    hidden = find_hidden(sample_masking(keys_N, (IMAGES, *size), config.masking), size, config.masking.block)
-    return torch.cat((apply_masking(images, hidden), mask_to_zones(flipped[:, IMAGES])), dim=1), images
+    hidden = find_hidden(sample_masking(keys_N, (IMAGE_CHANNELS, *size), config.masking), size, config.masking.block)
+    return torch.cat((images.masked_fill(hidden, HIDDEN), mask_to_zones(flipped[:, IMAGE_CHANNELS])), dim=1), images
 
 
 def _distorted(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
@@ -115,23 +119,25 @@ def _distorted(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) ->
     flipped = apply_flip(cubes_NCXYZ, sample_flip(keys_N, config.flip)).float()
     corrupted = apply_shuffling(flipped, shuffling)
     intensity = sample_intensity(keys_N, config.intensity)
-    corrupted[:, :IMAGES] = apply_intensity(corrupted[:, :IMAGES], intensity, config.intensity.table_size)
+    corrupted[:, :IMAGE_CHANNELS] = apply_intensity(
+        corrupted[:, :IMAGE_CHANNELS], intensity, config.intensity.table_size
+    )
     corrupted, painted = apply_painting(corrupted, sample_painting(keys_N, shape_CXYZ, config.painting))
 
-    zones = mask_to_zones(corrupted[:, IMAGES])
+    zones = mask_to_zones(corrupted[:, IMAGE_CHANNELS])
     if not from_t2w:
-        zones &= ~painted[:, IMAGES:]  # noise may happen to be exactly 0, which is no background
-    return torch.cat((corrupted[:, :IMAGES], zones), dim=1), flipped[:, :IMAGES]
+        zones &= ~painted[:, IMAGE_CHANNELS:]  # noise may happen to be exactly 0, which is no background
+    return torch.cat((corrupted[:, :IMAGE_CHANNELS], zones), dim=1), flipped[:, :IMAGE_CHANNELS]
 
 
 def mask_to_zones(mask_NXYZ: Tensor) -> Tensor:
     """Where the mask is exactly 0, 1 and 2: bool, (N, 3, X, Y, Z)."""
-    return torch.stack([mask_NXYZ == zone for zone in range(ZONES)], dim=1)
+    return torch.stack([mask_NXYZ == zone for zone in range(ZONE_CHANNELS)], dim=1)
 
 
 def _check(cubes_NCZYX: Tensor, keys_N: Tensor) -> None:
     shape = tuple(cubes_NCZYX.shape)
-    if len(shape) != 5 or shape[1] != IMAGES + 1 or 0 in shape[2:]:
+    if len(shape) != 5 or shape[1] != IMAGE_CHANNELS + 1 or 0 in shape[2:]:
         raise ValueError(f"cubes must be (N, 4, Z, Y, X) with channels T2W, ADC, DWI, mask, not {shape}")
     if not cubes_NCZYX.is_floating_point():
         raise ValueError(f"cubes must be of a float dtype, not {cubes_NCZYX.dtype}")

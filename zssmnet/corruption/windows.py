@@ -40,7 +40,7 @@ class Shuffling:
         order_P: the key of its windows' permutations, int64.
         size_PAW: size of each window along the axes x, y, z in voxels, int64.
         start_PAW: first voxel of each window along the axes x, y, z, int64.
-        bounds: what the windows are at most, on a device that is not to be asked; None on a CPU.
+        bounds: what the windows are at most, known without a look at what was drawn.
     """
 
     target_P: Tensor
@@ -48,15 +48,20 @@ class Shuffling:
     order_P: Tensor
     size_PAW: Tensor
     start_PAW: Tensor
-    bounds: Bounds | None = None
+    bounds: Bounds
 
     def split(self, channels: int) -> Iterator["Shuffling"]:
-        """Yield the same in parts of so many shuffled channels."""
-        tensors = (self.target_P, self.source_P, self.order_P, self.size_PAW, self.start_PAW)
-        for target_P, source_P, order_P, size_PAW, start_PAW in zip(
-            *(torch.split(one, channels) for one in tensors), strict=True
-        ):
-            yield Shuffling(target_P, source_P, order_P, size_PAW, start_PAW, self.bounds)
+        """Yield parts of at most this many shuffled channels."""
+        for first in range(0, len(self.target_P), channels):
+            part = slice(first, first + channels)
+            yield Shuffling(
+                self.target_P[part],
+                self.source_P[part],
+                self.order_P[part],
+                self.size_PAW[part],
+                self.start_PAW[part],
+                self.bounds,
+            )
 
 
 def sample_shuffling(
@@ -99,14 +104,14 @@ def sample_shuffling(
         order_P=keys_P,
         size_PAW=size_PAW,
         start_PAW=integers(keys_P, Stream.WINDOW_START, draws, 0, size_A1 - size_PAW),
-        bounds=None if device.type == "cpu" else window_bounds(size, config),
+        bounds=window_bounds(size, config),
     )
 
 
 def window_bounds(size: Sequence[int], config: ShufflingConfig) -> Bounds:
     """What the windows of a channel are at most: a channel has more cells with a probability below 2^-100.
 
-    By Bernstein's inequality for a sum of so many independent volumes, each a product of uniform sizes.
+    By Bernstein's inequality for a sum of independent volumes, each a product of uniform sizes.
 
     Args:
         size: size of a cube x, y, z in voxels.

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from zssmnet.mnet.norm import is_channels_last, norm_and_activate
 
-Stream = Literal["2d", "3d"]
+StreamKind = Literal["2d", "3d"]
 Merge = Literal["sub", "sum", "cat"]
 
 FEWEST_SLICES_POOLED = 8  # with fewer, a 3D stream keeps its slices and is pooled within them
@@ -94,14 +94,14 @@ class Node(nn.Module):
         gives: the streams it gives.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, gives: tuple[Stream, ...]) -> None:
+    def __init__(self, in_channels: int, out_channels: int, gives: tuple[StreamKind, ...]) -> None:
         super().__init__()
         self.CB2d = CB2d(in_channels, out_channels) if "2d" in gives else None
         self.CB3d = CB3d(in_channels, out_channels) if "3d" in gives else None
 
-    def forward(self, x: Tensor) -> dict[Stream, Tensor]:
+    def forward(self, x: Tensor) -> dict[StreamKind, Tensor]:
         """(N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X) for each stream given."""
-        given: dict[Stream, Tensor] = {}
+        given: dict[StreamKind, Tensor] = {}
         if self.CB2d is not None:
             given["2d"] = self.CB2d(x)
         if self.CB3d is not None:
@@ -109,7 +109,7 @@ class Node(nn.Module):
         return given
 
 
-def pool(features: Tensor, stream: Stream) -> Tensor:
+def pool(features: Tensor, stream: StreamKind) -> Tensor:
     """Max-pool by 1x2x2 in a 2D stream, by 2x2x2 in a 3D stream; odd last voxels are dropped.
 
     A 3D stream with fewer than 8 slices keeps them: it is pooled by 1x2x2.

@@ -12,15 +12,15 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from zssmnet.mnet.blocks import Merge, Node, Stream, merge_streams, pool, pooled_slices
+from zssmnet.mnet.blocks import Merge, Node, StreamKind, merge_streams, pool, pooled_slices
 from zssmnet.mnet.upsampling import upsample_like
 
-BOTH: tuple[Stream, ...] = ("2d", "3d")
-FLAT: tuple[Stream, ...] = ("2d",)
-DEEP: tuple[Stream, ...] = ("3d",)
+BOTH: tuple[StreamKind, ...] = ("2d", "3d")
+FLAT: tuple[StreamKind, ...] = ("2d",)
+DEEP: tuple[StreamKind, ...] = ("3d",)
 
 # The way down. node, gives, takes: each stream pooled in its own way (the input is not), then a pair is merged.
-DOWN: tuple[tuple[str, tuple[Stream, ...], tuple[str, ...]], ...] = (
+DOWN: tuple[tuple[str, tuple[StreamKind, ...], tuple[str, ...]], ...] = (
     ("down11", BOTH, ("input",)),
     ("down12", BOTH, ("down11.2d",)),
     ("down13", BOTH, ("down12.2d",)),
@@ -43,7 +43,7 @@ DOWN: tuple[tuple[str, tuple[Stream, ...], tuple[str, ...]], ...] = (
 )
 
 # The way up. node, gives, takes (up-sampled to the skip's size and merged), skip (both its streams, merged).
-UP: tuple[tuple[str, tuple[Stream, ...], tuple[str, str], str], ...] = (
+UP: tuple[tuple[str, tuple[StreamKind, ...], tuple[str, str], str], ...] = (
     ("up41", DEEP, ("bottleneck4.2d", "bottleneck5.3d"), "down41"),
     #
     ("up31", BOTH, ("bottleneck3.2d", "bottleneck4.3d"), "down32"),
@@ -60,7 +60,7 @@ UP: tuple[tuple[str, tuple[Stream, ...], tuple[str, str], str], ...] = (
 )
 
 # The seven heads: the streams whose sum each of them sees.
-HEADS: tuple[tuple[str, ...], ...] = (
+HEAD_STREAMS: tuple[tuple[str, ...], ...] = (
     ("up14.2d", "up14.3d"),
     ("up23.3d",),
     ("up13.2d",),
@@ -74,7 +74,7 @@ LEVELS = 5
 SHRINKAGE = 2 ** (LEVELS - 1)  # of Y and X between the first and the last level
 
 SUPERVISION_WEIGHTS = (1.0, 1 / 2, 1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 8)
-"""Weight of each head's loss under deep supervision, in the order of `HEADS` (the published segmentation network)."""
+"""Weight of each head's loss under deep supervision, in the order of `HEAD_STREAMS`, as in the published program."""
 
 
 def head_sizes(size_ZYX: tuple[int, int, int]) -> list[tuple[int, int, int]]:
@@ -104,7 +104,7 @@ def _place(node: str) -> list[int]:
     return [int(digit) for digit in node.lstrip(ascii_letters)]
 
 
-def _split(stream: str) -> tuple[str, Stream]:
+def _split(stream: str) -> tuple[str, StreamKind]:
     """Node and stream of `<node>.<stream>`."""
     node, _, kind = stream.partition(".")
     return node, "2d" if kind == "2d" else "3d"
@@ -150,7 +150,7 @@ class MNet(nn.Module):
         for node in sorted(nodes, key=lambda node: _place(node)[0]):
             self.add_module(node, nodes[node])
         self.outputs = nn.ModuleList(
-            nn.Conv3d(channels[level(_split(head[0])[0])], num_classes, 1, bias=False) for head in HEADS
+            nn.Conv3d(channels[level(_split(head[0])[0])], num_classes, 1, bias=False) for head in HEAD_STREAMS
         )
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -161,7 +161,7 @@ class MNet(nn.Module):
                 level, Z x Y/16 x X/16, must be left with more than one voxel: two slices, or 32 in Y or X.
 
         Returns:
-            (N, num_classes, Z, Y, X). With deep supervision the other six are coarser, in the order of `HEADS`.
+            (N, num_classes, Z, Y, X). With deep supervision the other six are coarser, in the order of `HEAD_STREAMS`.
 
         Raises:
             ValueError: a wrong number of axes or channels, or an input too small.
@@ -177,14 +177,14 @@ class MNet(nn.Module):
             streams |= self._run(node, torch.cat((self._merged(skips), self._merged(features)), dim=1))
         if not self.deep_supervision:
             return self._head(0, streams)
-        return tuple(self._head(i, streams) for i in range(len(HEADS)))
+        return tuple(self._head(i, streams) for i in range(len(HEAD_STREAMS)))
 
     def _run(self, node: str, x: Tensor) -> dict[str, Tensor]:
         given = self.get_submodule(node)(x)
         return {f"{node}.{kind}": features for kind, features in given.items()}
 
     def _head(self, i: int, streams: Mapping[str, Tensor]) -> Tensor:
-        features = [streams[stream] for stream in HEADS[i]]
+        features = [streams[stream] for stream in HEAD_STREAMS[i]]
         logits: Tensor = self.outputs[i](features[0] if len(features) == 1 else features[0] + features[1])
         return logits
 

@@ -11,7 +11,8 @@ from zssmnet.config import ProbeConfig, ProbeScale, TrainingConfig
 from zssmnet.corruption import LAYOUT
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.probe.labels import LabelledCase
-from zssmnet.training.acceleration import accelerated, make_optimizer, make_schedule
+from zssmnet.training.optimizer import make_optimizer, make_schedule
+from zssmnet.training.precision import accelerated
 
 CLASSES = {"lesions": 2, "zones": 3}
 _DRAWS = 20_000

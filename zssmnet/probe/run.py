@@ -23,7 +23,7 @@ from zssmnet.registry.challenge import Gain, Trained
 from zssmnet.registry.lineage import CaseData
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage, open_storage, sha256_of
-from zssmnet.training.acceleration import choose_device
+from zssmnet.training.precision import choose_device
 
 log = logging.getLogger(__name__)
 

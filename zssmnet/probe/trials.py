@@ -14,7 +14,7 @@ from zssmnet.probe.figures import ENDPOINTS, case_figures, picai_figures
 from zssmnet.probe.fine_tuning import CLASSES, Look, fine_tune
 from zssmnet.probe.labels import LabelledCase, Sides
 from zssmnet.storage import Storage
-from zssmnet.training.acceleration import choose_device
+from zssmnet.training.precision import choose_device
 
 TUNING_SEEDS = (5000, 5001)
 Example = tuple[tuple[int, ...], ...]

@@ -26,13 +26,13 @@ from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage
 from zssmnet.storage.lock import locked
 from zssmnet.storage.records import Input, fingerprints, read_record, up_to_date
-from zssmnet.training.acceleration import choose_device, choose_precision
 from zssmnet.training.checkpoint import Progress, TrainingState, check_best
 from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import OnStep
 from zssmnet.training.fit import OnEpoch, fit
+from zssmnet.training.precision import choose_device, choose_precision
 from zssmnet.training.processes import Job, process_group
-from zssmnet.training.tensorboard import Monitor
+from zssmnet.training.tensorboard import publish_logs
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +124,13 @@ def train(
     _log_start(training, validation, config, workplace)
     with (
         locked(workplace) as lock,
-        Monitor(workplace, validation, config) as monitor,
         process_group(Job(cubes=cubes.uri, config=config)) as group,
     ):
         workplace.sweep()
 
         def watch(state: TrainingState) -> None:
             lock.check()  # else two runs would replace each other's checkpoints
-            monitor.on_epoch(state)
+            publish_logs(workplace, state, validation, config)
             on_epoch(state)
 
         try:

@@ -16,7 +16,6 @@ from zssmnet.config import CubesConfig, PretrainConfig
 from zssmnet.data.examination import array_of
 from zssmnet.data.image_io import read_image
 from zssmnet.data.splits import VALIDATION_SUBSET
-from zssmnet.mnet import MNet
 from zssmnet.preparation.cubes import SubsetCubes, cubes_key, open_cubes
 from zssmnet.preparation.prepare import prepared_keys
 from zssmnet.registry.versions import MODEL, PretrainedModel, stable_model
@@ -26,8 +25,8 @@ from zssmnet.storage import Storage
 from zssmnet.storage.records import Input, Record, publish_recorded, read_record, same_content, up_to_date
 from zssmnet.training.checkpoint import EpochResult, load_weights
 from zssmnet.training.dataset import CubeSet
+from zssmnet.training.loss import restoring_network
 from zssmnet.training.tensorboard import validation_examples
-from zssmnet.training.trainer import INPUT_CHANNELS, OUTPUT_CHANNELS
 
 METHOD = 1
 LOSS_CURVES = "loss_curves.png"
@@ -95,7 +94,7 @@ def draw_restored(model: nn.Module, validation: CubeSet, config: PretrainConfig,
 
 def draw_restored_by(model: Path, validation: CubeSet, config: PretrainConfig, title: str) -> Picture:
     """The same with a file of weights."""
-    network = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, config.network.channels, config.network.merge)
+    network = restoring_network(config.network)
     load_weights(network, model)
     return draw_restored(network, validation, config, title)
 

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from zssmnet.corruption import swap_x_and_z
+from zssmnet.corruption import IMAGE_CHANNELS, swap_x_and_z
 from zssmnet.errors import CubesError
 from zssmnet.training.dataset import CubeSet
 
@@ -22,7 +22,6 @@ LARGEST_SHARE = 1 / 3
 """Of a device's free memory that its cubes may take: training needs the rest."""
 CHUNK = 64
 """Cubes that are brought into the device's memory at once."""
-IMAGES = 3
 
 
 class Batches(Protocol):
@@ -75,13 +74,13 @@ class ResidentCubes:
         self.device = device
         kind = stored_dtype(cubes)
         shape = (len(cubes), *cubes.size)
-        self._images = torch.empty(shape[0], IMAGES, *shape[1:], dtype=kind, device=device)
+        self._images = torch.empty(shape[0], IMAGE_CHANNELS, *shape[1:], dtype=kind, device=device)
         self._zones = torch.empty(shape, dtype=torch.uint8, device=device)
         first = 0
         for batch in StreamedCubes(cubes, device).batches(torch.split(torch.arange(len(cubes)), CHUNK)):
             chunk = swap_x_and_z(batch)  # they lie here as in the files
-            place, zones = slice(first, first + len(chunk)), chunk[:, IMAGES]
-            self._images[place] = chunk[:, :IMAGES]
+            place, zones = slice(first, first + len(chunk)), chunk[:, IMAGE_CHANNELS]
+            self._images[place] = chunk[:, :IMAGE_CHANNELS]
             self._zones[place] = zones.nan_to_num().clamp(0, 255)
             if not torch.equal(self._zones[place].to(zones.dtype), zones):
                 raise CubesError(
@@ -111,7 +110,7 @@ def place_cubes(cubes: CubeSet, device: torch.device, where: Literal["auto", "de
 def resident_bytes(cubes: CubeSet) -> int:
     """Memory that cubes take in a device."""
     voxels = len(cubes) * cubes.size[0] * cubes.size[1] * cubes.size[2]
-    return voxels * (IMAGES * stored_dtype(cubes).itemsize + 1)
+    return voxels * (IMAGE_CHANNELS * stored_dtype(cubes).itemsize + 1)
 
 
 def stored_dtype(cubes: CubeSet) -> torch.dtype:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
-from zssmnet.training.acceleration import for_machine, machine_free
+from zssmnet.training.optimizer import MACHINE_CHOICES, load_state, state_of
 from zssmnet.training.tensor_files import load_tensors, save_tensors
 
 LAST = "last.checkpoint"
 BEST = "best.model"
 _BOTH = f"remove it and {LAST} to start anew"
-_CHANGING = ("params", "lr", "foreach", "fused")
-"""Of an optimizer's groups: what epochs change, and what each machine chooses."""
+_CHANGING = ("params", "lr", *MACHINE_CHOICES)
+"""Options of an optimizer's groups that may differ from those of the checkpoint."""
 _MISFITS = (LookupError, AttributeError, TypeError, ValueError, RuntimeError)
 """What PyTorch raises where a checkpoint holds something else."""
 
@@ -91,23 +91,11 @@ def content_of(state: TrainingState) -> dict[str, Any]:
 def load_content(state: TrainingState, content: dict[str, Any]) -> None:
     """Set ``state`` to what ``content_of`` gave; values are not checked."""
     state.model.load_state_dict(content["state_dict"])
-    state.optimizer.load_state_dict(for_machine(content["optimizer_state_dict"], state.optimizer))
-    _match_memory_layout(state.optimizer)
+    load_state(state.optimizer, content["optimizer_state_dict"])
     state.schedule.load_state_dict(content["schedule_state_dict"])
     state.generator.set_state(content["generator_state"])
     state.progress.history = [EpochResult(**one) for one in content["history"]]
     state.progress.best_epoch, state.progress.best_loss = content["best_epoch"], content["best_loss"]
-
-
-def _match_memory_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Give each of the optimizer's buffers its weight's strides: checkpoints are contiguous, weights channels-last.
-
-    A fused step needs equal strides: CUDA's refuses others, the CPU's pairs each weight with the wrong momentum.
-    """
-    for weight, buffers in optimizer.state.items():
-        for name, buffer in buffers.items():
-            if isinstance(buffer, Tensor) and buffer.shape == weight.shape:
-                buffers[name] = torch.empty_like(weight).copy_(buffer)  # preserves the weight's strides
 
 
 def publish_best(workplace: Storage, state: TrainingState) -> None:
@@ -231,7 +219,7 @@ def _weights(state: TrainingState) -> dict[str, Any]:
     return {
         "epoch": state.progress.epoch,
         "state_dict": _on_cpu(state.model.state_dict()),
-        "optimizer_state_dict": machine_free(_on_cpu(state.optimizer.state_dict())),
+        "optimizer_state_dict": _on_cpu(state_of(state.optimizer)),
     }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zssmnet.corruption import swap_x_and_z
+from zssmnet.corruption import IMAGE_CHANNELS, swap_x_and_z
 from zssmnet.data.splits import SUBSETS, TRAINING_SUBSETS, VALIDATION_SUBSET
 from zssmnet.errors import CubesError
 from zssmnet.mnet.network import SHRINKAGE
@@ -48,17 +48,17 @@ class CubeSet:
 
         Args:
             indices: int64, on the CPU.
-            pinned: whether they lie in memory from which a GPU can fetch them by itself.
+            pinned: whether to use pinned memory, which a GPU copies without the host.
 
         Returns:
             A view of memory in which they lie as in the files, so that turning the axes copies nothing.
         """
         rows = indices.numpy()
         files = np.searchsorted(self._first, rows, side="right") - 1
-        cubes = [self.files[file][row - self._first[file]] for file, row in zip(files, rows, strict=True)]
         kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
-        batch = torch.empty(len(cubes), *self.files[0].shape[1:], dtype=kind, pin_memory=pinned)
-        np.stack(cubes, out=batch.numpy())
+        batch = torch.empty(len(rows), IMAGE_CHANNELS + 1, *self.size, dtype=kind, pin_memory=pinned)
+        for place, file, row in zip(batch.numpy(), files, rows, strict=True):
+            place[...] = self.files[file][row - self._first[file]]
         self._give_pages_back(batch.nbytes)
         return swap_x_and_z(batch)
 
@@ -93,22 +93,21 @@ class CubesDataset(Dataset[Tensor]):
     """Cubes of a folder as a PyTorch data set; an item is one cube (4, Z, Y, X), float32.
 
     Channels are T2W, ADC and DWI in 0..1 and the zonal mask (0 background, 1 peripheral zone, 2 the rest of the gland).
-    Files stay on disk, memory-mapped, so it can be used with any number of a DataLoader's workers.
+    A slice gives its cubes as one tensor (N, 4, Z, Y, X). Files stay on disk, memory-mapped, so it can be used with any
+    number of a DataLoader's workers.
 
     Args:
         path: folder or ``s3://bucket/prefix`` of the six files of cubes.
         subsets: which of the subsets 0 to 5; by default those of training, 0 to 4. 5 is for validation.
 
     Raises:
-        CubesError: no cubes there, a file that is not one of cubes, or cubes of different sizes.
+        CubesError: no such subset, no cubes there, a file that is not one of cubes, or cubes of different sizes.
     """
 
     def __init__(self, path: str | os.PathLike[str], subsets: Sequence[int] = TRAINING_SUBSETS) -> None:
-        cubes = open_storage(path)
-        keys = find_cubes(cubes)
-        files = {keys[subset]: open_cubes(cubes.local(keys[subset])) for subset in subsets}
-        _check_sizes(cubes, files)
-        self._cubes = CubeSet(list(files.values()))
+        if not subsets or not set(subsets) <= set(SUBSETS):
+            raise CubesError(f"subsets = {subsets!r}: name one or more of the subsets {SUBSETS[0]} to {SUBSETS[-1]}")
+        self._cubes = CubeSet(list(_open_subsets(open_storage(path), subsets).values()))
         self._opened = (path, subsets)
 
     def __reduce__(self) -> tuple[type["CubesDataset"], tuple[str | os.PathLike[str], Sequence[int]]]:
@@ -117,10 +116,13 @@ class CubesDataset(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self._cubes)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int | slice) -> Tensor:
+        numbers = range(len(self))
+        if isinstance(index, slice):
+            return self._cubes.batch(torch.tensor(numbers[index], dtype=torch.int64)).float()
         if not -len(self) <= index < len(self):
             raise IndexError(f"cube {index} of {len(self)}")
-        return self._cubes.batch(torch.tensor([index % len(self)]))[0].float()
+        return self._cubes.batch(torch.tensor([numbers[index]]))[0].float()
 
 
 def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSet]:
@@ -130,11 +132,11 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
         CubesError: a file is missing or not what it should be, sizes differ, there are too few cubes or cubes too
             small for the network, or all validation cubes are constant.
     """
-    keys = find_cubes(cubes)
-    files = {subset: open_cubes(cubes.local(keys[subset])) for subset in SUBSETS}
-    _check_sizes(cubes, {keys[subset]: file for subset, file in files.items()})
-    training = CubeSet([files[subset] for subset in TRAINING_SUBSETS])
-    validation = CubeSet([files[VALIDATION_SUBSET]])
+    files = _open_subsets(cubes, SUBSETS)
+    keys = list(files)
+    training = CubeSet([files[keys[subset]] for subset in TRAINING_SUBSETS])
+    validation_key = keys[VALIDATION_SUBSET]
+    validation = CubeSet([files[validation_key]])
     if len(training) < batch_size:
         raise CubesError(
             f"{cubes.uri}: {len(training)} training cubes do not fill one batch of {batch_size}; "
@@ -142,15 +144,23 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
         )
     if not len(validation):
         raise CubesError(
-            f"{cubes.uri}: {keys[VALIDATION_SUBSET]} holds no cube, so nothing can be validated; "
+            f"{cubes.uri}: {validation_key} holds no cube, so nothing can be validated; "
             "add cases, or give a splits.json with --splits-path"
         )
-    if not any(_varies(cube) for cube in files[VALIDATION_SUBSET]):
+    if not any(_varies(cube) for cube in files[validation_key]):
         raise CubesError(
-            f"{cubes.where(keys[VALIDATION_SUBSET])}: all validation cubes are constant, so nothing can be validated; "
+            f"{cubes.where(validation_key)}: all validation cubes are constant, so nothing can be validated; "
             "look at the prepared cases, and generate the cubes anew"
         )
     return training, validation
+
+
+def _open_subsets(cubes: Storage, subsets: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+    """The files of these subsets by their keys, in order."""
+    keys = find_cubes(cubes)
+    files = {keys[subset]: open_cubes(cubes.local(keys[subset])) for subset in subsets}
+    _check_sizes(cubes, files)
+    return files
 
 
 def _check_sizes(cubes: Storage, files: dict[str, npt.NDArray[Any]]) -> None:
@@ -172,7 +182,7 @@ def _check_sizes(cubes: Storage, files: dict[str, npt.NDArray[Any]]) -> None:
 
 def _varies(cube_CXYZ: npt.NDArray[Any]) -> bool:
     """Whether any of the three images is not constant."""
-    images = cube_CXYZ[:3].reshape(3, -1)
+    images = cube_CXYZ[:IMAGE_CHANNELS].reshape(IMAGE_CHANNELS, -1)
     return bool((images.min(axis=1) != images.max(axis=1)).any())
 
 

@@ -1,7 +1,7 @@
 """Training warnings: an output that collapsed or saturated, a network that learns nothing, a stuck validation.
 
-A warning is logged, and training goes on: networks have recovered from all of these. It ends where none can: where all
-three restored images were constant to the last digit, and an epoch of training changed nothing.
+A warning is logged and training continues: networks have recovered from all of these. Training stops where none can:
+when all three restored images are constant to the last digit and an epoch of training changed nothing.
 """
 
 import logging
@@ -19,22 +19,22 @@ log = logging.getLogger(__name__)
 CONSTANT = 1e-3
 """Spread of a channel, relative to the images', below which it counts as constant: what learns stays above 2e-3."""
 BEGINNERS_STEPS = 500
-"""Steps that a network may take before it has to be better than a constant: small ones were seen to need over 80."""
+"""Steps after which a network has to be better than a constant; small networks needed more than 80."""
 SATURATED, SATURATED_SHARE = 1e-3, 0.99
-"""So close to 0 or 1 a voxel is saturated; with so many of them a channel is."""
+"""Distance from 0 or 1 below which a voxel is saturated; share of saturated voxels above which a channel is."""
 _WAY_OUT = "train anew with a smaller learning_rate or another --seed"
 
 
 @dataclass(frozen=True)
 class TrainingWarning:
-    """One thing that is wrong with an epoch: a few words for a display, and what it means with what to do."""
+    """A problem of an epoch: a short name for a display, and its meaning with what to do."""
 
     name: str
     meaning: str
 
 
 def training_warnings(history: Sequence[EpochResult], steps: int) -> list[TrainingWarning]:
-    """What is wrong with the last epoch."""
+    """Warnings about the last epoch."""
     last, before = history[-1], history[-2] if len(history) > 1 else None
     found = []
     spreads = zip(CHANNELS, last.spread or (), strict=False)
@@ -57,7 +57,7 @@ def training_warnings(history: Sequence[EpochResult], steps: int) -> list[Traini
 
 
 def new_training_warnings(history: Sequence[EpochResult], steps: int) -> list[TrainingWarning]:
-    """Those that there were not after the epoch before: each is logged once."""
+    """Warnings about the last epoch that the epoch before did not have: each is logged once."""
     known = {one.name for one in training_warnings(history[:-1], steps)} if len(history) > 1 else set()
     return [one for one in training_warnings(history, steps) if one.name not in known]
 

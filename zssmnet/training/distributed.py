@@ -1,24 +1,34 @@
-"""The processes that train one network together, from the view of one: PyTorch's process group, or a process alone.
+"""The processes that train one network together, as one of them sees it: PyTorch's process group, or no group.
 
 Each takes its share of every batch, and all run the same loop (`fit`). Rank 0 decides, and alone writes.
 """
 
 import io
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import Store
+from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 
+from zssmnet.errors import TrainingError
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 COLLECTIVE_TIMEOUT = timedelta(hours=1)
 """Longer than any publication by rank 0, for which workers wait; a process that ends is noticed at once."""
-_POLL_S = 0.1
+RENDEZVOUS_TIMEOUT_S = 600.0
+"""For the processes to start: a busy machine takes a minute to import PyTorch."""
+POLL_INTERVAL_S = 0.1
 CPU = torch.device("cpu")
 
 
@@ -52,8 +62,8 @@ class Group:
         together = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(together)
         parts = torch.split(together, [gradient.numel() for gradient in gradients])
-        views = [part.view(gradient.shape) for gradient, part in zip(gradients, parts, strict=True)]
-        torch._foreach_copy_(gradients, views)
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the processes, as a new tensor."""
@@ -94,14 +104,15 @@ def connected(group: Group, store: Store) -> Iterator[Group]:
     """A group, once all its processes are connected through a store that only they use.
 
     Raises:
-        TrainingError: a worker has ended.
+        TrainingError: a worker has ended, or not all processes arrive in time.
         RuntimeError: a connection broke.
     """
     threads = torch.get_num_threads()
     if group.device.type == "cpu":
         torch.set_num_threads(max(1, threads // group.size))  # the processes share the cores
     try:
-        _rendezvous(group, store)
+        _wait_for_all(group, store)
+        _connect(group, store)
         yield group
     finally:
         if dist.is_initialized():
@@ -109,28 +120,56 @@ def connected(group: Group, store: Store) -> Iterator[Group]:
         torch.set_num_threads(threads)
 
 
-def _rendezvous(group: Group, store: Store) -> None:
-    """Connect in a thread: PyTorch would wait for a dead process until its timeout, and let no signal through."""
-    errors: list[Exception] = []
+def in_thread(call: Callable[[], Result], check: Callable[[], None] = lambda: None) -> Result:
+    """The result of a call that waits within PyTorch, which would let no signal through; ``check`` is polled."""
+    result: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except Exception as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="rendezvous").start()
+    while not wait([result], POLL_INTERVAL_S).done:
+        check()
+    return result.result()
+
+
+def abort_collectives() -> None:
+    """End what waits for a lost process: NCCL would wait until its timeout; Gloo notices by itself."""
+    if dist.is_initialized() and dist.get_backend() == "nccl" and dist.group.WORLD:
+        dist.group.WORLD.abort()
+
+
+def _wait_for_all(group: Group, store: Store) -> None:
+    """Wait until all processes have arrived at the store."""
+    log.info("rank %d of %d: waiting at most %g s for the others", group.rank, group.size, RENDEZVOUS_TIMEOUT_S)
+    deadline = time.monotonic() + RENDEZVOUS_TIMEOUT_S
+    arrived = store.add("arrived", 1)
+    while arrived < group.size:
+        group.check()
+        if time.monotonic() > deadline:
+            raise TrainingError(
+                f"only {arrived} of {group.size} processes arrived within {RENDEZVOUS_TIMEOUT_S:g} s; check that all "
+                "of them were started for this training, and run it again"
+            )
+        time.sleep(POLL_INTERVAL_S)
+        arrived = store.add("arrived", 0)
+
+
+def _connect(group: Group, store: Store) -> None:
+    backend = "nccl" if group.device.type == "cuda" else "gloo"
 
     def connect() -> None:
-        try:
-            backend = "nccl" if group.device.type == "cuda" else "gloo"
-            dist.init_process_group(
-                backend,
-                store=store,
-                rank=group.rank,
-                world_size=group.size,
-                timeout=COLLECTIVE_TIMEOUT,
-                _ranks=list(range(group.size)),  # names the group, else by a count of all attempts in this process
-            )
-        except Exception as error:
-            errors.append(error)
+        dist.init_process_group(
+            backend, store=store, rank=group.rank, world_size=group.size, timeout=COLLECTIVE_TIMEOUT
+        )
 
-    connecting = threading.Thread(target=connect, daemon=True, name="rendezvous")
-    connecting.start()
-    while connecting.is_alive():
-        group.check()
-        connecting.join(_POLL_S)
-    if errors:
-        raise errors[0]
+    try:
+        in_thread(connect, group.check)
+    except BaseException:
+        if not dist.is_initialized():
+            # PyTorch names a group by the number of attempts in its process; the end of a group resets that number
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        raise

@@ -26,11 +26,11 @@ class Validation:
 
     Attributes:
         loss: mean squared error, as in training.
-        explained: share of the images' variance that is restored: 1 for a perfect network, 0 for one that answers the
+        explained: share of the images' variance that is restored: 1 for a perfect network, 0 for one that predicts the
             best constant of each channel, below 0 for a worse one. In the recipe `masked` hidden voxels alone count,
             whatever the loss does: what is not hidden could be copied.
         spread: of T2W, ADC and DWI, how much the restored images vary within a cube, relative to the images: standard
-            deviations, meaned over the cubes. 0 for a channel that is restored as a constant; 1 for one that is a
+            deviations, averaged over the cubes. 0 for a channel that is restored as a constant; 1 for one that is a
             constant itself.
     """
 
@@ -117,7 +117,9 @@ def training_step(
     (loss * (share * loss_scale)).backward()  # type: ignore[no-untyped-call]
     group.sum_gradients(network)
     if loss_scale != 1:
-        torch._foreach_div_([weight.grad for weight in network.parameters() if weight.grad is not None], loss_scale)
+        for weight in network.parameters():
+            if weight.grad is not None:
+                weight.grad.div_(loss_scale)
     optimizer.step()
     return loss.detach(), shown.restored.detach()
 
@@ -136,8 +138,8 @@ def validate(
     """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
 
     Args:
-        fill: whether the last batch is filled up with cubes that do not count: a network that is compiled, or whose
-            convolutions are chosen for a shape, shall see one shape only.
+        fill: whether to fill up the last batch with cubes that do not count, so that a compiled network or
+            convolutions chosen for a shape see one shape only.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.

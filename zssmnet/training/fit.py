@@ -10,7 +10,6 @@ from pathlib import Path
 from zssmnet.config import PretrainConfig, TrainingConfig
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.storage import Storage
-from zssmnet.training.acceleration import choose_device
 from zssmnet.training.checkpoint import (
     LAST,
     Progress,
@@ -23,6 +22,7 @@ from zssmnet.training.dataset import CubeSet
 from zssmnet.training.diagnostics import check_alive, check_predictions, new_training_warnings
 from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep
+from zssmnet.training.precision import choose_device
 from zssmnet.training.trainer import Trainer, initial_state
 
 log = logging.getLogger(__name__)

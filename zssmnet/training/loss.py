@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zssmnet.config import CorruptionConfig
-from zssmnet.corruption import corrupt, was_hidden
+from zssmnet.config import CorruptionConfig, NetworkConfig
+from zssmnet.corruption import IMAGE_CHANNELS, ZONE_CHANNELS, corrupt, was_hidden
+from zssmnet.mnet import MNet
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,29 @@ class Restored:
         """The first cubes of them."""
         return Restored(self.corrupted[:count], self.restored[:count], self.target[:count])
 
-    def squared_error(self) -> Tensor:
-        """Mean squared error over all voxels, a number."""
-        return (self.restored - self.target).square().mean()
-
     def squared_error_of_hidden(self) -> Tensor:
-        """Mean squared error over each cube's hidden voxels, meaned over the cubes."""
+        """Mean squared error over each cube's hidden voxels, averaged over the cubes."""
         hidden = was_hidden(self.corrupted)
         errors = ((self.restored - self.target).square() * hidden).flatten(1).sum(dim=1)
         return (errors / hidden.flatten(1).sum(dim=1)).mean()
 
 
+def restoring_network(config: NetworkConfig) -> MNet:
+    """A new network that takes the corrupted images and the zones, and gives the images."""
+    return MNet(IMAGE_CHANNELS + ZONE_CHANNELS, IMAGE_CHANNELS, config.channels, config.merge)
+
+
 def restore(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig) -> Restored:
     """Corrupt cubes, and let the network restore them."""
     corrupted, target = corrupt(cubes_NCZYX, keys, config)
-    return Restored(corrupted[:, :3], torch.sigmoid(model(corrupted)), target)
+    return Restored(corrupted[:, :IMAGE_CHANNELS], torch.sigmoid(model(corrupted)), target)
 
 
 def loss_of(shown: Restored, config: CorruptionConfig) -> Tensor:
     """The loss: the mean squared error, in the recipe `masked` over the voxels that its settings choose."""
-    is_of_hidden = config.recipe == "masked" and config.masking.loss == "hidden"
-    return shown.squared_error_of_hidden() if is_of_hidden else shown.squared_error()
+    if config.recipe == "masked" and config.masking.loss == "hidden":
+        return shown.squared_error_of_hidden()
+    return (shown.restored - shown.target).square().mean()
 
 
 def restoration_loss(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig) -> Tensor:

@@ -3,6 +3,7 @@
 Which batch fits into a device's memory is found by trying, as only the device knows.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,16 +15,6 @@ from torch import nn
 from zssmnet.config import CorruptionConfig, PretrainConfig
 from zssmnet.corruption import LAYOUT, sample_keys, swap_x_and_z
 from zssmnet.errors import OutOfMemoryError
-from zssmnet.mnet import MNet
-from zssmnet.training.acceleration import (
-    FLOAT16_LOSS_SCALE,
-    Accelerated,
-    accelerated,
-    choose_precision,
-    gpu_settings,
-    make_optimizer,
-    make_schedule,
-)
 from zssmnet.training.batches import place_cubes
 from zssmnet.training.calibration import calibrate_head
 from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, content_of, load_content, load_weights
@@ -31,11 +22,9 @@ from zssmnet.training.dataset import CubeSet
 from zssmnet.training.diagnostics import warn_if_saturated
 from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
-from zssmnet.training.loss import restoration_loss
-
-INPUT_CHANNELS = 6
-"""Three images and three zones."""
-OUTPUT_CHANNELS = 3
+from zssmnet.training.loss import restoration_loss, restoring_network
+from zssmnet.training.optimizer import make_optimizer, make_schedule
+from zssmnet.training.precision import FLOAT16_LOSS_SCALE, Accelerated, accelerated, choose_precision, gpu_settings
 
 
 class Trainer:
@@ -151,7 +140,7 @@ def initial_state(
     recipe = config.training
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone: the weights are drawn there
-        model = MNet(INPUT_CHANNELS, OUTPUT_CHANNELS, config.network.channels, config.network.merge)
+        model = restoring_network(config.network)
     if initial:
         load_weights(model, initial)
     model.to(memory_format=LAYOUT)  # type: ignore[call-overload]
@@ -165,11 +154,7 @@ def initial_state(
 
 def largest_batch(fits: Callable[[int], bool], below: int) -> int:
     """The largest batch that fits, by bisection; 0 if none does."""
-    low, high = 0, below
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect_left(range(1, below), True, key=lambda batch: not fits(batch))
 
 
 def fits_in_memory(
@@ -179,7 +164,7 @@ def fits_in_memory(
     corruption: CorruptionConfig,
     batch: int,
 ) -> bool:
-    """Whether a training step with so many cubes fits, tried with empty ones; the weights stay as they are."""
+    """Whether a training step with a batch of this size fits, tried with empty cubes; the weights do not change."""
     network.train()
     tries_algorithms = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False  # for a shape that is seen once it takes longer than all else

@@ -3,14 +3,11 @@
 PyTorch's device ``meta`` has no values at all. What looks at one, to choose a shape or a branch, is an error there.
 """
 
-import dataclasses
-
 import pytest
 import torch
 
 from zssmnet.config import CorruptionConfig, ShufflingConfig
 from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
-from zssmnet.corruption.shuffling import apply_shuffling
 from zssmnet.corruption.windows import sample_shuffling, window_bounds
 
 SHAPE = (4, 64, 64, 16)
@@ -28,18 +25,6 @@ def test_corruption_looks_at_no_value_of_the_device(recipe) -> None:
 def test_keys_on_the_device_would_have_to_be_waited_for() -> None:
     with pytest.raises((NotImplementedError, RuntimeError)):
         corrupt(swap_x_and_z(torch.empty(6, *SHAPE, device="meta")), KEYS.to("meta"), CorruptionConfig())
-
-
-@pytest.mark.parametrize(
-    ("shape", "windows"), [(SHAPE, 10_000), ((4, 16, 9, 1), 7), ((4, 30, 30, 30), 200), ((4, 9, 9, 9), 3)]
-)
-def test_with_bounds_known_beforehand_the_result_is_the_same(shape: tuple[int, ...], windows: int) -> None:
-    config = ShufflingConfig(probability=1, windows=windows)
-    shuffling = sample_shuffling(KEYS, shape, config, from_first_channel=False)
-    assert shuffling.bounds is None
-    bounded = dataclasses.replace(shuffling, bounds=window_bounds(shape[1:], config))
-    cubes = torch.rand(6, *shape)
-    assert torch.equal(apply_shuffling(cubes, bounded), apply_shuffling(cubes, shuffling))
 
 
 def test_bounds_are_kept_and_near() -> None:

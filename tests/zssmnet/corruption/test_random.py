@@ -1,6 +1,5 @@
 """The stateless generator: exact, even, independent."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,11 +9,9 @@ from zssmnet.corruption.random import (
     Stream,
     derive_keys,
     happens,
-    hash_on_cpu,
     integers,
     random_bits,
     sample_keys,
-    seed_halves,
     uniform,
     until_first_failure,
 )
@@ -72,14 +69,6 @@ def test_bits_are_those_of_exact_arithmetic(stream: Stream) -> None:
     drawn = random_bits(keys, stream, (3, 7))
     expected = [[bits_one_by_one(key % 2**64, stream, i) for i in range(21)] for key in keys.tolist()]
     assert torch.equal(drawn.long() % 2**32, torch.tensor(expected).reshape(6, 3, 7))
-
-
-def test_numpy_draws_the_same_bits() -> None:
-    keys = sample_keys(300, generator())
-    lower, upper = seed_halves(keys, Stream.WINDOW_ORDER)
-    number = np.arange(50, dtype=np.uint32)
-    drawn = hash_on_cpu(lower[:, None] + number, np.repeat(upper, 50).reshape(300, 50))
-    assert np.array_equal(drawn.view(np.int32), random_bits(keys, Stream.WINDOW_ORDER, (50,)).numpy())
 
 
 def test_draws_depend_on_key_and_place_only() -> None:

@@ -1,5 +1,8 @@
 """Local shuffling: permutations of the uncorrupted values, the last window wins, as often as described."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,8 @@ from torch import Tensor
 
 from tests.zssmnet.corruption.laws import assert_even, assert_rate, assert_uncorrelated
 from zssmnet.config import ShufflingConfig
-from zssmnet.corruption.shuffling import apply_shuffling
-from zssmnet.corruption.windows import Shuffling, draw_cell_numbers, sample_shuffling
+from zssmnet.corruption.shuffling import apply_shuffling, list_cells, tabulate_offsets
+from zssmnet.corruption.windows import Bounds, Shuffling, draw_cell_numbers, sample_shuffling, window_bounds
 
 SHAPE = (4, 64, 64, 16)
 ALWAYS = ShufflingConfig(probability=1)
@@ -26,6 +29,7 @@ def windows(size: list[list[int]], start: list[list[int]], *, key: int = 0, sour
         order_P=torch.tensor([key]),
         size_PAW=torch.tensor(size).T[None],
         start_PAW=torch.tensor(start).T[None],
+        bounds=Bounds(sum(map(math.prod, size)), tuple(map(max, *size)) if len(size) > 1 else tuple(size[0])),
     )
 
 
@@ -99,6 +103,74 @@ def test_many_channels_are_as_a_loop_over_them(from_first_channel: bool) -> None
     assert len(shuffling.target_P) > 17  # several parts
     cubes = noise(9, *shape)
     assert np.array_equal(apply_shuffling(cubes, shuffling).numpy(), shuffle_window_by_window(cubes, shuffling))
+
+
+@pytest.mark.parametrize("from_first_channel", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "windows", "divisor"),
+    [
+        ((4, 7, 5, 3), 40, 1),
+        ((2, 17, 1, 5), 300, 2),
+        ((1, 5, 31, 11), 1, 4),
+        ((3, 1, 1, 2), 9, 1),
+        ((1, 64, 64, 64), 3, 2),
+        ((1, 20, 30, 30), 16_384, 10),
+    ],
+)
+def test_odd_sizes_are_as_a_loop_over_the_windows(
+    shape: tuple[int, ...], windows: int, divisor: int, from_first_channel: bool
+) -> None:
+    config = ShufflingConfig(probability=0.9, windows=windows, largest_divisor=divisor)
+    cubes = noise(3, *shape)
+    for seed in range(1 if windows > 1000 else 5):
+        keys = torch.arange(3) + 3 * seed
+        shuffling = sample_shuffling(keys, shape, config, from_first_channel=from_first_channel)
+        assert np.array_equal(apply_shuffling(cubes, shuffling).numpy(), shuffle_window_by_window(cubes, shuffling))
+
+
+def test_equal_numbers_keep_their_order() -> None:
+    """One window over all 65,536 voxels, whose numbers are 8,192 different ones; nothing lies over it."""
+    shape = (1, *SHAPE[1:])
+    shuffling = sample_shuffling(torch.tensor([3]), shape, ALWAYS, from_first_channel=False)
+    size_PAW, start_PAW = shuffling.size_PAW.clone(), shuffling.start_PAW.clone()
+    size_PAW[:, :, -1], start_PAW[:, :, -1] = torch.tensor(SHAPE[1:]), 0
+    bounds = Bounds(int(size_PAW.prod(dim=1).sum()), SHAPE[1:])
+    shuffling = dataclasses.replace(shuffling, size_PAW=size_PAW, start_PAW=start_PAW, bounds=bounds)
+    cubes = torch.arange(65_536.0).reshape(1, *shape)
+    shuffled = apply_shuffling(cubes, shuffling)
+    assert np.array_equal(shuffled.numpy(), shuffle_window_by_window(cubes, shuffling))
+    assert torch.equal(shuffled.flatten().sort().values, cubes.flatten())
+
+
+def test_any_number_of_threads() -> None:
+    cubes = noise(4, *SHAPE)
+    shuffling = sample_shuffling(torch.arange(4), SHAPE, ShufflingConfig(), from_first_channel=True)
+    alone = apply_shuffling(cubes, shuffling)
+    torch.set_num_threads(3)
+    assert torch.equal(apply_shuffling(cubes, shuffling), alone)
+
+
+def test_fillers_are_spread_and_count_for_no_voxel() -> None:
+    """A GPU changes one number once at a time: no voxel may be named much more often than by windows alone."""
+    size, bounds = SHAPE[1:], window_bounds(SHAPE[1:], ALWAYS)
+    shuffling = sample_shuffling(torch.arange(3), SHAPE, ALWAYS, from_first_channel=True)
+    count = len(shuffling.target_P)
+    table = tabulate_offsets(bounds.largest, list(size), torch.device("cpu"))
+    window, voxel, cell = list_cells(shuffling, list(size), table, torch.arange(count * bounds.cells))
+    is_filler = window % (ALWAYS.windows + 1) == ALWAYS.windows
+    assert is_filler.sum() > 5000 * count
+    assert torch.equal(cell == -1, is_filler)
+    assert voxel[is_filler].bincount().max() == 1
+    assert torch.equal(voxel // math.prod(size), window // (ALWAYS.windows + 1))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 13, 9, 6)])
+def test_more_fillers_than_voxels(shape: tuple[int, ...]) -> None:
+    config = ShufflingConfig(windows=5, largest_divisor=2)
+    cubes, shuffling = noise(3, *shape), sample_shuffling(torch.arange(3), shape, config, from_first_channel=True)
+    bounds = Bounds(shuffling.bounds.cells + 5000, shuffling.bounds.largest)
+    filled_up = dataclasses.replace(shuffling, bounds=bounds)
+    assert torch.equal(apply_shuffling(cubes, filled_up), apply_shuffling(cubes, shuffling))
 
 
 def test_values_come_from_the_source_and_uncovered_voxels_stay() -> None:
@@ -175,9 +247,12 @@ def test_nothing_to_shuffle() -> None:
     assert shuffled.data_ptr() != cubes.data_ptr()
 
 
-def test_half_precision() -> None:
-    cubes = noise(1, 4, 16, 16, 4)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+def test_dtypes(dtype: torch.dtype) -> None:
+    cubes = 200 * noise(1, 4, 16, 16, 4)
     shuffling = sample_shuffling(
         torch.arange(1), (4, 16, 16, 4), ShufflingConfig(largest_divisor=4), from_first_channel=False
     )
-    assert torch.equal(apply_shuffling(cubes.half(), shuffling), apply_shuffling(cubes, shuffling).half())
+    shuffled = apply_shuffling(cubes.to(dtype), shuffling)
+    assert shuffled.dtype == dtype
+    assert torch.equal(shuffled, apply_shuffling(cubes, shuffling).to(dtype))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.zssmnet.training.examples import CPU, bits, cubes_of, small_config
+from tests.zssmnet.training.examples import CPU, WatchedCubes, bits, cubes_of, small_config
 from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
 from zssmnet.storage import LocalStorage
 from zssmnet.training.dataset import CubeSet
@@ -16,7 +16,7 @@ from zssmnet.training.trainer import initial_state
 
 CUBES = cubes_of(6)
 CUBES[:, :3] *= np.array([0.2, 0.5, 1.0], dtype="float32").reshape(1, 3, 1, 1, 1)
-CONFIG = small_config(calibrated_head=True)
+CONFIG = small_config(calibrated_head=True, seed=3)
 
 
 def test_the_first_prediction_is_each_channels_mean() -> None:
@@ -31,6 +31,12 @@ def test_the_first_prediction_is_each_channels_mean() -> None:
     assert [name for name in before if bits(before[name]) != bits(after[name])] == ["outputs.0.weight"]
 
 
+def test_of_many_cubes_sixteen_are_used_spread_over_all() -> None:
+    cubes = WatchedCubes([cubes_of(46)])
+    initial_state(CONFIG, CPU, cubes=cubes)
+    assert cubes.taken == [[number] for number in range(0, 46, 3)]
+
+
 def test_initial_weights_and_a_run_without_the_setting_are_left_alone() -> None:
     plain = initial_state(small_config(), CPU, cubes=CubeSet([CUBES]))
     assert bits(plain.model.state_dict()) == bits(initial_state(small_config(), CPU).model.state_dict())
@@ -39,7 +45,7 @@ def test_initial_weights_and_a_run_without_the_setting_are_left_alone() -> None:
 def test_a_resumed_run_keeps_its_weights(tmp_path) -> None:
     training, validation = CubeSet([CUBES]), CubeSet([cubes_of(3, seed=9)])
     whole = fit(training, validation, CONFIG, LocalStorage(tmp_path / "a"))
-    fit(training, validation, small_config(calibrated_head=True, epochs=1), LocalStorage(tmp_path / "b"))
+    fit(training, validation, small_config(calibrated_head=True, seed=3, epochs=1), LocalStorage(tmp_path / "b"))
     resumed = fit(training, validation, CONFIG, LocalStorage(tmp_path / "b"))
     assert bits(resumed.model.state_dict()) == bits(whole.model.state_dict())
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from tests.zssmnet.training.examples import COUNTS, SIZE, cubes_file, cubes_of, 
 from zssmnet.corruption import swap_x_and_z
 from zssmnet.errors import CubesError
 from zssmnet.mnet import MNet
-from zssmnet.training.dataset import CubeSet, open_training_data
+from zssmnet.training.dataset import CubesDataset, CubeSet, open_training_data
 
 
 def refusal(cubes, batch_size: int = 2) -> str:
@@ -138,3 +139,21 @@ class TestRefusals:
         whole = file.read_bytes()
         file.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
         assert refusal(cubes).startswith(f"{file}: not a readable file of cubes")
+
+
+class TestCubesDataset:
+    @pytest.mark.parametrize("part", [slice(0, 3), slice(None), slice(None, None, -2), slice(-2, None), slice(3, 3)])
+    def test_a_slice_is_a_batch(self, tmp_path: Path, part: slice) -> None:
+        write_cubes(tmp_path, dtype="float16")
+        cubes = CubesDataset(tmp_path)
+        whole = torch.stack([cubes[number] for number in range(len(cubes))])
+        expected = whole[list(range(len(cubes))[part])]
+        assert cubes[part].dtype == torch.float32
+        assert torch.equal(cubes[part], expected)
+
+    @pytest.mark.parametrize("subsets", [[7], [], [0, 6], [-1], "05", [1.5]])
+    def test_subsets_that_there_are_not_are_named(self, tmp_path: Path, subsets: Any) -> None:
+        write_cubes(tmp_path)
+        with pytest.raises(CubesError, match=r"^subsets = .*: name one or more of the subsets 0 to 5$") as caught:
+            CubesDataset(tmp_path, subsets)
+        assert repr(subsets) in str(caught.value)

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from zssmnet.errors import CollapsedError
 from zssmnet.training.checkpoint import EpochResult, Progress
@@ -8,6 +9,7 @@ from zssmnet.training.diagnostics import (
     check_predictions,
     new_training_warnings,
     training_warnings,
+    warn_if_saturated,
 )
 
 FINE, FLAT = (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)
@@ -26,7 +28,7 @@ def names(results: list[EpochResult], steps: int = BEGINNERS_STEPS) -> list[str]
     ("spread", "found"),
     [
         (FINE, []),
-        ((0.002, 0.002, 0.002), []),
+        ((0.001, 0.001, 0.001), []),
         ((0.5, 0.0009, 0.5), ["ADC collapsed"]),
         ((0.0, 0.5, 0.0), ["T2W, DWI collapsed"]),
     ],
@@ -50,6 +52,19 @@ def test_who_should_know_better_has_to_be_better_than_a_constant(
 ) -> None:
     results = history(*((1 / epoch, explained, FINE) for epoch in range(1, epochs + 1)))
     assert (names(results, steps) == ["no better than a constant"]) == warned
+
+
+@pytest.mark.parametrize(
+    ("value", "share", "warned"),
+    [(0.0005, 1.0, True), (0.9995, 1.0, True), (0.0015, 1.0, False), (0.9985, 1.0, False), (0.0005, 0.985, False)],
+)
+def test_a_saturated_channel_is_nearly_0_or_1_nearly_everywhere(
+    value: float, share: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    restored = torch.full((2, 3, 10, 10, 10), 0.5)
+    restored[:, 1].flatten(1)[:, : round(1000 * share)] = value
+    warn_if_saturated(20, restored)
+    assert ("after 20 steps ADC is restored as 0 or 1 nearly everywhere" in caplog.text) == warned
 
 
 def test_a_stuck_validation_is_the_same_to_the_last_digit() -> None:

@@ -326,3 +326,9 @@ def test_between_two_looks_at_the_loss_nobody_waits_for_the_device() -> None:
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         train_epoch(model, optimizer, _Valueless(), 1, CORRUPTION, seed(0), lambda *_: None)
     assert len(done) == 7  # all steps; the look at their end failed
+
+
+def test_of_constant_images_nothing_is_explained() -> None:
+    cubes = CubeSet([np.full((2, 4, 16, 16, 4), 0.5, dtype="float32")])
+    found = validate(small_model(), StreamedCubes(cubes, CPU), 2, CORRUPTION, 0)
+    assert (found.explained, found.spread) == (0.0, (1.0, 1.0, 1.0))

@@ -25,7 +25,6 @@ from zssmnet.corruption import sample_keys
 from zssmnet.errors import CollapsedError, InputError, NonFiniteLossError
 from zssmnet.storage import LocalStorage
 from zssmnet.training import epoch, fit, trainer
-from zssmnet.training.acceleration import choose_device
 from zssmnet.training.batches import StreamedCubes
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
 from zssmnet.training.dataset import CubeSet
@@ -33,6 +32,7 @@ from zssmnet.training.diagnostics import training_warnings
 from zssmnet.training.epoch import Validation, validate
 from zssmnet.training.fit import is_finished
 from zssmnet.training.loss import restoration_loss
+from zssmnet.training.precision import choose_device
 from zssmnet.training.trainer import initial_state
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])

@@ -109,3 +109,10 @@ def test_the_masked_loss_counts_all_voxels_or_the_hidden_ones() -> None:
     }
     # of 4 slices one is off by 0.5, one by 1; of the hidden ones every one or every other is off by 0.5
     assert losses == pytest.approx({"all": (0.25 + 1) / 4, "hidden": (0.25 / 2 + 0.25) / 2}, rel=1e-5)
+
+
+def test_settings_of_masking_count_in_the_recipe_masked_alone() -> None:
+    plain = CorruptionConfig(recipe="per-channel")
+    hidden = plain.model_copy(update={"masking": MaskingConfig(loss="hidden")})
+    shown = restore(Linear(), CUBES, KEYS, plain)
+    assert torch.equal(loss_of(shown, hidden), loss_of(shown, plain))

@@ -2,27 +2,30 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.zssmnet.training.examples import CPU, bits, small_config, write_cubes
 from zssmnet.config import PretrainConfig
-from zssmnet.errors import InputError, LockedError, TrainingError
+from zssmnet.errors import ConfigError, InputError, LockedError, TrainingError
 from zssmnet.registry import runs
 from zssmnet.registry.pretraining import pretrain
 from zssmnet.registry.runs import train
 from zssmnet.storage import LocalStorage
-from zssmnet.training import processes
+from zssmnet.training import distributed, processes
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
 
 COUNTS = (1, 2, 0, 1, 1, 3)
@@ -155,7 +158,7 @@ class TestTheEnd:
 
         with pytest.raises(TrainingError) as caught:
             run(cubes, tmp_path / "a", small_config(epochs=9, processes=2), on_epoch=kill)
-        assert str(caught.value).startswith("process 1 of 2 that trained together ended with status -9 (SIGKILL): ")
+        assert str(caught.value).startswith("worker rank 1 of 2 exited with status -9 (SIGKILL): ")
         assert str(caught.value).endswith("; run it again to continue from the last checkpoint")
         assert "\n" not in str(caught.value)
         assert content(tmp_path / "a")["epoch"] == 2
@@ -167,7 +170,7 @@ class TestTheEnd:
         monkeypatch.setattr(runs, "Job", lambda cubes, config: processes.Job(cubes=gone.uri, config=config))
         for file in (tmp_path / "gone").iterdir():
             file.unlink()
-        with pytest.raises(TrainingError, match=r"process 1 of 2 .* status 1: .*gone: no file bat_<N>_s_"):
+        with pytest.raises(TrainingError, match=r"worker rank 1 of 2 .* status 1: .*gone: no file bat_<N>_s_"):
             run(cubes, tmp_path / "a", small_config(epochs=1, processes=2))
 
 
@@ -189,6 +192,134 @@ class TestNumberOfProcesses:
         recipe = small_config(batch_size=batch_size).training
         assert processes._size(recipe, torch.device("cuda")) == size
         assert processes._size(recipe, CPU) == 1
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """An environment in which no launcher has left a variable."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    processes._torchrun.cache_clear()
+    yield monkeypatch
+    processes._torchrun.cache_clear()
+
+
+def set_variables(environment: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+
+
+class TestTorchrun:
+    @pytest.mark.parametrize("size", ["2", "", "abc"])
+    def test_variables_of_another_launcher_mean_nothing(self, size: str, environment: pytest.MonkeyPatch) -> None:
+        set_variables(environment, RANK="1", WORLD_SIZE=size, MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
+        with processes.torchrun_command() as is_done:
+            assert not is_done
+        with processes.process_group(processes.Job(cubes="", config=small_config())) as group:
+            assert group.size == 1
+
+    def test_a_process_that_torchrun_starts_alone_trains_alone(self, environment: pytest.MonkeyPatch) -> None:
+        set_variables(environment, RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_PORT="1", TORCHELASTIC_RUN_ID="x")
+        with processes.torchrun_command() as is_done:
+            assert not is_done
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"RANK": "abc"},
+            {"RANK": "2"},
+            {"RANK": "-1"},
+            {"WORLD_SIZE": ""},
+            {"LOCAL_RANK": "1.5"},
+            {"LOCAL_RANK": "-1"},
+            {"MASTER_PORT": "x"},
+            {"MASTER_PORT": "70000"},
+            {"MASTER_ADDR": ""},
+        ],
+    )
+    def test_malformed_variables_are_one_line(self, wrong: dict[str, str], environment: pytest.MonkeyPatch) -> None:
+        right = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+        set_variables(environment, TORCHELASTIC_RUN_ID="x", **right | wrong)
+        with (
+            pytest.raises(ConfigError, match=r"^RANK='.*' are not what torchrun sets; start .*$"),
+            processes.torchrun_command(),
+        ):
+            pass
+
+    @pytest.mark.parametrize("rank", ["0", "1"])
+    def test_without_torchrun_waiting_ends(self, rank: str, environment: pytest.MonkeyPatch) -> None:
+        """TORCHELASTIC_RUN_ID is left over, too: rank 0 waits for peers, and rank 1 for rank 0, neither for ever."""
+        environment.setattr(processes, "STORE_TIMEOUT", timedelta(seconds=1))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        place = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank}
+        set_variables(environment, TORCHELASTIC_RUN_ID="x", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **place)
+        with (
+            pytest.raises(TrainingError, match=r"^torchrun cannot be reached within 1 s \(RANK="),
+            processes.torchrun_command(),
+        ):
+            pass
+
+    @pytest.mark.long
+    @pytest.mark.timeout(300)
+    def test_its_processes_learn_what_one_does(self, cubes: LocalStorage, tmp_path: Path) -> None:
+        """Two trainings, one after the other; then the workers end, and what rank 0 says stands once."""
+        script = tmp_path / "script.py"
+        script.write_text(
+            "from tests.zssmnet.training.test_processes import *\n"
+            "with processes.torchrun_command() as is_done:\n"
+            "    for folder in () if is_done else ('a', 'b'):\n"
+            f"        run(LocalStorage(Path({cubes.uri!r})), Path({str(tmp_path)!r}) / folder,"
+            " small_config(epochs=1, batch_size=5))\n"
+            "        print('done', folder)\n"
+        )
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+        environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+        done = subprocess.run(torchrun, env=environment, capture_output=True, text=True, timeout=280)
+        assert done.stdout.split("\n") == ["done a", "done b", ""], done.stderr
+        run(cubes, tmp_path / "one", small_config(epochs=1, batch_size=5))
+        for folder in ("a", "b"):
+            for name, weight in content(tmp_path / "one")["state_dict"].items():
+                torch.testing.assert_close(content(tmp_path / folder)["state_dict"][name], weight, rtol=1e-5, atol=1e-6)
+
+
+class TestRendezvous:
+    def test_ends_when_not_all_arrive(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(distributed, "RENDEZVOUS_TIMEOUT_S", 0.3)
+        caplog.set_level("INFO")
+        store = dist.FileStore(str(tmp_path / "store"), 3)
+        store.add("arrived", 1)
+        with (
+            pytest.raises(TrainingError, match=r"^only 2 of 3 processes arrived within 0\.3 s; "),
+            distributed.connected(distributed.Group(0, 3), store),
+        ):
+            pass
+        assert "rank 0 of 3: waiting at most 0.3 s for the others" in caplog.text
+
+    def test_after_one_that_failed_the_next_one_works(self, cubes: LocalStorage, tmp_path: Path) -> None:
+        """PyTorch counts the attempts of a process, and a worker that is started anew has had none."""
+        store = dist.FileStore(str(tmp_path / "store"), 2)
+        store.add("arrived", 1)
+        checks = iter([True, True, True])
+
+        def check() -> None:
+            if not next(checks, False):
+                raise TrainingError("a worker has ended")
+
+        with (
+            pytest.raises(TrainingError, match="a worker has ended"),
+            distributed.connected(distributed.Group(0, 2, check=check), store),
+        ):
+            pass
+        assert run(cubes, tmp_path / "a", small_config(epochs=1, processes=2)).epoch == 1
+
+    def test_pytorch_has_what_ends_a_lost_collective(self) -> None:
+        """Used with NCCL alone, which no test here has."""
+        assert callable(dist.ProcessGroup.abort)
+        assert dist.group.WORLD is None
 
 
 MOMENTS = (0.0, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0, "epoch 1", "epoch 2", "epoch 4")
@@ -229,7 +360,7 @@ def test_a_worker_killed_at_any_moment_is_named_in_one_line(
     finally:
         ended.set()
     message = str(caught.value)
-    assert message.startswith("process 1 of 2 that trained together ended with status -9 (SIGKILL): ")
+    assert message.startswith("worker rank 1 of 2 exited with status -9 (SIGKILL): ")
     assert "\n" not in message
     done = content(tmp_path / "a")["epoch"] if (tmp_path / "a" / LAST).exists() else 0
     # nobody has locked its folder, and the processes meet, though an attempt has failed here

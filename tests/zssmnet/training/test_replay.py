@@ -12,9 +12,10 @@ from tests.zssmnet.training.examples import CPU, bits, cubes_of, small_config
 from tests.zssmnet.training.replay import MovedError, Replay, what_keeps_it_from_being_recorded
 from zssmnet.mnet import MNet
 from zssmnet.training import epoch
-from zssmnet.training.acceleration import Accelerated, make_optimizer
 from zssmnet.training.batches import StreamedCubes
 from zssmnet.training.dataset import CubeSet
+from zssmnet.training.optimizer import make_optimizer
+from zssmnet.training.precision import Accelerated
 
 CUBES = StreamedCubes(CubeSet([cubes_of(7)]), CPU)
 OnStep = Callable[[nn.Module], None]

@@ -1,3 +1,5 @@
+"""Device, precision and compilation."""
+
 from pathlib import Path
 from typing import Any
 
@@ -6,24 +8,23 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.zssmnet.training.examples import CPU, StoppedError, bits, cubes_of, small_config, stopping_at
-from zssmnet.errors import InputError, OutOfMemoryError
+from tests.zssmnet.training.examples import CPU, cubes_of, small_config
+from zssmnet.errors import InputError
 from zssmnet.mnet import MNet
 from zssmnet.registry.runs import decisive
 from zssmnet.storage import LocalStorage
-from zssmnet.training import acceleration, fit
-from zssmnet.training.acceleration import (
+from zssmnet.training import fit, precision
+from zssmnet.training.checkpoint import BEST, LAST
+from zssmnet.training.dataset import CubeSet
+from zssmnet.training.precision import (
     COMPILED_FROM,
     accelerated,
     choose_compile,
     choose_device,
     choose_precision,
-    cosine_factor,
     gpu_settings,
 )
-from zssmnet.training.checkpoint import BEST, LAST
-from zssmnet.training.dataset import CubeSet
-from zssmnet.training.trainer import Trainer, initial_state, largest_batch
+from zssmnet.training.trainer import Trainer, initial_state
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
 INPUT = torch.rand(2, 6, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -144,7 +145,7 @@ class TestCompilation:
     def test_is_chosen_where_it_pays(
         self, asked: str, device: str, steps: int, mode: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(acceleration, "_can_compile", lambda device: True)
+        monkeypatch.setattr(precision, "_can_compile", lambda device: True)
         assert choose_compile(small_config(compile=asked).training, torch.device(device), steps) == mode
 
     def test_is_left_out_with_a_warning_where_it_does_not_work(
@@ -181,79 +182,6 @@ class TestCompilation:
             assert list(weights[0]) == list(weights[1]) == list(MNet(6, 3, (2, 2, 2, 2, 2)).state_dict())
             assert momenta[0]["param_groups"] == momenta[1]["param_groups"]
             assert momenta[0]["state"].keys() == momenta[1]["state"].keys()
-
-
-class TestOptimizer:
-    def test_the_machines_choices_are_not_saved_and_not_loaded(self, tmp_path: Path) -> None:
-        """A checkpoint of a GPU, where one kernel updates all weights, is that of a CPU."""
-        workplace = LocalStorage(tmp_path)
-        state = fit.fit(TRAINING, VALIDATION, small_config(epochs=1), workplace)
-        state.optimizer.param_groups[0]["fused"] = True
-        fit.publish_last(workplace, state)
-        (group,) = torch.load(tmp_path / LAST, weights_only=True)["optimizer_state_dict"]["param_groups"]
-        assert (group["fused"], group["foreach"]) == (None, None)
-        there = initial_state(small_config(), CPU)
-        there.optimizer.param_groups[0]["fused"] = True  # as on a GPU
-        fit.resume(workplace, there)
-        assert there.optimizer.param_groups[0]["fused"] is True
-        assert bits(there.model.state_dict()) == bits(state.model.state_dict())
-
-
-class TestSchedule:
-    def test_cosine_rises_over_the_warm_up_and_falls_over_all_epochs(self) -> None:
-        recipe = small_config(schedule="cosine", epochs=12, warm_up_epochs=3).training
-        rates = [cosine_factor(epoch, recipe) for epoch in range(13)]
-        assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-        assert rates[3:] == sorted(rates[3:], reverse=True)
-        assert rates[8] == pytest.approx(0.5)  # half way from the fourth epoch to what would be the fourteenth
-        assert 0 < rates[12] < 0.03
-
-    def test_an_interrupted_run_with_adamw_and_cosine_ends_as_an_uninterrupted_one(self, tmp_path: Path) -> None:
-        config = small_config(optimizer="adamw", learning_rate=0.01, weight_decay=0.01, schedule="cosine", epochs=4)
-        whole = fit.fit(TRAINING, VALIDATION, config, LocalStorage(tmp_path / "a"))
-        with pytest.raises(StoppedError):
-            fit.fit(TRAINING, VALIDATION, config, LocalStorage(tmp_path / "b"), stopping_at(3))
-        resumed = fit.fit(TRAINING, VALIDATION, config, LocalStorage(tmp_path / "b"))
-        assert resumed.progress == whole.progress
-        assert (tmp_path / "a" / LAST).read_bytes() == (tmp_path / "b" / LAST).read_bytes()
-        rates = [result.learning_rate / 0.01 for result in whole.progress.history]
-        assert rates == pytest.approx([cosine_factor(epoch, config.training) for epoch in range(4)])
-
-
-class TestMemory:
-    @pytest.mark.parametrize("below", [1, 2, 3, 24, 100])
-    def test_the_largest_batch_that_fits_is_found_with_few_tries(self, below: int) -> None:
-        for largest in range(below):
-            tried: list[int] = []
-
-            def fits(batch: int, largest: int = largest, tried: list[int] = tried) -> bool:
-                tried.append(batch)
-                return batch <= largest
-
-            assert largest_batch(fits, below) == largest
-            assert len(tried) <= below.bit_length()
-            assert below not in tried
-
-    @pytest.mark.parametrize(
-        ("most", "advice"),
-        [(3, "3 would: choose --batch-size 3"), (1, "1 would: choose --batch-size 1"), (0, "nor does one cube")],
-    )
-    def test_an_error_names_the_batch_that_would_fit(
-        self, most: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        forward = MNet.forward
-
-        def on_a_small_device(model: MNet, x: torch.Tensor):
-            if len(x) > most:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return forward(model, x)
-
-        monkeypatch.setattr(MNet, "forward", on_a_small_device)
-        with pytest.raises(OutOfMemoryError) as caught:
-            fit.fit(TRAINING, VALIDATION, small_config(batch_size=5), LocalStorage(tmp_path))
-        assert not torch.backends.cudnn.benchmark  # as it was before
-        assert str(caught.value).startswith(f"a batch of 5 cubes does not fit into the memory of cpu; {advice}")
-        assert not list(tmp_path.iterdir())
 
 
 class TestDevice:

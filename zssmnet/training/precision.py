@@ -1,13 +1,12 @@
-"""How a machine computes a network: device, precision, compilation, optimizer. What is saved is the plain network.
+"""How a machine computes a network: device, precision, compilation.
 
-The wrapper around it has no part in checkpoints, so no prefix of one (`module.`, `_orig_mod.`) gets into their names.
+The wrapper around the network is not saved, so that no prefix (`module.`, `_orig_mod.`) gets into a checkpoint's names.
 """
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +19,23 @@ log = logging.getLogger(__name__)
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Compile = Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"]
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-"""dtypes of the convolutions of those precisions in which they are not float32's."""
+"""dtype of the convolutions, for the precisions with another one than float32."""
 FLOAT16_LOSS_SCALE = 2.0**16
 """Gradients of a mean over millions of voxels vanish in float16 without it. Those of weights overflow above 1: 40 times
 the largest one of a fresh network of full width.
 """
 COMPILED_FROM = 10_000
-"""Steps of a training from which on a GPU's network is compiled by itself: that takes about two minutes at its start,
-and a step of 24 cubes then 41 ms in place of 70 to 100 (H100).
+"""Steps of a training from which ``auto`` compiles on a GPU. Compiling takes about two minutes; a step of 24 cubes then
+takes 41 ms instead of 70 to 100 (H100).
 """
 
 
 class Accelerated(nn.Module):
-    """A network whose convolutions are computed in another dtype; its predictions are float32.
+    """A network under autocast; its predictions are float32.
 
     Args:
-        model: the plain network, which stays as it is, float32 weights and all.
-        device: where it lies.
+        model: the plain network; its weights stay float32.
+        device: of the network.
         precision: of its convolutions and of what lies between them.
     """
 
@@ -109,7 +108,7 @@ def choose_compile(recipe: TrainingConfig, device: torch.device, steps: int) -> 
 
 
 def _can_compile(device: torch.device) -> bool:
-    """Tried, since much can be missing: Triton, a C compiler, Python's headers, support of this GPU."""
+    """Try it: Triton, a C compiler, Python's headers or support of this GPU may be missing."""
     try:
         torch.compile(lambda x: x + 1, dynamic=False)(torch.ones(1, device=device))
     except Exception as error:  # compilers raise what they like
@@ -139,53 +138,3 @@ def gpu_settings(tf32: bool) -> Iterator[None]:
         yield
     finally:
         convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before
-
-
-def make_optimizer(model: nn.Module, device: torch.device, recipe: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, as published, or AdamW; on a GPU one kernel updates all weights."""
-    fused = True if device.type == "cuda" else None
-    if recipe.optimizer == "adamw":
-        betas = (recipe.momentum, 0.999)
-        return torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=recipe.weight_decay, fused=fused
-        )
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        fused=fused,
-    )
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate, epoch by epoch: halved now and then, as published, or a cosine after a linear warm-up."""
-    if recipe.schedule == "halving":
-        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=recipe.halve_every, gamma=0.5)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: cosine_factor(epoch, recipe))
-
-
-def cosine_factor(epoch: int, recipe: TrainingConfig) -> float:
-    """Share of the learning rate in an epoch, counted from 0: rises over the warm-up, then falls, but never to 0."""
-    if epoch < recipe.warm_up_epochs:
-        return (epoch + 1) / (recipe.warm_up_epochs + 1)
-    done = (epoch - recipe.warm_up_epochs) / (max(recipe.epochs - recipe.warm_up_epochs, 0) + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1 - 1e-3)))
-
-
-def machine_free(optimizer_state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state without the choices that were made for one machine, so that another makes its own."""
-    groups = [group | dict.fromkeys(_MACHINES_CHOICES) for group in optimizer_state["param_groups"]]
-    return optimizer_state | {"param_groups": groups}
-
-
-def for_machine(optimizer_state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A saved state with the choices that ``optimizer`` has made for this machine."""
-    groups = [
-        saved | {name: group[name] for name in _MACHINES_CHOICES}
-        for saved, group in zip(optimizer_state["param_groups"], optimizer.param_groups, strict=True)
-    ]
-    return optimizer_state | {"param_groups": groups}
-
-
-_MACHINES_CHOICES = ("foreach", "fused")

@@ -1,0 +1,78 @@
+"""The network that restores, from a published file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.zssmnet.training.examples import small_config, write_cubes
+from zssmnet.config import NetworkConfig, PretrainConfig
+from zssmnet.errors import CheckpointError
+from zssmnet.handoff.restoration import load_restoration
+from zssmnet.registry.pretraining import pretrain
+from zssmnet.registry.versions import MODEL
+from zssmnet.storage import LocalStorage
+from zssmnet.training.loss import restoring_network
+from zssmnet.training.tensor_files import save_tensors
+
+INPUT = torch.rand(1, 6, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def write(folder: Path, network: NetworkConfig, change: Any = lambda weights: None) -> tuple[Path, torch.Tensor]:
+    """A file of weights, and what its network predicts."""
+    model = restoring_network(network)
+    weights = model.state_dict()
+    change(weights)
+    save_tensors({"state_dict": weights}, folder / "a.model")
+    with torch.no_grad():
+        return folder / "a.model", model.eval()(INPUT)
+
+
+@pytest.mark.parametrize("merge", ["sub", "cat"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_predicts_what_was_saved(tmp_path: Path, merge: Any, kind: type) -> None:
+    file, expected = write(tmp_path, NetworkConfig(channels=(2, 3, 4, 5, 6), merge=merge))
+    network = load_restoration(kind(file))
+    assert not network.training
+    assert (network.channels, network.merge) == ((2, 3, 4, 5, 6), merge)
+    with torch.no_grad():
+        assert torch.equal(network(INPUT), expected)
+
+
+def test_of_sum_and_sub_the_record_decides(tmp_path: Path) -> None:
+    config = PretrainConfig(
+        network=NetworkConfig(channels=(2, 2, 2, 2, 2), merge="sum"),
+        corruption=small_config().corruption,
+        training=small_config(epochs=1).training,
+    )
+    pretrain(write_cubes(tmp_path / "cubes"), LocalStorage(tmp_path / "weights"), config)
+    assert load_restoration(tmp_path / "weights" / MODEL).merge == "sum"
+
+
+def spoil(weights: dict[str, torch.Tensor]) -> None:
+    weights["outputs.3.weight"].fill_(torch.nan)
+
+
+def take_heads(weights: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in weights if name.startswith("outputs.")]:
+        del weights[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (spoil, r"a\.model: 1 tensors hold NaN or infinity, outputs\.3\.weight first; take"),
+        (take_heads, r"a\.model: does not fit: .*outputs.*; name a \.model file that pre-training wrote$"),
+    ],
+)
+def test_weights_that_cannot_restore_are_one_line(tmp_path: Path, change: Any, message: str) -> None:
+    file, _ = write(tmp_path, NetworkConfig(channels=(2, 2, 2, 2, 2)), change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_restoration(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_restoration(tmp_path / "a.model")

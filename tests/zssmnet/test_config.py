@@ -1,0 +1,64 @@
+"""Settings that cannot be: the library's error for whoever writes them, pydantic's for whoever validates them."""
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+import zssmnet
+from zssmnet.config import ChallengerConfig, ProbeConfig, TrainingConfig
+from zssmnet.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingConfig(epochs=0), "TrainingConfig: epochs = 0: Input should be greater than or equal to 1"),
+        (
+            lambda: zssmnet.PretrainConfig(training={"epochs": 0}),  # type: ignore[arg-type]
+            "PretrainConfig: training.epochs = 0: Input should be greater than or equal to 1",
+        ),
+        (lambda: zssmnet.CubesConfig(sizes=1), "CubesConfig: sizes = 1: no such setting"),  # type: ignore[call-arg]
+        (lambda: zssmnet.CubesConfig(size=(0, 1, 1)), "CubesConfig: size must be at least 1 voxel on each axis, not"),
+        (lambda: ProbeConfig(labelled=(3, 2)), "ProbeConfig: labelled must rise"),
+        (
+            lambda: zssmnet.Corruption("mask"),  # type: ignore[arg-type]
+            "CorruptionConfig: recipe = 'mask': Input should be 'reference', 'per-channel' or 'masked'",
+        ),
+        (lambda: zssmnet.Corruption(3), "CorruptionConfig: recipe = 3: Input should be"),  # type: ignore[arg-type]
+    ],
+)
+def test_written_by_a_user_they_are_one_line(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+class Parameters(BaseModel):
+    """As Prefect validates a flow's parameters."""
+
+    config: ChallengerConfig
+
+
+@pytest.mark.parametrize(
+    ("validate", "place"),
+    [
+        (ChallengerConfig.model_validate, ("training", "epochs")),
+        (TypeAdapter(ChallengerConfig).validate_python, ("training", "epochs")),
+        (lambda values: Parameters(config=values), ("config", "training", "epochs")),
+    ],
+)
+def test_where_pydantic_validates_its_own_error_names_the_place(validate: Callable[[object], object], place) -> None:
+    with pytest.raises(ValidationError) as caught:
+        validate({"training": {"epochs": 0}})
+    assert caught.value.errors()[0]["loc"] == place
+
+
+def test_configurations_can_be_copied_and_sent() -> None:
+    config = zssmnet.PretrainConfig(training=TrainingConfig(epochs=3))
+    assert config == pickle.loads(pickle.dumps(config)) == copy.deepcopy(config)  # noqa: S301
+    assert config == zssmnet.PretrainConfig.model_validate_json(config.model_dump_json())
