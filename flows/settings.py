@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from zssmnet.config import CubesConfig, Flag, PreparationConfig, PretrainConfig, RetrainingConfig
+from zssmnet.config import CubesConfig, Flag, PreparationConfig, PretrainConfig, RetrainingConfig, fault_of
 from zssmnet.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -122,11 +122,7 @@ def validated(config: type[ConfigT], values: dict[str, Any], source: str = "") -
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        reason = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
-        setting = f"{name} = {first['input']!r}: " if name else ""  # without one, it is about several of them
-        raise ConfigError(f"{source}{setting}{reason.removeprefix('Value error, ')}") from error
+        raise ConfigError(f"{source}{fault_of(error)}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
