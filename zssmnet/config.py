@@ -516,52 +516,11 @@ MinNewCases = Annotated[
 ]
 
 
-JudgeChoice = Annotated[
-    Literal["loss", "probe"],
-    Field(
-        description="What decides between challenger and published model: loss, on the same validation cubes; probe, "
-        "fine-tuning on labelled cases"
-    ),
-    Flag("judge"),
-]
-
-LabelsPath = Annotated[
-    str | None,
-    Field(description="Folder or s3://bucket/prefix of lesions, CASE.nii.gz; none: the probe is of zones"),
-    Flag("labels_path", "D"),
-]
-
-ProbeMargin = Annotated[
-    float,
-    Field(
-        ge=-1,
-        lt=1,
-        description="With judge probe: what the whole 95 % interval of challenger less published model must exceed; "
-        "below 0 a challenger is published that is no worse than by so much",
-    ),
-    Flag("probe_margin", "X"),
-]
-
-
-class ProbeJudge(_Frozen):
-    """How the probe decides between challenger and published model."""
-
-    images_path: str = Field(description="Folder or s3://bucket/prefix of the labelled cases' images")
-    zonal_mask_path: str = Field(description="Folder or s3://bucket/prefix of their zonal masks")
-    labels_path: LabelsPath = None
-    patient_pattern: PatientPattern = PICAI_PATIENT
-    margin: ProbeMargin = 0.0
-    probe: ProbeConfig | None = Field(None, description="Its settings; none: the defaults, by the labels there are")
-
-
 class RetrainingConfig(_Frozen):
     """When a challenger is trained, how, and when it wins."""
 
     min_new_cases: MinNewCases = 10
     margin_percent: MarginPercent = 0.0
-    judge: JudgeChoice = "loss"
-    labels_path: LabelsPath = None
-    probe_margin: ProbeMargin = 0.0
     pretraining: ChallengerConfig = Field(
         ChallengerConfig(), description="The challenger's budget; its network is that of the published model"
     )

@@ -1,28 +1,24 @@
-"""A probe from cases and weights to its result; and that of champion and challenger, which judges a retraining."""
+"""A probe from cases and weights to its result."""
 
 import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 
-from zssmnet.config import PICAI_PATIENT, NetworkConfig, ProbeConfig, ProbeJudge
+from zssmnet.config import PICAI_PATIENT, NetworkConfig, ProbeConfig
 from zssmnet.data.archive import patient_of
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import ConfigError
-from zssmnet.handoff.weights import read_weights
 from zssmnet.probe.arms import AGAIN, RIDGE, RULE, SCRATCH, Arm, arms_of, build_network
 from zssmnet.probe.contenders import Contender, network_of
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
-from zssmnet.probe.labels import LabelledCase, Sides, choose_sides, read_labelled_cases
+from zssmnet.probe.labels import LabelledCase, Sides, choose_sides
 from zssmnet.probe.result import ProbedWeights, ProbeResult, judge
 from zssmnet.probe.trials import TUNING_SEEDS, Bench, Trial, example_of
-from zssmnet.registry.challenge import Gain, Trained
 from zssmnet.registry.lineage import CaseData
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import Storage, open_storage, sha256_of
+from zssmnet.storage import Storage, sha256_of
 from zssmnet.training.acceleration import choose_device
 
 log = logging.getLogger(__name__)
@@ -151,27 +147,3 @@ def _identity(
         digest.update(case.input_CZYX.numpy().tobytes())
         digest.update(case.label_ZYX.numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-CHAMPION, CHALLENGER = "champion", "challenger"
-
-
-def compare_models(champion: Trained, challenger: Trained, output: Storage, how: ProbeJudge) -> Gain:
-    """The endpoint of the challenger less that of the champion, over seeds and test cases.
-
-    Cases that either was trained with are not tested: what remains are those of the validation subset. Errors are
-    those of `read_labelled_cases` and `probe`.
-    """
-    config = how.probe or ProbeConfig(task="lesions" if how.labels_path else "zones")
-    labels = open_storage(how.labels_path) if how.labels_path and config.task == "lesions" else None
-    cases = read_labelled_cases(
-        open_storage(how.images_path), open_storage(how.zonal_mask_path), labels, config, how.patient_pattern
-    )
-    both = [_contender(CHALLENGER, *challenger), _contender(CHAMPION, *champion)]
-    result = probe(cases, both, output, config, how.patient_pattern)
-    (found,) = (one for one in result.comparisons if (one.first, one.second) == (CHALLENGER, CHAMPION))
-    return Gain(mean=found.difference.mean, low=found.difference.low, high=found.difference.high)
-
-
-def _contender(name: str, record: PretrainedModel, file: Path) -> Contender:
-    return Contender(name, (replace(read_weights(file), merge=record.parameters.network.merge),), (record,))

@@ -1,8 +1,7 @@
 """Retraining on new data: a challenger starts from the published model, and replaces it only if it is better.
 
 The champion is the stable model. The challenger starts from its weights and is trained on the cubes that are there now.
-Both are validated with the same cubes, corrupted alike. The challenger is published if its loss is the smaller one, or,
-where the probe judges, if fine-tuning from it gives better figures.
+Both are validated with the same cubes, corrupted alike. The challenger is published if its loss is the smaller one.
 
 A run may be killed between publishing a model and publishing its judgement. Before the model, a record of what is to
 come takes the judgement's place, so that a later look knows that this work is not done (`seen_data`).
@@ -13,9 +12,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig, ProbeJudge
+from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.preparation.cubes import SubsetCubes
 from zssmnet.registry.lineage import CaseData
@@ -54,24 +51,6 @@ JUDGEMENT = "challenge"
 """The record of the last judgement, in the weights' folder."""
 
 
-class Gain(BaseModel, frozen=True):
-    """By how much a challenger is better than the champion: in a figure of which more is better, with 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def in_words(self) -> str:
-        """Mean and interval."""
-        return f"{self.mean:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}"
-
-
-Trained = tuple[PretrainedModel, Path]
-Compare = Callable[[Trained, Trained, Storage, ProbeJudge], Gain]
-"""Champion, challenger, a folder for what is found, and how: see `zssmnet.probe.run`."""
-
-
 class Judgement(Record):
     """How a challenger was judged.
 
@@ -84,7 +63,6 @@ class Judgement(Record):
         challenger_loss: that of the challenger, corrupted in the same way.
         published: whether the challenger became the stable model.
         margin_percent: by how much its loss had to be smaller.
-        by_probe: how the probe judged instead of the losses, if it did.
     """
 
     run_id: Name
@@ -97,16 +75,12 @@ class Judgement(Record):
     best_epoch: int
     history: tuple[EpochResult, ...]
     margin_percent: float = 0.0
-    by_probe: ProbeJudge | None = None
-    gain: Gain | None = None
 
-    def stands(
-        self, inputs: tuple[Input, ...], config: PretrainConfig, margin_percent: float, by_probe: ProbeJudge | None
-    ) -> bool:
+    def stands(self, inputs: tuple[Input, ...], config: PretrainConfig, margin_percent: float) -> bool:
         """Whether it was made of the same cubes in the same way, and nothing more is asked for."""
         return (
             self.method == METHOD
-            and (self.margin_percent, self.by_probe) == (margin_percent, by_probe)
+            and self.margin_percent == margin_percent
             and same_content(self.inputs, inputs)
             and decisive(self.parameters) == decisive(config)
             and is_finished(Progress(list(self.history), self.best_epoch), config.training)
@@ -121,7 +95,6 @@ def challenge(
     on_step: OnStep = lambda done, steps: None,
     before_publication: Callable[[], None] = lambda: None,
     margin_percent: float = 0.0,
-    by_probe: tuple[ProbeJudge, Compare] | None = None,
 ) -> tuple[Judgement, bool]:
     """Train a challenger on the cubes in a folder, and publish it if it is better than the published model.
 
@@ -131,7 +104,6 @@ def challenge(
     Args:
         before_publication: called when training is done; where it raises an error, nothing is judged or published.
         margin_percent: by how much the challenger's loss must be smaller.
-        by_probe: judge by the probe instead of the losses; how, and what compares.
 
     Returns:
         The judgement, and whether any work was done.
@@ -142,21 +114,19 @@ def challenge(
         CheckpointError: a checkpoint that cannot be used, a published model without a record, or one with another
             network than ``config`` asks for.
     """
-    how = by_probe[0] if by_probe else None
     last = read_record(weights, JUDGEMENT, Judgement)
     supply = take_stock(cubes, last.inputs if last else ())
-    if last and weights.stat(MODEL) and last.stands(supply.inputs, config, margin_percent, how):
+    if last and weights.stat(MODEL) and last.stands(supply.inputs, config, margin_percent):
         return last, False
     champion = _champion(weights, supply.inputs, config)
     if champion is None:
         _announce_judgement(weights, supply.inputs)
         made, _ = pretrain(cubes, weights, config, on_epoch, on_step, before_publication)
         judgement = _judgement(made, supply, None, None, made.best_validation_loss, True, margin_percent)
-        judgement = judgement.model_copy(update={"by_probe": how})
         log.info("%s is published: there was no model to challenge", made.run_id)
     else:
         judgement = _contest(
-            cubes, weights, config, supply, champion, on_epoch, on_step, before_publication, margin_percent, by_probe
+            cubes, weights, config, supply, champion, on_epoch, on_step, before_publication, margin_percent
         )
     publish_record(weights, JUDGEMENT, judgement)
     return judgement, True
@@ -226,7 +196,6 @@ def _contest(
     on_step: OnStep,
     before_publication: Callable[[], None],
     margin_percent: float,
-    by_probe: tuple[ProbeJudge, Compare] | None,
 ) -> Judgement:
     _check_network(weights, champion, config.network)
     inputs = (*supply.inputs, _as_input(weights, champion))
@@ -243,19 +212,11 @@ def _contest(
     # a champion whose loss is not finite is beaten by any finite one
     is_better = challenger_loss < bound or (math.isfinite(challenger_loss) and not math.isfinite(champion_loss))
     made = describe(run_id, inputs, supply, config, progress)
-    how, compare = by_probe or (None, None)
-    gain = None
-    if how and compare and math.isfinite(champion_loss):
-        gain = compare((champion, champion_model), (made, challenger_model), workplace.child("probe"), how)
-        is_better = gain.low > how.margin
     if is_better:
         _announce_judgement(weights, inputs)
         made = publish(weights, made, challenger_model)
     _log_judgement(champion.run_id, champion_loss, run_id, challenger_loss, validation, is_better)
-    if gain:
-        log.info("by the probe: %s", gain.in_words)
-    judgement = _judgement(made, supply, champion.run_id, champion_loss, challenger_loss, is_better, margin_percent)
-    return judgement.model_copy(update={"by_probe": how, "gain": gain})
+    return _judgement(made, supply, champion.run_id, champion_loss, challenger_loss, is_better, margin_percent)
 
 
 def _initial(champion_model: Path, champion_loss: float) -> Path | None:

@@ -230,6 +230,13 @@ class TestDoneAlready:
         assert self.unchanged(cubes, after, BETTER)
         assert after.read(MODEL) == (made / "weights" / MODEL).read_bytes()
 
+    def test_a_judgement_of_a_program_that_could_also_judge_by_the_probe(
+        self, cubes: LocalStorage, after: LocalStorage
+    ) -> None:
+        key = f"records/{JUDGEMENT}.json"
+        after.publish_bytes(key, json.dumps(json.loads(after.read(key)) | {"by_probe": None, "gain": None}).encode())
+        assert self.unchanged(cubes, after, BETTER)
+
     def test_cubes_written_anew_with_the_same_content(
         self, cubes: LocalStorage, after: LocalStorage, tmp_path: Path
     ) -> None:
