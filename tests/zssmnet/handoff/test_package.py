@@ -74,7 +74,7 @@ def test_the_record_of_another_file_is_not_used(model: Path, tmp_path: Path, cap
     torch.save({"state_dict": MNet(6, 3, CHANNELS).state_dict()}, model)
     card = (write_package(model, tmp_path / "p") / "README.md").read_text()
     assert "no record of the cases lies beside the weights" in card
-    assert f"{model}: is not the file of the record beside it, which is not used" in caplog.text
+    assert f"{model}: does not match the record beside it, which is not used" in caplog.text
 
 
 def test_nnssl_s_adaptation_plan_has_its_fields(model: Path, tmp_path: Path) -> None:
