@@ -19,6 +19,13 @@ Labels = Literal["binary", "isup"]
 ISUP_GRADES = (2, 3, 4, 5)
 
 
+def check_labelled(case_id: str, lesions: Storage) -> None:
+    """Raise a CaseError if a case has no label: nobody knows whether it has a lesion."""
+    key = case_id + MASK_SUFFIX
+    if lesions.stat(key) is None:
+        raise CaseError(case_id, lesions.where(key), "missing: the case has no lesion label")
+
+
 def read_lesions(case_id: str, lesions: Storage, examination: Examination, labels: Labels) -> sitk.Image:
     """A case's label on T2W's grid, with the numbers of nnU-Net's classes.
 
@@ -27,13 +34,10 @@ def read_lesions(case_id: str, lesions: Storage, examination: Examination, label
             above 0).
 
     Raises:
-        CaseError: a file that is missing, unreadable, of another grid, without grades, or of the gland instead of
-            lesions.
+        CaseError: a file that is unreadable, of another grid, without grades, or of the gland instead of lesions.
     """
     key = case_id + MASK_SUFFIX
     where = lesions.where(key)
-    if lesions.stat(key) is None:
-        raise CaseError(case_id, where, "missing: the case has no lesion label")
     try:
         image = read_image(lesions.local(key))
     except UnreadableFileError as error:

@@ -71,8 +71,9 @@ def read_files(images: Sequence[str | os.PathLike[str]], zonal_mask: str | os.Pa
         raise InputError(f"{len(images)} images: name those of T2W, ADC and DWI, in this order")
     t2w, adc, dwi, mask = (local_path(file).absolute().relative_to("/").as_posix() for file in (*images, zonal_mask))
     case_id = Path(mask).name.removesuffix(MASK_SUFFIX)
-    root, kind = LocalStorage("/"), "picai" if t2w.endswith(".mha") else "nnunet"
-    return case_id, read_examination(Case(case_id, kind, (t2w, adc, dwi), mask), root, root)
+    root = LocalStorage("/")
+    case = Case(case_id, "picai" if t2w.endswith(".mha") else "nnunet", (t2w, adc, dwi), mask)
+    return case_id, read_examination(case, root, root)
 
 
 def input_CZYX(images: tuple[Any, Any, Any], mask: Any) -> npt.NDArray[np.float32]:  # noqa: N802  (axes)

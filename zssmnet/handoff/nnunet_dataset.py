@@ -24,7 +24,7 @@ from zssmnet.data.examination import array_of, read_examination
 from zssmnet.data.image_io import write_image
 from zssmnet.data.splits import read_folds
 from zssmnet.errors import ArchiveError, CaseError
-from zssmnet.handoff.lesions import ISUP_GRADES, Labels, prepare_with_label, read_lesions
+from zssmnet.handoff.lesions import ISUP_GRADES, Labels, check_labelled, prepare_with_label, read_lesions
 from zssmnet.handoff.network_input import CHANNEL_NAMES, input_CZYX
 from zssmnet.preparation.resampling import grid_of
 from zssmnet.storage import LocalStorage, Storage, read_file
@@ -91,6 +91,7 @@ def write_nnunet_dataset(
 
     def write(case: Case) -> bool | CaseError:
         try:
+            check_labelled(case.id, lesions)
             has_lesion = _write_case(case, images, zonal_masks, lesions, output, config)
         except CaseError as error:
             return error
