@@ -30,6 +30,7 @@ from zssmnet.storage.verification import verify_stage
 CASES = made_cases(20)
 CPU = torch.device("cpu")
 NETWORK = NetworkConfig(channels=CHANNELS)
+QUICK = small_probe(labelled=(2,), looks=(1,))
 
 
 class TestSides:
@@ -132,7 +133,7 @@ def poor(tmp_path_factory: pytest.TempPathFactory) -> Poor:
     learnt_nothing = {"metrics": record.metrics | {"explained_variance": -0.037}}
     publish_record(weights, MODEL, record.model_copy(update=learnt_nothing))
     arm = read_arm(str(folder / "w" / MODEL), force=True)
-    result = compare_arms(CASES, [arm], LocalStorage(folder / "out"), small_probe())
+    result = compare_arms(CASES, [arm], LocalStorage(folder / "out"), QUICK)
     return Poor(weights, record.run_id, result)
 
 
@@ -143,7 +144,7 @@ class TestProbe:
             CASES,
             read_arms(save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model", 1)),
             LocalStorage(tmp_path / "out"),
-            small_probe(labelled=(2,), learning_rates=(0.01, 0.1)),
+            small_probe(labelled=(2,), looks=(1,), learning_rates=(0.01, 0.1)),
             on_plan=lambda *plan: plans.append(plan),
             on_trial=trials.append,
         )
@@ -169,11 +170,11 @@ class TestProbe:
 
         weights = [read_arm(poor.path, force=True)]
         with pytest.raises(KeyboardInterrupt):
-            compare_arms(CASES, weights, LocalStorage(tmp_path), small_probe(), on_trial=stop)
+            compare_arms(CASES, weights, LocalStorage(tmp_path), QUICK, on_trial=stop)
         files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")}
         assert len(files) == 7
         left = [leave_half_written(folder) for folder in (tmp_path, *(tmp_path / "trials").iterdir())]
-        assert compare_arms(CASES, weights, LocalStorage(tmp_path), small_probe()) == poor.result
+        assert compare_arms(CASES, weights, LocalStorage(tmp_path), QUICK) == poor.result
         assert {file: file.stat().st_mtime_ns for file in files} == files
         assert not any(one.exists() for one in left)
 
