@@ -29,6 +29,7 @@ from zssmnet.handoff.network_input import CHANNEL_NAMES, input_CZYX
 from zssmnet.preparation.resampling import grid_of
 from zssmnet.storage import LocalStorage, Storage, read_file
 from zssmnet.storage.interface import Listed
+from zssmnet.storage.local import local_path
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def write_nnunet_dataset(
     images: Storage,
     zonal_masks: Storage,
     lesions: Storage,
-    folder: Path,
+    folder: str | os.PathLike[str],
     config: NnunetDatasetConfig = NnunetDatasetConfig(),
     on_case: Callable[[str], None] = lambda case_id: None,
 ) -> NnunetDataset:
@@ -207,6 +208,6 @@ def _splits(
     ]
 
 
-def dataset_folder(raw: Path, config: NnunetDatasetConfig) -> Path:
+def dataset_folder(raw: str | os.PathLike[str], config: NnunetDatasetConfig) -> Path:
     """The folder of a data set below ``nnUNet_raw``."""
-    return raw / f"Dataset{config.number:03d}_{config.name}"
+    return local_path(raw) / f"Dataset{config.number:03d}_{config.name}"

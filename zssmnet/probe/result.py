@@ -1,4 +1,4 @@
-"""The probe's result: comparisons, verdicts, and the same in words."""
+"""The probe's result: comparisons and verdicts, as figures and as sentences."""
 
 from collections.abc import Iterable, Sequence
 
@@ -50,8 +50,8 @@ class ProbeResult(BaseModel, frozen=True):
 
     Attributes:
         learning_rates: of each arm, chosen on the tuning cases.
-        control: scratch from another initial seed against scratch: its interval should hold 0. Weights are compared
-            with the mean of both, so that a control which fails by chance does not lean on their side.
+        control: scratch from another initial seed against scratch: its interval should contain 0. Weights are
+            compared with the mean of both, so that a control which fails by chance does not favour them.
         truth: what there is to be found in the example slice.
     """
 

@@ -36,7 +36,7 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval does not hold 0."""
+        """Whether the interval does not contain 0."""
         return self.low > 0 or self.high < 0
 
 
