@@ -97,6 +97,33 @@ def load_pretrained(
     return model
 
 
+def load_pretext_network(path: str | os.PathLike[str]) -> MNet:
+    """Return the network of pre-training itself, with the heads that restore the corrupted images.
+
+    Args:
+        path: see `load_pretrained`; a file with its heads, as pre-training writes it.
+
+    Returns:
+        The network, on the CPU, in float32 and evaluation mode; it takes corrupted cubes (N, 6, Z, Y, X) and returns the
+        logits (N, 3, Z, Y, X) of T2W, ADC and DWI: their sigmoid is the restored images, in 0..1.
+
+    Raises:
+        CheckpointError: as in `load_pretrained`, or no heads in the file.
+        StorageError: as in `load_pretrained`.
+    """
+    weights = read_weights(path)
+    if not weights.heads:
+        raise unusable(weights.address, "holds no heads; name a .model file that pre-training wrote")
+    heads = {name: weights.tensors[name].float() for name in weights.heads}
+    model = MNet(weights.in_channels, len(heads[weights.heads[0]]), weights.channels, weights.merge)
+    load_body(model, weights)
+    try:
+        model.load_state_dict(heads | dict(weights.body))
+    except RuntimeError as error:
+        raise unusable(weights.address, f"its heads do not fit: {error}") from error
+    return model.eval()
+
+
 def load_body(model: MNet, weights: Weights) -> LoadReport:
     """Load all tensors but the heads' into a network; CheckpointError if they are not finite or do not fit."""
     body = {name: tensor.float() for name, tensor in weights.body.items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.zssmnet.interruption import traces
 from zssmnet.errors import CheckpointError, StorageError
-from zssmnet.handoff.load import load_pretrained
+from zssmnet.handoff.load import load_pretext_network, load_pretrained
 from zssmnet.handoff.package import write_package
 from zssmnet.mnet import MNet
 from zssmnet.storage import open_storage
@@ -182,6 +182,24 @@ class TestLoading:
             load_pretrained(path, num_classes=0)
         with pytest.raises(ValueError, match="merge must be one of sub, sum, cat"):
             load_pretrained(path, num_classes=2, merge="max")
+
+
+class TestThePretextNetwork:
+    def test_it_restores_as_in_pre_training(self, path: Path, pretrained: MNet) -> None:
+        model = load_pretext_network(write(path, pretrained.state_dict()))
+        x = torch.rand(1, 6, 8, 16, 16)
+        with torch.no_grad():
+            assert torch.equal(model(x), pretrained.eval()(x))
+        assert not model.training
+
+    def test_heads_that_lack_or_do_not_fit_are_one_line(self, path: Path, weights: dict[str, Tensor]) -> None:
+        for spoilt, message in (
+            (body(weights), "holds no heads; name a .model file"),
+            (weights | {"outputs.3.weight": torch.ones(4, 1, 1, 1, 1)}, "its heads do not fit: "),
+        ):
+            with pytest.raises(CheckpointError, match=f"^{path}: {message}") as caught:
+                load_pretext_network(write(path, spoilt))
+            assert "\n" not in str(caught.value)
 
 
 class TestMisfits:
