@@ -104,8 +104,8 @@ def load_pretext_network(path: str | os.PathLike[str]) -> MNet:
         path: see `load_pretrained`; a file with its heads, as pre-training writes it.
 
     Returns:
-        The network, on the CPU, in float32 and evaluation mode; it takes corrupted cubes (N, 6, Z, Y, X) and returns the
-        logits (N, 3, Z, Y, X) of T2W, ADC and DWI: their sigmoid is the restored images, in 0..1.
+        The network, on the CPU, in float32 and evaluation mode; it takes corrupted cubes (N, 6, Z, Y, X) and returns
+        logits (N, 3, Z, Y, X), whose sigmoid is T2W, ADC and DWI as restored, in 0..1.
 
     Raises:
         CheckpointError: as in `load_pretrained`, or no heads in the file.
