@@ -6,7 +6,7 @@ Axis order of all triples is (x, y, z) unless a name says otherwise.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -53,7 +53,15 @@ class _RaisesConfigError(type(BaseModel)):  # type: ignore[misc]
             raise config_error(error) from error
 
 
-class _Frozen(BaseModel, metaclass=_RaisesConfigError):
+if TYPE_CHECKING:
+    _Model = BaseModel
+else:
+
+    class _Model(BaseModel, metaclass=_RaisesConfigError):
+        pass
+
+
+class _Frozen(_Model):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 

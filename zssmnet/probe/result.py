@@ -1,6 +1,7 @@
 """The probe's result: comparisons and verdicts, as figures and as sentences."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from pydantic import BaseModel
@@ -99,14 +100,7 @@ def judge(
     against_scratch = _adjusted([compare(name, SCRATCH) for name in names])
     against_permuted = [compare(name, permuted_name(name)) for name in names]
     against_floor = [compare(name, floor) for name in names]
-    verdicts = []
-    for scratch, permuted, lowest in zip(against_scratch, against_permuted, against_floor, strict=True):
-        word, reason = "not shown", "the control failed: scratch differs from scratch, so that this run proves nothing"
-        if not control.difference.excludes_zero:
-            word, reason = verdict(
-                scratch.difference, scratch.adjusted_p or 0.0, permuted.difference, lowest.difference
-            )
-        verdicts.append(Verdict(weights=scratch.first, verdict=word, sentence=_sentence(scratch, word, reason)))
+    verdicts = tuple(map(partial(_verdict, control), against_scratch, against_permuted, against_floor))
     between = [compare(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     summary = "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts)
     if control.difference.excludes_zero:
@@ -129,8 +123,15 @@ def judge(
             *_adjusted(between),
         ),
         control=control,
-        verdicts=tuple(verdicts),
+        verdicts=verdicts,
     )
+
+
+def _verdict(control: Comparison, scratch: Comparison, permuted: Comparison, floor: Comparison) -> Verdict:
+    word, reason = "not shown", "the control failed: scratch differs from scratch, so that this run proves nothing"
+    if not control.difference.excludes_zero and scratch.adjusted_p is not None:
+        word, reason = verdict(scratch.difference, scratch.adjusted_p, permuted.difference, floor.difference)
+    return Verdict(weights=scratch.first, verdict=word, sentence=_sentence(scratch, word, reason))
 
 
 def _adjusted(family: Sequence[Comparison]) -> list[Comparison]:

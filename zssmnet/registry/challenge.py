@@ -118,27 +118,17 @@ def challenge(
     if last and weights.stat(MODEL) and last.stands(inputs.files, config, margin_percent):
         return last, False
     champion = _champion(weights, inputs.files, config)
+    champion_loss: float | None = None
     if champion is None:
         _announce_judgement(weights, inputs.files)
         made, _ = train_and_publish(cubes, weights, config, on_epoch, on_step, before_publication)
-        champion_loss, challenger_loss, is_better = None, made.best_validation_loss, True
+        challenger_loss, is_better = made.best_validation_loss, True
         log.info("%s is published: there was no model to challenge", made.run_id)
     else:
         _check_network(weights, champion, config.network)
         run = Run(cubes, weights, config, inputs, _as_input(weights, champion))
-        champion_model = checked_model(weights, champion)
-        _, validation = open_training_data(cubes, config.training.batch_size)
-        champion_loss = evaluate(champion_model, validation, config)
-        made = run.train(on_epoch, on_step, _initial(champion_model, champion_loss))
-        before_publication()
-        challenger_loss = evaluate(run.model, validation, config)
-        is_better = _is_better(challenger_loss, champion_loss, margin_percent)
-        if is_better:
-            _announce_judgement(weights, run.files)
-            made = publish(weights, made, run.model)
-        log.info(
-            f"champion {champion.run_id} {champion_loss:.5f}, challenger {made.run_id} {challenger_loss:.5f} on "
-            f"{len(validation)} validation cubes: {'published' if is_better else 'not better, not published'}"
+        made, champion_loss, challenger_loss, is_better = _contest(
+            run, champion, on_epoch, on_step, before_publication, margin_percent
         )
     judgement = Judgement(
         method=METHOD,
@@ -157,6 +147,32 @@ def challenge(
     )
     publish_record(weights, JUDGEMENT, judgement)
     return judgement, True
+
+
+def _contest(
+    run: Run,
+    champion: PretrainedModel,
+    on_epoch: OnEpoch,
+    on_step: OnStep,
+    before_publication: Callable[[], None],
+    margin_percent: float,
+) -> tuple[PretrainedModel, float, float, bool]:
+    """Train the challenger, and publish it if it is better: its record, both losses, and whether it is."""
+    champion_model = checked_model(run.weights, champion)
+    _, validation = open_training_data(run.cubes, run.config.training.batch_size)
+    champion_loss = evaluate(champion_model, validation, run.config)
+    made = run.train(on_epoch, on_step, _initial(champion_model, champion_loss))
+    before_publication()
+    challenger_loss = evaluate(run.model, validation, run.config)
+    is_better = _is_better(challenger_loss, champion_loss, margin_percent)
+    if is_better:
+        _announce_judgement(run.weights, run.files)
+        made = publish(run.weights, made, run.model)
+    log.info(
+        f"champion {champion.run_id} {champion_loss:.5f}, challenger {made.run_id} {challenger_loss:.5f} on "
+        f"{len(validation)} validation cubes: {'published' if is_better else 'not better, not published'}"
+    )
+    return made, champion_loss, challenger_loss, is_better
 
 
 def _initial(champion_model: Path, champion_loss: float) -> Path | None:

@@ -83,7 +83,7 @@ class Run:
     def __init__(
         self, cubes: Storage, weights: Storage, config: PretrainConfig, inputs: TrainingInputs, *start: Input
     ) -> None:
-        self._cubes, self._inputs, self.config = cubes, inputs, config
+        self.cubes, self.weights, self.config, self._inputs = cubes, weights, config, inputs
         self.files = (*inputs.files, *start)
         self.run_id = identify(self.files, config)
         self.folder = run_folder(weights, self.run_id)
@@ -95,7 +95,7 @@ class Run:
 
     def train(self, on_epoch: OnEpoch, on_step: OnStep, initial: Path | None = None) -> PretrainedModel:
         """Train, see `run_training`; the record of the best model, to be published with it."""
-        progress = run_training(self._cubes, self.folder, self.config, on_epoch, on_step, initial)
+        progress = run_training(self.cubes, self.folder, self.config, on_epoch, on_step, initial)
         device = choose_device(self.config.training.device)
         return PretrainedModel(
             method=METHOD,
