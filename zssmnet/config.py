@@ -6,7 +6,7 @@ Axis order of all triples is (x, y, z) unless a name says otherwise.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,34 +34,29 @@ class Flag:
     metavar: str | None = None
 
 
-def config_error(error: ValidationError, source: str = "") -> ConfigError:
-    """The first of pydantic's errors in one line, which begins with ``source``."""
+def fault_of(error: ValidationError) -> str:
+    """What is wrong with settings, in one line: the first fault, with its setting and value."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     reason = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
     setting = f"{name} = {first['input']!r}: " if name else ""  # without one, it is about several of them
-    return ConfigError(f"{source}{setting}{reason.removeprefix('Value error, ')}")
+    return setting + reason.removeprefix("Value error, ")
 
 
 class _RaisesConfigError(type(BaseModel)):  # type: ignore[misc]
-    """Makes ``Config(...)`` raise a ConfigError where pydantic, or Prefect with it, validates and has its own."""
+    """Makes a direct call of a class raise a ConfigError; where pydantic validates a model, it makes no such call."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, *args: Any, **settings: Any) -> Any:
         try:
-            return super().__call__(*args, **kwargs)
+            return super().__call__(*args, **settings)
         except ValidationError as error:
-            raise config_error(error) from error
+            raise ConfigError(f"{cls.__name__}: {fault_of(error)}") from error
 
 
-if TYPE_CHECKING:
-    _Model = BaseModel
-else:
-
-    class _Model(BaseModel, metaclass=_RaisesConfigError):
-        pass
+_METACLASS: Any = _RaisesConfigError
 
 
-class _Frozen(_Model):
+class _Frozen(BaseModel, metaclass=_METACLASS):  # type: ignore[metaclass]
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
