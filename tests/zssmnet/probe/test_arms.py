@@ -1,19 +1,25 @@
 """Weights in S3 compete as those on a disk do, and get their verdict beside their version."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.zssmnet.handoff.conftest import with_record
 from tests.zssmnet.probe.examples import made_cases, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError, StorageError
+from zssmnet.handoff.weights import read_weights
+from zssmnet.mnet import MNet
 from zssmnet.probe.arms import read_arm
 from zssmnet.probe.note import note_verdict, notes_of
 from zssmnet.probe.run import compare_arms
 from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, version_key
 from zssmnet.storage import LocalStorage, open_storage
+from zssmnet.storage.records import publish_record
 
 
 def test_weights_in_s3_are_read_with_their_record_and_get_their_verdict(s3_root: str, tmp_path: Path) -> None:
@@ -42,6 +48,20 @@ def test_other_weights_under_the_name_of_a_published_model_do_not_have_its_recor
     train_and_publish(write_cubes(tmp_path / "cubes"), folder, config)
     save_weights(folder.folder / MODEL)
     assert read_arm(folder.where(MODEL)).records == []
+
+
+@pytest.mark.parametrize(("explained", "is_refused"), [(0.0, True), (0.01, False)])
+def test_weights_that_explain_nothing_are_refused(tmp_path: Path, explained: float, is_refused: bool) -> None:
+    file = tmp_path / MODEL
+    torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
+    with_record(file)
+    record = read_weights(file).record
+    publish_record(
+        LocalStorage(tmp_path), file.name, record.model_copy(update={"metrics": {"explained_variance": explained}})
+    )
+    assert len(read_arm(file, force=True).records) == 1
+    with pytest.raises(CheckpointError, match="--force") if is_refused else nullcontext():
+        read_arm(file)
 
 
 def test_an_arm_without_a_file_is_an_error() -> None:

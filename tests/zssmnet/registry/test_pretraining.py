@@ -271,6 +271,7 @@ def test_the_record_has_the_spacing_of_the_cubes(cubes: LocalStorage, weights: L
     name = cubes_file(cubes.folder, 3).name
     known = read_record(cubes, name, SubsetCubes)
     publish_record(cubes, name, known.model_copy(update={"spacing_mm": (1.0, 1.0, 3.0)}))
+    _record_cubes(cubes, 4, COUNTS[4])
     assert training_inputs(cubes).spacing_mm == (1.0, 1.0, 3.0)
 
 
@@ -286,6 +287,8 @@ class TestRunId:
             changed(learning_rate=1.0),
             changed(momentum=0.5),
             changed(halve_every=3),
+            changed(schedule="cosine"),
+            changed(schedule="cosine", epochs=500),
             changed(network=NetworkConfig(channels=(2, 2, 2, 2, 3))),
             changed(network=NetworkConfig(channels=(2, 2, 2, 2, 2), merge="sum")),
             changed(corruption=CONFIG.corruption.model_copy(update={"recipe": "per-channel"})),
