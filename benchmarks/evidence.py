@@ -29,12 +29,12 @@ from zssmnet.data.archive import MASK_SUFFIX
 from zssmnet.data.image_io import read_image
 from zssmnet.phantom import GridSpec, evenly_split_cases, phantom_around, write_archive, write_case
 from zssmnet.preparation.resampling import grid_of, resample_mask, target_grid
-from zssmnet.probe.arms import AGAIN, RIDGE, RULE, SCRATCH
-from zssmnet.probe.contenders import read_contender
+from zssmnet.probe.arms import AGAIN, SCRATCH, read_arm
+from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.labels import read_labelled_cases
 from zssmnet.probe.note import Task
 from zssmnet.probe.result import Comparison, ProbeResult, endpoint_SC, judge
-from zssmnet.probe.run import probe
+from zssmnet.probe.run import compare_arms
 from zssmnet.probe.statistics import paired_difference
 from zssmnet.registry.versions import MODEL
 from zssmnet.report.probe import probe_picture, probe_table
@@ -109,9 +109,9 @@ def run_probe(root: Path, task: Task, weights: list[str]) -> ProbeResult:
     images, masks, lesions = (open_storage(archive / name) for name in ("nnunet_raw", "zonal_masks", "lesions"))
     config = PROBES[task]
     cases = read_labelled_cases(images, masks, lesions if task == "lesions" else None, config, PICAI_PATIENT)
-    return probe(
+    return compare_arms(
         cases,
-        [read_contender(one, may_have_learnt_nothing=True) for one in weights],
+        [read_arm(one, force=True) for one in weights],
         open_storage(root / f"probe-{task}"),
         config,
         on_plan=lambda trials, seconds: print(f"{task}: {trials} trials, about {seconds / 60:.0f} min", flush=True),

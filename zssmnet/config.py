@@ -74,19 +74,19 @@ MaskPath = Annotated[
 ]
 SplitsPath = Annotated[
     str | None,
-    Field(description="splits.json with five folds; none: subsets by a hash of the patient"),
+    Field(description="splits.json with five folds (default: subsets by a hash of the patient)"),
     Flag("splits_path", "F"),
 ]
 SplitModeChoice = Annotated[
     SplitMode | None,
     Field(
-        description="reference: as published, needs splits.json; stable: by a hash of the patient; none: reference "
-        "with a splits.json, else stable"
+        description="reference: as published, needs splits.json; stable: by a hash of the patient (default: reference "
+        "with a splits.json, else stable)"
     ),
     Flag("split_mode"),
 ]
 FormatChoice = Annotated[
-    ArchiveFormat | None, Field(description="Kind of archive; none: recognised by itself"), Flag("archive_format")
+    ArchiveFormat | None, Field(description="Kind of archive (default: detected automatically)"), Flag("archive_format")
 ]
 PatientPattern = Annotated[
     str,
@@ -95,22 +95,18 @@ PatientPattern = Annotated[
 ]
 Strict = Annotated[
     bool,
-    Field(description="Fail if any case cannot be used, instead of leaving it out, or has a warning"),
+    Field(description="Stop on any unusable case or warning"),
     Flag("strict"),
 ]
 MaxWarnings = Annotated[
     int | None,
-    Field(ge=0, description="Fail if more cases than this have warnings; none: any number, with strict 0"),
+    Field(ge=0, description="Largest number of cases with warnings (default: no limit; 0 with --strict)"),
     Flag("max_warnings", "N"),
 ]
 
 CasesPerTask = Annotated[
     int | None,
-    Field(
-        ge=1,
-        description="Cases that a task of Prefect prepares, one after the other; none: one, and in a run of more than "
-        "2,000 as many as it takes to make at most so many tasks",
-    ),
+    Field(ge=1, description="Cases per Prefect task (default 1; more above 2,000 cases)"),
     Flag("cases_per_task", "N"),
 ]
 
@@ -128,7 +124,7 @@ class ArchiveConfig(_Frozen):
 
 
 class StrictConfig(_Frozen):
-    """What becomes of a run with cases that cannot be used, or have warnings."""
+    """When a run stops because of unusable cases or warnings."""
 
     strict: Strict = False
     max_warnings: MaxWarnings = None
@@ -144,7 +140,7 @@ class MaskChecksConfig(_Frozen):
 
     zonal_mask_path: MaskPath
     images_path: Annotated[str | None, Flag("images_path", "D")] = Field(
-        None, description="Folder or s3://bucket/prefix of the images, to check where the glands lie; none: not checked"
+        None, description="Folder or s3://bucket/prefix of the images, to check where the glands lie"
     )
     archive_format: FormatChoice = None
 
@@ -296,7 +292,7 @@ class TrainingConfig(_Frozen):
     )
     learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(0.1, gt=0, description="Initial learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD; first beta of AdamW")
-    halve_every: int = Field(12, ge=1, description="The learning rate is halved every so many epochs")
+    halve_every: int = Field(12, ge=1, description="Epochs after which the learning rate is halved")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd, as published, or adamw")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer")
     schedule: Literal["halving", "cosine"] = Field(
@@ -306,7 +302,7 @@ class TrainingConfig(_Frozen):
     warm_up_epochs: int = Field(0, ge=0, description="Epochs over which the cosine's learning rate first rises")
     calibrated_head: bool = Field(
         False,
-        description="Whether a new network's first prediction is each channel's mean: no training starts saturated",
+        description="Start from each channel's mean as prediction, so that no training starts saturated",
     )
     patience: Annotated[int, Flag("patience", "N")] = Field(
         20, ge=1, description="Epochs without a better validation loss before training stops"
@@ -318,15 +314,15 @@ class TrainingConfig(_Frozen):
         0, ge=0, lt=2**63, description="Seed of the validation cubes' corruption, the same in every run"
     )
     device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
-        "auto", description="Where to train; auto takes a GPU if there is one"
+        "auto", description="Device to train on; auto: a GPU if there is one"
     )
     processes: Annotated[int, Flag("processes", "N")] = Field(
-        0, ge=0, description="Processes that share each batch, one a GPU; 0: as many as there are GPUs, else one"
+        0, ge=0, description="Processes that share each batch, one per GPU; 0: one per GPU, else one"
     )
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
         "auto",
         description="Precision of the convolutions; auto takes bfloat16 on GPUs that compute in it, else float32; "
-        "tf32: float32 with rounded factors; float16 has a fixed loss scale",
+        "tf32: float32 with TF32-rounded inputs; float16 has a fixed loss scale",
     )
     compile: Annotated[
         Literal["auto", "off", "cudagraphs", "default", "reduce-overhead", "max-autotune"], Flag("compile")
@@ -336,7 +332,7 @@ class TrainingConfig(_Frozen):
         "else off; cudagraphs: CUDA graphs alone",
     )
     cubes_in: Literal["auto", "device", "host"] = Field(
-        "auto", description="Where cubes lie: in the GPU's memory, or on disk and read ahead; auto: there if they fit"
+        "auto", description="Where cubes lie: device: GPU memory; host: on disk, read ahead; auto: device if they fit"
     )
 
 
@@ -376,7 +372,7 @@ class SeriesConfig(_Frozen):
     """What is wanted of the diffusion images of a DICOM study."""
 
     high_b: Annotated[float, Flag("high_b", "B")] = Field(
-        1400.0, gt=0, description="Wanted b-value of the DWI image, s/mm2; of high ones the nearest is taken"
+        1400.0, gt=0, description="Wanted b-value of the DWI image, s/mm2; the nearest high one is taken"
     )
     lowest_b: Annotated[float, Flag("lowest_b", "B")] = Field(
         1000.0, gt=0, description="Lowest b-value that counts as high, s/mm2"
@@ -399,7 +395,7 @@ class DicomConfig(SeriesConfig):
         None, description="CSV table of new ids instead: patient_id,study,case_id"
     )
     overrides: Annotated[str | None, Flag("overrides", "F")] = Field(
-        None, description="TOML file of choices by hand, by case: [10001_1000001] t2w = 4 (number of a series)"
+        None, description="TOML file of manual choices, by case: [10001_1000001] t2w = 4 (number of a series)"
     )
 
     @model_validator(mode="after")
@@ -437,7 +433,7 @@ class ExportConfig(_Frozen):
         "nnunet-v2", description="Program that reads the file"
     )
     classes: Annotated[int | None, Flag("classes", "N")] = Field(
-        None, ge=1, description="For nnU-Net v2: add new heads of so many classes, background included; none: no heads"
+        None, ge=1, description="For nnU-Net v2: classes of new heads, background included (default: no heads)"
     )
 
 
@@ -454,7 +450,7 @@ class PackageConfig(_Frozen):
 
 
 class ProbeScale(_Frozen):
-    """How large the probe's networks see, and how long they learn."""
+    """Spacing, windows and batches of the probe's networks."""
 
     spacing_mm: tuple[float, float, float] = Field(description="Spacing x, y, z of the cases in mm")
     window: tuple[int, int, int] = Field(description="Size of a window x, y, z in voxels")
@@ -483,30 +479,28 @@ class ProbeConfig(_Frozen):
     )
     preset: Annotated[Literal["cpu", "coarse", "gpu"], Flag("preset")] = Field(
         "cpu",
-        description="cpu: 1 x 1 x 3 mm in small windows, minutes for a small network; coarse: 2 x 2 x 3 mm, a whole "
-        "gland in one window; gpu: 0.5 x 0.5 x 3 mm",
+        description="cpu: 1 x 1 x 3 mm in small windows; coarse: 2 x 2 x 3 mm, a whole gland in one window; "
+        "gpu: 0.5 x 0.5 x 3 mm",
     )
     labelled: Annotated[tuple[int, ...], Flag("labelled", "A,B,...")] = Field(
-        (2, 4, 8), min_length=1, description="Numbers of labelled cases to learn from, nested"
+        (2, 4, 8), min_length=1, description="Numbers of labelled cases to train on, nested"
     )
     seeds: Annotated[int, Flag("seeds", "N")] = Field(
-        5, ge=3, description="Paired repetitions: other labelled cases, order and heads"
+        5, ge=3, description="Paired repetitions with other labelled cases, order and heads"
     )
     looks: Annotated[tuple[int, ...], Flag("looks", "A,B,...")] = Field(
-        (50, 100, 300), min_length=1, description="Steps after which the test cases are looked at; the last one counts"
+        (50, 100, 300), min_length=1, description="Evaluate after these steps; the last decides"
     )
     learning_rates: Annotated[tuple[float, ...], Flag("learning_rates", "X,Y,...")] = Field(
-        (0.001, 0.003, 0.01), min_length=1, description="From which scratch and the weights get their best one"
+        (0.001, 0.003, 0.01), min_length=1, description="Candidate learning rates, tuned per arm"
     )
     test_cases: Annotated[int, Flag("test_cases", "N")] = Field(16, ge=1, description="Test cases")
     tuning_cases: Annotated[int, Flag("tuning_cases", "N")] = Field(
-        4, ge=0, description="Cases on which learning rates are chosen, none of them tested"
+        4, ge=0, description="Cases for tuning the learning rates, not tested"
     )
-    force: Annotated[bool, Flag("force")] = Field(
-        False, description="Probe weights as well whose pretext task was learnt no better than by a constant"
-    )
+    force: Annotated[bool, Flag("force")] = Field(False, description="Also probe weights with explained variance <= 0")
     seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**31, description="Seed of the choice of cases")
-    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field("auto", description="Where to train")
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field("auto", description="Device to train on")
 
     @property
     def scale(self) -> ProbeScale:
@@ -528,54 +522,16 @@ MarginPercent = Annotated[
     Field(
         ge=0,
         lt=100,
-        description="By how many percent a challenger's validation loss must be below that of the published model",
+        description="Percent by which a challenger's validation loss must be below that of the published model",
     ),
     Flag("margin_percent", "X"),
 ]
 
 MinNewCases = Annotated[
     int,
-    Field(ge=1, description="New or changed cases that are worth a training; with fewer, nothing is done"),
+    Field(ge=1, description="Smallest number of new or changed cases for a training"),
     Flag("min_new_cases", "N"),
 ]
-
-
-JudgeChoice = Annotated[
-    Literal["loss", "probe"],
-    Field(
-        description="What decides between challenger and published model: loss, on the same validation cubes; probe, "
-        "fine-tuning on labelled cases"
-    ),
-    Flag("judge"),
-]
-
-LabelsPath = Annotated[
-    str | None,
-    Field(description="Folder or s3://bucket/prefix of lesions, CASE.nii.gz; none: the probe is of zones"),
-    Flag("labels_path", "D"),
-]
-
-ProbeMargin = Annotated[
-    float,
-    Field(
-        ge=-1,
-        lt=1,
-        description="With judge probe: what the whole 95 % interval of challenger less published model must exceed; "
-        "below 0 a challenger is published that is no worse than by so much",
-    ),
-    Flag("probe_margin", "X"),
-]
-
-
-class ProbeJudge(_Frozen):
-    """How the probe decides between challenger and published model."""
-
-    images_path: str = Field(description="Folder or s3://bucket/prefix of the labelled cases' images")
-    zonal_mask_path: str = Field(description="Folder or s3://bucket/prefix of their zonal masks")
-    labels_path: LabelsPath = None
-    patient_pattern: PatientPattern = PICAI_PATIENT
-    margin: ProbeMargin = 0.0
-    probe: ProbeConfig | None = Field(None, description="Its settings; none: the defaults, by the labels there are")
 
 
 class RetrainingConfig(_Frozen):
@@ -583,9 +539,6 @@ class RetrainingConfig(_Frozen):
 
     min_new_cases: MinNewCases = 10
     margin_percent: MarginPercent = 0.0
-    judge: JudgeChoice = "loss"
-    labels_path: LabelsPath = None
-    probe_margin: ProbeMargin = 0.0
     pretraining: ChallengerConfig = Field(
         ChallengerConfig(), description="The challenger's budget; its network is that of the published model"
     )

@@ -5,11 +5,11 @@ from contextvars import copy_context
 from pathlib import Path
 
 import pytest
+from flows.prepare_data import MOST_TASKS, NO_LIMITS, _divided, _refuse_faults
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
-from flows.prepare_data import MOST_TASKS, NO_LIMITS, _divided, _refuse_faults
 from tasks.cases import prepare
+
 from tasks.run_control import ends_with_flow
 from tests.reliability.command import zssmnet
 from tests.runs import case_rows, runs_over

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.task_runners import ThreadPoolTaskRunner
-
 from flows.concurrency import check_choice, chosen_runner
 from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER
 from flows.on_dask import OnDask
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import ThreadPoolTaskRunner
+
 from tests.reliability.command import zssmnet
 from tests.zssmnet.examinations import Archive
 from zssmnet.errors import ConfigError, ServiceError

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from flows.pipeline import PipelineSummary, ssl_pretraining
+from flows.prepare_data import prepare_data
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
@@ -16,8 +18,6 @@ from prefect.client.schemas.sorting import LogSort, TaskRunSort
 from prefect.flow_engine import run_flow
 
 from flows import cli
-from flows.pipeline import PipelineSummary, ssl_pretraining
-from flows.prepare_data import prepare_data
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.command import zssmnet

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flows.retrain import RetrainingSummary, retrain_on_new_data
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.flow_engine import run_flow
 
 from flows import cli
-from flows.retrain import RetrainingSummary, retrain_on_new_data
 from tests.phantoms import small_archive
 from tests.runs import artifacts_of, runs_over
 from zssmnet.config import ChallengerConfig, CubesConfig, NetworkConfig, ProbeConfig

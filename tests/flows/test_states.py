@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from flows.prepare_data import PreparationSummary
+from flows.states import as_summary, ended, summary_of
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events.clients import NullEventsClient
@@ -10,8 +12,6 @@ from prefect.events.worker import EventsWorker
 from prefect.exceptions import MissingResult
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-from flows.prepare_data import PreparationSummary
-from flows.states import as_summary, ended, summary_of
 from tests.reliability.faulty_s3 import Exchange, Rule, answer_lost, faulty_proxy, pass_on
 from tests.runs import runs_over
 

@@ -15,6 +15,11 @@ from pathlib import Path
 import dask.config
 import pytest
 import s3fs
+from flows.concurrency import Runner, one_task_a_core
+from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER
+from flows.generate_cubes import generate_cubes
+from flows.on_dask import OnDask
+from flows.prepare_data import PreparationSummary, prepare_data
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
@@ -22,11 +27,6 @@ from prefect.client.schemas.objects import Log
 from prefect.client.schemas.sorting import LogSort
 from prefect.futures import as_completed
 
-from flows.concurrency import Runner, one_task_a_core
-from flows.dask_settings import ADDRESS, ARGUMENTS, CLUSTER
-from flows.generate_cubes import generate_cubes
-from flows.on_dask import OnDask
-from flows.prepare_data import PreparationSummary, prepare_data
 from tests.integration.dask_cluster import Cluster, two_workers
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.killing import assert_whole, digests

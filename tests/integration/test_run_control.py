@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from flows.pretrain import pretrain
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling, Crashed, Suspended
 
-from flows.pretrain import pretrain
 from tasks.run_control import LOST
 from tests.deployments.stack_fixture import kill, temporary_stack
 from tests.integration.service import Service, connected

@@ -28,7 +28,7 @@ from zssmnet.data.splits import SUBSETS, assign_subsets
 from zssmnet.errors import CheckpointError, CollapsedError, CubesError, NonFiniteLossError, ZssmnetError
 from zssmnet.preparation.cubes import cubes_key, generate_cubes, prepared_cases
 from zssmnet.preparation.prepare import prepare_case, remove_prepared
-from zssmnet.registry.pretraining import pretrain
+from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, list_versions
 from zssmnet.storage import LocalStorage, Storage, open_storage
 from zssmnet.storage.layout import Layout
@@ -65,7 +65,7 @@ def ends_in(
 ) -> str:
     """The one line with which training ends; nothing is published."""
     with pytest.raises(error) as caught:
-        pretrain(cubes, weights, config, **more)
+        train_and_publish(cubes, weights, config, **more)
     assert str(caught.value).isprintable()
     assert weights.stat(MODEL) is None
     assert list_versions(weights) == []
@@ -113,7 +113,7 @@ class TestTraining:
     ) -> None:
         """It is said in its epoch, and ends training when another epoch has changed nothing."""
         with pytest.raises(StoppedError):
-            pretrain(cubes, weights, CONFIG, stopping_at(2))
+            train_and_publish(cubes, weights, CONFIG, stopping_at(2))
         (last,) = weights.folder.glob(f"training/*/{LAST}")
         content = torch.load(last, weights_only=True)
         saturate(content["state_dict"])
@@ -129,7 +129,7 @@ class TestTraining:
         self, cubes: LocalStorage, weights: LocalStorage, ledger: Ledger, caplog: pytest.LogCaptureFixture
     ) -> None:
         with ledger.tried("training", "validation cannot improve"), caplog.at_level(logging.WARNING):
-            pretrain(cubes, weights, small_config(learning_rate=1e-30))
+            train_and_publish(cubes, weights, small_config(learning_rate=1e-30))
             (warning,) = caplog.messages
             assert warning.startswith("epoch 2: the validation loss is that of the epoch before to the last digit")
 
@@ -155,7 +155,7 @@ class TestTraining:
         self, cubes: LocalStorage, weights: LocalStorage, ledger: Ledger, long: bool
     ) -> None:
         with pytest.raises(StoppedError):
-            pretrain(cubes, weights, CONFIG, stopping_at(2))
+            train_and_publish(cubes, weights, CONFIG, stopping_at(2))
         (last,) = weights.folder.glob(f"training/*/{LAST}")
         whole = last.read_bytes()
         for place in np.linspace(0, 0.99, 100 if long else 5):
@@ -176,7 +176,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for case in cases:
         prepare_case(case, subset_of[case.id], images, masks, data, PreparationConfig())
     cut(data, cubes)
-    pretrain(cubes, weights, small_config(epochs=1))
+    train_and_publish(cubes, weights, small_config(epochs=1))
     shutil.rmtree(root / "archive")
     return root
 
@@ -272,7 +272,7 @@ class TestRecords:
             assert findings(root) == [("outdated", cubes.where(cubes_key(CUBES, 2)))]
             cut(data, cubes)
             assert findings(root) == [("outdated", weights.where(MODEL))]
-            pretrain(cubes, weights, small_config(epochs=1))
+            train_and_publish(cubes, weights, small_config(epochs=1))
             assert findings(root) == []
 
     def test_several_faults_in_a_bucket(self, made: Path, s3_root: str, ledger: Ledger) -> None:

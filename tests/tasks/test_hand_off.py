@@ -4,12 +4,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from flows.pretrain import pretrain
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.states import Completed, Crashed, State
 
-from flows.pretrain import pretrain
 from tasks.hand_off import HandOff, _send, hand_over
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError

@@ -4,7 +4,6 @@ import html
 import re
 
 import pytest
-
 from tasks.markdown import code, text
 
 HARMLESS = [

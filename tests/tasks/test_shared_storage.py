@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-
 from tasks.cases import prepare
 from tasks.cubes import cut_cubes
+
 from tasks.folders import check_outputs_visible, check_visible
 from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import Case

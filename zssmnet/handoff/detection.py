@@ -1,5 +1,6 @@
 """Detection maps of csPCa out of nnU-Net v2's probabilities, and their figures as the PI-CAI challenge defines them."""
 
+import os
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -10,9 +11,10 @@ import numpy.typing as npt
 from zssmnet.data.examination import array_of
 from zssmnet.data.image_io import read_image
 from zssmnet.errors import InputError
+from zssmnet.storage.local import local_path
 
 
-def detection_map(probabilities: str | Path) -> npt.NDArray[Any]:
+def detection_map(probabilities: str | os.PathLike[str]) -> npt.NDArray[Any]:
     """Lesion candidates of a case, see `lesion_candidates`.
 
     Args:
@@ -25,7 +27,7 @@ def detection_map(probabilities: str | Path) -> npt.NDArray[Any]:
         InputError: no such file, or another one.
     """
     try:
-        with open(probabilities, "rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:  # noqa: PTH123
+        with local_path(probabilities).open("rb") as stream, np.lib.npyio.NpzFile(stream) as archive:
             probability = 1 - archive["probabilities"][0].astype(np.float32)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
@@ -35,7 +37,7 @@ def detection_map(probabilities: str | Path) -> npt.NDArray[Any]:
 def lesion_candidates(probability_ZYX: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Connected regions of a case, each with one confidence, as PI-CAI's baseline extracts them.
 
-    The other way of its package, ``dynamic``, takes hours for the uncertain map of a network that has hardly learnt.
+    Its other threshold, ``dynamic``, takes hours on the uncertain map of a network after few steps.
     """
     from report_guided_annotation import extract_lesion_candidates
 
@@ -43,7 +45,7 @@ def lesion_candidates(probability_ZYX: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return candidates
 
 
-def evaluate_detection(predictions: Path, labels: Path) -> Any:
+def evaluate_detection(predictions: str | os.PathLike[str], labels: str | os.PathLike[str]) -> Any:
     """picai_eval's figures: `.AP` (lesions), `.auroc` (cases; NaN where all or none have lesions), `.score`.
 
     Args:
@@ -55,11 +57,11 @@ def evaluate_detection(predictions: Path, labels: Path) -> Any:
     """
     from picai_eval import evaluate
 
-    files = sorted(predictions.glob("*.npz"))
+    files = sorted(local_path(predictions).glob("*.npz"))
     if not files:
         raise InputError(f"{predictions}: no <case>.npz; predict with --save_probabilities")
     names = [file.stem for file in files]
-    lesions = [_lesions(labels / f"{name}.nii.gz") for name in names]
+    lesions = [_lesions(local_path(labels) / f"{name}.nii.gz") for name in names]
     return evaluate([detection_map(file) for file in files], lesions, subject_list=names, num_parallel_calls=1)
 
 

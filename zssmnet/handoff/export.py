@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zssmnet.errors import InputError
 from zssmnet.handoff.load import LoadReport, load_body
-from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, read_weights, record_of
+from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, read_weights, record_in
 from zssmnet.mnet import MNet
 from zssmnet.storage import LocalStorage
 from zssmnet.storage.local import local_path
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 SEGMENTATION_HEADS = "outputs.seg_layers."
 """Names of the heads in nnU-Net v2, which takes no tensor with `.seg_layers.` in its name from pre-trained weights."""
-_HEADS_LEFT_OUT = "heads belong to another task"
 
 
 def export_nnunet_v2(
@@ -91,20 +90,16 @@ def _checked(weights: Weights, num_classes: int) -> tuple[MNet, LoadReport]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = MNet(weights.in_channels, num_classes, weights.channels, weights.merge)
-    loaded = load_body(model, weights)
-    report = LoadReport(
-        loaded.source, loaded.taken, loaded.initialised, dict.fromkeys(weights.heads, _HEADS_LEFT_OUT), loaded.wrappers
-    )
+    report = replace(load_body(model, weights), reason="heads belong to another task")
     log.info("%s", report)
     return model, report
 
 
-def _publish(weights: Weights, content: Mapping[str, Any], out_path: str | os.PathLike[str]) -> None:
-    name = local_path(out_path).name
-    folder = LocalStorage(local_path(out_path).parent)
-    out = (folder.folder / name).resolve()
-    if (out.exists() and out.samefile(weights.path)) or record_of(out):
+def _publish(weights: Weights, content: dict[str, Any], out_path: str | os.PathLike[str]) -> None:
+    path = local_path(out_path)
+    folder, out = LocalStorage(path.parent), path.resolve()
+    if (out.exists() and out.samefile(weights.path)) or record_in(LocalStorage(out.parent), out.name):
         raise InputError(f"{out}: holds pre-trained weights, which an export would replace; name another file")
-    with folder.publishing(name) as partial:
-        save_tensors(dict(content), partial)
+    with folder.publishing(path.name) as partial:
+        save_tensors(content, partial)
     folder.sweep()

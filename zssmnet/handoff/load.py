@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -31,15 +31,17 @@ class LoadReport:
         source: the file.
         taken: names of the tensors that were taken.
         initialised: names of the network's tensors that were initialised anew.
-        left_out: names of the file's tensors that were not taken, each with the reason.
+        left_out: names of the file's heads, which were not taken.
+        reason: why not.
         wrappers: wrappers whose prefixes were stripped from the names.
     """
 
     source: str
     taken: tuple[str, ...]
     initialised: tuple[str, ...]
-    left_out: dict[str, str] = field(default_factory=dict)
-    wrappers: tuple[str, ...] = ()
+    left_out: tuple[str, ...]
+    reason: str
+    wrappers: tuple[str, ...]
 
     @property
     def total(self) -> int:
@@ -47,12 +49,12 @@ class LoadReport:
         return len(self.taken) + len(self.initialised)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.taken)} of {self.total} tensors loaded from {self.source}"]
-        if self.initialised:
-            parts.append(f"{len(self.initialised)} initialised anew ({some(self.initialised)})")
-        for reason in dict.fromkeys(self.left_out.values()):
-            names = [name for name, why in self.left_out.items() if why == reason]
-            parts.append(f"{len(names)} left out ({some(names)}): {reason}")
+        parts = [
+            f"{len(self.taken)} of {self.total} tensors loaded from {self.source}",
+            f"{len(self.initialised)} initialised anew ({some(self.initialised)})",
+        ]
+        if self.left_out:
+            parts.append(f"{len(self.left_out)} left out ({some(self.left_out)}): {self.reason}")
         if self.wrappers:
             parts.append(f"wrapper's prefix {', '.join(self.wrappers)} stripped from the names")
         return "; ".join(parts)
@@ -72,8 +74,8 @@ def load_pretrained(
     PyTorch's default initialisation. The channels of the five levels are read off the file. What was taken is logged.
 
     Args:
-        path: a package's folder, or a local file: `.model` (weights under `state_dict`) or `.pth` of nnU-Net v2
-            (`network_weights`).
+        path: a package's folder, or a file: `.model` (weights under `state_dict`) or `.pth` of nnU-Net v2
+            (`network_weights`); local, or in S3 (`s3://bucket/key`).
         num_classes: output channels of the new heads.
         in_channels: input channels; if given, the file must agree.
         merge: the feature merging unit used in pre-training; by default as the file or the record beside it notes it,
@@ -85,11 +87,12 @@ def load_pretrained(
 
     Raises:
         CheckpointError: no such file, not a checkpoint, or weights that are not finite or do not fit.
+        StorageError: S3 does not have the file, or does not answer.
         ValueError: an argument that makes no network.
     """
     weights = read_weights(path)
-    given_channels = weights.in_channels if in_channels is None else in_channels
-    model = MNet(given_channels, num_classes, weights.channels, merge or weights.merge, deep_supervision)
+    in_channels = weights.in_channels if in_channels is None else in_channels
+    model = MNet(in_channels, num_classes, weights.channels, merge or weights.merge, deep_supervision)
     logger.info("%s", load_body(model, weights))
     return model
 
@@ -98,11 +101,11 @@ def load_body(model: MNet, weights: Weights) -> LoadReport:
     """Load all tensors but the heads' into a network; CheckpointError if they are not finite or do not fit."""
     body = {name: tensor.float() for name, tensor in weights.body.items()}
     _check_fit(weights, body, model)
-    check_finite(weights.path, body)
-    model.load_state_dict(body, strict=False)  # strict but for the heads: _check_fit has seen to it
+    check_finite(weights.address, body)
+    model.load_state_dict(body, strict=False)  # strict but for the heads, by _check_fit
     heads = tuple(name for name in model.state_dict() if name.startswith(HEADS))
     reason = f"heads belong to another task; those of {model.num_classes} classes are new"
-    return LoadReport(str(weights.path), tuple(body), heads, dict.fromkeys(weights.heads, reason), weights.wrappers)
+    return LoadReport(weights.address, tuple(body), heads, weights.heads, reason, weights.wrappers)
 
 
 def _check_fit(weights: Weights, body: Mapping[str, Tensor], model: MNet) -> None:
@@ -120,7 +123,7 @@ def _check_fit(weights: Weights, body: Mapping[str, Tensor], model: MNet) -> Non
     found = [f"{len(names)} {what} ({some(names)})" for what, names in misfits.items() if names]
     if found:
         raise unusable(
-            weights.path, f"does not fit: of {len(shapes)} tensors {', '.join(found)}; {_advice(body, model)}"
+            weights.address, f"does not fit: of {len(shapes)} tensors {', '.join(found)}; {_advice(body, model)}"
         )
 
 

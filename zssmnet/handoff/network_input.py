@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import PreparationConfig
-from zssmnet.data.archive import Case
-from zssmnet.data.examination import array_of, read_examination
+from zssmnet.data.archive import MASK_SUFFIX, Case
+from zssmnet.data.examination import Examination, array_of, read_examination
 from zssmnet.errors import InputError
 from zssmnet.preparation.cubes import scaled_volume
 from zssmnet.preparation.prepare import prepare
 from zssmnet.storage import LocalStorage
 from zssmnet.storage.local import local_path
 
-INPUT_CHANNELS = ("T2W", "ADC", "DWI", "background", "peripheral zone", "rest of the gland")
+CHANNEL_NAMES = ("T2W", "ADC", "DWI", "background", "peripheral zone", "rest of the gland")
 
 
 def network_input(
@@ -30,11 +30,10 @@ def network_input(
     """Read a case from files as the network takes it.
 
     Args:
-        images: files of T2W, ADC and DWI, in this order, all on one grid: prepared ones (`SSL/data/subset{k}`), or
-            those of an nnU-Net raw archive.
-        zonal_mask: file of the zonal mask on the same grid.
-        preparation: resample and crop the files like this first, as those of a raw archive need it
-            (`PreparationConfig()`); None takes them as they are.
+        images: local files of T2W, ADC and DWI, see `read_files`: prepared ones (`SSL/data/subset{k}`), or raw ones.
+        zonal_mask: local file of the zonal mask on T2W's grid.
+        preparation: resample and crop the files like this first, as raw ones need it (`PreparationConfig()`); None
+            takes them on T2W's grid as it is.
 
     Returns:
         Float32 tensor (6, Z, Y, X): T2W, ADC, DWI, and one channel for each zone: background, peripheral zone, rest
@@ -49,16 +48,32 @@ def network_input(
         >>> x = network_input(["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"], "a.nii.gz")  # doctest: +SKIP
         >>> model(x[None])  # doctest: +SKIP
     """
-    if len(images) != 3:
-        raise InputError(f"{len(images)} images: name those of T2W, ADC and DWI, in this order")
-    t2w, adc, dwi, mask = (local_path(file).absolute().relative_to("/").as_posix() for file in (*images, zonal_mask))
-    case_id = Path(mask).name.removesuffix(".nii.gz")
-    root = LocalStorage("/")
-    examination = read_examination(Case(case_id, "nnunet", (t2w, adc, dwi), mask), root, root)
+    case_id, examination = read_files(images, zonal_mask)
     if preparation is None:
         return torch.from_numpy(input_CZYX(examination.images, examination.mask))
     prepared = prepare(case_id, examination, preparation)
     return torch.from_numpy(input_CZYX(prepared.images, prepared.mask))
+
+
+def read_files(images: Sequence[str | os.PathLike[str]], zonal_mask: str | os.PathLike[str]) -> tuple[str, Examination]:
+    """Read and check a case from files anywhere on this machine; its id is the mask's name.
+
+    Args:
+        images: T2W, ADC and DWI, in this order: `.nii.gz` on one grid, or PI-CAI's `.mha`, of which ADC and DWI are
+            brought onto T2W's grid.
+        zonal_mask: `.nii.gz` on T2W's grid: 0 background, 1 peripheral zone, 2 the rest of the gland.
+
+    Raises:
+        InputError: not three images.
+        CaseError: a file is missing, unreadable or cannot be used.
+    """
+    if len(images) != 3:
+        raise InputError(f"{len(images)} images: name those of T2W, ADC and DWI, in this order")
+    t2w, adc, dwi, mask = (local_path(file).absolute().relative_to("/").as_posix() for file in (*images, zonal_mask))
+    case_id = Path(mask).name.removesuffix(MASK_SUFFIX)
+    root = LocalStorage("/")
+    case = Case(case_id, "picai" if t2w.endswith(".mha") else "nnunet", (t2w, adc, dwi), mask)
+    return case_id, read_examination(case, root, root)
 
 
 def input_CZYX(images: tuple[Any, Any, Any], mask: Any) -> npt.NDArray[np.float32]:  # noqa: N802  (axes)

@@ -12,31 +12,30 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from zssmnet.config import NnunetDatasetConfig, PreparationConfig
-from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, shortened, take_inventory
-from zssmnet.data.examination import Examination, array_of, case_errors, check_grid, read_examination
-from zssmnet.data.image_io import read_image, write_image
-from zssmnet.data.orientation import in_axial_order
+from zssmnet.config import NnunetDatasetConfig
+from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
+from zssmnet.data.examination import array_of, read_examination
+from zssmnet.data.image_io import write_image
 from zssmnet.data.splits import read_folds
-from zssmnet.errors import ArchiveError, CaseError, UnreadableFileError
-from zssmnet.handoff.network_input import INPUT_CHANNELS, input_CZYX
-from zssmnet.preparation.prepare import prepare
-from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
+from zssmnet.errors import ArchiveError, CaseError
+from zssmnet.handoff.lesions import ISUP_GRADES, Labels, check_labelled, prepare_with_label, read_lesions
+from zssmnet.handoff.network_input import CHANNEL_NAMES, input_CZYX
+from zssmnet.preparation.resampling import grid_of
 from zssmnet.storage import LocalStorage, Storage, read_file
+from zssmnet.storage.interface import Listed
+from zssmnet.storage.local import local_path
 
 log = logging.getLogger(__name__)
 
-Labels = Literal["binary", "isup"]
 FOLDS = 5
 NO_NORMALISATION = "noNorm"
 """Name of a channel whose intensities nnU-Net leaves alone."""
-ISUP_GRADES = (2, 3, 4, 5)
 _OURS = "zssmnet"
 """Entry of dataset.json by which a data set of this program is known."""
 _LABELS: dict[Labels, dict[str, int]] = {
@@ -64,7 +63,7 @@ def write_nnunet_dataset(
     images: Storage,
     zonal_masks: Storage,
     lesions: Storage,
-    folder: Path,
+    folder: str | os.PathLike[str],
     config: NnunetDatasetConfig = NnunetDatasetConfig(),
     on_case: Callable[[str], None] = lambda case_id: None,
 ) -> NnunetDataset:
@@ -72,8 +71,7 @@ def write_nnunet_dataset(
 
     Args:
         images: an archive, see `take_inventory`.
-        lesions: folder of ``<case>.nii.gz`` on T2W's grid: 0, or a lesion's ISUP grade (with ``binary``, any value
-            above 0). A case without such a file is left out: nobody knows whether it has a lesion.
+        lesions: see `read_lesions`. A case without a file there is left out: nobody knows whether it has a lesion.
         folder: ``.../nnUNet_raw/DatasetNNN_<name>``; files there are replaced, other cases there removed.
         config: labels, volume and so on. Cases that its ``splits_path`` does not name are left out; without one, a
             hash of the patient decides on the fold.
@@ -89,13 +87,12 @@ def write_nnunet_dataset(
     inventory = take_inventory(images, zonal_masks, config.archive_format)
     named = None if folds_val is None else {case_id for val in folds_val for case_id in val}
     cases = [case for case in inventory.cases if named is None or case.id in named]
-    present = {entry.key for entry in lesions.list()}
+    lesions = Listed(lesions)
     output.sweep()
 
     def write(case: Case) -> bool | CaseError:
         try:
-            if case.id + MASK_SUFFIX not in present:
-                raise CaseError(case.id, lesions.where(case.id + MASK_SUFFIX), "missing: the case has no lesion label")
+            check_labelled(case.id, lesions)
             has_lesion = _write_case(case, images, zonal_masks, lesions, output, config)
         except CaseError as error:
             return error
@@ -128,62 +125,17 @@ def _write_case(
     """Write a case's six channels and its label; whether it has a lesion."""
     examination = read_examination(case, images, zonal_masks)
     label = read_lesions(case.id, lesions, examination, config.labels)
-    volumes, mask, label = _selected(case.id, examination, label, config)
-    channels = input_CZYX(volumes, mask)
-    for number, channel in enumerate(channels):
+    volumes, mask, preparation = examination.images, examination.mask, config.preparation
+    if config.volume == "cropped":
+        preparation = preparation.model_copy(update={"spacing_mm": grid_of(examination.t2w).spacing})
+    if config.volume != "native":
+        prepared, label = prepare_with_label(case.id, examination, label, preparation)
+        volumes, mask = prepared.images, prepared.mask
+    for number, channel in enumerate(input_CZYX(volumes, mask)):
         _publish_image(output, f"imagesTr/{case.id}_{number:04d}.nii.gz", channel, mask)
     values = array_of(label)
     _publish_image(output, f"labelsTr/{case.id}.nii.gz", values.astype(np.uint8), mask)
     return bool(values.any())
-
-
-def _selected(
-    case_id: str, examination: Examination, label: sitk.Image, config: NnunetDatasetConfig
-) -> tuple[tuple[sitk.Image, sitk.Image, sitk.Image], sitk.Image, sitk.Image]:
-    """Images, zonal mask and label on the grid that is asked for."""
-    if config.volume == "native":
-        return examination.images, examination.mask, label
-    preparation, source = config.preparation, grid_of(examination.t2w)
-    if config.volume == "cropped":
-        preparation = PreparationConfig(spacing_mm=source.spacing, margin_mm=preparation.margin_mm)
-    prepared = prepare(case_id, examination, preparation)
-    label = crop_mask(resample_mask(label, target_grid(source, preparation.spacing_mm)), prepared.roi)
-    return prepared.images, prepared.mask, label
-
-
-def read_lesions(case_id: str, lesions: Storage, examination: Examination, labels: Labels) -> sitk.Image:
-    """A case's label on T2W's grid, with the numbers of nnU-Net's classes.
-
-    Raises:
-        CaseError: a file that is unreadable, of another grid, without grades, or of the gland instead of lesions.
-    """
-    t2w = examination.t2w
-    key = case_id + MASK_SUFFIX
-    try:
-        image = read_image(lesions.local(key))
-    except UnreadableFileError as error:
-        raise CaseError(case_id, lesions.where(key), error.reason) from error
-    with case_errors(case_id, lesions.where(key)):
-        image = in_axial_order(image)
-    check_grid(case_id, lesions.where(key), image, t2w)
-    values = array_of(image)
-    classes = np.zeros(values.shape, np.uint8)
-    if labels == "binary":
-        classes[values > 0] = 1
-    else:
-        grades = {0: 0} | {grade: label for label, grade in enumerate(ISUP_GRADES, 1)}
-        if others := sorted(set(np.unique(values).tolist()) - set(grades)):
-            shown = ", ".join(f"{value:g}" for value in others[:5])
-            reason = f"has the values {shown}, which are no ISUP grades of csPCa (2 to 5); use binary labels"
-            raise CaseError(case_id, lesions.where(key), reason)
-        for grade, label in grades.items():
-            classes[values == grade] = label
-    if np.array_equal(values > 0, array_of(examination.mask) > 0):
-        reason = "marks the whole gland, voxel by voxel: it is a zonal mask; name the folder of lesion labels"
-        raise CaseError(case_id, lesions.where(key), reason)
-    result = sitk.GetImageFromArray(classes)
-    result.CopyInformation(t2w)
-    return result
 
 
 def _publish_image(output: LocalStorage, key: str, values_ZYX: npt.NDArray[Any], like: sitk.Image) -> None:
@@ -209,7 +161,7 @@ def _is_ours(output: LocalStorage) -> bool:
 def _clear_others(output: LocalStorage, case_ids: Iterable[str], is_ours: bool) -> None:
     """Remove what an earlier call wrote for cases that are not in the data set now: nnU-Net would count them."""
     ids = list(case_ids)
-    names = [f"imagesTr/{case_id}_{i:04d}" for case_id in ids for i in range(len(INPUT_CHANNELS))]
+    names = [f"imagesTr/{case_id}_{i:04d}" for case_id in ids for i in range(len(CHANNEL_NAMES))]
     kept = {f"{name}.nii.gz" for name in [*names, *(f"labelsTr/{case_id}" for case_id in ids)]}
     others = sorted({one.key for folder in ("imagesTr", "labelsTr") for one in output.list(folder)} - kept)
     if others and not is_ours:
@@ -225,12 +177,12 @@ def _clear_others(output: LocalStorage, case_ids: Iterable[str], is_ours: bool) 
 def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
     """nnU-Net's dataset.json."""
     return {
-        "channel_names": {str(number): NO_NORMALISATION for number in range(len(INPUT_CHANNELS))},
+        "channel_names": {str(number): NO_NORMALISATION for number in range(len(CHANNEL_NAMES))},
         "labels": _LABELS[config.labels],
         "numTraining": count,
         "file_ending": ".nii.gz",
         _OURS: {
-            "channels": INPUT_CHANNELS,
+            "channels": CHANNEL_NAMES,
             "volume": config.volume,
             "preparation": config.preparation.model_dump(mode="json"),
         },
@@ -256,6 +208,6 @@ def _splits(
     ]
 
 
-def dataset_folder(raw: Path, config: NnunetDatasetConfig) -> Path:
+def dataset_folder(raw: str | os.PathLike[str], config: NnunetDatasetConfig) -> Path:
     """The folder of a data set below ``nnUNet_raw``."""
-    return raw / f"Dataset{config.number:03d}_{config.name}"
+    return local_path(raw) / f"Dataset{config.number:03d}_{config.name}"

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,12 @@ from typing import Any
 from zssmnet.config import CubesConfig, PackageConfig, PreparationConfig
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import InputError
-from zssmnet.handoff.network_input import INPUT_CHANNELS
-from zssmnet.handoff.weights import (
-    PACKAGE_CONFIG,
-    PACKAGE_WEIGHTS,
-    Weights,
-    check_finite,
-    read_weights,
-    record_of,
-)
+from zssmnet.handoff.network_input import CHANNEL_NAMES
+from zssmnet.handoff.weights import PACKAGE_CONFIG, PACKAGE_WEIGHTS, Weights, check_finite, read_weights
 from zssmnet.preparation.cropping import Triple
 from zssmnet.preparation.cubes import HIGHEST_ADC, Spacing, size_of_cubes
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage
-from zssmnet.storage.local import local_path
+from zssmnet.storage import LocalStorage, read_file
 
 log = logging.getLogger(__name__)
 
@@ -63,26 +54,7 @@ Intensities and spacing are in `{config}`.
 
 ## Please cite
 """
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What a package is made from."""
-
-    weights: Weights
-    record: PretrainedModel | None
-    config: PackageConfig
-    probe: Mapping[str, Any] | None
-
-    @property
-    def spacing_mm(self) -> Spacing:
-        """x, y, z of the cubes, as recorded; else the published method's."""
-        return (self.record and self.record.spacing_mm) or PreparationConfig().spacing_mm
-
-    @property
-    def patch(self) -> Triple:
-        """Size x, y, z of the cubes in voxels, as recorded; else the published method's."""
-        return (self.record and size_of_cubes(self.record.inputs[0].name)) or CubesConfig().size
+_ASSUMED = "; the spacing is the published one, as it was not recorded"
 
 
 def write_package(
@@ -104,49 +76,59 @@ def write_package(
     Raises:
         CheckpointError: `model_path` is not usable.
         InputError: the probe's file is no JSON object.
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or the probe's file not be read.
     """
     from safetensors.torch import save
 
     weights = read_weights(model_path)
-    check_finite(weights.path, weights.tensors)
-    content = _Content(weights, record_of(weights.path), config, _read_probe(config.probe_path))
-    output = LocalStorage(local_path(folder))
+    check_finite(weights.address, weights.tensors)
+    card = _card(weights, config, _read_probe(config.probe_path))
+    output = LocalStorage(folder)
     output.sweep()
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
     output.publish_bytes(PACKAGE_WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    for key, value in ((PACKAGE_CONFIG, _config(content)), (ADAPTATION_PLAN, _adaptation_plan(content))):
+    for key, value in ((PACKAGE_CONFIG, _config(weights, config)), (ADAPTATION_PLAN, _adaptation_plan(weights))):
         output.publish_bytes(key, json.dumps(value, indent=1).encode() + b"\n")
-    output.publish_bytes(CARD, _card(content).encode())
-    log.info("%s: %d tensors of %s", output.folder, len(tensors), weights.path)
+    output.publish_bytes(CARD, card.encode())
+    log.info("%s: %d tensors of %s", output.folder, len(tensors), weights.address)
     return output.folder
 
 
-def _config(content: _Content) -> dict[str, Any]:
+def _spacing_mm(record: PretrainedModel | None) -> Spacing:
+    """Spacing x, y, z of the cubes, as recorded; else the published method's."""
+    return (record and record.spacing_mm) or PreparationConfig().spacing_mm
+
+
+def _cube_size(record: PretrainedModel | None) -> Triple:
+    """Size x, y, z of the cubes in voxels, as recorded; else the published method's."""
+    return (record and size_of_cubes(record.inputs[0].name)) or CubesConfig().size
+
+
+def _config(weights: Weights, config: PackageConfig) -> dict[str, Any]:
     """What is needed to build the network and its input."""
-    weights, record = content.weights, content.record
+    record = weights.record
     return {
         "architecture": "MNet",
         "in_channels": weights.in_channels,
         "channels": list(weights.channels),
         "merge": weights.merge,
-        "input_channels": list(INPUT_CHANNELS),
+        "input_channels": list(CHANNEL_NAMES),
         "input_axes": "N, C, Z, Y, X",
         "intensities": {"T2W": "0..1 by minimum and maximum", "ADC": f"clipped to 0..{HIGHEST_ADC:g}, divided by it"}
         | {"DWI": "0..1 by minimum and maximum", "zones": "one-hot"},
-        "spacing_mm_xyz": list(content.spacing_mm),
-        "patch_size_zyx": list(content.patch)[::-1],
+        "spacing_mm_xyz": list(_spacing_mm(record)),
+        "patch_size_zyx": list(_cube_size(record))[::-1],
         "library": "zssmnet",
         "library_version": version("zssmnet"),
         "run_id": record.run_id if record else None,
-        "license": content.config.licence,
+        "license": config.licence,
         "citations": CITATIONS,
     }
 
 
-def _adaptation_plan(content: _Content) -> dict[str, Any]:
+def _adaptation_plan(weights: Weights) -> dict[str, Any]:
     """The fields that nnssl's adaptation plan has, for the network that it does not know."""
-    weights = content.weights
+    patch_ZYX = list(_cube_size(weights.record))[::-1]
     return {
         "architecture_plans": {
             "arch_class_name": "zssmnet.MNet",
@@ -154,12 +136,12 @@ def _adaptation_plan(content: _Content) -> dict[str, Any]:
             "arch_kwargs_requiring_import": None,
         },
         "pretrain_plan": {
-            "spacing_zyx": list(content.spacing_mm)[::-1],
-            "patch_size": list(content.patch)[::-1],
+            "spacing_zyx": list(_spacing_mm(weights.record))[::-1],
+            "patch_size": patch_ZYX,
             "normalization": "none: see intensities in config.json",
         },
         "pretrain_num_input_channels": weights.in_channels,
-        "recommended_downstream_patchsize": list(content.patch)[::-1],
+        "recommended_downstream_patchsize": patch_ZYX,
         "key_to_encoder": "down",
         "key_to_stem": "down11",
         "keys_to_in_proj": ["down11.CB2d.conv1.conv", "down11.CB3d.conv1.conv"],
@@ -168,30 +150,34 @@ def _adaptation_plan(content: _Content) -> dict[str, Any]:
     }
 
 
-def _card(content: _Content) -> str:
+def _card(weights: Weights, config: PackageConfig, probe: Mapping[str, Any] | None) -> str:
     """The model card, in the form of the field's model hubs: Markdown after a YAML header."""
-    weights, record, config = content.weights, content.record, content.config
+    record = weights.record
     to_fill = "  # to be filled in: the licence of these weights" if config.licence == PackageConfig().licence else ""
+    voxels, mm = (" x ".join(f"{one:g}" for one in of) for of in (_cube_size(record), _spacing_mm(record)))
+    cubes = f"- cubes of {voxels} voxels of {mm} mm (x, y, z)"
     lines = [
         _HEADER.format(licence=config.licence + to_fill, name=config.name),
         "## Training data\n",
-        *_data_lines(record),
+        *(_data(record) if record and record.data else ["- no record of the cases lies beside the weights"]),
         "\n## Network and settings\n",
         f"- MNet with the channels {', '.join(map(str, weights.channels))}, merging unit `{weights.merge}`, "
         f"{weights.in_channels} input channels",
-        *_settings_lines(content),
+        *(
+            [cubes + ("" if record.spacing_mm else _ASSUMED), *_settings(record)]
+            if record
+            else [f"{cubes}, as published; no record of the settings lies beside the weights"]
+        ),
         "\n## Validation\n",
-        *_validation_lines(record),
-        *([] if content.probe is None else ["\n## Does it help? The probe's result\n", *_probe_lines(content.probe)]),
-        _HOW_TO_LOAD.format(channels=", ".join(INPUT_CHANNELS), config=PACKAGE_CONFIG),
+        *(_validation(record) if record else ["- no record lies beside the weights"]),
+        *([] if probe is None else ["\n## Does it help? The probe's result\n", *_probe(probe)]),
+        _HOW_TO_LOAD.format(channels=", ".join(CHANNEL_NAMES), config=PACKAGE_CONFIG),
         *(f"- {citation}" for citation in CITATIONS.values()),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _data_lines(record: PretrainedModel | None) -> list[str]:
-    if record is None or not record.data:
-        return ["- no record of the cases lies beside the weights"]
+def _data(record: PretrainedModel) -> list[str]:
     validation = sum(case.subset == VALIDATION_SUBSET for case in record.data)
     return [
         f"- {len(record.data)} cases: {len(record.data) - validation} trained on, {validation} validated with",
@@ -199,16 +185,9 @@ def _data_lines(record: PretrainedModel | None) -> list[str]:
     ]
 
 
-def _settings_lines(content: _Content) -> list[str]:
-    record = content.record
-    voxels, mm = (" x ".join(f"{one:g}" for one in of) for of in (content.patch, content.spacing_mm))
-    size = f"cubes of {voxels} voxels of {mm} mm (x, y, z)"
-    if record is None:
-        return [f"- {size}, as published; no record of the settings lies beside the weights"]
+def _settings(record: PretrainedModel) -> list[str]:
     training, corruption = record.parameters.training, record.parameters.corruption
-    assumed = "" if record.spacing_mm else "; the spacing is the published one, as it was not recorded"
     return [
-        f"- {size}{assumed}",
         f"- corruption: `{corruption.recipe}`; seed {training.seed}",
         f"- optimizer `{training.optimizer}`, momentum {training.momentum:g}, learning rate "
         f"{training.learning_rate:g}, schedule `{training.schedule}`, batches of {training.batch_size} cubes",
@@ -218,9 +197,7 @@ def _settings_lines(content: _Content) -> list[str]:
     ]
 
 
-def _validation_lines(record: PretrainedModel | None) -> list[str]:
-    if record is None:
-        return ["- no record lies beside the weights"]
+def _validation(record: PretrainedModel) -> list[str]:
     lines = [f"- validation loss (mean squared error of the restored images): {record.best_validation_loss:.5f}"]
     if (explained := record.metrics.get("explained_variance")) is not None:
         lines.append(
@@ -230,25 +207,21 @@ def _validation_lines(record: PretrainedModel | None) -> list[str]:
     return lines
 
 
-def _probe_lines(probe: Mapping[str, Any]) -> list[str]:
+def _probe(probe: Mapping[str, Any]) -> list[str]:
     """The probe's single values, and the sentence of each verdict; neither names a case."""
-    verdicts = probe.get("verdicts", ())
     return [
         *(f"- {name}: {value}" for name, value in probe.items() if isinstance(value, str | int | float)),
-        *(f"- {one['sentence']}" for one in verdicts if isinstance(one, dict) and "sentence" in one),
+        *(f"- {one['sentence']}" for one in probe.get("verdicts", ()) if isinstance(one, dict) and "sentence" in one),
     ]
 
 
-def _read_probe(path: str | None) -> Mapping[str, Any] | None:
-    if path is None:
+def _read_probe(address: str | None) -> Mapping[str, Any] | None:
+    if address is None:
         return None
-    file = local_path(path)
     try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror or error}); name the probe's JSON file") from error
+        content = json.loads(read_file(address))
     except ValueError as error:
-        raise InputError(f"{file}: is no JSON file; name the probe's JSON file") from error
+        raise InputError(f"{address}: is no JSON file; name the probe's JSON file") from error
     if not isinstance(content, dict):
-        raise InputError(f"{file}: holds a {type(content).__name__}, not the probe's figures by name")
+        raise InputError(f"{address}: holds a {type(content).__name__}, not the probe's figures by name")
     return content

@@ -17,12 +17,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from zssmnet.errors import CheckpointError
+from zssmnet.errors import CheckpointError, StorageError
 from zssmnet.mnet import Merge
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage, Storage
+from zssmnet.storage import LocalStorage, Storage, open_storage
 from zssmnet.storage.local import local_path
-from zssmnet.storage.records import read_record, up_to_date
+from zssmnet.storage.records import present_outputs, read_record
 from zssmnet.training.tensor_files import is_backed, load_tensors
 
 log = logging.getLogger(__name__)
@@ -47,17 +47,22 @@ class Weights:
     """The weights of an MNet.
 
     Attributes:
+        address: of the file, for messages.
+        path: the file, or a cached copy of it.
         tensors: by their names in `MNet`.
         wrappers: wrappers whose prefixes were stripped from the names.
-        merge: the feature merging unit, as far as the file, its record or the shapes tell; "sub" where nothing does.
+        merge: the feature merging unit by the file, its record or the shapes; "sub" where none of them has it.
+        record: of the published model in this file; None where none lies beside it.
     """
 
+    address: str
     path: Path
     tensors: dict[str, Tensor]
     wrappers: tuple[str, ...]
     in_channels: int
     channels: Channels
     merge: Merge
+    record: PretrainedModel | None = None
 
     @property
     def body(self) -> dict[str, Tensor]:
@@ -65,40 +70,50 @@ class Weights:
         return {name: tensor for name, tensor in self.tensors.items() if not name.startswith(HEADS)}
 
     @property
-    def heads(self) -> list[str]:
+    def heads(self) -> tuple[str, ...]:
         """Names of the heads' tensors."""
-        return [name for name in self.tensors if name.startswith(HEADS)]
+        return tuple(name for name in self.tensors if name.startswith(HEADS))
 
 
-def read_weights(path: str | os.PathLike[str]) -> Weights:
-    """Read weights from a `.model` or `.pth` file, or from a package's folder.
+def read_weights(address: str | os.PathLike[str]) -> Weights:
+    """Read weights from a `.model` or `.pth` file, or from a package's folder, local or in S3. Nothing is written.
 
     Raises:
         CheckpointError: no such file, not a checkpoint, or not the weights of an MNet.
+        StorageError: S3 does not have the file, or does not answer.
     """
-    path = local_path(path)
-    if (path / PACKAGE_CONFIG).is_file():
-        path, content = path / PACKAGE_WEIGHTS, _read_package(path)
+    folder, name = folder_and_name(address)
+    if folder.stat(f"{name}/{PACKAGE_CONFIG}"):
+        folder, name = folder.child(name), PACKAGE_WEIGHTS
+        content, record = _read_package(folder), None
     else:
-        content = _read(path)
-    tensors, wrappers = _tensors(path, content)
-    in_channels, channels = _sizes(path, tensors)
-    merge = _noted_merge(path, content) or ("cat" if takes_concatenated(tensors, channels) else "sub")
-    return Weights(path, tensors, tuple(wrappers), in_channels, channels, merge)
+        content, record = _read(folder, name), record_in(folder, name)
+    where = folder.where(name)
+    tensors, wrappers = _tensors(where, content)
+    in_channels, channels = _sizes(where, tensors)
+    merge = _noted_merge(content) or (record.parameters.network.merge if record else None)
+    merge = merge or ("cat" if takes_concatenated(tensors, channels) else "sub")
+    return Weights(where, _local(folder, name), tensors, tuple(wrappers), in_channels, channels, merge, record)
 
 
-def record_of(path: Path) -> PretrainedModel | None:
-    """The record of a published model here, see `record_in`."""
-    return record_in(LocalStorage(path.parent), path.name)
+def folder_and_name(address: str | os.PathLike[str]) -> tuple[Storage, str]:
+    """The folder in which a file lies, local or in S3, and its name there."""
+    if "://" in str(address):
+        uri, _, name = str(address).rpartition("/")
+        return open_storage(uri), name
+    path = local_path(address)
+    if path.name in ("", ".."):
+        path = path.resolve()
+    return LocalStorage(path.parent), path.name
 
 
 def record_in(folder: Storage, name: str) -> PretrainedModel | None:
     """The record of a published model, if it lies beside its file and is that of its content."""
     record = read_record(folder, name, PretrainedModel)
-    present = up_to_date(folder, name, record)
-    if record and not present:
-        log.warning("%s: is not the file of the record beside it, which is not used", folder.where(name))
-    return present
+    if record and present_outputs(folder, record.outputs) is None:
+        log.warning("%s: does not match the record beside it, which is not used", folder.where(name))
+        return None
+    return record
 
 
 def takes_concatenated(tensors: Mapping[str, Tensor], channels: Sequence[int]) -> bool:
@@ -106,12 +121,12 @@ def takes_concatenated(tensors: Mapping[str, Tensor], channels: Sequence[int]) -
     return TAKES_PAIR in tensors and tuple(tensors[TAKES_PAIR].shape[1:2]) == (2 * channels[1],)
 
 
-def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(address: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise a CheckpointError if a weight is not finite."""
     bad = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
     if bad:
         raise unusable(
-            path,
+            address,
             f"{len(bad)} of {len(tensors)} tensors hold NaN or infinity ({some(bad)}): training had diverged; "
             "take an earlier checkpoint",
         )
@@ -123,66 +138,77 @@ def some(names: Iterable[object]) -> str:
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
-def unusable(path: Path, reason: str) -> CheckpointError:
+def unusable(address: str, reason: str) -> CheckpointError:
     """A one-line error about a file of weights."""
-    return CheckpointError(" ".join(f"{path}: {reason}".splitlines()))
+    return CheckpointError(" ".join(f"{address}: {reason}".splitlines()))
 
 
-def _noted_merge(path: Path, content: Mapping[str, Any]) -> Merge | None:
-    """The merging unit as the file or the record beside it notes it."""
-    noted = content.get(NETWORK_KEY)
+def _noted_merge(content: Any) -> Merge | None:
+    """The merging unit that the file notes."""
+    noted = content.get(NETWORK_KEY) if isinstance(content, dict) else None
     if isinstance(noted, dict) and noted.get("merge") in get_args(Merge):
         merge: Merge = noted["merge"]
         return merge
-    record = record_of(path)
-    return record.parameters.network.merge if record else None
+    return None
 
 
-def _read_package(folder: Path) -> dict[str, Any]:
+def _local(folder: Storage, name: str) -> Path:
+    """A local path of a file; on a disk it need not be there."""
+    return folder.folder / name if isinstance(folder, LocalStorage) else folder.local(name)
+
+
+def _read_package(folder: Storage) -> dict[str, Any]:
     """A package in the form of an exported file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = folder / PACKAGE_WEIGHTS
+    file = folder.where(PACKAGE_WEIGHTS)
     try:
-        config = json.loads((folder / PACKAGE_CONFIG).read_bytes())
-        return {"state_dict": load_file(file), NETWORK_KEY: config if isinstance(config, dict) else {}}
+        config = json.loads(folder.read(PACKAGE_CONFIG))
+        return {"state_dict": load_file(_local(folder, PACKAGE_WEIGHTS)), NETWORK_KEY: config}
     except ValueError as error:
-        raise unusable(folder / PACKAGE_CONFIG, "is no JSON file, or damaged; download the package again") from error
+        raise unusable(
+            folder.where(PACKAGE_CONFIG), "is no JSON file, or damaged; download the package again"
+        ) from error
     except OSError as error:
         raise unusable(file, f"cannot be read ({error.strerror or error}); download the package again") from error
     except SafetensorError as error:
         raise unusable(file, "is no safetensors file, or damaged or cut short; download it again") from error
 
 
-def _tensors(path: Path, content: Any) -> tuple[dict[str, Tensor], list[str]]:
+def _tensors(address: str, content: Any) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors by their names in an MNet, and the wrappers whose prefixes were stripped from the names."""
     key = next((key for key in WEIGHT_KEYS if isinstance(content, dict) and key in content), None)
     if key is None:
         found = f"the keys {some(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise unusable(path, f"holds {found}, no state_dict; name a .model file that pre-training wrote")
+        raise unusable(address, f"holds {found}, no state_dict; name a .model file that pre-training wrote")
     named = content[key]
     if not isinstance(named, Mapping) or not all(isinstance(name, str) for name in named):
-        raise unusable(path, f"its {key} is no dict of named tensors; name a .model file that pre-training wrote")
+        raise unusable(address, f"its {key} is no dict of named tensors; name a .model file that pre-training wrote")
     foreign = [name for name, value in named.items() if not _is_dense_float(value)]
     if foreign:
         raise unusable(
-            path,
+            address,
             f"{len(foreign)} of {len(named)} entries of its {key} are no dense floating-point tensors "
             f"({some(foreign)}); name a .model file that pre-training wrote",
         )
-    return _unwrapped(path, named)
+    return _unwrapped(address, named)
 
 
-def _read(path: Path) -> Any:
+def _read(folder: Storage, name: str) -> Any:
+    address = folder.where(name)
     try:
-        return load_tensors(path)
+        return load_tensors(_local(folder, name))
     except FileNotFoundError as error:
-        raise unusable(path, "no such file; weights in remote storage must be copied here first") from error
+        raise unusable(address, "no such file; name the .model file that pre-training wrote") from error
     except IsADirectoryError as error:
-        raise unusable(path, f"is a folder without a package's {PACKAGE_CONFIG}; name the .model file in it") from error
+        raise unusable(
+            address, f"is a folder without a package's {PACKAGE_CONFIG}; name the .model file in it"
+        ) from error
+    except StorageError:
+        raise
     except OSError as error:
-        raise unusable(path, f"cannot be read ({error.strerror or error}); check the file") from error
+        raise unusable(address, f"cannot be read ({error.strerror or error}); check the file") from error
     except Exception as error:  # on foreign or damaged bytes torch.load raises nearly any type
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code is None:
@@ -192,29 +218,29 @@ def _read(path: Path) -> Any:
                 f"holds a Python object ({code[1]}), which is refused because loading it could run code; "
                 "if you trust the file, save its weights anew as tensors alone"
             )
-        raise unusable(path, reason) from error
+        raise unusable(address, reason) from error
 
 
-def _unwrapped(path: Path, named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def _unwrapped(address: str, named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     weights: dict[str, Tensor] = {}
     wrappers: dict[str, None] = {}  # a set that keeps the order
     for name, tensor in named.items():
         parts = name.split(".")
         bare = ".".join(part for part in parts if part not in WRAPPERS)
         if bare in weights:
-            raise unusable(path, f"holds {bare} twice, with and without a prefix; keep one of the two")
+            raise unusable(address, f"holds {bare} twice, with and without a prefix; keep one of the two")
         weights[bare] = tensor
         wrappers |= dict.fromkeys(part for part in parts if part in WRAPPERS)
     return weights, list(wrappers)
 
 
-def _sizes(path: Path, weights: Mapping[str, Tensor]) -> tuple[int, Channels]:
+def _sizes(address: str, weights: Mapping[str, Tensor]) -> tuple[int, Channels]:
     """Input channels, and the channels of the five levels."""
     shapes = [tuple(weights[name].shape) if name in weights else () for name in FIRST_OF_LEVEL]
     for name, shape in zip(FIRST_OF_LEVEL, shapes, strict=True):
         if len(shape) != 5 or 0 in shape:
             found = f"has {name} of shape {shape}" if shape else f"lacks {name}"
-            raise unusable(path, f"{found}, so it is no MNet; name a .model file that pre-training wrote")
+            raise unusable(address, f"{found}, so it is no MNet; name a .model file that pre-training wrote")
     one, two, three, four, five = (shape[0] for shape in shapes)
     return shapes[0][1], (one, two, three, four, five)
 

@@ -1,33 +1,28 @@
-"""What competes: weights, the same values permuted, and scratch; each arm of a seed has the same new heads.
+"""The arms of a comparison: weights, the same values permuted, and scratch; all arms of a seed have the same heads."""
 
-The floor is what needs no network: ridge regression on smoothed inputs, and the rule that DWI is bright where ADC is
-dark.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Literal
 
-import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
-from torch import Tensor
 
 from zssmnet.config import NetworkConfig
 from zssmnet.corruption import LAYOUT
+from zssmnet.errors import CheckpointError, ConfigError
 from zssmnet.handoff.load import load_body
-from zssmnet.handoff.weights import HEADS, Weights
+from zssmnet.handoff.weights import HEADS, Weights, read_weights
 from zssmnet.mnet import MNet
-from zssmnet.probe.labels import LabelledCase
+from zssmnet.registry.versions import PretrainedModel
 
-Kind = Literal["weights", "permuted", "scratch", "again"]
 SCRATCH, AGAIN = "scratch", "scratch again"
 _INITIAL, _AGAIN, _PERMUTATION = 500, 10_500, 900
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One of those that compete.
+    """One of those that are compared.
 
     Attributes:
         kind: ``weights`` as they are; ``permuted``: their values permuted within each tensor, which keeps the scale and
@@ -36,21 +31,79 @@ class Arm:
     """
 
     name: str
-    kind: Kind
+    kind: Literal["weights", "permuted", "scratch", "again"]
     weights: tuple[Weights, ...] = ()
 
+    @property
+    def records(self) -> list[PretrainedModel]:
+        """The records of the weights that have one."""
+        return [one.record for one in self.weights if one.record]
 
-def arms_of(weights: Mapping[str, tuple[Weights, ...]]) -> list[Arm]:
-    """All arms with a network: scratch and its control, then weights and the same permuted."""
+
+def all_arms(weights: Sequence[Arm]) -> list[Arm]:
+    """All arms with a network: scratch and its control, then each arm of weights and the same permuted."""
     arms = [Arm(SCRATCH, "scratch"), Arm(AGAIN, "again")]
-    for name, one in weights.items():
-        arms += [Arm(name, "weights", one), Arm(permuted_name(name), "permuted", one)]
+    for arm in weights:
+        arms += [arm, replace(arm, name=permuted_name(arm.name), kind="permuted")]
     return arms
 
 
 def permuted_name(name: str) -> str:
     """Name of the arm with the permuted values of these weights."""
     return f"{name}, permuted"
+
+
+def files_of(addresses: str) -> list[str]:
+    """The addresses of an arm's files, which are separated by commas."""
+    return [one for one in addresses.split(",") if one]
+
+
+def read_arm(addresses: str | os.PathLike[str], force: bool = False) -> Arm:
+    """Read the weights of an arm.
+
+    Args:
+        addresses: files or packages, local or in S3, separated by commas.
+        force: also take weights with explained variance <= 0.
+
+    Raises:
+        CheckpointError: a file that cannot be used, or weights with explained variance <= 0.
+        ConfigError: no file is named.
+    """
+    if not (files := files_of(os.fspath(addresses))):
+        raise ConfigError(f"weights {addresses!r} name no file; give --weights F, or F,G,... for one arm of several")
+    weights = tuple(read_weights(file) for file in files)
+    for one in weights:
+        explained = one.record.metrics.get("explained_variance") if one.record else None
+        if explained is not None and explained <= 0 and not force:
+            raise CheckpointError(
+                f"{one.address}: its explained variance is {explained:.1%}: it restores no better than one constant "
+                "for each channel, and cannot be expected to help; train it longer, or probe it all the same with "
+                "--force"
+            )
+    return Arm(_name(weights), "weights", weights)
+
+
+def _name(weights: Sequence[Weights]) -> str:
+    """Recipe and run by the record; without one, the file's name."""
+    first, more = weights[0], len(weights) - 1
+    if first.record is None:
+        stem = PurePosixPath(first.address).stem
+        return f"{stem} and {more} more" if more else stem
+    recipe = first.record.parameters.corruption.recipe
+    return f"{recipe}, {more + 1} trainings" if more else f"{recipe} {first.record.run_id}"
+
+
+def network_of(arms: Sequence[Arm]) -> NetworkConfig:
+    """The network of all weights; CheckpointError if they are of several, or have not six input channels."""
+    first, *others = (weights for arm in arms for weights in arm.weights)
+    for other in (first, *others):
+        if (other.channels, other.merge, other.in_channels) != (first.channels, first.merge, 6):
+            raise CheckpointError(
+                f"{other.address}: {other.in_channels} input channels, channels {other.channels}, merge "
+                f"{other.merge!r}, but {first.address} has {first.in_channels}, {first.channels} and {first.merge!r}; "
+                "probe weights of one network with six input channels at a time"
+            )
+    return NetworkConfig(channels=first.channels, merge=first.merge)
 
 
 def build_network(arm: Arm, seed: int, classes: int, network: NetworkConfig, device: torch.device) -> MNet:
@@ -72,46 +125,3 @@ def _permute(model: MNet, generator: torch.Generator) -> None:
         if not name.startswith(HEADS):
             order = torch.randperm(weight.numel(), generator=generator)
             weight.copy_(weight.flatten()[order].view_as(weight))
-
-
-RIDGE, RULE = "ridge", "DWI - ADC"
-SMOOTHING = (0.0, 1.0, 2.0, 4.0)
-"""Standard deviations within the slice, in voxels, of the inputs that the ridge regression takes."""
-_PENALTY = 1e-3
-_PER_CLASS = 4000
-
-
-def ridge_probabilities(
-    labelled: Sequence[LabelledCase], test: Sequence[LabelledCase], classes: int, seed: int
-) -> list[Tensor]:
-    """Scores (K, Z, Y, X) of each test case by a ridge regression of the classes on smoothed images and zones."""
-    rng = np.random.default_rng([seed, 2])
-    rows, truths = [], []
-    for case in labelled:
-        features, label = _features(case), case.label_ZYX.flatten().numpy()
-        for number in range(classes):
-            (at,) = np.nonzero(label == number)
-            chosen = rng.permutation(at)[:_PER_CLASS]
-            rows.append(features[chosen])
-            truths.append(np.eye(classes)[label[chosen]])
-    x, y = np.concatenate(rows), np.concatenate(truths)
-    gram = x.T @ x + _PENALTY * len(x) * np.eye(x.shape[1])
-    weights = np.linalg.solve(gram, x.T @ y)
-    return [torch.from_numpy((_features(case) @ weights).T.reshape(classes, *case.label_ZYX.shape)) for case in test]
-
-
-def rule_probabilities(test: Sequence[LabelledCase]) -> list[Tensor]:
-    """Scores (2, Z, Y, X) of each test case: DWI - ADC within the gland, which no network has seen."""
-    return [_rule(case) for case in test]
-
-
-def _rule(case: LabelledCase) -> Tensor:
-    score = torch.where(case.gland_ZYX, (1 + case.input_CZYX[2] - case.input_CZYX[1]) / 2, torch.tensor(0.0))
-    return torch.stack([1 - score, score])
-
-
-def _features(case: LabelledCase) -> np.ndarray:
-    """(voxels, features), float64: a constant, the zones, and the images at several scales."""
-    channels = case.input_CZYX.double().numpy()
-    smooth = [gaussian_filter(image, (0, s, s)) if s else image for image in channels[:3] for s in SMOOTHING]
-    return np.stack([np.ones_like(channels[0]), *channels[3:], *smooth]).reshape(4 + len(smooth), -1).T

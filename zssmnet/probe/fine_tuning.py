@@ -1,7 +1,6 @@
-"""Fine-tuning of one network on a few labelled cases, and what it makes of the test cases at each look."""
+"""Fine-tuning of one network on a few labelled cases, and its predictions for the test cases."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ _PREDICTED = 4
 
 
 class WithFrequencies(nn.Module):
-    """A network that answers, before it has learnt anything, with the classes' frequencies.
+    """A network that predicts, before it is trained, the classes' frequencies.
 
     Their logarithms are added to its logits (Menon et al., ICLR 2021). Without it the first hundred steps go into
     learning that lesions are rare, and the initial seed decides when they end.
@@ -48,14 +47,6 @@ def class_frequencies(cases: Sequence[LabelledCase], classes: int) -> Tensor:
     return counts / counts.sum()
 
 
-@dataclass(frozen=True)
-class Look:
-    """What a network makes of the test cases after some steps: class probabilities (K, Z, Y, X) of each case."""
-
-    step: int
-    probabilities: list[Tensor]
-
-
 def fine_tune(
     model: nn.Module,
     labelled: Sequence[LabelledCase],
@@ -63,10 +54,13 @@ def fine_tune(
     learning_rate: float,
     seed: int,
     config: ProbeConfig,
-) -> Iterator[Look]:
-    """Train, with AdamW, a warm-up and a cosine over all steps, and look at the test cases now and then.
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """Train, with AdamW, a warm-up and a cosine over all steps, and predict the test cases after some of them.
 
     Windows, their order and their flips follow from the seed alone: all arms see the same.
+
+    Yields:
+        The number of steps, and class probabilities (K, Z, Y, X) of each test case.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
@@ -97,7 +91,7 @@ def fine_tune(
         if step in config.looks:
             if not loss.isfinite():
                 raise NonFiniteLossError(f"fine-tuning at learning rate {learning_rate:g}: the loss is {loss.item()}")
-            yield Look(step, predict(network, test, scale))
+            yield step, predict(network, test, scale)
 
 
 def segmentation_loss(logits_NKZYX: Tensor, label_NZYX: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Labelled cases as the probe takes them: a box around the gland with six channels, and what is to be found in it.
 
-Some are tested, some tuned on, some learnt from: patients are never on two sides.
+Some are tested, some tuned on, some trained on.
 """
 
 import logging
@@ -12,19 +12,17 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import PreparationConfig, ProbeConfig, ProbeScale
-from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, shortened, take_inventory
+from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
 from zssmnet.data.examination import array_of, read_examination
 from zssmnet.errors import ArchiveError, CaseError, InputError
-from zssmnet.handoff.nnunet_dataset import read_lesions
+from zssmnet.handoff.lesions import check_labelled, prepare_with_label, read_lesions
 from zssmnet.preparation.cropping import Box, bounding_box
 from zssmnet.preparation.cubes import padded, scaled_volume
 from zssmnet.preparation.prepare import prepare
-from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
 from zssmnet.storage import Storage
+from zssmnet.storage.interface import Listed
 
 log = logging.getLogger(__name__)
-
-IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,19 @@ def read_labelled_cases(
     """
     inventory = take_inventory(images, zonal_masks)
     found, faults = list[LabelledCase](), list(inventory.faults)
-    present = {entry.key for entry in labels.list()} if labels else set()
+    labels = Listed(labels) if labels else None
     for case in inventory.cases:
         try:
-            if labels and case.id + MASK_SUFFIX not in present:
-                raise CaseError(case.id, labels.where(case.id + MASK_SUFFIX), "missing: the case has no lesion label")
-            found.append(_read_case(case, images, zonal_masks, labels, config, patient_pattern))
+            volume_CZYX = _read_volume(case, images, zonal_masks, labels, config.scale)
         except CaseError as fault:
             faults.append(fault)
+            continue
+        mask = volume_CZYX[3]
+        zones_CZYX = torch.stack([mask == zone for zone in range(3)]).float()
+        zones_CZYX = zones_CZYX if labels else torch.zeros_like(zones_CZYX)
+        input_CZYX = torch.cat([volume_CZYX[:3], zones_CZYX])
+        patient = patient_of(case.id, patient_pattern)
+        found.append(LabelledCase(case.id, patient, input_CZYX, volume_CZYX[-1].long(), mask > 0))
     for one in faults:
         log.warning("left out: %s", one)
     if not found:
@@ -74,37 +77,30 @@ def read_labelled_cases(
     return found
 
 
-def _read_case(
-    case: Case, images: Storage, zonal_masks: Storage, labels: Storage | None, config: ProbeConfig, pattern: str
-) -> LabelledCase:
-    scale = config.scale
+def _read_volume(
+    case: Case, images: Storage, zonal_masks: Storage, labels: Storage | None, scale: ProbeScale
+) -> Tensor:
+    """T2W, ADC, DWI, zonal mask and label (lesions, or the mask again) in the box around the gland (C, Z, Y, X)."""
+    if labels:
+        check_labelled(case.id, labels)
     preparation = PreparationConfig(spacing_mm=scale.spacing_mm)
     examination = read_examination(case, images, zonal_masks)
-    prepared = prepare(case.id, examination, preparation)
-    t2w, adc, dwi = (array_of(image) for image in prepared.images)
-    volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask))
     if labels:
         lesions = read_lesions(case.id, labels, examination, "binary")
-        target = target_grid(grid_of(examination.t2w), scale.spacing_mm)
-        label = crop_mask(
-            resample_mask(lesions, target), prepared.roi
-        )  # its array is a view, which must not outlive it
-        volume_CXYZ = np.concatenate([volume_CXYZ, array_of(label).transpose(2, 1, 0)[None].astype(np.float32)])
-    return _boxed(case.id, patient_of(case.id, pattern), _around_gland(volume_CXYZ, scale), bool(labels))
-
-
-def _boxed(case_id: str, patient: str, volume_CZYX: Tensor, is_lesions: bool) -> LabelledCase:
-    mask = volume_CZYX[IMAGES]
-    zones = torch.stack([mask == zone for zone in range(3)]).float()
-    label = volume_CZYX[-1].long()
-    input_CZYX = torch.cat([volume_CZYX[:IMAGES], zones if is_lesions else torch.zeros_like(zones)])
-    return LabelledCase(case_id, patient, input_CZYX, label, mask > 0)
+        prepared, label = prepare_with_label(case.id, examination, lesions, preparation)
+    else:
+        prepared = prepare(case.id, examination, preparation)
+        label = prepared.mask
+    t2w, adc, dwi = (array_of(image) for image in prepared.images)
+    volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask))
+    label_XYZ = array_of(label).transpose(2, 1, 0).astype(np.float32)
+    return _around_gland(np.concatenate([volume_CXYZ, label_XYZ[None]]), scale)
 
 
 def _around_gland(volume_CXYZ: np.ndarray, scale: ProbeScale) -> Tensor:
     """The box in the middle of which the gland lies, axes (channel, z, y, x)."""
     volume_CZYX = padded(volume_CXYZ, scale.box).transpose(0, 3, 2, 1)
-    gland = bounding_box(volume_CZYX[IMAGES])
+    gland = bounding_box(volume_CZYX[3])
     assert gland
     size = np.array(scale.box)
     middle = np.add(gland.start, gland.stop) // 2
@@ -114,11 +110,11 @@ def _around_gland(volume_CXYZ: np.ndarray, scale: ProbeScale) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Sides:
-    """The cases by what they are for.
+class Split:
+    """The cases by what they are for; a patient's cases are all for the same.
 
     Attributes:
-        test: never learnt from, by no weights and no arm.
+        test: never trained on, by no weights and no arm.
         tuning: on which learning rates are chosen.
         pool: from which labelled cases are drawn.
     """
@@ -133,37 +129,29 @@ class Sides:
         return [self.pool[number] for number in order[:count]]
 
 
-def choose_sides(cases: Sequence[LabelledCase], trained_patients: Iterable[str], config: ProbeConfig) -> Sides:
-    """Divide cases by patient, those that weights were trained with never tested; InputError if they are too few."""
+def split_cases(cases: Sequence[LabelledCase], trained_patients: Iterable[str], config: ProbeConfig) -> Split:
+    """Split cases by patient, those that weights were trained with never tested; InputError if they are too few."""
     trained = set(trained_patients)
     patients = sorted({case.patient for case in cases})
     order = [patients[number] for number in np.random.default_rng(config.seed).permutation(len(patients))]
     order.sort(key=lambda patient: patient in trained)  # stable: untouched patients first
-    by_patient = {patient: [case for case in cases if case.patient == patient] for patient in patients}
+    test, tuning, pool = parts = list[LabelledCase](), list[LabelledCase](), list[LabelledCase]()
     needs = (config.test_cases, config.tuning_cases, max(config.labelled))
-    sides: list[list[LabelledCase]] = [[], [], []]
     for patient in order:
-        side = next((one for one in range(2) if len(sides[one]) < needs[one]), 2)
-        if side == 0 and patient in trained:
+        part = next((part for part, need in zip(parts[:2], needs, strict=False) if len(part) < need), pool)
+        if part is test and patient in trained:
             break
-        sides[side] += by_patient[patient]
-    test, tuning, pool = sides
-    untouched = sum(len(by_patient[patient]) for patient in patients if patient not in trained)
-    if len(test) < needs[0] or len(tuning) < needs[1] or len(pool) < needs[2]:
+        part += [case for case in cases if case.patient == patient]
+    if any(len(part) < need for part, need in zip(parts, needs, strict=True)):
         raise InputError(
-            f"{len(cases)} labelled cases, {untouched} of them unknown to the weights, are too few for {needs[0]} to "
-            f"test, {needs[1]} to choose learning rates and {needs[2]} to learn from: add cases, or ask for fewer with "
-            "--test-cases, --tuning-cases and --labelled"
+            f"{len(cases)} labelled cases, {sum(case.patient not in trained for case in cases)} of them unknown to the "
+            f"weights, are too few for {needs[0]} to test, {needs[1]} to choose learning rates and {needs[2]} to learn "
+            "from: add cases, or ask for fewer with --test-cases, --tuning-cases and --labelled"
         )
-    if config.task == "lesions":
-        _check_lesions("test", test)
-        _check_lesions("tuning", tuning)
-    return Sides(tuple(test), tuple(tuning), tuple(pool))
-
-
-def _check_lesions(side: str, cases: Sequence[LabelledCase]) -> None:
-    if cases and not any(case.label_ZYX.any() for case in cases):
-        raise InputError(
-            f"none of the {len(cases)} {side} cases ({shortened(case.id for case in cases)}) has a lesion near the "
-            f"gland; choose other ones with --seed, or more with --{side}-cases"
-        )
+    for name, part in (("test", test), ("tuning", tuning)):
+        if config.task == "lesions" and part and not any(case.label_ZYX.any() for case in part):
+            raise InputError(
+                f"none of the {len(part)} {name} cases ({shortened(case.id for case in part)}) has a lesion near the "
+                f"gland; choose other ones with --seed, or more with --{name}-cases"
+            )
+    return Split(tuple(test), tuple(tuning), tuple(pool))

@@ -1,13 +1,15 @@
-"""The probe's result: comparisons, verdicts, and the same in words."""
+"""The probe's result: comparisons and verdicts, as figures and as sentences."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from pydantic import BaseModel
 
 from zssmnet.config import NetworkConfig, ProbeConfig
-from zssmnet.probe.arms import AGAIN, RIDGE, RULE, SCRATCH, permuted_name
+from zssmnet.probe.arms import AGAIN, SCRATCH, permuted_name
 from zssmnet.probe.figures import ENDPOINT_NAMES, auroc
+from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.statistics import Difference, holm, paired_difference, verdict
 from zssmnet.probe.trials import Example, Trial
 
@@ -16,8 +18,8 @@ class ProbedWeights(BaseModel, frozen=True):
     """Weights that were probed.
 
     Attributes:
-        explained: explained variance of each training whose record tells it.
-        trained_cases: number of cases that they were trained with; None where no record tells.
+        explained: explained variance of each training that recorded it.
+        trained_cases: number of cases that they were trained with; None where a file has no record.
     """
 
     name: str
@@ -49,8 +51,8 @@ class ProbeResult(BaseModel, frozen=True):
 
     Attributes:
         learning_rates: of each arm, chosen on the tuning cases.
-        control: scratch from another initial seed against scratch: its interval should hold 0. Weights are compared
-            with the mean of both, so that a control which fails by chance does not lean on their side.
+        control: scratch from another initial seed against scratch: its interval should contain 0. Weights are
+            compared with the mean of both, so that a control which fails by chance does not favour them.
         truth: what there is to be found in the example slice.
     """
 
@@ -85,42 +87,21 @@ def judge(
     network: NetworkConfig,
     config: ProbeConfig,
 ) -> ProbeResult:
-    """Compare all arms by the endpoint: at the last look, meaned over the numbers of labelled cases."""
+    """Compare all arms by the endpoint: after the last step, averaged over the numbers of labelled cases."""
     figures = {arm: endpoint_SC(trials, arm, config) for arm in dict.fromkeys(trial.arm for trial in trials)}
-    control = Comparison(first=AGAIN, second=SCRATCH, difference=paired_difference(figures[AGAIN], figures[SCRATCH]))
-    figures[SCRATCH] = (figures[SCRATCH] + figures[AGAIN]) / 2
 
     def compare(first: str, second: str) -> Comparison:
         return Comparison(first=first, second=second, difference=paired_difference(figures[first], figures[second]))
 
-    names = [one.name for one in weights]
-    primary = {name: compare(name, SCRATCH) for name in names}
-    adjusted = holm({name: one.difference.p for name, one in primary.items()})
-    structure = {name: compare(name, permuted_name(name)) for name in names}
+    control = compare(AGAIN, SCRATCH)
+    figures[SCRATCH] = (figures[SCRATCH] + figures[AGAIN]) / 2
     floor = max((name for name in (RIDGE, RULE) if name in figures), key=lambda name: float(figures[name].mean()))
-    verdicts = []
-    for name in names:
-        word, reason = verdict(
-            primary[name].difference,
-            adjusted[name],
-            structure[name].difference,
-            compare(name, floor).difference,
-        )
-        if control.difference.excludes_zero:
-            word, reason = (
-                "not shown",
-                "the control failed: scratch differs from scratch, so that this run proves nothing",
-            )
-        verdicts.append(Verdict(weights=name, verdict=word, sentence=_sentence(primary[name], word, reason)))
-    others = [compare(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    others_p = holm({f"{one.first} {one.second}": one.difference.p for one in others})
-    comparisons = (
-        *(one.model_copy(update={"adjusted_p": adjusted[name]}) for name, one in primary.items()),
-        *structure.values(),
-        *(compare(name, floor) for name in names),
-        compare(SCRATCH, floor),
-        *(one.model_copy(update={"adjusted_p": others_p[f"{one.first} {one.second}"]}) for one in others),
-    )
+    names = [one.name for one in weights]
+    against_scratch = _adjusted([compare(name, SCRATCH) for name in names])
+    against_permuted = [compare(name, permuted_name(name)) for name in names]
+    against_floor = [compare(name, floor) for name in names]
+    verdicts = tuple(map(partial(_verdict, control), against_scratch, against_permuted, against_floor))
+    between = [compare(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     summary = "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts)
     if control.difference.excludes_zero:
         summary += "; scratch differs from scratch: take more seeds or steps"
@@ -134,14 +115,33 @@ def judge(
         test_cases=tuple(test_cases),
         learning_rates=rates,
         trials=tuple(trials),
-        comparisons=comparisons,
+        comparisons=(
+            *against_scratch,
+            *against_permuted,
+            *against_floor,
+            compare(SCRATCH, floor),
+            *_adjusted(between),
+        ),
         control=control,
-        verdicts=tuple(verdicts),
+        verdicts=verdicts,
     )
 
 
+def _verdict(control: Comparison, scratch: Comparison, permuted: Comparison, floor: Comparison) -> Verdict:
+    word, reason = "not shown", "the control failed: scratch differs from scratch, so that this run proves nothing"
+    if not control.difference.excludes_zero and scratch.adjusted_p is not None:
+        word, reason = verdict(scratch.difference, scratch.adjusted_p, permuted.difference, floor.difference)
+    return Verdict(weights=scratch.first, verdict=word, sentence=_sentence(scratch, word, reason))
+
+
+def _adjusted(family: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with their p values after Holm's correction."""
+    adjusted = holm([one.difference.p for one in family])
+    return [one.model_copy(update={"adjusted_p": p}) for one, p in zip(family, adjusted, strict=True)]
+
+
 def case_auroc(trials: Sequence[Trial]) -> float | None:
-    """Area under the ROC curve of cases with and without a lesion at the last look, meaned over trials."""
+    """Area under the ROC curve of cases with and without a lesion at the last step, averaged over trials."""
     each = []
     for trial in trials:
         cases = [one for one in trial.looks[-1].cases.values() if "score" in one]
@@ -156,7 +156,7 @@ def mean_of(values: Iterable[float | None]) -> float | None:
 
 
 def endpoint_SC(trials: Sequence[Trial], arm: str, config: ProbeConfig) -> np.ndarray:  # noqa: N802  (axes)
-    """The endpoint of an arm, axes (seed, case), meaned over the numbers of labelled cases."""
+    """The endpoint of an arm, axes (seed, case), averaged over the numbers of labelled cases."""
     rows = []
     for seed in range(config.seeds):
         each = [one.endpoint(config.task) for one in trials if (one.arm, one.seed) == (arm, seed)]

@@ -1,28 +1,23 @@
-"""A probe from cases and weights to its result; and that of champion and challenger, which judges a retraining."""
+"""A probe from cases and weights to its result."""
 
 import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 
-from zssmnet.config import PICAI_PATIENT, NetworkConfig, ProbeConfig, ProbeJudge
+from zssmnet.config import PICAI_PATIENT, NetworkConfig, ProbeConfig
 from zssmnet.data.archive import patient_of
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import ConfigError
-from zssmnet.handoff.weights import read_weights
-from zssmnet.probe.arms import AGAIN, RIDGE, RULE, SCRATCH, Arm, arms_of, build_network
-from zssmnet.probe.contenders import Contender, network_of
+from zssmnet.probe.arms import AGAIN, SCRATCH, Arm, all_arms, build_network, network_of
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
-from zssmnet.probe.labels import LabelledCase, Sides, choose_sides, read_labelled_cases
+from zssmnet.probe.floor import RIDGE, RULE
+from zssmnet.probe.labels import LabelledCase, split_cases
 from zssmnet.probe.result import ProbedWeights, ProbeResult, judge
-from zssmnet.probe.trials import TUNING_SEEDS, Bench, Trial, example_of
-from zssmnet.registry.challenge import Gain, Trained
-from zssmnet.registry.lineage import CaseData
+from zssmnet.probe.trials import TUNING_SEEDS, Trial, Trials, example_of
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import Storage, open_storage, sha256_of
+from zssmnet.storage import Storage, sha256_of
 from zssmnet.training.precision import choose_device
 
 log = logging.getLogger(__name__)
@@ -30,22 +25,21 @@ log = logging.getLogger(__name__)
 METHOD = 2
 """Raised whenever the same cases, weights and settings would give other figures."""
 RESULT = "probe.json"
-OnPlan = Callable[[int, float], None]
 
 
-def probe(
+def compare_arms(
     cases: Sequence[LabelledCase],
-    contenders: Sequence[Contender],
+    weights: Sequence[Arm],
     output: Storage,
     config: ProbeConfig,
     patient_pattern: str = PICAI_PATIENT,
-    on_plan: OnPlan = lambda trials, seconds: None,
+    on_plan: Callable[[int, float], None] = lambda trials, seconds: None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> ProbeResult:
     """Compare weights with each other, with scratch, with permuted weights and with what needs no network.
 
     Args:
-        contenders: weights, all of one network.
+        weights: arms of weights, all of one network; see `read_arm`.
         output: where ``probe.json`` and the trials go; those that are there already are not done again.
         patient_pattern: regular expression whose group ``patient`` names a case's patient.
         on_plan: called before the first trial, with their number and the seconds that all will take.
@@ -57,63 +51,64 @@ def probe(
         InputError: too few cases.
         NonFiniteLossError: a loss that is not finite.
     """
-    _check_names(contenders, config)
-    for one in contenders:
-        if not all(record and record.data for record in one.records):
-            log.warning("%s: no record tells which cases it was trained with: test cases may be among them", one.name)
-    network = network_of(contenders)
-    trained = {patient_of(case.case_id, patient_pattern) for one in contenders for case in _trained_cases(one.records)}
-    sides = choose_sides(cases, trained, config)
-    probed = [_described(one) for one in contenders]
+    _check_names(weights, config)
+    for one in weights:
+        if not all(file.record and file.record.data for file in one.weights):
+            log.warning("%s: no record of the cases that it was trained with: test cases may be among them", one.name)
+    network = network_of(weights)
+    trained = {patient_of(case_id, patient_pattern) for one in weights for case_id in _trained_cases(one.records)}
+    split = split_cases(cases, trained, config)
+    probed = [_described(one) for one in weights]
     folder = output.child(f"trials/{_identity(cases, probed, network, config)}")
     for used in (output, folder):
         used.sweep()
-    arms = arms_of({one.name: one.weights for one in contenders})
-    on_plan(*_plan(sides, arms, network, config))
-    rates, trials = _all_trials(Bench(sides, network, config, folder, on_trial), arms)
-    result = judge(trials, rates, probed, [case.id for case in sides.test], network, config)
-    result = result.model_copy(update={"truth": example_of(sides.test, [case.label_ZYX for case in sides.test])})
+    trials, arms = Trials(split, network, config, folder, on_trial), all_arms(weights)
+    on_plan(*_plan(trials, arms))
+    rates = {arm.name: trials.tuned(arm) for arm in arms if arm.kind != "again"}
+    rates[AGAIN] = rates[SCRATCH]
+    done = _all_trials(trials, arms, rates)
+    truth = example_of(split.test, [case.label_ZYX for case in split.test])
+    result = judge(done, rates, probed, [case.id for case in split.test], network, config)
+    result = result.model_copy(update={"truth": truth})
     output.publish_bytes(RESULT, (result.model_dump_json(indent=1) + "\n").encode())
     return result
 
 
-def _all_trials(bench: Bench, arms: Sequence[Arm]) -> tuple[dict[str, float], list[Trial]]:
-    """Learning rates, and the trials of all arms with a network and of the floor."""
-    rates = {arm.name: bench.tuned(arm) for arm in arms if arm.kind != "again"}
-    rates[AGAIN] = rates[SCRATCH]
-    config, trials = bench.config, list[Trial]()
-    for seed in range(config.seeds):
-        for labelled in config.labelled:
-            trials += [bench.tested(arm, labelled, seed, rates[arm.name]) for arm in arms]
-            floors = (RIDGE, RULE) if config.task == "lesions" else (RIDGE,)
-            trials += [bench.floor(name, labelled, seed) for name in floors]
-    return rates, trials
+def _all_trials(trials: Trials, arms: Sequence[Arm], rates: Mapping[str, float]) -> list[Trial]:
+    """The trials of all arms with a network and of the floor on the test cases."""
+    floor = (RIDGE, RULE) if trials.config.task == "lesions" else (RIDGE,)
+    done = list[Trial]()
+    for seed in range(trials.config.seeds):
+        for labelled in trials.config.labelled:
+            done += [trials.tested(arm, labelled, seed, rates[arm.name]) for arm in arms]
+            done += [trials.floor(name, labelled, seed) for name in floor]
+    return done
 
 
-def _plan(sides: Sides, arms: Sequence[Arm], network: NetworkConfig, config: ProbeConfig) -> tuple[int, float]:
-    """Number of trials, and seconds for all, by one step and one look that are done for it."""
+def _plan(trials: Trials, arms: Sequence[Arm]) -> tuple[int, float]:
+    """Number of trials, and seconds for all, by one step and one prediction that are done for it."""
+    config = trials.config
     tuned = (len(arms) - 1) * len(config.learning_rates) * len(TUNING_SEEDS)
-    trials = tuned * (len(config.learning_rates) > 1) + len(arms) * len(config.labelled) * config.seeds
+    count = tuned * (len(config.learning_rates) > 1) + len(arms) * len(config.labelled) * config.seeds
     scratch = next(arm for arm in arms if arm.name == SCRATCH)
-    model = build_network(scratch, 0, CLASSES[config.task], network, choose_device(config.device))
-    labelled, seconds = sides.labelled(1, 0), list[float]()
+    model = build_network(scratch, 0, CLASSES[config.task], trials.network, choose_device(config.device))
     for steps in (1, 3):  # the first warms up
         started = time.perf_counter()
-        list(fine_tune(model, labelled, (), 1e-3, 0, config.model_copy(update={"looks": (steps,)})))
-        seconds.append((time.perf_counter() - started) / steps)
-    windows = config.scale.windows[0] * config.scale.windows[1] * config.scale.windows[2]
-    look = len(sides.test) * windows / config.scale.batch_size * seconds[-1] / 3  # no gradients
-    return trials, trials * (config.looks[-1] * seconds[-1] + len(config.looks) * look)
+        list(fine_tune(model, trials.split.labelled(1, 0), (), 1e-3, 0, config.model_copy(update={"looks": (steps,)})))
+    step_s = (time.perf_counter() - started) / steps
+    x, y, z = config.scale.windows
+    look_s = len(trials.split.test) * x * y * z / config.scale.batch_size * step_s / 3  # no gradients
+    return count, count * (config.looks[-1] * step_s + len(config.looks) * look_s)
 
 
-def _check_names(contenders: Sequence[Contender], config: ProbeConfig) -> None:
-    if not contenders:
+def _check_names(weights: Sequence[Arm], config: ProbeConfig) -> None:
+    if not weights:
         raise ConfigError("no weights are named; give --weights F, once or more")
-    names = [one.name for one in contenders]
-    for one in contenders:
+    names = [one.name for one in weights]
+    for one in weights:
         if names.count(one.name) > 1:
             raise ConfigError(
-                f"{one.weights[0].path}: another one of the weights has the name {one.name!r}; name each file once, "
+                f"{one.weights[0].address}: another one of the weights has the name {one.name!r}; name each file once, "
                 "and the trainings of one recipe as one arm, separated by commas"
             )
         if len(one.weights) > config.seeds:
@@ -122,20 +117,19 @@ def _check_names(contenders: Sequence[Contender], config: ProbeConfig) -> None:
             )
 
 
-def _trained_cases(records: Iterable[PretrainedModel | None]) -> list[CaseData]:
-    return [case for one in records if one for case in one.data if case.subset != VALIDATION_SUBSET]
+def _trained_cases(records: Iterable[PretrainedModel]) -> set[str]:
+    return {case.case_id for record in records for case in record.data if case.subset != VALIDATION_SUBSET}
 
 
-def _described(one: Contender) -> ProbedWeights:
-    records = [record for record in one.records if record]
+def _described(one: Arm) -> ProbedWeights:
+    records = one.records
     explained = [record.metrics["explained_variance"] for record in records if "explained_variance" in record.metrics]
-    is_known = len(records) == len(one.weights)
     return ProbedWeights(
         name=one.name,
         sha256=tuple(sha256_of(weights.path) for weights in one.weights),
         recipe=records[0].parameters.corruption.recipe if records else None,
         explained=tuple(explained),
-        trained_cases=len({case.case_id for case in _trained_cases(records)}) if is_known else None,
+        trained_cases=len(_trained_cases(records)) if len(records) == len(one.weights) else None,
     )
 
 
@@ -151,27 +145,3 @@ def _identity(
         digest.update(case.input_CZYX.numpy().tobytes())
         digest.update(case.label_ZYX.numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-CHAMPION, CHALLENGER = "champion", "challenger"
-
-
-def compare_models(champion: Trained, challenger: Trained, output: Storage, how: ProbeJudge) -> Gain:
-    """The endpoint of the challenger less that of the champion, over seeds and test cases.
-
-    Cases that either was trained with are not tested: what remains are those of the validation subset. Errors are
-    those of `read_labelled_cases` and `probe`.
-    """
-    config = how.probe or ProbeConfig(task="lesions" if how.labels_path else "zones")
-    labels = open_storage(how.labels_path) if how.labels_path and config.task == "lesions" else None
-    cases = read_labelled_cases(
-        open_storage(how.images_path), open_storage(how.zonal_mask_path), labels, config, how.patient_pattern
-    )
-    both = [_contender(CHALLENGER, *challenger), _contender(CHAMPION, *champion)]
-    result = probe(cases, both, output, config, how.patient_pattern)
-    (found,) = (one for one in result.comparisons if (one.first, one.second) == (CHALLENGER, CHAMPION))
-    return Gain(mean=found.difference.mean, low=found.difference.low, high=found.difference.high)
-
-
-def _contender(name: str, record: PretrainedModel, file: Path) -> Contender:
-    return Contender(name, (replace(read_weights(file), merge=record.parameters.network.merge),), (record,))

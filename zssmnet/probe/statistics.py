@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval does not hold 0."""
+        """Whether the interval does not contain 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -66,13 +66,13 @@ def paired_difference(first_SC: npt.ArrayLike, second_SC: npt.ArrayLike) -> Diff
     return Difference(mean, mean - reach, mean + reach, p, detectable, more if more < MOST_SEEDS else None, each)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p values (Scand. J. Statist. 6:65, 1979): each below the level is significant among all."""
-    adjusted, largest = {}, 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, p * (len(p_values) - rank)))
-        adjusted[name] = largest
-    return {name: adjusted[name] for name in p_values}
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(order))
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(p_values, np.float64)[order] * factors), 1.0)
+    return [float(one) for one in adjusted]
 
 
 def _variances(difference_SC: npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -106,7 +106,7 @@ def verdict(
             without a network.
         adjusted_p: of the first, after Holm's correction.
     """
-    is_significant = adjusted_p < LEVEL and against_scratch.excludes_zero
+    is_significant = adjusted_p < LEVEL
     if is_significant and against_scratch.mean < 0:
         return "harms", "scratch is better"
     lacking = []

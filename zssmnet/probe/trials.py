@@ -1,7 +1,7 @@
 """Trials: one arm, so many labelled cases, one seed. Each is published when it is done, and not done again."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +9,11 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from zssmnet.config import NetworkConfig, ProbeConfig
-from zssmnet.probe.arms import RULE, Arm, build_network, ridge_probabilities, rule_probabilities
+from zssmnet.probe.arms import Arm, build_network
 from zssmnet.probe.figures import ENDPOINTS, case_figures, picai_figures
-from zssmnet.probe.fine_tuning import CLASSES, Look, fine_tune
-from zssmnet.probe.labels import LabelledCase, Sides
+from zssmnet.probe.fine_tuning import CLASSES, fine_tune
+from zssmnet.probe.floor import RULE, ridge_probabilities, rule_probabilities
+from zssmnet.probe.labels import LabelledCase, Split
 from zssmnet.storage import Storage
 from zssmnet.training.precision import choose_device
 
@@ -20,7 +21,7 @@ TUNING_SEEDS = (5000, 5001)
 Example = tuple[tuple[int, ...], ...]
 
 
-class LookFigures(BaseModel, frozen=True):
+class Evaluation(BaseModel, frozen=True):
     """The figures of each tested case after some steps; 0 steps for what needs no network."""
 
     step: int
@@ -28,9 +29,10 @@ class LookFigures(BaseModel, frozen=True):
 
 
 class Trial(BaseModel, frozen=True):
-    """What came of an arm with so many labelled cases and one seed.
+    """The figures of an arm with so many labelled cases and one seed.
 
     Attributes:
+        looks: at the test cases, by rising steps.
         example: classes (y, x) in the example slice after the last step; of one trial of each arm.
         picai: picai_eval's figures after the last step, see `picai_figures`.
     """
@@ -39,7 +41,7 @@ class Trial(BaseModel, frozen=True):
     labelled: int
     seed: int
     learning_rate: float
-    looks: tuple[LookFigures, ...]
+    looks: tuple[Evaluation, ...]
     example: Example | None = None
     picai: dict[str, float | None] | None = None
 
@@ -49,20 +51,20 @@ class Trial(BaseModel, frozen=True):
         return {case_id: value for case_id, value in figures.items() if value is not None}
 
     def mean(self, task: str, look: int = -1) -> float:
-        """The endpoint, meaned over the tested cases."""
+        """The endpoint, averaged over the tested cases."""
         return float(np.mean(list(self.endpoint(task, look).values())))
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What all trials of a probe share.
+class Trials:
+    """What all trials of a probe share, and how one is done.
 
     Attributes:
         folder: where trials are published.
         on_trial: called with a trial when it is done, or found done.
     """
 
-    sides: Sides
+    split: Split
     network: NetworkConfig
     config: ProbeConfig
     folder: Storage
@@ -78,63 +80,39 @@ class Bench:
         if len(rates) == 1:
             return rates[0]
 
-        def mean(rate: float) -> float:
-            trials = [self._trial(arm, labelled, seed, rate, self.sides.tuning, "tuning") for seed in TUNING_SEEDS]
+        def total(rate: float) -> float:
+            trials = (self._trial(arm, labelled, seed, rate, self.split.tuning, "tuning") for seed in TUNING_SEEDS)
             return sum(one.mean(task) for one in trials)
 
-        return max(rates, key=mean)
+        return max(rates, key=total)
 
     def tested(self, arm: Arm, labelled: int, seed: int, learning_rate: float) -> Trial:
         """An arm on the test cases."""
-        return self._trial(arm, labelled, seed, learning_rate, self.sides.test, "test")
+        return self._trial(arm, labelled, seed, learning_rate, self.split.test, "test")
 
     def floor(self, name: str, labelled: int, seed: int) -> Trial:
         """Ridge regression or rule on the test cases."""
-        test, classes = self.sides.test, CLASSES[self.config.task]
+        test, classes = self.split.test, CLASSES[self.config.task]
         if name == RULE:
             found = rule_probabilities(test)
         else:
-            found = ridge_probabilities(self.sides.labelled(labelled, seed), test, classes, seed)
-        return self._trial_of(name, labelled, seed, 0.0, [Look(0, found)], test)
+            found = ridge_probabilities(self.split.labelled(labelled, seed), test, classes, seed)
+        return self._evaluated(name, labelled, seed, 0.0, [(0, found)], test)
 
     def _trial(
         self, arm: Arm, labelled: int, seed: int, rate: float, cases: Sequence[LabelledCase], side: str
     ) -> Trial:
         name = re.sub(r"[\W_]", "_", arm.name)
         key = f"{side}/{name}-{labelled}-{seed}-{rate:g}.json"
-        if known := self._known(key):
-            self.on_trial(known)
-            return known
-        device = choose_device(self.config.device)
-        model = build_network(arm, seed, CLASSES[self.config.task], self.network, device)
-        learning = self.sides.labelled(labelled, seed)
-        looks = list(fine_tune(model, learning, cases, rate, seed, self.config))
-        trial = self._trial_of(arm.name, labelled, seed, rate, looks, cases)
-        self.folder.publish_bytes(key, trial.model_dump_json().encode())
+        trial = self._known(key)
+        if trial is None:
+            device = choose_device(self.config.device)
+            model = build_network(arm, seed, CLASSES[self.config.task], self.network, device)
+            predictions = fine_tune(model, self.split.labelled(labelled, seed), cases, rate, seed, self.config)
+            trial = self._evaluated(arm.name, labelled, seed, rate, predictions, cases)
+            self.folder.publish_bytes(key, trial.model_dump_json().encode())
         self.on_trial(trial)
         return trial
-
-    def _trial_of(
-        self, name: str, labelled: int, seed: int, rate: float, looks: Sequence[Look], cases: Sequence[LabelledCase]
-    ) -> Trial:
-        task, spacing = self.config.task, self.config.scale.spacing_mm
-        figures = tuple(
-            LookFigures(
-                step=look.step,
-                cases={
-                    case.id: dict(case_figures(task, found, case, spacing))
-                    for case, found in zip(cases, look.probabilities, strict=True)
-                },
-            )
-            for look in looks
-        )
-        is_shown = seed == 0 and labelled == max(self.config.labelled)
-        classes = [found.argmax(dim=0) for found in looks[-1].probabilities]
-        example = example_of(cases, classes) if is_shown else None
-        picai = picai_figures(looks[-1].probabilities, cases) if task == "lesions" else None
-        return Trial(
-            arm=name, labelled=labelled, seed=seed, learning_rate=rate, looks=figures, example=example, picai=picai
-        )
 
     def _known(self, key: str) -> Trial | None:
         if self.folder.stat(key) is None:
@@ -143,6 +121,33 @@ class Bench:
             return Trial.model_validate_json(self.folder.read(key))
         except ValidationError:
             return None  # of another version
+
+    def _evaluated(
+        self,
+        name: str,
+        labelled: int,
+        seed: int,
+        rate: float,
+        predictions: Iterable[tuple[int, list[Tensor]]],
+        cases: Sequence[LabelledCase],
+    ) -> Trial:
+        task, looks, last = self.config.task, list[Evaluation](), list[Tensor]()
+        for step, last in predictions:
+            figures = {
+                case.id: dict(case_figures(task, found, case, self.config.scale.spacing_mm))
+                for case, found in zip(cases, last, strict=True)
+            }
+            looks.append(Evaluation(step=step, cases=figures))
+        is_shown = seed == 0 and labelled == max(self.config.labelled)
+        return Trial(
+            arm=name,
+            labelled=labelled,
+            seed=seed,
+            learning_rate=rate,
+            looks=tuple(looks),
+            example=example_of(cases, [found.argmax(dim=0) for found in last]) if is_shown else None,
+            picai=picai_figures(last, cases) if task == "lesions" else None,
+        )
 
 
 def example_of(cases: Sequence[LabelledCase], classes_ZYX: Sequence[Tensor]) -> Example:

@@ -1,11 +1,10 @@
 """Retraining on new data: a challenger starts from the published model, and replaces it only if it is better.
 
 The champion is the stable model. The challenger starts from its weights and is trained on the cubes that are there now.
-Both are validated with the same cubes, corrupted alike. The challenger is published if its loss is the smaller one, or,
-where the probe judges, if fine-tuning from it gives better figures.
+Both are validated with the same cubes, corrupted alike. The challenger is published if its loss is the smaller one.
 
 A run may be killed between publishing a model and publishing its judgement. Before the model, a record of what is to
-come takes the judgement's place, so that a later look knows that this work is not done (`seen_data`).
+come takes the judgement's place, so that a later run finds that this work is not done (`seen_data`).
 """
 
 import logging
@@ -13,14 +12,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig, ProbeJudge
+from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.preparation.cubes import SubsetCubes
-from zssmnet.registry.lineage import CaseData
-from zssmnet.registry.pretraining import pretrain
-from zssmnet.registry.runs import METHOD, Supply, decisive, describe, identify, take_stock, train, workplace_of
+from zssmnet.registry.lineage import CaseData, training_inputs
+from zssmnet.registry.runs import METHOD, Run, decisive, identify, train_and_publish
 from zssmnet.registry.versions import (
     MODEL,
     PretrainedModel,
@@ -43,8 +39,8 @@ from zssmnet.storage.records import (
     record_names,
     same_content,
 )
-from zssmnet.training.checkpoint import BEST, EpochResult, Progress
-from zssmnet.training.dataset import CubeSet, open_training_data
+from zssmnet.training.checkpoint import EpochResult, Progress
+from zssmnet.training.dataset import open_training_data
 from zssmnet.training.epoch import OnStep
 from zssmnet.training.fit import OnEpoch, evaluate, is_finished
 
@@ -52,24 +48,6 @@ log = logging.getLogger(__name__)
 
 JUDGEMENT = "challenge"
 """The record of the last judgement, in the weights' folder."""
-
-
-class Gain(BaseModel, frozen=True):
-    """By how much a challenger is better than the champion: in a figure of which more is better, with 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def in_words(self) -> str:
-        """Mean and interval."""
-        return f"{self.mean:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}"
-
-
-Trained = tuple[PretrainedModel, Path]
-Compare = Callable[[Trained, Trained, Storage, ProbeJudge], Gain]
-"""Champion, challenger, a folder for what is found, and how: see `zssmnet.probe.run`."""
 
 
 class Judgement(Record):
@@ -84,7 +62,6 @@ class Judgement(Record):
         challenger_loss: that of the challenger, corrupted in the same way.
         published: whether the challenger became the stable model.
         margin_percent: by how much its loss had to be smaller.
-        by_probe: how the probe judged instead of the losses, if it did.
     """
 
     run_id: Name
@@ -97,17 +74,13 @@ class Judgement(Record):
     best_epoch: int
     history: tuple[EpochResult, ...]
     margin_percent: float = 0.0
-    by_probe: ProbeJudge | None = None
-    gain: Gain | None = None
 
-    def stands(
-        self, inputs: tuple[Input, ...], config: PretrainConfig, margin_percent: float, by_probe: ProbeJudge | None
-    ) -> bool:
-        """Whether it was made of the same cubes in the same way, and nothing more is asked for."""
+    def stands(self, files: tuple[Input, ...], config: PretrainConfig, margin_percent: float) -> bool:
+        """Whether it was made of the same cubes in the same way, and no more epochs are asked for."""
         return (
             self.method == METHOD
-            and (self.margin_percent, self.by_probe) == (margin_percent, by_probe)
-            and same_content(self.inputs, inputs)
+            and self.margin_percent == margin_percent
+            and same_content(self.inputs, files)
             and decisive(self.parameters) == decisive(config)
             and is_finished(Progress(list(self.history), self.best_epoch), config.training)
         )
@@ -121,7 +94,6 @@ def challenge(
     on_step: OnStep = lambda done, steps: None,
     before_publication: Callable[[], None] = lambda: None,
     margin_percent: float = 0.0,
-    by_probe: tuple[ProbeJudge, Compare] | None = None,
 ) -> tuple[Judgement, bool]:
     """Train a challenger on the cubes in a folder, and publish it if it is better than the published model.
 
@@ -131,7 +103,6 @@ def challenge(
     Args:
         before_publication: called when training is done; where it raises an error, nothing is judged or published.
         margin_percent: by how much the challenger's loss must be smaller.
-        by_probe: judge by the probe instead of the losses; how, and what compares.
 
     Returns:
         The judgement, and whether any work was done.
@@ -142,24 +113,80 @@ def challenge(
         CheckpointError: a checkpoint that cannot be used, a published model without a record, or one with another
             network than ``config`` asks for.
     """
-    how = by_probe[0] if by_probe else None
     last = read_record(weights, JUDGEMENT, Judgement)
-    supply = take_stock(cubes, last.inputs if last else ())
-    if last and weights.stat(MODEL) and last.stands(supply.inputs, config, margin_percent, how):
+    inputs = training_inputs(cubes, last.inputs if last else ())
+    if last and weights.stat(MODEL) and last.stands(inputs.files, config, margin_percent):
         return last, False
-    champion = _champion(weights, supply.inputs, config)
+    champion = _champion(weights, inputs.files, config)
+    champion_loss: float | None = None
     if champion is None:
-        _announce_judgement(weights, supply.inputs)
-        made, _ = pretrain(cubes, weights, config, on_epoch, on_step, before_publication)
-        judgement = _judgement(made, supply, None, None, made.best_validation_loss, True, margin_percent)
-        judgement = judgement.model_copy(update={"by_probe": how})
+        _announce_judgement(weights, inputs.files)
+        made, _ = train_and_publish(cubes, weights, config, on_epoch, on_step, before_publication)
+        challenger_loss, is_better = made.best_validation_loss, True
         log.info("%s is published: there was no model to challenge", made.run_id)
     else:
-        judgement = _contest(
-            cubes, weights, config, supply, champion, on_epoch, on_step, before_publication, margin_percent, by_probe
+        _check_network(weights, champion, config.network)
+        run = Run(cubes, weights, config, inputs, _as_input(weights, champion))
+        made, champion_loss, challenger_loss, is_better = _contest(
+            run, champion, on_epoch, on_step, before_publication, margin_percent
         )
+    judgement = Judgement(
+        method=METHOD,
+        inputs=inputs.files,
+        outputs=(),
+        run_id=made.run_id,
+        champion=champion.run_id if champion else None,
+        champion_loss=champion_loss if champion_loss is not None and math.isfinite(champion_loss) else None,
+        challenger_loss=challenger_loss,
+        published=is_better,
+        parameters=made.parameters,
+        data=inputs.data,
+        best_epoch=made.best_epoch,
+        history=made.history,
+        margin_percent=margin_percent,
+    )
     publish_record(weights, JUDGEMENT, judgement)
     return judgement, True
+
+
+def _contest(
+    run: Run,
+    champion: PretrainedModel,
+    on_epoch: OnEpoch,
+    on_step: OnStep,
+    before_publication: Callable[[], None],
+    margin_percent: float,
+) -> tuple[PretrainedModel, float, float, bool]:
+    """Train the challenger, and publish it if it is better: its record, both losses, and whether it is."""
+    champion_model = checked_model(run.weights, champion)
+    _, validation = open_training_data(run.cubes, run.config.training.batch_size)
+    champion_loss = evaluate(champion_model, validation, run.config)
+    made = run.train(on_epoch, on_step, _initial(champion_model, champion_loss))
+    before_publication()
+    challenger_loss = evaluate(run.model, validation, run.config)
+    is_better = _is_better(challenger_loss, champion_loss, margin_percent)
+    if is_better:
+        _announce_judgement(run.weights, run.files)
+        made = publish(run.weights, made, run.model)
+    log.info(
+        f"champion {champion.run_id} {champion_loss:.5f}, challenger {made.run_id} {challenger_loss:.5f} on "
+        f"{len(validation)} validation cubes: {'published' if is_better else 'not better, not published'}"
+    )
+    return made, champion_loss, challenger_loss, is_better
+
+
+def _initial(champion_model: Path, champion_loss: float) -> Path | None:
+    """What the challenger begins with: a champion that has diverged would only make it diverge as well."""
+    if math.isfinite(champion_loss):
+        return champion_model
+    log.warning("the champion's loss is not finite: the challenger begins with new weights")
+    return None
+
+
+def _is_better(challenger_loss: float, champion_loss: float, margin_percent: float) -> bool:
+    if not math.isfinite(champion_loss):
+        return math.isfinite(challenger_loss)
+    return challenger_loss < champion_loss * (1 - margin_percent / 100)
 
 
 def challenger_settings(
@@ -179,7 +206,8 @@ def challenger_settings(
             _check_network(weights, champion, config.network)
         config = config.model_copy(update={"network": champion.parameters.network})
         log.info("as the published model %s: a network with %s", champion.run_id, _described(config.network))
-    return config, cut or cubes_settings(cubes) or CubesConfig()
+    records = (read_record(cubes, name, SubsetCubes) for name in record_names(cubes))
+    return config, cut or next((record.parameters for record in records if record), CubesConfig())
 
 
 def seen_data(weights: Storage) -> frozenset[CaseData]:
@@ -195,107 +223,25 @@ def seen_data(weights: Storage) -> frozenset[CaseData]:
     return frozenset(one for record in (stable, judgement) if record for one in record.data)
 
 
-def _announce_judgement(weights: Storage, inputs: tuple[Input, ...]) -> None:
+def _announce_judgement(weights: Storage, files: tuple[Input, ...]) -> None:
     """Publish a record of the judgement to come; a judgement it is not, so that it counts as none."""
     to_come = Output(key=MODEL, size=NOT_YET, sha256="")
-    publish_record(weights, JUDGEMENT, Record(method=METHOD, inputs=inputs, outputs=(to_come,)))
+    publish_record(weights, JUDGEMENT, Record(method=METHOD, inputs=files, outputs=(to_come,)))
 
 
-def _champion(weights: Storage, inputs: tuple[Input, ...], config: PretrainConfig) -> PretrainedModel | None:
+def _champion(weights: Storage, files: tuple[Input, ...], config: PretrainConfig) -> PretrainedModel | None:
     """The version to beat; None if there is none, or only what plain pre-training on these cubes gives.
 
     A run that was killed after it had published its challenger finds that one as the stable model: the champion is
     the model that it replaced.
     """
     stable = keep_stable(weights)
-    if stable is None or stable.run_id == identify(inputs, config):
+    if stable is None or stable.run_id == identify(files, config):
         return None
     replaced = find_version(weights, stable.replaces) if stable.replaces else None
-    if replaced and stable.run_id == identify((*inputs, _as_input(weights, replaced)), config):
+    if replaced and stable.run_id == identify((*files, _as_input(weights, replaced)), config):
         return replaced
     return stable
-
-
-def _contest(
-    cubes: Storage,
-    weights: Storage,
-    config: PretrainConfig,
-    supply: Supply,
-    champion: PretrainedModel,
-    on_epoch: OnEpoch,
-    on_step: OnStep,
-    before_publication: Callable[[], None],
-    margin_percent: float,
-    by_probe: tuple[ProbeJudge, Compare] | None,
-) -> Judgement:
-    _check_network(weights, champion, config.network)
-    inputs = (*supply.inputs, _as_input(weights, champion))
-    run_id = identify(inputs, config)
-    workplace = workplace_of(weights, run_id)
-    champion_model = checked_model(weights, champion)
-    _, validation = open_training_data(cubes, config.training.batch_size)
-    champion_loss = evaluate(champion_model, validation, config)
-    progress = train(cubes, workplace, config, on_epoch, on_step, _initial(champion_model, champion_loss))
-    before_publication()
-    challenger_model = workplace.local(BEST)
-    challenger_loss = evaluate(challenger_model, validation, config)
-    bound = champion_loss * (1 - margin_percent / 100)
-    # a champion whose loss is not finite is beaten by any finite one
-    is_better = challenger_loss < bound or (math.isfinite(challenger_loss) and not math.isfinite(champion_loss))
-    made = describe(run_id, inputs, supply, config, progress)
-    how, compare = by_probe or (None, None)
-    gain = None
-    if how and compare and math.isfinite(champion_loss):
-        gain = compare((champion, champion_model), (made, challenger_model), workplace.child("probe"), how)
-        is_better = gain.low > how.margin
-    if is_better:
-        _announce_judgement(weights, inputs)
-        made = publish(weights, made, challenger_model)
-    _log_judgement(champion.run_id, champion_loss, run_id, challenger_loss, validation, is_better)
-    if gain:
-        log.info("by the probe: %s", gain.in_words)
-    judgement = _judgement(made, supply, champion.run_id, champion_loss, challenger_loss, is_better, margin_percent)
-    return judgement.model_copy(update={"by_probe": how, "gain": gain})
-
-
-def _initial(champion_model: Path, champion_loss: float) -> Path | None:
-    """What the challenger begins with: a champion that has diverged would only make it diverge as well."""
-    if math.isfinite(champion_loss):
-        return champion_model
-    log.warning("the champion's loss is not finite: the challenger begins with new weights")
-    return None
-
-
-def _judgement(
-    made: PretrainedModel,
-    supply: Supply,
-    champion: str | None,
-    champion_loss: float | None,
-    challenger_loss: float,
-    published: bool,
-    margin_percent: float,
-) -> Judgement:
-    return Judgement(
-        method=METHOD,
-        inputs=supply.inputs,
-        outputs=(),
-        run_id=made.run_id,
-        champion=champion,
-        champion_loss=champion_loss if champion_loss is not None and math.isfinite(champion_loss) else None,
-        challenger_loss=challenger_loss,
-        published=published,
-        parameters=made.parameters,
-        data=supply.data,
-        best_epoch=made.best_epoch,
-        history=made.history,
-        margin_percent=margin_percent,
-    )
-
-
-def cubes_settings(cubes: Storage) -> CubesConfig | None:
-    """How the cubes in a folder were cut, by the first record among them; None if there is none."""
-    records = (read_record(cubes, name, SubsetCubes) for name in record_names(cubes))
-    return next((record.parameters for record in records if record), None)
 
 
 def _as_input(weights: Storage, version: PretrainedModel) -> Input:
@@ -318,17 +264,3 @@ def _check_network(weights: Storage, champion: PretrainedModel, wanted: NetworkC
 
 def _described(network: NetworkConfig) -> str:
     return f"channels {', '.join(map(str, network.channels))} and merge {network.merge!r}"
-
-
-def _log_judgement(
-    champion: str, champion_loss: float, challenger: str, challenger_loss: float, validation: CubeSet, is_better: bool
-) -> None:
-    log.info(
-        "champion %s %.5f, challenger %s %.5f on %d validation cubes: %s",
-        champion,
-        champion_loss,
-        challenger,
-        challenger_loss,
-        len(validation),
-        "published" if is_better else "not better, not published",
-    )

@@ -1,6 +1,6 @@
 """What is new in an archive: against what was prepared, and against what the published model has seen."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -66,15 +66,16 @@ def find_changes(
 
     with ThreadPoolExecutor(_CASES_AT_ONCE) as pool:
         records = list(pool.map(known, wanted))
-    ids = {case.id for case in wanted}
     seen = _seen(weights) if weights else frozenset()
-    new, changed = _against(seen, [(case.id, record) for case, record in zip(wanted, records, strict=True)])
+    seen_ids, ids = {one.case_id for one in seen}, {case.id for case in wanted}
+    found = list(zip(wanted, records, strict=True))
+    unseen = [case.id for case, record in found if record is None or data_of_case(record) not in seen]
     return Changes(
-        to_prepare=tuple(case for case, record in zip(wanted, records, strict=True) if record is None),
+        to_prepare=tuple(case for case, record in found if record is None),
         up_to_date=tuple(record for record in records if record),
         gone=tuple(name for name in record_names(data) if name not in ids),
-        new=new,
-        changed=changed,
+        new=tuple(one for one in unseen if one not in seen_ids),
+        changed=tuple(one for one in unseen if one in seen_ids),
     )
 
 
@@ -82,12 +83,3 @@ def _seen(weights: Storage) -> frozenset[CaseData]:
     from zssmnet.registry.challenge import seen_data  # imports PyTorch, which preparing alone does not need
 
     return seen_data(weights)
-
-
-def _against(
-    seen: frozenset[CaseData], found: Iterable[tuple[str, PreparedCase | None]]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of cases not seen at all, and of cases seen as something else; what is to be prepared is something else."""
-    unseen = [case_id for case_id, record in found if record is None or data_of_case(record) not in seen]
-    ids = {one.case_id for one in seen}
-    return tuple(one for one in unseen if one not in ids), tuple(one for one in unseen if one in ids)

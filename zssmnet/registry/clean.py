@@ -11,7 +11,7 @@ from typing import Literal
 
 from zssmnet.errors import LockedError
 from zssmnet.registry.versions import PUBLICATION_S, find_version, stable_model
-from zssmnet.storage import Entry, Storage
+from zssmnet.storage import Storage
 from zssmnet.storage.lock import LOCKS, is_locked, locked
 from zssmnet.storage.records import RECORDS, VERSIONS
 
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 TRAINING = "training"
 """Folder of the runs' checkpoints and logs, ``training/<run id>/``."""
+Kind = Literal["published", "unpublished", "version"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Removable:
             removed, an interrupted run starts anew. ``version``: a model with its record.
     """
 
-    kind: Literal["published", "unpublished", "version"]
+    kind: Kind
     run_id: str
     folder: str
     size: int
@@ -46,15 +47,16 @@ def removable(weights: Storage) -> list[Removable]:
     Raises:
         StorageError: the folder cannot be read.
     """
-    found = []
-    for run_id, entries in _by_run(weights, TRAINING).items():
-        kind: Literal["published", "unpublished"] = "published" if find_version(weights, run_id) else "unpublished"
-        found.append(_removable(kind, f"{TRAINING}/{run_id}", run_id, entries))
     stable = stable_model(weights)
-    if stable is not None:
-        for run_id, entries in _by_run(weights, VERSIONS).items():
-            if run_id not in (stable.run_id, stable.replaces):
-                found.append(_removable("version", f"{VERSIONS}/{run_id}", run_id, entries))
+    found = []
+    for folder in (TRAINING, VERSIONS) if stable else (TRAINING,):
+        for run_id, sizes in _sizes_by_run(weights, folder).items():
+            kind: Kind = "version"
+            if folder == TRAINING:
+                kind = "published" if find_version(weights, run_id) else "unpublished"
+            elif stable and run_id in (stable.run_id, stable.replaces):
+                continue
+            found.append(Removable(kind, run_id, f"{folder}/{run_id}", sum(sizes), len(sizes)))
     return [one for one in found if not is_locked(weights.child(one.folder))]
 
 
@@ -69,12 +71,15 @@ def remove(weights: Storage, items: Iterable[Removable]) -> list[Removable]:
     """
     removed = []
     with locked(weights, PUBLICATION_S):
-        present = {one.folder: one for one in removable(weights)}
-        for item in (present[one.folder] for one in items if one.folder in present):
+        present = {one.folder for one in removable(weights)}
+        for item in (one for one in items if one.folder in present):
             folder = weights.child(item.folder)
             try:
                 with locked(folder, timeout_s=0):
-                    _remove_files(folder)
+                    folder.sweep()
+                    keys = [entry.key for entry in folder.list() if not entry.key.startswith(f"{LOCKS}/")]
+                    for key in sorted(keys, key=lambda key: not key.startswith(f"{RECORDS}/")):
+                        folder.remove(key)
             except LockedError as error:
                 log.warning("%s", error)
             else:
@@ -82,24 +87,11 @@ def remove(weights: Storage, items: Iterable[Removable]) -> list[Removable]:
     return removed
 
 
-def _remove_files(folder: Storage) -> None:
-    folder.sweep()
-    keys = [entry.key for entry in folder.list() if not entry.key.startswith(f"{LOCKS}/")]
-    for key in sorted(keys, key=lambda key: not key.startswith(f"{RECORDS}/")):
-        folder.remove(key)
-
-
-def _by_run(weights: Storage, folder: str) -> dict[str, list[Entry]]:
-    """Files below ``folder/<run id>/``, by run id; files that lie in no such folder are left out."""
-    runs: dict[str, list[Entry]] = {}
+def _sizes_by_run(weights: Storage, folder: str) -> dict[str, list[int]]:
+    """Sizes of the files below ``folder/<run id>/``, by run id; files that lie in no such folder are left out."""
+    runs: dict[str, list[int]] = {}
     for entry in weights.list(folder):
         run_id, _, name = entry.key.removeprefix(f"{folder}/").partition("/")
         if name and not name.startswith(f"{LOCKS}/"):
-            runs.setdefault(run_id, []).append(entry)
+            runs.setdefault(run_id, []).append(entry.size)
     return runs
-
-
-def _removable(
-    kind: Literal["published", "unpublished", "version"], folder: str, run_id: str, entries: list[Entry]
-) -> Removable:
-    return Removable(kind, run_id, folder, sum(entry.size for entry in entries), len(entries))

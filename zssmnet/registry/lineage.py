@@ -1,11 +1,22 @@
-"""What a case gave to training, as one digest: so that a later run knows which cases a model has seen, and as what."""
+"""What training is made from: files of cubes, and the cases behind them, each as one digest.
+
+So a later run knows which cases a model has seen, and as what.
+"""
 
 import hashlib
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from zssmnet.preparation.cubes import SubsetCubes
+from zssmnet.data.archive import shortened
+from zssmnet.data.splits import SUBSETS, VALIDATION_SUBSET
+from zssmnet.errors import CubesError
+from zssmnet.preparation.cubes import Spacing, SubsetCubes, find_cubes
 from zssmnet.preparation.prepare import PreparedCase, prepared_keys
+from zssmnet.storage import Storage
+from zssmnet.storage.records import Input, fingerprints, read_record, up_to_date
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,5 +51,67 @@ def data_of_cubes(record: SubsetCubes) -> tuple[CaseData, ...]:
     )
 
 
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a folder of cubes holds.
+
+    Attributes:
+        files: fingerprints of its six files.
+        data: the recorded cases behind them.
+        spacing_mm: recorded spacing x, y, z.
+    """
+
+    files: tuple[Input, ...]
+    data: tuple[CaseData, ...]
+    spacing_mm: Spacing | None
+
+
+def training_inputs(cubes: Storage, earlier: Sequence[Input] = ()) -> TrainingInputs:
+    """Fingerprint the files of cubes; those with a record, or an earlier fingerprint, of their version are not read.
+
+    Where a file of cubes does not match its record, nothing is known about the cases behind it.
+
+    Raises:
+        CubesError: there are no cubes, or not of all subsets, or a case is both trained on and validated with.
+    """
+    by_subset = find_cubes(cubes)
+    keys = [by_subset[subset] for subset in SUBSETS]
+    known, data, spacing = list(earlier), list[CaseData](), None
+    for key in keys:
+        record = read_record(cubes, key, SubsetCubes)
+        if present := up_to_date(cubes, key, record):
+            (output,) = present.outputs
+            known.append(Input(name=key, size=output.size, version=output.version, sha256=output.sha256))
+            data.extend(data_of_cubes(present))
+            spacing = spacing or present.spacing_mm
+        elif record:
+            log.warning(
+                "%s: does not match its record; 'zssmnet cubes' cuts the cubes of the prepared cases anew",
+                cubes.where(key),
+            )
+    _check_sides(cubes, data)
+    return TrainingInputs(fingerprints([(cubes, key) for key in keys], known), tuple(data), spacing)
+
+
 def _digest(sha256s: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sha256s).encode()).hexdigest()
+
+
+def _check_sides(cubes: Storage, data: Sequence[CaseData]) -> None:
+    """No case is both trained on and validated with: the validation loss would measure memory."""
+    validated = [one for one in data if one.subset == VALIDATION_SUBSET]
+    trained = [one for one in data if one.subset != VALIDATION_SUBSET]
+    if both := sorted({one.case_id for one in trained} & {one.case_id for one in validated}):
+        raise CubesError(
+            f"{cubes.uri}: {len(both)} cases are both trained on and validated with: {shortened(both)}; "
+            "generate the cubes of all six subsets anew"
+        )
+    known = {one.sha256: one.case_id for one in trained}
+    if alike := [f"{one.case_id} is {known[one.sha256]}" for one in validated if one.sha256 in known]:
+        log.warning(
+            "%s: %d validation cases have the images of training cases (%s): the validation loss is too good; "
+            "remove one of each from the archive",
+            cubes.uri,
+            len(alike),
+            shortened(alike),
+        )

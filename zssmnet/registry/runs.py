@@ -1,15 +1,15 @@
-"""One training run: what goes into it, its id, its workplace, and its record.
+"""One training run: its inputs, its id, its folder, and its record; from cubes to published weights.
 
 A run works in ``training/<run id>/`` of the weights' folder, where it keeps its best model and its last checkpoint.
-The run id is made from what decides the weights, so that the same work is continued and other work is not.
+The run id is made from what decides the weights, so that the same work is continued and other work is not. When a run
+has finished, its best model is published as a version, and as ``ssl_mnet_zonal.model`` in one step.
 """
 
 import hashlib
 import json
 import logging
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,15 @@ from typing import Any
 import torch
 
 from zssmnet.config import PretrainConfig
-from zssmnet.data.archive import CHANNELS, shortened
-from zssmnet.data.splits import SUBSETS, VALIDATION_SUBSET
-from zssmnet.errors import CubesError, NonFiniteLossError
-from zssmnet.preparation.cubes import Spacing, SubsetCubes, find_cubes
-from zssmnet.registry.lineage import CaseData, data_of_cubes
-from zssmnet.registry.versions import PretrainedModel
+from zssmnet.data.archive import CHANNELS
+from zssmnet.errors import NonFiniteLossError
+from zssmnet.registry.lineage import TrainingInputs, training_inputs
+from zssmnet.registry.versions import MODEL, PretrainedModel, find_version, promote, publish, stable_model
 from zssmnet.storage import Storage
 from zssmnet.storage.lock import locked
-from zssmnet.storage.records import Input, fingerprints, read_record, up_to_date
-from zssmnet.training.checkpoint import Progress, TrainingState, check_best
-from zssmnet.training.dataset import CubeSet, open_training_data
+from zssmnet.storage.records import Input
+from zssmnet.training.checkpoint import BEST, Progress, TrainingState, check_best
+from zssmnet.training.dataset import open_training_data
 from zssmnet.training.epoch import OnStep
 from zssmnet.training.fit import OnEpoch, fit
 from zssmnet.training.precision import choose_device, choose_precision
@@ -52,42 +50,6 @@ _ADDED = {
 """Settings that earlier versions did not have, and the values that they stood for: their runs are continued."""
 
 
-@dataclass(frozen=True)
-class Supply:
-    """What a folder of cubes holds: fingerprints of its six files, the recorded cases behind them, their spacing."""
-
-    inputs: tuple[Input, ...]
-    data: tuple[CaseData, ...]
-    spacing_mm: Spacing | None
-
-
-def take_stock(cubes: Storage, earlier: Sequence[Input] = ()) -> Supply:
-    """Fingerprint the files of cubes; those with a record, or an earlier fingerprint, of their version are not read.
-
-    Where a file of cubes is not the one of its record, nothing is known about the cases behind it.
-
-    Raises:
-        CubesError: there are no cubes, or not of all subsets, or a case is both trained on and validated with.
-    """
-    by_subset = find_cubes(cubes)
-    keys = [by_subset[subset] for subset in SUBSETS]
-    known, data, spacing = list(earlier), list[CaseData](), None
-    for key in keys:
-        record = read_record(cubes, key, SubsetCubes)
-        if present := up_to_date(cubes, key, record):
-            (output,) = present.outputs
-            known.append(Input(name=key, size=output.size, version=output.version, sha256=output.sha256))
-            data.extend(data_of_cubes(present))
-            spacing = spacing or present.spacing_mm
-        elif record:
-            log.warning(
-                "%s: is not the file of its record; 'zssmnet cubes' cuts the cubes of the prepared cases anew",
-                cubes.where(key),
-            )
-    _check_sides(cubes, data)
-    return Supply(fingerprints([(cubes, key) for key in keys], known), tuple(data), spacing)
-
-
 def identify(inputs: Sequence[Input], config: PretrainConfig) -> str:
     """The id of the run with these inputs and this configuration: 12 hex digits."""
     content = json.dumps([METHOD, [one.sha256 for one in inputs], decisive(config)], sort_keys=True)
@@ -106,64 +68,119 @@ def decisive(config: PretrainConfig) -> dict[str, Any]:
     return settings
 
 
-def workplace_of(weights: Storage, run_id: str) -> Storage:
+def run_folder(weights: Storage, run_id: str) -> Storage:
     """Where a run keeps its last checkpoint, its best model and its logs."""
     return weights.child(f"training/{run_id}")
 
 
-def train(
+class Run:
+    """One training run on a folder of cubes.
+
+    Attributes:
+        files: fingerprints of all that it reads: six files of cubes, then the version that it starts from, if it does.
+    """
+
+    def __init__(
+        self, cubes: Storage, weights: Storage, config: PretrainConfig, inputs: TrainingInputs, *start: Input
+    ) -> None:
+        self.cubes, self.weights, self.config, self._inputs = cubes, weights, config, inputs
+        self.files = (*inputs.files, *start)
+        self.run_id = identify(self.files, config)
+        self.folder = run_folder(weights, self.run_id)
+
+    @property
+    def model(self) -> Path:
+        """A local path of the best model."""
+        return self.folder.local(BEST)
+
+    def train(self, on_epoch: OnEpoch, on_step: OnStep, initial: Path | None = None) -> PretrainedModel:
+        """Train, see `run_training`; the record of the best model, to be published with it."""
+        progress = run_training(self.cubes, self.folder, self.config, on_epoch, on_step, initial)
+        device = choose_device(self.config.training.device)
+        return PretrainedModel(
+            method=METHOD,
+            inputs=self.files,
+            outputs=(),
+            run_id=self.run_id,
+            parameters=self.config,
+            versions=_library_versions(),
+            device=device.type,
+            precision=choose_precision(self.config.training, device),
+            best_epoch=progress.best_epoch,
+            best_validation_loss=progress.best_loss,
+            metrics=_metrics(progress),
+            history=tuple(progress.history),
+            data=self._inputs.data,
+            spacing_mm=self._inputs.spacing_mm,
+        )
+
+
+def train_and_publish(
     cubes: Storage,
-    workplace: Storage,
+    weights: Storage,
+    config: PretrainConfig,
+    on_epoch: OnEpoch = lambda state: None,
+    on_step: OnStep = lambda done, steps: None,
+    before_publication: Callable[[], None] = lambda: None,
+) -> tuple[PretrainedModel, bool]:
+    """Pre-train on the cubes in a folder and publish the best model, unless that was done already; see `fit`.
+
+    Args:
+        before_publication: called when training is done; where it raises an error, nothing is published.
+
+    Returns:
+        The model's record, and whether any work was done.
+    """
+    stable = stable_model(weights)
+    run = Run(cubes, weights, config, training_inputs(cubes, stable.inputs if stable else ()))
+    known = find_version(weights, run.run_id) or (stable if stable and stable.run_id == run.run_id else None)
+    if known and known.is_finished(config.training):
+        return known, promote(weights, run.run_id)
+    made = run.train(on_epoch, on_step)
+    before_publication()
+    made = publish(weights, made, run.model)
+    log.info("published %s: epoch %d, validation loss %.5f", MODEL, made.best_epoch, made.best_validation_loss)
+    return made, True
+
+
+def run_training(
+    cubes: Storage,
+    folder: Storage,
     config: PretrainConfig,
     on_epoch: OnEpoch,
     on_step: OnStep,
     initial: Path | None = None,
 ) -> Progress:
-    """Train in a run's workplace, from its last checkpoint on, see `fit`; LockedError if another run does."""
+    """Train in a run's folder, from its last checkpoint on, see `fit`; LockedError if another run does."""
     training, validation = open_training_data(cubes, config.training.batch_size)
-    _log_start(training, validation, config, workplace)
+    log.info(
+        "pre-training %s: %d training and %d validation cubes, %d steps of %d an epoch, recipe %r",
+        folder.uri.rpartition("/")[2],
+        len(training),
+        len(validation),
+        len(training) // config.training.batch_size,
+        config.training.batch_size,
+        config.corruption.recipe,
+    )
     with (
-        locked(workplace) as lock,
+        locked(folder) as lock,
         process_group(Job(cubes=cubes.uri, config=config)) as group,
     ):
-        workplace.sweep()
+        folder.sweep()
 
         def watch(state: TrainingState) -> None:
             lock.check()  # else two runs would replace each other's checkpoints
-            publish_logs(workplace, state, validation, config)
+            publish_logs(folder, state, validation, config)
             on_epoch(state)
 
         try:
-            progress = fit(training, validation, config, workplace, watch, on_step, initial, group).progress
+            progress = fit(training, validation, config, folder, watch, on_step, initial, group).progress
         except NonFiniteLossError as error:
             if found := training.first_not_finite() or validation.first_not_finite():
                 raise NonFiniteLossError(f"{error}; {found}; generate the cubes anew") from error
             raise
-    check_best(workplace, progress)
+    check_best(folder, progress)
     return progress
-
-
-def describe(
-    run_id: str, inputs: tuple[Input, ...], supply: Supply, config: PretrainConfig, progress: Progress
-) -> PretrainedModel:
-    """The record of a run's best model, to be published with it."""
-    device = choose_device(config.training.device)
-    return PretrainedModel(
-        method=METHOD,
-        inputs=inputs,
-        outputs=(),
-        run_id=run_id,
-        parameters=config,
-        versions=_versions(),
-        device=device.type,
-        precision=choose_precision(config.training, device),
-        best_epoch=progress.best_epoch,
-        best_validation_loss=progress.best_loss,
-        metrics=_metrics(progress),
-        history=tuple(progress.history),
-        data=supply.data,
-        spacing_mm=supply.spacing_mm,
-    )
 
 
 def _metrics(progress: Progress) -> dict[str, float]:
@@ -175,39 +192,7 @@ def _metrics(progress: Progress) -> dict[str, float]:
     return metrics | {f"spread_{channel}": spread for channel, spread in zip(CHANNELS, best.spread or (), strict=False)}
 
 
-def _versions() -> dict[str, str]:
+def _library_versions() -> dict[str, str]:
     """Of what decides the numbers."""
     packages = {name: metadata.version(name) for name in ("zssmnet", "numpy", "SimpleITK")}
     return {"python": platform.python_version(), "torch": str(torch.__version__)} | packages
-
-
-def _check_sides(cubes: Storage, data: Sequence[CaseData]) -> None:
-    """No case is both trained on and validated with: the validation loss would measure memory."""
-    validated = [one for one in data if one.subset == VALIDATION_SUBSET]
-    trained = [one for one in data if one.subset != VALIDATION_SUBSET]
-    if both := sorted({one.case_id for one in trained} & {one.case_id for one in validated}):
-        raise CubesError(
-            f"{cubes.uri}: {len(both)} cases are both trained on and validated with: {shortened(both)}; "
-            "generate the cubes of all six subsets anew"
-        )
-    known = {one.sha256: one.case_id for one in trained}
-    if alike := [f"{one.case_id} is {known[one.sha256]}" for one in validated if one.sha256 in known]:
-        log.warning(
-            "%s: %d validation cases have the images of training cases (%s): the validation loss is too good; "
-            "remove one of each from the archive",
-            cubes.uri,
-            len(alike),
-            shortened(alike),
-        )
-
-
-def _log_start(training: CubeSet, validation: CubeSet, config: PretrainConfig, workplace: Storage) -> None:
-    log.info(
-        "pre-training %s: %d training and %d validation cubes, %d steps of %d an epoch, recipe %r",
-        workplace.uri.rpartition("/")[2],
-        len(training),
-        len(validation),
-        len(training) // config.training.batch_size,
-        config.training.batch_size,
-        config.corruption.recipe,
-    )

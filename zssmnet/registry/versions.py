@@ -10,6 +10,7 @@ leaves a record that counts as not done. The stable model is then known by its S
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -24,17 +25,15 @@ from zssmnet.registry.lineage import CaseData
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.lock import locked
 from zssmnet.storage.records import (
-    NOT_YET,
     VERSIONS,
     Name,
     Output,
     Record,
     outputs_there,
-    publish_record,
+    publish_recorded,
     read_record,
     record_key,
     up_to_date,
-    with_version,
 )
 from zssmnet.training.checkpoint import EpochResult, Progress
 from zssmnet.training.fit import is_finished
@@ -92,9 +91,14 @@ def version_key(run_id: str) -> str:
     return f"{VERSIONS}/{run_id}/{MODEL}"
 
 
+def version_folder(weights: Storage, run_id: str) -> Storage:
+    """The folder of a version: its model and its records."""
+    return weights.child(f"{VERSIONS}/{run_id}")
+
+
 def list_versions(weights: Storage) -> list[PretrainedModel]:
     """All whole versions, from the first published to the last; one that was published again keeps its place."""
-    found = (record for record in _records(weights) if outputs_there(_folder(weights, record.run_id), record.outputs))
+    found = (one for one in _records(weights) if outputs_there(version_folder(weights, one.run_id), one.outputs))
     return sorted(found, key=_order)
 
 
@@ -103,7 +107,7 @@ def find_version(weights: Storage, run_id: str) -> PretrainedModel | None:
 
     Its file may have been damaged since: `checked_model` and `promote` look at its content.
     """
-    folder = _folder(weights, run_id)
+    folder = version_folder(weights, run_id)
     record = read_record(folder, MODEL, PretrainedModel)
     return record if record and outputs_there(folder, record.outputs) else None
 
@@ -128,7 +132,7 @@ def stable_model(weights: Storage) -> PretrainedModel | None:
 
 
 def keep_stable(weights: Storage) -> PretrainedModel | None:
-    """See to it that the stable model is among the versions; one that an earlier program published may not be.
+    """Keep the stable model among the versions; one that an earlier program published may not be there.
 
     Returns:
         The version that is the stable model; None if there is no model.
@@ -146,7 +150,7 @@ def keep_stable(weights: Storage) -> PretrainedModel | None:
     if kept := find_version(weights, stable.run_id):
         return kept
     with locked(weights, PUBLICATION_S):
-        _put(_folder(weights, stable.run_id), _checked(weights, stable), stable)
+        _put(version_folder(weights, stable.run_id), _checked(weights, stable), stable)
     return stable
 
 
@@ -160,7 +164,7 @@ def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedM
         output = Output(key=MODEL, size=model.stat().st_size, sha256=sha256_of(model))
         number, replaces = _place(weights, made.run_id)
         record = made.model_copy(update={"outputs": (output,), "number": number, "replaces": replaces})
-        folder = _folder(weights, made.run_id)
+        folder = version_folder(weights, made.run_id)
         if up_to_date(folder, MODEL, find_version(weights, made.run_id)) != record:
             _put(folder, model, record)
         promote(weights, made.run_id)
@@ -178,13 +182,11 @@ def promote(weights: Storage, run_id: str) -> bool:
     """
     with locked(weights, PUBLICATION_S):
         stable = up_to_date(weights, MODEL, read_record(weights, MODEL, PretrainedModel))
-        version = find_version(weights, run_id)
-        if stable and stable.run_id == run_id and version in (stable, None):
+        if stable and stable.run_id == run_id and find_version(weights, run_id) in (stable, None):
             keep_stable(weights)
             return False
-        if version is None:
-            raise _no_such_version(weights, run_id)
-        model = _checked(_folder(weights, run_id), version)
+        version = _named(weights, run_id)
+        model = checked_model(weights, version)
         try:
             keep_stable(weights)
         except CheckpointError as error:
@@ -193,12 +195,12 @@ def promote(weights: Storage, run_id: str) -> bool:
         return True
 
 
-def roll_back(weights: Storage, version: str | None = None) -> PretrainedModel:
+def roll_back(weights: Storage, run_id: str | None = None) -> PretrainedModel:
     """Make an earlier version the stable model again; naming a later one rolls forward.
 
     Args:
-        version: run id; None takes the version that the stable model replaced. Where a change of the stable model
-            was interrupted, None finishes that change and does no more: repeated, it does not go back twice.
+        run_id: of the version; None takes the one that the stable model replaced. Where a switch of the stable model
+            was interrupted, None completes that switch and does no more: repeated, it does not go back twice.
 
     Returns:
         The record of what is now the stable model.
@@ -208,24 +210,17 @@ def roll_back(weights: Storage, version: str | None = None) -> PretrainedModel:
     """
     with locked(weights, PUBLICATION_S):
         stable = stable_model(weights)
-        if version is None:
-            version = _one_before(weights, stable)
-        chosen = find_version(weights, version)
-        if chosen is None:
-            raise _no_such_version(weights, version)
-        if not promote(weights, version):
-            raise CheckpointError(f"{weights.where(MODEL)}: is version {version} already; {_versions_listed(weights)}")
-        log.info("version %s is the stable model now, in place of %s", version, stable.run_id if stable else "none")
-        return chosen
+        run_id = _one_before(weights, stable) if run_id is None else run_id
+        version = _named(weights, run_id)
+        if not promote(weights, run_id):
+            raise CheckpointError(f"{weights.where(MODEL)}: is version {run_id} already; {_versions_listed(weights)}")
+        log.info("version %s is the stable model now, in place of %s", run_id, stable.run_id if stable else "none")
+        return version
 
 
 def checked_model(weights: Storage, version: PretrainedModel) -> Path:
     """A local path of a version's file; CheckpointError if its content is not that of its record."""
-    return _checked(_folder(weights, version.run_id), version)
-
-
-def _folder(weights: Storage, run_id: str) -> Storage:
-    return weights.child(f"{VERSIONS}/{run_id}")
+    return _checked(version_folder(weights, version.run_id), version)
 
 
 def _records(weights: Storage) -> list[PretrainedModel]:
@@ -233,7 +228,7 @@ def _records(weights: Storage) -> list[PretrainedModel]:
     ending = f"/{record_key(MODEL)}"
     keys = [entry.key for entry in weights.list(VERSIONS) if entry.key.endswith(ending)]
     run_ids = [key.removeprefix(f"{VERSIONS}/").removesuffix(ending) for key in keys]
-    found = [(run_id, read_record(_folder(weights, run_id), MODEL, PretrainedModel)) for run_id in run_ids]
+    found = [(run_id, read_record(version_folder(weights, run_id), MODEL, PretrainedModel)) for run_id in run_ids]
     return [record for run_id, record in found if record and record.run_id == run_id]
 
 
@@ -252,14 +247,9 @@ def _place(weights: Storage, run_id: str) -> tuple[int, str | None]:
 
 
 def _put(stage: Storage, model: Path, record: PretrainedModel) -> None:
-    """Publish a model, whose content is known, and its record; before them, a record of what is to come."""
+    """Publish a model and its record."""
     stage.sweep()
-    to_come = tuple(output.model_copy(update={"size": NOT_YET, "sha256": ""}) for output in record.outputs)
-    publish_record(stage, MODEL, record.model_copy(update={"outputs": to_come}))
-    with stage.publishing(MODEL) as path:
-        shutil.copyfile(model, path)
-    outputs = tuple(with_version(stage, output) for output in record.outputs)
-    publish_record(stage, MODEL, record.model_copy(update={"outputs": outputs}))
+    publish_recorded(stage, MODEL, record, {MODEL: partial(shutil.copyfile, model)})
 
 
 def _checked(stage: Storage, record: PretrainedModel) -> Path:
@@ -280,7 +270,7 @@ def _one_before(weights: Storage, stable: PretrainedModel | None) -> str:
         )
     recorded = read_record(weights, MODEL, PretrainedModel)
     if recorded and recorded.run_id == stable.run_id and not outputs_there(weights, recorded.outputs):
-        log.warning("the stable model was being changed to version %s: this is finished now", stable.run_id)
+        log.warning("completing interrupted switch to version %s", stable.run_id)
         return stable.run_id
     if stable.replaces is None:
         raise CheckpointError(
@@ -290,8 +280,10 @@ def _one_before(weights: Storage, stable: PretrainedModel | None) -> str:
     return stable.replaces
 
 
-def _no_such_version(weights: Storage, run_id: str) -> CheckpointError:
-    return CheckpointError(f"{weights.uri}: no version {run_id}; {_versions_listed(weights)}")
+def _named(weights: Storage, run_id: str) -> PretrainedModel:
+    if version := find_version(weights, run_id):
+        return version
+    raise CheckpointError(f"{weights.uri}: no version {run_id}; {_versions_listed(weights)}")
 
 
 def _versions_listed(weights: Storage) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from zssmnet.data.splits import SUBSETS, VALIDATION_SUBSET
 from zssmnet.preparation.cubes import find_cubes, open_cubes
 from zssmnet.registry.challenge import JUDGEMENT, Judgement
-from zssmnet.registry.runs import workplace_of
+from zssmnet.registry.runs import run_folder
 from zssmnet.registry.versions import MODEL, PretrainedModel, find_version, version_key
 from zssmnet.report.gallery import LOSS_CURVES, RESTORED_CUBES, Picture, draw_restored_by
 from zssmnet.report.markdown import code, text
@@ -133,7 +133,7 @@ def _contest_pictures(
     cubes: Storage, weights: Storage, judgement: Judgement, champion: PretrainedModel
 ) -> Iterator[str]:
     validation = CubeSet([open_cubes(cubes.local(find_cubes(cubes)[VALIDATION_SUBSET]))])
-    challenger = workplace_of(weights, judgement.run_id)
+    challenger = run_folder(weights, judgement.run_id)
     files: list[tuple[str, Path, float | None]] = [
         ("champion", weights.local(version_key(champion.run_id)), judgement.champion_loss)
     ]

@@ -9,7 +9,7 @@ from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import ServiceError
 from zssmnet.preparation.cubes import find_cubes, open_cubes
 from zssmnet.registry.challenge import JUDGEMENT, Judgement, challenge
-from zssmnet.registry.pretraining import pretrain as train_and_publish
+from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, stable_model, version_key
 from zssmnet.report.gallery import draw_losses, draw_restored, publish_training_pictures
 from zssmnet.report.model_page import embedded, model_section

@@ -7,10 +7,10 @@ from typing_extensions import override
 
 from zssmnet.config import PICAI_PATIENT, ProbeConfig
 from zssmnet.errors import ConfigError
-from zssmnet.probe.contenders import files_of, read_contender
+from zssmnet.probe.arms import files_of, read_arm
 from zssmnet.probe.labels import read_labelled_cases
 from zssmnet.probe.note import note_verdict
-from zssmnet.probe.run import RESULT, probe
+from zssmnet.probe.run import RESULT, compare_arms
 from zssmnet.probe.trials import Trial
 from zssmnet.report.gallery import Picture
 from zssmnet.report.model_page import embedded
@@ -85,8 +85,8 @@ def probe_weights(
             STAGE, f"{trial.arm}, {trial.labelled} labelled, seed {trial.seed}: {trial.mean(config.task):.3f}"
         )
 
-    contenders = [read_contender(one, config.force) for one in weights]
-    result = probe(cases, contenders, output, config, patient_pattern, on_plan, on_trial)
+    arms = [read_arm(one, config.force) for one in weights]
+    result = compare_arms(cases, arms, output, config, patient_pattern, on_plan, on_trial)
     for addresses, verdict in zip(weights, result.verdicts, strict=True):
         for address in files_of(addresses):
             note_verdict(address, verdict, result)

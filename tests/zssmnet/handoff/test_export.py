@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.zssmnet.interruption import leave_half_written
 from zssmnet.errors import CheckpointError, InputError, StorageError
 from zssmnet.handoff.export import export_nnunet_v1, export_nnunet_v2
 from zssmnet.handoff.load import load_pretrained
@@ -47,8 +48,11 @@ class TestNnunetV2:
         assert not torch.equal(weights["outputs.0.weight"][:1], restores[:1])
 
     def test_the_file_is_the_same_every_time_and_can_be_loaded(self, model: Path, tmp_path: Path) -> None:
-        for name in ("a.pth", "b.pth"):
+        left = leave_half_written(tmp_path)
+        for seed, name in enumerate(("a.pth", "b.pth")):
+            torch.manual_seed(seed)
             export_nnunet_v2(model, tmp_path / name, 2)
+        assert not left.exists()
         a, b = (torch.load(tmp_path / name, weights_only=True)["network_weights"] for name in ("a.pth", "b.pth"))
         assert all(torch.equal(a[name], b[name]) for name in a)
         assert load_pretrained(tmp_path / "a.pth", num_classes=2).channels == CHANNELS

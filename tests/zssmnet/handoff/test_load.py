@@ -1,4 +1,5 @@
 import logging
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zssmnet.errors import CheckpointError
+from tests.zssmnet.interruption import traces
+from zssmnet.errors import CheckpointError, StorageError
 from zssmnet.handoff.load import load_pretrained
+from zssmnet.handoff.package import write_package
 from zssmnet.mnet import MNet
+from zssmnet.storage import open_storage
+
+from .conftest import with_record
 
 SMALL = (2, 3, 4, 5, 6)
 FIRST = "down11.CB2d.conv1.conv.weight"
@@ -135,6 +141,36 @@ class TestLoading:
         monkeypatch.setenv("HOME", str(write(path, weights).parent))
         assert torch.equal(load_pretrained(f"~/{path.name}", num_classes=2).state_dict()[FIRST], weights[FIRST])
 
+    def test_reading_writes_nothing(self, path: Path, weights: dict[str, Tensor]) -> None:
+        """Not even into a record whose versions of files are old, as in a root that was copied."""
+        with_record(write(path, weights), "sum")
+        os.utime(path, ns=(1, 1))
+        before = traces(path.parent)
+        assert load_pretrained(path, num_classes=2).merge == "sum"
+        assert traces(path.parent) == before
+
+    def test_from_a_bucket_with_the_record_beside_it_and_from_a_package_there(
+        self, path: Path, weights: dict[str, Tensor], s3_root: str, tmp_path: Path
+    ) -> None:
+        with_record(write(path, weights), "sum")
+        package = write_package(path, tmp_path / "package")
+        bucket = open_storage(s3_root)
+        for file in (path, path.parent / "records" / f"{path.name}.json", *package.iterdir()):
+            bucket.publish_bytes(file.relative_to(tmp_path).as_posix(), file.read_bytes())
+        for address in (bucket.where(path.name), bucket.where("package")):
+            model = load_pretrained(address, num_classes=2)
+            assert model.merge == "sum"
+            assert torch.equal(model.state_dict()[FIRST], weights[FIRST])
+        with pytest.raises(StorageError, match=r"none\.model: no such file"):
+            load_pretrained(bucket.where("none.model"), num_classes=2)
+
+    def test_the_present_folder_may_be_a_package(
+        self, path: Path, weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(write_package(write(path, weights), tmp_path / "package"))
+        for here in (".", "../package", "../package/."):
+            assert torch.equal(load_pretrained(here, num_classes=2).state_dict()[FIRST], weights[FIRST])
+
     def test_half_precision_becomes_single(self, path: Path, weights: dict[str, Tensor]) -> None:
         model = load_pretrained(write(path, {n: t.bfloat16() for n, t in weights.items()}), num_classes=2)
         assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -194,7 +230,15 @@ class TestMisfits:
         assert "1 of 336 tensors hold NaN or infinity (up22.CB2d.conv1.norm.weight)" in message
 
     @pytest.mark.parametrize(
-        "value", [1.0, torch.ones(2, 6, 1, 3, 3, dtype=torch.int64), torch.empty(2, 6, 1, 3, 3, device="meta")]
+        "value",
+        [
+            1.0,
+            torch.ones(2, 6, 1, 3, 3, dtype=torch.int64),
+            torch.empty(2, 6, 1, 3, 3, device="meta"),
+            torch.ones(2, 6, 1, 3, 3).to_sparse(),
+            torch.ones(1).expand(2, 6, 1, 3, 3),  # one value in the file for all: a small file, and a huge tensor
+        ],
+        ids=["number", "integers", "without values", "sparse", "expanded"],
     )
     def test_entries_that_are_no_weights(self, path: Path, weights: dict[str, Tensor], value: object) -> None:
         message = refusal(write(path, weights | {FIRST: value}))

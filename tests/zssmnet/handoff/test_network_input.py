@@ -54,6 +54,21 @@ def test_a_raw_case_prepared_on_the_way_is_the_prepared_case_and_its_cubes_are_c
     np.testing.assert_array_equal(x[0][window], cube_ZYX)
 
 
+def test_files_of_pi_cai_s_archive_are_taken_onto_t2w_s_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_case(tmp_path, "a")
+    images, mask = files(tmp_path)
+    names = [tmp_path / f"a_{name}.mha" for name in ("t2w", "adc", "hbv")]
+    for source, name in zip(images, names, strict=True):
+        image = sitk.ReadImage(str(source))
+        sitk.WriteImage(image if name == names[0] else image[1:], str(name))
+    x = network_input(names, mask)
+    assert torch.equal(x[[0, 3, 4, 5]], network_input(images, mask)[[0, 3, 4, 5]])
+    torch.testing.assert_close(x[1, :, :, 1:], network_input(images, mask)[1, :, :, 1:], atol=1e-4, rtol=0)
+    assert not x[1, :, :, 0].any()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert torch.equal(network_input([f"~/{name.name}" for name in names], "~/zones/a.nii.gz"), x)
+
+
 def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     write_case(tmp_path, "a")
     images, mask = files(tmp_path)

@@ -76,6 +76,13 @@ def test_cropped_around_the_gland_the_lesion_keeps_its_place_in_the_patient(arch
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(whole))
 
 
+def test_cropped_keeps_t2w_s_grid_and_prepared_does_not(archive: Path) -> None:
+    for volume, spacing in (("cropped", (0.5, 0.5, 3.0)), ("prepared", (1.0, 1.0, 3.0))):
+        done = written(archive, volume=volume, preparation={"spacing_mm": (1.0, 1.0, 3.0)})
+        for name in ("imagesTr/2_1_0000", "labelsTr/2_1"):
+            assert sitk.ReadImage(str(done.folder / f"{name}.nii.gz")).GetSpacing() == spacing
+
+
 @pytest.mark.parametrize("folders", [("imagesTr", "zones", "lesions"), ("lesions",), ("imagesTr", "zones")], ids=str)
 def test_the_order_of_the_axes_in_the_files_does_not_matter(archive: Path, folders: tuple[str, ...]) -> None:
     expected = [read(file) for file in sorted(written(archive, name="usual").folder.rglob("*.nii.gz"))]
@@ -122,7 +129,8 @@ def test_values_that_are_no_grades_are_refused_as_isup_and_taken_as_binary(archi
     sitk.WriteImage(sitk.Cast(image > 0, sitk.sitkUInt8), str(archive / "lesions/1_2.nii.gz"))  # as AI labels are
     (fault,) = written(archive, labels="isup").left_out
     assert "has the values 1, which are no ISUP grades" in fault.reason
-    assert written(archive).left_out == ()
+    done = written(archive)
+    assert (done.left_out, done.with_lesion) == ((), 3)
 
 
 def test_no_label_at_all_is_an_error(archive: Path) -> None:

@@ -47,6 +47,7 @@ def test_the_card_has_what_the_record_knows_and_names_no_case(model: Path, tmp_p
     ):
         assert line in card
     assert "7777" not in card
+    assert "scores" not in card
     assert (
         "license: apache-2.0\n"
         in (write_package(model, tmp_path / "p", PackageConfig(licence="apache-2.0")) / "README.md").read_text()
@@ -74,7 +75,7 @@ def test_the_record_of_another_file_is_not_used(model: Path, tmp_path: Path, cap
     torch.save({"state_dict": MNet(6, 3, CHANNELS).state_dict()}, model)
     card = (write_package(model, tmp_path / "p") / "README.md").read_text()
     assert "no record of the cases lies beside the weights" in card
-    assert f"{model}: is not the file of the record beside it, which is not used" in caplog.text
+    assert f"{model}: does not match the record beside it, which is not used" in caplog.text
 
 
 def test_nnssl_s_adaptation_plan_has_its_fields(model: Path, tmp_path: Path) -> None:
@@ -84,6 +85,20 @@ def test_nnssl_s_adaptation_plan_has_its_fields(model: Path, tmp_path: Path) -> 
     assert plan["recommended_downstream_patchsize"] == [16, 64, 64]
     names = MNet(6, 3, CHANNELS).state_dict()
     assert all(f"{key}.weight" in names for key in plan["keys_to_in_proj"])
+
+
+def test_weights_in_another_memory_layout_are_packed_and_those_that_are_not_finite_are_not(
+    pretrained: MNet, tmp_path: Path
+) -> None:
+    weights = pretrained.to(memory_format=torch.channels_last_3d).state_dict()
+    torch.save({"state_dict": weights}, tmp_path / "a.model")
+    packed = load_file(write_package(tmp_path / "a.model", tmp_path / "p") / "model.safetensors")
+    assert all(torch.equal(packed[name], tensor) for name, tensor in weights.items())
+    weights["outputs.0.weight"][0] = float("nan")
+    torch.save({"state_dict": weights}, tmp_path / "bad.model")
+    with pytest.raises(CheckpointError, match="1 of 343 tensors hold NaN"):
+        write_package(tmp_path / "bad.model", tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
 
 
 def test_what_cannot_be_packed_or_loaded_is_one_line(model: Path, tmp_path: Path) -> None:

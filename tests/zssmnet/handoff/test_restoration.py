@@ -10,7 +10,7 @@ from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.handoff.restoration import load_restoration
-from zssmnet.registry.pretraining import pretrain
+from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL
 from zssmnet.storage import LocalStorage
 from zssmnet.training.loss import restoring_network
@@ -46,7 +46,7 @@ def test_of_sum_and_sub_the_record_decides(tmp_path: Path) -> None:
         corruption=small_config().corruption,
         training=small_config(epochs=1).training,
     )
-    pretrain(write_cubes(tmp_path / "cubes"), LocalStorage(tmp_path / "weights"), config)
+    train_and_publish(write_cubes(tmp_path / "cubes"), LocalStorage(tmp_path / "weights"), config)
     assert load_restoration(tmp_path / "weights" / MODEL).merge == "sum"
 
 

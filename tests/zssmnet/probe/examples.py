@@ -7,7 +7,7 @@ import torch
 
 from zssmnet.config import ProbeConfig
 from zssmnet.mnet import MNet
-from zssmnet.probe.contenders import Contender, read_contender
+from zssmnet.probe.arms import Arm, read_arm
 from zssmnet.probe.labels import LabelledCase
 
 CHANNELS = (2, 2, 2, 2, 2)
@@ -50,8 +50,8 @@ def small_probe(**changes: Any) -> ProbeConfig:
     return ProbeConfig(**(settings | changes))
 
 
-def contenders(*addresses: str) -> list[Contender]:
-    return [read_contender(one) for one in addresses]
+def read_arms(*addresses: str) -> list[Arm]:
+    return [read_arm(one) for one in addresses]
 
 
 def save_weights(path: Path, seed: int = 0) -> str:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.zssmnet.probe.examples import contenders, made_cases, save_weights, small_probe
+from tests.zssmnet.probe.examples import made_cases, read_arms, save_weights, small_probe
 from zssmnet.config import NetworkConfig, ProbeConfig
 from zssmnet.probe.arms import Arm, build_network
 from zssmnet.probe.fine_tuning import fine_tune
-from zssmnet.probe.run import probe
+from zssmnet.probe.run import compare_arms
 from zssmnet.storage import LocalStorage
 
 CASES = made_cases(40)
@@ -37,23 +37,18 @@ def taught_weights(file: Path, config: ProbeConfig, shuffled: bool = False) -> s
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_a_planted_effect_is_found_and_shuffled_targets_do_not_help(tmp_path: Path, shuffled: bool) -> None:
     weights = taught_weights(tmp_path / "taught.model", CONFIG, shuffled)
-    result = probe(CASES, contenders(weights), LocalStorage(tmp_path / "out"), CONFIG)
+    result = compare_arms(CASES, read_arms(weights), LocalStorage(tmp_path / "out"), CONFIG)
     assert not result.control.difference.excludes_zero
     (found,) = result.verdicts
     assert (found.verdict == "helps") == (not shuffled), found.sentence
 
 
-def test_new_weights_neither_help_nor_harm(tmp_path: Path) -> None:
-    """Whatever the control says: one in twenty fails by chance, and which one the rounding of a machine decides."""
-    config = CONFIG.model_copy(update={"looks": (2,), "seeds": 3})
-    result = probe(CASES, contenders(save_weights(tmp_path / "new.model", 7)), LocalStorage(tmp_path / "out"), config)
-    assert result.verdicts[0].verdict == "not shown"
-
-
-def test_the_same_weights_twice_do_not_differ_at_all(tmp_path: Path) -> None:
-    """Pairing is exact: same cases, windows, order, flips and heads."""
-    first, second = save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model")
+def test_new_weights_neither_help_nor_harm_and_the_same_ones_twice_do_not_differ_at_all(tmp_path: Path) -> None:
+    """Pairing is exact: same cases, windows, order, flips and heads. New weights do not help whatever the control says:
+    one in twenty fails by chance, and which one the rounding of a machine decides."""
+    weights = read_arms(save_weights(tmp_path / "a.model", 7), save_weights(tmp_path / "b.model", 7))
     config = CONFIG.model_copy(update={"looks": (1,), "seeds": 3})
-    result = probe(CASES, contenders(first, second), LocalStorage(tmp_path / "out"), config)
+    result = compare_arms(CASES, weights, LocalStorage(tmp_path / "out"), config)
+    assert [one.verdict for one in result.verdicts] == ["not shown", "not shown"]
     between = next(one for one in result.comparisons if (one.first, one.second) == ("a", "b"))
     assert (between.difference.mean, between.difference.low, between.difference.high) == (0, 0, 0)

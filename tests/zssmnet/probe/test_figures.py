@@ -52,5 +52,10 @@ def test_a_perfect_answer_has_perfect_figures() -> None:
     lesion = LabelledCase("a_1", "a", torch.zeros(6, 2, 8, 8), (label == 1).long(), label > 0)
     scores = torch.stack([1 - one_hot[1], one_hot[1]])
     assert case_figures("lesions", scores, lesion, (1, 1, 3)) == {"ap": 1, "dice": 1, "score": 1, "has_lesion": 1}
+    half = torch.where(scores[1] > 0, 0.45, 0.0)
+    assert case_figures("lesions", torch.stack([1 - half, half]), lesion, (1, 1, 3))["dice"] == 0
+    one_zone = one_hot.clone()
+    one_zone[2] = 0
+    assert case_figures("zones", one_zone, case, (1, 1, 3))["dice"] == 0.5
     none = LabelledCase("a_1", "a", torch.zeros(6, 2, 8, 8), torch.zeros_like(label), label > 0)
     assert case_figures("lesions", scores, none, (1, 1, 3))["ap"] is None

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.zssmnet.probe.examples import contenders, save_weights, small_probe
+from tests.zssmnet.probe.examples import read_arms, save_weights, small_probe
 from zssmnet.config import PICAI_PATIENT, PROBE_SCALES, ProbeScale
 from zssmnet.data.examination import array_of
 from zssmnet.data.image_io import read_image
 from zssmnet.errors import ArchiveError
 from zssmnet.phantom import GridSpec, write_archive
 from zssmnet.probe.labels import read_labelled_cases
-from zssmnet.probe.run import probe
+from zssmnet.probe.run import compare_arms
 from zssmnet.storage import LocalStorage, open_storage
 
 GRID = GridSpec.centred((128, 128, 17), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))
@@ -75,8 +75,8 @@ def test_every_preset_sees_the_same_box_of_64_mm(archive: Path, preset: str, sha
 def test_the_preset_gpu_goes_through_where_there_is_none(archive: Path, tmp_path: Path) -> None:
     config = {"labelled": (1,), "looks": (1,), "test_cases": 1, "tuning_cases": 0, "device": "auto", "preset": "gpu"}
     settings = small_probe(task="zones", **config)
-    (weights,) = contenders(save_weights(tmp_path / "a.model"))
-    result = probe(read(archive, "zones", "gpu"), [weights], LocalStorage(tmp_path / "out"), settings)
+    (weights,) = read_arms(save_weights(tmp_path / "a.model"))
+    result = compare_arms(read(archive, "zones", "gpu"), [weights], LocalStorage(tmp_path / "out"), settings)
     assert result.config.scale.box == (128, 128, 16)
     assert all(0 <= trial.mean("zones") <= 1 for trial in result.trials)
 

@@ -8,20 +8,19 @@ import pytest
 import torch
 
 from tests.zssmnet.interruption import leave_half_written
-from tests.zssmnet.probe.examples import CHANNELS, contenders, made_cases, save_weights, small_probe
+from tests.zssmnet.probe.examples import CHANNELS, made_cases, read_arms, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig, ProbeScale
 from zssmnet.errors import CheckpointError, ConfigError, InputError
 from zssmnet.handoff.weights import HEADS, read_weights
 from zssmnet.mnet import MNet
-from zssmnet.probe.arms import Arm, arms_of, build_network
-from zssmnet.probe.contenders import read_contender
+from zssmnet.probe.arms import Arm, all_arms, build_network, read_arm
 from zssmnet.probe.fine_tuning import WithFrequencies, class_frequencies, predict
-from zssmnet.probe.labels import choose_sides
+from zssmnet.probe.labels import split_cases
 from zssmnet.probe.note import note_verdict, notes_of
 from zssmnet.probe.result import ProbeResult
-from zssmnet.probe.run import RESULT, probe
-from zssmnet.registry.pretraining import pretrain
+from zssmnet.probe.run import RESULT, compare_arms
+from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL
 from zssmnet.report.probe import probe_picture, probe_table
 from zssmnet.storage import LocalStorage
@@ -31,20 +30,21 @@ from zssmnet.storage.verification import verify_stage
 CASES = made_cases(20)
 CPU = torch.device("cpu")
 NETWORK = NetworkConfig(channels=CHANNELS)
+QUICK = small_probe(labelled=(2,), looks=(1,))
 
 
 class TestSides:
     def test_no_patient_is_on_two_sides_and_none_that_the_weights_know_is_tested(self) -> None:
         cases = [*CASES, *(case.__class__(f"{case.patient}_2", *list(vars(case).values())[1:]) for case in CASES)]
         known = {f"c{number}" for number in range(8)}
-        sides = choose_sides(cases, known, small_probe(task="zones"))
+        sides = split_cases(cases, known, small_probe(task="zones"))
         patients = [{case.patient for case in side} for side in (sides.test, sides.tuning, sides.pool)]
         assert not patients[0] & patients[1] | patients[0] & patients[2] | patients[1] & patients[2]
         assert not patients[0] & known
         assert len(sides.test) + len(sides.tuning) + len(sides.pool) == len(cases)
 
     def test_labelled_cases_are_nested_and_differ_by_seed(self) -> None:
-        sides = choose_sides(CASES, (), small_probe())
+        sides = split_cases(CASES, (), small_probe())
         few, many = ([case.id for case in sides.labelled(count, 0)] for count in (2, 4))
         assert few == many[:2] and len(set(many)) == 4
         assert [case.id for case in sides.labelled(4, 1)] != many
@@ -53,7 +53,7 @@ class TestSides:
     def test_too_few_cases_are_an_error(self, known: int) -> None:
         config = small_probe(test_cases=5 if known else 16)
         with pytest.raises(InputError, match=rf"20 labelled cases, {20 - known} of them unknown to the weights"):
-            choose_sides(CASES, {f"c{number}" for number in range(known)}, config)
+            split_cases(CASES, {f"c{number}" for number in range(known)}, config)
 
 
 class TestArms:
@@ -78,14 +78,14 @@ class TestArms:
         assert not torch.equal(states["again"][convolution], states["scratch"][convolution])
 
     def test_several_trainings_are_one_arm_of_which_each_seed_takes_one(self, tmp_path: Path) -> None:
-        (both,) = contenders(",".join(save_weights(tmp_path / f"{name}.model", seed) for seed, name in enumerate("ab")))
+        (both,) = read_arms(",".join(save_weights(tmp_path / f"{name}.model", seed) for seed, name in enumerate("ab")))
         assert both.name == "a and 1 more"
-        (arm,) = (one for one in arms_of({both.name: both.weights}) if one.kind == "weights")
+        (arm,) = (one for one in all_arms([both]) if one.kind == "weights")
         for seed in range(3):
             body = build_network(arm, seed, 2, NETWORK, CPU).state_dict()
             assert all(torch.equal(body[name], tensor) for name, tensor in both.weights[seed % 2].body.items())
         with pytest.raises(ConfigError, match=r"a and 1 more: 2 files for 1 seeds.*--seeds"):
-            probe(CASES, [both], LocalStorage(tmp_path / "out"), small_probe().model_copy(update={"seeds": 1}))
+            compare_arms(CASES, [both], LocalStorage(tmp_path / "out"), small_probe().model_copy(update={"seeds": 1}))
 
     def test_a_network_answers_with_the_classes_frequencies_before_it_has_learnt(self) -> None:
         frequencies = class_frequencies(CASES, 2)
@@ -129,22 +129,22 @@ class Poor:
 def poor(tmp_path_factory: pytest.TempPathFactory) -> Poor:
     folder = tmp_path_factory.mktemp("poor")
     weights, data = LocalStorage(folder / "w"), write_cubes(folder / "cubes")
-    record, _ = pretrain(data, weights, small_config(epochs=1))
+    record, _ = train_and_publish(data, weights, small_config(epochs=1))
     learnt_nothing = {"metrics": record.metrics | {"explained_variance": -0.037}}
     publish_record(weights, MODEL, record.model_copy(update=learnt_nothing))
-    contender = read_contender(str(folder / "w" / MODEL), may_have_learnt_nothing=True)
-    result = probe(CASES, [contender], LocalStorage(folder / "out"), small_probe())
+    arm = read_arm(str(folder / "w" / MODEL), force=True)
+    result = compare_arms(CASES, [arm], LocalStorage(folder / "out"), QUICK)
     return Poor(weights, record.run_id, result)
 
 
 class TestProbe:
     def test_ends_with_a_result_that_can_be_read_drawn_and_described(self, tmp_path: Path) -> None:
         plans, trials = [], []
-        result = probe(
+        result = compare_arms(
             CASES,
-            contenders(save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model", 1)),
+            read_arms(save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model", 1)),
             LocalStorage(tmp_path / "out"),
-            small_probe(labelled=(2,), learning_rates=(0.01, 0.1)),
+            small_probe(labelled=(2,), looks=(1,), learning_rates=(0.01, 0.1)),
             on_plan=lambda *plan: plans.append(plan),
             on_trial=trials.append,
         )
@@ -168,19 +168,19 @@ class TestProbe:
             if len(done) == 7:
                 raise KeyboardInterrupt
 
-        weights = [read_contender(poor.path, may_have_learnt_nothing=True)]
+        weights = [read_arm(poor.path, force=True)]
         with pytest.raises(KeyboardInterrupt):
-            probe(CASES, weights, LocalStorage(tmp_path), small_probe(), on_trial=stop)
+            compare_arms(CASES, weights, LocalStorage(tmp_path), QUICK, on_trial=stop)
         files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")}
         assert len(files) == 7
         left = [leave_half_written(folder) for folder in (tmp_path, *(tmp_path / "trials").iterdir())]
-        assert probe(CASES, weights, LocalStorage(tmp_path), small_probe()) == poor.result
+        assert compare_arms(CASES, weights, LocalStorage(tmp_path), QUICK) == poor.result
         assert {file: file.stat().st_mtime_ns for file in files} == files
         assert not any(one.exists() for one in left)
 
     def test_weights_that_learnt_nothing_are_refused_unless_forced(self, poor: Poor, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"explained variance is -3\.7%.*--force"):
-            read_contender(poor.path)
+            read_arm(poor.path)
         assert poor.result.weights[0].explained == (-0.037,)
         assert note_verdict(poor.path, poor.result.verdicts[0], poor.result)
         (note,) = notes_of(poor.storage, poor.run_id)
@@ -196,6 +196,6 @@ class TestProbe:
         torch.save({"state_dict": MNet(6, 3, (2, 2, 2, 2, 3)).state_dict()}, tmp_path / "b.model")
         one, output = save_weights(tmp_path / "a.model"), LocalStorage(tmp_path / "out")
         with pytest.raises(CheckpointError, match="probe weights of one network"):
-            probe(CASES, contenders(one, str(tmp_path / "b.model")), output, small_probe())
+            compare_arms(CASES, read_arms(one, str(tmp_path / "b.model")), output, small_probe())
         with pytest.raises(ConfigError, match="name each file once"):
-            probe(CASES, contenders(one, one), output, small_probe())
+            compare_arms(CASES, read_arms(one, one), output, small_probe())

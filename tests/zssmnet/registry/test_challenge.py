@@ -25,8 +25,8 @@ from tests.zssmnet.training.examples import (
 from zssmnet.config import NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError, NonFiniteLossError
 from zssmnet.registry.challenge import JUDGEMENT, Judgement, challenge
-from zssmnet.registry.pretraining import pretrain
-from zssmnet.registry.runs import identify, take_stock
+from zssmnet.registry.lineage import training_inputs
+from zssmnet.registry.runs import identify, train_and_publish
 from zssmnet.registry.versions import MODEL, list_versions, publish, roll_back, stable_model, version_key
 from zssmnet.storage import LocalStorage
 from zssmnet.storage.records import read_record, remove_record
@@ -46,7 +46,7 @@ WORSE = small_config(epochs=1, learning_rate=1000.0)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with two sets of cubes, and a model of the first, for copying."""
     root = tmp_path_factory.mktemp("made")
-    pretrain(write_cubes(root / "earlier"), LocalStorage(root / "weights"), FIRST)
+    train_and_publish(write_cubes(root / "earlier"), LocalStorage(root / "weights"), FIRST)
     write_cubes(root / "cubes", seed=1)
     return root
 
@@ -104,7 +104,7 @@ class TestJudgement:
         assert (challenger.number, challenger.replaces) == (2, champion.run_id)
         assert after.read(MODEL) == after.read(f"training/{challenger.run_id}/{BEST}")
         assert after.read(version_key(champion.run_id)) == (made / "weights" / MODEL).read_bytes()
-        assert judgement.inputs == take_stock(cubes).inputs
+        assert judgement.inputs == training_inputs(cubes).files
         assert (judgement.parameters, judgement.history) == (BETTER, challenger.history)
 
     def test_a_challenger_must_win_by_the_margin(
@@ -124,7 +124,7 @@ class TestJudgement:
     def test_what_went_into_the_challenger(self, cubes: LocalStorage, after: LocalStorage) -> None:
         champion, challenger = list_versions(after)
         *files, began_with = challenger.inputs
-        assert tuple(files) == take_stock(cubes).inputs
+        assert tuple(files) == training_inputs(cubes).files
         assert (began_with.name, began_with.sha256) == (version_key(champion.run_id), champion.outputs[0].sha256)
         assert challenger.run_id == identify(challenger.inputs, BETTER) != identify(files, BETTER)
 
@@ -230,6 +230,13 @@ class TestDoneAlready:
         assert self.unchanged(cubes, after, BETTER)
         assert after.read(MODEL) == (made / "weights" / MODEL).read_bytes()
 
+    def test_a_judgement_of_a_program_that_could_also_judge_by_the_probe(
+        self, cubes: LocalStorage, after: LocalStorage
+    ) -> None:
+        key = f"records/{JUDGEMENT}.json"
+        after.publish_bytes(key, json.dumps(json.loads(after.read(key)) | {"by_probe": None, "gain": None}).encode())
+        assert self.unchanged(cubes, after, BETTER)
+
     def test_cubes_written_anew_with_the_same_content(
         self, cubes: LocalStorage, after: LocalStorage, tmp_path: Path
     ) -> None:
@@ -328,7 +335,7 @@ class TestADivergedChampion:
         assert (judgement.champion, judgement.champion_loss, judgement.published) == ("diverged", None, True)
         assert read_record(weights, JUDGEMENT, Judgement) == judgement
         assert stable_model(weights).run_id == judgement.run_id
-        plain, _ = pretrain(cubes, LocalStorage(tmp_path / "plain"), FIRST)
+        plain, _ = train_and_publish(cubes, LocalStorage(tmp_path / "plain"), FIRST)
         assert judgement.history == plain.history
 
     def test_a_challenger_that_diverges_is_an_error_and_changes_nothing(

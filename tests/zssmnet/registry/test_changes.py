@@ -13,8 +13,7 @@ from zssmnet.preparation.cubes import generate_cubes
 from zssmnet.preparation.prepare import PreparedCase, prepare_case
 from zssmnet.registry.challenge import JUDGEMENT, Judgement
 from zssmnet.registry.changes import Changes, find_changes
-from zssmnet.registry.lineage import CaseData, data_of_case
-from zssmnet.registry.runs import take_stock
+from zssmnet.registry.lineage import CaseData, data_of_case, training_inputs
 from zssmnet.registry.versions import MODEL, publish, roll_back
 from zssmnet.storage import LocalStorage, open_storage, records
 from zssmnet.storage.records import NOT_YET, Output, Record, publish_record, read_record
@@ -40,7 +39,7 @@ class Clinic(Archive):
     def seen(self) -> tuple[CaseData, ...]:
         for subset in range(6):
             generate_cubes(subset, self.data, self.cubes, CubesConfig(size=(16, 16, 4), cubes_per_case=1))
-        return take_stock(self.cubes).data
+        return training_inputs(self.cubes).data
 
     def train(self, run_id: str = "first") -> None:
         file = self.root / run_id
@@ -112,7 +111,9 @@ def test_a_model_whose_judgement_is_still_to_come_has_seen_nothing_new(clinic: C
     clinic.add("aa", seed=7)
     clinic.subset_of["aa"] = 2
     clinic.prepare()
-    challenger = model_record("second", clinic.seen()).model_copy(update={"inputs": take_stock(clinic.cubes).inputs})
+    challenger = model_record("second", clinic.seen()).model_copy(
+        update={"inputs": training_inputs(clinic.cubes).files}
+    )
     file = clinic.root / "second"
     file.write_bytes(b"second")
     publish(clinic.weights, challenger, file)
@@ -255,9 +256,9 @@ class TestSeen:
     def test_cubes_without_records_tell_nothing(self, clinic: Clinic) -> None:
         clinic.seen()
         shutil.rmtree(clinic.cubes.folder / "records")
-        assert take_stock(open_storage(clinic.cubes.uri)).data == ()
+        assert training_inputs(open_storage(clinic.cubes.uri)).data == ()
 
 
 def test_a_stock_of_cubes_knows_the_spacing_that_its_cases_were_prepared_for(clinic: Clinic) -> None:
     clinic.seen()
-    assert take_stock(clinic.cubes).spacing_mm == CONFIG.spacing_mm
+    assert training_inputs(clinic.cubes).spacing_mm == CONFIG.spacing_mm

@@ -27,8 +27,8 @@ from zssmnet.config import CorruptionConfig, CubesConfig, MaskingConfig, Network
 from zssmnet.errors import CheckpointError, CubesError, InputError, NonFiniteLossError
 from zssmnet.preparation.cubes import CaseCubes, SubsetCubes
 from zssmnet.preparation.prepare import prepared_keys
-from zssmnet.registry.pretraining import pretrain
-from zssmnet.registry.runs import identify, take_stock
+from zssmnet.registry.lineage import training_inputs
+from zssmnet.registry.runs import identify, train_and_publish
 from zssmnet.registry.versions import (
     MODEL,
     PretrainedModel,
@@ -53,7 +53,7 @@ OTHER = small_config(epochs=2, learning_rate=3.0, seed=2)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with cubes and the weights of a finished run, for copying."""
     root = tmp_path_factory.mktemp("made")
-    pretrain(write_cubes(root / "cubes"), LocalStorage(root / "weights"), CONFIG)
+    train_and_publish(write_cubes(root / "cubes"), LocalStorage(root / "weights"), CONFIG)
     return root
 
 
@@ -78,7 +78,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The model that ``OTHER`` gives on the same cubes."""
     root = tmp_path_factory.mktemp("other")
     weights = LocalStorage(root / "weights")
-    pretrain(write_cubes(root / "cubes"), weights, OTHER)
+    train_and_publish(write_cubes(root / "cubes"), weights, OTHER)
     return weights.read(MODEL)
 
 
@@ -152,8 +152,10 @@ class TestPublication:
         self, tmp_path: Path, finished: LocalStorage, weights: LocalStorage
     ) -> None:
         """They are float64, without records; cubes in float32 with the same values give the same weights."""
-        published, _ = pretrain(_rounded(tmp_path / "float64", "float64"), weights.child("a"), changed(epochs=1))
-        ours, _ = pretrain(_rounded(tmp_path / "float32", "float32"), weights.child("b"), changed(epochs=1))
+        published, _ = train_and_publish(
+            _rounded(tmp_path / "float64", "float64"), weights.child("a"), changed(epochs=1)
+        )
+        ours, _ = train_and_publish(_rounded(tmp_path / "float32", "float32"), weights.child("b"), changed(epochs=1))
         assert published.history == ours.history
         assert published.outputs == ours.outputs
 
@@ -174,7 +176,7 @@ class TestDoneAlready:
     )
     def test_nothing_is_done(self, config: PretrainConfig, finished: LocalStorage, cubes: LocalStorage) -> None:
         before = files(finished)
-        record, is_new = pretrain(cubes, finished, config, stop, stop)
+        record, is_new = train_and_publish(cubes, finished, config, stop, stop)
         assert not is_new
         assert record == read_record(finished, MODEL, PretrainedModel)
         assert files(finished) == before
@@ -183,16 +185,16 @@ class TestDoneAlready:
         self, finished: LocalStorage, made: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cubes = LocalStorage(made / "cubes")
-        pretrain(cubes, finished, CONFIG, stop, stop)  # hashes the model, which is a copy
+        train_and_publish(cubes, finished, CONFIG, stop, stop)  # hashes the model, which is a copy
         monkeypatch.setattr(records, "sha256_of", stop)
-        assert pretrain(cubes, finished, CONFIG)[1] is False
+        assert train_and_publish(cubes, finished, CONFIG)[1] is False
 
     def test_cubes_written_anew_with_the_same_content_are_the_same(
         self, finished: LocalStorage, cubes: LocalStorage
     ) -> None:
         for path in cubes.folder.iterdir():
             path.write_bytes(path.read_bytes())
-        assert pretrain(cubes, finished, CONFIG, stop, stop)[1] is False
+        assert train_and_publish(cubes, finished, CONFIG, stop, stop)[1] is False
 
     @pytest.mark.parametrize("lost", [MODEL, f"records/{MODEL}.json"])
     def test_what_was_lost_is_published_again_without_training(
@@ -200,10 +202,10 @@ class TestDoneAlready:
     ) -> None:
         before = finished.read(lost)
         finished.remove(lost)
-        _, is_new = pretrain(cubes, finished, CONFIG, stop, stop)
+        _, is_new = train_and_publish(cubes, finished, CONFIG, stop, stop)
         assert is_new
         assert finished.read(lost) == before or lost != MODEL
-        assert pretrain(cubes, finished, CONFIG, stop, stop)[1] is False
+        assert train_and_publish(cubes, finished, CONFIG, stop, stop)[1] is False
 
     def test_a_record_of_cubes_saves_reading_them(
         self, cubes: LocalStorage, finished: LocalStorage, monkeypatch: pytest.MonkeyPatch
@@ -211,8 +213,12 @@ class TestDoneAlready:
         for subset, cubes_there in enumerate(COUNTS):
             _record_cubes(cubes, subset, cubes_there)
         remove_record(finished, MODEL)  # it knows the cubes as well
-        monkeypatch.setattr(records, "sha256_of", stop)
-        assert pretrain(cubes, finished, CONFIG, stop, stop)[0].history
+
+        def sha256_of_no_cubes(path: Path) -> str:
+            return stop() if path.is_relative_to(cubes.folder) else sha256_of(path)
+
+        monkeypatch.setattr(records, "sha256_of", sha256_of_no_cubes)
+        assert train_and_publish(cubes, finished, CONFIG, stop, stop)[0].history
 
 
 def _record_cubes(cubes: LocalStorage, subset: int, count: int) -> None:
@@ -240,7 +246,7 @@ class TestSides:
         self.record(cubes, 1, "10001_1000001", "a")
         self.record(cubes, 5, "10001_1000001", "b")
         with pytest.raises(CubesError) as caught:
-            pretrain(cubes, weights, CONFIG)
+            train_and_publish(cubes, weights, CONFIG)
         assert str(caught.value) == (
             f"{cubes.uri}: 1 cases are both trained on and validated with: 10001_1000001; "
             "generate the cubes of all six subsets anew"
@@ -253,19 +259,20 @@ class TestSides:
     ) -> None:
         self.record(cubes, 1, "10001_1000001", "a")
         self.record(cubes, 5, "10002_1000002", sha256)
-        assert len(take_stock(cubes).data) == 2
+        assert len(training_inputs(cubes).data) == 2
         reported = [record.message for record in caplog.records if record.levelname == "WARNING"]
         assert len(reported) == warnings
         assert all("(10002_1000002 is 10001_1000001): the validation loss is too good" in line for line in reported)
 
 
 def test_the_record_has_the_spacing_of_the_cubes(cubes: LocalStorage, weights: LocalStorage) -> None:
-    assert pretrain(cubes, weights, CONFIG)[0].spacing_mm is None
+    assert train_and_publish(cubes, weights, CONFIG)[0].spacing_mm is None
     _record_cubes(cubes, 3, COUNTS[3])
     name = cubes_file(cubes.folder, 3).name
     known = read_record(cubes, name, SubsetCubes)
     publish_record(cubes, name, known.model_copy(update={"spacing_mm": (1.0, 1.0, 3.0)}))
-    assert take_stock(cubes).spacing_mm == (1.0, 1.0, 3.0)
+    _record_cubes(cubes, 4, COUNTS[4])
+    assert training_inputs(cubes).spacing_mm == (1.0, 1.0, 3.0)
 
 
 class TestRunId:
@@ -280,6 +287,8 @@ class TestRunId:
             changed(learning_rate=1.0),
             changed(momentum=0.5),
             changed(halve_every=3),
+            changed(schedule="cosine"),
+            changed(schedule="cosine", epochs=500),
             changed(network=NetworkConfig(channels=(2, 2, 2, 2, 3))),
             changed(network=NetworkConfig(channels=(2, 2, 2, 2, 2), merge="sum")),
             changed(corruption=CONFIG.corruption.model_copy(update={"recipe": "per-channel"})),
@@ -310,11 +319,11 @@ class TestAnotherRun:
         self, cubes: LocalStorage, finished: LocalStorage, other_model: bytes
     ) -> None:
         first, first_model = read_record(finished, MODEL, PretrainedModel), finished.read(MODEL)
-        second, is_new = pretrain(cubes, finished, OTHER)
+        second, is_new = train_and_publish(cubes, finished, OTHER)
         assert is_new
         assert second.run_id != first.run_id
         assert finished.read(MODEL) == other_model != first_model
-        again, is_new = pretrain(cubes, finished, CONFIG, stop, stop)
+        again, is_new = train_and_publish(cubes, finished, CONFIG, stop, stop)
         assert is_new
         assert again.run_id == first.run_id
         assert finished.read(MODEL) == first_model
@@ -322,7 +331,7 @@ class TestAnotherRun:
     def test_on_other_cubes(self, cubes: LocalStorage, finished: LocalStorage) -> None:
         first, first_model = read_record(finished, MODEL, PretrainedModel), finished.read(MODEL)
         np.save(cubes_file(cubes.folder, 3), cubes_of(COUNTS[3], seed=77))
-        second, is_new = pretrain(cubes, finished, changed(epochs=1))
+        second, is_new = train_and_publish(cubes, finished, changed(epochs=1))
         assert is_new
         assert second.run_id != first.run_id
         assert finished.read(MODEL) != first_model
@@ -339,10 +348,10 @@ class TestAnotherRun:
             stopping_at(2)(state)
 
         with pytest.raises(StoppedError):
-            pretrain(cubes, finished, OTHER, watch)
+            train_and_publish(cubes, finished, OTHER, watch)
         assert seen == [old, old]
         assert {key: finished.read(key) for key in old} == old
-        pretrain(cubes, finished, OTHER)
+        train_and_publish(cubes, finished, OTHER)
         assert finished.read(MODEL) == other_model
 
     def test_killed_at_any_change_of_publication(
@@ -350,7 +359,7 @@ class TestAnotherRun:
     ) -> None:
         """The other model is trained already; whichever is asked for in the end is published with its record."""
         first = read_record(finished, MODEL, PretrainedModel)
-        second, _ = pretrain(cubes, finished, OTHER)
+        second, _ = train_and_publish(cubes, finished, OTHER)
         roll_back(finished, first.run_id)
         finished.child(f"versions/{second.run_id}").remove(f"records/{MODEL}.json")  # so that it is published anew
         before = shutil.copytree(finished.folder, finished.folder.with_name("before"))
@@ -358,10 +367,10 @@ class TestAnotherRun:
             shutil.rmtree(finished.folder)
             shutil.copytree(before, finished.folder)
             try:
-                pretrain(cubes, MortalStorage(finished.folder, changes), OTHER, stop, stop)
+                train_and_publish(cubes, MortalStorage(finished.folder, changes), OTHER, stop, stop)
             except Killed:
                 assert stable_model(finished).run_id in (first.run_id, second.run_id)
-                assert pretrain(cubes, finished, OTHER, stop, stop)[1]
+                assert train_and_publish(cubes, finished, OTHER, stop, stop)[1]
                 assert finished.read(MODEL) == other_model
                 assert read_record(finished, MODEL, PretrainedModel).run_id == second.run_id
             else:
@@ -370,7 +379,7 @@ class TestAnotherRun:
 
     def test_what_it_replaces_is_kept(self, cubes: LocalStorage, finished: LocalStorage, other_model: bytes) -> None:
         first, first_model = read_record(finished, MODEL, PretrainedModel), finished.read(MODEL)
-        second, _ = pretrain(cubes, finished, OTHER)
+        second, _ = train_and_publish(cubes, finished, OTHER)
         assert list_versions(finished) == [first, second]
         assert (second.number, second.replaces) == (2, first.run_id)
         assert finished.read(version_key(first.run_id)) == first_model
@@ -381,16 +390,18 @@ class TestContinuing:
     def test_more_epochs_go_on_from_the_last_checkpoint(self, cubes: LocalStorage, finished: LocalStorage) -> None:
         first = read_record(finished, MODEL, PretrainedModel)
         epochs = []
-        longer, is_new = pretrain(cubes, finished, changed(epochs=5), lambda state: epochs.append(state.progress.epoch))
+        longer, is_new = train_and_publish(
+            cubes, finished, changed(epochs=5), lambda state: epochs.append(state.progress.epoch)
+        )
         assert is_new
         assert epochs == [4, 5]
         assert longer.run_id == first.run_id
         assert longer.history[:3] == first.history
 
     def test_more_patience_goes_on_too(self, cubes: LocalStorage, weights: LocalStorage) -> None:
-        stopped, _ = pretrain(cubes, weights, changed(epochs=4, patience=1))
+        stopped, _ = train_and_publish(cubes, weights, changed(epochs=4, patience=1))
         assert len(stopped.history) == 3
-        longer, is_new = pretrain(cubes, weights, changed(epochs=4, patience=2))
+        longer, is_new = train_and_publish(cubes, weights, changed(epochs=4, patience=2))
         assert is_new
         assert longer.history[:3] == stopped.history
         assert len(longer.history) == 4
@@ -400,9 +411,9 @@ class TestContinuing:
         self, stopped: int, cubes: LocalStorage, weights: LocalStorage, made: Path
     ) -> None:
         with pytest.raises(StoppedError):
-            pretrain(cubes, weights, CONFIG, stopping_at(stopped))
+            train_and_publish(cubes, weights, CONFIG, stopping_at(stopped))
         assert weights.stat(MODEL) is None
-        record, is_new = pretrain(cubes, weights, CONFIG)
+        record, is_new = train_and_publish(cubes, weights, CONFIG)
         assert is_new
         assert weights.read(MODEL) == (made / "weights" / MODEL).read_bytes()
         assert record.history == read_record(LocalStorage(made / "weights"), MODEL, PretrainedModel).history
@@ -413,7 +424,7 @@ class TestContinuing:
         left = finished.folder / "training" / record.run_id / ".partial" / f"{nobody}-0"
         left.mkdir(parents=True)
         left.joinpath(LAST).write_bytes(b"half")
-        pretrain(cubes, finished, changed(epochs=4))
+        train_and_publish(cubes, finished, changed(epochs=4))
         assert not list(finished.folder.rglob(".partial"))
 
 
@@ -440,19 +451,19 @@ class TestErrors:
         (last,) = finished.folder.glob(f"training/*/{LAST}")
         spoil(last)
         with pytest.raises(CheckpointError) as caught:
-            pretrain(cubes, finished, changed(epochs=4))
+            train_and_publish(cubes, finished, changed(epochs=4))
         assert str(caught.value).startswith(f"{last}: {message}")
         assert "\n" not in str(caught.value)
         assert finished.read(MODEL) == published
         last.unlink()  # as the message says
-        assert len(pretrain(cubes, finished, changed(epochs=4))[0].history) == 4
+        assert len(train_and_publish(cubes, finished, changed(epochs=4))[0].history) == 4
 
     def test_cubes_that_cannot_be_used(self, cubes: LocalStorage, weights: LocalStorage) -> None:
         with pytest.raises(CubesError, match="5 training cubes do not fill one batch of 24"):
-            pretrain(cubes, weights, small_config(batch_size=24))
+            train_and_publish(cubes, weights, small_config(batch_size=24))
         cubes_file(cubes.folder, 5).unlink()
         with pytest.raises(CubesError, match=r"bat_12_s_16x16x4_5\.npy is missing"):
-            pretrain(cubes, weights, CONFIG)
+            train_and_publish(cubes, weights, CONFIG)
         assert not weights.folder.exists()
 
     def test_a_cube_with_nan(self, cubes: LocalStorage, weights: LocalStorage) -> None:
@@ -460,13 +471,13 @@ class TestErrors:
         array[:, 2, 1, 1, 1] = np.nan
         np.save(cubes_file(cubes.folder, 0), array)
         with pytest.raises(NonFiniteLossError, match=r"^the loss is nan after step 2 of 2: training stops, .*$"):
-            pretrain(cubes, weights, CONFIG)
+            train_and_publish(cubes, weights, CONFIG)
         assert nothing_published(weights)
 
     def test_a_huge_learning_rate(self, cubes: LocalStorage, finished: LocalStorage) -> None:
         published = finished.read(MODEL)
         with pytest.raises(NonFiniteLossError, match="try a smaller learning rate"):
-            pretrain(cubes, finished, changed(learning_rate=1e30))
+            train_and_publish(cubes, finished, changed(learning_rate=1e30))
         assert finished.read(MODEL) == published
 
     def test_no_gpu_where_one_is_asked_for(
@@ -474,5 +485,5 @@ class TestErrors:
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(InputError, match="no CUDA device can be used here"):
-            pretrain(cubes, weights, changed(device="cuda"))
+            train_and_publish(cubes, weights, changed(device="cuda"))
         assert nothing_published(weights)

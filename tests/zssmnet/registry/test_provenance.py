@@ -18,7 +18,8 @@ from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.preparation.cubes import cubes_key, generate_cubes
 from zssmnet.preparation.prepare import prepare_case, prepared_keys, up_to_date_record
-from zssmnet.registry.runs import identify, take_stock
+from zssmnet.registry.lineage import training_inputs
+from zssmnet.registry.runs import identify
 from zssmnet.registry.versions import MODEL, checked_model, find_version, promote, publish, stable_model, version_key
 from zssmnet.report.gallery import publish_case_pictures
 from zssmnet.storage import LocalStorage, Storage, open_storage, records
@@ -55,7 +56,7 @@ class Pipeline:
 
     def train(self, file: Path) -> None:
         file.write_bytes(b"the weights")
-        publish(self.weights, model_record("first", take_stock(self.cubes).data), file)
+        publish(self.weights, model_record("first", training_inputs(self.cubes).data), file)
 
     def run(self, file: Path) -> None:
         self.prepare()
@@ -104,18 +105,18 @@ def replace(storage: Storage, key: str) -> bytes:
 
 
 def test_a_file_of_cubes(pipeline: Pipeline) -> None:
-    before, whole = take_stock(pipeline.cubes), pipeline.cubes.read(FILE)
+    before, whole = training_inputs(pipeline.cubes), pipeline.cubes.read(FILE)
     content = replace(pipeline.cubes, FILE)
-    after = take_stock(pipeline.cubes)
-    assert after.inputs[0].sha256 == hashlib.sha256(content).hexdigest()
-    assert after.inputs[1:] == before.inputs[1:]
+    after = training_inputs(pipeline.cubes)
+    assert after.files[0].sha256 == hashlib.sha256(content).hexdigest()
+    assert after.files[1:] == before.files[1:]
     assert {one.subset for one in before.data} == {0, 1, 2, 3, 4, 5}
     assert {one.subset for one in after.data} == {1, 2, 3, 4, 5}  # of the other cubes nothing is known
-    assert identify(after.inputs, PretrainConfig()) != identify(before.inputs, PretrainConfig())
-    assert take_stock(pipeline.cubes, before.inputs) == after
+    assert identify(after.files, PretrainConfig()) != identify(before.files, PretrainConfig())
+    assert training_inputs(pipeline.cubes, before.files) == after
     assert pipeline.cut() == [0]
     assert pipeline.cubes.read(FILE) == whole
-    assert [one.sha256 for one in take_stock(pipeline.cubes).inputs] == [one.sha256 for one in before.inputs]
+    assert [one.sha256 for one in training_inputs(pipeline.cubes).files] == [one.sha256 for one in before.files]
 
 
 @pytest.mark.parametrize("channel", range(4))
@@ -178,7 +179,7 @@ class TestTheSameContent:
         for run in (1, 2):
             assert not pipeline.prepare()
             assert pipeline.cut() == []
-            assert len(take_stock(pipeline.cubes).data) == 6
+            assert len(training_inputs(pipeline.cubes).data) == 6
             pipeline.draw()
             assert not promote(pipeline.weights, "first")
             assert stable_model(pipeline.weights).run_id == "first"

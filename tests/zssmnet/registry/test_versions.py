@@ -141,6 +141,27 @@ class TestStableModel:
             publish_record(three, MODEL, made(reported).model_copy(update={"outputs": to_come}))
         assert stable_model(three) == find_version(three, "aaaa")
 
+    @pytest.mark.parametrize("run_id", ["dddd", "eeee"])
+    def test_of_two_versions_with_the_same_content_it_is_the_one_that_was_to_come(
+        self, three: LocalStorage, run_id: str
+    ) -> None:
+        for one in ("dddd", "eeee"):
+            add(three, one, b"the same")
+        to_come = (Output(key=MODEL, size=NOT_YET, sha256=""),)
+        publish_record(three, MODEL, made(run_id).model_copy(update={"outputs": to_come}))
+        assert stable_model(three).run_id == run_id
+
+    def test_a_record_without_its_best_epoch_or_in_the_folder_of_another_version_is_none(
+        self, three: LocalStorage
+    ) -> None:
+        three.publish_bytes("versions/zzzz/" + MODEL, model_of("aaaa"))
+        record = find_version(three, "aaaa")
+        publish_record(three.child("versions/zzzz"), MODEL, record)
+        assert [one.run_id for one in list_versions(three)] == list(RUNS)
+        for best_epoch in (0, 2):
+            publish_record(three.child("versions/aaaa"), MODEL, record.model_copy(update={"best_epoch": best_epoch}))
+            assert find_version(three, "aaaa") is None
+
     def test_a_version_without_its_model_is_none(self, three: LocalStorage) -> None:
         three.remove(version_key("aaaa"))
         assert find_version(three, "aaaa") is None
@@ -215,6 +236,11 @@ class TestRollBack:
         assert traces(three.folder) == before
         with pytest.raises(CheckpointError):
             checked_model(three, find_version(three, "aaaa"))
+
+    def test_promoting_the_stable_model_keeps_it_where_its_version_is_gone(self, three: LocalStorage) -> None:
+        three.remove(version_key("bbbb"))
+        assert not promote(three, "bbbb")
+        assert three.read(version_key("bbbb")) == model_of("bbbb")
 
     def test_a_damaged_version_that_was_removed_is_kept_again(self, three: LocalStorage) -> None:
         three.remove(version_key("bbbb"))

@@ -16,7 +16,7 @@ from zssmnet.config import CubesConfig
 from zssmnet.errors import ZssmnetError
 from zssmnet.preparation.cubes import generate_cubes
 from zssmnet.preparation.prepare import prepared_keys
-from zssmnet.registry.pretraining import pretrain
+from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, PretrainedModel
 from zssmnet.report import gallery
 from zssmnet.report.gallery import LOSS_CURVES, RESTORED_CUBES, publish_case_pictures, publish_training_pictures
@@ -172,7 +172,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalStorage, Loc
     """Cubes, and weights trained on them."""
     root = tmp_path_factory.mktemp("trained")
     cubes, weights = write_cubes(root / "cubes"), LocalStorage(root / "weights")
-    pretrain(cubes, weights, small_config())
+    train_and_publish(cubes, weights, small_config())
     return cubes, weights
 
 
@@ -220,7 +220,7 @@ class TestTraining:
     def test_nothing_is_drawn_twice(self, folders, reports, draws) -> None:
         publish_training_pictures(*folders, reports)
         before = files(reports)
-        pretrain(*folders, small_config())
+        train_and_publish(*folders, small_config())
         assert publish_training_pictures(*folders, reports) == [LOSS_CURVES, RESTORED_CUBES]
         assert files(reports) == before
         assert draws() == (1, 1)
@@ -257,7 +257,7 @@ class TestTraining:
         publish_training_pictures(*folders, reports)
         cubes, weights = write_cubes(tmp_path / "cubes"), LocalStorage(tmp_path / "weights")
         np.save(cubes_file(cubes.folder, 5), cubes_of(3, seed=50))
-        pretrain(cubes, weights, small_config(epochs=1))
+        train_and_publish(cubes, weights, small_config(epochs=1))
         publish_training_pictures(cubes, weights, reports)
         assert draws() == (2, 2)
 
@@ -269,7 +269,7 @@ class TestTraining:
         cubes, weights = write_cubes(tmp_path / "cubes"), LocalStorage(tmp_path / "weights")
         models = []
         for epochs in (2, 3):
-            record, _ = pretrain(cubes, weights, small_config(epochs=epochs, learning_rate=3.0, seed=1))
+            record, _ = train_and_publish(cubes, weights, small_config(epochs=epochs, learning_rate=3.0, seed=1))
             models.append((record.best_epoch, weights.read(MODEL)))
             publish_training_pictures(cubes, weights, reports)
         assert models[0] == models[1]

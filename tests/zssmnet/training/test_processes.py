@@ -22,8 +22,7 @@ from tests.zssmnet.training.examples import CPU, bits, small_config, write_cubes
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ConfigError, InputError, LockedError, TrainingError
 from zssmnet.registry import runs
-from zssmnet.registry.pretraining import pretrain
-from zssmnet.registry.runs import train
+from zssmnet.registry.runs import run_training, train_and_publish
 from zssmnet.storage import LocalStorage
 from zssmnet.training import distributed, processes
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
@@ -41,7 +40,9 @@ def cubes(tmp_path: Path) -> LocalStorage:
 
 def run(cubes: LocalStorage, folder: Path, config: PretrainConfig, **others: Any) -> Progress:
     nothing: Any = lambda *_: None  # noqa: E731
-    return train(cubes, LocalStorage(folder), config, others.get("on_epoch", nothing), others.get("on_step", nothing))
+    return run_training(
+        cubes, LocalStorage(folder), config, others.get("on_epoch", nothing), others.get("on_step", nothing)
+    )
 
 
 def content(folder: Path, name: str = LAST) -> dict[str, Any]:
@@ -116,9 +117,9 @@ class TestTwoProcesses:
 
     def test_are_the_same_run_as_one_process(self, cubes: LocalStorage, tmp_path: Path) -> None:
         weights = LocalStorage(tmp_path / "weights")
-        made, is_new = pretrain(cubes, weights, small_config(epochs=1, processes=2))
+        made, is_new = train_and_publish(cubes, weights, small_config(epochs=1, processes=2))
         assert is_new
-        assert pretrain(cubes, weights, small_config(epochs=1)) == (made, False)
+        assert train_and_publish(cubes, weights, small_config(epochs=1)) == (made, False)
 
 
 class TestTheEnd:

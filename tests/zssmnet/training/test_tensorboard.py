@@ -22,7 +22,8 @@ from tests.zssmnet.training.examples import (
     write_cubes,
 )
 from zssmnet.errors import NonFiniteLossError, StorageError
-from zssmnet.registry.pretraining import PretrainedModel, pretrain
+from zssmnet.registry.runs import train_and_publish
+from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import LocalStorage
 from zssmnet.training import tensorboard, trainer
 from zssmnet.training.batches import StreamedCubes
@@ -78,7 +79,7 @@ def expected(history: tuple[EpochResult, ...]) -> dict[str, list[tuple[int, floa
 
 class TestLogs:
     def test_scalars_are_the_history(self, cubes: LocalStorage, weights: LocalStorage) -> None:
-        record, _ = pretrain(cubes, weights, CONFIG)
+        record, _ = train_and_publish(cubes, weights, CONFIG)
         assert len(record.history) == 3
         assert scalars(logs_of(weights, record)) == expected(record.history)
 
@@ -89,7 +90,7 @@ class TestLogs:
             (folder,) = weights.folder.glob(f"training/*/{LOGS}")
             reported.append(len(EventAccumulator(str(folder)).Reload().Scalars("loss/validation")))
 
-        pretrain(cubes, weights, CONFIG, watch)
+        train_and_publish(cubes, weights, CONFIG, watch)
         assert reported == [1, 2, 3]
 
     @pytest.mark.parametrize("stopped", [1, 3])
@@ -98,13 +99,13 @@ class TestLogs:
     ) -> None:
         """The epoch in which it stopped was logged, and is done and logged again."""
         with pytest.raises(StoppedError):
-            pretrain(cubes, weights, CONFIG, stopping_at(stopped))
-        record, _ = pretrain(cubes, weights, CONFIG)
+            train_and_publish(cubes, weights, CONFIG, stopping_at(stopped))
+        record, _ = train_and_publish(cubes, weights, CONFIG)
         assert scalars(logs_of(weights, record)) == expected(record.history)
 
     def test_of_a_run_that_goes_on_for_longer(self, cubes: LocalStorage, weights: LocalStorage) -> None:
-        record, _ = pretrain(cubes, weights, CONFIG)
-        longer, _ = pretrain(cubes, weights, small_config(epochs=4))
+        record, _ = train_and_publish(cubes, weights, CONFIG)
+        longer, _ = train_and_publish(cubes, weights, small_config(epochs=4))
         assert scalars(logs_of(weights, record)) == expected(longer.history)
 
     def test_nothing_temporary_is_left_after_an_error(
@@ -146,7 +147,7 @@ class TestLogs:
 
         monkeypatch.setattr(trainer, "train_epoch", train)
         with pytest.raises(NonFiniteLossError):
-            pretrain(cubes, weights, CONFIG)
+            train_and_publish(cubes, weights, CONFIG)
         assert not weights.list()
 
 
@@ -184,7 +185,7 @@ class TestPictures:
         self, cubes: LocalStorage, weights: LocalStorage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tensorboard, "PICTURE_EVERY", 3)
-        record, _ = pretrain(cubes, weights, CONFIG)
+        record, _ = train_and_publish(cubes, weights, CONFIG)
         logs = logs_of(weights, record)
         assert logs.Tags()["images"] == ["restored cubes"]
         first, third = logs.Images("restored cubes")

@@ -1,49 +1,69 @@
 """Weights in S3 compete as those on a disk do, and get their verdict beside their version."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.zssmnet.handoff.conftest import with_record
 from tests.zssmnet.probe.examples import made_cases, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError, StorageError
-from zssmnet.probe.contenders import read_contender
+from zssmnet.handoff.weights import read_weights
+from zssmnet.mnet import MNet
+from zssmnet.probe.arms import read_arm
 from zssmnet.probe.note import note_verdict, notes_of
-from zssmnet.probe.run import probe
-from zssmnet.registry.pretraining import pretrain
+from zssmnet.probe.run import compare_arms
+from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, version_key
 from zssmnet.storage import LocalStorage, open_storage
+from zssmnet.storage.records import publish_record
 
 
 def test_weights_in_s3_are_read_with_their_record_and_get_their_verdict(s3_root: str, tmp_path: Path) -> None:
     folder = open_storage(f"{s3_root}/weights")
     config = small_config(epochs=1).model_copy(update={"network": NetworkConfig(channels=(2, 2, 2, 2, 2), merge="sum")})
-    made, _ = pretrain(write_cubes(tmp_path / "cubes"), folder, config)
+    made, _ = train_and_publish(write_cubes(tmp_path / "cubes"), folder, config)
     address = folder.where(MODEL)
     with pytest.raises(CheckpointError, match=rf"{address}: its explained variance is -.*--force"):
-        read_contender(address)
-    one = read_contender(address, may_have_learnt_nothing=True)
-    assert one.records == (made,) and one.weights[0].merge == "sum"
+        read_arm(address)
+    one = read_arm(address, force=True)
+    assert one.records == [made] and one.weights[0].merge == "sum"
     assert one.name == f"{made.parameters.corruption.recipe} {made.run_id}"
     settings = small_probe(labelled=(2,), looks=(1,))
-    result = probe(made_cases(12), [one], LocalStorage(tmp_path / "out"), settings)
+    result = compare_arms(made_cases(12), [one], LocalStorage(tmp_path / "out"), settings)
     assert result.network.merge == "sum"
     for where in (address, folder.where(version_key(made.run_id))):
         assert note_verdict(where, result.verdicts[0], result)
     assert [note.verdict for note in notes_of(folder, made.run_id)] == [result.verdicts[0].verdict]
     with pytest.raises(StorageError, match=r"none\.model: no such file"):
-        read_contender(f"{s3_root}/weights/none.model")
+        read_arm(f"{s3_root}/weights/none.model")
 
 
 def test_other_weights_under_the_name_of_a_published_model_do_not_have_its_record(tmp_path: Path) -> None:
     folder = LocalStorage(tmp_path / "weights")
     config = small_config(epochs=1).model_copy(update={"network": NetworkConfig(channels=(2, 2, 2, 2, 2))})
-    pretrain(write_cubes(tmp_path / "cubes"), folder, config)
+    train_and_publish(write_cubes(tmp_path / "cubes"), folder, config)
     save_weights(folder.folder / MODEL)
-    assert read_contender(folder.where(MODEL)).records == (None,)
+    assert read_arm(folder.where(MODEL)).records == []
+
+
+@pytest.mark.parametrize(("explained", "is_refused"), [(0.0, True), (0.01, False)])
+def test_weights_that_explain_nothing_are_refused(tmp_path: Path, explained: float, is_refused: bool) -> None:
+    file = tmp_path / MODEL
+    torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
+    with_record(file)
+    record = read_weights(file).record
+    publish_record(
+        LocalStorage(tmp_path), file.name, record.model_copy(update={"metrics": {"explained_variance": explained}})
+    )
+    assert len(read_arm(file, force=True).records) == 1
+    with pytest.raises(CheckpointError, match="--force") if is_refused else nullcontext():
+        read_arm(file)
 
 
 def test_an_arm_without_a_file_is_an_error() -> None:
     with pytest.raises(ConfigError, match="name no file"):
-        read_contender(",")
+        read_arm(",")

@@ -1,0 +1,24 @@
+"""Settings of a probe that cannot be used."""
+
+from typing import Any
+
+import pytest
+
+from zssmnet.config import ProbeConfig
+from zssmnet.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labelled": (4, 2)}, "labelled must rise and begin with 1 at least"),
+        ({"labelled": (2, 2)}, "labelled must rise and begin with 1 at least"),
+        ({"looks": (0, 1)}, "looks must rise and begin with 1 at least"),
+        ({"tuning_cases": 0}, "without tuning_cases no learning rate can be chosen"),
+        ({"seeds": 2}, "seeds = 2"),
+    ],
+)
+def test_numbers_rise_and_rates_are_tuned_on_something(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ProbeConfig(**changes)
+    assert ProbeConfig(tuning_cases=0, learning_rates=(0.01,)).learning_rates == (0.01,)
