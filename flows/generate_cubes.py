@@ -1,7 +1,6 @@
 """Flow: from prepared cases to cubes, a task a subset."""
 
 import logging
-from collections.abc import Sequence
 from typing import Annotated
 
 from prefect import flow
@@ -17,8 +16,7 @@ from tasks.progress import display, shown_in_run
 from tasks.run_names import named_after
 from zssmnet.config import CubesConfig
 from zssmnet.data.splits import SUBSETS
-from zssmnet.errors import InputError
-from zssmnet.preparation.cubes import cubes_key, prepared_cases
+from zssmnet.preparation.cubes import check_prepared, cubes_key
 from zssmnet.storage import open_storage
 from zssmnet.storage.layout import reports_beside
 
@@ -60,12 +58,12 @@ def generate_cubes(
     check_valid_everywhere(data_path, output_path, reports_path)
     config = config or CubesConfig()
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
-    counts = _count_cases(data_path, wanted)
+    counts = check_prepared(open_storage(data_path), wanted)
     with alone_in(output_path), shown_in_run():
         output = open_storage(output_path)
         output.sweep()
         shown = display()
-        shown.begin(STAGE, sum(counts), "cases")
+        shown.begin(STAGE, sum(counts.values()), "cases")
         futures = [cut_cubes.submit(subset, data_path, output_path, config) for subset in wanted]
         outcomes: list[SubsetOutcome] = []
         for future in as_completed(futures):
@@ -80,13 +78,3 @@ def generate_cubes(
     new = sum(outcome.is_new for outcome in outcomes)
     log.info("%d cubes in %d subsets, %d of them new or renewed", summary.cubes, len(outcomes), new)
     return summary
-
-
-def _count_cases(data_path: str, wanted: Sequence[int]) -> list[int]:
-    if unknown := [subset for subset in wanted if subset not in SUBSETS]:
-        raise InputError(f"there is no subset {unknown[0]}; subsets are 0 to 5")
-    data = open_storage(data_path)
-    counts = [len(prepared_cases(data, subset)) for subset in wanted]
-    if not sum(counts):
-        raise InputError(f"{data_path}: no prepared case in the folders subset0 to subset5; prepare cases first")
-    return counts

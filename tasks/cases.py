@@ -12,12 +12,12 @@ from tasks.folders import check_visible
 from tasks.run_control import flow_has_ended
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import ArchiveFormat, Case, Inventory, shortened, take_inventory
-from zssmnet.data.splits import SplitMode, assign_subsets, read_folds
-from zssmnet.errors import CaseError, InputError, SplitsError
-from zssmnet.preparation.prepare import PreparedCase, prepare_case, remove_stale
+from zssmnet.data.splits import SplitMode, choose_subsets
+from zssmnet.errors import CaseError
+from zssmnet.preparation.prepare import PreparedCase, publish_prepared, remove_stale
 from zssmnet.registry.changes import Changes
 from zssmnet.registry.changes import find_changes as changes_of
-from zssmnet.storage import open_storage, read_file
+from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.tasks")
 T = TypeVar("T")
@@ -44,22 +44,7 @@ def subsets(
     case_ids: Sequence[str], splits_path: str | None, split_mode: SplitMode | None, patient_pattern: str
 ) -> dict[str, int]:
     """Decide on the subset of each case, and log which cases the archive or the splits alone have."""
-    mode: SplitMode = split_mode or ("reference" if splits_path else "stable")
-    if mode == "stable" and splits_path:
-        raise SplitsError(f"{splits_path}: the stable split takes no splits.json; leave one of the two out")
-    folds = read_folds(read_file(splits_path), splits_path) if splits_path else None
-    assigned = assign_subsets(case_ids, mode, folds, patient_pattern)
-    if folds is not None:
-        named = {case_id for fold in folds for case_id in fold}
-        if unnamed := sorted(set(case_ids) - named):
-            log.warning("%d cases are not in %s and are left out: %s", len(unnamed), splits_path, shortened(unnamed))
-        if absent := sorted(named - set(case_ids)):
-            log.warning("%d cases of %s cannot be found: %s", len(absent), splits_path, shortened(absent))
-    sizes = [sum(1 for subset in assigned.values() if subset == number) for number in range(6)]
-    log.info("%s split: %s cases for training, %d for validation", mode, " + ".join(map(str, sizes[:5])), sizes[5])
-    if not assigned:
-        raise InputError("no case is left: the archive and the splits have none in common")
-    return assigned
+    return choose_subsets(case_ids, splits_path, split_mode, patient_pattern)
 
 
 @task(task_run_name="find changes", cache_policy=NO_CACHE, persist_result=False)
@@ -105,7 +90,7 @@ def prepare(
         if flow_has_ended():
             break
         try:
-            done.append(prepare_case(case, subset, images, masks, output, config))
+            done.append(publish_prepared(case, subset, images, masks, output, config))
         except CaseError as fault:
             log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)
             done.append(fault)

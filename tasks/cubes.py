@@ -10,7 +10,7 @@ from tasks.folders import check_visible
 from tasks.progress import display, is_shown
 from zssmnet.config import CubesConfig
 from zssmnet.data.archive import shortened
-from zssmnet.preparation.cubes import generate_cubes, remove_other_sets
+from zssmnet.preparation.cubes import cut_subset, remove_other_sets
 from zssmnet.storage import open_storage
 
 log = logging.getLogger("zssmnet.tasks")
@@ -38,7 +38,7 @@ def cut_cubes(subset: int, data_path: str, output_path: str, config: CubesConfig
     data, output = open_storage(data_path), open_storage(output_path)
     check_visible(data)
     shown = display()
-    record, is_new = generate_cubes(subset, data, output, config, lambda case: shown.advance(STAGE))
+    record, is_new = cut_subset(subset, data, output, config, lambda case: shown.advance(STAGE))
     return SubsetOutcome(
         subset=subset,
         cases=len(record.cases),

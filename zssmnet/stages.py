@@ -13,7 +13,7 @@ from pathlib import Path
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.data.archive import PICAI_PATIENT, ArchiveFormat, Case, take_inventory
 from zssmnet.data.examination import read_examination
-from zssmnet.data.splits import SUBSETS, SplitMode, assign_subsets, read_folds
+from zssmnet.data.splits import SUBSETS, choose_subsets
 from zssmnet.errors import CaseError, InputError
 from zssmnet.preparation import cubes as cutting
 from zssmnet.preparation import prepare as preparing
@@ -21,7 +21,7 @@ from zssmnet.preparation.cubes import SubsetCubes
 from zssmnet.preparation.prepare import PreparedCase, PreparedVolumes
 from zssmnet.registry import pretraining
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage, open_storage, read_file
+from zssmnet.storage import LocalStorage, open_storage
 from zssmnet.storage.lock import locked
 from zssmnet.training.fit import OnEpoch
 
@@ -72,7 +72,7 @@ def prepare_case(
     examination = read_examination(
         Case(case_id, archive_format, (t2w, adc, dwi), mask.name), root, LocalStorage(mask.parent)
     )
-    return preparing.prepare(case_id, examination, config)
+    return preparing.prepare_volumes(case_id, examination, config)
 
 
 def prepare_archive(
@@ -102,16 +102,14 @@ def prepare_archive(
     """
     images, masks, output = (open_storage(path) for path in (images_path, mask_path, output_path))
     found = take_inventory(images, masks)
-    folds = read_folds(read_file(splits_path), splits_path) if splits_path else None
-    mode: SplitMode = "reference" if folds else "stable"
-    subset_of = assign_subsets([case.id for case in found.cases], mode, folds, patient_pattern)
+    subset_of = choose_subsets([case.id for case in found.cases], splits_path, patient_pattern=patient_pattern)
     prepared, left_out = list[PreparedCase](), list(found.faults)
     with locked(output):
         for case in found.cases:
             if case.id not in subset_of:
                 continue
             try:
-                record, _ = preparing.prepare_case(case, subset_of[case.id], images, masks, output, config)
+                record, _ = preparing.publish_prepared(case, subset_of[case.id], images, masks, output, config)
                 prepared.append(record)
             except CaseError as fault:
                 log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)
@@ -140,11 +138,13 @@ def generate_cubes(
 
     Raises:
         CaseError: a prepared case is incomplete or unreadable.
+        InputError: there is no prepared case.
         LockedError: another run cuts cubes there.
     """
     data, output = open_storage(data_path), open_storage(output_path)
+    cutting.check_prepared(data)
     with locked(output):
-        records = tuple(cutting.generate_cubes(subset, data, output, config)[0] for subset in SUBSETS)
+        records = tuple(cutting.cut_subset(subset, data, output, config)[0] for subset in SUBSETS)
         cutting.remove_other_sets(output, config)
     return records
 

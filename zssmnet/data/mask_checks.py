@@ -5,14 +5,13 @@ Labels: 0 background, 1 peripheral zone, 2 the rest of the gland.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from zssmnet.data.coverage import FieldOfView
-from zssmnet.data.examination import array_of
+from zssmnet.data.coverage import covered
+from zssmnet.data.image_io import array_of
 from zssmnet.data.zonal_mask import with_whole_labels, without_stray_parts, zone_warning
 from zssmnet.errors import ImageError
 
@@ -84,6 +83,5 @@ def _shape(mask: sitk.Image, gland_ZYX: npt.NDArray[np.bool_]) -> Iterator[str]:
 
 def _field(mask: sitk.Image, gland_ZYX: npt.NDArray[np.bool_], t2w: sitk.Image) -> Iterator[str]:
     z, y, x = (axis.astype(np.float64) for axis in np.nonzero(gland_ZYX))
-    outside: npt.NDArray[Any] = ~FieldOfView.of(t2w, mask).covers(x, y, z)
-    if (share := float(outside.mean())) > LARGEST_SHARE_OUTSIDE:
+    if (share := float((~covered(t2w, mask, x, y, z)).mean())) > LARGEST_SHARE_OUTSIDE:
         yield f"{share:.0%} of the gland lie outside the field of the T2W image"

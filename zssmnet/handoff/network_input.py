@@ -12,10 +12,11 @@ from torch import Tensor
 
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import Case
-from zssmnet.data.examination import array_of, read_examination
+from zssmnet.data.examination import read_examination
+from zssmnet.data.image_io import array_of
 from zssmnet.errors import InputError
 from zssmnet.preparation.cubes import scaled_volume
-from zssmnet.preparation.prepare import prepare
+from zssmnet.preparation.prepare import prepare_volumes
 from zssmnet.storage import LocalStorage
 from zssmnet.storage.local import local_path
 
@@ -57,7 +58,7 @@ def network_input(
     examination = read_examination(Case(case_id, "nnunet", (t2w, adc, dwi), mask), root, root)
     if preparation is None:
         return torch.from_numpy(input_CZYX(examination.images, examination.mask))
-    prepared = prepare(case_id, examination, preparation)
+    prepared = prepare_volumes(case_id, examination, preparation)
     return torch.from_numpy(input_CZYX(prepared.images, prepared.mask))
 
 

@@ -20,13 +20,13 @@ import SimpleITK as sitk
 
 from zssmnet.config import NnunetDatasetConfig, PreparationConfig
 from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, shortened, take_inventory
-from zssmnet.data.examination import Examination, array_of, case_errors, check_grid, read_examination
-from zssmnet.data.image_io import read_image, write_image
+from zssmnet.data.examination import Examination, case_errors, check_grid, read_examination
+from zssmnet.data.image_io import array_of, read_image, write_image
 from zssmnet.data.orientation import in_axial_order
 from zssmnet.data.splits import read_folds
 from zssmnet.errors import ArchiveError, CaseError, UnreadableFileError
 from zssmnet.handoff.network_input import INPUT_CHANNELS, input_CZYX
-from zssmnet.preparation.prepare import prepare
+from zssmnet.preparation.prepare import prepare_volumes
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
 from zssmnet.storage import LocalStorage, Storage, read_file
 
@@ -146,7 +146,7 @@ def _selected(
     preparation, source = config.preparation, grid_of(examination.t2w)
     if config.volume == "cropped":
         preparation = PreparationConfig(spacing_mm=source.spacing, margin_mm=preparation.margin_mm)
-    prepared = prepare(case_id, examination, preparation)
+    prepared = prepare_volumes(case_id, examination, preparation)
     label = crop_mask(resample_mask(label, target_grid(source, preparation.spacing_mm)), prepared.roi)
     return prepared.images, prepared.mask, label
 

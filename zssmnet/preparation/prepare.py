@@ -13,17 +13,9 @@ import SimpleITK as sitk
 from typing_extensions import override
 
 from zssmnet.config import PreparationConfig
-from zssmnet.data.archive import CHANNELS, Case
-from zssmnet.data.examination import (
-    Examination,
-    array_of,
-    case_errors,
-    check_can_be_interpolated,
-    check_values,
-    file_errors,
-    read_examination,
-)
-from zssmnet.data.image_io import LARGEST_VOLUME, write_image
+from zssmnet.data.archive import CHANNELS, IMAGE_SUFFIXES, MASK_SUFFIX, Case
+from zssmnet.data.examination import Examination, case_errors, check_can_be_interpolated, file_errors, read_examination
+from zssmnet.data.image_io import LARGEST_VOLUME, array_of, check_values, write_image
 from zssmnet.data.splits import SUBSETS
 from zssmnet.data.zonal_mask import without_stray_parts, zone_warning
 from zssmnet.errors import CaseError
@@ -49,8 +41,6 @@ log = logging.getLogger(__name__)
 
 METHOD = 1
 """Raised whenever the same inputs and parameters would give other outputs, beyond what float32 rounds."""
-IMAGE_SUFFIXES = ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz")
-MASK_SUFFIX = ".nii.gz"
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,7 @@ class PreparedCase(Record):
         return self.subset in SUBSETS and name == self.case_id and keys == prepared_keys(name, self.subset)
 
 
-def prepare_case(
+def publish_prepared(
     case: Case, subset: int, images: Storage, masks: Storage, output: Storage, config: PreparationConfig
 ) -> tuple[PreparedCase, bool]:
     """Prepare one case and publish it, unless it is there already, made from the same files in the same way.
@@ -100,7 +90,7 @@ def prepare_case(
         if still_true := _if_true(known, inputs, subset, output, config):
             return still_true, False
         examination = read_examination(case, images, masks)
-        volumes = prepare(case.id, examination, config)
+        volumes = prepare_volumes(case.id, examination, config)
     except CaseError:
         remove_prepared(case.id, output)
         raise
@@ -134,7 +124,7 @@ def up_to_date_record(
     return _if_true(known, _fingerprints(case, images, masks, known), subset, output, config)
 
 
-def prepare(case_id: str, examination: Examination, config: PreparationConfig) -> PreparedVolumes:
+def prepare_volumes(case_id: str, examination: Examination, config: PreparationConfig) -> PreparedVolumes:
     """Resample and crop one case in memory; only what is kept is resampled.
 
     Raises:
@@ -193,7 +183,7 @@ def remove_prepared(case_id: str, output: Storage) -> None:
 
 def prepared_keys(case_id: str, subset: int) -> tuple[str, str, str, str]:
     """Where a prepared case's T2W, ADC, DWI and mask lie."""
-    t2w, adc, dwi = (f"subset{subset}/{case_id}{suffix}" for suffix in IMAGE_SUFFIXES)
+    t2w, adc, dwi = (f"subset{subset}/{case_id}{suffix}" for suffix in IMAGE_SUFFIXES["nnunet"])
     return t2w, adc, dwi, f"subset{subset}/{case_id}{MASK_SUFFIX}"
 
 

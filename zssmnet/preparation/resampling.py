@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
+from zssmnet.data.image_io import array_of
 from zssmnet.preparation.bspline import interpolate
 from zssmnet.preparation.cropping import Box, Triple
 
@@ -85,7 +86,7 @@ def _reaches_the_edge(region: Box, source: Grid, target: Grid) -> bool:
 
 def _resample_region(image: sitk.Image, source: Grid, target: Grid, region: Box) -> sitk.Image:
     x, y, z = (new / old for old, new in zip(source.spacing, target.spacing, strict=True))
-    values = interpolate(sitk.GetArrayViewFromImage(image), (x, y, z), region)
+    values = interpolate(array_of(image), (x, y, z), region)
     return sitk.GetImageFromArray(values.astype(np.float32))
 
 

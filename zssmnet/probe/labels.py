@@ -13,12 +13,13 @@ from torch import Tensor
 
 from zssmnet.config import PreparationConfig, ProbeConfig, ProbeScale
 from zssmnet.data.archive import MASK_SUFFIX, Case, patient_of, shortened, take_inventory
-from zssmnet.data.examination import array_of, read_examination
+from zssmnet.data.examination import read_examination
+from zssmnet.data.image_io import array_of
 from zssmnet.errors import ArchiveError, CaseError, InputError
 from zssmnet.handoff.nnunet_dataset import read_lesions
 from zssmnet.preparation.cropping import Box, bounding_box
 from zssmnet.preparation.cubes import padded, scaled_volume
-from zssmnet.preparation.prepare import prepare
+from zssmnet.preparation.prepare import prepare_volumes
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
 from zssmnet.storage import Storage
 
@@ -80,7 +81,7 @@ def _read_case(
     scale = config.scale
     preparation = PreparationConfig(spacing_mm=scale.spacing_mm)
     examination = read_examination(case, images, zonal_masks)
-    prepared = prepare(case.id, examination, preparation)
+    prepared = prepare_volumes(case.id, examination, preparation)
     t2w, adc, dwi = (array_of(image) for image in prepared.images)
     volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask))
     if labels:

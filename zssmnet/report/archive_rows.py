@@ -8,8 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, Field
 
-from zssmnet.data.examination import array_of
-from zssmnet.data.image_io import read_image
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.preparation.prepare import PreparedCase
 from zssmnet.report.palette import IMAGES, Array
 from zssmnet.report.thumbnails import jpeg, outlines

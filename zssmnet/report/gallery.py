@@ -13,8 +13,7 @@ from torch import nn
 from typing_extensions import override
 
 from zssmnet.config import CubesConfig, PretrainConfig
-from zssmnet.data.examination import array_of
-from zssmnet.data.image_io import read_image
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.mnet import MNet
 from zssmnet.preparation.cubes import SubsetCubes, cubes_key, open_cubes

@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from zssmnet.data.archive import ArchiveFormat, masks_by_case, take_inventory
-from zssmnet.data.examination import array_of, check_grid
-from zssmnet.data.image_io import read_image
+from zssmnet.data.examination import check_grid
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.data.mask_checks import MaskCheck, check_mask
 from zssmnet.data.orientation import in_axial_order
 from zssmnet.errors import CaseError, ImageError, UnreadableFileError

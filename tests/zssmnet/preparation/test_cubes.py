@@ -17,8 +17,8 @@ from zssmnet.preparation.cubes import (
     SubsetCubes,
     cube_starts,
     cubes_key,
+    cut_subset,
     find_cubes,
-    generate_cubes,
     open_cubes,
     padded,
     prepared_cases,
@@ -55,7 +55,7 @@ class Stage:
     def generate(
         self, subset: int = 0, config: CubesConfig = CONFIG, output: Storage | None = None
     ) -> tuple[SubsetCubes, bool]:
-        return generate_cubes(subset, LocalStorage(self.data), output or LocalStorage(self.cubes), config)
+        return cut_subset(subset, LocalStorage(self.data), output or LocalStorage(self.cubes), config)
 
     def of_case(self, case_id: str, subset: int = 0) -> np.ndarray:
         """The cubes of one case."""
@@ -215,13 +215,13 @@ class TestFile:
 
     def test_reports_each_case(self, stage: Stage):
         done: list[str] = []
-        generate_cubes(0, LocalStorage(stage.data), LocalStorage(stage.cubes), CONFIG, done.append)
+        cut_subset(0, LocalStorage(stage.data), LocalStorage(stage.cubes), CONFIG, done.append)
         assert done == ["a", "b"]
 
     def test_nothing_is_visible_while_it_is_written(self, stage: Stage):
         cubes = LocalStorage(stage.cubes)
         seen: list[int] = []
-        generate_cubes(0, LocalStorage(stage.data), cubes, CONFIG, lambda _: seen.append(len(cubes.list())))
+        cut_subset(0, LocalStorage(stage.data), cubes, CONFIG, lambda _: seen.append(len(cubes.list())))
         assert seen == [0, 0]
 
 
@@ -300,7 +300,7 @@ class TestAgain:
                 stage.add("b", seed=3)
 
         with pytest.raises(StorageError, match="subset0: changed while its cubes were cut"):
-            generate_cubes(0, data, output, CONFIG, change)
+            cut_subset(0, data, output, CONFIG, change)
         assert contents(stage.cubes) == {}
         stage.generate()
 

@@ -11,7 +11,7 @@ from zssmnet.data.examination import read_examination
 from zssmnet.data.image_io import read_image
 from zssmnet.data.zonal_mask import with_whole_labels, without_stray_parts, zone_warning
 from zssmnet.phantom import PhantomCase, examination, write_nnunet_raw, write_picai
-from zssmnet.preparation.prepare import prepare
+from zssmnet.preparation.prepare import prepare_volumes
 from zssmnet.storage import LocalStorage
 
 CONFIG = PreparationConfig(stray_mask_parts="refuse")
@@ -21,7 +21,7 @@ def warnings(images: Path, masks: Path) -> dict[str, tuple[str, ...]]:
     """Warnings about each case of an archive."""
     read, masks_read = LocalStorage(images), LocalStorage(masks)
     return {
-        case.id: prepare(case.id, read_examination(case, read, masks_read), CONFIG).warnings
+        case.id: prepare_volumes(case.id, read_examination(case, read, masks_read), CONFIG).warnings
         for case in take_inventory(read, masks_read).cases
     }
 

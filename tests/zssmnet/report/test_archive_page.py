@@ -15,7 +15,7 @@ from tests.zssmnet.examinations import Archive, as_image, gland, noise, write
 from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import take_inventory
-from zssmnet.preparation.prepare import PreparedCase, prepare_case
+from zssmnet.preparation.prepare import PreparedCase, publish_prepared
 from zssmnet.report.archive_page import NAME, PAGE, ROWS, ArchivePage, archive_page, in_order, publish_archive_page
 from zssmnet.report.archive_rows import Row, draw_row, oddities
 from zssmnet.report.thumbnails import SIDE, jpeg, outlines, squared
@@ -33,7 +33,7 @@ class Root(Archive):
     def prepare(self) -> list[PreparedCase]:
         cases = take_inventory(self.images, self.masks).cases
         config = PreparationConfig(margin_mm=3.5)
-        return [prepare_case(case, 0, self.images, self.masks, self.data, config)[0] for case in cases]
+        return [publish_prepared(case, 0, self.images, self.masks, self.data, config)[0] for case in cases]
 
     @property
     def data(self) -> LocalStorage:
@@ -257,7 +257,7 @@ def test_the_row_of_a_real_case_is_small_enough_for_1500(shared: Path, tmp_path:
     images, masks = LocalStorage(shared / "data/nnunet_raw"), LocalStorage(shared / "data/zonal_masks")
     (case,) = take_inventory(images, masks).cases
     data, reports = LocalStorage(tmp_path / "data"), LocalStorage(tmp_path / "reports")
-    record, _ = prepare_case(case, 0, images, masks, data, PreparationConfig())
+    record, _ = publish_prepared(case, 0, images, masks, data, PreparationConfig())
     ((row, remarks),) = publish_archive_page(data, reports, [record], [])
     assert remarks == []
     assert row.gland_ml == pytest.approx(52, abs=15)
