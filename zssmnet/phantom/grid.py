@@ -44,26 +44,18 @@ class GridSpec:
 
     @classmethod
     def centred(
-        cls, size_xyz: tuple[int, int, int], spacing_mm: Triple, centre_mm: Triple, degrees: float = 0.0
-    ) -> Self:
-        """Axial grid around a position in the patient, tilted by `degrees` (see `oblique_axial`)."""
-        return cls._around(size_xyz, spacing_mm, centre_mm, oblique_axial(degrees) if degrees else IDENTITY)
-
-    @classmethod
-    def _around(
         cls,
         size_xyz: tuple[int, int, int],
         spacing_mm: Triple,
         centre_mm: Triple,
-        direction: tuple[float, ...],
+        degrees: float = 0.0,
+        direction: tuple[float, ...] | None = None,
     ) -> Self:
+        """Grid around a position in the patient: axial, tilted by `degrees` (see `oblique_axial`), or as given."""
+        direction = direction or (oblique_axial(degrees) if degrees else IDENTITY)
         half_mm = (np.array(size_xyz) - 1) / 2 * np.array(spacing_mm)
         x, y, z = np.array(centre_mm) - np.reshape(direction, (3, 3)) @ half_mm
         return cls(size_xyz, spacing_mm, (float(x), float(y), float(z)), direction)
-
-    def around(self, centre_mm: Triple, size_xyz: tuple[int, int, int], spacing_mm: Triple) -> "GridSpec":
-        """Another grid with this one's direction, around a position in the patient."""
-        return self._around(size_xyz, spacing_mm, centre_mm, self.direction)
 
     @classmethod
     def of(cls, image: sitk.Image) -> Self:
