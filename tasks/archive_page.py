@@ -10,7 +10,7 @@ from tasks.markdown import code, text
 from tasks.progress import display
 from zssmnet.preparation.prepare import PreparedCase
 from zssmnet.report.archive_page import PAGE, publish_archive_page, summary_of
-from zssmnet.report.archive_rows import Row
+from zssmnet.report.archive_rows import CaseRow
 from zssmnet.storage import open_storage
 
 STAGE = "page"
@@ -39,11 +39,11 @@ def archive_page(
     return reports.where(PAGE)
 
 
-def _table(rows: Sequence[tuple[Row, list[str]]]) -> list[str]:
+def _table(rows: Sequence[tuple[CaseRow, list[str]]]) -> list[str]:
     head = ["| case | T2W, ADC, DWI | gland, ml | remarks |", "| --- | --- | --- | --- |"]
     return [*head, *(_line(row, remarks) for row, remarks in rows)] if rows else []
 
 
-def _line(row: Row, remarks: Sequence[str]) -> str:
+def _line(row: CaseRow, remarks: Sequence[str]) -> str:
     picture = f"![](data:image/jpeg;base64,{row.picture})"
     return f"| {text(row.case_id)} | {picture} | {row.gland_ml:.0f} | {text('; '.join(remarks))} |"

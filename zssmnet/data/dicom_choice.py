@@ -37,7 +37,7 @@ class Override(BaseModel, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True)
-class Row:
+class RatedStack:
     """A stack in the table of choices."""
 
     stack: Stack
@@ -60,7 +60,7 @@ class Choice:
     adc: Stack | None
     dwi: tuple[Stack, ...]
     computed_b: float | None
-    rows: tuple[Row, ...]
+    rows: tuple[RatedStack, ...]
     fault: str
 
 
@@ -183,10 +183,10 @@ def _sources(
     return tuple(sources.values()), config.high_b
 
 
-def _row(stack: Stack, used_as: Role | None, reasons: dict[Role, str], chosen: dict[Role, Stack]) -> Row:
+def _row(stack: Stack, used_as: Role | None, reasons: dict[Role, str], chosen: dict[Role, Stack]) -> RatedStack:
     if used_as:
-        return Row(stack, used_as, reasons[used_as])
+        return RatedStack(stack, used_as, reasons[used_as])
     if stack.role is None or stack.fault:
-        return Row(stack, "", stack.fault if stack.role else stack.reason)
+        return RatedStack(stack, "", stack.fault if stack.role else stack.reason)
     winner = chosen.get(stack.role)
-    return Row(stack, "", f"{winner.name} comes first" if winner else "")
+    return RatedStack(stack, "", f"{winner.name} comes first" if winner else "")

@@ -19,7 +19,7 @@ from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageSt
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings show values, of birth dates too
-IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+_MR_IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 Position = tuple[float, float, float]
 _PRIVATE_B = (
     ("SIEMENS MR HEADER", 0x0019, 0x0C),
@@ -96,7 +96,7 @@ def read_slices(file: Path) -> list[Slice] | str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = pydicom.dcmread(file, stop_before_pixels=True, force=has_no_preamble)
-            if data.get("SOPClassUID") not in IMAGES:
+            if data.get("SOPClassUID") not in _MR_IMAGES:
                 return "no MR image"
             if data.get("SamplesPerPixel", 1) != 1:
                 return "in colour"

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from zssmnet.preparation.cubes import HIGHEST_ADC
 from zssmnet.report.palette import CUBE_COLOUR, FAINT, INK, ZONES, Array
 from zssmnet.report.style import heading, legend, new_figure, outline_zones, png_of
+from zssmnet.report.thumbnails import shown_slices
 
 Size = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -62,14 +63,6 @@ def case_montage(
     cubes = (CUBE_COLOUR, f"cubes of {size} voxels through the slice ({len(starts)} in the case)")
     legend(figure, [*ZONES, cubes] if starts else ZONES)
     return png_of(figure)
-
-
-def shown_slices(mask_ZYX: Array) -> tuple[int, int, int]:
-    """Slices at 4/5, 1/2 and 1/5 of the gland's height, or of the volume's where the mask is empty."""
-    inside = np.flatnonzero(mask_ZYX.any(axis=(1, 2)))
-    first, last = (inside[0], inside[-1]) if len(inside) else (0, len(mask_ZYX) - 1)
-    upper, middle, lower = (round(first + share * (last - first)) for share in (0.8, 0.5, 0.2))
-    return upper, middle, lower
 
 
 def _window(volume_ZYX: Array) -> tuple[float, float]:
