@@ -6,6 +6,7 @@ Published under ``subset{k}/<case>_0000.nii.gz`` (T2W), ``_0001`` (ADC), ``_0002
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -86,9 +87,9 @@ def publish_prepared(
     known = read_record(output, case.id, PreparedCase)
     images, masks = Listed(images, case.images), Listed(masks, [case.mask])
     try:
-        inputs = _fingerprints(case, images, masks, known)
-        if still_true := _if_true(known, inputs, subset, output, config):
-            return still_true, False
+        if present := up_to_date_record(case, subset, images, masks, output, config):
+            return present, False
+        inputs = _fingerprints(case, images, masks)
         examination = read_examination(case, images, masks)
         volumes = prepare_volumes(case.id, examination, config)
     except CaseError:
@@ -119,9 +120,10 @@ def up_to_date_record(
         CaseError: a file of the case is missing or cannot be read.
     """
     known = read_record(output, case.id, PreparedCase)
-    if known is None or not _same_way(known, subset, config):
+    if known is None or (known.method, known.subset, known.parameters) != (METHOD, subset, config):
         return None
-    return _if_true(known, _fingerprints(case, images, masks, known), subset, output, config)
+    inputs = _fingerprints(case, images, masks, known.inputs)
+    return up_to_date(output, case.id, known, inputs) if same_content(known.inputs, inputs) else None
 
 
 def prepare_volumes(case_id: str, examination: Examination, config: PreparationConfig) -> PreparedVolumes:
@@ -187,25 +189,12 @@ def prepared_keys(case_id: str, subset: int) -> tuple[str, str, str, str]:
     return t2w, adc, dwi, f"subset{subset}/{case_id}{MASK_SUFFIX}"
 
 
-def _fingerprints(case: Case, images: Storage, masks: Storage, known: PreparedCase | None) -> tuple[Input, ...]:
+def _fingerprints(case: Case, images: Storage, masks: Storage, known: Sequence[Input] = ()) -> tuple[Input, ...]:
     found: list[Input] = []
     for storage, key in [(images, key) for key in case.images] + [(masks, case.mask)]:
         with file_errors(case.id, storage, key):
-            found.extend(fingerprints([(storage, key)], known.inputs if known else ()))
+            found.extend(fingerprints([(storage, key)], known))
     return tuple(found)
-
-
-def _same_way(known: PreparedCase, subset: int, config: PreparationConfig) -> bool:
-    return (known.method, known.subset, known.parameters) == (METHOD, subset, config)
-
-
-def _if_true(
-    known: PreparedCase | None, inputs: tuple[Input, ...], subset: int, output: Storage, config: PreparationConfig
-) -> PreparedCase | None:
-    """The record, if it is still true; where the same content was written again, with its new fingerprints."""
-    if known is None or not (_same_way(known, subset, config) and same_content(known.inputs, inputs)):
-        return None
-    return up_to_date(output, known.case_id, known, inputs)
 
 
 def _region_of_interest(case_id: str, file: str, mask: sitk.Image, config: PreparationConfig) -> Box:
