@@ -24,6 +24,7 @@ from zssmnet.data.dicom_series import Role, Stack, Study
 from zssmnet.errors import DicomError
 
 Rank = Callable[[Stack], tuple[Any, ...]]
+ChoiceRow = tuple[Stack, str, str]
 
 
 class Override(BaseModel, frozen=True, extra="forbid"):
@@ -37,22 +38,13 @@ class Override(BaseModel, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True)
-class RatedStack:
-    """A stack in the table of choices."""
-
-    stack: Stack
-    chosen_as: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Choice:
     """What becomes of a study.
 
     Attributes:
         t2w, adc, dwi: the chosen stacks; DWI several, where a high b-value is computed from them.
         computed_b: the b-value to compute; None if DWI is taken as it is.
-        rows: all stacks, each with the reason why it is chosen or not.
+        rows: all stacks, each with what it is chosen as (or nothing), and the reason.
         fault: why the study makes no case; empty if it does.
     """
 
@@ -60,7 +52,7 @@ class Choice:
     adc: Stack | None
     dwi: tuple[Stack, ...]
     computed_b: float | None
-    rows: tuple[RatedStack, ...]
+    rows: tuple[ChoiceRow, ...]
     fault: str
 
 
@@ -183,10 +175,10 @@ def _sources(
     return tuple(sources.values()), config.high_b
 
 
-def _row(stack: Stack, used_as: Role | None, reasons: dict[Role, str], chosen: dict[Role, Stack]) -> RatedStack:
+def _row(stack: Stack, used_as: Role | None, reasons: dict[Role, str], chosen: dict[Role, Stack]) -> ChoiceRow:
     if used_as:
-        return RatedStack(stack, used_as, reasons[used_as])
+        return stack, used_as, reasons[used_as]
     if stack.role is None or stack.fault:
-        return RatedStack(stack, "", stack.fault if stack.role else stack.reason)
+        return stack, "", stack.fault if stack.role else stack.reason
     winner = chosen.get(stack.role)
-    return RatedStack(stack, "", f"{winner.name} comes first" if winner else "")
+    return stack, "", f"{winner.name} comes first" if winner else ""

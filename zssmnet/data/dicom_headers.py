@@ -124,12 +124,12 @@ def _groups(item: Dataset) -> list[Dataset]:
 def _slice(file: Path, frame: int | None, places: list[Dataset]) -> Slice:
     kind = _texts(places, "FrameType") or _texts(places, "ImageType")
     description = str(_first(places, "SeriesDescription") or "")
-    sequence = str(_first(places, "SequenceName") or _first(places, "PulseSequenceName") or "")
-    date = str(_first(places, "SeriesDate") or _first(places, "AcquisitionDate") or "")
-    time = str(_first(places, "SeriesTime") or _first(places, "AcquisitionTime") or "")
+    sequence = str(_first(places, "SequenceName", "PulseSequenceName") or "")
+    date = str(_first(places, "SeriesDate", "AcquisitionDate") or "")
+    time = str(_first(places, "SeriesTime", "AcquisitionTime") or "")
     row_mm, column_mm = (float(step) for step in _first(places, "PixelSpacing"))
     x, y, z = (float(place) for place in _first(places, "ImagePositionPatient"))
-    echo = _first(places, "EffectiveEchoTime") or _first(places, "EchoTime")
+    echo = _first(places, "EffectiveEchoTime", "EchoTime")
     return Slice(
         file=file,
         frame=frame,
@@ -149,10 +149,8 @@ def _slice(file: Path, frame: int | None, places: list[Dataset]) -> Slice:
         echo_ms=None if echo is None else float(echo),
         b=_b_value(places, sequence, description),
         directional=_first(places, "DiffusionDirectionality") == "DIRECTIONAL" and "TRACEW" not in kind,
-        acquisition=_whole(_first(places, "AcquisitionNumber")),
-        temporal_position=_whole(
-            _first(places, "TemporalPositionIndex") or _first(places, "TemporalPositionIdentifier")
-        ),
+        acquisition=int(_first(places, "AcquisitionNumber") or 0),
+        temporal_position=int(_first(places, "TemporalPositionIndex", "TemporalPositionIdentifier") or 0),
         orientation=tuple(float(cosine) for cosine in _first(places, "ImageOrientationPatient")),
         position=(x, y, z),
         spacing=(column_mm, row_mm),
@@ -161,9 +159,9 @@ def _slice(file: Path, frame: int | None, places: list[Dataset]) -> Slice:
     )
 
 
-def _first(places: Iterable[Dataset], name: str) -> Any:
-    """The first value of a field that is there and not empty."""
-    found = (place.get(name) for place in places)
+def _first(places: Iterable[Dataset], *names: str) -> Any:
+    """The first value of a field, or of those that stand for it, that is there and not empty."""
+    found = (place.get(name) for name in names for place in places)
     return next((value for value in found if value is not None and value != ""), None)
 
 
@@ -171,10 +169,6 @@ def _texts(places: Iterable[Dataset], name: str) -> tuple[str, ...]:
     value = _first(places, name)
     values = [value] if isinstance(value, str) else list(value or ())
     return tuple(str(one).strip().upper() for one in values)
-
-
-def _whole(value: Any) -> int:
-    return int(value) if value is not None else 0
 
 
 def _scanning(places: list[Dataset]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
-from zssmnet.phantom.grid import Axes, Ellipsoid, Floats, Mask, Positions, SmoothField, Triple
+from zssmnet.phantom.grid import Axes, Ellipsoid, Floats, Mask, Point, Positions, SmoothField
 
 
 class Tissue(IntEnum):
@@ -114,8 +114,8 @@ class Anatomy:
         texture: one field, which T2W and ADC share.
     """
 
-    centre_mm: Triple
-    half_mm: Triple
+    centre_mm: Point
+    half_mm: Point
     organs: tuple[Organ, ...]
     nodules: tuple[tuple[Ellipsoid, float], ...]
     foci: tuple[Focus, ...]

@@ -7,14 +7,14 @@ import numpy as np
 
 from zssmnet.phantom.anatomy import Anatomy, Focus, Labels, Organ, Tissue
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
-from zssmnet.phantom.grid import Axes, Ellipsoid, GridSpec, SmoothField, Triple
+from zssmnet.phantom.grid import Axes, Ellipsoid, GridSpec, Point, SmoothField
 from zssmnet.preparation.cropping import bounding_box
 
 MARGIN_MM = 6.0
 """Around the gland's bounding box, in which veins, nerves and capsules lie."""
 
 
-def gland_box(grid: GridSpec, zones_zyx: Labels) -> tuple[Triple, Triple]:
+def gland_box(grid: GridSpec, zones_zyx: Labels) -> tuple[Point, Point]:
     """Centre of the gland's bounding box in the patient, and half its size along the grid's axes, in mm."""
     box = bounding_box(zones_zyx)
     assert box
@@ -56,8 +56,8 @@ def _union(reach: tuple[Axes, ...]) -> Axes:
 
 
 def _somewhere(
-    grid: GridSpec, zone_zyx: np.ndarray, centre_mm: Triple, count: int, rng: np.random.Generator
-) -> list[Triple]:
+    grid: GridSpec, zone_zyx: np.ndarray, centre_mm: Point, count: int, rng: np.random.Generator
+) -> list[Point]:
     """Random voxels of a zone: their positions in mm from the gland's centre, along the grid's axes."""
     voxels = np.argwhere(zone_zyx)
     axes = grid.axes_mm(centre_mm)
@@ -66,7 +66,7 @@ def _somewhere(
 
 
 def _nodules(
-    grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator
+    grid: GridSpec, zones_zyx: Labels, centre_mm: Point, rng: np.random.Generator
 ) -> tuple[tuple[Ellipsoid, float], ...]:
     """One nodule in about 0.8 ml of transition zone, at most 80; larger ones in larger glands."""
     zone = zones_zyx == TRANSITION_ZONE
@@ -81,7 +81,7 @@ def _nodules(
 
 
 def _lesions(
-    grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator, subtle: bool
+    grid: GridSpec, zones_zyx: Labels, centre_mm: Point, rng: np.random.Generator, subtle: bool
 ) -> tuple[Focus, ...]:
     """One or two lesions, or none if they are subtle; seven in ten of them in the peripheral zone."""
     lesions = []
@@ -94,7 +94,7 @@ def _lesions(
     return tuple(lesions)
 
 
-def _mimics(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator) -> tuple[Focus, ...]:
+def _mimics(grid: GridSpec, zones_zyx: Labels, centre_mm: Point, rng: np.random.Generator) -> tuple[Focus, ...]:
     """Two to four stromal nodules with a capsule in the transition zone; old blood and inflammation in the other."""
     kinds = (
         *((Tissue.STROMAL_NODULE, TRANSITION_ZONE, True),) * int(rng.integers(2, 5)),
@@ -109,7 +109,7 @@ def _mimics(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random
     return tuple(mimics)
 
 
-def surroundings(half_mm: Triple, rng: np.random.Generator) -> tuple[Organ, ...]:
+def surroundings(half_mm: Point, rng: np.random.Generator) -> tuple[Organ, ...]:
     """The organs around a gland of the half size x, y, z, in the order of painting."""
     a, b, c = half_mm
     fill = rng.uniform(0.8, 1.15)  # of the bladder

@@ -11,7 +11,7 @@ from zssmnet.data.examination import onto_grid
 from zssmnet.errors import InputError
 from zssmnet.phantom.anatomy import Anatomy, Labels, Tissue, table
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
-from zssmnet.phantom.grid import Axes, Floats, GridSpec, SmoothField, Triple
+from zssmnet.phantom.grid import Axes, Floats, GridSpec, Point, SmoothField
 from zssmnet.phantom.sampling import gland_box, sample_anatomy
 
 B_VALUE = 1.4e-3
@@ -72,7 +72,7 @@ def draw_case(case_id: str, mask: sitk.Image, rng: np.random.Generator, subtle: 
     return PhantomCase(case_id, mask, t2w, adc, dwi, lesions)
 
 
-def _epi_grid(grid: GridSpec, centre_mm: Triple, rng: np.random.Generator) -> GridSpec:
+def _epi_grid(grid: GridSpec, centre_mm: Point, rng: np.random.Generator) -> GridSpec:
     """The coarser grid of ADC and DWI: T2W's direction and slices, its own field of view."""
     in_plane_mm = float(rng.choice([1.5, 1.625, 1.75, 2.0]))
     middle = grid.position((np.array(grid.size_xyz) - 1) / 2)

@@ -6,13 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from zssmnet.preparation.cubes import HIGHEST_ADC
+from zssmnet.preparation.cropping import Triple
+from zssmnet.preparation.cubes import HIGHEST_ADC, Spacing
 from zssmnet.report.palette import CUBE_COLOUR, FAINT, INK, ZONES, Array
 from zssmnet.report.style import heading, legend, new_figure, outline_zones, png_of
 from zssmnet.report.thumbnails import shown_slices
-
-Size = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 _HEADINGS = ("T2W", f"ADC  (0 to {HIGHEST_ADC:.0f} µm²/s)", "DWI, high b-value")
 _PANEL = 2.35  # inches
@@ -22,8 +20,8 @@ _AROUND = (0.85, 1.75)  # inches beside and above the panels, for heading, legen
 def case_montage(
     images: Sequence[Array],
     mask_ZYX: Array,
-    cube_starts_xyz: Sequence[tuple[int, int, int]] | Array,
-    cube_size_xyz: Size,
+    cube_starts_xyz: Sequence[Triple] | Array,
+    cube_size_xyz: Triple,
     spacing_mm: Spacing,
     title: str,
 ) -> bytes:
@@ -71,9 +69,7 @@ def _window(volume_ZYX: Array) -> tuple[float, float]:
     return float(low), max(float(high), float(low) + 1e-6)
 
 
-def _outline_cubes(
-    ax: Axes, starts_xyz: list[tuple[int, int, int]], size_xyz: Size, spacing_mm: Spacing, slice_index: int
-) -> None:
+def _outline_cubes(ax: Axes, starts_xyz: list[Triple], size_xyz: Triple, spacing_mm: Spacing, slice_index: int) -> None:
     width, height = size_xyz[0] * spacing_mm[0], size_xyz[1] * spacing_mm[1]
     for x, y, z in starts_xyz:
         if z <= slice_index < z + size_xyz[2]:
