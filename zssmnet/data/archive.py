@@ -57,7 +57,7 @@ class Inventory:
     """What an archive holds.
 
     Attributes:
-        cases: usable at first sight, sorted by id.
+        cases: whole by their file names, sorted by id.
         faults: cases with a missing channel or mask, with one that is there twice, or with an id that cannot name
             files; one error a case.
     """
@@ -72,7 +72,7 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
     Args:
         images: an nnU-Net raw archive (its ``imagesTr`` or the folder above), or PI-CAI's MHA archive.
         masks: folder of ``<case>.nii.gz``.
-        archive_format: None recognises it by the names of the files.
+        archive_format: None detects it automatically, by the names of the files.
 
     Raises:
         ArchiveError: no archive there, two kinds in one folder, no case in it, or no mask.
@@ -163,7 +163,7 @@ def _seen(storage: Storage) -> str:
     if all(_is_foreign(key) for key in keys):
         hint = "; all of them are hidden"
     elif any(_RECORD.search(key) for key in keys):
-        hint = "; files that an earlier run prepared are passed over"
+        hint = "; files that an earlier run prepared are ignored"
     elif any(key.endswith(".nii") for key in keys):
         hint = "; compress *.nii with gzip"
     elif any(key.lower().endswith((".dcm", ".ima")) for key in keys):

@@ -4,7 +4,7 @@ The rule. Of several candidates, the first in this order is taken:
 
 - T2W: complete; without fat saturation; 2-D before 3-D; finest (smallest voxel); latest.
 - DWI: complete; b-value of at least `lowest_b`, nearest to `high_b`; finest; latest. Where all are lower, the high
-  b-value is computed from them at will.
+  b-value is computed from them if `compute_high_b` is set.
 - ADC: complete; of the same acquisition grid as the DWI; finest; latest.
 
 Voxels that differ by less than 1 % are equally fine; "latest" is the later series, so a repeat replaces what it
@@ -28,7 +28,7 @@ ChoiceRow = tuple[Stack, str, str]
 
 
 class Override(BaseModel, frozen=True, extra="forbid"):
-    """A choice by hand for one case: numbers of series."""
+    """A manual choice for one case: numbers of series."""
 
     t2w: int | None = None
     adc: int | None = None
@@ -57,7 +57,7 @@ class Choice:
 
 
 def read_overrides(text: bytes, source: str) -> dict[str, Override]:
-    """Choices by hand: TOML tables named after cases, with ``t2w``, ``adc``, ``dwi``, ``b`` or ``leave_out``.
+    """Read manual choices: TOML tables named after cases, with ``t2w``, ``adc``, ``dwi``, ``b`` or ``leave_out``.
 
     Raises:
         DicomError: not TOML, or not that form.
@@ -73,9 +73,9 @@ def read_overrides(text: bytes, source: str) -> dict[str, Override]:
 
 
 def choose(study: Study, config: SeriesConfig, override: Override | None = None) -> Choice:
-    """Apply the rule, and what was decided by hand."""
+    """Apply the rule, and the manual choice."""
     override = override or Override()
-    faults: list[str] = [f"left out by hand: {override.leave_out}"] if override.leave_out else []
+    faults: list[str] = [f"excluded manually: {override.leave_out}"] if override.leave_out else []
     chosen: dict[Role, Stack] = {}
     reasons: dict[Role, str] = {}
 
@@ -121,7 +121,7 @@ def _none(study: Study, role: Role, candidates: list[Stack], by_hand: int | None
 
 def _why(candidates: list[Stack], by_hand: int | None, words: str) -> str:
     if by_hand is not None:
-        return "chosen by hand"
+        return "chosen manually"
     return "the only one" if len(candidates) == 1 else f"first of {len(candidates)} by: complete, {words}"
 
 

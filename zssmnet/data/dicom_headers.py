@@ -1,4 +1,4 @@
-"""What the headers of DICOM files say of each slice: where it lies, how it was made, which b-value it has.
+"""What the headers of DICOM files give of each slice: position, acquisition, b-value.
 
 pydicom reads the files. A multi-frame (enhanced) file gives a slice a frame; of these, functional groups of the frame
 come before shared ones and these before the file's own fields.
@@ -37,7 +37,7 @@ _WITHOUT_PREAMBLE = b"\x08\x00"
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice: a file, or a frame of one. What could identify a patient is never shown.
+    """One slice: a file, or a frame of one. Identifying fields are excluded from its repr.
 
     Attributes:
         file, frame: where its pixels are; frame None in a file of one slice.
@@ -82,7 +82,7 @@ class Slice:
 
 
 def read_slices(file: Path) -> list[Slice] | str:
-    """The slices of a file, or why it is passed over: it is foreign, no MR image, or its header is not whole.
+    """The slices of a file, or why it is skipped: no DICOM file, no MR image, or a damaged header.
 
     Raises:
         OSError: it cannot be read.

@@ -1,8 +1,8 @@
 """From a tree of DICOM files to an archive like PI-CAI's: ``<patient>/<patient>_<study>_{t2w,adc,hbv}.mha``.
 
-What identifies a patient stays behind: names of files and folders, ids, names, dates and free text. The images are
-written from voxels and grid alone, the table of choices from numbers of series. New ids are keyed hashes, or come from
-a table: nothing of the old ids is in them.
+The archive is de-identified: no file or folder names, ids, names, dates or free text of the source are copied. Images
+are written from voxels and grid alone, the table of choices from numbers of series. New ids are keyed hashes, or come
+from a table.
 """
 
 import csv
@@ -122,9 +122,9 @@ def import_dicom(
     """Import all studies below a folder.
 
     Args:
-        folder: DICOM files under any names, in any order; other files are passed over.
+        folder: DICOM files under any names, in any order; other files are skipped.
         archive: where the images and ``choices.csv`` go.
-        overrides: choices by hand, by case id.
+        overrides: manual choices, by case id.
 
     Raises:
         DicomError: no MR image there, ids that stand for several studies, or overrides of cases that are not there.

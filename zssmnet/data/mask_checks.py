@@ -1,4 +1,4 @@
-"""Is a zonal mask that of a prostate? Rules that every real mask passes, for masks that a model has drawn.
+"""Check zonal masks for anatomical plausibility, by rules that every real mask passes.
 
 Labels: 0 background, 1 peripheral zone, 2 the rest of the gland.
 """
@@ -30,7 +30,7 @@ class MaskCheck:
 
     Attributes:
         peripheral_ml, rest_ml: volumes of the labels 1 and 2.
-        findings: what no prostate has, in words with the values; empty for a plausible mask.
+        findings: what is implausible, with the values; empty for a plausible mask.
     """
 
     peripheral_ml: float
@@ -66,7 +66,7 @@ def _volumes(peripheral: float, rest: float) -> Iterator[str]:
         ("the rest of the gland (label 2)", rest, REST_ML),
     ):
         if not low <= volume <= high:
-            yield f"{name} has {volume:.1f} ml; human ones have {low:g} to {high:g}"
+            yield f"{name} has {volume:.1f} ml; plausible are {low:g} to {high:g}"
 
 
 def _shape(mask: sitk.Image, gland_ZYX: npt.NDArray[np.bool_]) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _shape(mask: sitk.Image, gland_ZYX: npt.NDArray[np.bool_]) -> Iterator[str]:
     extents = [float(np.ptp(one) + 1) * step for one, step in zip(places, mask.GetSpacing(), strict=True)]
     if not all(EXTENT_MM[0] <= extent <= EXTENT_MM[1] for extent in extents):
         shown = " x ".join(f"{extent:.0f}" for extent in extents)
-        yield f"the gland measures {shown} mm; human ones have {EXTENT_MM[0]:g} to {EXTENT_MM[1]:g}"
+        yield f"the gland measures {shown} mm; plausible are {EXTENT_MM[0]:g} to {EXTENT_MM[1]:g}"
     parts = sitk.ConnectedComponent(sitk.GetImageFromArray(gland_ZYX.astype(np.uint8)), True)
     sizes = np.bincount(array_of(parts).ravel())[1:]
     if (apart := 1 - float(sizes.max() / sizes.sum())) > LARGEST_SHARE_APART:
