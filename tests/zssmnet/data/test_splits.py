@@ -114,7 +114,7 @@ class TestStable:
 
     def test_ids_of_another_form_need_no_pattern(self, caplog: pytest.LogCaptureFixture):
         assert len(choose_subsets(["a", "b_1"])) == 2
-        assert [record.levelname for record in caplog.records] == ["INFO"]
+        assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
     def test_a_bad_pattern_is_said(self):
         with pytest.raises(InputError, match="no group"):
