@@ -61,7 +61,10 @@ def read_examination(case: Case, images: Storage, masks: Storage) -> Examination
     """
     sources = [(images, key) for key in case.images] + [(masks, case.mask)]
     files = tuple(storage.where(key) for storage, key in sources)
-    volumes = [_read(case.id, storage, key) for storage, key in sources]
+    volumes: list[sitk.Image] = []
+    for storage, key in sources:
+        with file_errors(case.id, storage, key):
+            volumes.append(read_image(storage.local(key)))
     warnings = []
     for file, volume, name in zip(files, volumes, CHANNELS, strict=False):
         check_values(case.id, file, volume, f"the {name} image")
@@ -123,11 +126,6 @@ def onto_grid(image: sitk.Image, reference: sitk.Image, interpolator: int = sitk
     resampler.SetDefaultPixelValue(0)
     resampler.SetOutputPixelType(image.GetPixelID())
     return resampler.Execute(image)
-
-
-def _read(case_id: str, storage: Storage, key: str) -> sitk.Image:
-    with file_errors(case_id, storage, key):
-        return read_image(storage.local(key))
 
 
 @contextmanager

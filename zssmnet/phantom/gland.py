@@ -1,6 +1,7 @@
 """A prostate and its zones."""
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from zssmnet.phantom.grid import Floats, GridSpec, Mask, SmoothField
@@ -34,9 +35,9 @@ def zonal_mask(grid: GridSpec, rng: np.random.Generator) -> sitk.Image:
     x, y, z = (axis[slice(*end)] for axis, end in zip((x, y, z), ends, strict=True))
     axes = x, y, z
     wobble = [SmoothField.sample(rng, axes, (11.0, 11.0, 13.0)) for _ in range(2)]
-    u = (x[None, None, :] + 1.2 * wobble[0].at(axes)) / half_width
-    v = (y[None, :, None] + 1.2 * wobble[1].at(axes)) / half_depth
-    w = (z / half_height)[:, None, None]
+    u = _float32((x[None, None, :] + 1.2 * wobble[0].at(axes)) / half_width)
+    v = _float32((y[None, :, None] + 1.2 * wobble[1].at(axes)) / half_depth)
+    w = _float32(z / half_height)[:, None, None]
 
     # the rectum dents the back in the midline; the transition zone's share varies widely between men
     share = rng.uniform(0.85, 1.15)
@@ -63,3 +64,7 @@ def _transition_zone(u: Floats, v: Floats, w: Floats, share: float) -> Mask:
     urethra = (u / 0.2) ** 2 + ((v + 0.1) / 0.2) ** 2 + ((w + 0.6) / 0.9) ** 2
     inner: Mask = np.exp(-core) + 0.8 * np.exp(-stroma) + np.exp(-urethra) > np.exp(-share)
     return inner
+
+
+def _float32(values: npt.NDArray[np.floating]) -> Floats:
+    return np.asarray(values, dtype=np.float32)

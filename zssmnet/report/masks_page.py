@@ -72,7 +72,7 @@ def publish_masks_page(
     found = draw_all(drawn, sorted(masks_by_case(masks).items()), advance)
     found.sort(key=lambda one: (-len(one.check.findings), one.case_id))
     output.sweep()
-    output.publish_bytes(PAGE, masks_page(found).encode())
+    output.publish_bytes(PAGE, _page(found).encode())
     return found
 
 
@@ -106,17 +106,15 @@ def _picture(case_id: str, check: MaskCheck, mask: sitk.Image, t2w: sitk.Image |
     return DrawnMask(case_id, check, jpeg([ground[z, rows, columns] for z in slices]), paths)
 
 
-def masks_page(masks: Sequence[DrawnMask]) -> str:
-    """The whole page, HTML; masks in the order in which they are given."""
+def _page(masks: Sequence[DrawnMask]) -> str:
     odd = sum(bool(one.check.findings) for one in masks)
     head = (
         f"<h1>{len(masks)} masks, {odd} with findings</h1><p>Slices at 4/5, 1/2 and 1/5 of the gland's height; "
         f"{LEGEND}.</p><table class=cases><tr><th>case<th>upper, middle, lower<th>gland<th>findings"
     )
-    drawn = (_row(number, one) for number, one in enumerate(masks))
-    return "".join(document(f"Zonal masks: {len(masks)}", [head, *drawn, "</table>"]))
-
-
-def _row(number: int, one: DrawnMask) -> str:
-    picture = drawing(one.picture, one.outlines, f"z{number}") if one.picture else ""
-    return case_row(one.case_id, (), [picture], (one.check.peripheral_ml, one.check.rest_ml), one.check.findings)
+    rows = []
+    for number, one in enumerate(masks):
+        picture = drawing(one.picture, one.outlines, f"z{number}") if one.picture else ""
+        volumes_ml = one.check.peripheral_ml, one.check.rest_ml
+        rows.append(case_row(one.case_id, (), [picture], volumes_ml, one.check.findings))
+    return "".join(document(f"Zonal masks: {len(masks)}", [head, *rows, "</table>"]))
