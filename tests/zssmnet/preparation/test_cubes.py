@@ -12,9 +12,10 @@ import pytest
 from tests.zssmnet.examinations import as_array, as_image, gland, read, write
 from tests.zssmnet.interruption import Killed, MortalStorage, contents, traces
 from zssmnet.config import CubesConfig
-from zssmnet.errors import CaseError, CubesError, StorageError
+from zssmnet.errors import CaseError, CubesError, InputError, StorageError
 from zssmnet.preparation.cubes import (
     SubsetCubes,
+    check_prepared,
     cube_starts,
     cubes_key,
     cut_subset,
@@ -341,6 +342,19 @@ class TestAgain:
         fresh = stage.cubes.with_name("fresh")
         stage.generate(config=config, output=LocalStorage(fresh))
         assert contents(stage.cubes) == contents(fresh)
+
+
+class TestCheckPrepared:
+    def test_counts_the_cases_of_each_subset(self, stage: Stage):
+        assert check_prepared(LocalStorage(stage.data)) == {0: 2, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0}
+        assert check_prepared(LocalStorage(stage.data), [0]) == {0: 2}
+
+    def test_no_case_and_no_such_subset_are_errors(self, stage: Stage, tmp_path: Path):
+        for data, subsets in ((tmp_path / "nowhere", range(6)), (stage.data, [1])):
+            with pytest.raises(InputError, match=rf"^{data}: no prepared case in the folders subset0 to subset5"):
+                check_prepared(LocalStorage(data), subsets)
+        with pytest.raises(InputError, match="there is no subset 6; subsets are 0 to 5"):
+            check_prepared(LocalStorage(stage.data), [0, 6])
 
 
 class TestBadCase:
