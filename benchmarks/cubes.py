@@ -23,11 +23,10 @@ from benchmarks.fresh import in_fresh_process
 from benchmarks.results import MB, Results
 from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import take_inventory
-from zssmnet.data.examination import array_of
-from zssmnet.data.image_io import read_image
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.phantom import GridSpec, case_ids, write_archive
-from zssmnet.preparation.cubes import cube_starts, generate_cubes, padded, prepared_cases, scaled_volume
-from zssmnet.preparation.prepare import prepare_case, prepared_keys
+from zssmnet.preparation.cubes import cube_starts, cut_subset, padded, prepared_cases, scaled_volume
+from zssmnet.preparation.prepare import prepared_keys, publish_prepared
 from zssmnet.storage import LocalStorage
 
 SUBSET = 0
@@ -44,7 +43,7 @@ def write_prepared(folder: Path, count: int, matrix: tuple[int, int, int]) -> No
     with tempfile.TemporaryDirectory() as raw:
         images, masks = (LocalStorage(path) for path in write_archive(Path(raw), [first], grids=[grid]))
         (case,) = take_inventory(images, masks).cases
-        prepare_case(case, SUBSET, images, masks, prepared, PreparationConfig())
+        publish_prepared(case, SUBSET, images, masks, prepared, PreparationConfig())
     for other in others:
         for source, target in zip(prepared_keys(first, SUBSET), prepared_keys(other, SUBSET), strict=True):
             shutil.copyfile(folder / source, folder / target)
@@ -55,7 +54,7 @@ def cut(prepared: str, output: str) -> dict[str, float]:
     reading = _Timed(read_image)
     vars(zssmnet.preparation.cubes)["read_image"] = reading
     start = time.perf_counter()
-    generate_cubes(SUBSET, LocalStorage(prepared), LocalStorage(output), CubesConfig())
+    cut_subset(SUBSET, LocalStorage(prepared), LocalStorage(output), CubesConfig())
     return {"seconds": time.perf_counter() - start, "reading_s": reading.seconds, "bytes": _size(Path(output))}
 
 

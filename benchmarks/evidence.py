@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from flows.demo import demo_pretraining
+
 from zssmnet import stages
 from zssmnet.config import (
     PICAI_PATIENT,

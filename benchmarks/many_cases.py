@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from zssmnet.phantom import GridSpec, PhantomCase, evenly_split_cases, phantom_case, write_masks, write_nnunet_raw
+from zssmnet.phantom import GridSpec, PhantomCase, evenly_split_cases, phantom_case, write_case
 
 GRIDS = (
     GridSpec.centred((48, 48, 10), (0.5, 0.5, 3.0), (0.0, 0.0, 0.0)),
@@ -17,11 +17,9 @@ DRAWN = 24
 
 def write_many_cases(folder: Path, count: int) -> tuple[Path, Path]:
     """An nnU-Net raw archive, spread evenly over the six subsets, no two images the same: (images, masks)."""
-    images, masks = folder / "images", folder / "masks"
     for case in _cases(evenly_split_cases(count)):
-        write_nnunet_raw(images, [case])
-        write_masks(masks, [case])
-    return images, masks
+        write_case(folder, case, with_lesions=False)
+    return folder / "nnunet_raw", folder / "zonal_masks"
 
 
 def _cases(ids: list[str]) -> Iterator[PhantomCase]:
@@ -31,6 +29,4 @@ def _cases(ids: list[str]) -> Iterator[PhantomCase]:
 
 
 def _brighter(case: PhantomCase, case_id: str, by: int) -> PhantomCase:
-    images = case.examination
-    brighter = replace(images, t2w=images.t2w + by, adc=images.adc + by, dwi=images.dwi + by)
-    return PhantomCase(case_id, case.mask, brighter)
+    return replace(case, id=case_id, t2w=case.t2w + by, adc=case.adc + by, dwi=case.dwi + by)

@@ -3,7 +3,7 @@
     python -m benchmarks.orchestration --json orchestration.json
 
 `zssmnet prepare` runs as a user runs it, with the server that Prefect starts for it, on many small cases; the plain way
-is a loop over `prepare_case`. Seconds are those of the clock, processor seconds those of all
+is a loop over `publish_prepared`. Seconds are those of the clock, processor seconds those of all
 processes together: tasks run side by side on the cores, the loop does not.
 """
 
@@ -23,7 +23,7 @@ from benchmarks.results import MB, Results
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.data.splits import stable_subset
-from zssmnet.preparation.prepare import prepare_case
+from zssmnet.preparation.prepare import publish_prepared
 from zssmnet.storage import LocalStorage
 
 PERIOD_S = 0.5
@@ -34,7 +34,7 @@ def loop(images: str, masks: str, output: str) -> dict[str, float]:
     sources = LocalStorage(images), LocalStorage(masks)
     before, start = time.process_time(), time.perf_counter()
     for case in take_inventory(*sources).cases:
-        prepare_case(case, stable_subset(case.id), *sources, LocalStorage(output), PreparationConfig())
+        publish_prepared(case, stable_subset(case.id), *sources, LocalStorage(output), PreparationConfig())
     return {"seconds": time.perf_counter() - start, "processor_s": time.process_time() - before}
 
 

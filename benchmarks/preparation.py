@@ -22,11 +22,11 @@ from benchmarks.results import Results
 from benchmarks.timing import best_seconds
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import take_inventory
-from zssmnet.data.examination import Examination, array_of, read_examination
-from zssmnet.data.image_io import write_image
+from zssmnet.data.examination import Examination, read_examination
+from zssmnet.data.image_io import array_of, write_image
 from zssmnet.phantom import GridSpec, write_archive
 from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
-from zssmnet.preparation.prepare import prepare, prepare_case, prepared_keys
+from zssmnet.preparation.prepare import prepare_volumes, prepared_keys, publish_prepared
 from zssmnet.preparation.resampling import grid_of, target_grid
 from zssmnet.report.archive_rows import draw_row
 from zssmnet.storage import LocalStorage, sha256_of
@@ -89,13 +89,13 @@ def measure(grid: GridSpec, repeat: int) -> dict[str, Any]:
         files = [*(images.local(key) for key in case.images), masks.local(case.mask)]
         output = LocalStorage(Path(folder, "prepared"))
         examination = read_examination(case, images, masks)
-        volumes = prepare(case.id, examination, CONFIG)
+        volumes = prepare_volumes(case.id, examination, CONFIG)
         ours, plain = [*volumes.images, volumes.mask], [sitk.GetImageFromArray(one) for one in plainly(examination)]
         targets = [Path(folder, f"{number}.nii.gz") for number in range(4)]
 
         def whole() -> None:
             shutil.rmtree(output.folder, ignore_errors=True)
-            prepare_case(case, 0, images, masks, output, CONFIG)
+            publish_prepared(case, 0, images, masks, output, CONFIG)
 
         def whole_plainly() -> None:
             read = [sitk.ReadImage(str(file)) for file in files]
@@ -104,13 +104,16 @@ def measure(grid: GridSpec, repeat: int) -> dict[str, Any]:
 
         whole()
         prepared = [output.local(key) for key in prepared_keys(case.id, 0)]
-        record, _ = prepare_case(case, 0, images, masks, output, CONFIG)
+        record, _ = publish_prepared(case, 0, images, masks, output, CONFIG)
         work: dict[str, tuple[Callable[[], object] | None, Callable[[], object]]] = {
             "reading": (
                 lambda: [sitk.ReadImage(str(file)) for file in files],
                 lambda: read_examination(case, images, masks),
             ),
-            "resampling and cropping": (lambda: plainly(examination), lambda: prepare(case.id, examination, CONFIG)),
+            "resampling and cropping": (
+                lambda: plainly(examination),
+                lambda: prepare_volumes(case.id, examination, CONFIG),
+            ),
             "writing": (
                 lambda: [sitk.WriteImage(one, str(file), True) for one, file in zip(plain, targets, strict=True)],
                 lambda: [write_image(one, str(file)) for one, file in zip(ours, targets, strict=True)],

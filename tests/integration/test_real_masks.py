@@ -13,8 +13,7 @@ from flows import cli
 from tests.phantoms import QUICK_SETTINGS
 from tests.reliability.command import zssmnet
 from zssmnet.data.image_io import read_image
-from zssmnet.phantom import examination, write_nnunet_raw
-from zssmnet.phantom.archives import PhantomCase
+from zssmnet.phantom import draw_case, write_case
 
 pytestmark = pytest.mark.integration
 REAL = "11373_1001396"
@@ -23,14 +22,13 @@ REAL = "11373_1001396"
 @pytest.fixture(scope="module")
 def archive(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Images (nnU-Net raw) and masks of all 18 cases."""
-    images, masks = tmp_path_factory.mktemp("nnunet_raw"), shared / "data" / "zonal_masks"
+    images, masks = tmp_path_factory.mktemp("archive") / "nnunet_raw", shared / "data" / "zonal_masks"
     shutil.copytree(shared / "data" / "nnunet_raw" / "imagesTr", images / "imagesTr", copy_function=shutil.copyfile)
     for file in sorted(masks.glob("*.nii.gz")):
         case_id = file.name.removesuffix(".nii.gz")
         if case_id != REAL:
-            mask = read_image(file)
             seed = int.from_bytes(hashlib.sha256(case_id.encode()).digest())
-            write_nnunet_raw(images, [PhantomCase(case_id, mask, examination(mask, np.random.default_rng(seed)))])
+            write_case(images.parent, draw_case(case_id, read_image(file), np.random.default_rng(seed)))
     return images, masks
 
 

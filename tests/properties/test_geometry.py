@@ -14,7 +14,7 @@ from zssmnet.data.examination import Examination
 from zssmnet.data.image_io import LARGEST_VOLUME
 from zssmnet.errors import CaseError
 from zssmnet.preparation.cropping import Box, bounding_box
-from zssmnet.preparation.prepare import PreparedVolumes, prepare
+from zssmnet.preparation.prepare import PreparedVolumes, prepare_volumes
 from zssmnet.preparation.resampling import Grid, target_grid
 
 IN_PLANE = st.sampled_from([0.25, 0.3, 0.342, 0.5, 0.5625, 1.0, 2.0]) | st.floats(0.2, 1.5)
@@ -56,7 +56,7 @@ class Given:
     def prepared(self) -> PreparedVolumes | None:
         """None if the gland is too thin for the grid."""
         try:
-            return prepare("case", self.examination, PreparationConfig(margin_mm=self.margin_mm))
+            return prepare_volumes("case", self.examination, PreparationConfig(margin_mm=self.margin_mm))
         except CaseError as error:
             assert "so thin" in error.reason
             return None
@@ -156,7 +156,7 @@ def test_no_spacing_makes_a_volume_that_cannot_be(case: Given, step: float, axis
         spacing[axis] = step
         volume.SetSpacing(spacing)
     try:
-        volumes = prepare("case", case.examination, PreparationConfig(margin_mm=case.margin_mm))
+        volumes = prepare_volumes("case", case.examination, PreparationConfig(margin_mm=case.margin_mm))
     except CaseError as error:
         assert error.reason.isprintable()
     else:

@@ -21,8 +21,8 @@ from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.errors import CaseError, CheckpointError, CubesError, ZssmnetError
 from zssmnet.handoff.load import load_pretrained
-from zssmnet.preparation.cubes import generate_cubes, open_cubes, remove_other_sets
-from zssmnet.preparation.prepare import PreparedCase, prepare_case, remove_stale
+from zssmnet.preparation.cubes import cut_subset, open_cubes, remove_other_sets
+from zssmnet.preparation.prepare import PreparedCase, publish_prepared, remove_stale
 from zssmnet.registry.versions import (
     MODEL,
     find_version,
@@ -149,7 +149,7 @@ def test_no_voxels_come_from_another_file(tmp_path: Path, ledger: Ledger, ending
     output = LocalStorage(tmp_path / "root")
     with ledger.tried("hostile files", "an image whose voxels lie in another file"):
         with pytest.raises(CaseError, match="no readable image") as caught:
-            prepare_case(archive.case("1_1"), 0, archive.images, archive.masks, output, PREPARATION)
+            publish_prepared(archive.case("1_1"), 0, archive.images, archive.masks, output, PREPARATION)
         assert str(caught.value).isprintable()
         assert output.list() == []
 
@@ -169,7 +169,7 @@ def test_an_image_of_another_format_is_refused(tmp_path: Path, ledger: Ledger):
         ledger.tried("hostile files", "an image of another format under a NIfTI's name"),
         pytest.raises(CaseError, match="neither a NIfTI nor a MetaImage file"),
     ):
-        prepare_case(archive.case(), 0, archive.images, archive.masks, LocalStorage(tmp_path / "o"), PREPARATION)
+        publish_prepared(archive.case(), 0, archive.images, archive.masks, LocalStorage(tmp_path / "o"), PREPARATION)
 
 
 # --- names and links
@@ -229,10 +229,10 @@ def test_no_name_in_an_archive_leads_elsewhere(tmp_path: Path, victims: Path, le
         assert all(str(fault).isprintable() for fault in found.faults)
         output = LocalStorage(root / "SSL/data")
         for case in found.cases:
-            prepare_case(case, 0, archive.images, archive.masks, output, PREPARATION)
+            publish_prepared(case, 0, archive.images, archive.masks, output, PREPARATION)
         made = {entry.key for entry in output.list("subset0")}
         assert made == {f"subset0/{case.id}{end}" for case in found.cases for end in (".nii.gz", *ENDINGS)}
-        record, _ = generate_cubes(0, output, LocalStorage(root / "SSL/generated_cubes"), CUBES)
+        record, _ = cut_subset(0, output, LocalStorage(root / "SSL/generated_cubes"), CUBES)
         assert {case.case_id for case in record.cases} == {case.id for case in found.cases}
         if "$" in name or long:
             assert gallery._montage(output, record)[:4] == b"\x89PNG"
@@ -275,7 +275,7 @@ def test_links_in_an_archive(tmp_path: Path, victims: Path, ledger: Ledger):
         found = take_inventory(archive.images, archive.masks)
         for case in found.cases:
             try:
-                prepare_case(case, 0, archive.images, archive.masks, output, PREPARATION)
+                publish_prepared(case, 0, archive.images, archive.masks, output, PREPARATION)
             except CaseError as fault:
                 assert str(fault).isprintable()
                 assert "root:" not in str(fault)
@@ -332,7 +332,7 @@ def clinic(tmp_path: Path) -> tuple[Archive, LocalStorage]:
     archive, output = Archive(tmp_path / "archive"), LocalStorage(tmp_path / "root")
     for seed, case_id in enumerate("ab"):
         archive.add(case_id, seed=seed)
-        prepare_case(archive.case(case_id), 0, archive.images, archive.masks, output, PREPARATION)
+        publish_prepared(archive.case(case_id), 0, archive.images, archive.masks, output, PREPARATION)
     return archive, output
 
 
@@ -351,7 +351,7 @@ def test_a_changed_record_of_a_case(clinic: tuple[Archive, LocalStorage], victim
     files_of_b = {key: content for key, content in before.items() if "/b" in key}
     with ledger.tried("hostile records", f"a case's record: {fault}", tries=2):
         output.publish_bytes(record_key("a"), record)
-        prepare_case(archive.case("a"), 0, archive.images, archive.masks, output, PREPARATION)
+        publish_prepared(archive.case("a"), 0, archive.images, archive.masks, output, PREPARATION)
         assert {k: v for k, v in contents(output.folder).items() if "records" not in k} == {
             k: v for k, v in before.items() if "records" not in k
         }
@@ -371,7 +371,7 @@ def test_a_record_of_many_megabytes(clinic: tuple[Archive, LocalStorage], victim
             output.publish_bytes(
                 record_key("a"), whole.replace(b'"warnings": []', b'"warnings": ["' + b"x" * size * 10**6 + b'"]')
             )
-            prepare_case(archive.case("a"), 0, archive.images, archive.masks, output, PREPARATION)
+            publish_prepared(archive.case("a"), 0, archive.images, archive.masks, output, PREPARATION)
 
 
 @pytest.mark.parametrize(
@@ -392,12 +392,12 @@ def test_a_changed_record_of_cubes(
 ):
     _, data = clinic
     cubes = LocalStorage(tmp_path / "cubes")
-    record, _ = generate_cubes(0, data, cubes, CUBES)
+    record, _ = cut_subset(0, data, cubes, CUBES)
     name = record.outputs[0].key
     before = cubes.read(name)
     with ledger.tried("hostile records", "a record of cubes"):
         cubes.publish_bytes(record_key(name), planted(cubes, name, change, victims))
-        generate_cubes(0, data, cubes, CUBES)
+        cut_subset(0, data, cubes, CUBES)
         assert cubes.read(name) == before
         cubes.publish_bytes(record_key(name), planted(cubes, name, change, victims))
         remove_other_sets(cubes, CubesConfig(cubes_per_case=2, size=(4, 4, 4)))
@@ -535,7 +535,7 @@ def test_no_key_in_a_bucket_leads_elsewhere(s3_root: str, tmp_path: Path, victim
             lambda: remove_stale(storage, set()),
             lambda: remove_other_sets(storage, CUBES),
             lambda: verify_stage(storage),
-            lambda: generate_cubes(0, storage, storage.child("cubes"), CUBES),
+            lambda: cut_subset(0, storage, storage.child("cubes"), CUBES),
             lambda: [storage.read(entry.key) for entry in storage.list()],
             lambda: [storage.remove(entry.key) for entry in storage.list()],
         ):

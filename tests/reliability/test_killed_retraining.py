@@ -15,7 +15,7 @@ from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.killing import Place, die_often, draw
 from tests.reliability.ledger import Ledger
 from tests.reliability.mortal import VISIBLE, Death
-from zssmnet.data.splits import assign_subsets
+from zssmnet.data.splits import choose_subsets
 from zssmnet.phantom import evenly_split_cases
 from zssmnet.registry.challenge import JUDGEMENT, Judgement
 from zssmnet.storage import open_storage
@@ -66,7 +66,7 @@ def group(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Group
     images, masks = small_archive(folder, 7)
     (folder / "quick.toml").write_text(QUICK_SETTINGS)
     (late,) = {*evenly_split_cases(7)} - {*evenly_split_cases(6)}
-    subset_of = assign_subsets(evenly_split_cases(7), "stable")
+    subset_of = choose_subsets(evenly_split_cases(7))
     (gone,) = (case for case in evenly_split_cases(6) if subset_of[case] == subset_of[late])
     changed, other, *_ = (case for case in evenly_split_cases(6) if case != gone)
 

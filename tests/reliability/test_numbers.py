@@ -24,10 +24,10 @@ from tests.zssmnet.training.examples import (
 )
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.data.archive import take_inventory
-from zssmnet.data.splits import SUBSETS, assign_subsets
+from zssmnet.data.splits import SUBSETS, choose_subsets
 from zssmnet.errors import CheckpointError, CollapsedError, CubesError, NonFiniteLossError, ZssmnetError
-from zssmnet.preparation.cubes import cubes_key, generate_cubes, prepared_cases
-from zssmnet.preparation.prepare import prepare_case, remove_prepared
+from zssmnet.preparation.cubes import cubes_key, cut_subset, prepared_cases
+from zssmnet.preparation.prepare import publish_prepared, remove_prepared
 from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, list_versions
 from zssmnet.storage import LocalStorage, Storage, open_storage
@@ -172,9 +172,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, masks = (LocalStorage(folder) for folder in small_archive(root / "archive"))
     data, cubes, weights, _ = stages(str(root))
     cases = take_inventory(images, masks).cases
-    subset_of = assign_subsets([case.id for case in cases], "stable")
+    subset_of = choose_subsets([case.id for case in cases])
     for case in cases:
-        prepare_case(case, subset_of[case.id], images, masks, data, PreparationConfig())
+        publish_prepared(case, subset_of[case.id], images, masks, data, PreparationConfig())
     cut(data, cubes)
     train_and_publish(cubes, weights, small_config(epochs=1))
     shutil.rmtree(root / "archive")
@@ -203,7 +203,7 @@ def stages(root: str) -> list[Storage]:
 
 def cut(data: Storage, cubes: Storage) -> None:
     for subset in SUBSETS:
-        generate_cubes(subset, data, cubes, CUBES)
+        cut_subset(subset, data, cubes, CUBES)
 
 
 def findings(root: str) -> list[tuple[str, str]]:

@@ -27,9 +27,9 @@ from tests.integration.service import Service, connected
 from tests.reliability.ledger import Ledger
 from tests.reliability.watching import Watch, family, in_words, thirds
 from zssmnet.config import PreparationConfig
-from zssmnet.data.archive import Case, take_inventory
+from zssmnet.data.archive import IMAGE_SUFFIXES, MASK_SUFFIX, Case, take_inventory
 from zssmnet.data.splits import stable_subset
-from zssmnet.preparation.prepare import IMAGE_SUFFIXES, MASK_SUFFIX, prepare_case
+from zssmnet.preparation.prepare import publish_prepared
 from zssmnet.storage import open_storage
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(3600)]
@@ -229,7 +229,7 @@ def seconds_of_the_work_alone(archive: Archive, output: Path) -> float:
     cases = take_inventory(images, masks).cases[:SAMPLE]
 
     def work(case: Case) -> None:
-        prepare_case(case, stable_subset(case.id), images, masks, data, PreparationConfig())
+        publish_prepared(case, stable_subset(case.id), images, masks, data, PreparationConfig())
 
     began = time.monotonic()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:

@@ -20,8 +20,7 @@ import zssmnet.stages
 from tests.phantoms import small_archive
 from tests.zssmnet.training.examples import COUNTS, SIZE, cubes_file, cubes_of, small_config, write_cubes
 from zssmnet.config import CubesConfig, PreparationConfig
-from zssmnet.data.examination import array_of
-from zssmnet.data.image_io import read_image
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.errors import CubesError, InputError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,10 +19,11 @@ from zssmnet.storage.keys import checked_key, printable
 log = logging.getLogger(__name__)
 
 CHANNELS = ("T2W", "ADC", "DWI")
-_SUFFIXES: dict[ArchiveFormat, tuple[str, str, str]] = {
+IMAGE_SUFFIXES: dict[ArchiveFormat, tuple[str, str, str]] = {
     "nnunet": ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz"),
     "picai": ("_t2w.mha", "_adc.mha", "_hbv.mha"),
 }
+"""File names of a case's T2W, ADC and DWI after its id, in each kind of archive."""
 MASK_SUFFIX = ".nii.gz"
 _EXPECTED = (
     "expected imagesTr/<case>_0000.nii.gz (nnU-Net raw; such as imagesTr/11373_1001396_0000.nii.gz) "
@@ -56,7 +57,7 @@ class Inventory:
     """What an archive holds.
 
     Attributes:
-        cases: usable at first sight, sorted by id.
+        cases: whole by their file names, sorted by id.
         faults: cases with a missing channel or mask, with one that is there twice, or with an id that cannot name
             files; one error a case.
     """
@@ -71,7 +72,7 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
     Args:
         images: an nnU-Net raw archive (its ``imagesTr`` or the folder above), or PI-CAI's MHA archive.
         masks: folder of ``<case>.nii.gz``.
-        archive_format: None recognises it by the names of the files.
+        archive_format: None detects it automatically, by the names of the files.
 
     Raises:
         ArchiveError: no archive there, two kinds in one folder, no case in it, or no mask.
@@ -105,24 +106,19 @@ def patient_of(case_id: str, pattern: str = PICAI_PATIENT) -> str:
     Raises:
         InputError: ``pattern`` is no regular expression, or has no such group.
     """
-    match = _compiled(pattern).match(case_id)
-    return (match and match["patient"]) or case_id
+    return patient_in(case_id, pattern) or case_id
 
 
-def without_patient(case_ids: Iterable[str], pattern: str) -> list[str]:
-    """Ids in which ``pattern`` finds no patient (see `patient_of`): those cases are patients of their own."""
-    compiled = _compiled(pattern)
-    return [case_id for case_id in case_ids if not ((match := compiled.match(case_id)) and match["patient"])]
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
+def patient_in(case_id: str, pattern: str) -> str | None:
+    """The patient that ``pattern`` finds in an id (see `patient_of`); None if it finds none."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise InputError(f"{pattern!r} is no regular expression: {error}") from error
     if "patient" not in compiled.groupindex:
         raise InputError(f"{pattern!r} has no group (?P<patient>...), which names a case's patient")
-    return compiled
+    match = compiled.match(case_id)
+    return (match and match["patient"]) or None
 
 
 def shortened(names: Iterable[str], most: int = 5) -> str:
@@ -167,7 +163,7 @@ def _seen(storage: Storage) -> str:
     if all(_is_foreign(key) for key in keys):
         hint = "; all of them are hidden"
     elif any(_RECORD.search(key) for key in keys):
-        hint = "; files that an earlier run prepared are passed over"
+        hint = "; files that an earlier run prepared are ignored"
     elif any(key.endswith(".nii") for key in keys):
         hint = "; compress *.nii with gzip"
     elif any(key.lower().endswith((".dcm", ".ima")) for key in keys):
@@ -177,7 +173,7 @@ def _seen(storage: Storage) -> str:
 
 def _recognise(keys: list[str], images: Storage) -> ArchiveFormat:
     kinds: list[ArchiveFormat] = [
-        kind for kind, suffixes in _SUFFIXES.items() if any(key.endswith(suffixes) for key in keys)
+        kind for kind, suffixes in IMAGE_SUFFIXES.items() if any(key.endswith(suffixes) for key in keys)
     ]
     if len(kinds) == 1:
         return kinds[0]
@@ -195,12 +191,12 @@ def _channels_by_case(
 ) -> dict[str, dict[int, list[str]]]:
     found: dict[str, dict[int, list[str]]] = {}
     for key in _training_images(keys) if archive_format == "nnunet" else keys:
-        for channel, suffix in enumerate(_SUFFIXES[archive_format]):
+        for channel, suffix in enumerate(IMAGE_SUFFIXES[archive_format]):
             if _name(key).endswith(suffix):
                 case_id = _name(key).removesuffix(suffix)
                 found.setdefault(case_id, {}).setdefault(channel, []).append(key)
     if not found:
-        expected = " or ".join(_SUFFIXES[archive_format])
+        expected = " or ".join(IMAGE_SUFFIXES[archive_format])
         raise ArchiveError(
             f"{images.uri}: no case of the format {archive_format!r} found (no file *{expected}); {_seen(images)}"
         )
@@ -231,7 +227,7 @@ def _check_id(case_id: str, file: str, others: Container[str]) -> None:
     """Whether prepared files can be named after the case."""
     if not case_id:
         raise CaseError(case_id, printable(file), "its name has nothing before the channel, so the case has no id")
-    for suffix in _SUFFIXES["nnunet"]:
+    for suffix in IMAGE_SUFFIXES["nnunet"]:
         _check_key(case_id, case_id + suffix)
         ending = suffix.removesuffix(MASK_SUFFIX)
         if case_id.endswith(ending) and (other := case_id.removesuffix(ending)) in others:
@@ -253,7 +249,7 @@ def _paired(
     mask_keys: dict[str, list[str]],
     masks: Storage,
 ) -> Case:
-    suffixes = _SUFFIXES[archive_format]
+    suffixes = IMAGE_SUFFIXES[archive_format]
     for channel, name in enumerate(CHANNELS):
         if channel not in channels:
             raise CaseError(case_id, f"{case_id}{suffixes[channel]}", f"missing: the case has no {name} image")

@@ -4,7 +4,7 @@ The rule. Of several candidates, the first in this order is taken:
 
 - T2W: complete; without fat saturation; 2-D before 3-D; finest (smallest voxel); latest.
 - DWI: complete; b-value of at least `lowest_b`, nearest to `high_b`; finest; latest. Where all are lower, the high
-  b-value is computed from them at will.
+  b-value is computed from them if `compute_high_b` is set.
 - ADC: complete; of the same acquisition grid as the DWI; finest; latest.
 
 Voxels that differ by less than 1 % are equally fine; "latest" is the later series, so a repeat replaces what it
@@ -24,10 +24,11 @@ from zssmnet.data.dicom_series import Role, Stack, Study
 from zssmnet.errors import DicomError
 
 Rank = Callable[[Stack], tuple[Any, ...]]
+ChoiceRow = tuple[Stack, str, str]
 
 
 class Override(BaseModel, frozen=True, extra="forbid"):
-    """A choice by hand for one case: numbers of series."""
+    """A manual choice for one case: numbers of series."""
 
     t2w: int | None = None
     adc: int | None = None
@@ -37,22 +38,13 @@ class Override(BaseModel, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True)
-class Row:
-    """A stack in the table of choices."""
-
-    stack: Stack
-    chosen_as: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Choice:
     """What becomes of a study.
 
     Attributes:
         t2w, adc, dwi: the chosen stacks; DWI several, where a high b-value is computed from them.
         computed_b: the b-value to compute; None if DWI is taken as it is.
-        rows: all stacks, each with the reason why it is chosen or not.
+        rows: all stacks, each with what it is chosen as (or nothing), and the reason.
         fault: why the study makes no case; empty if it does.
     """
 
@@ -60,12 +52,12 @@ class Choice:
     adc: Stack | None
     dwi: tuple[Stack, ...]
     computed_b: float | None
-    rows: tuple[Row, ...]
+    rows: tuple[ChoiceRow, ...]
     fault: str
 
 
 def read_overrides(text: bytes, source: str) -> dict[str, Override]:
-    """Choices by hand: TOML tables named after cases, with ``t2w``, ``adc``, ``dwi``, ``b`` or ``leave_out``.
+    """Read manual choices: TOML tables named after cases, with ``t2w``, ``adc``, ``dwi``, ``b`` or ``leave_out``.
 
     Raises:
         DicomError: not TOML, or not that form.
@@ -81,9 +73,9 @@ def read_overrides(text: bytes, source: str) -> dict[str, Override]:
 
 
 def choose(study: Study, config: SeriesConfig, override: Override | None = None) -> Choice:
-    """Apply the rule, and what was decided by hand."""
+    """Apply the rule, and the manual choice."""
     override = override or Override()
-    faults: list[str] = [f"left out by hand: {override.leave_out}"] if override.leave_out else []
+    faults: list[str] = [f"excluded manually: {override.leave_out}"] if override.leave_out else []
     chosen: dict[Role, Stack] = {}
     reasons: dict[Role, str] = {}
 
@@ -129,7 +121,7 @@ def _none(study: Study, role: Role, candidates: list[Stack], by_hand: int | None
 
 def _why(candidates: list[Stack], by_hand: int | None, words: str) -> str:
     if by_hand is not None:
-        return "chosen by hand"
+        return "chosen manually"
     return "the only one" if len(candidates) == 1 else f"first of {len(candidates)} by: complete, {words}"
 
 
@@ -183,10 +175,10 @@ def _sources(
     return tuple(sources.values()), config.high_b
 
 
-def _row(stack: Stack, used_as: Role | None, reasons: dict[Role, str], chosen: dict[Role, Stack]) -> Row:
+def _row(stack: Stack, used_as: Role | None, reasons: dict[Role, str], chosen: dict[Role, Stack]) -> ChoiceRow:
     if used_as:
-        return Row(stack, used_as, reasons[used_as])
+        return stack, used_as, reasons[used_as]
     if stack.role is None or stack.fault:
-        return Row(stack, "", stack.fault if stack.role else stack.reason)
+        return stack, "", stack.fault if stack.role else stack.reason
     winner = chosen.get(stack.role)
-    return Row(stack, "", f"{winner.name} comes first" if winner else "")
+    return stack, "", f"{winner.name} comes first" if winner else ""

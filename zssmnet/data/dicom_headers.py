@@ -1,4 +1,4 @@
-"""What the headers of DICOM files say of each slice: where it lies, how it was made, which b-value it has.
+"""What the headers of DICOM files give of each slice: position, acquisition, b-value.
 
 pydicom reads the files. A multi-frame (enhanced) file gives a slice a frame; of these, functional groups of the frame
 come before shared ones and these before the file's own fields.
@@ -19,7 +19,7 @@ from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageSt
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings show values, of birth dates too
-IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+_MR_IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 Position = tuple[float, float, float]
 _PRIVATE_B = (
     ("SIEMENS MR HEADER", 0x0019, 0x0C),
@@ -37,7 +37,7 @@ _WITHOUT_PREAMBLE = b"\x08\x00"
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice: a file, or a frame of one. What could identify a patient is never shown.
+    """One slice: a file, or a frame of one. Identifying fields are excluded from its repr.
 
     Attributes:
         file, frame: where its pixels are; frame None in a file of one slice.
@@ -82,7 +82,7 @@ class Slice:
 
 
 def read_slices(file: Path) -> list[Slice] | str:
-    """The slices of a file, or why it is passed over: it is foreign, no MR image, or its header is not whole.
+    """The slices of a file, or why it is skipped: no DICOM file, no MR image, or a damaged header.
 
     Raises:
         OSError: it cannot be read.
@@ -96,7 +96,7 @@ def read_slices(file: Path) -> list[Slice] | str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = pydicom.dcmread(file, stop_before_pixels=True, force=has_no_preamble)
-            if data.get("SOPClassUID") not in IMAGES:
+            if data.get("SOPClassUID") not in _MR_IMAGES:
                 return "no MR image"
             if data.get("SamplesPerPixel", 1) != 1:
                 return "in colour"
@@ -124,12 +124,12 @@ def _groups(item: Dataset) -> list[Dataset]:
 def _slice(file: Path, frame: int | None, places: list[Dataset]) -> Slice:
     kind = _texts(places, "FrameType") or _texts(places, "ImageType")
     description = str(_first(places, "SeriesDescription") or "")
-    sequence = str(_first(places, "SequenceName") or _first(places, "PulseSequenceName") or "")
-    date = str(_first(places, "SeriesDate") or _first(places, "AcquisitionDate") or "")
-    time = str(_first(places, "SeriesTime") or _first(places, "AcquisitionTime") or "")
+    sequence = str(_first(places, "SequenceName", "PulseSequenceName") or "")
+    date = str(_first(places, "SeriesDate", "AcquisitionDate") or "")
+    time = str(_first(places, "SeriesTime", "AcquisitionTime") or "")
     row_mm, column_mm = (float(step) for step in _first(places, "PixelSpacing"))
     x, y, z = (float(place) for place in _first(places, "ImagePositionPatient"))
-    echo = _first(places, "EffectiveEchoTime") or _first(places, "EchoTime")
+    echo = _first(places, "EffectiveEchoTime", "EchoTime")
     return Slice(
         file=file,
         frame=frame,
@@ -149,10 +149,8 @@ def _slice(file: Path, frame: int | None, places: list[Dataset]) -> Slice:
         echo_ms=None if echo is None else float(echo),
         b=_b_value(places, sequence, description),
         directional=_first(places, "DiffusionDirectionality") == "DIRECTIONAL" and "TRACEW" not in kind,
-        acquisition=_whole(_first(places, "AcquisitionNumber")),
-        temporal_position=_whole(
-            _first(places, "TemporalPositionIndex") or _first(places, "TemporalPositionIdentifier")
-        ),
+        acquisition=int(_first(places, "AcquisitionNumber") or 0),
+        temporal_position=int(_first(places, "TemporalPositionIndex", "TemporalPositionIdentifier") or 0),
         orientation=tuple(float(cosine) for cosine in _first(places, "ImageOrientationPatient")),
         position=(x, y, z),
         spacing=(column_mm, row_mm),
@@ -161,9 +159,9 @@ def _slice(file: Path, frame: int | None, places: list[Dataset]) -> Slice:
     )
 
 
-def _first(places: Iterable[Dataset], name: str) -> Any:
-    """The first value of a field that is there and not empty."""
-    found = (place.get(name) for place in places)
+def _first(places: Iterable[Dataset], *names: str) -> Any:
+    """The first value of a field, or of those that stand for it, that is there and not empty."""
+    found = (place.get(name) for name in names for place in places)
     return next((value for value in found if value is not None and value != ""), None)
 
 
@@ -171,10 +169,6 @@ def _texts(places: Iterable[Dataset], name: str) -> tuple[str, ...]:
     value = _first(places, name)
     values = [value] if isinstance(value, str) else list(value or ())
     return tuple(str(one).strip().upper() for one in values)
-
-
-def _whole(value: Any) -> int:
-    return int(value) if value is not None else 0
 
 
 def _scanning(places: list[Dataset]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """From a tree of DICOM files to an archive like PI-CAI's: ``<patient>/<patient>_<study>_{t2w,adc,hbv}.mha``.
 
-What identifies a patient stays behind: names of files and folders, ids, names, dates and free text. The images are
-written from voxels and grid alone, the table of choices from numbers of series. New ids are keyed hashes, or come from
-a table: nothing of the old ids is in them.
+The archive is de-identified: no file or folder names, ids, names, dates or free text of the source are copied. Images
+are written from voxels and grid alone, the table of choices from numbers of series. New ids are keyed hashes, or come
+from a table.
 """
 
 import csv
@@ -11,12 +11,12 @@ import hmac
 import io
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from zssmnet.config import SeriesConfig
-from zssmnet.data.archive import duplicated, shortened
+from zssmnet.data.archive import IMAGE_SUFFIXES, duplicated, shortened
 from zssmnet.data.dicom_choice import Choice, Override, choose
 from zssmnet.data.dicom_series import Study, find_studies
 from zssmnet.data.dicom_volume import compute_high_b, read_volume
@@ -24,6 +24,12 @@ from zssmnet.data.image_io import write_image
 from zssmnet.errors import CaseError, DicomError
 from zssmnet.storage import Storage
 
+log = logging.getLogger(__name__)
+
+DEFAULT_CHOICE = SeriesConfig()
+TABLE = "choices.csv"
+"""Every series of every case: what it was recognised as, and why it was chosen or not."""
+_COLUMNS = ("case", "series", "shows", "b", "slices", "columns", "rows", "x_mm", "y_mm", "z_mm", "chosen_as", "reason")
 CaseIds = Callable[[Study], str | None]
 """The id of a study's case, ``<patient>_<study>``; None if the study is not wanted."""
 SHORTEST_KEY = 16
@@ -90,23 +96,6 @@ def table_of_ids(text: bytes, source: str) -> CaseIds:
     return look_up
 
 
-def check_unique(ids: Iterable[str]) -> None:
-    """Raise a DicomError where one id would stand for several studies."""
-    if twice := duplicated(ids):
-        raise DicomError(
-            f"{len(twice)} ids stand for several studies each: {shortened(twice)}; "
-            "give each its own line in the table of ids, with the study's UID or date"
-        )
-
-
-log = logging.getLogger(__name__)
-
-DEFAULT_CHOICE = SeriesConfig()
-TABLE = "choices.csv"
-"""Every series of every case: what it was recognised as, and why it was chosen or not."""
-_COLUMNS = ("case", "series", "shows", "b", "slices", "columns", "rows", "x_mm", "y_mm", "z_mm", "chosen_as", "reason")
-
-
 @dataclass(frozen=True)
 class ImportSummary:
     """What came of an import.
@@ -133,9 +122,9 @@ def import_dicom(
     """Import all studies below a folder.
 
     Args:
-        folder: DICOM files under any names, in any order; other files are passed over.
+        folder: DICOM files under any names, in any order; other files are skipped.
         archive: where the images and ``choices.csv`` go.
-        overrides: choices by hand, by case id.
+        overrides: manual choices, by case id.
 
     Raises:
         DicomError: no MR image there, ids that stand for several studies, or overrides of cases that are not there.
@@ -143,13 +132,15 @@ def import_dicom(
     """
     studies, passed_over = find_studies(folder, advance)
     if not studies:
-        seen = (
-            ", ".join(f"{count} {reason}" for reason, count in passed_over.most_common())
-            or "it is empty, or is not there"
-        )
+        seen = ", ".join(f"{count} {reason}" for reason, count in passed_over.most_common())
+        seen = seen or "it is empty, or is not there"
         raise DicomError(f"the folder of DICOM files holds no MR image ({seen}); name the folder of an export")
     named = {study.uid: case_id for study in studies if (case_id := ids(study)) is not None}
-    check_unique(named.values())
+    if twice := duplicated(named.values()):
+        raise DicomError(
+            f"{len(twice)} ids stand for several studies each: {shortened(twice)}; "
+            "give each its own line in the table of ids, with the study's UID or date"
+        )
     overrides = overrides or {}
     if unknown := sorted(set(overrides) - set(named.values())):
         raise DicomError(f"overrides of {len(unknown)} cases that are not there: {shortened(unknown)}")
@@ -167,7 +158,9 @@ def import_dicom(
         except CaseError as fault:
             log.warning("%s is left out: %s", case_id, fault.reason)
             faults.append(fault)
-    archive.publish_bytes(TABLE, _csv(rows))
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *rows])
+    archive.publish_bytes(TABLE, table.getvalue().encode())
     return ImportSummary(tuple(done), tuple(faults), passed_over, len(studies) - len(named))
 
 
@@ -180,8 +173,8 @@ def _write(case_id: str, choice: Choice, archive: Storage) -> None:
         dwi = compute_high_b(choice.dwi, choice.computed_b or 0.0) if is_computed else read_volume(choice.dwi[0])
     except DicomError as error:
         raise CaseError(case_id, "DICOM", str(error)) from error
-    for suffix, image in zip(("t2w", "adc", "hbv"), (t2w, adc, dwi), strict=True):
-        with archive.publishing(f"{case_id.partition('_')[0]}/{case_id}_{suffix}.mha") as path:
+    for suffix, image in zip(IMAGE_SUFFIXES["picai"], (t2w, adc, dwi), strict=True):
+        with archive.publishing(f"{case_id.partition('_')[0]}/{case_id}{suffix}") as path:
             write_image(image, path)
     made = f"b {choice.computed_b:g} computed" if is_computed else choice.dwi[0].name
     log.info("%s: T2W %s, ADC %s, DWI %s", case_id, choice.t2w.name, choice.adc.name, made)
@@ -189,20 +182,13 @@ def _write(case_id: str, choice: Choice, archive: Storage) -> None:
 
 def _rows(case_id: str, choice: Choice) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
-    for row in choice.rows:
-        stack, first = row.stack, row.stack.first
+    for stack, chosen_as, reason in choice.rows:
+        first = stack.first
         b = "" if first.b is None or stack.role == "ADC" else f"{first.b:g}"
         spacing = (f"{step:.4g}" for step in stack.spacing_mm)
         shows = stack.role or "other"
         size = len(stack.slices), *first.shape
-        rows.append((case_id, first.number, shows, b, *size, *spacing, row.chosen_as, row.reason))
+        rows.append((case_id, first.number, shows, b, *size, *spacing, chosen_as, reason))
     if choice.fault:
         rows.append((case_id, *[""] * (len(_COLUMNS) - 2), f"left out: {choice.fault}"))
     return rows
-
-
-def _csv(rows: list[tuple[object, ...]]) -> bytes:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([_COLUMNS, *rows])
-    return stream.getvalue().encode()

@@ -76,7 +76,7 @@ class Study:
 
 
 def find_studies(folder: Path, advance: Callable[[], object] = lambda: None) -> tuple[list[Study], Counter[str]]:
-    """All studies of a tree of files, and how many files were passed over for which reason.
+    """All studies of a tree of files, and the number of skipped files by reason.
 
     Args:
         folder: the tree; links to folders are not followed.

@@ -12,11 +12,12 @@ import pydicom
 import SimpleITK as sitk
 
 from zssmnet.data.dicom_series import Stack, normal_of
+from zssmnet.data.image_io import array_of, image_like
 from zssmnet.errors import DicomError
 
 LOWEST_FITTED_B = 50.0
 """Below this, perfusion adds to the signal; lower b-values are left out of the fit where two others remain."""
-HIGHEST_ADC = 4000.0
+HIGHEST_FITTED_ADC = 4000.0
 """1e-6 mm2/s, above free water at body temperature; noise fits steeper ones."""
 
 
@@ -63,15 +64,13 @@ def compute_high_b(stacks: Sequence[Stack], b: float) -> sitk.Image:
     if len(values) < 2:
         raise DicomError(f"{stacks[0].name}: a high b-value can be computed from two lower ones or more, not from one")
     images = [read_volume(stack) for stack in usable]
-    logs_BZYX = np.log(np.maximum([sitk.GetArrayViewFromImage(image) for image in images], 1.0))
+    logs_BZYX = np.log(np.maximum([array_of(image) for image in images], 1.0))
     centred = values - values.mean()
     mean_ZYX = logs_BZYX.mean(axis=0)
     adc_ZYX = -np.tensordot(centred, logs_BZYX, axes=1) / float(centred @ centred)
-    adc_ZYX = np.clip(adc_ZYX, 0, HIGHEST_ADC * 1e-6)
+    adc_ZYX = np.clip(adc_ZYX, 0, HIGHEST_FITTED_ADC * 1e-6)
     signal_ZYX = np.exp(mean_ZYX - (b - values.mean()) * adc_ZYX)
-    computed = sitk.GetImageFromArray(signal_ZYX.astype(np.float32))
-    computed.CopyInformation(images[0])
-    return computed
+    return image_like(signal_ZYX.astype(np.float32), images[0])
 
 
 def _b(stack: Stack) -> float:

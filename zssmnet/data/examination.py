@@ -4,15 +4,12 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 
 from zssmnet.data.archive import CHANNELS, Case
-from zssmnet.data.coverage import FieldOfView
-from zssmnet.data.image_io import read_image
+from zssmnet.data.image_io import array_of, check_values, read_image
 from zssmnet.data.orientation import STRONGLY_OBLIQUE_DEGREES, in_axial_order, tilt_degrees
 from zssmnet.data.plausibility import find_outlier
 from zssmnet.data.zonal_mask import with_whole_labels
@@ -34,7 +31,7 @@ class Examination:
         t2w, adc, dwi: images of any scalar pixel type.
         mask: labels 0 background, 1 peripheral zone, 2 the rest of the gland.
         files: the four files' addresses, in this order, for messages.
-        fields: the boxes in which ADC and DWI were measured, where they were brought onto T2W's grid here.
+        measured: ADC and DWI on grids of their own, where they were brought onto T2W's here.
     """
 
     t2w: sitk.Image
@@ -42,7 +39,7 @@ class Examination:
     dwi: sitk.Image
     mask: sitk.Image
     files: tuple[str, str, str, str]
-    fields: tuple[FieldOfView, FieldOfView] | None = None
+    measured: tuple[sitk.Image, sitk.Image] | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -64,7 +61,10 @@ def read_examination(case: Case, images: Storage, masks: Storage) -> Examination
     """
     sources = [(images, key) for key in case.images] + [(masks, case.mask)]
     files = tuple(storage.where(key) for storage, key in sources)
-    volumes = [_read(case.id, storage, key) for storage, key in sources]
+    volumes: list[sitk.Image] = []
+    for storage, key in sources:
+        with file_errors(case.id, storage, key):
+            volumes.append(read_image(storage.local(key)))
     warnings = []
     for file, volume, name in zip(files, volumes, CHANNELS, strict=False):
         check_values(case.id, file, volume, f"the {name} image")
@@ -75,18 +75,18 @@ def read_examination(case: Case, images: Storage, masks: Storage) -> Examination
     t2w, adc, dwi, mask = volumes
     if (tilt := tilt_degrees(t2w)) > STRONGLY_OBLIQUE_DEGREES:
         warnings.append(f"axes are tilted by {tilt:.0f} degrees against the patient's: is this an axial examination?")
-    fields = None
+    measured = None
     if case.format == "picai":
         for file, image in zip(files[1:3], (adc, dwi), strict=True):
             check_can_be_interpolated(case.id, file, image)
-        fields = (FieldOfView.of(adc, t2w), FieldOfView.of(dwi, t2w))
-        adc, dwi = (onto_grid(image, t2w) for image in (adc, dwi))
+        measured = adc, dwi
+        adc, dwi = (onto_grid(image, t2w) for image in measured)
     for file, volume in zip(files[1:], (adc, dwi, mask), strict=True):
         check_grid(case.id, file, volume, t2w)
         volume.CopyInformation(t2w)
     with case_errors(case.id, files[3]):
         mask = with_whole_labels(mask)
-    return Examination(t2w, adc, dwi, mask, (files[0], files[1], files[2], files[3]), fields, tuple(warnings))
+    return Examination(t2w, adc, dwi, mask, (files[0], files[1], files[2], files[3]), measured, tuple(warnings))
 
 
 @contextmanager
@@ -105,19 +105,6 @@ def _outlier(case_id: str, file: str, image: sitk.Image, name: str) -> list[str]
     if outlier.is_damage:
         raise CaseError(case_id, file, f"is damaged: it has {outlier}; such a value stands for NaN or infinity")
     return [f"{name} has {outlier}: is the file damaged?"]
-
-
-def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> None:
-    """Raise a CaseError if an image's values are not finite, or are all the same."""
-    values = array_of(image)
-    low, high = values.min(), values.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = int(np.count_nonzero(~np.isfinite(values)))
-        raise CaseError(case_id, address, f"has {count} values that are not finite (NaN or infinite)")
-    if max(-float(low), float(high)) > float(np.finfo(np.float32).max):
-        raise CaseError(case_id, address, f"has values beyond float32, which are not finite there: {low:g} to {high:g}")
-    if low == high:
-        raise CaseError(case_id, address, f"{name} is constant: all voxels are {low}")
 
 
 def check_can_be_interpolated(case_id: str, address: str, image: sitk.Image) -> None:
@@ -139,11 +126,6 @@ def onto_grid(image: sitk.Image, reference: sitk.Image, interpolator: int = sitk
     resampler.SetDefaultPixelValue(0)
     resampler.SetOutputPixelType(image.GetPixelID())
     return resampler.Execute(image)
-
-
-def _read(case_id: str, storage: Storage, key: str) -> sitk.Image:
-    with file_errors(case_id, storage, key):
-        return read_image(storage.local(key))
 
 
 @contextmanager
@@ -183,9 +165,3 @@ def _displacement(image: sitk.Image, reference: sitk.Image) -> tuple[float, floa
         index = reference.TransformPhysicalPointToContinuousIndex(place)
         voxels = max(voxels, float(np.abs(np.subtract(index, corner)).max()))
     return mm, voxels
-
-
-def array_of(image: sitk.Image) -> npt.NDArray[Any]:
-    """The image's voxels with axes (z, y, x), as a view: valid as long as ``image`` is."""
-    view: npt.NDArray[Any] = sitk.GetArrayViewFromImage(image)
-    return view

@@ -66,7 +66,7 @@ _MOST_DIMENSIONS = 10
 
 
 class HeaderError(ValueError):
-    """A header that contradicts itself: the message says why."""
+    """A header that contradicts itself; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Header:
         reader: ITK's name of what reads the format.
         content: a file that holds the header alone.
         suffix: of such a file.
-        dtype: of the voxels of a NIfTI file; those of a MetaImage are as ITK's reading of the header says.
+        dtype: of the voxels of a NIfTI file; those of a MetaImage follow from the header as ITK reads it.
         is_big_endian: whether numbers are stored with the highest byte first.
         is_deflated: whether the rest of the stream is one zlib stream.
         slope, intercept: voxels are values times slope plus intercept.

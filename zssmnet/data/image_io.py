@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from isal import igzip, isal_zlib
 
 from zssmnet.data.image_headers import NIFTI_HEADER_BYTES, Header, HeaderError, read_header
-from zssmnet.errors import UnreadableFileError
+from zssmnet.errors import CaseError, UnreadableFileError
 from zssmnet.storage.temporary import temporary_errors, temporary_folder
 
 LARGEST_VOLUME = 2**28
@@ -65,6 +65,29 @@ def read_image(path: Path) -> sitk.Image:
     return image
 
 
+def array_of(image: sitk.Image) -> npt.NDArray[Any]:
+    """The image's voxels with axes (z, y, x), as a view: valid as long as ``image`` is."""
+    view: npt.NDArray[Any] = sitk.GetArrayViewFromImage(image)
+    return view
+
+
+def image_like(array_ZYX: npt.NDArray[Any], image: sitk.Image) -> sitk.Image:
+    """An image of other voxels on the grid of ``image``."""
+    made = sitk.GetImageFromArray(array_ZYX)
+    made.CopyInformation(image)
+    return made
+
+
+def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> None:
+    """Raise a CaseError if values are not finite in float32, or are all the same."""
+    values = array_of(image)
+    low, high = values.min(), values.max()
+    if not max(-float(low), float(high)) <= float(np.finfo(np.float32).max):
+        raise CaseError(case_id, address, f"has values that are not finite in float32: {low:g} to {high:g}")
+    if low == high:
+        raise CaseError(case_id, address, f"{name} is constant: all voxels are {low}")
+
+
 def write_image(image: sitk.Image, path: str | os.PathLike[str]) -> None:
     """Write an image file, compressed where its format can be; the same image always gives the same bytes.
 
@@ -76,8 +99,7 @@ def write_image(image: sitk.Image, path: str | os.PathLike[str]) -> None:
         file = Path(folder, f"image{path.suffix}")
         if path.name.endswith(".nii.gz"):
             header = _written_by_itk(image, file.with_suffix(".nii"))[:NIFTI_HEADER_BYTES]
-            voxels = sitk.GetArrayViewFromImage(image)
-            content = isal_zlib.compress(header + voxels.tobytes(), _COMPRESSION_LEVEL, _GZIP_WINDOW)
+            content = isal_zlib.compress(header + array_of(image).tobytes(), _COMPRESSION_LEVEL, _GZIP_WINDOW)
             with _not_all_written():
                 file.write_bytes(content)
         else:
@@ -165,8 +187,7 @@ def _read_voxels(path: Path, header: Header, reader: sitk.ImageFileReader, strea
 
 
 def _dtype_of(reader: sitk.ImageFileReader) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
-    return dtype
+    return array_of(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
 
 
 def _read_into(data: memoryview, stream: BinaryIO) -> int:

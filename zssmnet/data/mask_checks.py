@@ -1,18 +1,17 @@
-"""Is a zonal mask that of a prostate? Rules that every real mask passes, for masks that a model has drawn.
+"""Check zonal masks for anatomical plausibility, by rules that every real mask passes.
 
 Labels: 0 background, 1 peripheral zone, 2 the rest of the gland.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from zssmnet.data.coverage import FieldOfView
-from zssmnet.data.examination import array_of
+from zssmnet.data.coverage import covered
+from zssmnet.data.image_io import array_of
 from zssmnet.data.zonal_mask import with_whole_labels, without_stray_parts, zone_warning
 from zssmnet.errors import ImageError
 
@@ -31,7 +30,7 @@ class MaskCheck:
 
     Attributes:
         peripheral_ml, rest_ml: volumes of the labels 1 and 2.
-        findings: what no prostate has, in words with the values; empty for a plausible mask.
+        findings: what is implausible, with the values; empty for a plausible mask.
     """
 
     peripheral_ml: float
@@ -67,7 +66,7 @@ def _volumes(peripheral: float, rest: float) -> Iterator[str]:
         ("the rest of the gland (label 2)", rest, REST_ML),
     ):
         if not low <= volume <= high:
-            yield f"{name} has {volume:.1f} ml; human ones have {low:g} to {high:g}"
+            yield f"{name} has {volume:.1f} ml; plausible are {low:g} to {high:g}"
 
 
 def _shape(mask: sitk.Image, gland_ZYX: npt.NDArray[np.bool_]) -> Iterator[str]:
@@ -75,7 +74,7 @@ def _shape(mask: sitk.Image, gland_ZYX: npt.NDArray[np.bool_]) -> Iterator[str]:
     extents = [float(np.ptp(one) + 1) * step for one, step in zip(places, mask.GetSpacing(), strict=True)]
     if not all(EXTENT_MM[0] <= extent <= EXTENT_MM[1] for extent in extents):
         shown = " x ".join(f"{extent:.0f}" for extent in extents)
-        yield f"the gland measures {shown} mm; human ones have {EXTENT_MM[0]:g} to {EXTENT_MM[1]:g}"
+        yield f"the gland measures {shown} mm; plausible are {EXTENT_MM[0]:g} to {EXTENT_MM[1]:g}"
     parts = sitk.ConnectedComponent(sitk.GetImageFromArray(gland_ZYX.astype(np.uint8)), True)
     sizes = np.bincount(array_of(parts).ravel())[1:]
     if (apart := 1 - float(sizes.max() / sizes.sum())) > LARGEST_SHARE_APART:
@@ -84,6 +83,5 @@ def _shape(mask: sitk.Image, gland_ZYX: npt.NDArray[np.bool_]) -> Iterator[str]:
 
 def _field(mask: sitk.Image, gland_ZYX: npt.NDArray[np.bool_], t2w: sitk.Image) -> Iterator[str]:
     z, y, x = (axis.astype(np.float64) for axis in np.nonzero(gland_ZYX))
-    outside: npt.NDArray[Any] = ~FieldOfView.of(t2w, mask).covers(x, y, z)
-    if (share := float(outside.mean())) > LARGEST_SHARE_OUTSIDE:
+    if (share := float((~covered(t2w, mask, x, y, z)).mean())) > LARGEST_SHARE_OUTSIDE:
         yield f"{share:.0%} of the gland lie outside the field of the T2W image"

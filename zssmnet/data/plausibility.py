@@ -13,7 +13,7 @@ import numpy.typing as npt
 MOST_PLAUSIBLE_RATIO = 20.0
 """Distance of an extreme from nearly all values, in widths of their range; real high-b images reach 5."""
 IMPOSSIBLE_RATIO = 100.0
-"""From here on nearly all values share 1 % of the range: beyond doubt damage."""
+"""From here on nearly all values share 1 % of the range: certainly damage."""
 LARGEST_GAP = 4.0
 """Empty part of the range below an extreme, in widths of all values below that."""
 _FEW, _SOME, _MOST = 0.005, 0.05, 0.5
@@ -40,7 +40,7 @@ class Outlier:
 
     @property
     def is_damage(self) -> bool:
-        """Whether it is beyond doubt that the image is damaged."""
+        """Whether the image is certainly damaged."""
         return self.ratio >= IMPOSSIBLE_RATIO
 
     def __str__(self) -> str:

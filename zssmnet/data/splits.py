@@ -8,12 +8,13 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from zssmnet.config import PICAI_PATIENT
 from zssmnet.config import SplitMode as SplitMode
-from zssmnet.data.archive import duplicated, patient_of, shortened, without_patient
+from zssmnet.data.archive import duplicated, patient_in, patient_of, shortened
 from zssmnet.errors import ConfigError, InputError, SplitsError
 from zssmnet.storage import read_file
 
@@ -78,36 +79,60 @@ def read_folds(text: bytes, source: str) -> list[list[str]]:
     return vals
 
 
-def assign_subsets(
-    case_ids: Iterable[str],
-    mode: SplitMode,
-    folds_val: Sequence[Sequence[str]] | None = None,
+def choose_subsets(
+    case_ids: Sequence[str],
+    splits_path: str | None = None,
+    split_mode: SplitMode | None = None,
     patient_pattern: str = PICAI_PATIENT,
 ) -> dict[str, int]:
-    """The subset of each case.
+    """Choose the subset of each case, and log which cases the archive or the splits alone have.
+
+    Args:
+        splits_path: file or ``s3://`` address of a splits.json, for the reference split alone.
+        split_mode: None: ``reference`` with a splits.json, else ``stable``.
+        patient_pattern: see `patient_of`; for the stable split.
 
     Returns:
-        Case id to subset, in the order of ``case_ids``. In ``reference`` mode, cases that the folds do not
-        name are left out.
+        Case id to subset, in the order of ``case_ids``; cases that the splits do not name are left out.
 
     Raises:
-        SplitsError: ``reference`` without folds.
+        SplitsError: a splits.json that cannot be used, ``reference`` without one, or ``stable`` with one.
         ConfigError: a pattern other than PI-CAI's that finds a patient in none of the ids.
+        InputError: no case has a subset.
+        StorageError: the splits.json cannot be read.
     """
-    if mode == "stable":
-        case_ids = list(case_ids)
-        _check_pattern(case_ids, patient_pattern)
-        return {case_id: stable_subset(case_id, patient_pattern) for case_id in case_ids}
-    if folds_val is None:
+    mode = split_mode or ("reference" if splits_path else "stable")
+    if mode == "stable" and splits_path:
+        raise SplitsError(f"{splits_path}: the stable split takes no splits.json; leave one of the two out")
+    if splits_path:
+        subset_of = _reference_split(case_ids, read_folds(read_file(splits_path), splits_path), splits_path)
+    elif mode == "reference":
         raise SplitsError("the reference split needs a splits.json; give one with --splits-path, or choose 'stable'")
-    subsets = reference_subsets(folds_val)
-    subset_of = {case_id: number for number, cases in enumerate(subsets) for case_id in cases}
+    else:
+        _check_pattern(case_ids, patient_pattern)
+        subset_of = {case_id: stable_subset(case_id, patient_pattern) for case_id in case_ids}
+    sizes = Counter(subset_of.values())
+    training = " + ".join(str(sizes[subset]) for subset in TRAINING_SUBSETS)
+    log.info("%s split: %s cases for training, %d for validation", mode, training, sizes[VALIDATION_SUBSET])
+    if not subset_of:
+        raise InputError("no case is left: the archive and the splits have none in common")
+    return subset_of
+
+
+def _reference_split(case_ids: Sequence[str], folds: list[list[str]], source: str) -> dict[str, int]:
+    """The subsets of those cases that the folds name; the others are logged."""
+    named = {case_id for fold in folds for case_id in fold}
+    if unnamed := sorted(set(case_ids) - named):
+        log.warning("%d cases are not in %s and are left out: %s", len(unnamed), source, shortened(unnamed))
+    if absent := sorted(named - set(case_ids)):
+        log.warning("%d cases of %s cannot be found: %s", len(absent), source, shortened(absent))
+    subset_of = {case_id: subset for subset, cases in enumerate(reference_subsets(folds)) for case_id in cases}
     return {case_id: subset_of[case_id] for case_id in case_ids if case_id in subset_of}
 
 
 def _check_pattern(case_ids: Sequence[str], pattern: str) -> None:
     """Where no patient is found in an id, its case is a patient of its own, perhaps on both sides of the split."""
-    unmatched = without_patient(case_ids, pattern)
+    unmatched = [case_id for case_id in case_ids if patient_in(case_id, pattern) is None]
     if len(unmatched) < len(case_ids):
         if unmatched:
             log.warning(
@@ -129,25 +154,3 @@ def _val_list(fold: Any, number: int, source: str) -> list[str]:
     if not isinstance(val, list) or not all(isinstance(case, str) for case in val):
         raise SplitsError(f'{source}: fold {number}: expected an object with "val", a list of case ids (texts)')
     return val
-
-
-def choose_subsets(
-    case_ids: Sequence[str], splits_path: str | None, split_mode: SplitMode | None, patient_pattern: str
-) -> dict[str, int]:
-    """The subset of each case; logs which cases the archive or the splits alone have."""
-    mode: SplitMode = split_mode or ("reference" if splits_path else "stable")
-    if mode == "stable" and splits_path:
-        raise SplitsError(f"{splits_path}: the stable split takes no splits.json; leave one of the two out")
-    folds = read_folds(read_file(splits_path), splits_path) if splits_path else None
-    assigned = assign_subsets(case_ids, mode, folds, patient_pattern)
-    if folds is not None:
-        named = {case_id for fold in folds for case_id in fold}
-        if unnamed := sorted(set(case_ids) - named):
-            log.warning("%d cases are not in %s and are left out: %s", len(unnamed), splits_path, shortened(unnamed))
-        if absent := sorted(named - set(case_ids)):
-            log.warning("%d cases of %s cannot be found: %s", len(absent), splits_path, shortened(absent))
-    sizes = [sum(1 for subset in assigned.values() if subset == number) for number in range(6)]
-    log.info("%s split: %s cases for training, %d for validation", mode, " + ".join(map(str, sizes[:5])), sizes[5])
-    if not assigned:
-        raise InputError("no case is left: the archive and the splits have none in common")
-    return assigned

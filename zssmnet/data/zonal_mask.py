@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from zssmnet.data.image_io import array_of, image_like
 from zssmnet.errors import ImageError
 
 LABEL_TOLERANCE = 1e-3
@@ -20,7 +21,7 @@ StrayParts = Literal["ignore", "keep", "refuse"]
 
 def with_whole_labels(mask: sitk.Image) -> sitk.Image:
     """The mask, labels rounded that are whole but for 1e-3; ImageError if others than 0, 1, 2 are there, or 0 alone."""
-    labels = sitk.GetArrayViewFromImage(mask)
+    labels = array_of(mask)
     whole = np.rint(labels) if labels.dtype.kind == "f" else labels
     is_zone = (whole == 0) | (whole == 1) | (whole == 2)
     if whole is not labels:
@@ -31,13 +32,6 @@ def with_whole_labels(mask: sitk.Image) -> sitk.Image:
     if not whole.any():
         raise ImageError("the mask has no foreground: no voxel is labelled 1 or 2")
     return mask if whole is labels or np.array_equal(whole, labels) else image_like(whole, mask)
-
-
-def image_like(array_ZYX: npt.NDArray[Any], image: sitk.Image) -> sitk.Image:
-    """An image of other voxels on the grid of ``image``."""
-    made = sitk.GetImageFromArray(array_ZYX)
-    made.CopyInformation(image)
-    return made
 
 
 def without_stray_parts(mask: sitk.Image, stray: StrayParts) -> tuple[sitk.Image, str | None]:
@@ -52,7 +46,7 @@ def without_stray_parts(mask: sitk.Image, stray: StrayParts) -> tuple[sitk.Image
     Raises:
         ImageError: there are, and ``stray`` is ``refuse``.
     """
-    foreground = _view(mask) != 0
+    foreground = array_of(mask) != 0
     window = _window(foreground)  # parts, their sizes and the distances between them are the same within it
     parts = sitk.ConnectedComponent(sitk.GetImageFromArray(foreground[window].astype(np.uint8)), True)
     statistics = sitk.LabelShapeStatisticsImageFilter()
@@ -71,7 +65,7 @@ def without_stray_parts(mask: sitk.Image, stray: StrayParts) -> tuple[sitk.Image
     if stray == "keep" or count > TINY_SHARE * sizes[gland]:
         return mask, f"{found} and belong to the region of interest: is the mask right?"
     array = sitk.GetArrayFromImage(mask)
-    array[window][np.isin(_view(parts), far)] = 0
+    array[window][np.isin(array_of(parts), far)] = 0
     return image_like(array, mask), f"{found} and are ignored"
 
 
@@ -83,7 +77,7 @@ def _distance_mm(box: npt.NDArray[Any], other: npt.NDArray[Any], spacing: tuple[
 
 def zone_warning(mask: sitk.Image) -> str | None:
     """What is odd about the zones: one of them missing, or both swapped."""
-    array = _view(mask)
+    array = array_of(mask)
     window = _window(array != 0)
     zones = {label: array[window] == label for label in (1, 2)}
     present = [label for label, zone in zones.items() if zone.any()]
@@ -110,8 +104,3 @@ def _window(foreground_ZYX: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
     """The smallest box with all of the foreground, of which there is some."""
     hits = [np.flatnonzero(foreground_ZYX.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
-
-
-def _view(image: sitk.Image) -> npt.NDArray[Any]:
-    view: npt.NDArray[Any] = sitk.GetArrayViewFromImage(image)
-    return view

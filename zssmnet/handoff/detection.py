@@ -8,8 +8,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from zssmnet.data.examination import array_of
-from zssmnet.data.image_io import read_image
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.errors import InputError
 from zssmnet.storage.local import local_path
 

@@ -7,11 +7,11 @@ import SimpleITK as sitk
 
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import MASK_SUFFIX
-from zssmnet.data.examination import Examination, array_of, case_errors, check_grid
-from zssmnet.data.image_io import read_image
+from zssmnet.data.examination import Examination, case_errors, check_grid
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.data.orientation import in_axial_order
 from zssmnet.errors import CaseError, UnreadableFileError
-from zssmnet.preparation.prepare import PreparedVolumes, prepare
+from zssmnet.preparation.prepare import PreparedVolumes, prepare_volumes
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
 from zssmnet.storage import Storage
 
@@ -65,7 +65,7 @@ def read_lesions(case_id: str, lesions: Storage, examination: Examination, label
 def prepare_with_label(
     case_id: str, examination: Examination, label: sitk.Image, config: PreparationConfig
 ) -> tuple[PreparedVolumes, sitk.Image]:
-    """A case resampled and cropped, and its label on the same grid; see `prepare`."""
-    prepared = prepare(case_id, examination, config)
+    """A case resampled and cropped, and its label on the same grid; see `prepare_volumes`."""
+    prepared = prepare_volumes(case_id, examination, config)
     target = target_grid(grid_of(examination.t2w), config.spacing_mm)
     return prepared, crop_mask(resample_mask(label, target), prepared.roi)

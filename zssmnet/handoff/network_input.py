@@ -12,10 +12,11 @@ from torch import Tensor
 
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import MASK_SUFFIX, Case
-from zssmnet.data.examination import Examination, array_of, read_examination
+from zssmnet.data.examination import Examination, read_examination
+from zssmnet.data.image_io import array_of
 from zssmnet.errors import InputError
 from zssmnet.preparation.cubes import scaled_volume
-from zssmnet.preparation.prepare import prepare
+from zssmnet.preparation.prepare import prepare_volumes
 from zssmnet.storage import LocalStorage
 from zssmnet.storage.local import local_path
 
@@ -51,7 +52,7 @@ def network_input(
     case_id, examination = read_files(images, zonal_mask)
     if preparation is None:
         return torch.from_numpy(input_CZYX(examination.images, examination.mask))
-    prepared = prepare(case_id, examination, preparation)
+    prepared = prepare_volumes(case_id, examination, preparation)
     return torch.from_numpy(input_CZYX(prepared.images, prepared.mask))
 
 

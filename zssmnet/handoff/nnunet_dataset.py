@@ -20,8 +20,8 @@ import SimpleITK as sitk
 
 from zssmnet.config import NnunetDatasetConfig
 from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
-from zssmnet.data.examination import array_of, read_examination
-from zssmnet.data.image_io import write_image
+from zssmnet.data.examination import read_examination
+from zssmnet.data.image_io import array_of, write_image
 from zssmnet.data.splits import read_folds
 from zssmnet.errors import ArchiveError, CaseError
 from zssmnet.handoff.lesions import ISUP_GRADES, Labels, check_labelled, prepare_with_label, read_lesions

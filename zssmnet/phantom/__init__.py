@@ -6,38 +6,30 @@ the gland's centre, along the axes of the T2W grid, x to the patient's left, y t
 """
 
 from zssmnet.phantom.archives import (
-    PhantomCase,
     case_ids,
     evenly_split_cases,
     phantom_around,
     phantom_case,
     write_archive,
     write_case,
-    write_masks,
-    write_nnunet_raw,
-    write_picai,
 )
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE, zonal_mask
 from zssmnet.phantom.grid import DEMO_GRIDS, GridSpec, oblique_axial
-from zssmnet.phantom.signals import Examination, examination
+from zssmnet.phantom.signals import PhantomCase, draw_case
 
 __all__ = [
     "DEMO_GRIDS",
     "PERIPHERAL_ZONE",
     "TRANSITION_ZONE",
-    "Examination",
     "GridSpec",
     "PhantomCase",
     "case_ids",
+    "draw_case",
     "evenly_split_cases",
-    "examination",
     "oblique_axial",
     "phantom_around",
     "phantom_case",
     "write_archive",
     "write_case",
-    "write_masks",
-    "write_nnunet_raw",
-    "write_picai",
     "zonal_mask",
 ]

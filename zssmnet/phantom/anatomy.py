@@ -2,44 +2,21 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
-from zssmnet.phantom.grid import Axes, Ellipsoid, Floats, Mask, Positions, SmoothField, Triple
+from zssmnet.phantom.grid import Axes, Ellipsoid, Floats, Mask, Point, Positions, SmoothField
 
 
 class Tissue(IntEnum):
-    """What a voxel is made of."""
+    """What a voxel is made of: its number, then its mean signals.
 
-    AIR = 0
-    FAT = 1
-    MUSCLE = 2
-    MARROW = 3
-    CORTEX = 4
-    URINE = 5
-    BLADDER_WALL = 6
-    RECTAL_WALL = 7
-    STOOL = 8
-    SEMINAL_VESICLE = 9
-    VEIN = 10
-    ARTERY = 11
-    PLEXUS = 12
-    PERIPHERAL_ZONE = 13
-    TRANSITION_ZONE = 14
-    CAPSULE = 15
-    LESION = 16
-    SUBTLE_LESION = 17
-    STROMAL_NODULE = 18
-    HAEMORRHAGE = 19
-    INFLAMMATION = 20
-
-
-class Look(NamedTuple):
-    """A tissue's mean signals.
+    Means are after PI-CAI's examinations; lesions as PI-RADS v2.1 describes them: dark, restricted diffusion. What
+    mimics a subtle lesion differs from it in one of the images, or in its rim and place alone.
 
     Attributes:
         t2w: signal of a T2-weighted turbo spin echo, urine = 1.
@@ -53,37 +30,38 @@ class Look(NamedTuple):
     epi: float
     texture: float
 
+    def __new__(cls, number: int, t2w: float, adc: float, epi: float, texture: float) -> Self:
+        """A tissue of this number with these signals."""
+        tissue = int.__new__(cls, number)
+        tissue._value_, tissue.t2w, tissue.adc, tissue.epi, tissue.texture = number, t2w, adc, epi, texture
+        return tissue
 
-LOOKS = {
-    Tissue.AIR: Look(0.0, 0, 0.0, 0.0),
-    Tissue.FAT: Look(0.52, 400, 0.075, 0.10),
-    Tissue.MUSCLE: Look(0.09, 1250, 0.38, 0.22),
-    Tissue.MARROW: Look(0.33, 500, 0.10, 0.14),
-    Tissue.CORTEX: Look(0.04, 0, 0.03, 0.1),
-    Tissue.URINE: Look(1.0, 2900, 1.6, 0.02),
-    Tissue.BLADDER_WALL: Look(0.12, 1350, 0.75, 0.12),
-    Tissue.RECTAL_WALL: Look(0.19, 1150, 0.7, 0.28),
-    Tissue.STOOL: Look(0.06, 600, 0.08, 0.3),
-    Tissue.SEMINAL_VESICLE: Look(0.58, 1800, 1.0, 0.35),
-    Tissue.VEIN: Look(0.62, 1600, 0.5, 0.15),
-    Tissue.ARTERY: Look(0.03, 0, 0.03, 0.1),
-    Tissue.PLEXUS: Look(0.28, 1400, 0.5, 0.4),
-    Tissue.PERIPHERAL_ZONE: Look(0.50, 1750, 1.0, 0.22),
-    Tissue.TRANSITION_ZONE: Look(0.22, 1250, 0.72, 0.28),
-    Tissue.CAPSULE: Look(0.12, 1300, 0.7, 0.1),
-    Tissue.LESION: Look(0.15, 720, 0.95, 0.14),
-    Tissue.SUBTLE_LESION: Look(0.20, 950, 0.92, 0.2),
-    Tissue.STROMAL_NODULE: Look(0.18, 930, 0.92, 0.2),
-    Tissue.HAEMORRHAGE: Look(0.18, 850, 0.6, 0.25),
-    Tissue.INFLAMMATION: Look(0.36, 1050, 1.1, 0.3),
-}
-"""Means after PI-CAI's examinations; lesions as PI-RADS v2.1 describes them: dark, restricted diffusion. What mimics a
-subtle lesion differs from it in one of the images, or in its rim and place alone."""
+    AIR = 0, 0.0, 0, 0.0, 0.0
+    FAT = 1, 0.52, 400, 0.075, 0.10
+    MUSCLE = 2, 0.09, 1250, 0.38, 0.22
+    MARROW = 3, 0.33, 500, 0.10, 0.14
+    CORTEX = 4, 0.04, 0, 0.03, 0.1
+    URINE = 5, 1.0, 2900, 1.6, 0.02
+    BLADDER_WALL = 6, 0.12, 1350, 0.75, 0.12
+    RECTAL_WALL = 7, 0.19, 1150, 0.7, 0.28
+    STOOL = 8, 0.06, 600, 0.08, 0.3
+    SEMINAL_VESICLE = 9, 0.58, 1800, 1.0, 0.35
+    VEIN = 10, 0.62, 1600, 0.5, 0.15
+    ARTERY = 11, 0.03, 0, 0.03, 0.1
+    PLEXUS = 12, 0.28, 1400, 0.5, 0.4
+    PERIPHERAL_ZONE = 13, 0.50, 1750, 1.0, 0.22
+    TRANSITION_ZONE = 14, 0.22, 1250, 0.72, 0.28
+    CAPSULE = 15, 0.12, 1300, 0.7, 0.1
+    LESION = 16, 0.15, 720, 0.95, 0.14
+    SUBTLE_LESION = 17, 0.20, 950, 0.92, 0.2
+    STROMAL_NODULE = 18, 0.18, 930, 0.92, 0.2
+    HAEMORRHAGE = 19, 0.18, 850, 0.6, 0.25
+    INFLAMMATION = 20, 0.36, 1050, 1.1, 0.3
 
 
-def table(attribute: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def table(attribute: str) -> npt.NDArray[np.float32]:
     """One attribute of all tissues, to be indexed with a map of tissues."""
-    return np.array([getattr(LOOKS[tissue], attribute) for tissue in Tissue], dtype=np.float32)
+    return np.array([getattr(tissue, attribute) for tissue in Tissue], dtype=np.float32)
 
 
 Labels = npt.NDArray[np.uint8]
@@ -109,20 +87,16 @@ class Organ:
 
 
 @dataclass(frozen=True)
-class Nodule:
-    """A nodule of the transition zone, glandular (T2W brighter than its surroundings) or stromal (darker)."""
+class Focus:
+    """A lesion, or what may be taken for one: nodule with a capsule, old blood, inflammation.
 
-    shape: Ellipsoid
-    brightness: float
-
-
-@dataclass(frozen=True)
-class Mimic:
-    """What may be taken for a lesion: nodule with a capsule, old blood, inflammation; it ends at its zone's border."""
+    Attributes:
+        zones: labels of the mask in which it lies; it ends at their border.
+    """
 
     tissue: Tissue
     shape: Ellipsoid
-    zone: int
+    zones: tuple[int, ...] = (PERIPHERAL_ZONE, TRANSITION_ZONE)
     has_capsule: bool = False
 
 
@@ -134,23 +108,19 @@ class Anatomy:
         centre_mm: the centre of the gland's bounding box in the patient.
         half_mm: half the size of the gland's bounding box, with a margin of some mm.
         organs: painted one after the other, so that later ones cover earlier ones.
-        nodules: of the transition zone.
-        lesions: painted last, within the gland only.
-        lesion_tissue: what lesions are made of.
-        mimics: what may be taken for lesions, painted before them, each within one zone only.
+        nodules: of the transition zone, each with its brightness: glandular (above 1 in T2W) or stromal (below).
+        foci: painted last, lesions after what mimics them.
         distortion: two fields that move borders along x and y.
         texture: one field, which T2W and ADC share.
     """
 
-    centre_mm: Triple
-    half_mm: Triple
+    centre_mm: Point
+    half_mm: Point
     organs: tuple[Organ, ...]
-    nodules: tuple[Nodule, ...]
-    lesions: tuple[Ellipsoid, ...]
+    nodules: tuple[tuple[Ellipsoid, float], ...]
+    foci: tuple[Focus, ...]
     distortion: tuple[SmoothField, SmoothField]
     texture: SmoothField
-    lesion_tissue: Tissue = Tissue.LESION
-    mimics: tuple["Mimic", ...] = ()
 
     def tissues(self, positions: Positions, zones_zyx: Labels) -> Labels:
         """The tissues, axes (z, y, x), at these positions, where the zonal mask on the same voxels has them."""
@@ -160,15 +130,12 @@ class Anatomy:
         tissues[zones_zyx == PERIPHERAL_ZONE] = Tissue.PERIPHERAL_ZONE
         tissues[zones_zyx == TRANSITION_ZONE] = Tissue.TRANSITION_ZONE
         self._paint_seams(tissues, positions, zones_zyx)
-        for mimic in self.mimics:
-            box, distance = mimic.shape.distance(positions)
-            within = (distance < 1) & (zones_zyx[box] == mimic.zone)
-            tissues[box][within] = mimic.tissue
-            if mimic.has_capsule:
+        for focus in self.foci:
+            box, distance = focus.shape.distance(positions)
+            within = (distance < 1) & np.isin(zones_zyx[box], focus.zones)
+            tissues[box][within] = focus.tissue
+            if focus.has_capsule:
                 tissues[box][within & (distance > 0.8)] = Tissue.CAPSULE
-        for lesion in self.lesions:
-            box, distance = lesion.distance(positions)
-            tissues[box][(distance < 1) & (zones_zyx[box] > 0)] = self.lesion_tissue
         return tissues
 
     def _paint_seams(self, tissues: Labels, positions: Positions, zones_zyx: Labels) -> None:
@@ -189,11 +156,11 @@ class Anatomy:
     def nodularity(self, positions: Positions) -> Floats:
         """Relative T2W signal, axes (z, y, x), that the nodules give to the transition zone: 1 between them."""
         relative = np.ones(positions.shape, np.float32)
-        for nodule in self.nodules:
-            box, distance = nodule.shape.distance(positions)
+        for shape, brightness in self.nodules:
+            box, distance = shape.distance(positions)
             within = relative[box]
             within[distance < 1] = 0.6  # a nodule's capsule
-            within[distance < 0.85] = nodule.brightness
+            within[distance < 0.85] = brightness
         return relative
 
     def positions(self, axes: Axes) -> Positions:

@@ -2,37 +2,22 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from zssmnet.data.archive import ArchiveFormat
+from zssmnet.data.archive import IMAGE_SUFFIXES, MASK_SUFFIX, ArchiveFormat
 from zssmnet.data.examination import onto_grid
 from zssmnet.data.image_io import write_image
 from zssmnet.data.splits import SUBSETS, stable_subset
 from zssmnet.errors import ConfigError, InputError
 from zssmnet.phantom.gland import zonal_mask
 from zssmnet.phantom.grid import DEMO_GRIDS, GridSpec
-from zssmnet.phantom.signals import Examination, examination
+from zssmnet.phantom.signals import PhantomCase, draw_case
 
-_IMAGES: dict[ArchiveFormat, str] = {"nnunet": "nnunet_raw", "picai": "picai_mha"}
-
-
-@dataclass(frozen=True)
-class PhantomCase:
-    """A synthetic case.
-
-    Attributes:
-        mask: its zonal mask, on T2W's grid.
-        examination: its images, each on its own grid.
-    """
-
-    id: str
-    mask: sitk.Image
-    examination: Examination
+_FOLDERS: dict[ArchiveFormat, str] = {"nnunet": "nnunet_raw", "picai": "picai_mha"}
 
 
 def phantom_case(
@@ -43,19 +28,18 @@ def phantom_case(
     Args:
         seed: another seed gives other patients under the same ids.
         grids: T2W's grid is one of these.
-        subtle: see `examination`.
+        subtle: see `draw_case`.
     """
     digest = hashlib.sha256(case_id.encode()).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest)])
     grid = grids[int(rng.integers(len(grids)))]
-    mask = zonal_mask(grid, rng)
-    return PhantomCase(case_id, mask, examination(mask, rng, subtle))
+    return draw_case(case_id, zonal_mask(grid, rng), rng, subtle)
 
 
 def phantom_around(case_id: str, mask: sitk.Image, subtle: bool = False) -> PhantomCase:
     """Draw a case around a zonal mask that is given, a real one say; its id decides the rest."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(case_id.encode()).digest()))
-    return PhantomCase(case_id, mask, examination(mask, rng, subtle))
+    return draw_case(case_id, mask, rng, subtle)
 
 
 def case_ids(count: int) -> list[str]:
@@ -96,7 +80,7 @@ def write_archive(
         grids: see `phantom_case`.
         layout: ``nnunet`` (``imagesTr/<case>_000{0,1,2}.nii.gz``, all on T2W's grid) or ``picai``
             (``<patient>/<patient>_<study>_{t2w,adc,hbv}.mha``, each on its own).
-        subtle: see `examination`; then the maps of the lesions are kept as well, in ``lesions/<case>.nii.gz``.
+        subtle: see `draw_case`; then the maps of the lesions are kept as well, in ``lesions/<case>.nii.gz``.
 
     Returns:
         The folders of the images, ``nnunet_raw`` or ``picai_mha``, and of the zonal masks, ``zonal_masks``.
@@ -107,48 +91,22 @@ def write_archive(
     ids = case_ids(cases) if isinstance(cases, int) else list(cases)
     for case_id in ids:  # one case in memory at a time
         write_case(folder, phantom_case(case_id, seed, grids, subtle), layout, with_lesions=subtle)
-    return folder / _IMAGES[layout], folder / "zonal_masks"
+    return folder / _FOLDERS[layout], folder / "zonal_masks"
 
 
 def write_case(folder: Path, case: PhantomCase, layout: ArchiveFormat = "nnunet", with_lesions: bool = True) -> None:
-    """Write one case into an archive as that of `write_archive`."""
-    write = write_nnunet_raw if layout == "nnunet" else write_picai
-    write(folder / _IMAGES[layout], [case])
-    write_masks(folder / "zonal_masks", [case])
+    """Write one case into an archive as that of `write_archive`; InputError as there."""
+    patient, _, study = case.id.partition("_")
+    if layout == "picai" and not (patient and study):
+        raise InputError(f"case {case.id}: PI-CAI's archive needs ids of the form <patient>_<study>")
+    images = case.t2w, case.adc, case.dwi
+    if layout == "nnunet":
+        images = case.t2w, onto_grid(case.adc, case.t2w), onto_grid(case.dwi, case.t2w)
+    below = folder / _FOLDERS[layout] / ("imagesTr" if layout == "nnunet" else patient)
+    files = {below / f"{case.id}{suffix}": one for suffix, one in zip(IMAGE_SUFFIXES[layout], images, strict=True)}
+    files[folder / "zonal_masks" / f"{case.id}{MASK_SUFFIX}"] = case.mask
     if with_lesions:
-        _write(case.examination.lesions, folder / "lesions" / f"{case.id}.nii.gz")
-
-
-def write_nnunet_raw(folder: Path, cases: Iterable[PhantomCase]) -> None:
-    """Write ``imagesTr/<case>_000{0,1,2}.nii.gz``: T2W, and ADC and DWI brought onto its grid."""
-    for case in cases:
-        reference = case.examination.t2w
-        images = (reference, *(onto_grid(image, reference) for image in (case.examination.adc, case.examination.dwi)))
-        for channel, image in enumerate(images):
-            _write(image, folder / "imagesTr" / f"{case.id}_{channel:04d}.nii.gz")
-
-
-def write_picai(folder: Path, cases: Iterable[PhantomCase]) -> None:
-    """Write ``<patient>/<patient>_<study>_{t2w,adc,hbv}.mha``, each image on its own grid.
-
-    Raises:
-        InputError: an id that is not ``<patient>_<study>``.
-    """
-    for case in cases:
-        patient, underscore, study = case.id.partition("_")
-        if not (patient and underscore and study):
-            raise InputError(f"case {case.id}: PI-CAI's archive needs ids of the form <patient>_<study>")
-        images = case.examination.t2w, case.examination.adc, case.examination.dwi
-        for name, image in zip(("t2w", "adc", "hbv"), images, strict=True):
-            _write(image, folder / patient / f"{case.id}_{name}.mha")
-
-
-def write_masks(folder: Path, cases: Iterable[PhantomCase]) -> None:
-    """Write ``<case>.nii.gz``, the zonal masks."""
-    for case in cases:
-        _write(case.mask, folder / f"{case.id}.nii.gz")
-
-
-def _write(image: sitk.Image, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(image, file)
+        files[folder / "lesions" / f"{case.id}{MASK_SUFFIX}"] = case.lesions
+    for file, image in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(image, file)

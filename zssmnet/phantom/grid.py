@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-Triple = tuple[float, float, float]
+Point = tuple[float, float, float]
 Axes = tuple[Floats, Floats, Floats]  # positions along x, y and z in mm, each 1D
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -38,32 +38,24 @@ class GridSpec:
     """
 
     size_xyz: tuple[int, int, int]
-    spacing_mm: Triple
-    origin_mm: Triple = (0.0, 0.0, 0.0)
+    spacing_mm: Point
+    origin_mm: Point = (0.0, 0.0, 0.0)
     direction: tuple[float, ...] = IDENTITY
 
     @classmethod
     def centred(
-        cls, size_xyz: tuple[int, int, int], spacing_mm: Triple, centre_mm: Triple, degrees: float = 0.0
-    ) -> Self:
-        """Axial grid around a position in the patient, tilted by `degrees` (see `oblique_axial`)."""
-        return cls._around(size_xyz, spacing_mm, centre_mm, oblique_axial(degrees) if degrees else IDENTITY)
-
-    @classmethod
-    def _around(
         cls,
         size_xyz: tuple[int, int, int],
-        spacing_mm: Triple,
-        centre_mm: Triple,
-        direction: tuple[float, ...],
+        spacing_mm: Point,
+        centre_mm: Point,
+        degrees: float = 0.0,
+        direction: tuple[float, ...] | None = None,
     ) -> Self:
+        """Grid around a position in the patient: axial, tilted by `degrees` (see `oblique_axial`), or as given."""
+        direction = direction or (oblique_axial(degrees) if degrees else IDENTITY)
         half_mm = (np.array(size_xyz) - 1) / 2 * np.array(spacing_mm)
         x, y, z = np.array(centre_mm) - np.reshape(direction, (3, 3)) @ half_mm
         return cls(size_xyz, spacing_mm, (float(x), float(y), float(z)), direction)
-
-    def around(self, centre_mm: Triple, size_xyz: tuple[int, int, int], spacing_mm: Triple) -> "GridSpec":
-        """Another grid with this one's direction, around a position in the patient."""
-        return self._around(size_xyz, spacing_mm, centre_mm, self.direction)
 
     @classmethod
     def of(cls, image: sitk.Image) -> Self:
@@ -78,13 +70,13 @@ class GridSpec:
         image.SetDirection(self.direction)
         return image
 
-    def position(self, index_xyz: npt.ArrayLike) -> Triple:
+    def position(self, index_xyz: npt.ArrayLike) -> Point:
         """The position in the patient, in mm, of an index x, y, z that need not be whole."""
         steps_mm = np.asarray(index_xyz) * np.array(self.spacing_mm)
         x, y, z = np.array(self.origin_mm) + np.reshape(self.direction, (3, 3)) @ steps_mm
         return float(x), float(y), float(z)
 
-    def axes_mm(self, centre_mm: Triple) -> Axes:
+    def axes_mm(self, centre_mm: Point) -> Axes:
         """The voxels' positions along this grid's own axes, in mm from a position in the patient."""
         first = np.reshape(self.direction, (3, 3)).T @ (np.array(self.origin_mm) - np.array(centre_mm))
         x, y, z = (
@@ -119,11 +111,11 @@ class SmoothField:
     """
 
     knots_zyx: Floats
-    first_mm: Triple
-    scale_mm: Triple
+    first_mm: Point
+    scale_mm: Point
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, axes: Axes, scale_mm: Triple) -> Self:
+    def sample(cls, rng: np.random.Generator, axes: Axes, scale_mm: Point) -> Self:
         """Draw a field that covers the positions `axes` with details of the size `scale_mm` (x, y, z)."""
         x, y, z = (
             int(np.ceil((float(axis[-1]) - float(axis[0])) / scale)) + 5
@@ -155,7 +147,7 @@ def _along(values_zyx: Floats, weights: csr_array, axis: int) -> Floats:
     return np.moveaxis(product.reshape(-1, *moved.shape[1:]), 0, axis)
 
 
-Box = tuple[slice, slice, slice]  # along the array's axes z, y, x
+Window = tuple[slice, slice, slice]  # along the array's axes z, y, x
 
 
 @dataclass(frozen=True)
@@ -178,7 +170,7 @@ class Positions:
         x, y, z = self.axes
         return len(z), len(y), len(x)
 
-    def box(self, centre_mm: Triple, reach_mm: Triple) -> Box:
+    def box(self, centre_mm: Point, reach_mm: Point) -> Window:
         """The voxels within a reach of a position; one axis after the other, so a box."""
         x, y, z = (
             slice(*np.searchsorted(axis, (centre - reach, centre + reach)).tolist())
@@ -198,8 +190,8 @@ class Ellipsoid:
         lean: how far the centre moves back for each mm towards the head.
     """
 
-    centre_mm: Triple
-    radii_mm: Triple
+    centre_mm: Point
+    radii_mm: Point
     turn_degrees: float = 0.0
     lean: float = 0.0
 
@@ -208,7 +200,7 @@ class Ellipsoid:
         x, y, z = self.centre_mm
         return Ellipsoid((-x, y, z), self.radii_mm, -self.turn_degrees, self.lean)
 
-    def distance(self, positions: Positions) -> tuple[Box, Floats]:
+    def distance(self, positions: Positions) -> tuple[Window, Floats]:
         """Distance from the centre, 1 at the surface, of the voxels in a box that holds the ellipsoid.
 
         Returns:

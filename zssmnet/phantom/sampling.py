@@ -5,13 +5,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from zssmnet.phantom.anatomy import Anatomy, Labels, Mimic, Nodule, Organ, Tissue
+from zssmnet.phantom.anatomy import Anatomy, Focus, Labels, Organ, Tissue
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
-from zssmnet.phantom.grid import Axes, Ellipsoid, GridSpec, SmoothField, Triple
+from zssmnet.phantom.grid import Axes, Ellipsoid, GridSpec, Point, SmoothField
 from zssmnet.preparation.cropping import bounding_box
 
+MARGIN_MM = 6.0
+"""Around the gland's bounding box, in which veins, nerves and capsules lie."""
 
-def gland_box(grid: GridSpec, zones_zyx: Labels) -> tuple[Triple, Triple]:
+
+def gland_box(grid: GridSpec, zones_zyx: Labels) -> tuple[Point, Point]:
     """Centre of the gland's bounding box in the patient, and half its size along the grid's axes, in mm."""
     box = bounding_box(zones_zyx)
     assert box
@@ -32,22 +35,16 @@ def sample_anatomy(
         subtle: whether lesions are subtle, one case in three has none, and there are mimics of them.
     """
     centre_mm, half_mm = gland_box(grid, zones_zyx)
+    x, y, z = half_mm
     extent = _union(reach)
-    margin = 6.0
-    return Anatomy(
-        centre_mm=centre_mm,
-        half_mm=(half_mm[0] + margin, half_mm[1] + margin, half_mm[2] + margin),
-        organs=surroundings(half_mm, rng),
-        nodules=_nodules(grid, zones_zyx, centre_mm, rng),
-        lesions=_lesions(grid, zones_zyx, centre_mm, rng, fewest=0 if subtle else 1),
-        distortion=(
-            SmoothField.sample(rng, extent, (14.0, 14.0, 16.0)),
-            SmoothField.sample(rng, extent, (14.0, 14.0, 16.0)),
-        ),
-        texture=SmoothField.sample(rng, extent, (4.0, 4.0, 5.0)),
-        lesion_tissue=Tissue.SUBTLE_LESION if subtle else Tissue.LESION,
-        mimics=_mimics(grid, zones_zyx, centre_mm, rng) if subtle else (),
-    )
+    organs = surroundings(half_mm, rng)
+    nodules = _nodules(grid, zones_zyx, centre_mm, rng)
+    lesions = _lesions(grid, zones_zyx, centre_mm, rng, subtle)
+    distortion = [SmoothField.sample(rng, extent, (14.0, 14.0, 16.0)) for _ in range(2)]
+    texture = SmoothField.sample(rng, extent, (4.0, 4.0, 5.0))
+    mimics = _mimics(grid, zones_zyx, centre_mm, rng) if subtle else ()
+    half_mm = (x + MARGIN_MM, y + MARGIN_MM, z + MARGIN_MM)
+    return Anatomy(centre_mm, half_mm, organs, nodules, (*mimics, *lesions), (distortion[0], distortion[1]), texture)
 
 
 def _union(reach: tuple[Axes, ...]) -> Axes:
@@ -59,8 +56,8 @@ def _union(reach: tuple[Axes, ...]) -> Axes:
 
 
 def _somewhere(
-    grid: GridSpec, zone_zyx: np.ndarray, centre_mm: Triple, count: int, rng: np.random.Generator
-) -> list[Triple]:
+    grid: GridSpec, zone_zyx: np.ndarray, centre_mm: Point, count: int, rng: np.random.Generator
+) -> list[Point]:
     """Random voxels of a zone: their positions in mm from the gland's centre, along the grid's axes."""
     voxels = np.argwhere(zone_zyx)
     axes = grid.axes_mm(centre_mm)
@@ -68,7 +65,9 @@ def _somewhere(
     return [(float(axes[0][x]), float(axes[1][y]), float(axes[2][z])) for z, y, x in chosen]
 
 
-def _nodules(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator) -> tuple[Nodule, ...]:
+def _nodules(
+    grid: GridSpec, zones_zyx: Labels, centre_mm: Point, rng: np.random.Generator
+) -> tuple[tuple[Ellipsoid, float], ...]:
     """One nodule in about 0.8 ml of transition zone, at most 80; larger ones in larger glands."""
     zone = zones_zyx == TRANSITION_ZONE
     volume_ml = float(zone.sum() * np.prod(grid.spacing_mm)) / 1000
@@ -77,24 +76,25 @@ def _nodules(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.rando
     for centre in _somewhere(grid, zone, centre_mm, count, rng):
         x, y, z = rng.uniform(2.5, 4.0 + volume_ml ** (1 / 3)) * rng.uniform(0.75, 1.25, size=3)
         shape = Ellipsoid(centre, (x, y, z), rng.uniform(0, 180))
-        nodules.append(Nodule(shape, rng.choice([rng.uniform(0.6, 0.85), rng.uniform(1.2, 2.2)])))
+        nodules.append((shape, float(rng.choice([rng.uniform(0.6, 0.85), rng.uniform(1.2, 2.2)]))))
     return tuple(nodules)
 
 
 def _lesions(
-    grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator, fewest: int
-) -> tuple[Ellipsoid, ...]:
-    """One or two lesions, or none where none may be the fewest; seven in ten of them in the peripheral zone."""
+    grid: GridSpec, zones_zyx: Labels, centre_mm: Point, rng: np.random.Generator, subtle: bool
+) -> tuple[Focus, ...]:
+    """One or two lesions, or none if they are subtle; seven in ten of them in the peripheral zone."""
     lesions = []
-    for _ in range(rng.integers(fewest, 3)):
+    for _ in range(rng.integers(0 if subtle else 1, 3)):
         zone = PERIPHERAL_ZONE if rng.random() < 0.7 else TRANSITION_ZONE
         (centre,) = _somewhere(grid, zones_zyx == zone, centre_mm, 1, rng)
         x, y, z = rng.uniform(4.5, 7.5) * rng.uniform(0.8, 1.25, size=3)
-        lesions.append(Ellipsoid(centre, (x, y, max(z, 5.0)), rng.uniform(0, 180)))
+        shape = Ellipsoid(centre, (x, y, max(z, 5.0)), rng.uniform(0, 180))
+        lesions.append(Focus(Tissue.SUBTLE_LESION if subtle else Tissue.LESION, shape))
     return tuple(lesions)
 
 
-def _mimics(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random.Generator) -> tuple[Mimic, ...]:
+def _mimics(grid: GridSpec, zones_zyx: Labels, centre_mm: Point, rng: np.random.Generator) -> tuple[Focus, ...]:
     """Two to four stromal nodules with a capsule in the transition zone; old blood and inflammation in the other."""
     kinds = (
         *((Tissue.STROMAL_NODULE, TRANSITION_ZONE, True),) * int(rng.integers(2, 5)),
@@ -105,11 +105,11 @@ def _mimics(grid: GridSpec, zones_zyx: Labels, centre_mm: Triple, rng: np.random
     for tissue, zone, has_capsule in kinds:
         (centre,) = _somewhere(grid, zones_zyx == zone, centre_mm, 1, rng)
         x, y, z = rng.uniform(4.5, 8.0) * rng.uniform(0.8, 1.25, size=3)
-        mimics.append(Mimic(tissue, Ellipsoid(centre, (x, y, max(z, 5.0)), rng.uniform(0, 180)), zone, has_capsule))
+        mimics.append(Focus(tissue, Ellipsoid(centre, (x, y, max(z, 5.0)), rng.uniform(0, 180)), (zone,), has_capsule))
     return tuple(mimics)
 
 
-def surroundings(half_mm: Triple, rng: np.random.Generator) -> tuple[Organ, ...]:
+def surroundings(half_mm: Point, rng: np.random.Generator) -> tuple[Organ, ...]:
     """The organs around a gland of the half size x, y, z, in the order of painting."""
     a, b, c = half_mm
     fill = rng.uniform(0.8, 1.15)  # of the bladder
@@ -141,13 +141,10 @@ def _wall_and_bones(a: float, b: float, c: float) -> Iterator[Organ]:
     yield from _pair(Tissue.MUSCLE, Ellipsoid((17, -b - 41, 30), (18, 5, 62), 8))  # rectus abdominis
     yield from _pair(Tissue.MUSCLE, Ellipsoid((74, -b - 28, -10), (27, 15, math.inf), 25))  # iliopsoas
     yield from _pair(Tissue.MUSCLE, Ellipsoid((52, -16, -c - 28), (15, 42, 34), 38))  # obturator externus
-    yield from _pair(
-        Tissue.MARROW, Ellipsoid((a + 52, -8, 20), (25, 26, 34)), Tissue.CORTEX, 2.0
-    )  # femoral head, acetabulum
-    yield from _pair(Tissue.MARROW, Ellipsoid((a + 34, 30, -12), (11, 20, 42), 14), Tissue.CORTEX, 1.6)  # ischium
-    yield from _pair(
-        Tissue.MARROW, Ellipsoid((17, -b - 27, -c - 8), (15, 16, 26), 35), Tissue.CORTEX, 1.5
-    )  # pubic bones
+    # femoral head and acetabulum, ischium, pubic bones
+    yield from _pair(Tissue.MARROW, Ellipsoid((a + 52, -8, 20), (25, 26, 34)), Tissue.CORTEX, 2.0)
+    yield from _pair(Tissue.MARROW, Ellipsoid((a + 34, 30, -12), (11, 20, 42), 14), Tissue.CORTEX, 1.6)
+    yield from _pair(Tissue.MARROW, Ellipsoid((17, -b - 27, -c - 8), (15, 16, 26), 35), Tissue.CORTEX, 1.5)
     yield from _pair(Tissue.MUSCLE, Ellipsoid((a + 19, 4, 2), (8.5, 40, 55), 6))  # obturator internus
     yield from _pair(Tissue.ARTERY, Ellipsoid((58, -b - 44, 0), (4.5, 4.5, math.inf)))
     yield from _pair(Tissue.VEIN, Ellipsoid((47, -b - 41, 0), (5.5, 4.5, math.inf)), Tissue.ARTERY, 1.0)

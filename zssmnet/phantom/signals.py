@@ -11,7 +11,7 @@ from zssmnet.data.examination import onto_grid
 from zssmnet.errors import InputError
 from zssmnet.phantom.anatomy import Anatomy, Labels, Tissue, table
 from zssmnet.phantom.gland import PERIPHERAL_ZONE, TRANSITION_ZONE
-from zssmnet.phantom.grid import Axes, Floats, GridSpec, SmoothField, Triple
+from zssmnet.phantom.grid import Axes, Floats, GridSpec, Point, SmoothField
 from zssmnet.phantom.sampling import gland_box, sample_anatomy
 
 B_VALUE = 1.4e-3
@@ -25,10 +25,11 @@ NOISE_FLOOR = 0.13
 
 
 @dataclass(frozen=True)
-class Examination:
-    """A bi-parametric examination.
+class PhantomCase:
+    """A synthetic case: a zonal mask, and a bi-parametric examination around it.
 
     Attributes:
+        mask: zonal mask.
         t2w: T2-weighted image on the zonal mask's grid, uint16 or int16.
         adc: apparent diffusion coefficient in um^2/s on a coarser grid, uint16 or float32; 0 where there is no
             signal.
@@ -36,23 +37,22 @@ class Examination:
         lesions: uint8 on T2W's grid, 1 in the lesions that were put into the gland.
     """
 
+    id: str
+    mask: sitk.Image
     t2w: sitk.Image
     adc: sitk.Image
     dwi: sitk.Image
     lesions: sitk.Image
 
 
-def examination(mask: sitk.Image, rng: np.random.Generator, subtle: bool = False) -> Examination:
-    """Draw an examination around a zonal mask.
+def draw_case(case_id: str, mask: sitk.Image, rng: np.random.Generator, subtle: bool = False) -> PhantomCase:
+    """Draw an examination around a zonal mask, whose gland then lies between bladder, rectum and pelvic floor.
 
     Args:
         mask: axial zonal mask with the labels 1 (peripheral zone) and 2 (rest of the gland), on T2W's grid.
         rng: source of the patient, the noise and the pixel types.
         subtle: whether lesions differ from normal tissue by no more than that varies, among nodules, old blood and
             inflammation that look alike: no rule on single voxels finds them.
-
-    Returns:
-        Images in which the mask's gland lies between bladder, rectum and pelvic floor.
 
     Raises:
         InputError: one of the labels 1 and 2 is missing.
@@ -69,20 +69,17 @@ def examination(mask: sitk.Image, rng: np.random.Generator, subtle: bool = False
     t2w, lesions = _t2w(anatomy, grid, zones, rng)
     epi_mask = onto_grid(mask, epi_grid.image(np.zeros(epi_grid.size_xyz[::-1], np.uint8)), sitk.sitkNearestNeighbor)
     adc, dwi = _diffusion(anatomy, epi_grid, sitk.GetArrayFromImage(epi_mask), rng)
-    return Examination(t2w, adc, dwi, lesions)
+    return PhantomCase(case_id, mask, t2w, adc, dwi, lesions)
 
 
-def _epi_grid(grid: GridSpec, centre_mm: Triple, rng: np.random.Generator) -> GridSpec:
+def _epi_grid(grid: GridSpec, centre_mm: Point, rng: np.random.Generator) -> GridSpec:
     """The coarser grid of ADC and DWI: T2W's direction and slices, its own field of view."""
     in_plane_mm = float(rng.choice([1.5, 1.625, 1.75, 2.0]))
     middle = grid.position((np.array(grid.size_xyz) - 1) / 2)
     x, y, z = np.array(middle) + rng.uniform(-0.5, 0.5, size=3)
     x += 0.5 * (centre_mm[0] - middle[0])
-    return grid.around(
-        (float(x), float(y), float(z)),
-        (84, 128, grid.size_xyz[2]),
-        (in_plane_mm, in_plane_mm, grid.spacing_mm[2]),
-    )
+    size, spacing_mm = (84, 128, grid.size_xyz[2]), (in_plane_mm, in_plane_mm, grid.spacing_mm[2])
+    return GridSpec.centred(size, spacing_mm, (float(x), float(y), float(z)), direction=grid.direction)
 
 
 def _t2w(
@@ -103,7 +100,7 @@ def _t2w(
     signal = _with_noise(signal, 0.018, rng)
     pixel = _one_of((np.uint16, np.uint16, np.int16), rng)
     t2w = grid.image(np.rint(T2W_SCALE * signal).astype(pixel))
-    return t2w, grid.image((tissues == anatomy.lesion_tissue).astype(np.uint8))
+    return t2w, grid.image(np.isin(tissues, (Tissue.LESION, Tissue.SUBTLE_LESION)).astype(np.uint8))
 
 
 def _septa(axes: Axes, rng: np.random.Generator) -> Floats:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +16,12 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from zssmnet.config import CubesConfig
-from zssmnet.data.archive import shortened
-from zssmnet.data.examination import array_of, check_values
-from zssmnet.data.image_io import read_image
+from zssmnet.data.archive import IMAGE_SUFFIXES, MASK_SUFFIX, shortened
+from zssmnet.data.image_io import array_of, check_values, read_image
 from zssmnet.data.splits import SUBSETS
-from zssmnet.errors import CaseError, CubesError, StorageError, UnreadableFileError
+from zssmnet.errors import CaseError, CubesError, InputError, StorageError, UnreadableFileError
 from zssmnet.preparation.cropping import Triple
-from zssmnet.preparation.prepare import IMAGE_SUFFIXES, MASK_SUFFIX, PreparedCase, prepared_keys
+from zssmnet.preparation.prepare import PreparedCase, prepared_keys
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.records import (
     Output,
@@ -44,6 +43,7 @@ METHOD = 1
 HIGHEST_ADC = 3000.0
 """ADC is clipped to 0..3000 (1e-6 mm2/s) and divided by it."""
 CHANNEL_COUNT = 4
+_SUFFIXES = IMAGE_SUFFIXES["nnunet"]
 Spacing = tuple[float, float, float]
 _CUBES = re.compile(r"bat_\d+_s_(\d+)x(\d+)x(\d+)_\d\.npy")
 
@@ -85,7 +85,7 @@ def size_of_cubes(key: str) -> Triple | None:
     return (int(named[1]), int(named[2]), int(named[3])) if named else None
 
 
-def generate_cubes(
+def cut_subset(
     subset: int,
     data: Storage,
     output: Storage,
@@ -107,26 +107,25 @@ def generate_cubes(
         CaseError: a prepared case is incomplete or unreadable.
         StorageError: prepared cases have changed meanwhile.
     """
-    seen = data.list(f"subset{subset}")
+    folder = f"subset{subset}"
+    seen = data.list(folder)
     case_ids = prepared_cases(data, subset)
     key = cubes_key(config, subset)
     known = read_record(output, key, SubsetCubes)
     files = [(data, file) for case_id in case_ids for file in prepared_keys(case_id, subset)]
     inputs = fingerprints(files, known.inputs if known else ())
-    same_way = known is not None and (known.method, known.subset, known.parameters) == (METHOD, subset, config)
-    is_same = known is not None and same_way and same_content(known.inputs, inputs)
-    if is_same and (present := up_to_date(output, key, known, inputs)):
+    is_same = known is not None and (known.method, known.parameters) == (METHOD, config)
+    if known and is_same and same_content(known.inputs, inputs) and (present := up_to_date(output, key, known, inputs)):
         log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
         return present, False
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
-        if data.list(f"subset{subset}") != seen:
+        if data.list(folder) != seen:
             raise StorageError(
-                f"{data.where(f'subset{subset}')}: changed while its cubes were cut, so they are not published; "
+                f"{data.where(folder)}: changed while its cubes were cut, so they are not published; "
                 "wait until no other run prepares cases there, and cut them again"
             )
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
-        remove_record(output, key)  # it tells of the file that is replaced now
     record = SubsetCubes(
         method=METHOD,
         inputs=inputs,
@@ -154,26 +153,37 @@ def remove_other_sets(output: Storage, config: CubesConfig) -> list[str]:
     return others
 
 
+def check_prepared(data: Storage, subsets: Iterable[int] = SUBSETS) -> dict[int, int]:
+    """The number of prepared cases of each subset.
+
+    Raises:
+        InputError: there is no such subset, or none of them has a prepared case.
+        CaseError: a prepared case is incomplete.
+    """
+    subsets = list(subsets)
+    if unknown := [subset for subset in subsets if subset not in SUBSETS]:
+        raise InputError(f"there is no subset {unknown[0]}; subsets are 0 to 5")
+    counts = {subset: len(prepared_cases(data, subset)) for subset in subsets}
+    if not any(counts.values()):
+        raise InputError(f"{data.uri}: no prepared case in the folders subset0 to subset5; prepare cases first")
+    return counts
+
+
 def prepared_cases(data: Storage, subset: int) -> list[str]:
     """Ids of the prepared cases of a subset, sorted; CaseError if one's four files are not all there."""
     present = {entry.key for entry in data.list(f"subset{subset}")}
-    case_ids = _ids_of_t2w(present, f"subset{subset}/")
+    named = {key.removesuffix(_SUFFIXES[0]) for key in present if key.endswith(_SUFFIXES[0])}
+    masks = {name + MASK_SUFFIX for name in named}  # that of a case a_0000 has the name of the T2W of a case a
+    case_ids = sorted(PurePath(name).name for name in named if name + _SUFFIXES[0] not in masks)
     expected = {key: case_id for case_id in case_ids for key in prepared_keys(case_id, subset)}
     for key in sorted(expected.keys() - present):
         raise CaseError(expected[key], data.where(key), "missing: prepare the case again")
     for key in sorted(present - expected.keys()):
-        if key.endswith(IMAGE_SUFFIXES):
-            case_id = key.removeprefix(f"subset{subset}/").rpartition("_")[0]
+        if key.endswith(_SUFFIXES):
+            case_id = PurePath(key).name.rpartition("_")[0]
             missing = data.where(prepared_keys(case_id, subset)[0])
             raise CaseError(case_id, missing, f"missing, though {key} is there: prepare the case again")
     return case_ids
-
-
-def _ids_of_t2w(keys: Iterable[str], folder: str) -> list[str]:
-    """Ids of the cases with a T2W, sorted. The mask of a case ``a_0000`` has the name of the T2W of a case ``a``."""
-    named = {key.removesuffix(IMAGE_SUFFIXES[0]) for key in keys if key.endswith(IMAGE_SUFFIXES[0])}
-    masks = {name + MASK_SUFFIX for name in named}
-    return sorted(name.removeprefix(folder) for name in named if name + IMAGE_SUFFIXES[0] not in masks)
 
 
 def cube_starts(case_id: str, size: Triple, config: CubesConfig) -> npt.NDArray[np.int64]:

@@ -7,9 +7,9 @@ import SimpleITK as sitk
 
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import CHANNELS
-from zssmnet.data.coverage import padding
-from zssmnet.data.examination import Examination, array_of
-from zssmnet.data.zonal_mask import image_like
+from zssmnet.data.coverage import covered, padding
+from zssmnet.data.examination import Examination
+from zssmnet.data.image_io import array_of, image_like
 from zssmnet.errors import CaseError
 from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
 
@@ -60,9 +60,10 @@ def uncovered(case_id: str, examination: Examination, config: PreparationConfig)
     window = region.window_ZYX
     is_gland, warnings = mask[window] > 0, []
     for number in (1, 2):
-        if examination.fields:
+        if examination.measured:
             z, y, x = (np.arange(part.start, part.stop) for part in window)
-            outside = ~examination.fields[number - 1].covers(x, y[:, None], z[:, None, None])
+            image = examination.measured[number - 1]
+            outside = ~covered(image, examination.t2w, x, y[:, None], z[:, None, None])
         else:
             outside = padding(array_of(examination.images[number]), window)
         shares = {"the gland": float(outside[is_gland].mean()), "the region of interest": float(outside.mean())}

@@ -6,6 +6,7 @@ Published under ``subset{k}/<case>_0000.nii.gz`` (T2W), ``_0001`` (ADC), ``_0002
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,17 +14,9 @@ import SimpleITK as sitk
 from typing_extensions import override
 
 from zssmnet.config import PreparationConfig
-from zssmnet.data.archive import CHANNELS, Case
-from zssmnet.data.examination import (
-    Examination,
-    array_of,
-    case_errors,
-    check_can_be_interpolated,
-    check_values,
-    file_errors,
-    read_examination,
-)
-from zssmnet.data.image_io import LARGEST_VOLUME, write_image
+from zssmnet.data.archive import CHANNELS, IMAGE_SUFFIXES, MASK_SUFFIX, Case
+from zssmnet.data.examination import Examination, case_errors, check_can_be_interpolated, file_errors, read_examination
+from zssmnet.data.image_io import LARGEST_VOLUME, array_of, check_values, write_image
 from zssmnet.data.splits import SUBSETS
 from zssmnet.data.zonal_mask import without_stray_parts, zone_warning
 from zssmnet.errors import CaseError
@@ -49,8 +42,6 @@ log = logging.getLogger(__name__)
 
 METHOD = 1
 """Raised whenever the same inputs and parameters would give other outputs, beyond what float32 rounds."""
-IMAGE_SUFFIXES = ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz")
-MASK_SUFFIX = ".nii.gz"
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ class PreparedCase(Record):
         return self.subset in SUBSETS and name == self.case_id and keys == prepared_keys(name, self.subset)
 
 
-def prepare_case(
+def publish_prepared(
     case: Case, subset: int, images: Storage, masks: Storage, output: Storage, config: PreparationConfig
 ) -> tuple[PreparedCase, bool]:
     """Prepare one case and publish it, unless it is there already, made from the same files in the same way.
@@ -96,11 +87,11 @@ def prepare_case(
     known = read_record(output, case.id, PreparedCase)
     images, masks = Listed(images, case.images), Listed(masks, [case.mask])
     try:
-        inputs = _fingerprints(case, images, masks, known)
-        if still_true := _if_true(known, inputs, subset, output, config):
-            return still_true, False
+        if present := up_to_date_record(case, subset, images, masks, output, config):
+            return present, False
+        inputs = _fingerprints(case, images, masks)
         examination = read_examination(case, images, masks)
-        volumes = prepare(case.id, examination, config)
+        volumes = prepare_volumes(case.id, examination, config)
     except CaseError:
         remove_prepared(case.id, output)
         raise
@@ -129,12 +120,13 @@ def up_to_date_record(
         CaseError: a file of the case is missing or cannot be read.
     """
     known = read_record(output, case.id, PreparedCase)
-    if known is None or not _same_way(known, subset, config):
+    if known is None or (known.method, known.subset, known.parameters) != (METHOD, subset, config):
         return None
-    return _if_true(known, _fingerprints(case, images, masks, known), subset, output, config)
+    inputs = _fingerprints(case, images, masks, known.inputs)
+    return up_to_date(output, case.id, known, inputs) if same_content(known.inputs, inputs) else None
 
 
-def prepare(case_id: str, examination: Examination, config: PreparationConfig) -> PreparedVolumes:
+def prepare_volumes(case_id: str, examination: Examination, config: PreparationConfig) -> PreparedVolumes:
     """Resample and crop one case in memory; only what is kept is resampled.
 
     Raises:
@@ -193,29 +185,16 @@ def remove_prepared(case_id: str, output: Storage) -> None:
 
 def prepared_keys(case_id: str, subset: int) -> tuple[str, str, str, str]:
     """Where a prepared case's T2W, ADC, DWI and mask lie."""
-    t2w, adc, dwi = (f"subset{subset}/{case_id}{suffix}" for suffix in IMAGE_SUFFIXES)
+    t2w, adc, dwi = (f"subset{subset}/{case_id}{suffix}" for suffix in IMAGE_SUFFIXES["nnunet"])
     return t2w, adc, dwi, f"subset{subset}/{case_id}{MASK_SUFFIX}"
 
 
-def _fingerprints(case: Case, images: Storage, masks: Storage, known: PreparedCase | None) -> tuple[Input, ...]:
+def _fingerprints(case: Case, images: Storage, masks: Storage, known: Sequence[Input] = ()) -> tuple[Input, ...]:
     found: list[Input] = []
     for storage, key in [(images, key) for key in case.images] + [(masks, case.mask)]:
         with file_errors(case.id, storage, key):
-            found.extend(fingerprints([(storage, key)], known.inputs if known else ()))
+            found.extend(fingerprints([(storage, key)], known))
     return tuple(found)
-
-
-def _same_way(known: PreparedCase, subset: int, config: PreparationConfig) -> bool:
-    return (known.method, known.subset, known.parameters) == (METHOD, subset, config)
-
-
-def _if_true(
-    known: PreparedCase | None, inputs: tuple[Input, ...], subset: int, output: Storage, config: PreparationConfig
-) -> PreparedCase | None:
-    """The record, if it is still true; where the same content was written again, with its new fingerprints."""
-    if known is None or not (_same_way(known, subset, config) and same_content(known.inputs, inputs)):
-        return None
-    return up_to_date(output, known.case_id, known, inputs)
 
 
 def _region_of_interest(case_id: str, file: str, mask: sitk.Image, config: PreparationConfig) -> Box:

@@ -5,10 +5,13 @@ lies at ``i * target spacing / spacing`` of the source. All triples are (x, y, z
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
+from zssmnet.data.image_io import array_of, image_like
 from zssmnet.preparation.bspline import interpolate
 from zssmnet.preparation.cropping import Box, Triple
 
@@ -49,12 +52,14 @@ def resample_image(image: sitk.Image, target: Grid, region: Box) -> sitk.Image:
     """
     source = grid_of(image)
     if source.size == target.size:  # a B-spline of order 3 returns its samples, to 1e-7 of the value range
-        result = _cast(_crop(image, region), sitk.sitkFloat32)
+        values_ZYX: npt.NDArray[Any] = array_of(image)[region.window_ZYX]
     elif _reaches_the_edge(region, source, target):
-        result = _crop(_resample(_cast(image, sitk.sitkFloat32), target, sitk.sitkBSpline3), region)
+        whole = _resample(image_like(array_of(image).astype(np.float32), image), target, sitk.sitkBSpline3)
+        values_ZYX = array_of(whole)[region.window_ZYX]
     else:
-        result = _resample_region(image, source, target, region)
-    return _placed(result, image, target, region)
+        x, y, z = (new / old for old, new in zip(source.spacing, target.spacing, strict=True))
+        values_ZYX = interpolate(array_of(image), (x, y, z), region)
+    return _placed(values_ZYX.astype(np.float32), image, target, region)
 
 
 def resample_mask(mask: sitk.Image, target: Grid) -> sitk.Image:
@@ -68,7 +73,7 @@ def resample_mask(mask: sitk.Image, target: Grid) -> sitk.Image:
 
 def crop_mask(mask: sitk.Image, region: Box) -> sitk.Image:
     """A region of a mask, with its place in space."""
-    return _placed(_crop(mask, region), mask, grid_of(mask), region)
+    return _placed(array_of(mask)[region.window_ZYX].copy(), mask, grid_of(mask), region)
 
 
 def _reaches_the_edge(region: Box, source: Grid, target: Grid) -> bool:
@@ -81,12 +86,6 @@ def _reaches_the_edge(region: Box, source: Grid, target: Grid) -> bool:
         new_size % (2 * size) == 0 and stop > new_size - new_size // size // 2
         for stop, size, new_size in zip(region.stop, source.size, target.size, strict=True)
     )
-
-
-def _resample_region(image: sitk.Image, source: Grid, target: Grid, region: Box) -> sitk.Image:
-    x, y, z = (new / old for old, new in zip(source.spacing, target.spacing, strict=True))
-    values = interpolate(sitk.GetArrayViewFromImage(image), (x, y, z), region)
-    return sitk.GetImageFromArray(values.astype(np.float32))
 
 
 def _resample(image: sitk.Image, target: Grid, interpolator: int) -> sitk.Image:
@@ -102,26 +101,12 @@ def _resample(image: sitk.Image, target: Grid, interpolator: int) -> sitk.Image:
     return resampler.Execute(image)
 
 
-def _placed(result: sitk.Image, whole: sitk.Image, grid: Grid, region: Box) -> sitk.Image:
-    """``result`` with the place in space of a region of a grid that begins where ``whole`` does."""
+def _placed(values_ZYX: npt.NDArray[Any], whole: sitk.Image, grid: Grid, region: Box) -> sitk.Image:
+    """An image of a region of a grid that begins where ``whole`` does."""
+    result = sitk.GetImageFromArray(values_ZYX)
     direction = np.reshape(whole.GetDirection(), (3, 3))
     start_mm = np.multiply(region.start, grid.spacing)
     result.SetOrigin((np.asarray(whole.GetOrigin()) + direction @ start_mm).tolist())
     result.SetSpacing(grid.spacing)
     result.SetDirection(whole.GetDirection())
     return result
-
-
-def _crop(image: sitk.Image, box: Box) -> sitk.Image:
-    cropper = sitk.ExtractImageFilter()
-    cropper.SetNumberOfThreads(1)
-    cropper.SetSize(box.size)
-    cropper.SetIndex(box.start)
-    return cropper.Execute(image)
-
-
-def _cast(image: sitk.Image, pixel_type: int) -> sitk.Image:
-    caster = sitk.CastImageFilter()
-    caster.SetNumberOfThreads(1)
-    caster.SetOutputPixelType(pixel_type)
-    return caster.Execute(image)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from zssmnet.config import PreparationConfig, ProbeConfig, ProbeScale
 from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
-from zssmnet.data.examination import array_of, read_examination
+from zssmnet.data.examination import read_examination
+from zssmnet.data.image_io import array_of
 from zssmnet.errors import ArchiveError, CaseError, InputError
 from zssmnet.handoff.lesions import check_labelled, prepare_with_label, read_lesions
 from zssmnet.preparation.cropping import Box, bounding_box
 from zssmnet.preparation.cubes import padded, scaled_volume
-from zssmnet.preparation.prepare import prepare
+from zssmnet.preparation.prepare import prepare_volumes
 from zssmnet.storage import Storage
 from zssmnet.storage.interface import Listed
 
@@ -89,7 +90,7 @@ def _read_volume(
         lesions = read_lesions(case.id, labels, examination, "binary")
         prepared, label = prepare_with_label(case.id, examination, lesions, preparation)
     else:
-        prepared = prepare(case.id, examination, preparation)
+        prepared = prepare_volumes(case.id, examination, preparation)
         label = prepared.mask
     t2w, adc, dwi = (array_of(image) for image in prepared.images)
     volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask))

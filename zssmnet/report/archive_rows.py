@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, Field
 
-from zssmnet.data.examination import array_of
-from zssmnet.data.image_io import read_image
+from zssmnet.data.archive import CHANNELS
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.preparation.prepare import PreparedCase
-from zssmnet.report.palette import IMAGES, Array
+from zssmnet.report.palette import Array
 from zssmnet.report.thumbnails import jpeg, outlines
 from zssmnet.storage import Storage
 
@@ -32,7 +32,7 @@ Path = Annotated[str, Field(pattern=r"^[MLZ0-9. ]*$")]
 """What goes into the page as it is: a record from elsewhere brings no markup."""
 
 
-class Row(BaseModel, frozen=True):
+class CaseRow(BaseModel, frozen=True):
     """What the page shows of a case.
 
     Attributes:
@@ -64,7 +64,7 @@ class Row(BaseModel, frozen=True):
         return self.peripheral_ml + self.transition_ml
 
 
-def draw_row(record: PreparedCase, data: Storage) -> Row:
+def draw_row(record: PreparedCase, data: Storage) -> CaseRow:
     """The row of one prepared case; UnreadableFileError if a file of it cannot be read."""
     images = [read_image(data.local_version(one.key, one.size, one.version)) for one in record.outputs]
     *arrays, zones_ZYX = (array_of(image) for image in images)
@@ -72,7 +72,7 @@ def draw_row(record: PreparedCase, data: Storage) -> Row:
     voxel_ml = math.prod(images[-1].GetSpacing()) / 1000
     t2w, adc, dwi = (float(np.median(array[gland_ZYX])) for array in arrays)
     middle = int(np.median(np.flatnonzero(gland_ZYX.any(axis=(1, 2)))))
-    return Row(
+    return CaseRow(
         case_id=record.case_id,
         subset=record.subset,
         source=record.identity(),
@@ -94,12 +94,12 @@ def _histogram(image_ZYX: Array, median: float) -> tuple[float, ...]:
     return tuple(round(float(count) / image_ZYX.size, 4) for count in np.bincount(bins, minlength=BINS))
 
 
-def usual_histograms(rows: Sequence[Row]) -> Array:
+def usual_histograms(rows: Sequence[CaseRow]) -> Array:
     """The archive's median of each share, axes (image, bin)."""
-    return np.median([row.histograms for row in rows], axis=0) if rows else np.zeros((len(IMAGES), BINS))
+    return np.median([row.histograms for row in rows], axis=0) if rows else np.zeros((len(CHANNELS), BINS))
 
 
-def oddities(rows: Sequence[Row]) -> list[list[str]]:
+def oddities(rows: Sequence[CaseRow]) -> list[list[str]]:
     """What is odd about each row: its warnings, and what lies far from the others' values in a large enough archive."""
     found = [list(row.warnings) for row in rows]
     if len(rows) < _FEWEST:
@@ -113,7 +113,7 @@ def oddities(rows: Sequence[Row]) -> list[list[str]]:
         ("slices {:.2g} mm apart", slices, _uncommon(slices)),
         ("pixels of {:.2g} mm", pixels, _uncommon(pixels)),
     ]
-    for name, values in zip(IMAGES, differences.T.tolist(), strict=True):
+    for name, values in zip(CHANNELS, differences.T.tolist(), strict=True):
         measures.append((name + "'s histogram differs in {:.0%} of the voxels", values, _far(values)))
     for words, values, is_odd in measures:
         for remarks, value, odd in zip(found, values, is_odd, strict=True):

@@ -6,12 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from zssmnet.preparation.cubes import HIGHEST_ADC
+from zssmnet.preparation.cropping import Triple
+from zssmnet.preparation.cubes import HIGHEST_ADC, Spacing
 from zssmnet.report.palette import CUBE_COLOUR, FAINT, INK, ZONES, Array
 from zssmnet.report.style import heading, legend, new_figure, outline_zones, png_of
-
-Size = tuple[int, int, int]
-Spacing = tuple[float, float, float]
+from zssmnet.report.thumbnails import shown_slices
 
 _HEADINGS = ("T2W", f"ADC  (0 to {HIGHEST_ADC:.0f} µm²/s)", "DWI, high b-value")
 _PANEL = 2.35  # inches
@@ -21,8 +20,8 @@ _AROUND = (0.85, 1.75)  # inches beside and above the panels, for heading, legen
 def case_montage(
     images: Sequence[Array],
     mask_ZYX: Array,
-    cube_starts_xyz: Sequence[tuple[int, int, int]] | Array,
-    cube_size_xyz: Size,
+    cube_starts_xyz: Sequence[Triple] | Array,
+    cube_size_xyz: Triple,
     spacing_mm: Spacing,
     title: str,
 ) -> bytes:
@@ -64,23 +63,13 @@ def case_montage(
     return png_of(figure)
 
 
-def shown_slices(mask_ZYX: Array) -> tuple[int, int, int]:
-    """Slices at 4/5, 1/2 and 1/5 of the gland's height, or of the volume's where the mask is empty."""
-    inside = np.flatnonzero(mask_ZYX.any(axis=(1, 2)))
-    first, last = (inside[0], inside[-1]) if len(inside) else (0, len(mask_ZYX) - 1)
-    upper, middle, lower = (round(first + share * (last - first)) for share in (0.8, 0.5, 0.2))
-    return upper, middle, lower
-
-
 def _window(volume_ZYX: Array) -> tuple[float, float]:
     """Grey levels that leave a few outliers saturated."""
     low, high = np.percentile(volume_ZYX, (0.5, 99.5))
     return float(low), max(float(high), float(low) + 1e-6)
 
 
-def _outline_cubes(
-    ax: Axes, starts_xyz: list[tuple[int, int, int]], size_xyz: Size, spacing_mm: Spacing, slice_index: int
-) -> None:
+def _outline_cubes(ax: Axes, starts_xyz: list[Triple], size_xyz: Triple, spacing_mm: Spacing, slice_index: int) -> None:
     width, height = size_xyz[0] * spacing_mm[0], size_xyz[1] * spacing_mm[1]
     for x, y, z in starts_xyz:
         if z <= slice_index < z + size_xyz[2]:

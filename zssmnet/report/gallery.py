@@ -6,15 +6,14 @@ A set's input is the record of the cubes or of the model that it shows, since th
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 
 from torch import nn
 from typing_extensions import override
 
 from zssmnet.config import CubesConfig, PretrainConfig
-from zssmnet.data.examination import array_of
-from zssmnet.data.image_io import read_image
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.preparation.cubes import SubsetCubes, cubes_key, open_cubes
 from zssmnet.preparation.prepare import prepared_keys
@@ -125,14 +124,10 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
     is_same = known is not None and known.method == METHOD and same_content(known.inputs, inputs)
     if is_same and (present := up_to_date(reports, name, known)):
         return [output.key for output in present.outputs]
-    drawn = {picture.key: partial(_write, picture.png) for picture in pictures}
+    drawn = {picture.key: methodcaller("write_bytes", picture.png) for picture in pictures}
     earlier = (output.key for output in (known.outputs if known else ()))
     publish_recorded(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=()), drawn, earlier)
     return list(drawn)
-
-
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
 
 
 def _as_input(name: str, record: Record) -> Input:

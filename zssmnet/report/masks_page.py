@@ -1,24 +1,21 @@
 """Zonal masks, checked and drawn on one page: a row a mask, those with findings first."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
 
 from zssmnet.data.archive import ArchiveFormat, masks_by_case, take_inventory
-from zssmnet.data.examination import array_of, check_grid
-from zssmnet.data.image_io import read_image
+from zssmnet.data.examination import check_grid
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.data.mask_checks import MaskCheck, check_mask
 from zssmnet.data.orientation import in_axial_order
 from zssmnet.errors import CaseError, ImageError, UnreadableFileError
 from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
-from zssmnet.report.archive_page import MOST_THREADS, document, escaped, legend
-from zssmnet.report.case import shown_slices
+from zssmnet.report.page import LEGEND, case_row, document, draw_all
 from zssmnet.report.palette import Array
-from zssmnet.report.thumbnails import drawing, jpeg, outlines
+from zssmnet.report.thumbnails import drawing, jpeg, outlines, shown_slices
 from zssmnet.storage import Storage
 
 PAGE = "masks.html"
@@ -67,18 +64,15 @@ def publish_masks_page(
     def drawn(case: tuple[str, Sequence[str]]) -> DrawnMask:
         case_id, keys = case
         try:
-            made = _drawn(case_id, masks, keys[0], images, t2w_keys.get(case_id))
+            return _drawn(case_id, masks, keys[0], images, t2w_keys.get(case_id))
         except (UnreadableFileError, ImageError) as error:
             reason = error.reason if isinstance(error, UnreadableFileError) else str(error)
-            made = DrawnMask(case_id, MaskCheck(0.0, 0.0, (reason,)))
-        advance()
-        return made
+            return DrawnMask(case_id, MaskCheck(0.0, 0.0, (reason,)))
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as threads:
-        found = list(threads.map(drawn, sorted(masks_by_case(masks).items())))
+    found = draw_all(drawn, sorted(masks_by_case(masks).items()), advance)
     found.sort(key=lambda one: (-len(one.check.findings), one.case_id))
     output.sweep()
-    output.publish_bytes(PAGE, masks_page(found).encode())
+    output.publish_bytes(PAGE, _page(found).encode())
     return found
 
 
@@ -112,21 +106,15 @@ def _picture(case_id: str, check: MaskCheck, mask: sitk.Image, t2w: sitk.Image |
     return DrawnMask(case_id, check, jpeg([ground[z, rows, columns] for z in slices]), paths)
 
 
-def masks_page(masks: Sequence[DrawnMask]) -> str:
-    """The whole page, HTML; masks in the order in which they are given."""
+def _page(masks: Sequence[DrawnMask]) -> str:
     odd = sum(bool(one.check.findings) for one in masks)
     head = (
         f"<h1>{len(masks)} masks, {odd} with findings</h1><p>Slices at 4/5, 1/2 and 1/5 of the gland's height; "
-        f"{legend()}.</p><table class=cases><tr><th>case<th>upper, middle, lower<th>gland<th>findings"
+        f"{LEGEND}.</p><table class=cases><tr><th>case<th>upper, middle, lower<th>gland<th>findings"
     )
-    drawn = (_row(number, one) for number, one in enumerate(masks))
-    return "".join(document(f"Zonal masks: {len(masks)}", [head, *drawn, "</table>"]))
-
-
-def _row(number: int, one: DrawnMask) -> str:
-    peripheral, rest = one.check.peripheral_ml, one.check.rest_ml
-    picture = drawing(one.picture, one.outlines, f"z{number}") if one.picture else ""
-    return (
-        f"<tr><td><b>{escaped(one.case_id)}</b><td>{picture}<td>{peripheral + rest:.0f} ml<br>PZ {peripheral:.0f}, "
-        f"TZ {rest:.0f}<td class=odd>{'<br>'.join(map(escaped, one.check.findings))}"
-    )
+    rows = []
+    for number, one in enumerate(masks):
+        picture = drawing(one.picture, one.outlines, f"z{number}") if one.picture else ""
+        volumes_ml = one.check.peripheral_ml, one.check.rest_ml
+        rows.append(case_row(one.case_id, (), [picture], volumes_ml, one.check.findings))
+    return "".join(document(f"Zonal masks: {len(masks)}", [head, *rows, "</table>"]))

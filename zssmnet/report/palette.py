@@ -6,7 +6,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-IMAGES = ("T2W", "ADC", "DWI")
 ZONES = (("#00d0ff", "peripheral zone"), ("#ffb000", "transition zone"))
 """Colour and name of the zones 1 and 2."""
 CUBE_COLOUR = "#ff4f9a"

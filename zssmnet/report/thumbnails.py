@@ -18,6 +18,14 @@ _STEP = 2
 """Every so many pixels of an outline one is drawn."""
 
 
+def shown_slices(mask_ZYX: Array) -> tuple[int, int, int]:
+    """Slices at 4/5, 1/2 and 1/5 of the gland's height, or of the volume's where the mask is empty."""
+    inside = np.flatnonzero(mask_ZYX.any(axis=(1, 2)))
+    first, last = (inside[0], inside[-1]) if len(inside) else (0, len(mask_ZYX) - 1)
+    upper, middle, lower = (round(first + share * (last - first)) for share in (0.8, 0.5, 0.2))
+    return upper, middle, lower
+
+
 def squared(slice_YX: Array) -> Array:
     """The slice with zeros at both sides of its shorter axis, so that it is as high as wide."""
     side = max(slice_YX.shape)

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from zssmnet.errors import InputError
-from zssmnet.report.palette import FAINT, IMAGES, INK, TRAINING_COLOUR, VALIDATION_COLOUR, Array
+from zssmnet.data.archive import CHANNELS
+from zssmnet.report.palette import FAINT, INK, TRAINING_COLOUR, VALIDATION_COLOUR, Array
 from zssmnet.report.style import heading, legend, new_figure, png_of, without_axes, without_frame
 
 Epoch = tuple[int, float, float, float]
@@ -23,12 +23,7 @@ def loss_curves(history: Sequence[Epoch], best_epoch: int, title: str) -> bytes:
 
     Returns:
         A PNG; losses and learning rate have logarithmic scales.
-
-    Raises:
-        InputError: an empty history.
     """
-    if not history:
-        raise InputError("no epoch in the history: there is nothing to draw")
     epochs, training, validation, learning_rates = ([*column] for column in zip(*history, strict=True))
     figure = new_figure(8.0, 4.9)
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4.2, 1])
@@ -93,12 +88,8 @@ def restoration_triptych(
     Returns:
         A PNG with a row for each cube and three columns for each image; below what was restored stands its mean
         squared error over the whole cube.
-
-    Raises:
-        InputError: no cubes, or shapes that do not fit.
     """
-    count = _checked_count(corrupted_NCZYX, restored_NCZYX, target_NCZYX)
-    middle = target_NCZYX.shape[2] // 2
+    count, middle = len(target_NCZYX), target_NCZYX.shape[2] // 2
     stages = (corrupted_NCZYX, restored_NCZYX, target_NCZYX)
     figure = new_figure(10.8, count * _ROW + _AROUND)
     axes = figure.subplots(count, 11, squeeze=False, width_ratios=[1, 1, 1, 0.1, 1, 1, 1, 0.1, 1, 1, 1])
@@ -110,7 +101,7 @@ def restoration_triptych(
         shown = ax.imshow(stages[stage][row, channel, middle], "gray", vmin=0, vmax=1, interpolation="nearest")
         without_axes(ax)
         if row == 0:
-            ax.set_title(f"{IMAGES[channel]}, {_STAGES[stage]}", fontsize=8, color=INK, pad=4)
+            ax.set_title(f"{CHANNELS[channel]}, {_STAGES[stage]}", fontsize=8, color=INK, pad=4)
         if stage == 1:
             ax.set_xlabel(f"MSE {errors_NC[row, channel]:.4f}", fontsize=7, color=FAINT, labelpad=2.5)
         if channel == stage == 0:
@@ -122,13 +113,3 @@ def restoration_triptych(
     note = "middle slices; MSE: mean squared error over the whole cube"
     figure.supxlabel(note, x=0.99, ha="right", fontsize=8, color=FAINT)
     return png_of(figure)
-
-
-def _checked_count(corrupted: Array, restored: Array, target: Array) -> int:
-    fits = target.ndim == 5 and restored.shape == target.shape and corrupted.ndim == 5
-    if not fits or len(target) == 0 or corrupted[:, :3].shape != target.shape:
-        raise InputError(
-            f"cubes of the shapes {corrupted.shape} (corrupted), {restored.shape} (restored) and {target.shape} "
-            "(target) cannot be shown together; each needs the axes (cube, channel, z, y, x)"
-        )
-    return len(target)

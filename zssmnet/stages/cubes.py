@@ -10,9 +10,7 @@ from pydantic import BaseModel
 from zssmnet.config import CubesConfig
 from zssmnet.data.archive import shortened
 from zssmnet.data.splits import SUBSETS
-from zssmnet.errors import InputError
-from zssmnet.preparation import cubes as cutting
-from zssmnet.preparation.cubes import cubes_key, prepared_cases, remove_other_sets
+from zssmnet.preparation.cubes import check_prepared, cubes_key, cut_subset, remove_other_sets
 from zssmnet.report.markdown import code
 from zssmnet.runner import PlainRunner, Runner, Summary, current_progress
 from zssmnet.storage import Address, Storage, open_storage
@@ -94,7 +92,7 @@ def generate_cubes(
     runner, config = runner or PlainRunner(), config or CubesConfig()
     data, output = open_storage(data_path), open_storage(output_path)
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
-    cases = _count_cases(data, wanted)
+    cases = sum(check_prepared(data, wanted).values())
     with locked(output):
         output.sweep()
         runner.progress.begin(STAGE, cases, "cases")
@@ -125,7 +123,7 @@ def cut_part(part: SubsetToCut) -> SubsetSummary:
         if progress:
             progress.advance(STAGE)
 
-    record, is_new = cutting.generate_cubes(part.subset, data, output, part.config, on_case)
+    record, is_new = cut_subset(part.subset, data, output, part.config, on_case)
     return SubsetSummary(
         subset=part.subset,
         cases=len(record.cases),
@@ -134,15 +132,6 @@ def cut_part(part: SubsetToCut) -> SubsetSummary:
         is_new=is_new,
         shown=len(record.cases) if is_new and progress else 0,
     )
-
-
-def _count_cases(data: Storage, wanted: Sequence[int]) -> int:
-    if unknown := [subset for subset in wanted if subset not in SUBSETS]:
-        raise InputError(f"there is no subset {unknown[0]}; subsets are 0 to 5")
-    count = sum(len(prepared_cases(data, subset)) for subset in wanted)
-    if not count:
-        raise InputError(f"{data.uri}: no prepared case in the folders subset0 to subset5; prepare cases first")
-    return count
 
 
 def _tidy(output: Storage, config: CubesConfig) -> None:

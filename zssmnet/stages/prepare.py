@@ -222,7 +222,7 @@ def prepare_part(part: CaseToPrepare) -> tuple[PreparedCase, bool] | CaseError:
     images, masks, output = (open_storage(path) for path in (part.images_path, part.zonal_mask_path, part.output_path))
     check_visible(images, masks)
     try:
-        return preparing.prepare_case(part.case, part.subset, images, masks, output, part.config)
+        return preparing.publish_prepared(part.case, part.subset, images, masks, output, part.config)
     except CaseError as fault:
         log.warning("%s is left out: %s: %s", fault.case_id, fault.file, fault.reason)
         return fault
@@ -255,7 +255,7 @@ def prepare_case(images: Sequence[Address], mask: Address, config: PreparationCo
     examination = read_examination(
         Case(case_id, archive_format, (t2w, adc, dwi), mask.name), root, LocalStorage(mask.parent)
     )
-    return preparing.prepare(case_id, examination, config or PreparationConfig())
+    return preparing.prepare_volumes(case_id, examination, config or PreparationConfig())
 
 
 def _publish_page(

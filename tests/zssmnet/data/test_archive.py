@@ -171,7 +171,7 @@ class TestNoArchive:
             (["a_0000.nii", "b_0000.nii"], r"2 files \(2 \*\.nii\), such as a_0000\.nii, b_0000\.nii; compress"),
             (["1/1_1_t2.mha", "LICENSE"], r"2 files \(1 \*\.mha, 1 \*\), such as 1/1_1_t2\.mha, LICENSE"),
             (["._a_0000.nii.gz", "__MACOSX/b_0000.nii.gz"], r"2 files \(2 \*\.nii\.gz\).*all of them are hidden"),
-            (["records/a.json", "subset0/a_0000.nii.gz"], r"files that an earlier run prepared are passed over"),
+            (["records/a.json", "subset0/a_0000.nii.gz"], r"files that an earlier run prepared are ignored"),
         ],
         ids=str,
     )
@@ -230,6 +230,14 @@ class TestPassedOver:
             folders.add(root / below / f"records/{case_id}.json", root / below / f"subset{number}/{case_id}.nii.gz")
             folders.add(*(root / below / f"subset{number}/{case_id}{suffix}" for suffix in NNUNET))
         assert folders.inventory() == plain
+
+    @pytest.mark.parametrize("at", ["images", "masks"])
+    def test_prepared_cases_of_the_published_program_which_writes_no_records(self, folders: Folders, at: str):
+        folders.add_nnunet("a", folder="")
+        root = folders.images if at == "images" else folders.masks
+        folders.add(*(root / f"work/SSL/data/subset2/a{suffix}" for suffix in (*NNUNET, ".nii.gz")))
+        assert [case.id for case in folders.inventory().cases] == ["a"]
+        assert not folders.inventory().faults
 
     def test_a_folder_called_subset_is_nothing_special(self, folders: Folders):
         folders.add_nnunet("a", folder="subset0")

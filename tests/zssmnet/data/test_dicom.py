@@ -277,9 +277,9 @@ class TestChoice:
         expected = voxels(5)
         series(tmp_path / "dicom", 5, expected, **T2W | {"PixelSpacing": [0.9, 0.9], "SeriesTime": "100000"})
         done(tmp_path, overrides=read_overrides(f"[{CASE}]\nt2w = 5\n".encode(), "by_hand.toml"))
-        assert chosen(tmp_path, "T2W") == ("5", "chosen by hand")
+        assert chosen(tmp_path, "T2W") == ("5", "chosen manually")
         assert np.array_equal(array(tmp_path, "t2w"), expected)
-        assert fault(tmp_path, overrides={CASE: Override(leave_out="moved")}) == "left out by hand: moved"
+        assert fault(tmp_path, overrides={CASE: Override(leave_out="moved")}) == "excluded manually: moved"
         assert "no series 77" in fault(tmp_path, overrides={CASE: Override(adc=77)})
         with pytest.raises(DicomError, match="overrides of 1 cases that are not there: 7_7"):
             done(tmp_path, overrides={"7_7": Override()})

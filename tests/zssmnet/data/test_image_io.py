@@ -8,8 +8,8 @@ import pytest
 import SimpleITK as sitk
 
 from tests.zssmnet.examinations import as_array, as_image, noise, write
-from zssmnet.data.image_io import read_image, write_image
-from zssmnet.errors import StorageError, UnreadableFileError
+from zssmnet.data.image_io import check_values, read_image, write_image
+from zssmnet.errors import CaseError, StorageError, UnreadableFileError
 
 
 def reason(path: Path) -> str:
@@ -248,3 +248,9 @@ class TestWrite:
     def test_no_folder(self, tmp_path: Path):
         with pytest.raises(OSError, match="No such file or directory"):
             write_image(as_image(noise()), str(tmp_path / "missing/image.nii.gz"))
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, np.nan])
+def test_values_that_float32_cannot_hold_are_refused(value: float):
+    with pytest.raises(CaseError, match="values that are not finite in float32"):
+        check_values("c", "file", sitk.GetImageFromArray(np.array([[[0.0, value]]])), "the image")

@@ -115,3 +115,33 @@ def test_nearly_all_voxels_alike_say_nothing():
     array = np.zeros(SHAPE, "f4")
     array[0, 0, :3] = 1
     assert find_outlier(array) is None
+
+
+def with_high_values(values: np.ndarray) -> np.ndarray:
+    """Noise from 0 to 1000, and these values in its first voxels."""
+    array = noise(size=(60, 50, 20)).astype("f4")
+    array.reshape(-1)[: len(values)] = values
+    return array
+
+
+def test_a_few_far_voxels_without_a_gap_below_them_are_doubtful():
+    """A smeared spike: each step is small against what lies below it, the last value is far from the bulk."""
+    values = 1000 * 2.0 ** np.arange(1, 6)
+    assert find_outlier(with_high_values(values[:3])) is None
+    assert find_outlier(with_high_values(values)) is not None
+
+
+def test_a_patch_is_odd_if_it_is_small_and_its_values_lie_close_together():
+    close, spread = 50_000 + np.linspace(0, 10_000, 60_000), np.linspace(50_000, 500_000, 60_000)
+    for values, count, is_odd in [(close, 1800, True), (close, 6000, False), (spread, 1800, False)]:
+        given = values[:: len(values) // count][:count]
+        assert (find_outlier(with_high_values(given)) is not None) is is_odd, count
+
+
+def test_columns_that_repeat_do_not_hide_the_others():
+    """Statistics come from every n-th voxel: of an even step, all could lie in columns without signal."""
+    array = noise(size=(128, 128, 16)).astype("f4")
+    array[:, :, ::8] = 0
+    array[3, 10, 12] = 1e10
+    outlier = find_outlier(array)
+    assert outlier is not None and outlier.is_damage

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zssmnet.data.archive import PICAI_PATIENT, patient_of
-from zssmnet.data.splits import SUBSETS, assign_subsets, read_folds, reference_subsets, stable_subset
+from zssmnet.data.splits import SUBSETS, choose_subsets, read_folds, reference_subsets, stable_subset
 from zssmnet.errors import ConfigError, InputError, SplitsError
 
 IDS = [f"{10000 + patient}_{1000000 + patient * 3 + study}" for patient in range(6000) for study in range(2)]
@@ -24,13 +24,15 @@ def folds_of(*vals: list[str]) -> list[dict[str, list[str]]]:
 
 
 class TestReference:
-    def test_golden(self, golden: Path):
+    def test_golden(self, golden: Path, tmp_path: Path):
         known = json.loads((golden / "splits_small.json").read_text())
-        folds = read_folds(as_json(known["splits"]), "splits.json")
+        splits = tmp_path / "splits.json"
+        splits.write_bytes(as_json(known["splits"]))
+        folds = read_folds(splits.read_bytes(), "splits.json")
         subsets = reference_subsets(folds)
         assert subsets == known["subsets"]
         every = [case for subset in subsets for case in subset]
-        assigned = assign_subsets(every, "reference", folds)
+        assigned = choose_subsets(every, str(splits))
         assert assigned == {case: number for number, subset in enumerate(subsets) for case in subset}
 
     def test_every_case_has_one_subset(self):
@@ -51,33 +53,48 @@ class TestReference:
         assert folds[0] == [str(number) for number in range(20)]
         assert random.getstate() == state
 
-    def test_cases_that_the_folds_do_not_name_are_left_out(self):
-        assigned = assign_subsets(["b", "new", "a"], "reference", [["a"], ["b"], [], [], []])
+    def test_cases_that_only_the_archive_or_the_splits_have_are_logged(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ):
+        caplog.set_level("INFO")
+        splits = str(tmp_path / "splits.json")
+        Path(splits).write_bytes(as_json(folds_of(["a"], ["b", "gone"], [], [], [])))
+        assigned = choose_subsets(["b", "new", "a"], splits)
         assert assigned == {"b": 5, "a": 5}
         assert list(assigned) == ["b", "a"]
+        assert caplog.messages == [
+            f"1 cases are not in {splits} and are left out: new",
+            f"1 cases of {splits} cannot be found: gone",
+            "reference split: 0 + 0 + 0 + 0 + 0 cases for training, 2 for validation",
+        ]
+        with pytest.raises(InputError, match="no case is left: the archive and the splits have none in common"):
+            choose_subsets(["new"], splits, "reference")
 
-    def test_needs_folds(self):
+    def test_needs_folds_and_the_stable_split_takes_none(self):
         with pytest.raises(SplitsError, match=r"needs a splits\.json"):
-            assign_subsets(["a"], "reference")
+            choose_subsets(["a"], split_mode="reference")
+        with pytest.raises(SplitsError, match=r"^/s\.json: the stable split takes no splits\.json"):
+            choose_subsets(["a"], "/s.json", "stable")
 
 
 class TestStable:
     def test_known_values(self):
         """The assignment is a promise: it may never change between versions."""
         known = {"10000_1000000": 2, "11373_1001396": 3, "10001_1000001": 5, "prostate-007": 1, "Łódź": 2}
+        known |= {"59784": 0, "198410": 5}  # the hashes next to 0.8
         assert {case_id: stable_subset(case_id) for case_id in known} == known
 
     def test_a_patient_is_on_one_side(self):
         subsets: dict[str, set[int]] = {}
-        for case_id, subset in assign_subsets(IDS, "stable").items():
+        for case_id, subset in choose_subsets(IDS).items():
             subsets.setdefault(patient_of(case_id), set()).add(subset)
         assert len(subsets) == 6000
         assert all(len(found) == 1 for found in subsets.values())
 
     def test_pattern_tells_the_patient(self):
         ids = [f"p{patient}-scan{scan}" for patient in range(40) for scan in range(5)]
-        by_scan = assign_subsets(ids, "stable")
-        by_patient = assign_subsets(ids, "stable", patient_pattern=r"(?P<patient>p\d+)-")
+        by_scan = choose_subsets(ids)
+        by_patient = choose_subsets(ids, patient_pattern=r"(?P<patient>p\d+)-")
         assert len({by_scan[case_id] for case_id in ids if case_id.startswith("p7-")}) > 1
         for patient in range(40):
             assert len({by_patient[f"p{patient}-scan{scan}"] for scan in range(5)}) == 1
@@ -87,26 +104,25 @@ class TestStable:
         with pytest.raises(
             ConfigError, match=r"finds a patient in none of 80 case ids .*p000_a, p000_b, p001_a and 77"
         ):
-            assign_subsets(ids, "stable", patient_pattern=r"^(?P<patient>P\d+)_")
+            choose_subsets(ids, patient_pattern=r"^(?P<patient>P\d+)_")
 
     @pytest.mark.parametrize("pattern", [PICAI_PATIENT, r"(?P<patient>\d*)_"])
     def test_a_pattern_that_matches_some_is_a_counted_warning(self, pattern: str, caplog: pytest.LogCaptureFixture):
-        assign_subsets(["1_1", "1_2", "p_1", "2_1"], "stable", patient_pattern=pattern)
+        choose_subsets(["1_1", "1_2", "p_1", "2_1"], patient_pattern=pattern)
         assert "1 of 4 case ids have no patient" in caplog.text
         assert "patients of their own: p_1" in caplog.text
 
     def test_ids_of_another_form_need_no_pattern(self, caplog: pytest.LogCaptureFixture):
-        assert len(assign_subsets(["a", "b_1"], "stable")) == 2
-        assert assign_subsets([], "stable", patient_pattern=r"(?P<patient>x)") == {}
-        assert caplog.text == ""
+        assert len(choose_subsets(["a", "b_1"])) == 2
+        assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
     def test_a_bad_pattern_is_said(self):
         with pytest.raises(InputError, match="no group"):
-            assign_subsets(["a"], "stable", patient_pattern=r"\d+")
+            choose_subsets(["a"], patient_pattern=r"\d+")
 
     def test_neither_other_cases_nor_their_order_matter(self):
-        everything = assign_subsets(IDS, "stable")
-        few = assign_subsets(IDS[100:90:-1], "stable")
+        everything = choose_subsets(IDS)
+        few = choose_subsets(IDS[100:90:-1])
         assert few == {case_id: everything[case_id] for case_id in few}
         assert list(few) == IDS[100:90:-1]
 

@@ -3,7 +3,7 @@ import pytest
 import SimpleITK as sitk
 
 from tests.zssmnet.examinations import as_array, as_image
-from zssmnet.data.zonal_mask import without_stray_parts
+from zssmnet.data.zonal_mask import without_stray_parts, zone_warning
 from zssmnet.errors import ImageError
 
 SPACING = (1.0, 1.0, 3.0)
@@ -78,3 +78,12 @@ def test_refused_at_will():
 def test_one_part_alone_is_the_gland():
     only = as_image(np.pad(np.ones((1, 1, 1), np.uint8), 4))
     assert without_stray_parts(only, "refuse")[1] is None
+
+
+@pytest.mark.parametrize(("rows", "is_odd"), [((0, 1), False), ((1, 0), True), ((1, 1), True)])
+def test_the_peripheral_zone_lies_behind_the_other(rows: tuple[int, int], is_odd: bool):
+    array = np.zeros((2, 2, 2), np.uint8)
+    array[:, rows[0], 0], array[:, rows[1], 1] = 2, 1
+    warning = zone_warning(as_image(array, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)))
+    assert (warning is not None) is is_odd
+    assert warning is None or "are the zones swapped?" in warning

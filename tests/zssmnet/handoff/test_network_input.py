@@ -9,8 +9,8 @@ from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.errors import CaseError, InputError
 from zssmnet.handoff.network_input import network_input
-from zssmnet.preparation.cubes import generate_cubes, open_cubes
-from zssmnet.preparation.prepare import prepare_case, prepared_keys
+from zssmnet.preparation.cubes import cut_subset, open_cubes
+from zssmnet.preparation.prepare import prepared_keys, publish_prepared
 from zssmnet.storage import LocalStorage
 
 from .conftest import write_case
@@ -42,12 +42,12 @@ def test_a_raw_case_prepared_on_the_way_is_the_prepared_case_and_its_cubes_are_c
     write_case(tmp_path, "a", size=96)
     archive, zones, data = (LocalStorage(tmp_path / name) for name in ("imagesTr", "zones", "data"))
     config = PreparationConfig(margin_mm=5.0)
-    prepare_case(take_inventory(archive, zones).cases[0], 0, archive, zones, data, config)
+    publish_prepared(take_inventory(archive, zones).cases[0], 0, archive, zones, data, config)
     *images, mask = (data.folder / key for key in prepared_keys("a", 0))
     x = network_input(images, mask)
     assert torch.equal(network_input(*files(tmp_path), config), x)
     cut = CubesConfig(cubes_per_case=1, size=(16, 16, 4), dtype="float32")
-    record, _ = generate_cubes(0, data, LocalStorage(tmp_path / "cubes"), cut)
+    record, _ = cut_subset(0, data, LocalStorage(tmp_path / "cubes"), cut)
     (start,) = record.cases[0].starts
     cube_ZYX = open_cubes(tmp_path / "cubes" / record.outputs[0].key)[0, 0].transpose(2, 1, 0)
     window = tuple(slice(low, low + size) for low, size in zip(start[::-1], (4, 16, 16), strict=True))

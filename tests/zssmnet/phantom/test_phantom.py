@@ -14,17 +14,15 @@ from zssmnet.phantom import (
     DEMO_GRIDS,
     PERIPHERAL_ZONE,
     TRANSITION_ZONE,
-    Examination,
     GridSpec,
+    PhantomCase,
     case_ids,
-    examination,
+    draw_case,
     oblique_axial,
     phantom_around,
     phantom_case,
     write_archive,
-    write_masks,
-    write_nnunet_raw,
-    write_picai,
+    write_case,
     zonal_mask,
 )
 from zssmnet.phantom.grid import SmoothField
@@ -55,10 +53,9 @@ def patient_positions(image: sitk.Image, where_zyx: np.ndarray) -> np.ndarray:
 
 
 @cache
-def drawn(grid: str, seed: int) -> tuple[sitk.Image, Examination]:
+def drawn(grid: str, seed: int) -> PhantomCase:
     rng = np.random.default_rng(seed)
-    mask = zonal_mask(GRIDS[grid], rng)
-    return mask, examination(mask, rng)
+    return draw_case("any", zonal_mask(GRIDS[grid], rng), rng)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -149,7 +146,8 @@ class TestExamination:
     @pytest.mark.parametrize("seed", SEEDS)
     @pytest.mark.parametrize("grid", GRIDS)
     def test_signals_are_ordered_as_anatomy_says(self, grid: str, seed: int) -> None:
-        mask, images = drawn(grid, seed)
+        images = drawn(grid, seed)
+        mask = images.mask
         zones, lesions = array(mask), array(images.lesions) == 1
         assert lesions.any()
         assert (zones[lesions] > 0).all(), "lesions lie in the gland"
@@ -172,7 +170,8 @@ class TestExamination:
 
     @pytest.mark.parametrize("grid", GRIDS)
     def test_bladder_lies_above_and_before_the_gland(self, grid: str) -> None:
-        mask, images = drawn(grid, 0)
+        images = drawn(grid, 0)
+        mask = images.mask
         urine = (array(images.adc) > 2500) & (ndimage.uniform_filter(array(images.adc).astype(float), 3) > 2500)
         bladder = np.median(patient_positions(images.adc, urine), axis=0)
         gland = patient_positions(mask, array(mask) > 0).mean(axis=0)
@@ -183,7 +182,8 @@ class TestExamination:
 
     @pytest.mark.parametrize("grid", GRIDS)
     def test_grids_are_those_of_a_scanner(self, grid: str) -> None:
-        mask, images = drawn(grid, 0)
+        images = drawn(grid, 0)
+        mask = images.mask
         assert same_grid(images.t2w, mask)
         assert same_grid(images.adc, images.dwi)
         assert images.adc.GetSpacing()[0] >= 1.5 > mask.GetSpacing()[0]
@@ -193,20 +193,20 @@ class TestExamination:
 
     def test_pixel_types_vary(self) -> None:
         tiny = GridSpec.centred((64, 60, 16), (1.7, 1.8, 3.2), (0.0, 0.0, 0.0))
-        cases = [phantom_case(case_id, grids=[tiny]).examination for case_id in case_ids(8)]
+        cases = [phantom_case(case_id, grids=[tiny]) for case_id in case_ids(8)]
         assert {case.t2w.GetPixelID() for case in cases} == {sitk.sitkUInt16, sitk.sitkInt16}
         assert {case.adc.GetPixelID() for case in cases} == {sitk.sitkUInt16, sitk.sitkFloat32}
         assert {case.dwi.GetPixelID() for case in cases} == {sitk.sitkUInt16, sitk.sitkInt16, sitk.sitkFloat32}
 
     @pytest.mark.parametrize("label", [PERIPHERAL_ZONE, TRANSITION_ZONE])
     def test_refuses_a_mask_without_one_of_the_zones(self, label: int) -> None:
-        mask, _ = drawn("straight", 0)
+        mask = drawn("straight", 0).mask
         with pytest.raises(InputError, match=f"label {label} is missing"):
-            examination(sitk.ChangeLabel(mask, {label: 0}), np.random.default_rng(0))
+            draw_case("any", sitk.ChangeLabel(mask, {label: 0}), np.random.default_rng(0))
 
     def test_fits_a_real_mask(self, shared: Path) -> None:
         mask = sitk.ReadImage(str(shared / "data" / "zonal_masks" / "10023_1000023.nii.gz"))
-        images = examination(mask, np.random.default_rng(0))
+        images = draw_case("any", mask, np.random.default_rng(0))
         assert same_grid(images.t2w, mask)
         zones, adc = array(mask), array(onto_grid(images.adc, mask))
         assert adc[zones == TRANSITION_ZONE].mean() < adc[zones == PERIPHERAL_ZONE].mean()
@@ -232,11 +232,8 @@ class TestArchives:
             each = []
             for number in range(4):
                 case = phantom_case(f"c{number}", grids=[STRAIGHT], subtle=subtle)
-                adc, dwi = (
-                    array(onto_grid(image, case.mask)).astype(float)
-                    for image in (case.examination.adc, case.examination.dwi)
-                )
-                gland, lesions = array(case.mask) > 0, array(case.examination.lesions) > 0
+                adc, dwi = (array(onto_grid(image, case.mask)).astype(float) for image in (case.adc, case.dwi))
+                gland, lesions = array(case.mask) > 0, array(case.lesions) > 0
                 assert not (lesions & ~gland).any()
                 if lesions.any():
                     each.append(average_precision((dwi / dwi.max() - adc / 3000)[gland], lesions[gland]))
@@ -250,11 +247,8 @@ class TestArchives:
         mask = phantom_case("c1", grids=[STRAIGHT]).mask
         one, again, other = (phantom_around(name, mask, subtle=True) for name in ("a_1", "a_1", "b_1"))
         assert one.mask is mask
-        assert (array(one.examination.adc) == array(again.examination.adc)).all()
-        assert (
-            array(one.examination.adc).shape != array(other.examination.adc).shape
-            or (array(one.examination.adc) != array(other.examination.adc)).any()
-        )
+        assert (array(one.adc) == array(again.adc)).all()
+        assert array(one.adc).shape != array(other.adc).shape or (array(one.adc) != array(other.adc)).any()
 
     def test_both_layouts_hold_the_same_cases(self, tmp_path: Path) -> None:
         found = {}
@@ -282,11 +276,10 @@ class TestArchives:
 
     def test_writers_take_given_cases(self, tmp_path: Path) -> None:
         case = phantom_case("any-id", grids=[STRAIGHT])
-        write_nnunet_raw(tmp_path, [case])
-        write_masks(tmp_path / "masks", [case])
-        written = sitk.ReadImage(str(tmp_path / "imagesTr" / "any-id_0000.nii.gz"))
-        np.testing.assert_array_equal(array(written), array(case.examination.t2w))
-        written = sitk.ReadImage(str(tmp_path / "masks" / "any-id.nii.gz"))
+        write_case(tmp_path, case)
+        written = sitk.ReadImage(str(tmp_path / "nnunet_raw" / "imagesTr" / "any-id_0000.nii.gz"))
+        np.testing.assert_array_equal(array(written), array(case.t2w))
+        written = sitk.ReadImage(str(tmp_path / "zonal_masks" / "any-id.nii.gz"))
         np.testing.assert_array_equal(array(written), array(case.mask))
         with pytest.raises(InputError, match=r"any-id.*<patient>_<study>"):
-            write_picai(tmp_path, [case])
+            write_case(tmp_path, case, "picai")

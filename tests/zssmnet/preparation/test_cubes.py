@@ -12,13 +12,14 @@ import pytest
 from tests.zssmnet.examinations import as_array, as_image, gland, read, write
 from tests.zssmnet.interruption import Killed, MortalStorage, contents, traces
 from zssmnet.config import CubesConfig
-from zssmnet.errors import CaseError, CubesError, StorageError
+from zssmnet.errors import CaseError, CubesError, InputError, StorageError
 from zssmnet.preparation.cubes import (
     SubsetCubes,
+    check_prepared,
     cube_starts,
     cubes_key,
+    cut_subset,
     find_cubes,
-    generate_cubes,
     open_cubes,
     padded,
     prepared_cases,
@@ -55,7 +56,7 @@ class Stage:
     def generate(
         self, subset: int = 0, config: CubesConfig = CONFIG, output: Storage | None = None
     ) -> tuple[SubsetCubes, bool]:
-        return generate_cubes(subset, LocalStorage(self.data), output or LocalStorage(self.cubes), config)
+        return cut_subset(subset, LocalStorage(self.data), output or LocalStorage(self.cubes), config)
 
     def of_case(self, case_id: str, subset: int = 0) -> np.ndarray:
         """The cubes of one case."""
@@ -215,13 +216,13 @@ class TestFile:
 
     def test_reports_each_case(self, stage: Stage):
         done: list[str] = []
-        generate_cubes(0, LocalStorage(stage.data), LocalStorage(stage.cubes), CONFIG, done.append)
+        cut_subset(0, LocalStorage(stage.data), LocalStorage(stage.cubes), CONFIG, done.append)
         assert done == ["a", "b"]
 
     def test_nothing_is_visible_while_it_is_written(self, stage: Stage):
         cubes = LocalStorage(stage.cubes)
         seen: list[int] = []
-        generate_cubes(0, LocalStorage(stage.data), cubes, CONFIG, lambda _: seen.append(len(cubes.list())))
+        cut_subset(0, LocalStorage(stage.data), cubes, CONFIG, lambda _: seen.append(len(cubes.list())))
         assert seen == [0, 0]
 
 
@@ -300,7 +301,7 @@ class TestAgain:
                 stage.add("b", seed=3)
 
         with pytest.raises(StorageError, match="subset0: changed while its cubes were cut"):
-            generate_cubes(0, data, output, CONFIG, change)
+            cut_subset(0, data, output, CONFIG, change)
         assert contents(stage.cubes) == {}
         stage.generate()
 
@@ -341,6 +342,19 @@ class TestAgain:
         fresh = stage.cubes.with_name("fresh")
         stage.generate(config=config, output=LocalStorage(fresh))
         assert contents(stage.cubes) == contents(fresh)
+
+
+class TestCheckPrepared:
+    def test_counts_the_cases_of_each_subset(self, stage: Stage):
+        assert check_prepared(LocalStorage(stage.data)) == {0: 2, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0}
+        assert check_prepared(LocalStorage(stage.data), [0]) == {0: 2}
+
+    def test_no_case_and_no_such_subset_are_errors(self, stage: Stage, tmp_path: Path):
+        for data, subsets in ((tmp_path / "nowhere", range(6)), (stage.data, [1])):
+            with pytest.raises(InputError, match=rf"^{data}: no prepared case in the folders subset0 to subset5"):
+                check_prepared(LocalStorage(data), subsets)
+        with pytest.raises(InputError, match="there is no subset 6; subsets are 0 to 5"):
+            check_prepared(LocalStorage(stage.data), [0, 6])
 
 
 class TestBadCase:

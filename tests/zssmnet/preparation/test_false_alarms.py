@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from zssmnet.config import PreparationConfig
-from zssmnet.data.archive import take_inventory
+from zssmnet.data.archive import ArchiveFormat, take_inventory
 from zssmnet.data.examination import read_examination
 from zssmnet.data.image_io import read_image
 from zssmnet.data.zonal_mask import with_whole_labels, without_stray_parts, zone_warning
-from zssmnet.phantom import PhantomCase, examination, write_nnunet_raw, write_picai
-from zssmnet.preparation.prepare import prepare
+from zssmnet.phantom import draw_case, write_case
+from zssmnet.preparation.prepare import prepare_volumes
 from zssmnet.storage import LocalStorage
 
 CONFIG = PreparationConfig(stray_mask_parts="refuse")
@@ -21,7 +21,7 @@ def warnings(images: Path, masks: Path) -> dict[str, tuple[str, ...]]:
     """Warnings about each case of an archive."""
     read, masks_read = LocalStorage(images), LocalStorage(masks)
     return {
-        case.id: prepare(case.id, read_examination(case, read, masks_read), CONFIG).warnings
+        case.id: prepare_volumes(case.id, read_examination(case, read, masks_read), CONFIG).warnings
         for case in take_inventory(read, masks_read).cases
     }
 
@@ -48,11 +48,10 @@ def test_real_masks(shared: Path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("write", [write_nnunet_raw, write_picai], ids=["nnunet", "picai"])
-def test_phantoms_on_real_grids(shared: Path, tmp_path: Path, write):
+@pytest.mark.parametrize(("layout", "images"), [("nnunet", "nnunet_raw"), ("picai", "picai_mha")])
+def test_phantoms_on_real_grids(shared: Path, tmp_path: Path, layout: ArchiveFormat, images: str):
     masks = shared / "data" / "zonal_masks"
     for number, file in enumerate(sorted(masks.glob("*.nii.gz"))):
-        mask = read_image(file)
-        case = PhantomCase(file.name.removesuffix(".nii.gz"), mask, examination(mask, np.random.default_rng(number)))
-        write(tmp_path / case.id, [case])
-        assert warnings(tmp_path / case.id, masks) == {case.id: ()}
+        case = draw_case(file.name.removesuffix(".nii.gz"), read_image(file), np.random.default_rng(number))
+        write_case(tmp_path / case.id, case, layout)
+        assert warnings(tmp_path / case.id / images, masks) == {case.id: ()}

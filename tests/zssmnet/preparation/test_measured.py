@@ -10,7 +10,7 @@ from zssmnet.config import PreparationConfig
 from zssmnet.data.examination import read_examination
 from zssmnet.errors import CaseError
 from zssmnet.preparation.measured import in_common_unit
-from zssmnet.preparation.prepare import PreparedVolumes, prepare
+from zssmnet.preparation.prepare import PreparedVolumes, prepare_volumes
 
 ADC = noise(1).astype(np.float64) * 2.5  # 0 to 2500 in 1e-6 mm2/s
 STRAIGHT = oblique(0)
@@ -18,7 +18,7 @@ STRAIGHT = oblique(0)
 
 def prepared(archive: Archive, **settings: object) -> PreparedVolumes:
     config = PreparationConfig.model_validate({"margin_mm": 3.5} | settings)
-    return prepare(CASE, read_examination(archive.case(), archive.images, archive.masks), config)
+    return prepare_volumes(CASE, read_examination(archive.case(), archive.images, archive.masks), config)
 
 
 class TestUnit:

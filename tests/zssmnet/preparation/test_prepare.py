@@ -31,9 +31,9 @@ from zssmnet.data.examination import read_examination
 from zssmnet.errors import CaseError, StorageError
 from zssmnet.preparation.prepare import (
     PreparedCase,
-    prepare,
-    prepare_case,
+    prepare_volumes,
     prepared_keys,
+    publish_prepared,
     remove_prepared,
     remove_stale,
 )
@@ -63,7 +63,7 @@ class Stage(Archive):
         case_id: str = CASE,
         output: Storage | None = None,
     ) -> tuple[PreparedCase, bool]:
-        return prepare_case(self.case(case_id), subset, self.images, self.masks, output or self.output, config)
+        return publish_prepared(self.case(case_id), subset, self.images, self.masks, output or self.output, config)
 
     def volumes(self, subset: int = 0, case_id: str = CASE) -> list[sitk.Image]:
         """The published T2W, ADC, DWI and mask, read back."""
@@ -109,7 +109,7 @@ class TestGolden:
     def test_real_case(self, shared: Path, golden: Path, tmp_path: Path, form: str):
         images, masks = LocalStorage(shared / "data" / form), LocalStorage(shared / "data/zonal_masks")
         (case,) = take_inventory(images, masks).cases
-        record, _ = prepare_case(case, 3, images, masks, LocalStorage(tmp_path), PUBLISHED)
+        record, _ = publish_prepared(case, 3, images, masks, LocalStorage(tmp_path), PUBLISHED)
         volumes = [read(tmp_path / output.key) for output in record.outputs]
         assert_golden(golden, f"prep_{case.id}", volumes)
         direction = read(Path(images.where(case.images[0]))).GetDirection()
@@ -396,7 +396,7 @@ class TestBadCase:
         stage.prepare()
         stage.mask_path().unlink()
         with pytest.raises(CaseError, match="missing") as caught:
-            prepare_case(case, 0, stage.images, stage.masks, stage.output, TIGHT)
+            publish_prepared(case, 0, stage.images, stage.masks, stage.output, TIGHT)
         assert caught.value.file == str(stage.mask_path())
         assert contents(stage.data) == {}
 
@@ -549,7 +549,7 @@ class TestWarnings:
 
 def test_prepare_in_memory_is_what_is_published(stage: Stage):
     examination = read_examination(stage.case(), stage.images, stage.masks)
-    volumes = prepare(CASE, examination, TIGHT)
+    volumes = prepare_volumes(CASE, examination, TIGHT)
     record, _ = stage.prepare()
     assert volumes.roi.start == record.roi_start
     for one, other in zip((*volumes.images, volumes.mask), stage.volumes(), strict=True):

@@ -8,8 +8,7 @@ import torch
 
 from tests.zssmnet.probe.examples import read_arms, save_weights, small_probe
 from zssmnet.config import PICAI_PATIENT, PROBE_SCALES, ProbeScale
-from zssmnet.data.examination import array_of
-from zssmnet.data.image_io import read_image
+from zssmnet.data.image_io import array_of, read_image
 from zssmnet.errors import ArchiveError
 from zssmnet.phantom import GridSpec, write_archive
 from zssmnet.probe.labels import read_labelled_cases

@@ -9,8 +9,8 @@ from tests.zssmnet.examinations import Archive, as_image, noise, write
 from tests.zssmnet.interruption import contents, traces
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.data.archive import take_inventory
-from zssmnet.preparation.cubes import generate_cubes
-from zssmnet.preparation.prepare import PreparedCase, prepare_case
+from zssmnet.preparation.cubes import cut_subset
+from zssmnet.preparation.prepare import PreparedCase, publish_prepared
 from zssmnet.registry.challenge import JUDGEMENT, Judgement
 from zssmnet.registry.changes import Changes, find_changes
 from zssmnet.registry.lineage import CaseData, data_of_case, training_inputs
@@ -33,12 +33,13 @@ class Clinic(Archive):
     def prepare(self) -> list[PreparedCase]:
         cases = take_inventory(self.images, self.masks).cases
         return [
-            prepare_case(case, self.subset_of[case.id], self.images, self.masks, self.data, CONFIG)[0] for case in cases
+            publish_prepared(case, self.subset_of[case.id], self.images, self.masks, self.data, CONFIG)[0]
+            for case in cases
         ]
 
     def seen(self) -> tuple[CaseData, ...]:
         for subset in range(6):
-            generate_cubes(subset, self.data, self.cubes, CubesConfig(size=(16, 16, 4), cubes_per_case=1))
+            cut_subset(subset, self.data, self.cubes, CubesConfig(size=(16, 16, 4), cubes_per_case=1))
         return training_inputs(self.cubes).data
 
     def train(self, run_id: str = "first") -> None:
@@ -210,7 +211,7 @@ class TestUpToDate:
         to_prepare = {case.id for case in clinic.look().to_prepare}
         stores = clinic.images, clinic.masks, clinic.data
         cases = take_inventory(clinic.images, clinic.masks).cases
-        is_new = {case.id: prepare_case(case, clinic.subset_of[case.id], *stores, CONFIG)[1] for case in cases}
+        is_new = {case.id: publish_prepared(case, clinic.subset_of[case.id], *stores, CONFIG)[1] for case in cases}
         assert to_prepare == {case_id for case_id, one in is_new.items() if one} == {"aa", "c"}
 
 

@@ -16,8 +16,8 @@ from tests.zssmnet.examinations import Archive
 from tests.zssmnet.interruption import traces
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
-from zssmnet.preparation.cubes import cubes_key, generate_cubes
-from zssmnet.preparation.prepare import prepare_case, prepared_keys, up_to_date_record
+from zssmnet.preparation.cubes import cubes_key, cut_subset
+from zssmnet.preparation.prepare import prepared_keys, publish_prepared, up_to_date_record
 from zssmnet.registry.lineage import training_inputs
 from zssmnet.registry.runs import identify
 from zssmnet.registry.versions import MODEL, checked_model, find_version, promote, publish, stable_model, version_key
@@ -41,7 +41,7 @@ class Pipeline:
 
     def prepare(self) -> bool:
         case, archive = self.archive.case("a"), self.archive
-        return prepare_case(case, 0, archive.images, archive.masks, self.data, PREPARATION)[1]
+        return publish_prepared(case, 0, archive.images, archive.masks, self.data, PREPARATION)[1]
 
     def is_prepared(self) -> bool:
         case, archive = self.archive.case("a"), self.archive
@@ -49,7 +49,7 @@ class Pipeline:
 
     def cut(self) -> list[int]:
         """Subsets whose cubes were cut."""
-        return [subset for subset in range(6) if generate_cubes(subset, self.data, self.cubes, CUBES)[1]]
+        return [subset for subset in range(6) if cut_subset(subset, self.data, self.cubes, CUBES)[1]]
 
     def draw(self) -> None:
         publish_case_pictures(self.data, self.cubes, self.reports, [0], CUBES)

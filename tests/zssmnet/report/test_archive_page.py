@@ -15,9 +15,9 @@ from tests.zssmnet.examinations import Archive, as_image, gland, noise, write
 from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import take_inventory
-from zssmnet.preparation.prepare import PreparedCase, prepare_case
+from zssmnet.preparation.prepare import PreparedCase, publish_prepared
 from zssmnet.report.archive_page import NAME, PAGE, ROWS, ArchivePage, archive_page, in_order, publish_archive_page
-from zssmnet.report.archive_rows import Row, draw_row, oddities
+from zssmnet.report.archive_rows import CaseRow, draw_row, oddities
 from zssmnet.report.thumbnails import SIDE, jpeg, outlines, squared
 from zssmnet.storage import LocalStorage, sha256_of
 from zssmnet.storage.records import publish_record, read_record
@@ -33,7 +33,7 @@ class Root(Archive):
     def prepare(self) -> list[PreparedCase]:
         cases = take_inventory(self.images, self.masks).cases
         config = PreparationConfig(margin_mm=3.5)
-        return [prepare_case(case, 0, self.images, self.masks, self.data, config)[0] for case in cases]
+        return [publish_prepared(case, 0, self.images, self.masks, self.data, config)[0] for case in cases]
 
     @property
     def data(self) -> LocalStorage:
@@ -59,7 +59,7 @@ def root(tmp_path: Path) -> Root:
 
 
 @pytest.fixture
-def row(root: Root) -> Row:
+def row(root: Root) -> CaseRow:
     return draw_row(root.prepare()[0], root.data)
 
 
@@ -108,7 +108,7 @@ class TestPage:
         assert len(names) == len(set(names)) == 6  # outlines of three cases, the archive's histograms
         assert set(re.findall(r'href="#([^"]+)"', page)) == set(names)
 
-    def test_what_comes_from_data_is_text(self, row: Row):
+    def test_what_comes_from_data_is_text(self, row: CaseRow):
         odd = row.model_copy(update={"case_id": "<b>&\n", "warnings": ("<script>alert(1)</script>",)})
         page = archive_page(in_order([odd]), [("<i>", "\ud83d <script>")])
         assert "<script" not in page
@@ -130,7 +130,7 @@ class TestAgain:
         again = root.prepare()
         (root.root / "data/subset0/1_1_0000.nii.gz").unlink()  # which is not read
         rows = {row.case_id: row for row, _ in publish_archive_page(root.data, root.reports, again, [])}
-        kept = map(Row.model_validate_json, root.reports.local(ROWS).read_text().splitlines())
+        kept = map(CaseRow.model_validate_json, root.reports.local(ROWS).read_text().splitlines())
         assert {row.case_id: row for row in kept} == rows
         assert rows["3_1"].source != next(one.identity() for one in records if one.case_id == "3_1")
 
@@ -193,10 +193,10 @@ class TestOdd:
     """What lies far from the archive's median is odd; what nearly all have is not."""
 
     @pytest.fixture
-    def rows(self, row: Row) -> list[Row]:
+    def rows(self, row: CaseRow) -> list[CaseRow]:
         return [row.model_copy(update={"case_id": str(number)}) for number in range(20)]
 
-    def test_nothing_among_equals(self, rows: list[Row]):
+    def test_nothing_among_equals(self, rows: list[CaseRow]):
         assert oddities(rows) == [[]] * 20
 
     @pytest.mark.parametrize(
@@ -209,19 +209,19 @@ class TestOdd:
             ({"histograms": ((1.0, *[0.0] * 23),) * 3}, "T2W's histogram differs in "),
         ],
     )
-    def test_one_that_differs_comes_first(self, rows: list[Row], change: dict[str, object], remark: str):
+    def test_one_that_differs_comes_first(self, rows: list[CaseRow], change: dict[str, object], remark: str):
         rows[13] = rows[13].model_copy(update=change)
         first, *others = in_order(rows)
         assert first[0].case_id == "13"
         assert any(one.startswith(remark) for one in first[1])
         assert all(not remarks for _, remarks in others)
 
-    def test_two_scanners_are_nothing_odd(self, rows: list[Row]):
+    def test_two_scanners_are_nothing_odd(self, rows: list[CaseRow]):
         rows[:8] = [one.model_copy(update={"spacing_before": (0.3, 0.3, 3.6)}) for one in rows[:8]]
         rows[8] = rows[8].model_copy(update={"spacing_before": (0.35, 0.35, 3.0)})
         assert oddities(rows) == [[]] * 20
 
-    def test_few_cases_are_not_compared(self, rows: list[Row]):
+    def test_few_cases_are_not_compared(self, rows: list[CaseRow]):
         rows[1] = rows[1].model_copy(update={"transition_ml": 300.0})
         assert oddities(rows[:9]) == [[]] * 9
         assert oddities(rows[:10])[1] != []
@@ -257,7 +257,7 @@ def test_the_row_of_a_real_case_is_small_enough_for_1500(shared: Path, tmp_path:
     images, masks = LocalStorage(shared / "data/nnunet_raw"), LocalStorage(shared / "data/zonal_masks")
     (case,) = take_inventory(images, masks).cases
     data, reports = LocalStorage(tmp_path / "data"), LocalStorage(tmp_path / "reports")
-    record, _ = prepare_case(case, 0, images, masks, data, PreparationConfig())
+    record, _ = publish_prepared(case, 0, images, masks, data, PreparationConfig())
     ((row, remarks),) = publish_archive_page(data, reports, [record], [])
     assert remarks == []
     assert row.gland_ml == pytest.approx(52, abs=15)

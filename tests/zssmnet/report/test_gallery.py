@@ -14,7 +14,7 @@ from tests.zssmnet.interruption import Killed, MortalStorage, leave_half_written
 from tests.zssmnet.training.examples import cubes_file, cubes_of, small_config, write_cubes
 from zssmnet.config import CubesConfig
 from zssmnet.errors import ZssmnetError
-from zssmnet.preparation.cubes import generate_cubes
+from zssmnet.preparation.cubes import cut_subset
 from zssmnet.preparation.prepare import prepared_keys
 from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, PretrainedModel
@@ -75,7 +75,7 @@ def write_case(data: LocalStorage, subset: int, case_id: str) -> None:
 
 def cut(data: LocalStorage, cubes: LocalStorage, config: CubesConfig = CUBES) -> LocalStorage:
     for subset in range(6):
-        generate_cubes(subset, data, cubes, config)
+        cut_subset(subset, data, cubes, config)
     return cubes
 
 

@@ -8,7 +8,7 @@ from tests.zssmnet.examinations import Archive
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.errors import StorageError
-from zssmnet.preparation.prepare import prepare_case
+from zssmnet.preparation.prepare import publish_prepared
 from zssmnet.registry.changes import find_changes
 from zssmnet.storage import Entry, LocalStorage, Storage, open_storage
 from zssmnet.storage.interface import Listed
@@ -66,7 +66,7 @@ def test_changes_are_found_without_asking_for_each_file(tmp_path: Path):
     cases = take_inventory(archive.images, archive.masks).cases
     data = LocalStorage(tmp_path / "data")
     for case in cases:
-        prepare_case(case, subset_of[case.id], archive.images, archive.masks, data, config)
+        publish_prepared(case, subset_of[case.id], archive.images, archive.masks, data, config)
     images, masks, output = (Asked(one.folder) for one in (archive.images, archive.masks, data))
     changes = find_changes(cases, subset_of, images, masks, output, None, config)
     assert ([one.case_id for one in changes.up_to_date], Asked.count) == (["1_1", "2_1"], 0)
