@@ -95,7 +95,7 @@ def record_of(path: Path) -> PretrainedModel | None:
 def record_in(folder: Storage, name: str) -> PretrainedModel | None:
     """The record of a published model, if it lies beside its file and is that of its content."""
     record = read_record(folder, name, PretrainedModel)
-    present = up_to_date(folder, name, record)
+    present = up_to_date(folder, record)
     if record and not present:
         log.warning("%s: is not the file of the record beside it, which is not used", folder.where(name))
     return present

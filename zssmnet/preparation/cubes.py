@@ -31,6 +31,7 @@ from zssmnet.storage.records import (
     publish_record,
     read_record,
     record_names,
+    refresh_record,
     remove_record,
     same_content,
     up_to_date,
@@ -115,7 +116,8 @@ def generate_cubes(
     inputs = fingerprints(files, known.inputs if known else ())
     same_way = known is not None and (known.method, known.subset, known.parameters) == (METHOD, subset, config)
     is_same = known is not None and same_way and same_content(known.inputs, inputs)
-    if is_same and (present := up_to_date(output, key, known, inputs)):
+    if is_same and (present := up_to_date(output, known, inputs)):
+        refresh_record(output, key, present)
         log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
         return present, False
     with output.publishing(key) as path:

@@ -40,6 +40,7 @@ from zssmnet.storage.records import (
     read_record,
     record_key,
     record_names,
+    refresh_record,
     remove_record,
     same_content,
     up_to_date,
@@ -98,6 +99,7 @@ def prepare_case(
     try:
         inputs = _fingerprints(case, images, masks, known)
         if still_true := _if_true(known, inputs, subset, output, config):
+            refresh_record(output, case.id, still_true)
             return still_true, False
         examination = read_examination(case, images, masks)
         volumes = prepare(case.id, examination, config)
@@ -122,8 +124,8 @@ def up_to_date_record(
 ) -> PreparedCase | None:
     """The record of a case that needs no preparation: it was prepared from the same files in the same way.
 
-    A file is read only where its size or version is not that of the record; where its content is the same all the
-    same, the record is published anew, so that it is not read again.
+    A file is read only where its size or version is not that of the record. The record has the present versions of all
+    files; nothing is written, see `refresh_record`.
 
     Raises:
         CaseError: a file of the case is missing or cannot be read.
@@ -215,7 +217,7 @@ def _if_true(
     """The record, if it is still true; where the same content was written again, with its new fingerprints."""
     if known is None or not (_same_way(known, subset, config) and same_content(known.inputs, inputs)):
         return None
-    return up_to_date(output, known.case_id, known, inputs)
+    return up_to_date(output, known, inputs)
 
 
 def _region_of_interest(case_id: str, file: str, mask: sitk.Image, config: PreparationConfig) -> Box:
