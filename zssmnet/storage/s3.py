@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
 from typing_extensions import override
 
 from zssmnet.errors import ConfigError, StorageError
@@ -20,8 +21,17 @@ from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import checked_key
 from zssmnet.storage.retry import RetryPolicy
-from zssmnet.storage.s3_errors import FAULTS, WrongContentError, is_of_this_machine, needs_a_new_start, reason_of
-from zssmnet.storage.s3_files import PART_BYTES, RetryingS3
+from zssmnet.storage.s3_client import PART_BYTES, S3Client
+from zssmnet.storage.s3_errors import (
+    FAULTS,
+    MISSING,
+    NOT_THAT_VERSION,
+    WrongContentError,
+    code_of,
+    is_of_this_machine,
+    needs_a_new_start,
+    reason_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -57,32 +67,34 @@ class S3Storage(Storage):
         part_bytes: int | None = None,
     ) -> None:
         self.uri = "s3://" + uri.removeprefix("s3://").strip("/")
-        self._root = self.uri.removeprefix("s3://")
-        self._bucket, _, self._prefix = self._root.partition("/")
+        self._bucket, _, self._prefix = self.uri.removeprefix("s3://").partition("/")
         self._cache = cache or Cache.from_environment()
         self._retry = retry or RetryPolicy(_MOST_ATTEMPTS)
         self._new_starts = replace(self._retry, attempts=min(self._retry.attempts, _MOST_STARTS))
         self._part_bytes = part_bytes
-        self._files = RetryingS3(self._retry)
-
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{checked_key(key)}"
+        self._client = S3Client(self._retry)
 
     def _key(self, key: str) -> str:
         """The key in the bucket."""
-        return self._path(key).partition("/")[2]
+        return f"{_below(self._prefix)}{checked_key(key)}"
+
+    def _send(self, operation: str, key: str, **request: Any) -> dict[str, Any]:
+        return self._client.send(operation, Bucket=self._bucket, Key=self._key(key), **request)
 
     @override
     def list(self, prefix: str = "") -> list[Entry]:
         top = self._key(prefix) if prefix else self._prefix
-        with self._faults(f"s3://{self._bucket}/{top}".rstrip("/"), "listed"):
-            found = self._files.wait(self._files.listing, self._bucket, _below(top))
         ours = len(_below(self._prefix))
-        files = [one for one in found if not one["Key"].endswith("/")]  # such a key stands for an empty folder
-        return sorted(
-            (Entry(one["Key"][ours:], int(one["Size"]), _version(one), one["LastModified"]) for one in files),
-            key=lambda entry: entry.key,
-        )
+        request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": _below(top)}
+        entries: list[Entry] = []
+        with self._faults(f"s3://{self._bucket}/{top}".rstrip("/"), "listed"):
+            while True:
+                page = self._client.send("list_objects_v2", **request)
+                files = (one for one in page.get("Contents", []) if not one["Key"].endswith("/"))  # no empty folders
+                entries += (Entry(one["Key"][ours:], one["Size"], _version(one), one["LastModified"]) for one in files)
+                if not page.get("NextContinuationToken"):
+                    return sorted(entries, key=lambda entry: entry.key)
+                request["ContinuationToken"] = page["NextContinuationToken"]
 
     @override
     def stat(self, key: str) -> Entry | None:
@@ -92,9 +104,20 @@ class S3Storage(Storage):
         )
 
     def _head(self, key: str) -> dict[str, Any] | None:
-        in_bucket = self._key(key)
+        checked_key(key)
         with self._faults(self.where(key), "read"):
-            return self._files.wait(self._files.head, self._bucket, in_bucket)
+            try:
+                return self._send("head_object", key)
+            except ClientError as error:
+                if code_of(error) in MISSING:
+                    return None
+                if code_of(error) in ("400", "403"):  # this answer has no text with the reason: another one has
+                    self._look_at_bucket(key)
+                raise
+
+    def _look_at_bucket(self, key: str) -> None:
+        """Fail if the bucket is not there or may not be read."""
+        self._client.send("list_objects_v2", Bucket=self._bucket, Prefix=self._key(key), MaxKeys=1)
 
     @override
     def local(self, key: str) -> Path:
@@ -119,58 +142,75 @@ class S3Storage(Storage):
     def _present(self, key: str) -> tuple[str, int]:
         details = self._head(key)
         if details is None:
-            self._files.wait(self._files.look_at_bucket, self._bucket, self._key(key))
+            self._look_at_bucket(key)
             raise StorageError(f"{self.where(key)}: no such file")
         return _version(details), int(details["ContentLength"])
 
     @override
     @contextmanager
     def publishing(self, key: str) -> Iterator[Path]:
-        target = self._path(key)
+        target = self._key(key)
         with self._faults(self.where(key), "written"):
             workplace = self._cache.workplace()
             try:
                 partial = workplace / key.rpartition("/")[2]
                 yield partial
-                self._new_starts.call(lambda: self._send(partial, target), needs_a_new_start, self.where(key))
+                self._new_starts.call(
+                    lambda: self._client.put(self._bucket, target, partial, self._part_bytes),
+                    needs_a_new_start,
+                    self.where(key),
+                )
             finally:
                 shutil.rmtree(workplace, ignore_errors=True)
 
     @override
     def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
-        in_bucket = self._key(key)
+        checked_key(key)
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
         with self._faults(self.where(key), "written"):
-            return self._files.wait(self._files.exchange, self._bucket, in_bucket, data, version)
+            try:
+                if data is None:
+                    self._send("delete_object", key, **condition)
+                    return ""
+                return _version(self._send("put_object", key, Body=data, **condition))
+            except ClientError as error:
+                if code_of(error) in NOT_THAT_VERSION:
+                    return None
+                raise
 
     @override
     def remove(self, key: str) -> None:
+        checked_key(key)
         with self._faults(self.where(key), "removed"):
             try:
-                self._files.rm_file(self._path(key))
-            except FileNotFoundError:
-                return
+                self._send("delete_object", key)
+            except ClientError as error:
+                if code_of(error) not in MISSING:
+                    raise
 
     @override
     def child(self, folder: str) -> "S3Storage":
-        return S3Storage(self._path(folder), self._cache, self._retry, self._part_bytes)
+        return S3Storage(self.where(checked_key(folder)), self._cache, self._retry, self._part_bytes)
 
     @override
     def sweep(self) -> None:
         """Give up old uploads in parts: S3 keeps, and charges for, the parts of one that was killed."""
         self._cache.sweep()
         before = datetime.now(UTC) - UNFINISHED_FOR
+        upload: dict[str, Any] = {"Bucket": self._bucket}
         try:
-            self._files.wait(self._files.give_up_uploads, self._bucket, _below(self._prefix), before)
+            for one in self._client.send("list_multipart_uploads", **upload, Prefix=_below(self._prefix)).get(
+                "Uploads", []
+            ):
+                if one["Initiated"] < before:
+                    self._client.send("abort_multipart_upload", **upload, Key=one["Key"], UploadId=one["UploadId"])
         except FAULTS as error:  # many credentials may not list uploads, and nothing depends on it
-            log.info("%s: unfinished uploads cannot be listed: %s", self.uri, reason_of(error))
-
-    def _send(self, partial: Path, target: str) -> None:
-        self._files.put_file(str(partial), target, chunksize=self._part_bytes)
+            log.info("%s: unfinished uploads cannot be aborted: %s", self.uri, reason_of(error))
 
     def _fetch(self, key: str, version: str, size: int, path: Path) -> None:
         part_bytes = self._part_bytes or PART_BYTES
-        details = self._files.wait(self._files.fetch, self._bucket, self._key(key), version, size, path, part_bytes)
-        if not _is_md5(version, details, self._bucket):
+        details = self._client.fetch(self._bucket, self._key(key), version, size, path, part_bytes)
+        if not (size and _is_md5(version, details, self._bucket)):
             return
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "md5").hexdigest()
@@ -185,11 +225,15 @@ class S3Storage(Storage):
 
 def make_bucket(name: str) -> bool:
     """Make a bucket if it is not there; whether it was made. StorageError if the storage does not let us."""
-    files = RetryingS3(RetryPolicy(_MOST_ATTEMPTS))
+    client = S3Client(RetryPolicy(_MOST_ATTEMPTS))
     with _storage_errors(f"s3://{name}", "made", "on this machine"):
-        if files.exists(name):
+        try:
+            client.send("head_bucket", Bucket=name)
             return False
-        files.mkdir(name)
+        except ClientError as error:
+            if code_of(error) not in MISSING:
+                raise
+        client.send("create_bucket", Bucket=name)
     return True
 
 
