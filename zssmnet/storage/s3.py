@@ -2,11 +2,11 @@
 (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``), or ``~/.aws``.
 """
 
+import functools
 import hashlib
 import logging
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ from zssmnet.storage.s3_errors import (
 log = logging.getLogger(__name__)
 
 UNFINISHED_FOR = timedelta(days=1)
-"""Uploads in parts that began so long ago are given up when the storage is swept."""
+"""Uploads in parts that began so long ago are aborted when the storage is swept."""
 
 _MOST_ATTEMPTS = RetryPolicy.attempts
 _MOST_STARTS = 3
@@ -51,7 +51,7 @@ class S3Storage(Storage):
 
     An upload appears whole when it is complete: S3 shows no half-written objects. Files to read are copied into a
     bounded local cache (`zssmnet.storage.cache`), whole and in the version that was listed. A request is sent up to 8
-    times while it fails for the moment; a file whose requests succeed but do not fit together, up to 3 times.
+    times while its errors are transient; a file whose requests succeed but do not fit together, up to 3 times.
 
     Args:
         cache: where the local copies lie; none: that of the environment.
@@ -78,42 +78,34 @@ class S3Storage(Storage):
         """The key in the bucket."""
         return f"{_below(self._prefix)}{checked_key(key)}"
 
-    def _send(self, operation: str, key: str, **request: Any) -> dict[str, Any]:
-        return self._client.send(operation, Bucket=self._bucket, Key=self._key(key), **request)
+    def _send(self, operation: str, key: str, expected: Sequence[str] = (), **request: Any) -> dict[str, Any] | None:
+        return self._client.send(operation, expected, Bucket=self._bucket, Key=self._key(key), **request)
 
     @override
     def list(self, prefix: str = "") -> list[Entry]:
         top = self._key(prefix) if prefix else self._prefix
+        request = {"Bucket": self._bucket, "Prefix": _below(top)}
         ours = len(_below(self._prefix))
-        request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": _below(top)}
         entries: list[Entry] = []
         with self._faults(f"s3://{self._bucket}/{top}".rstrip("/"), "listed"):
-            while True:
-                page = self._client.send("list_objects_v2", **request)
+            while page := self._client.send("list_objects_v2", **request):
                 files = (one for one in page.get("Contents", []) if not one["Key"].endswith("/"))  # no empty folders
                 entries += (Entry(one["Key"][ours:], one["Size"], _version(one), one["LastModified"]) for one in files)
                 if not page.get("NextContinuationToken"):
-                    return sorted(entries, key=lambda entry: entry.key)
+                    break
                 request["ContinuationToken"] = page["NextContinuationToken"]
+        return sorted(entries, key=lambda entry: entry.key)
 
     @override
     def stat(self, key: str) -> Entry | None:
-        details = self._head(key)
-        return (
-            Entry(key, int(details["ContentLength"]), _version(details), details["LastModified"]) if details else None
-        )
-
-    def _head(self, key: str) -> dict[str, Any] | None:
-        checked_key(key)
         with self._faults(self.where(key), "read"):
             try:
-                return self._send("head_object", key)
+                found = self._send("head_object", key, MISSING)
             except ClientError as error:
-                if code_of(error) in MISSING:
-                    return None
                 if code_of(error) in ("400", "403"):  # this answer has no text with the reason: another one has
                     self._look_at_bucket(key)
                 raise
+        return Entry(key, found["ContentLength"], _version(found), found["LastModified"]) if found else None
 
     def _look_at_bucket(self, key: str) -> None:
         """Fail if the bucket is not there or may not be read."""
@@ -121,91 +113,25 @@ class S3Storage(Storage):
 
     @override
     def local(self, key: str) -> Path:
-        return self._local(key, None)
+        return self.local_version(key, 0, "")
 
     @override
     def local_version(self, key: str, size: int, version: str) -> Path:
-        return self._local(key, (version, size) if version else None)
+        known = iter([(size, version)] if version else [])  # unless it has changed since
 
-    def _local(self, key: str, known: tuple[str, int] | None) -> Path:
-        """A copy of a file; ``known`` are its version and size, unless it has changed since."""
-        first = iter([known])
+        def copy() -> Path:
+            size, version = next(known, None) or self._present(key)
+            return self._cache.get(self.where(key), version, lambda path: self._fetch(key, version, size, path))
+
         with self._faults(self.where(key), "read"):
-            return self._new_starts.call(
-                lambda: self._copy_of(key, next(first, None)), needs_a_new_start, self.where(key)
-            )
+            return self._new_starts.call(copy, needs_a_new_start, self.where(key))
 
-    def _copy_of(self, key: str, known: tuple[str, int] | None) -> Path:
-        version, size = known or self._present(key)
-        return self._cache.get(self.where(key), version, lambda path: self._fetch(key, version, size, path))
-
-    def _present(self, key: str) -> tuple[str, int]:
-        details = self._head(key)
-        if details is None:
-            self._look_at_bucket(key)
-            raise StorageError(f"{self.where(key)}: no such file")
-        return _version(details), int(details["ContentLength"])
-
-    @override
-    @contextmanager
-    def publishing(self, key: str) -> Iterator[Path]:
-        target = self._key(key)
-        with self._faults(self.where(key), "written"):
-            workplace = self._cache.workplace()
-            try:
-                partial = workplace / key.rpartition("/")[2]
-                yield partial
-                self._new_starts.call(
-                    lambda: self._client.put(self._bucket, target, partial, self._part_bytes),
-                    needs_a_new_start,
-                    self.where(key),
-                )
-            finally:
-                shutil.rmtree(workplace, ignore_errors=True)
-
-    @override
-    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
-        checked_key(key)
-        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
-        with self._faults(self.where(key), "written"):
-            try:
-                if data is None:
-                    self._send("delete_object", key, **condition)
-                    return ""
-                return _version(self._send("put_object", key, Body=data, **condition))
-            except ClientError as error:
-                if code_of(error) in NOT_THAT_VERSION:
-                    return None
-                raise
-
-    @override
-    def remove(self, key: str) -> None:
-        checked_key(key)
-        with self._faults(self.where(key), "removed"):
-            try:
-                self._send("delete_object", key)
-            except ClientError as error:
-                if code_of(error) not in MISSING:
-                    raise
-
-    @override
-    def child(self, folder: str) -> "S3Storage":
-        return S3Storage(self.where(checked_key(folder)), self._cache, self._retry, self._part_bytes)
-
-    @override
-    def sweep(self) -> None:
-        """Give up old uploads in parts: S3 keeps, and charges for, the parts of one that was killed."""
-        self._cache.sweep()
-        before = datetime.now(UTC) - UNFINISHED_FOR
-        upload: dict[str, Any] = {"Bucket": self._bucket}
-        try:
-            for one in self._client.send("list_multipart_uploads", **upload, Prefix=_below(self._prefix)).get(
-                "Uploads", []
-            ):
-                if one["Initiated"] < before:
-                    self._client.send("abort_multipart_upload", **upload, Key=one["Key"], UploadId=one["UploadId"])
-        except FAULTS as error:  # many credentials may not list uploads, and nothing depends on it
-            log.info("%s: unfinished uploads cannot be aborted: %s", self.uri, reason_of(error))
+    def _present(self, key: str) -> tuple[int, str]:
+        """Size and version of a file."""
+        if entry := self.stat(key):
+            return entry.size, entry.version
+        self._look_at_bucket(key)
+        raise StorageError(f"{self.where(key)}: no such file")
 
     def _fetch(self, key: str, version: str, size: int, path: Path) -> None:
         part_bytes = self._part_bytes or PART_BYTES
@@ -217,6 +143,48 @@ class S3Storage(Storage):
         if found != version:
             raise WrongContentError(f"damaged, on its way or in the storage: its MD5 is {found}, not {version}")
 
+    @override
+    @contextmanager
+    def publishing(self, key: str) -> Iterator[Path]:
+        target, address = self._key(key), self.where(key)
+        with self._faults(address, "written"), self._cache.workplace() as folder:
+            partial = folder / key.rpartition("/")[2]
+            yield partial
+            put = functools.partial(self._client.put, self._bucket, target, partial, self._part_bytes)
+            self._new_starts.call(put, needs_a_new_start, address)
+
+    @override
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
+        with self._faults(self.where(key), "written"):
+            if data is None:
+                return "" if self._send("delete_object", key, NOT_THAT_VERSION, **condition) else None
+            written = self._send("put_object", key, NOT_THAT_VERSION, Body=data, **condition)
+            return _version(written) if written else None
+
+    @override
+    def remove(self, key: str) -> None:
+        with self._faults(self.where(key), "removed"):
+            self._send("delete_object", key, MISSING)
+
+    @override
+    def child(self, folder: str) -> "S3Storage":
+        return S3Storage(self.where(checked_key(folder)), self._cache, self._retry, self._part_bytes)
+
+    @override
+    def sweep(self) -> None:
+        """Abort old uploads in parts: S3 keeps, and charges for, the parts of one that was killed."""
+        self._cache.sweep()
+        before = datetime.now(UTC) - UNFINISHED_FOR
+        try:
+            found = self._client.send("list_multipart_uploads", Bucket=self._bucket, Prefix=_below(self._prefix)) or {}
+            for upload in found.get("Uploads", []):
+                if upload["Initiated"] < before:
+                    which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    self._client.send("abort_multipart_upload", Bucket=self._bucket, **which)
+        except FAULTS as error:  # many credentials may not list uploads, and nothing depends on it
+            log.info("%s: could not abort unfinished uploads: %s", self.uri, reason_of(error))
+
     @contextmanager
     def _faults(self, address: str, done: str) -> Iterator[None]:
         with _storage_errors(address, done, f"in {self._cache.folder}: make room there, or name a folder in {FOLDER}"):
@@ -227,12 +195,8 @@ def make_bucket(name: str) -> bool:
     """Make a bucket if it is not there; whether it was made. StorageError if the storage does not let us."""
     client = S3Client(RetryPolicy(_MOST_ATTEMPTS))
     with _storage_errors(f"s3://{name}", "made", "on this machine"):
-        try:
-            client.send("head_bucket", Bucket=name)
+        if client.send("head_bucket", MISSING, Bucket=name):
             return False
-        except ClientError as error:
-            if code_of(error) not in MISSING:
-                raise
         client.send("create_bucket", Bucket=name)
     return True
 

@@ -2,20 +2,21 @@
 
 import asyncio
 import atexit
+import functools
 import mimetypes
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from botocore.exceptions import IncompleteReadError
+from botocore.exceptions import ClientError, IncompleteReadError
 
 from zssmnet.storage.retry import RetryPolicy
-from zssmnet.storage.s3_errors import FAULTS, is_transient
+from zssmnet.storage.s3_errors import FAULTS, code_of, is_transient
 
 T = TypeVar("T")
 PART_BYTES = 50 * 2**20
@@ -23,8 +24,6 @@ PART_BYTES = 50 * 2**20
 MOST_PARTS = 10_000
 """S3 takes no more of one file."""
 PARTS_AT_ONCE = 4
-_connections: dict[object, "_Connection"] = {}
-_connecting = threading.Lock()
 
 
 class S3Client:
@@ -32,17 +31,22 @@ class S3Client:
 
     def __init__(self, retry: RetryPolicy) -> None:
         self._retry = retry
-        # after a fork the loop's thread is gone; another environment may name another endpoint or other credentials
         environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-        key = (os.getpid(), retry.connect_s, retry.read_s, environment)
-        with _connecting:
-            if key not in _connections:
-                _connections[key] = _Connection(retry)
-        self._connection = _connections[key]
+        self._connection = _connect(os.getpid(), environment, retry.connect_s, retry.read_s)
 
-    def send(self, operation: str, **request: Any) -> dict[str, Any]:
-        """Send one request; S3's answer. Operations are named, and take parameters, as in botocore's client."""
-        return self._connection.run(self._send(operation, **request))
+    def send(self, operation: str, expected: Sequence[str] = (), **request: Any) -> dict[str, Any] | None:
+        """Send one request; S3's answer.
+
+        Args:
+            operation: its name in botocore's client, which names the parameters of the request, too.
+            expected: codes of errors for which None is returned.
+        """
+        try:
+            return self._connection.run(self._send(operation, **request))
+        except ClientError as error:
+            if code_of(error) in expected:
+                return None
+            raise
 
     def fetch(self, bucket: str, key: str, version: str, size: int, to: Path, part_bytes: int) -> dict[str, Any]:
         """Copy an object into a local file, in parts side by side; S3's description of it.
@@ -121,12 +125,9 @@ class S3Client:
 class _Connection:
     """A client of S3, in an event loop that runs in a thread of its own until the process ends."""
 
-    def __init__(self, retry: RetryPolicy) -> None:
-        self._config = AioConfig(
-            retries={"mode": "standard", "total_max_attempts": 1},
-            connect_timeout=retry.connect_s,
-            read_timeout=retry.read_s,
-        )
+    def __init__(self, connect_s: float, read_s: float) -> None:
+        once = {"mode": "standard", "total_max_attempts": 1}
+        self._config = AioConfig(retries=once, connect_timeout=connect_s, read_timeout=read_s)
         self._client: Any = None
         self._connecting = asyncio.Lock()
         self._open = AsyncExitStack()
@@ -154,6 +155,12 @@ class _Connection:
     def _close(self) -> None:
         with suppress(Exception):
             asyncio.run_coroutine_threadsafe(self._open.aclose(), self._loop).result(timeout=1)
+
+
+@functools.cache
+def _connect(process: int, environment: tuple[tuple[str, str], ...], connect_s: float, read_s: float) -> _Connection:
+    """The connection of this process and environment: a fork has no thread, and the endpoint may be another one."""
+    return _Connection(connect_s, read_s)
 
 
 async def _in_parts(size: int, part_bytes: int, action: Callable[[int, int], Awaitable[T]]) -> list[T]:
