@@ -2,7 +2,6 @@
 (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``), or ``~/.aws``.
 """
 
-import functools
 import hashlib
 import logging
 import re
@@ -21,7 +20,7 @@ from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import checked_key
 from zssmnet.storage.retry import RetryPolicy
-from zssmnet.storage.s3_client import PART_BYTES, S3Client
+from zssmnet.storage.s3_client import PART_BYTES, connect
 from zssmnet.storage.s3_errors import (
     FAULTS,
     MISSING,
@@ -72,7 +71,7 @@ class S3Storage(Storage):
         self._retry = retry or RetryPolicy(_MOST_ATTEMPTS)
         self._new_starts = replace(self._retry, attempts=min(self._retry.attempts, _MOST_STARTS))
         self._part_bytes = part_bytes
-        self._client = S3Client(self._retry)
+        self._client = connect(self._retry)
 
     def _key(self, key: str) -> str:
         """The key in the bucket."""
@@ -135,7 +134,8 @@ class S3Storage(Storage):
 
     def _fetch(self, key: str, version: str, size: int, path: Path) -> None:
         part_bytes = self._part_bytes or PART_BYTES
-        details = self._client.fetch(self._bucket, self._key(key), version, size, path, part_bytes)
+        fetching = self._client.fetch(self._bucket, self._key(key), version, size, path, part_bytes)
+        details = self._client.run(fetching)
         if not (size and _is_md5(version, details, self._bucket)):
             return
         with path.open("rb") as stream:
@@ -150,8 +150,11 @@ class S3Storage(Storage):
         with self._faults(address, "written"), self._cache.workplace() as folder:
             partial = folder / key.rpartition("/")[2]
             yield partial
-            put = functools.partial(self._client.put, self._bucket, target, partial, self._part_bytes)
-            self._new_starts.call(put, needs_a_new_start, address)
+            self._new_starts.call(
+                lambda: self._client.run(self._client.put(self._bucket, target, partial, self._part_bytes)),
+                needs_a_new_start,
+                address,
+            )
 
     @override
     def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
@@ -193,7 +196,7 @@ class S3Storage(Storage):
 
 def make_bucket(name: str) -> bool:
     """Make a bucket if it is not there; whether it was made. StorageError if the storage does not let us."""
-    client = S3Client(RetryPolicy(_MOST_ATTEMPTS))
+    client = connect(RetryPolicy(_MOST_ATTEMPTS))
     with _storage_errors(f"s3://{name}", "made", "on this machine"):
         if client.send("head_bucket", MISSING, Bucket=name):
             return False

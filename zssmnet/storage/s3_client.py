@@ -26,13 +26,39 @@ MOST_PARTS = 10_000
 PARTS_AT_ONCE = 4
 
 
+@functools.cache
+def _client_of(process: int, environment: tuple[tuple[str, str], ...], retry: RetryPolicy) -> "S3Client":
+    return S3Client(retry)
+
+
+def connect(retry: RetryPolicy) -> "S3Client":
+    """The client that this process has in this environment: a fork has no thread, and the endpoint may be another."""
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    return _client_of(os.getpid(), environment, retry)
+
+
 class S3Client:
-    """Sends requests, each again while its errors are transient. Threads share one connection."""
+    """Sends requests, each again while its errors are transient; threads share it, see `connect`.
+
+    It lives in an event loop of its own, in a thread, until the process ends.
+    """
 
     def __init__(self, retry: RetryPolicy) -> None:
         self._retry = retry
-        environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-        self._connection = _connect(os.getpid(), environment, retry.connect_s, retry.read_s)
+        self._client: Any = None
+        self._connecting = asyncio.Lock()
+        self._open = AsyncExitStack()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="S3", daemon=True).start()
+        atexit.register(self._close)
+
+    def run(self, action: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine, which is cancelled if a signal ends the waiting."""
+        future = asyncio.run_coroutine_threadsafe(action, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
 
     def send(self, operation: str, expected: Sequence[str] = (), **request: Any) -> dict[str, Any] | None:
         """Send one request; S3's answer.
@@ -42,27 +68,15 @@ class S3Client:
             expected: codes of errors for which None is returned.
         """
         try:
-            return self._connection.run(self._send(operation, **request))
+            return self.run(self._send(operation, **request))
         except ClientError as error:
             if code_of(error) in expected:
                 return None
             raise
 
-    def fetch(self, bucket: str, key: str, version: str, size: int, to: Path, part_bytes: int) -> dict[str, Any]:
-        """Copy an object into a local file, in parts side by side; S3's description of it.
-
-        Raises:
-            ClientError: it is not there, or has another version meanwhile.
-        """
-        return self._connection.run(self._fetch(bucket, key, version, size, to, part_bytes))
-
-    def put(self, bucket: str, key: str, file: Path, part_bytes: int | None) -> None:
-        """Send a local file: a large one in parts side by side, as an upload that appears when it is complete."""
-        self._connection.run(self._put(bucket, key, file, part_bytes))
-
     async def _send(self, operation: str, size: int = 0, **request: Any) -> dict[str, Any]:
         """See `send`; ``size`` is the number of bytes that an answer's body must have."""
-        client = await self._connection.client()  # reads files and may ask for credentials: no part of the request
+        client = await self._connected()  # reads files and may ask for credentials: no part of the request
         limit_s = self._retry.longest_request_s(size + len(request.get("Body") or b""))
 
         async def attempt() -> dict[str, Any]:
@@ -79,7 +93,12 @@ class S3Client:
         what = f"s3://{request['Bucket']}/{request.get('Key', request.get('Prefix', ''))}: {operation}"
         return await self._retry.wait_for(attempt, is_transient, what)
 
-    async def _fetch(self, bucket: str, key: str, version: str, size: int, to: Path, part_bytes: int) -> dict[str, Any]:
+    async def fetch(self, bucket: str, key: str, version: str, size: int, to: Path, part_bytes: int) -> dict[str, Any]:
+        """Copy an object into a local file, in parts side by side; S3's description of it.
+
+        Raises:
+            ClientError: it is not there, or has another version meanwhile.
+        """
         request = {"Bucket": bucket, "Key": key, "IfMatch": f'"{version}"'}
         details: dict[str, Any] = {}
         with to.open("wb") as file:
@@ -94,7 +113,8 @@ class S3Client:
             await _in_parts(size, part_bytes, fetch_part)
         return details
 
-    async def _put(self, bucket: str, key: str, file: Path, part_bytes: int | None) -> None:
+    async def put(self, bucket: str, key: str, file: Path, part_bytes: int | None) -> None:
+        """Send a local file: a large one in parts side by side, as an upload that appears when it is complete."""
         request = {"Bucket": bucket, "Key": key}
         kind, _ = mimetypes.guess_type(key)
         described = request | ({"ContentType": kind} if kind else {})
@@ -118,49 +138,24 @@ class S3Client:
                 await self._send("complete_multipart_upload", **request, MultipartUpload={"Parts": parts})
             except BaseException:
                 with suppress(*FAULTS):  # once only, without an error: the user should read what led here
-                    await (await self._connection.client()).abort_multipart_upload(**request)
+                    await (await self._connected()).abort_multipart_upload(**request)
                 raise
 
-
-class _Connection:
-    """A client of S3, in an event loop that runs in a thread of its own until the process ends."""
-
-    def __init__(self, connect_s: float, read_s: float) -> None:
-        once = {"mode": "standard", "total_max_attempts": 1}
-        self._config = AioConfig(retries=once, connect_timeout=connect_s, read_timeout=read_s)
-        self._client: Any = None
-        self._connecting = asyncio.Lock()
-        self._open = AsyncExitStack()
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="S3", daemon=True).start()
-        atexit.register(self._close)
-
-    def run(self, action: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine, which is cancelled if a signal ends the waiting."""
-        future = asyncio.run_coroutine_threadsafe(action, self._loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()
-
-    async def client(self) -> Any:
-        """The client, opened by the first who asks."""
+    async def _connected(self) -> Any:
+        """Botocore's client, opened by the first who asks."""
         async with self._connecting:
             if self._client is None:
-                self._client = await self._open.enter_async_context(
-                    get_session().create_client("s3", config=self._config)
+                config = AioConfig(
+                    retries={"mode": "standard", "total_max_attempts": 1},
+                    connect_timeout=self._retry.connect_s,
+                    read_timeout=self._retry.read_s,
                 )
+                self._client = await self._open.enter_async_context(get_session().create_client("s3", config=config))
         return self._client
 
     def _close(self) -> None:
         with suppress(Exception):
             asyncio.run_coroutine_threadsafe(self._open.aclose(), self._loop).result(timeout=1)
-
-
-@functools.cache
-def _connect(process: int, environment: tuple[tuple[str, str], ...], connect_s: float, read_s: float) -> _Connection:
-    """The connection of this process and environment: a fork has no thread, and the endpoint may be another one."""
-    return _Connection(connect_s, read_s)
 
 
 async def _in_parts(size: int, part_bytes: int, action: Callable[[int, int], Awaitable[T]]) -> list[T]:
