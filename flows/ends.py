@@ -26,8 +26,7 @@ EXTRAS = {
     "prefect_dask": "dask",
     "dask": "dask",
     "distributed": "dask",
-    "fsspec": "s3",
-    "s3fs": "s3",
+    "aiobotocore": "s3",
     "botocore": "s3",
     "pydicom": "dicom",
 }

@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DISTRIBUTION = {
     "PIL": "pillow",
-    "aiohttp": "s3fs",  # comes with it, as the next one does
-    "botocore": "s3fs",
+    "aiohttp": "aiobotocore",  # comes with it, as the next one does
+    "botocore": "aiobotocore",
     "contourpy": "matplotlib",  # comes with it
     "report_guided_annotation": "picai_eval",  # comes with it
     "typing_extensions": "typing-extensions",

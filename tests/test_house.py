@@ -180,8 +180,8 @@ def test_every_dependency_is_pinned_with_its_hash():
 BROUGHT = {
     "PIL": "pillow",
     "contourpy": "matplotlib",
-    "botocore": "s3fs",
-    "aiohttp": "s3fs",
+    "botocore": "aiobotocore",
+    "aiohttp": "aiobotocore",
     "report_guided_annotation": "picai_eval",
 }
 """Packages of modules whose names differ from theirs, or which a declared one brings."""

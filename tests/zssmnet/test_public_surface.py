@@ -26,7 +26,7 @@ from zssmnet.errors import CubesError, InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("zssmnet", "tasks", "flows", "deployments")
-SERVICE = ("prefect", "fastapi", "sqlalchemy", "uvicorn", "rich", "yaml", "httpx", "distributed", "s3fs")
+SERVICE = ("prefect", "fastapi", "sqlalchemy", "uvicorn", "rich", "yaml", "httpx", "distributed", "aiobotocore")
 """What only the extras bring."""
 
 
@@ -125,7 +125,7 @@ from flows.cli import main
     done = python(BLOCKED + use, tmp_path, "-P")
     assert done.stdout.splitlines() == [
         "True",
-        "s3://bucket/cubes: S3 needs s3fs; install it with: pip install 'zssmnet[s3]'",
+        "s3://bucket/cubes: S3 needs aiobotocore; install it with: pip install 'zssmnet[s3]'",
     ]
     assert "ModuleNotFoundError: No module named 'flows'" in done.stderr
 
