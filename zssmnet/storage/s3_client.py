@@ -99,12 +99,12 @@ class S3Client:
         Raises:
             ClientError: it is not there, or has another version meanwhile.
         """
-        request = {"Bucket": bucket, "Key": key, "IfMatch": f'"{version}"'}
+        request: dict[str, Any] = {"Bucket": bucket, "Key": key, "IfMatch": f'"{version}"'}
         details: dict[str, Any] = {}
         with to.open("wb") as file:
 
             async def fetch_part(start: int, length: int) -> None:
-                part = {} if length == size else {"Range": f"bytes={start}-{start + length - 1}"}
+                part: dict[str, Any] = {} if length == size else {"Range": f"bytes={start}-{start + length - 1}"}
                 answer = await self._send("get_object", length, **request, **part)
                 file.seek(start)
                 file.write(answer.pop("Body"))
@@ -115,7 +115,7 @@ class S3Client:
 
     async def put(self, bucket: str, key: str, file: Path, part_bytes: int | None) -> None:
         """Send a local file: a large one in parts side by side, as an upload that appears when it is complete."""
-        request = {"Bucket": bucket, "Key": key}
+        request: dict[str, Any] = {"Bucket": bucket, "Key": key}
         kind, _ = mimetypes.guess_type(key)
         described = request | ({"ContentType": kind} if kind else {})
         size = file.stat().st_size
