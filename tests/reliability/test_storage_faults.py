@@ -4,7 +4,6 @@ import datetime
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -471,34 +470,3 @@ def test_many_threads_among_many_faults(
         expected = OLD | {f"many/{number}": content for number, content in enumerate(contents)}
         assert [entry.key for entry in storage_with_time.list()] == sorted(expected)
         assert files_of(bucket, storage.uri) == expected
-
-
-class TestRetryPolicy:
-    def test_waits_double_and_are_drawn_from_nothing_to_their_limit(self) -> None:
-        asked: list[tuple[float, float]] = []
-
-        def draw(low: float, high: float) -> float:
-            asked.append((low, high))
-            return 0.0
-
-        policy = RetryPolicy(attempts=8, draw=draw)
-        fails = iter(range(7))
-
-        def act() -> str:
-            if (number := next(fails, None)) is not None:
-                raise ValueError(number)
-            return "done"
-
-        assert policy.call(act, lambda error: isinstance(error, ValueError), "act") == "done"
-        assert asked == [(0.0, limit) for limit in (0.5, 1, 2, 4, 8, 16, 20)]
-
-    def test_what_cannot_get_better_is_not_tried_again(self) -> None:
-        tried = []
-
-        def act() -> None:
-            tried.append(1)
-            raise KeyError
-
-        with suppress(KeyError):
-            RetryPolicy().call(act, lambda error: isinstance(error, ValueError), "act")
-        assert tried == [1]

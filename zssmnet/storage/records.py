@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from zssmnet.errors import StorageError, UnreadableFileError
 from zssmnet.storage import Storage, sha256_of
@@ -43,15 +43,9 @@ def _key(value: str) -> str:
     return value
 
 
-def _name(value: str) -> str:
-    if not is_key(value) or "/" in value:
-        raise ValueError("no name of a folder")
-    return value
-
-
 Key = Annotated[str, AfterValidator(_key)]
 """A file below the root of a stage."""
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[Key, Field(pattern="^[^/]*$")]
 """One part of a key."""
 
 
