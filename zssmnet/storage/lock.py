@@ -208,7 +208,6 @@ class _OtherOwner:
         if before != self.version:
             self._unchanged_since = time.monotonic()
         if entry is None:
-            self.is_alive = False
             return True
         owner = read_owner(self._storage)
         has_expired = time.monotonic() - self._unchanged_since > self._timing.expires_s

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zssmnet.errors import LockedError, StorageError
-from zssmnet.storage import LocalStorage, Storage
+from zssmnet.storage import Entry, LocalStorage, Storage
 from zssmnet.storage import lock as module
 from zssmnet.storage.lock import LOCK_FILE, LockOptions, LockOwner, LockTiming, is_locked, lock_options, locked
 from zssmnet.storage.process_id import Owner, this_process
@@ -60,6 +60,7 @@ class LockContract:
             assert [entry.key for entry in storage.list()] == [LOCK_FILE]
         assert not is_locked(storage)
         assert storage.list() == []
+        assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
 
     def test_the_second_is_told_who_has_the_lock(self, storage: Storage) -> None:
         with another_thread_with_the_lock(storage), pytest.raises(LockedError) as caught, locked(storage, timing=QUICK):
@@ -208,6 +209,43 @@ class TestOnDisk(LockContract):
             pytest.fail("it was locked")
         assert str(caught.value).isprintable()
 
+    def test_it_sends_heartbeats(self, storage: Storage) -> None:
+        with locked(storage, timing=replace(QUICK, expires_s=1e6)):
+            versions, deadline = {storage.stat(LOCK_FILE).version}, time.monotonic() + 30
+            while len(versions) < 3 and time.monotonic() < deadline:
+                versions.add(storage.stat(LOCK_FILE).version)
+                time.sleep(QUICK.heartbeat_s / 5)
+        assert len(versions) == 3
+
+    def test_a_check_writes_only_if_the_last_heartbeat_is_old(self, storage: Storage) -> None:
+        with locked(storage, timing=replace(QUICK, heartbeat_s=1e6, expires_s=1e6)) as lock:
+            before = storage.stat(LOCK_FILE)
+            lock.check()
+            assert storage.stat(LOCK_FILE) == before
+
+    def test_heartbeats_are_sent_one_at_a_time(self, tmp_path: Path) -> None:
+        storage = Slow(tmp_path)
+        timing = replace(QUICK, heartbeat_s=1e6, expires_s=0)
+        with locked(storage, timing=timing) as lock, ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: lock.check(), range(4)))
+        assert storage.most_inside == 1
+
+    def test_waiting_asks_for_the_lock_now_and_then(self, tmp_path: Path) -> None:
+        storage = Slow(tmp_path)
+        with (
+            another_thread_with_the_lock(LocalStorage(tmp_path)),
+            pytest.raises(LockedError),
+            locked(storage, timeout_s=0.5, timing=replace(QUICK, poll_s=0.2)),
+        ):
+            pytest.fail("it was locked")
+        assert 3 <= storage.asked < 60
+
+    def test_options_end_with_their_block(self) -> None:
+        before = module._options.get()
+        with lock_options(LockOptions("run 'x'", 5)):
+            assert module._options.get() == LockOptions("run 'x'", 5)
+        assert module._options.get() == before
+
     def test_an_acquisition_whose_answer_was_lost_is_ours(self, tmp_path: Path) -> None:
         storage = AnswerLost(tmp_path, times=1)
         with locked(storage, timing=replace(QUICK, expires_s=1e6)) as lock:
@@ -270,6 +308,23 @@ class TestOnDisk(LockContract):
             before = storage.stat(LOCK_FILE)
             lock.check()
             assert storage.stat(LOCK_FILE) != before
+
+
+class Slow(LocalStorage):
+    """Notes how many write side by side, and how often the file is asked for."""
+
+    inside = most_inside = asked = 0
+
+    def stat(self, key: str) -> Entry | None:
+        self.asked += 1
+        return super().stat(key)
+
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        time.sleep(0.05)
+        self.inside -= 1
+        return super().exchange(key, data, version)
 
 
 class AnswerLost(LocalStorage):
