@@ -179,7 +179,7 @@ class Lock:
         """Remove the file if it is this lock's."""
         _ids_of_this_process.discard(self._owner.id)
         try:
-            if self._version and not self._is_lost:
+            if self._version:  # one that was lost has another version
                 self._storage.exchange(LOCK_FILE, None, self._version)
         except StorageError as error:  # the next one finds out that its process has ended
             log.warning("could not release lock: %s", error)
@@ -214,7 +214,7 @@ class _OtherOwner:
         if has_expired or (owner and owner.has_gone):
             log.warning("%s: taking over the lock of a run that ended without releasing it", self._storage.uri)
             return True
-        self.is_alive = owner is not None and (self.is_alive or owner.is_here or before not in (None, self.version))
+        self.is_alive = owner is not None and (owner.is_here or before not in (None, self.version))
         if owner and self.is_alive and self.name != (name := f"{owner.name} since {owner.since}"):
             self.name = name
             log.warning("%s: is locked by %s", self._storage.uri, name)

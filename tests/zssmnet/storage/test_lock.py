@@ -62,6 +62,14 @@ class LockContract:
         assert storage.list() == []
         assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
 
+    def test_it_sends_heartbeats(self, storage: Storage) -> None:
+        with locked(storage, timing=replace(QUICK, expires_s=1e6)):
+            versions, deadline = {storage.stat(LOCK_FILE).version}, time.monotonic() + 30
+            while len(versions) < 3 and time.monotonic() < deadline:
+                versions.add(storage.stat(LOCK_FILE).version)
+                time.sleep(QUICK.heartbeat_s / 5)
+        assert len(versions) == 3
+
     def test_the_second_is_told_who_has_the_lock(self, storage: Storage) -> None:
         with another_thread_with_the_lock(storage), pytest.raises(LockedError) as caught, locked(storage, timing=QUICK):
             pytest.fail("it was locked")
@@ -208,14 +216,6 @@ class TestOnDisk(LockContract):
         with pytest.raises(LockedError) as caught, locked(storage, timing=QUICK):
             pytest.fail("it was locked")
         assert str(caught.value).isprintable()
-
-    def test_it_sends_heartbeats(self, storage: Storage) -> None:
-        with locked(storage, timing=replace(QUICK, expires_s=1e6)):
-            versions, deadline = {storage.stat(LOCK_FILE).version}, time.monotonic() + 30
-            while len(versions) < 3 and time.monotonic() < deadline:
-                versions.add(storage.stat(LOCK_FILE).version)
-                time.sleep(QUICK.heartbeat_s / 5)
-        assert len(versions) == 3
 
     def test_a_check_writes_only_if_the_last_heartbeat_is_old(self, storage: Storage) -> None:
         with locked(storage, timing=replace(QUICK, heartbeat_s=1e6, expires_s=1e6)) as lock:
