@@ -230,6 +230,12 @@ class TestOnDisk(LockContract):
             list(pool.map(lambda _: lock.check(), range(4)))
         assert storage.most_inside == 1
 
+    def test_a_lost_lock_is_reported_once(self, storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(LockedError, match="lock lost to another run"), locked(storage, timing=QUICK):
+            storage.remove(LOCK_FILE)
+            time.sleep(20 * QUICK.heartbeat_s)
+        assert caplog.text.count("lock lost to another run") == 1
+
     def test_waiting_asks_for_the_lock_now_and_then(self, tmp_path: Path) -> None:
         storage = Slow(tmp_path)
         with (

@@ -175,6 +175,13 @@ class TestUpToDate:
         assert present_outputs(storage, known.outputs) is None
         assert up_to_date(storage, known) is None
 
+    def test_a_file_of_another_size_is_not_read(
+        self, storage: LocalStorage, known: Numbered, monkeypatch: pytest.MonkeyPatch
+    ):
+        storage.publish_bytes("a", b"abcd")
+        monkeypatch.setattr(records, "sha256_of", None)
+        assert present_outputs(storage, known.outputs) is None
+
     def test_what_is_missing_or_cannot_be_read_is_not_up_to_date(
         self, storage: LocalStorage, known: Numbered, monkeypatch: pytest.MonkeyPatch
     ):

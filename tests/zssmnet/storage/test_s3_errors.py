@@ -128,6 +128,42 @@ def test_the_reason_in_one_line(error: Exception, line: str) -> None:
     assert "\n" not in reason_of(error)
 
 
+@pytest.mark.parametrize(
+    ("codes", "way_out"),
+    [
+        ("NoSuchKey", "it is no longer there"),
+        ("PreconditionFailed", "changed while it was read"),
+        ("NotImplemented", "use a newer version of it"),
+        ("ExpiredTokenException InvalidToken RequestExpired TokenRefreshRequired", "renew them and run again"),
+        ("AccessDenied AllAccessDisabled AccountProblem", "give these credentials the right to, or use others"),
+        ("SignatureDoesNotMatch AuthorizationHeaderMalformed", "check AWS_ACCESS_KEY_ID"),
+        ("IllegalLocationConstraintException 301", "set AWS_DEFAULT_REGION"),
+    ],
+)
+def test_codes_of_one_meaning(codes: str, way_out: str) -> None:
+    for code in codes.split():
+        assert way_out in reason_of(answer(400, code))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        exceptions.SSOError(),
+        exceptions.LoginError(),
+        exceptions.TokenRetrievalError(provider="sso", error_msg="old"),
+        exceptions.CredentialRetrievalError(provider="sso", error_msg="old"),
+    ],
+    ids=repr,
+)
+def test_credentials_that_are_old_are_renewed(error: Exception) -> None:
+    assert reason_of(error).endswith(": renew the credentials and run again")
+
+
+def test_credentials_that_are_not_whole_are_checked() -> None:
+    error = exceptions.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY")
+    assert reason_of(error).endswith(": check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
+
+
 def test_the_way_out_of_an_unreachable_endpoint() -> None:
     line = reason_of(exceptions.EndpointConnectionError(endpoint_url="http://h"))
     assert line.endswith(": check AWS_ENDPOINT_URL and the network")
