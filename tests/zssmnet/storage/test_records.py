@@ -74,6 +74,7 @@ class TestRecords:
             publish_record(storage, name, record())
         storage.publish_bytes("records/other.txt", b"")
         storage.publish_bytes("elsewhere/c.json", b"")
+        (storage.folder / "records" / "two\nlines.json").write_bytes(b"")
         assert record_names(storage) == ["a", "b"]
 
 
