@@ -70,12 +70,12 @@ class TestRecords:
         assert read_record(storage, "a", Record) == Record(method=1, inputs=(), outputs=())
 
     def test_names_are_sorted_and_of_records_alone(self, storage: LocalStorage):
-        for name in ("b", "a"):
+        for name in ("b", "a b", "a"):
             publish_record(storage, name, record())
         storage.publish_bytes("records/other.txt", b"")
         storage.publish_bytes("elsewhere/c.json", b"")
         (storage.folder / "records" / "two\nlines.json").write_bytes(b"")
-        assert record_names(storage) == ["a", "b"]
+        assert record_names(storage) == ["a", "a b", "b"]
 
 
 class TestFingerprints:
