@@ -24,8 +24,8 @@ EXTRAS = {
     "prefect_dask": "dask",
     "dask": "dask",
     "distributed": "dask",
-    "fsspec": "s3",
     "s3fs": "s3",
+    "fsspec": "s3",
     "botocore": "s3",
     "pydicom": "dicom",
 }

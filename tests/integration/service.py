@@ -25,7 +25,6 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from deployments import processes
 from deployments.stack import LocalStack
-from zssmnet.storage.s3_files import RetryingS3
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 600
@@ -173,7 +172,6 @@ def connected(stack: LocalStack) -> Iterator[Service]:
 def _forget_other_servers() -> None:
     """Those that other tests of this process have talked to: their connections are kept by s3fs and Prefect."""
     s3fs.S3FileSystem.clear_instance_cache()
-    RetryingS3.clear_instance_cache()
     EventsWorker.drain_all()
 
 

@@ -152,7 +152,10 @@ def test_settings(member: BrokenFile, archive: Archive, tmp_path: Path, ledger: 
         assert not data.exists()
 
 
-NO_BUCKET, CONTROLS = "names no bucket; expected s3://bucket/prefix", "an address has no control characters"
+NO_BUCKET, CONTROLS = (
+    "names no bucket; expected s3://bucket/prefix",
+    "this address cannot be used: it has control characters",
+)
 ADDRESSES = {
     "NUL": ("a\0b", CONTROLS),
     "two lines": ("a\nb", CONTROLS),

@@ -4,7 +4,6 @@ import datetime
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from zssmnet.errors import StorageError
 from zssmnet.storage.cache import Cache
 from zssmnet.storage.retry import RetryPolicy
 from zssmnet.storage.s3 import S3Storage, make_bucket
-from zssmnet.storage.s3_files import RetryingS3
 
 AREA = "storage on S3"
 POLICY = RetryPolicy(attempts=4, first_s=0)
@@ -63,10 +61,8 @@ def check_count(found: int, expected: int, name: str) -> None:
 @pytest.fixture(scope="module")
 def running_proxy(s3_endpoint: str) -> Iterator[FaultyS3]:
     """One for all tests, since clients of S3 are slow to make: they are kept between the tests."""
-    RetryingS3.clear_instance_cache()
     with faulty_proxy(s3_endpoint) as proxy:
         yield proxy
-    RetryingS3.clear_instance_cache()
 
 
 @pytest.fixture
@@ -153,7 +149,7 @@ class TestTransient:
         cache: Path,
         ledger: Ledger,
     ) -> None:
-        bucket.pipe_file(storage._path("file"), content)
+        bucket.pipe_file(storage.where("file"), content)
         proxy.rules.append(Rule((ANY_ANSWER | FILE_BODIES)[name], ("GET",), times=2))
         with ledger.tried(AREA, name):
             assert with_short_timeouts(storage, name).read("file") == content
@@ -246,7 +242,7 @@ class TestWrongContent:
         storage.publish_bytes("file", content)
         proxy.calm()
         new = content[::-1]
-        replace = faulty_s3.after(lambda: bucket.pipe_file(storage._path("file"), new))
+        replace = faulty_s3.after(lambda: bucket.pipe_file(storage.where("file"), new))
         proxy.rules.append(Rule(replace, ("GET",), times=1))
         with ledger.tried(AREA, "changed between looking and reading"):
             assert storage.read("file") == new
@@ -258,7 +254,7 @@ class TestWrongContent:
     ) -> None:
         storage.publish_bytes("file", LARGE)
         proxy.calm()
-        replace = faulty_s3.after(lambda: bucket.pipe_file(storage._path("file"), new))
+        replace = faulty_s3.after(lambda: bucket.pipe_file(storage.where("file"), new))
         proxy.rules.append(Rule(replace, ("GET",), spared=1, times=1))
         with ledger.tried(AREA, "changed in the middle of reading"):
             assert storage.read("file") == new
@@ -267,7 +263,7 @@ class TestWrongContent:
         self, storage: S3Storage, proxy: FaultyS3, bucket: s3fs.S3FileSystem, ledger: Ledger
     ) -> None:
         numbers = iter(range(1000))
-        replace = faulty_s3.after(lambda: bucket.pipe_file(storage._path("a"), bytes([next(numbers)])))
+        replace = faulty_s3.after(lambda: bucket.pipe_file(storage.where("a"), bytes([next(numbers)])))
         proxy.rules.append(Rule(replace, ("GET",)))
         with ledger.tried(AREA, "changed between looking and reading"):
             with pytest.raises(StorageError, match="/a: cannot be read: changed while it was read"):
@@ -277,7 +273,7 @@ class TestWrongContent:
     def test_removed_between_looking_and_reading(
         self, storage: S3Storage, proxy: FaultyS3, bucket: s3fs.S3FileSystem, ledger: Ledger
     ) -> None:
-        proxy.rules.append(Rule(faulty_s3.after(lambda: bucket.rm_file(storage._path("a"))), ("GET",), times=1))
+        proxy.rules.append(Rule(faulty_s3.after(lambda: bucket.rm_file(storage.where("a"))), ("GET",), times=1))
         with (
             ledger.tried(AREA, "removed between looking and reading"),
             pytest.raises(StorageError, match="/a: cannot be read: it is no longer there"),
@@ -360,7 +356,6 @@ class TestLasting:
 
     def test_no_endpoint(self, s3_root: str, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        RetryingS3.clear_instance_cache()
         storage = S3Storage(s3_root, retry=POLICY)
         for action in ACTIONS.values():
             with (
@@ -369,7 +364,6 @@ class TestLasting:
             ):
                 action(storage)
             assert "\n" not in str(caught.value)
-        RetryingS3.clear_instance_cache()
 
     def test_no_credentials(
         self, s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
@@ -378,13 +372,11 @@ class TestLasting:
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         monkeypatch.setenv("HOME", str(tmp_path))
-        RetryingS3.clear_instance_cache()
         with (
             ledger.tried(AREA, "no credentials"),
             pytest.raises(StorageError, match="credentials: check AWS_ACCESS_KEY_ID"),
         ):
             S3Storage(s3_root, retry=POLICY).list()
-        RetryingS3.clear_instance_cache()
 
     def test_a_bucket_that_is_really_missing(self, storage: S3Storage, ledger: Ledger) -> None:
         elsewhere = S3Storage("s3://no-such-bucket-here/prefix", retry=POLICY)
@@ -403,7 +395,7 @@ class TestLasting:
 
 class TestUploadsThatWereKilled:
     def leave(self, storage: S3Storage, bucket: s3fs.S3FileSystem, key: str) -> None:
-        name, _, path = storage._path(key).partition("/")
+        name, _, path = storage.where(key).removeprefix("s3://").partition("/")
         bucket.call_s3("create_multipart_upload", Bucket=name, Key=path)
 
     def left(self, storage: S3Storage, bucket: s3fs.S3FileSystem) -> list[str]:
@@ -443,7 +435,7 @@ class TestEncryption:
         self, s3_root: str, storage: S3Storage, bucket: s3fs.S3FileSystem, ledger: Ledger
     ) -> None:
         """Under a key of its own an ETag looks like an MD5, and is none; the endpoint says only how it encrypts."""
-        bucket.pipe_file(storage._path("file"), SMALL, ServerSideEncryption="aws:kms")
+        bucket.pipe_file(storage.where("file"), SMALL, ServerSideEncryption="aws:kms")
         with ledger.tried(AREA, "ETag is no MD5"):
             assert storage.read("file") == SMALL
 
@@ -478,34 +470,3 @@ def test_many_threads_among_many_faults(
         expected = OLD | {f"many/{number}": content for number, content in enumerate(contents)}
         assert [entry.key for entry in storage_with_time.list()] == sorted(expected)
         assert files_of(bucket, storage.uri) == expected
-
-
-class TestRetryPolicy:
-    def test_waits_double_and_are_drawn_from_nothing_to_their_limit(self) -> None:
-        asked: list[tuple[float, float]] = []
-
-        def draw(low: float, high: float) -> float:
-            asked.append((low, high))
-            return 0.0
-
-        policy = RetryPolicy(attempts=8, draw=draw)
-        fails = iter(range(7))
-
-        def act() -> str:
-            if (number := next(fails, None)) is not None:
-                raise ValueError(number)
-            return "done"
-
-        assert policy.call(act, lambda error: isinstance(error, ValueError), "act") == "done"
-        assert asked == [(0.0, limit) for limit in (0.5, 1, 2, 4, 8, 16, 20)]
-
-    def test_what_cannot_get_better_is_not_tried_again(self) -> None:
-        tried = []
-
-        def act() -> None:
-            tried.append(1)
-            raise KeyError
-
-        with suppress(KeyError):
-            RetryPolicy().call(act, lambda error: isinstance(error, ValueError), "act")
-        assert tried == [1]

@@ -15,7 +15,6 @@ from tests.reliability.faulty_s3 import Fault, FaultyS3, Rule, faulty_proxy, ref
 from tests.reliability.killing import assert_whole, digests
 from tests.reliability.ledger import Ledger
 from tests.reliability.undisturbed import Undisturbed
-from zssmnet.storage.s3_files import RetryingS3
 
 pytestmark = pytest.mark.integration
 
@@ -63,9 +62,7 @@ class TestS3:
     def proxy(self, place: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
         with faulty_proxy(s3_endpoint) as proxy:
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
-            RetryingS3.clear_instance_cache()
             yield proxy
-        RetryingS3.clear_instance_cache()
 
     def files(self, bucket: s3fs.S3FileSystem, root: str, to: Path) -> dict[str, str]:
         bucket.get(f"{root}/", f"{to}/", recursive=True)

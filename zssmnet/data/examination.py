@@ -1,20 +1,22 @@
 """One case's files, read and checked. Whatever is wrong with a file ends in a CaseError that names it."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from zssmnet.data.archive import CHANNELS, Case
+from zssmnet.data.archive import CHANNELS, MASK_SUFFIX, Case
 from zssmnet.data.image_io import array_of, check_values, read_image
 from zssmnet.data.orientation import STRONGLY_OBLIQUE_DEGREES, in_axial_order, tilt_degrees
 from zssmnet.data.plausibility import find_outlier
 from zssmnet.data.zonal_mask import with_whole_labels
-from zssmnet.errors import CaseError, ImageError, StorageError, UnreadableFileError
-from zssmnet.storage import Storage
+from zssmnet.errors import CaseError, ImageError, InputError, StorageError, UnreadableFileError
+from zssmnet.storage import Address, LocalStorage, Storage
+from zssmnet.storage.local import local_path
 
 GRID_TOLERANCE = 0.25
 """Voxels by which a corner of two grids may differ: files round directions and origins (a NIfTI header gives a place to
@@ -46,6 +48,27 @@ class Examination:
     def images(self) -> tuple[sitk.Image, sitk.Image, sitk.Image]:
         """T2W, ADC, DWI."""
         return self.t2w, self.adc, self.dwi
+
+
+def read_files(images: Sequence[Address], zonal_mask: Address) -> tuple[str, Examination]:
+    """Read and check a case from files anywhere on this machine; its id is the mask's name.
+
+    Args:
+        images: T2W, ADC and DWI, in this order: `.nii.gz` on one grid, or PI-CAI's `.mha`, of which ADC and DWI are
+            brought onto T2W's grid.
+        zonal_mask: `.nii.gz` on T2W's grid: 0 background, 1 peripheral zone, 2 the rest of the gland.
+
+    Raises:
+        InputError: not three images.
+        CaseError: a file is missing, unreadable or cannot be used.
+    """
+    if len(images) != 3:
+        raise InputError(f"{len(images)} images: name those of T2W, ADC and DWI, in this order")
+    t2w, adc, dwi, mask = (local_path(file).absolute().relative_to("/").as_posix() for file in (*images, zonal_mask))
+    case_id = Path(mask).name.removesuffix(MASK_SUFFIX)
+    root = LocalStorage("/")
+    case = Case(case_id, "picai" if t2w.endswith(".mha") else "nnunet", (t2w, adc, dwi), mask)
+    return case_id, read_examination(case, root, root)
 
 
 def read_examination(case: Case, images: Storage, masks: Storage) -> Examination:

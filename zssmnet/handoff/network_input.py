@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,10 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import PreparationConfig
-from zssmnet.data.archive import MASK_SUFFIX, Case
-from zssmnet.data.examination import Examination, read_examination
+from zssmnet.data.examination import read_files
 from zssmnet.data.image_io import array_of
-from zssmnet.errors import InputError
 from zssmnet.preparation.cubes import scaled_volume
 from zssmnet.preparation.prepare import prepare_volumes
-from zssmnet.storage import LocalStorage
-from zssmnet.storage.local import local_path
 
 CHANNEL_NAMES = ("T2W", "ADC", "DWI", "background", "peripheral zone", "rest of the gland")
 
@@ -54,27 +49,6 @@ def network_input(
         return torch.from_numpy(input_CZYX(examination.images, examination.mask))
     prepared = prepare_volumes(case_id, examination, preparation)
     return torch.from_numpy(input_CZYX(prepared.images, prepared.mask))
-
-
-def read_files(images: Sequence[str | os.PathLike[str]], zonal_mask: str | os.PathLike[str]) -> tuple[str, Examination]:
-    """Read and check a case from files anywhere on this machine; its id is the mask's name.
-
-    Args:
-        images: T2W, ADC and DWI, in this order: `.nii.gz` on one grid, or PI-CAI's `.mha`, of which ADC and DWI are
-            brought onto T2W's grid.
-        zonal_mask: `.nii.gz` on T2W's grid: 0 background, 1 peripheral zone, 2 the rest of the gland.
-
-    Raises:
-        InputError: not three images.
-        CaseError: a file is missing, unreadable or cannot be used.
-    """
-    if len(images) != 3:
-        raise InputError(f"{len(images)} images: name those of T2W, ADC and DWI, in this order")
-    t2w, adc, dwi, mask = (local_path(file).absolute().relative_to("/").as_posix() for file in (*images, zonal_mask))
-    case_id = Path(mask).name.removesuffix(MASK_SUFFIX)
-    root = LocalStorage("/")
-    case = Case(case_id, "picai" if t2w.endswith(".mha") else "nnunet", (t2w, adc, dwi), mask)
-    return case_id, read_examination(case, root, root)
 
 
 def input_CZYX(images: tuple[Any, Any, Any], mask: Any) -> npt.NDArray[np.float32]:  # noqa: N802  (axes)

@@ -30,6 +30,7 @@ from zssmnet.storage.records import (
     publish_record,
     read_record,
     record_names,
+    refresh_record,
     remove_record,
     same_content,
     up_to_date,
@@ -115,7 +116,8 @@ def cut_subset(
     files = [(data, file) for case_id in case_ids for file in prepared_keys(case_id, subset)]
     inputs = fingerprints(files, known.inputs if known else ())
     is_same = known is not None and (known.method, known.parameters) == (METHOD, config)
-    if known and is_same and same_content(known.inputs, inputs) and (present := up_to_date(output, key, known, inputs)):
+    if known and is_same and same_content(known.inputs, inputs) and (present := up_to_date(output, known, inputs)):
+        refresh_record(output, key, present)
         log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
         return present, False
     with output.publishing(key) as path:

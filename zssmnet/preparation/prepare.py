@@ -33,6 +33,7 @@ from zssmnet.storage.records import (
     read_record,
     record_key,
     record_names,
+    refresh_record,
     remove_record,
     same_content,
     up_to_date,
@@ -88,6 +89,7 @@ def publish_prepared(
     images, masks = Listed(images, case.images), Listed(masks, [case.mask])
     try:
         if present := up_to_date_record(case, subset, images, masks, output, config):
+            refresh_record(output, case.id, present)
             return present, False
         inputs = _fingerprints(case, images, masks)
         examination = read_examination(case, images, masks)
@@ -113,8 +115,8 @@ def up_to_date_record(
 ) -> PreparedCase | None:
     """The record of a case that needs no preparation: it was prepared from the same files in the same way.
 
-    A file is read only where its size or version is not that of the record; where its content is the same all the
-    same, the record is published anew, so that it is not read again.
+    A file is read only where its size or version is not that of the record. The record has the present versions of all
+    files; nothing is written, see `refresh_record`.
 
     Raises:
         CaseError: a file of the case is missing or cannot be read.
@@ -123,7 +125,7 @@ def up_to_date_record(
     if known is None or (known.method, known.subset, known.parameters) != (METHOD, subset, config):
         return None
     inputs = _fingerprints(case, images, masks, known.inputs)
-    return up_to_date(output, case.id, known, inputs) if same_content(known.inputs, inputs) else None
+    return up_to_date(output, known, inputs) if same_content(known.inputs, inputs) else None
 
 
 def prepare_volumes(case_id: str, examination: Examination, config: PreparationConfig) -> PreparedVolumes:

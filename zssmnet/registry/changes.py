@@ -1,6 +1,6 @@
 """What is new in an archive: against what was prepared, and against what the published model has seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from zssmnet.preparation.prepare import PreparedCase, up_to_date_record
 from zssmnet.registry.lineage import CaseData, data_of_case
 from zssmnet.storage import Storage
 from zssmnet.storage.interface import Listed
-from zssmnet.storage.records import record_names
+from zssmnet.storage.records import record_names, refresh_record
 
 _CASES_AT_ONCE = 16
 """Cases examined in parallel: in a bucket, that is mostly waiting."""
@@ -77,6 +77,17 @@ def find_changes(
         new=tuple(one for one in unseen if one not in seen_ids),
         changed=tuple(one for one in unseen if one in seen_ids),
     )
+
+
+def refresh_records(data: Storage, records: Iterable[PreparedCase]) -> None:
+    """Publish records that are up to date with the present versions of their files (`refresh_record`).
+
+    `find_changes` writes nothing: the stage that prepares calls this with its ``up_to_date``, so that after a root was
+    copied its files are hashed once.
+    """
+    listed = Listed(data)
+    with ThreadPoolExecutor(_CASES_AT_ONCE) as pool:
+        list(pool.map(lambda record: refresh_record(listed, record.case_id, record), records))
 
 
 def _seen(weights: Storage) -> frozenset[CaseData]:

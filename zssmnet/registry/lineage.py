@@ -79,7 +79,7 @@ def training_inputs(cubes: Storage, earlier: Sequence[Input] = ()) -> TrainingIn
     known, data, spacing = list(earlier), list[CaseData](), None
     for key in keys:
         record = read_record(cubes, key, SubsetCubes)
-        if present := up_to_date(cubes, key, record):
+        if present := up_to_date(cubes, record):
             (output,) = present.outputs
             known.append(Input(name=key, size=output.size, version=output.version, sha256=output.sha256))
             data.extend(data_of_cubes(present))

@@ -33,6 +33,7 @@ from zssmnet.storage.records import (
     publish_recorded,
     read_record,
     record_key,
+    refresh_record,
     up_to_date,
 )
 from zssmnet.training.checkpoint import EpochResult, Progress
@@ -121,7 +122,7 @@ def stable_model(weights: Storage) -> PretrainedModel | None:
     if entry is None:
         return None
     recorded = read_record(weights, MODEL, PretrainedModel)
-    if present := up_to_date(weights, MODEL, recorded):
+    if present := up_to_date(weights, recorded):
         return present
     same_size = [one for one in list_versions(weights) if one.outputs[0].size == entry.size]
     sha256 = sha256_of(weights.local(MODEL)) if same_size else ""
@@ -165,7 +166,7 @@ def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedM
         number, replaces = _place(weights, made.run_id)
         record = made.model_copy(update={"outputs": (output,), "number": number, "replaces": replaces})
         folder = version_folder(weights, made.run_id)
-        if up_to_date(folder, MODEL, find_version(weights, made.run_id)) != record:
+        if up_to_date(folder, find_version(weights, made.run_id)) != record:
             _put(folder, model, record)
         promote(weights, made.run_id)
         return record
@@ -181,8 +182,9 @@ def promote(weights: Storage, run_id: str) -> bool:
         CheckpointError: there is no such version, or its file is damaged.
     """
     with locked(weights, PUBLICATION_S):
-        stable = up_to_date(weights, MODEL, read_record(weights, MODEL, PretrainedModel))
+        stable = up_to_date(weights, read_record(weights, MODEL, PretrainedModel))
         if stable and stable.run_id == run_id and find_version(weights, run_id) in (stable, None):
+            refresh_record(weights, MODEL, stable)
             keep_stable(weights)
             return False
         version = _named(weights, run_id)

@@ -21,7 +21,15 @@ from zssmnet.registry.versions import MODEL, PretrainedModel, stable_model
 from zssmnet.report.case import case_montage
 from zssmnet.report.training import loss_curves, restoration_triptych
 from zssmnet.storage import Storage
-from zssmnet.storage.records import Input, Record, publish_recorded, read_record, same_content, up_to_date
+from zssmnet.storage.records import (
+    Input,
+    Record,
+    publish_recorded,
+    read_record,
+    refresh_record,
+    same_content,
+    up_to_date,
+)
 from zssmnet.training.checkpoint import EpochResult, load_weights
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.loss import restoring_network
@@ -122,7 +130,8 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
     """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed."""
     known = read_record(reports, name, PictureSet)
     is_same = known is not None and known.method == METHOD and same_content(known.inputs, inputs)
-    if is_same and (present := up_to_date(reports, name, known)):
+    if is_same and (present := up_to_date(reports, known)):
+        refresh_record(reports, name, present)
         return [output.key for output in present.outputs]
     drawn = {picture.key: methodcaller("write_bytes", picture.png) for picture in pictures}
     earlier = (output.key for output in (known.outputs if known else ()))

@@ -1,26 +1,24 @@
 """Stage: from an archive to prepared cases, a part a case."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from typing_extensions import override
 
 from zssmnet.config import PICAI_PATIENT, ArchiveFormat, MaxWarnings, PreparationConfig, SplitMode, StrictConfig
 from zssmnet.data.archive import Case, Inventory, shortened, take_inventory
-from zssmnet.data.examination import read_examination
+from zssmnet.data.examination import read_files
 from zssmnet.data.splits import VALIDATION_SUBSET, choose_subsets
 from zssmnet.errors import CaseError, InputError
 from zssmnet.preparation import prepare as preparing
 from zssmnet.preparation.prepare import PreparedCase, PreparedVolumes
-from zssmnet.registry.changes import Changes, find_changes
+from zssmnet.registry.changes import Changes, find_changes, refresh_records
 from zssmnet.report.archive_page import PAGE, publish_archive_page
 from zssmnet.report.run_page import cases_section
 from zssmnet.runner import PlainRunner, Progress, Runner, Summary
-from zssmnet.storage import Address, LocalStorage, Storage, open_storage
+from zssmnet.storage import Address, Storage, open_storage
 from zssmnet.storage.layout import reports_beside
 from zssmnet.storage.lock import locked
 from zssmnet.storage.sharing import check_outputs_visible, check_visible
@@ -178,6 +176,7 @@ def prepare_cases(
 ) -> PreparationSummary:
     """Prepare what has changed in an archive; the caller has locked the folder of the prepared cases."""
     output, progress = open_storage(archive.output_path), runner.progress
+    refresh_records(output, changes.up_to_date)
     progress.begin(STAGE, len(changes.up_to_date) + len(changes.to_prepare), "cases")
     progress.advance(STAGE, len(changes.up_to_date), earlier=True)
     folders = archive.images_path, archive.zonal_mask_path, archive.output_path
@@ -244,17 +243,7 @@ def prepare_case(images: Sequence[Address], mask: Address, config: PreparationCo
         CaseError: a file that cannot be used; it names the file and the reason.
         InputError: not three images.
     """
-    if len(images) != 3:
-        raise InputError(f"{len(images)} images were given; a case has three: T2W, ADC, DWI")
-    files = [Path(image).expanduser().resolve() for image in images]
-    root = LocalStorage(os.path.commonpath([file.parent for file in files]))
-    t2w, adc, dwi = (file.relative_to(root.uri).as_posix() for file in files)
-    mask = Path(mask).expanduser().resolve()
-    case_id = mask.name.removesuffix(".nii.gz")
-    archive_format: ArchiveFormat = "picai" if t2w.endswith(".mha") else "nnunet"
-    examination = read_examination(
-        Case(case_id, archive_format, (t2w, adc, dwi), mask.name), root, LocalStorage(mask.parent)
-    )
+    case_id, examination = read_files(images, mask)
     return preparing.prepare_volumes(case_id, examination, config or PreparationConfig())
 
 

@@ -4,10 +4,11 @@ Keys are POSIX paths relative to a storage's root, for example ``subset0/11373_1
 """
 
 import os
+import re
 
 from zssmnet.errors import InputError, without_credentials
 from zssmnet.storage.interface import Entry, Storage, sha256_of
-from zssmnet.storage.keys import printable
+from zssmnet.storage.keys import printable, unnameable
 from zssmnet.storage.local import LocalStorage
 
 Address = str | os.PathLike[str]
@@ -16,21 +17,25 @@ Address = str | os.PathLike[str]
 __all__ = ["Address", "Entry", "LocalStorage", "Storage", "check_address", "open_storage", "read_file", "sha256_of"]
 
 _ACCESS_POINT = "arn:aws:s3:"
+_OTHER_SCHEME = re.compile("(s3|file):", re.IGNORECASE)
+"""Addresses with one slash, as tools that tidy paths write them: no local folders."""
 
 
 def open_storage(uri: str | os.PathLike[str]) -> Storage:
-    """The storage at ``uri``: a local folder, or ``s3://bucket/prefix``.
+    """The storage at ``uri``: a local folder, in which ``~`` is the home, or ``s3://bucket/prefix``.
 
     Raises:
-        InputError: another kind of address, none, or one with a user or password in it.
+        InputError: another kind of address, none, one with a user or password in it, or one that cannot be encoded
+            in this locale.
     """
-    check_address(str(uri))
-    if not str(uri).strip():
+    uri = os.fspath(uri)
+    check_address(uri)
+    if not uri.strip():
         raise InputError("an empty address was given for a folder; name a local folder or s3://bucket/prefix")
-    if printable(str(uri)) != str(uri):
-        raise InputError(f"{printable(str(uri))}: an address has no control characters, and is UTF-8")
-    if str(uri).startswith("s3://"):
-        if str(uri).removeprefix("s3://").partition("/")[0].strip() == "":
+    if reason := unnameable(uri):
+        raise InputError(f"{printable(uri)}: this address cannot be used: {reason}")
+    if uri.startswith("s3://"):
+        if not uri.removeprefix("s3://").partition("/")[0].strip():
             raise InputError(f"{uri}: names no bucket; expected s3://bucket/prefix")
         if without_credentials(endpoint := os.environ.get("AWS_ENDPOINT_URL", "")) != endpoint:
             raise InputError(
@@ -41,8 +46,8 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
             from zssmnet.storage.s3 import S3Storage  # slow to import, seldom needed
         except ModuleNotFoundError as error:
             raise InputError(f"{uri}: S3 needs {error.name}; install it with: pip install 'zssmnet[s3]'") from error
-        return S3Storage(str(uri))
-    if "://" in str(uri):
+        return S3Storage(uri)
+    if "://" in uri or _OTHER_SCHEME.match(uri):
         raise InputError(f"{uri}: only local folders and s3://bucket/prefix can be used")
     return LocalStorage(uri)
 
@@ -58,7 +63,8 @@ def check_address(uri: str) -> None:
         )
 
 
-def read_file(uri: str) -> bytes:
+def read_file(uri: str | os.PathLike[str]) -> bytes:
     """The content of one file, wherever it lies; StorageError if it is not there or cannot be read."""
+    uri = os.fspath(uri)
     folder, _, name = uri.rpartition("/")
     return open_storage(folder or ("/" if uri.startswith("/") else ".")).read(name)

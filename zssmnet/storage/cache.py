@@ -1,17 +1,16 @@
 """A bounded local cache of files that lie elsewhere."""
 
 import hashlib
-import itertools
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zssmnet.storage.interface import flush_to_disk
-from zssmnet.storage.process_id import Owner, this_process
+from zssmnet.storage.process_id import new_name, sweep
 
 FOLDER = "ZSSMNET_CACHE"
 LIMIT_GB = "ZSSMNET_CACHE_GB"
@@ -19,7 +18,6 @@ DEFAULT_LIMIT_GB = 50.0
 SPARED_S = 600
 """Files used within so many seconds are never removed: somebody may be about to open them."""
 _LOOK_EVERY_S = 30
-_counter = itertools.count()
 
 
 class Cache:
@@ -53,28 +51,26 @@ class Cache:
             self._make_room()
         return copy
 
-    def workplace(self) -> Path:
-        """A new folder for files that are being written; the caller removes it."""
-        folder = self.folder / "partial" / f"{this_process()}-{next(_counter)}"
+    @contextmanager
+    def workplace(self) -> Iterator[Path]:
+        """A new folder for files that are being written."""
+        folder = self.folder / "partial" / new_name()
         folder.mkdir(parents=True)
-        return folder
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove the folders of processes that were killed while they wrote."""
-        for workplace in (self.folder / "partial").glob("*"):
-            owner = Owner.parse(workplace.name.rpartition("-")[0])
-            if owner and owner.has_gone:
-                shutil.rmtree(workplace, ignore_errors=True)
+        sweep(self.folder / "partial")
 
     def _fetch(self, copy: Path, fetch: Callable[[Path], None]) -> None:
-        workplace = self.workplace()
-        try:
-            fetch(workplace / copy.name)
-            flush_to_disk(workplace / copy.name)
+        with self.workplace() as folder:
+            fetch(folder / copy.name)
+            flush_to_disk(folder / copy.name)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            (workplace / copy.name).replace(copy)
-        finally:
-            shutil.rmtree(workplace, ignore_errors=True)
+            (folder / copy.name).replace(copy)
 
     def _make_room(self) -> None:
         with self._lock:

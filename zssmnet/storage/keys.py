@@ -1,5 +1,6 @@
 """Keys: names of files below a storage's root, as POSIX paths."""
 
+import sys
 import unicodedata
 from pathlib import PurePosixPath
 
@@ -9,6 +10,7 @@ LONGEST_NAME = 255
 """Bytes of a file's name on common file systems."""
 _UNNAMEABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that no key may hold: control characters, halves of characters, line separators."""
+_USE_UTF8 = "set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8"
 
 
 def checked_key(key: str) -> str:
@@ -22,11 +24,22 @@ def checked_key(key: str) -> str:
         raise InputError(f"{key!r} is no name of a file: it would lie outside the working root")
     if key.rpartition("/")[2] in ("", "."):
         raise InputError(f"{key!r} is no name of a file: it names a folder")
-    if any(unicodedata.category(character) in _UNNAMEABLE for character in key):
-        raise InputError(f"{key!r} is no name of a file: it has control characters, or is not UTF-8")
+    if reason := unnameable(key):
+        raise InputError(f"{key!r} is no name of a file: {reason}")
     if any(len(name.encode()) > LONGEST_NAME for name in path.parts):
         raise InputError(f"{key!r} is no name of a file: a name in it has more than {LONGEST_NAME} bytes")
     return key
+
+
+def unnameable(name: str) -> str:
+    """Why no file can have this name because of its characters; "" if one can."""
+    encoding = sys.getfilesystemencoding()
+    try:
+        name.encode(encoding)
+    except UnicodeEncodeError:
+        if encoding != "utf-8":
+            return f"a character of it is not in this locale's encoding, {encoding}; {_USE_UTF8}"
+    return "it has control characters, or is not UTF-8" if printable(name) != name else ""
 
 
 def is_key(key: str) -> bool:

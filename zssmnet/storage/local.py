@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import itertools
 import os
 import shutil
 import stat
@@ -18,7 +17,7 @@ from typing_extensions import override
 from zssmnet.errors import StorageError
 from zssmnet.storage.interface import Entry, Storage, flush_to_disk, storage_errors
 from zssmnet.storage.keys import checked_key
-from zssmnet.storage.process_id import Owner, this_process
+from zssmnet.storage.process_id import new_name, sweep
 
 T = TypeVar("T")
 PARTIAL = ".partial"
@@ -31,7 +30,6 @@ GUARD_S = 60.0
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NO_FLUSHING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 """What file systems answer that cannot flush a folder, some network ones among them."""
-_counter = itertools.count()
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
@@ -90,7 +88,7 @@ class LocalStorage(Storage):
     @contextmanager
     def publishing(self, key: str) -> Iterator[Path]:
         target = self._path(key)
-        workplace = self.folder / PARTIAL / f"{this_process()}-{next(_counter)}"
+        workplace = self.folder / PARTIAL / new_name()
         partial = workplace / target.name
         try:
             with storage_errors(target, "written"):
@@ -129,7 +127,7 @@ class LocalStorage(Storage):
         path = self.folder / guard
         if not _retried(lambda: _create(path, data or b"")):
             old = self._entry(guard)
-            if old is None or time.time() - _modified_s(old) <= GUARD_S:
+            if old is None or time.time() - old.modified.timestamp() <= GUARD_S:
                 return False
             if not self._swap(guard, data or b"", old.version):
                 return False
@@ -160,12 +158,7 @@ class LocalStorage(Storage):
 
     @override
     def sweep(self) -> None:
-        workplaces: list[Path] = []
-        with suppress(FileNotFoundError):  # another has removed the folder in the same moment
-            workplaces += (self.folder / PARTIAL).glob("*")
-        for workplace in workplaces:
-            if _is_abandoned(workplace):
-                shutil.rmtree(workplace, ignore_errors=True)
+        sweep(self.folder / PARTIAL, is_abandoned=_is_old)
         _remove_if_empty(self.folder / PARTIAL)
 
 
@@ -195,11 +188,6 @@ def _create(path: Path, data: bytes) -> bool:
     return True
 
 
-def _modified_s(entry: Entry) -> float:
-    """When a file was modified, in seconds since 1970."""
-    return int(entry.version.partition("-")[0]) / 1e9
-
-
 def _remove_empty_folders(file: Path, top: Path) -> None:
     """Remove the empty folders above a file that was removed: as in a bucket, there are none."""
     while (file := file.parent) != top and _remove_if_empty(file):
@@ -209,15 +197,10 @@ def _remove_empty_folders(file: Path, top: Path) -> None:
 def _clear_away(workplace: Path) -> None:
     """Remove what publishing has left, also if a signal ends the process meanwhile: there is only one signal."""
     try:
-        _remove_workplace(workplace)
-    except BaseException:
-        _remove_workplace(workplace)
-        raise
-
-
-def _remove_workplace(workplace: Path) -> None:
-    shutil.rmtree(workplace, ignore_errors=True)
-    _remove_if_empty(workplace.parent)
+        shutil.rmtree(workplace, ignore_errors=True)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+        _remove_if_empty(workplace.parent)
 
 
 def _files_below(top: Path) -> Iterator[Path]:
@@ -268,12 +251,6 @@ def _remove_if_empty(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _is_abandoned(workplace: Path) -> bool:
-    """Whether a workplace was left by a process that has ended, here or, by its age, elsewhere."""
-    owner = Owner.parse(workplace.name.rpartition("-")[0])
-    return owner is not None and (owner.has_gone or _is_old(workplace))
 
 
 def _is_old(workplace: Path) -> bool:

@@ -112,12 +112,12 @@ class Lock:
         self._heartbeat = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
 
     def check(self) -> None:
-        """Raise a LockedError if another run has taken the lock over, because this process sent no heartbeat."""
+        """Raise a LockedError if the lock was lost to another run, because this process sent no heartbeat."""
         if time.monotonic() - self._renewed > self._timing.expires_s:  # it was suspended, or the storage was away
             self._renew()
         if self._is_lost:
             raise LockedError(
-                f"{self._storage.uri}: another run has taken it over, because this one sent no heartbeat for "
+                f"{self._storage.uri}: lock lost to another run, because this one sent no heartbeat for "
                 f"{self._timing.expires_s:g} s (was it suspended?); start it again to continue"
             )
 
@@ -171,18 +171,18 @@ class Lock:
             try:
                 if not self._write(self._version):
                     self._is_lost = True
-                    log.error("%s: another run has taken it over", self._storage.uri)
+                    log.error("%s: lock lost to another run", self._storage.uri)
             except StorageError as error:
-                log.warning("no heartbeat could be sent, it is tried again: %s", error)
+                log.warning("could not renew lock, retrying: %s", error)
 
     def _forget(self) -> None:
         """Remove the file if it is this lock's."""
         _ids_of_this_process.discard(self._owner.id)
         try:
-            if self._version and not self._is_lost:
+            if self._version:  # one that was lost has another version
                 self._storage.exchange(LOCK_FILE, None, self._version)
         except StorageError as error:  # the next one finds out that its process has ended
-            log.warning("%s", error)
+            log.warning("could not release lock: %s", error)
 
 
 class _OtherOwner:
@@ -208,14 +208,13 @@ class _OtherOwner:
         if before != self.version:
             self._unchanged_since = time.monotonic()
         if entry is None:
-            self.is_alive = False
             return True
         owner = read_owner(self._storage)
         has_expired = time.monotonic() - self._unchanged_since > self._timing.expires_s
         if has_expired or (owner and owner.has_gone):
-            log.warning("%s: its lock was left by a run that has ended without releasing it", self._storage.uri)
+            log.warning("%s: taking over the lock of a run that ended without releasing it", self._storage.uri)
             return True
-        self.is_alive = owner is not None and (self.is_alive or owner.is_here or before not in (None, self.version))
+        self.is_alive = owner is not None and (owner.is_here or before not in (None, self.version))
         if owner and self.is_alive and self.name != (name := f"{owner.name} since {owner.since}"):
             self.name = name
             log.warning("%s: is locked by %s", self._storage.uri, name)
@@ -246,7 +245,7 @@ def locked(storage: Storage, timeout_s: float | None = None, timing: LockTiming 
         timeout_s: how long to wait for another run; not given: by `lock_options`.
 
     Raises:
-        LockedError: another run has the lock, or has taken it over meanwhile.
+        LockedError: another run has the lock, or this one lost it meanwhile.
         StorageError: the folder cannot be written to.
     """
     locks = _locks.get() or {}

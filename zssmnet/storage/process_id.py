@@ -1,16 +1,21 @@
 """Names of files and folders that identify the process which made them, and whether it still runs."""
 
 import hashlib
+import itertools
 import os
 import re
 import secrets
+import shutil
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 _RUN = secrets.token_hex(4)
 """Distinguishes this process from an earlier one with the same number, as in a container that was restarted."""
+_counter = itertools.count()
 _NAME = re.compile(r"(?P<host>.*)-(?P<place>[0-9a-f]{8})-(?P<process>\d{1,9})-(?P<run>[0-9a-f]{8})")
 
 
@@ -51,6 +56,26 @@ class Owner:
         if not self.is_here:
             return False
         return self.run != here.run if self.process == here.process else not _is_alive(self.process)
+
+
+def new_name() -> str:
+    """A new name for a file or folder of this process; `sweep` removes it once the process has ended."""
+    return f"{this_process()}-{next(_counter)}"
+
+
+def sweep(folder: Path, prefix: str = "", is_abandoned: Callable[[Path], bool] = lambda path: False) -> None:
+    """Remove the folders below ``folder`` whose names, after a prefix, are those of processes that have ended.
+
+    Args:
+        is_abandoned: whether to remove one of a process of which nothing is known, or which is still alive.
+    """
+    paths: list[Path] = []
+    with suppress(FileNotFoundError):  # another removes the folder, which is empty, in the same moment
+        paths += folder.glob(f"{prefix}*")
+    for path in paths:
+        owner = Owner.parse(path.name.removeprefix(prefix).rpartition("-")[0])
+        if owner and (owner.has_gone or is_abandoned(path)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def this_process() -> Owner:

@@ -5,8 +5,9 @@ version of the method, and the outputs. It is published last: no record, not don
 so the record of what is about to be replaced must not outlive it: it would describe files that are not there any more.
 
 Content decides what is up to date, never size alone. A file whose version (see `Entry`) is the recorded one has the
-recorded content; any other is hashed, and where the content is the same, the record gets the present version, so that
-this happens once: after a root was copied, or where a record of an earlier program has no versions of outputs.
+recorded content; any other is hashed: after a root was copied, or where a record of an earlier program has no versions
+of outputs. Where the content is the same, the stage that made the files gives the record their present versions, so
+that they are hashed once (`refresh_record`); reading writes nothing.
 
 Whoever can write to the storage can write records. One that names files outside its stage, or that does not belong to
 its name, counts as none.
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from zssmnet.errors import StorageError, UnreadableFileError
 from zssmnet.storage import Storage, sha256_of
@@ -42,15 +43,9 @@ def _key(value: str) -> str:
     return value
 
 
-def _name(value: str) -> str:
-    if not is_key(value) or "/" in value:
-        raise ValueError("no name of a folder")
-    return value
-
-
 Key = Annotated[str, AfterValidator(_key)]
 """A file below the root of a stage."""
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[Key, Field(pattern="^[^/]*$")]
 """One part of a key."""
 
 
@@ -198,25 +193,34 @@ def with_version(storage: Storage, output: Output) -> Output:
     return output.model_copy(update={"version": entry.version if entry else ""})
 
 
-def up_to_date(
-    storage: Storage, name: str, known: RecordT | None, inputs: tuple[Input, ...] | None = None
-) -> RecordT | None:
-    """A record, if its outputs are there with the recorded content.
+def up_to_date(storage: Storage, known: RecordT | None, inputs: tuple[Input, ...] | None = None) -> RecordT | None:
+    """The record with the present versions of all files; None if a file is missing or has another content.
+
+    Nothing is written: a stage that did its work publishes the present versions with `refresh_record`.
 
     Args:
         inputs: present fingerprints of the same inputs, which replace those of the record.
-
-    Returns:
-        The record with the present versions of all files, published anew where they differ from the recorded ones;
-        None if there is none, or a file is missing or has another content.
     """
     outputs = present_outputs(storage, known.outputs) if known else None
     if known is None or outputs is None:
         return None
-    present = known.model_copy(update={"outputs": outputs, "inputs": known.inputs if inputs is None else inputs})
-    if _content(present) != _content(known):
-        _replace_record(storage, name, known, present)
-    return present
+    return known.model_copy(update={"outputs": outputs, "inputs": known.inputs if inputs is None else inputs})
+
+
+def refresh_record(storage: Storage, name: str, present: Record) -> None:
+    """Publish a record with the present versions of its files, so that they are not hashed again.
+
+    Nothing happens if the published record has them, if it differs in anything else, if it has been replaced
+    meanwhile, or if the storage can only be read.
+    """
+    entry = storage.stat(record_key(name))
+    known = read_record(storage, name, type(present))
+    if entry is None or known is None or known.identity() != present.identity() or _content(known) == _content(present):
+        return
+    try:
+        storage.exchange(record_key(name), _content(present), entry.version)
+    except StorageError as error:
+        log.info("%s: its files will be hashed again by the next run: %s", storage.where(record_key(name)), error)
 
 
 def outputs_there(storage: Storage, outputs: Iterable[Output]) -> bool:
@@ -236,16 +240,6 @@ def present_outputs(storage: Storage, outputs: Iterable[Output]) -> tuple[Output
             return None
         found.append(output.model_copy(update={"version": entry.version}))
     return tuple(found)
-
-
-def _replace_record(storage: Storage, name: str, known: RecordT, present: RecordT) -> None:
-    """Replace a record that nobody else has changed; a storage that may only be read keeps it as it is."""
-    entry = storage.stat(record_key(name))
-    try:
-        if entry and read_record(storage, name, type(known)) == known:
-            storage.exchange(record_key(name), _content(present), entry.version)
-    except StorageError as error:
-        log.info("%s: its files will be hashed again by the next run: %s", storage.where(record_key(name)), error)
 
 
 def _sha256(storage: Storage, key: str) -> str:

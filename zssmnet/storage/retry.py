@@ -1,7 +1,6 @@
-"""Trying again what failed for the moment: the one place that decides how often, and how long is waited."""
+"""The retry policy: how often a transient error is retried, and with which backoff."""
 
 import asyncio
-import itertools
 import logging
 import random
 import time
@@ -17,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class GaveUpError(Exception):
-    """Something failed at each attempt; its cause is the last fault."""
+    """All attempts failed; its cause is the last error."""
 
     def __init__(self, attempts: int) -> None:
         super().__init__(f"failed {attempts} times")
@@ -26,19 +25,19 @@ class GaveUpError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often something is tried, and how long is waited: for an answer, and between two attempts.
+    """Attempts, time limits and backoff.
 
     Between attempts the wait is drawn from 0 to a limit that doubles (exponential backoff with full jitter), so that
-    many who were refused in the same moment do not come back in the same moment. With these values a storage may be
-    away for 26 s on average, 52 s at most.
+    many who were refused at once do not come back at once. With these values a storage may be away for 26 s on average,
+    52 s at most.
 
     Attributes:
         attempts: how often at most, the first time included.
         first_s: limit of the first wait.
         longest_s: limit of all waits.
-        connect_s: how long to wait for a connection.
-        read_s: how long to wait for the next bytes of an answer.
-        slowest_bytes_s: how many bytes a second are the least: what takes longer is ended.
+        connect_s: timeout of a connection.
+        read_s: timeout of the next bytes of an answer.
+        slowest_bytes_s: lowest rate, in bytes a second; slower requests are ended.
         draw: draws a number between two limits.
     """
 
@@ -50,53 +49,49 @@ class RetryPolicy:
     slowest_bytes_s: float = 1e5
     draw: Callable[[float, float], float] = random.uniform
 
-    def limit_s(self, attempt: int) -> float:
-        """The longest wait after an attempt, counted from 1."""
-        return min(self.longest_s, self.first_s * 2.0 ** (attempt - 1))
-
     def longest_request_s(self, size: int) -> float:
-        """How long one request may take in all, with so many bytes to send or to fetch.
+        """Timeout of one whole request that sends or fetches ``size`` bytes.
 
-        A connection that stays open while next to nothing moves would be waited for without end otherwise: neither
-        sending a body nor waiting for the permission to ("100 Continue") has a limit of its own in aiohttp.
+        Without it a connection that stays open while next to nothing moves is waited for forever: neither sending a
+        body nor waiting for the permission to ("100 Continue") has a timeout of its own in aiohttp.
         """
         return 2 * self.read_s + size / self.slowest_bytes_s
 
     def call(self, action: Callable[[], T], is_transient: IsTransient, what: str) -> T:
-        """Do something, again while it fails for the moment.
+        """The result of ``action``, which is repeated while its errors are transient.
 
         Args:
-            is_transient: whether an error may be gone at the next attempt; any other goes through at once.
+            is_transient: whether an error may be gone at the next attempt; any other is raised at once.
 
         Raises:
-            GaveUpError: it failed at each attempt.
+            GaveUpError: all attempts failed.
         """
-        for attempt in itertools.count(1):
+        attempt = 0
+        while True:
             try:
                 return action()
             except Exception as error:
-                pause_s = self._pause_s(error, is_transient, attempt, what)
+                pause_s = self._pause_s(error, is_transient, attempt := attempt + 1, what)
             time.sleep(pause_s)
-        raise AssertionError("attempts do not end without a result")
 
     async def wait_for(self, action: Callable[[], Awaitable[T]], is_transient: IsTransient, what: str) -> T:
-        """The same for a coroutine."""
-        for attempt in itertools.count(1):
+        """See `call`, for a coroutine."""
+        attempt = 0
+        while True:
             try:
                 return await action()
             except Exception as error:
-                pause_s = self._pause_s(error, is_transient, attempt, what)
+                pause_s = self._pause_s(error, is_transient, attempt := attempt + 1, what)
             await asyncio.sleep(pause_s)
-        raise AssertionError("attempts do not end without a result")
 
     def _pause_s(self, error: Exception, is_transient: IsTransient, attempt: int, what: str) -> float:
         if not is_transient(error):
             raise error
         if attempt >= self.attempts:
             raise GaveUpError(attempt) from error
-        pause_s = self.draw(0.0, self.limit_s(attempt))
+        pause_s = self.draw(0.0, min(self.longest_s, self.first_s * 2.0 ** (attempt - 1)))
         log.warning(
-            "%s: %s; again in %.1f s (attempt %d of %d)", what, one_line(error), pause_s, attempt + 1, self.attempts
+            "%s: %s; retrying in %.1f s (attempt %d of %d)", what, one_line(error), pause_s, attempt + 1, self.attempts
         )
         return pause_s
 

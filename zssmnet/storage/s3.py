@@ -5,14 +5,14 @@
 import hashlib
 import logging
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
 from typing_extensions import override
 
 from zssmnet.errors import ConfigError, StorageError
@@ -20,13 +20,22 @@ from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import checked_key
 from zssmnet.storage.retry import RetryPolicy
-from zssmnet.storage.s3_errors import FAULTS, WrongContentError, is_of_this_machine, needs_a_new_start, reason_of
-from zssmnet.storage.s3_files import PART_BYTES, RetryingS3
+from zssmnet.storage.s3_client import PART_BYTES, connect
+from zssmnet.storage.s3_errors import (
+    FAULTS,
+    MISSING,
+    NOT_THAT_VERSION,
+    WrongContentError,
+    code_of,
+    is_of_this_machine,
+    needs_a_new_start,
+    reason_of,
+)
 
 log = logging.getLogger(__name__)
 
 UNFINISHED_FOR = timedelta(days=1)
-"""Uploads in parts that began so long ago are given up when the storage is swept."""
+"""Uploads in parts that began so long ago are aborted when the storage is swept."""
 
 _MOST_ATTEMPTS = RetryPolicy.attempts
 _MOST_STARTS = 3
@@ -41,7 +50,7 @@ class S3Storage(Storage):
 
     An upload appears whole when it is complete: S3 shows no half-written objects. Files to read are copied into a
     bounded local cache (`zssmnet.storage.cache`), whole and in the version that was listed. A request is sent up to 8
-    times while it fails for the moment; a file whose requests succeed but do not fit together, up to 3 times.
+    times while its errors are transient; a file whose requests succeed but do not fit together, up to 3 times.
 
     Args:
         cache: where the local copies lie; none: that of the environment.
@@ -57,125 +66,127 @@ class S3Storage(Storage):
         part_bytes: int | None = None,
     ) -> None:
         self.uri = "s3://" + uri.removeprefix("s3://").strip("/")
-        self._root = self.uri.removeprefix("s3://")
-        self._bucket, _, self._prefix = self._root.partition("/")
+        self._bucket, _, self._prefix = self.uri.removeprefix("s3://").partition("/")
         self._cache = cache or Cache.from_environment()
         self._retry = retry or RetryPolicy(_MOST_ATTEMPTS)
         self._new_starts = replace(self._retry, attempts=min(self._retry.attempts, _MOST_STARTS))
         self._part_bytes = part_bytes
-        self._files = RetryingS3(self._retry)
-
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{checked_key(key)}"
+        self._client = connect(self._retry)
 
     def _key(self, key: str) -> str:
         """The key in the bucket."""
-        return self._path(key).partition("/")[2]
+        return f"{_below(self._prefix)}{checked_key(key)}"
+
+    def _send(self, operation: str, key: str, expected: Sequence[str] = (), **request: Any) -> dict[str, Any] | None:
+        return self._client.send(operation, expected, Bucket=self._bucket, Key=self._key(key), **request)
 
     @override
     def list(self, prefix: str = "") -> list[Entry]:
         top = self._key(prefix) if prefix else self._prefix
-        with self._faults(f"s3://{self._bucket}/{top}".rstrip("/"), "listed"):
-            found = self._files.wait(self._files.listing, self._bucket, _below(top))
+        request = {"Bucket": self._bucket, "Prefix": _below(top)}
         ours = len(_below(self._prefix))
-        files = [one for one in found if not one["Key"].endswith("/")]  # such a key stands for an empty folder
-        return sorted(
-            (Entry(one["Key"][ours:], int(one["Size"]), _version(one), one["LastModified"]) for one in files),
-            key=lambda entry: entry.key,
-        )
+        entries: list[Entry] = []
+        with self._faults(f"s3://{self._bucket}/{top}".rstrip("/"), "listed"):
+            while page := self._client.send("list_objects_v2", **request):
+                files = (one for one in page.get("Contents", []) if not one["Key"].endswith("/"))  # no empty folders
+                entries += (Entry(one["Key"][ours:], one["Size"], _version(one), one["LastModified"]) for one in files)
+                if not page.get("NextContinuationToken"):
+                    break
+                request["ContinuationToken"] = page["NextContinuationToken"]
+        return sorted(entries, key=lambda entry: entry.key)
 
     @override
     def stat(self, key: str) -> Entry | None:
-        details = self._head(key)
-        return (
-            Entry(key, int(details["ContentLength"]), _version(details), details["LastModified"]) if details else None
-        )
-
-    def _head(self, key: str) -> dict[str, Any] | None:
-        in_bucket = self._key(key)
         with self._faults(self.where(key), "read"):
-            return self._files.wait(self._files.head, self._bucket, in_bucket)
+            try:
+                found = self._send("head_object", key, MISSING)
+            except ClientError as error:
+                if code_of(error) in ("400", "403"):  # this answer has no text with the reason: another one has
+                    self._look_at_bucket(key)
+                raise
+        return Entry(key, found["ContentLength"], _version(found), found["LastModified"]) if found else None
+
+    def _look_at_bucket(self, key: str) -> None:
+        """Fail if the bucket is not there or may not be read."""
+        self._client.send("list_objects_v2", Bucket=self._bucket, Prefix=self._key(key), MaxKeys=1)
 
     @override
     def local(self, key: str) -> Path:
-        return self._local(key, None)
+        return self.local_version(key, 0, "")
 
     @override
     def local_version(self, key: str, size: int, version: str) -> Path:
-        return self._local(key, (version, size) if version else None)
+        known = iter([(size, version)] if version else [])  # unless it has changed since
 
-    def _local(self, key: str, known: tuple[str, int] | None) -> Path:
-        """A copy of a file; ``known`` are its version and size, unless it has changed since."""
-        first = iter([known])
+        def copy() -> Path:
+            size, version = next(known, None) or self._present(key)
+            return self._cache.get(self.where(key), version, lambda path: self._fetch(key, version, size, path))
+
         with self._faults(self.where(key), "read"):
-            return self._new_starts.call(
-                lambda: self._copy_of(key, next(first, None)), needs_a_new_start, self.where(key)
-            )
+            return self._new_starts.call(copy, needs_a_new_start, self.where(key))
 
-    def _copy_of(self, key: str, known: tuple[str, int] | None) -> Path:
-        version, size = known or self._present(key)
-        return self._cache.get(self.where(key), version, lambda path: self._fetch(key, version, size, path))
-
-    def _present(self, key: str) -> tuple[str, int]:
-        details = self._head(key)
-        if details is None:
-            self._files.wait(self._files.look_at_bucket, self._bucket, self._key(key))
-            raise StorageError(f"{self.where(key)}: no such file")
-        return _version(details), int(details["ContentLength"])
-
-    @override
-    @contextmanager
-    def publishing(self, key: str) -> Iterator[Path]:
-        target = self._path(key)
-        with self._faults(self.where(key), "written"):
-            workplace = self._cache.workplace()
-            try:
-                partial = workplace / key.rpartition("/")[2]
-                yield partial
-                self._new_starts.call(lambda: self._send(partial, target), needs_a_new_start, self.where(key))
-            finally:
-                shutil.rmtree(workplace, ignore_errors=True)
-
-    @override
-    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
-        in_bucket = self._key(key)
-        with self._faults(self.where(key), "written"):
-            return self._files.wait(self._files.exchange, self._bucket, in_bucket, data, version)
-
-    @override
-    def remove(self, key: str) -> None:
-        with self._faults(self.where(key), "removed"):
-            try:
-                self._files.rm_file(self._path(key))
-            except FileNotFoundError:
-                return
-
-    @override
-    def child(self, folder: str) -> "S3Storage":
-        return S3Storage(self._path(folder), self._cache, self._retry, self._part_bytes)
-
-    @override
-    def sweep(self) -> None:
-        """Give up old uploads in parts: S3 keeps, and charges for, the parts of one that was killed."""
-        self._cache.sweep()
-        before = datetime.now(UTC) - UNFINISHED_FOR
-        try:
-            self._files.wait(self._files.give_up_uploads, self._bucket, _below(self._prefix), before)
-        except FAULTS as error:  # many credentials may not list uploads, and nothing depends on it
-            log.info("%s: unfinished uploads cannot be listed: %s", self.uri, reason_of(error))
-
-    def _send(self, partial: Path, target: str) -> None:
-        self._files.put_file(str(partial), target, chunksize=self._part_bytes)
+    def _present(self, key: str) -> tuple[int, str]:
+        """Size and version of a file."""
+        if entry := self.stat(key):
+            return entry.size, entry.version
+        self._look_at_bucket(key)
+        raise StorageError(f"{self.where(key)}: no such file")
 
     def _fetch(self, key: str, version: str, size: int, path: Path) -> None:
         part_bytes = self._part_bytes or PART_BYTES
-        details = self._files.wait(self._files.fetch, self._bucket, self._key(key), version, size, path, part_bytes)
-        if not _is_md5(version, details, self._bucket):
+        fetching = self._client.fetch(self._bucket, self._key(key), version, size, path, part_bytes)
+        details = self._client.run(fetching)
+        if not (size and _is_md5(version, details, self._bucket)):
             return
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "md5").hexdigest()
         if found != version:
             raise WrongContentError(f"damaged, on its way or in the storage: its MD5 is {found}, not {version}")
+
+    @override
+    @contextmanager
+    def publishing(self, key: str) -> Iterator[Path]:
+        target, address = self._key(key), self.where(key)
+        with self._faults(address, "written"), self._cache.workplace() as folder:
+            partial = folder / key.rpartition("/")[2]
+            yield partial
+            self._new_starts.call(
+                lambda: self._client.run(self._client.put(self._bucket, target, partial, self._part_bytes)),
+                needs_a_new_start,
+                address,
+            )
+
+    @override
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
+        with self._faults(self.where(key), "written"):
+            if data is None:
+                return "" if self._send("delete_object", key, NOT_THAT_VERSION, **condition) else None
+            written = self._send("put_object", key, NOT_THAT_VERSION, Body=data, **condition)
+            return _version(written) if written else None
+
+    @override
+    def remove(self, key: str) -> None:
+        with self._faults(self.where(key), "removed"):
+            self._send("delete_object", key, MISSING)
+
+    @override
+    def child(self, folder: str) -> "S3Storage":
+        return S3Storage(self.where(checked_key(folder)), self._cache, self._retry, self._part_bytes)
+
+    @override
+    def sweep(self) -> None:
+        """Abort old uploads in parts: S3 keeps, and charges for, the parts of one that was killed."""
+        self._cache.sweep()
+        before = datetime.now(UTC) - UNFINISHED_FOR
+        try:
+            found = self._client.send("list_multipart_uploads", Bucket=self._bucket, Prefix=_below(self._prefix)) or {}
+            for upload in found.get("Uploads", []):
+                if upload["Initiated"] < before:
+                    which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    self._client.send("abort_multipart_upload", Bucket=self._bucket, **which)
+        except FAULTS as error:  # many credentials may not list uploads, and nothing depends on it
+            log.info("%s: could not abort unfinished uploads: %s", self.uri, reason_of(error))
 
     @contextmanager
     def _faults(self, address: str, done: str) -> Iterator[None]:
@@ -185,11 +196,11 @@ class S3Storage(Storage):
 
 def make_bucket(name: str) -> bool:
     """Make a bucket if it is not there; whether it was made. StorageError if the storage does not let us."""
-    files = RetryingS3(RetryPolicy(_MOST_ATTEMPTS))
+    client = connect(RetryPolicy(_MOST_ATTEMPTS))
     with _storage_errors(f"s3://{name}", "made", "on this machine"):
-        if files.exists(name):
+        if client.send("head_bucket", MISSING, Bucket=name):
             return False
-        files.mkdir(name)
+        client.send("create_bucket", Bucket=name)
     return True
 
 

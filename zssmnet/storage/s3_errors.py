@@ -7,7 +7,9 @@ from botocore.parsers import ResponseParserError
 from zssmnet.storage.retry import GaveUpError, one_line
 
 FAULTS = (OSError, exceptions.BotoCoreError, exceptions.ClientError, HTTPFault, ResponseParserError, GaveUpError)
-"""All that s3fs and what lies below it raise."""
+"""All that aiobotocore and what lies below it raise."""
+MISSING = ("404", "NoSuchKey", "NoSuchBucket")
+"""Codes of the answers to a request for what is not there."""
 RUN_AGAIN = "run it again when the storage answers: what is done is not done again"
 
 NOT_THAT_VERSION = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404")
@@ -19,17 +21,14 @@ _TRANSIENT_CODES = frozenset(
     {
         "BadDigest",
         "IncompleteBody",
-        "InternalError",
         "OperationAborted",
         "RequestTimeout",
-        "ServiceUnavailable",
-        "SlowDown",
         "Throttling",
         "ThrottlingException",
-        "TooManyRequests",
         "XAmzContentSHA256Mismatch",
     }
 )
+"""Codes of transient errors that come with the status 400 or 409."""
 _TRANSIENT_ERRORS = (
     TimeoutError,
     ConnectionError,
@@ -95,16 +94,14 @@ class WrongContentError(Exception):
 
 def code_of(error: BaseException) -> str:
     """The code of S3's answer, such as "SlowDown", or "503" for an answer without a text; "" if there was none."""
-    answer = _answer(error)
-    return str(answer.response.get("Error", {}).get("Code", "")) if answer else ""
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, exceptions.ClientError) else ""
 
 
 def is_transient(error: Exception) -> bool:
     """Whether a request that failed in this way may succeed at the next attempt."""
-    if answer := _answer(error):
-        status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        code = code_of(error)
-        return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES or code in map(str, _TRANSIENT_STATUS)
+    if isinstance(error, exceptions.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status in _TRANSIENT_STATUS or code_of(error) in _TRANSIENT_CODES
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return False
     return isinstance(error, _TRANSIENT_ERRORS)
@@ -130,21 +127,13 @@ def reason_of(error: BaseException) -> str:
         return f"{one_line(error)}: renew the credentials and run again"
     if isinstance(error, exceptions.ConnectionError):
         return f"{one_line(error)}: check AWS_ENDPOINT_URL and the network"
-    answer = _answer(error)
-    if answer is None:
+    if not isinstance(error, exceptions.ClientError):
         return one_line(error)
     code = code_of(error)
-    message = " ".join(str(answer.response.get("Error", {}).get("Message", "")).split())
+    message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
     return _MEANING_OF.get(code, f"{message or 'refused'} ({{code}})").replace("{code}", code)
 
 
 def is_of_this_machine(error: BaseException) -> bool:
     """Whether the operating system reports it, not the storage: a full disk, a folder that may not be written."""
-    return isinstance(error, OSError) and _answer(error) is None and not isinstance(error, _TRANSIENT_ERRORS)
-
-
-def _answer(error: BaseException | None) -> exceptions.ClientError | None:
-    """S3's answer, which s3fs hides behind an error of the operating system."""
-    while error is not None and not isinstance(error, exceptions.ClientError):
-        error = error.__cause__ if isinstance(error, OSError) else None
-    return error
+    return isinstance(error, OSError) and not isinstance(error, _TRANSIENT_ERRORS)

@@ -1,6 +1,5 @@
 """Temporary folders that do not pile up: each is named by its process; the next one removes what killed ones left."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from zssmnet.errors import StorageError
-from zssmnet.storage.process_id import Owner, this_process
+from zssmnet.storage.process_id import sweep, this_process
 
 _PREFIX = "zssmnet-"
 
@@ -38,7 +37,4 @@ def temporary_errors() -> Iterator[None]:
 @cache
 def _sweep(place: str) -> None:
     """Once in each process, remove the folders of those that are no more."""
-    for folder in Path(place).glob(f"{_PREFIX}*"):
-        owner = Owner.parse(folder.name.removeprefix(_PREFIX).rpartition("-")[0])
-        if owner and owner.has_gone:
-            shutil.rmtree(folder, ignore_errors=True)
+    sweep(Path(place), _PREFIX)

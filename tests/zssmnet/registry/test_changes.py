@@ -12,9 +12,9 @@ from zssmnet.data.archive import take_inventory
 from zssmnet.preparation.cubes import cut_subset
 from zssmnet.preparation.prepare import PreparedCase, publish_prepared
 from zssmnet.registry.challenge import JUDGEMENT, Judgement
-from zssmnet.registry.changes import Changes, find_changes
+from zssmnet.registry.changes import Changes, find_changes, refresh_records
 from zssmnet.registry.lineage import CaseData, data_of_case, training_inputs
-from zssmnet.registry.versions import MODEL, publish, roll_back
+from zssmnet.registry.versions import MODEL, promote, publish, roll_back
 from zssmnet.storage import LocalStorage, open_storage, records
 from zssmnet.storage.records import NOT_YET, Output, Record, publish_record, read_record
 
@@ -103,6 +103,7 @@ def clinic(made: Path, tmp_path: Path) -> Clinic:
 
 
 def test_nothing_new(clinic: Clinic) -> None:
+    refresh_records(clinic.data, clinic.look().up_to_date)
     changes = clinic.look()
     assert changes == Changes((), tuple(read_record(clinic.data, one, PreparedCase) for one in "abc"), (), (), ())
 
@@ -194,11 +195,15 @@ class TestUpToDate:
     def test_touched_files_are_read_once_and_not_new(self, clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
         for channel in range(3):
             os.utime(clinic.image_path(channel, "b"))
-        before = read_record(clinic.data, "b", PreparedCase)
-        assert clinic.facts() == {"up_to_date": ["a", "b", "c"]}
+        before, files = read_record(clinic.data, "b", PreparedCase), traces(clinic.root)
+        changes = clinic.look()
+        assert [record.case_id for record in changes.up_to_date] == ["a", "b", "c"]
+        assert traces(clinic.root) == files
+        refresh_records(clinic.data, changes.up_to_date)
         after = read_record(clinic.data, "b", PreparedCase)
         assert [one.version for one in before.inputs] != [one.version for one in after.inputs]
         assert after.identity() == before.identity()
+        assert not promote(clinic.weights, "first")
         monkeypatch.setattr(records, "sha256_of", None)  # nothing is read again
         again = traces(clinic.root)
         assert clinic.facts() == {"up_to_date": ["a", "b", "c"]}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zssmnet.errors import LockedError
-from zssmnet.storage import LocalStorage, Storage
+from zssmnet.errors import LockedError, StorageError
+from zssmnet.storage import Entry, LocalStorage, Storage
+from zssmnet.storage import lock as module
 from zssmnet.storage.lock import LOCK_FILE, LockOptions, LockOwner, LockTiming, is_locked, lock_options, locked
 from zssmnet.storage.process_id import Owner, this_process
 from zssmnet.storage.s3 import S3Storage
@@ -59,6 +60,15 @@ class LockContract:
             assert [entry.key for entry in storage.list()] == [LOCK_FILE]
         assert not is_locked(storage)
         assert storage.list() == []
+        assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
+
+    def test_it_sends_heartbeats(self, storage: Storage) -> None:
+        with locked(storage, timing=replace(QUICK, expires_s=1e6)):
+            versions, deadline = {storage.stat(LOCK_FILE).version}, time.monotonic() + 30
+            while len(versions) < 3 and time.monotonic() < deadline:
+                versions.add(storage.stat(LOCK_FILE).version)
+                time.sleep(QUICK.heartbeat_s / 5)
+        assert len(versions) == 3
 
     def test_the_second_is_told_who_has_the_lock(self, storage: Storage) -> None:
         with another_thread_with_the_lock(storage), pytest.raises(LockedError) as caught, locked(storage, timing=QUICK):
@@ -147,7 +157,7 @@ class LockContract:
         assert [entry.key for entry in storage.list()] == [LOCK_FILE]
 
     def test_one_that_was_suspended_finds_out_that_it_was_taken_over(self, storage: Storage) -> None:
-        with pytest.raises(LockedError, match="another run has taken it over"), locked(storage, timing=QUICK) as lock:
+        with pytest.raises(LockedError, match="lock lost to another run"), locked(storage, timing=QUICK) as lock:
             lock.check()
             (entry,) = storage.list()
             storage.remove(entry.key)
@@ -177,7 +187,7 @@ class LockContract:
 
     def test_one_that_lost_the_lock_leaves_that_of_its_successor(self, storage: Storage) -> None:
         slow = replace(QUICK, heartbeat_s=1e6, expires_s=0)  # as if suspended: no heartbeat but at a check
-        with pytest.raises(LockedError, match="another run has taken it over"), locked(storage, timing=slow) as lock:
+        with pytest.raises(LockedError, match="lock lost to another run"), locked(storage, timing=slow) as lock:
             lock.check()
             storage.publish_bytes(LOCK_FILE, lock_of(ELSEWHERE))
         assert storage.read(LOCK_FILE) == lock_of(ELSEWHERE)
@@ -206,6 +216,172 @@ class TestOnDisk(LockContract):
         with pytest.raises(LockedError) as caught, locked(storage, timing=QUICK):
             pytest.fail("it was locked")
         assert str(caught.value).isprintable()
+
+    def test_a_check_writes_only_if_the_last_heartbeat_is_old(self, storage: Storage) -> None:
+        with locked(storage, timing=replace(QUICK, heartbeat_s=1e6, expires_s=1e6)) as lock:
+            before = storage.stat(LOCK_FILE)
+            lock.check()
+            assert storage.stat(LOCK_FILE) == before
+
+    def test_heartbeats_are_sent_one_at_a_time(self, tmp_path: Path) -> None:
+        storage = Slow(tmp_path)
+        timing = replace(QUICK, heartbeat_s=1e6, expires_s=0)
+        with locked(storage, timing=timing) as lock, ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: lock.check(), range(4)))
+        assert storage.most_inside == 1
+
+    def test_a_lost_lock_is_reported_once(self, storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(LockedError, match="lock lost to another run"), locked(storage, timing=QUICK):
+            storage.remove(LOCK_FILE)
+            time.sleep(20 * QUICK.heartbeat_s)
+        assert caplog.text.count("lock lost to another run") == 1
+
+    def test_waiting_asks_for_the_lock_now_and_then(self, tmp_path: Path) -> None:
+        storage = Slow(tmp_path)
+        with (
+            another_thread_with_the_lock(LocalStorage(tmp_path)),
+            pytest.raises(LockedError),
+            locked(storage, timeout_s=0.5, timing=replace(QUICK, poll_s=0.2)),
+        ):
+            pytest.fail("it was locked")
+        assert 3 <= storage.asked < 60
+
+    def test_options_end_with_their_block(self) -> None:
+        before = module._options.get()
+        with lock_options(LockOptions("run 'x'", 5)):
+            assert module._options.get() == LockOptions("run 'x'", 5)
+        assert module._options.get() == before
+
+    def test_an_acquisition_whose_answer_was_lost_is_ours(self, tmp_path: Path) -> None:
+        storage = AnswerLost(tmp_path, times=1)
+        with locked(storage, timing=replace(QUICK, expires_s=1e6)) as lock:
+            assert storage.times == 0
+            lock.check()
+        assert storage.list() == []
+
+    def test_a_heartbeat_whose_answer_was_lost_keeps_the_lock(self, tmp_path: Path) -> None:
+        storage = AnswerLost(tmp_path, times=0)
+        with locked(storage, timing=replace(QUICK, heartbeat_s=1e6, expires_s=0)) as lock:
+            storage.times = 1
+            for _ in range(3):
+                lock.check()
+            assert storage.times == 0
+        assert storage.list() == []
+
+    @pytest.mark.parametrize("others", [{"process": str(replace(this_process(), process=1))}, {"id": "another"}])
+    def test_a_refused_write_of_another_owner_is_not_ours(self, others: dict[str, str], tmp_path: Path) -> None:
+        """One of another process with the same number, or another lock of this process."""
+        storage = WrittenByAnother(tmp_path, others)
+        module._ids_of_this_process.add("another")
+        try:
+            with (
+                pytest.raises(LockedError, match="is locked by"),
+                locked(storage, timing=replace(QUICK, expires_s=1e6)),
+            ):
+                pytest.fail("it was locked")
+        finally:
+            module._ids_of_this_process.discard("another")
+        assert storage.stat(LOCK_FILE)
+
+    def test_a_lock_that_this_process_could_not_remove_is_taken_over_at_once(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with locked(Unremovable(tmp_path), timing=QUICK):
+            pass
+        assert "could not release lock: the disk is away" in caplog.text
+        assert LocalStorage(tmp_path).stat(LOCK_FILE)
+        assert not is_locked(LocalStorage(tmp_path))
+        with locked(LocalStorage(tmp_path), timing=replace(QUICK, expires_s=1e6)):
+            assert is_locked(LocalStorage(tmp_path))
+        assert LocalStorage(tmp_path).list() == []
+
+    def test_an_acquisition_that_was_interrupted_is_no_lock(self, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt), locked(Interrupted(tmp_path), timing=QUICK):
+            pytest.fail("it was interrupted")
+        assert LocalStorage(tmp_path).stat(LOCK_FILE)
+        with locked(LocalStorage(tmp_path), timing=replace(QUICK, expires_s=1e6)):
+            pass
+
+    def test_a_heartbeat_that_cannot_be_written_is_sent_again(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        storage = Unwritable(tmp_path)
+        with locked(storage, timing=replace(QUICK, heartbeat_s=1e6, expires_s=0)) as lock:
+            storage.is_away = True
+            lock.check()
+            assert "could not renew lock, retrying: the disk is away" in caplog.text
+            storage.is_away = False
+            before = storage.stat(LOCK_FILE)
+            lock.check()
+            assert storage.stat(LOCK_FILE) != before
+
+
+class Slow(LocalStorage):
+    """Notes how many write side by side, and how often the file is asked for."""
+
+    inside = most_inside = asked = 0
+
+    def stat(self, key: str) -> Entry | None:
+        self.asked += 1
+        return super().stat(key)
+
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        time.sleep(0.05)
+        self.inside -= 1
+        return super().exchange(key, data, version)
+
+
+class AnswerLost(LocalStorage):
+    """Writes are carried out, but their answers are lost, and what is sent again is refused; so many times."""
+
+    def __init__(self, folder: Path, times: int) -> None:
+        super().__init__(folder)
+        self.times = times
+
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        written = super().exchange(key, data, version)
+        if self.times and data is not None:
+            self.times -= 1
+            return None
+        return written
+
+
+class WrittenByAnother(LocalStorage):
+    """Whoever wants the lock finds that another was quicker, whose file differs only so far."""
+
+    def __init__(self, folder: Path, others: dict[str, str]) -> None:
+        super().__init__(folder)
+        self.others = others
+
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        if data is not None:
+            other = LockOwner.model_validate_json(data).model_copy(update=self.others)
+            self.publish_bytes(key, other.model_dump_json().encode())
+        return None
+
+
+class Unremovable(LocalStorage):
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        if data is None:
+            raise StorageError("the disk is away")
+        return super().exchange(key, data, version)
+
+
+class Unwritable(LocalStorage):
+    is_away = False
+
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        if self.is_away:
+            raise StorageError("the disk is away")
+        return super().exchange(key, data, version)
+
+
+class Interrupted(LocalStorage):
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        super().exchange(key, data, version)
+        raise KeyboardInterrupt
 
 
 class TestOnS3(LockContract):

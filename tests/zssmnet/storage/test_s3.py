@@ -5,14 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from tests.zssmnet.storage.storage_contract import StorageContract
 from zssmnet.errors import ConfigError, StorageError
 from zssmnet.storage import open_storage
 from zssmnet.storage.cache import SPARED_S, Cache
 from zssmnet.storage.s3 import S3Storage
-from zssmnet.storage.s3_files import RetryingS3
 
 
 class TestS3Storage(StorageContract):
@@ -34,7 +32,7 @@ class TestS3Storage(StorageContract):
     @pytest.mark.long
     def test_more_files_than_a_page_of_a_listing(self, storage: S3Storage) -> None:
         for number in range(1001):
-            storage._files.pipe_file(storage._path(f"many/{number:04}"), b"x")
+            storage.exchange(f"many/{number:04}", b"x", None)
         assert len(storage.list("many")) == 1001
 
     def test_a_missing_bucket_is_an_error_of_one_line(self, storage: S3Storage) -> None:
@@ -45,11 +43,9 @@ class TestS3Storage(StorageContract):
     def test_no_endpoint_is_an_error_of_one_line(self, storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         monkeypatch.setattr("zssmnet.storage.s3._MOST_ATTEMPTS", 1)
-        storage._files.clear_instance_cache()
         with pytest.raises(StorageError) as caught:
             open_storage("s3://bucket/prefix").publish_bytes("file", b"x")
         assert "\n" not in str(caught.value)
-        storage._files.clear_instance_cache()
 
 
 def test_cache_keeps_its_limit_and_what_was_used_last(tmp_path: Path) -> None:
@@ -89,12 +85,9 @@ def test_cache_keeps_nothing_of_a_fetch_that_failed(tmp_path: Path) -> None:
     "endpoint", ["minio:9000", "minio", "http://", "ftp://minio", "http://minio:port", "https:/minio"]
 )
 def test_an_endpoint_that_is_no_address_is_one_line(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    s3fs.S3FileSystem.clear_instance_cache()
-    RetryingS3.clear_instance_cache()
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises((ConfigError, StorageError)) as error:
         open_storage("s3://bucket/root").list()
     assert str(error.value).startswith("s3://bucket/root: ")
     assert endpoint in str(error.value)
     assert "\n" not in str(error.value)
-    RetryingS3.clear_instance_cache()

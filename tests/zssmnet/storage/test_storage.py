@@ -245,9 +245,46 @@ class TestErrors:
             with pytest.raises(UnreadableFileError, match="file: cannot be read: Permission denied"):
                 sha256_of(public_folder / "file")
 
-    def test_other_addresses_are_refused(self):
-        with pytest.raises(InputError, match="ftp://host/folder"):
-            open_storage("ftp://host/folder")
+    @pytest.mark.parametrize(
+        "address", ["ftp://host/folder", "s3:/bucket/root", "s3:bucket", "S3:/bucket", "file:/folder", "file:///folder"]
+    )
+    def test_other_addresses_are_refused(self, address: str):
+        with pytest.raises(InputError, match=f"^{address}: only local folders and s3://bucket/prefix can be used$"):
+            open_storage(address)
+
+
+NAMES_UNDER_ASCII = r"""
+import sys
+from pathlib import Path
+from zssmnet.errors import InputError
+from zssmnet.storage import open_storage, read_file
+
+for action in (
+    lambda: open_storage(sys.argv[1]),
+    lambda: open_storage(Path("Pr\u00fcfung")),
+    lambda: open_storage("s3://bucket/Pr\u00fcfung"),
+    lambda: read_file("Pr\u00fcfung/file"),
+    lambda: open_storage(".").read("Pr\u00fcfung"),
+):
+    try:
+        action()
+    except InputError as error:
+        print(error, file=sys.stderr)
+"""
+
+
+def test_names_that_the_locale_cannot_encode_are_refused_with_the_way_out():
+    """As under cron with Python's coercion off; an address comes as bytes on the command line, or as text."""
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", NAMES_UNDER_ASCII, "Prüfung"]
+    done = subprocess.run(command, env=os.environ | ascii_only, capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 5
+    way_out = "is not in this locale's encoding, ascii; set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8"
+    assert [line for line in lines if not line.endswith(way_out)] == []
+    utf8 = {"LC_ALL": "C", "PYTHONUTF8": "1"}
+    done = subprocess.run(command, env=os.environ | utf8, capture_output=True, text=True, check=False)
+    assert "locale" not in done.stderr
 
 
 def test_after_a_power_cut_no_name_is_there_without_its_file(root: Path, monkeypatch: pytest.MonkeyPatch):
@@ -360,7 +397,8 @@ def test_version_tells_files_apart_that_were_written_in_the_same_moment(root: Pa
 
 def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert open_storage("~/archive").uri == str(tmp_path / "archive")
+    for address in ("~/archive", Path("~/archive")):
+        assert open_storage(address).uri == str(tmp_path / "archive")
     assert open_storage("~nobody-of-this-name/x").uri.endswith("/~nobody-of-this-name/x")
 
 
@@ -368,6 +406,9 @@ def test_read_file_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "splits.json").write_bytes(b"[]")
     monkeypatch.chdir(tmp_path)
     for uri in ("splits.json", "./splits.json", str(tmp_path / "splits.json")):
+        assert read_file(uri) == b"[]"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for uri in ("~/splits.json", Path("~/splits.json"), Path("splits.json"), tmp_path / "splits.json"):
         assert read_file(uri) == b"[]"
     for uri in ("missing.json", "/missing.json", "folder/missing.json"):
         with pytest.raises(StorageError, match="no such file"):

@@ -15,8 +15,8 @@ import os, signal, sys
 from pathlib import Path
 from zssmnet.storage.cache import Cache
 from zssmnet.storage.temporary import temporary_folder
-(Cache(Path(sys.argv[1]), 1000).workplace() / "half").write_text("half")
-with temporary_folder() as folder:
+with Cache(Path(sys.argv[1]), 1000).workplace() as half, temporary_folder() as folder:
+    (half / "half").write_text("half")
     (folder / "file").write_text("x")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -50,8 +50,9 @@ def test_what_killed_processes_left_goes_and_all_else_stays(place: Path) -> None
     with temporary_folder() as ours:
         assert {*place.glob("zssmnet-*")} == {ours, *others}
 
-    at_work = cache.workplace()
-    assert len([*(cache.folder / "partial").iterdir()]) == 3
-    cache.sweep()
-    assert [*(cache.folder / "partial").iterdir()] == [at_work]
-    assert at_work.name.startswith(str(this_process()))
+    with cache.workplace() as at_work:
+        assert len([*(cache.folder / "partial").iterdir()]) == 3
+        cache.sweep()
+        assert [*(cache.folder / "partial").iterdir()] == [at_work]
+        assert at_work.name.startswith(str(this_process()))
+    assert not at_work.exists()
