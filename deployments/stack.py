@@ -19,7 +19,7 @@ from typing import Any
 from xmlrpc.client import ServerProxy
 
 from deployments.compose import COMPOSE_FILE, IS_INSTALLED
-from deployments.local_settings import MARK, SERVER, LocalSettings, StackError, gpus_of_this_machine
+from deployments.local_settings import MARK, SERVER, SETUP, LocalSettings, StackError, gpus_of_this_machine
 from flows.ends import run_to_its_end, say
 
 FOLDER = Path.cwd() / ".service" if IS_INSTALLED else COMPOSE_FILE.parent / ".service"
@@ -27,13 +27,10 @@ PORT = 4200
 """The port that `main` asks for."""
 READY_S = 600
 """How long a service may take to become ready; the first start of a server makes its database."""
-SETUP_S = 600
 RUNS_END_S = 60
 """A training in several processes takes up to 45 s to end in order."""
 ENDS_S = 120
 """Supervisor waits 60 s for the workers, then for the server, before it kills them."""
-_SOCKET_BYTES = 96
-"""Systems take 107 bytes, and supervisor adds a number."""
 
 
 class LocalStack:
@@ -58,25 +55,17 @@ class LocalStack:
     @cached_property
     def settings(self) -> LocalSettings:
         """What it is started with."""
-        return LocalSettings(self.folder, self._overrides, self._port)
+        return LocalSettings(self.folder, self._overrides)
 
     @property
     def environment(self) -> dict[str, str]:
         """Settings for clients of the service: where it is, and the password; known after the first start."""
         return self.settings.clients()
 
-    def log(self, service: str) -> Path:
-        """Where the output of a service goes."""
-        return self.folder / "logs" / f"{service}.log"
-
-    def pid(self, service: str) -> int | None:
-        """The process id of a service, if it runs."""
-        return next((one["pid"] or None for one in self.services() if one["name"] == service), None)
-
-    def services(self) -> list[dict[str, Any]]:
-        """What supervisor knows of each service: name, statename, pid, description. Empty if it does not run."""
+    def services(self) -> dict[str, dict[str, Any]]:
+        """What supervisor knows of each service: statename, pid, description. Empty if it does not run."""
         supervisor = self._supervisor()
-        return supervisor.getAllProcessInfo() if supervisor else []
+        return {one["name"]: one for one in supervisor.getAllProcessInfo()} if supervisor else {}
 
     def processes(self) -> set[int]:
         """All processes of this stack, also runs and what they have started, even if their worker is gone."""
@@ -102,12 +91,11 @@ class LocalStack:
                     f"the service runs, and was moved here from {self.settings.state.folder} meanwhile: stop it with "
                     "'zssmnet-service stop', then start it"
                 )
-            known = self.services()
-            names = [SERVER, "setup", *(one["name"] for one in known if one["name"] != SERVER)]
-            missing = {one["name"] for one in known if one["statename"] not in ("RUNNING", "STARTING")}
-            missing &= set(services or names)
-            for name in names if missing else []:
-                if name == "setup" and name in (services or names):
+            states = {name: one["statename"] for name, one in self.services().items()}
+            wanted = [one for one in dict.fromkeys((SERVER, SETUP, *states)) if services is None or one in services]
+            missing = [name for name in wanted if states.get(name) in ("STOPPED", "EXITED", "FATAL")]
+            for name in wanted if missing else []:
+                if name == SETUP:
                     self._set_up()
                 elif name in missing:
                     self._start(name)
@@ -125,7 +113,7 @@ class LocalStack:
             if not self.processes():
                 return False
             if supervisor := self._supervisor():
-                known = {supervisor.getPID(), *(one["pid"] for one in self.services())}
+                known = {supervisor.getPID(), *(one["pid"] for one in self.services().values())}
                 # they report that they were ended; a worker that gets SIGTERM kills them silently
                 _end(lambda: self.processes() - known, signal.SIGTERM, RUNS_END_S)
                 supervisor.shutdown()
@@ -135,50 +123,49 @@ class LocalStack:
 
     def _launch(self, umask: int) -> None:
         self._end_left_overs()
-        control = self.folder / "supervisor.sock"
-        if len(os.fsencode(control)) > _SOCKET_BYTES:
-            raise StackError(f"{control}: is longer than {_SOCKET_BYTES} bytes, more than a socket's path may have")
-        for note in self.settings.prepare(umask):
+        for note in self.settings.prepare(self._port, umask):
             say(f"note: {note}")
-        command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(self.folder / "supervisord.conf")]
-        done = subprocess.run(
-            command, env=self.settings.environment(), cwd=self.folder, capture_output=True, text=True, check=False
-        )
-        if done.returncode or not _wait_for(lambda: self._supervisor() is not None, ENDS_S):
-            words = (done.stderr or done.stdout).strip().splitlines() or ["it does not answer"]
-            raise StackError(f"supervisor was not started: {words[-1]} (see {self.log('supervisord')})")
+        command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
+        if self._run(command, "supervisord") or not _wait_for(lambda: self._supervisor() is not None, ENDS_S):
+            raise StackError(f"supervisor was not started: {self._last_line('supervisord')}")
 
     def _start(self, name: str) -> None:
         supervisor: Any = self._supervisor()
         supervisor.startProcess(name, False)
 
-        def has_failed() -> bool:
-            return supervisor.getProcessInfo(name)["statename"] in ("BACKOFF", "EXITED", "FATAL", "STOPPED")
+        def state() -> str:
+            return str(supervisor.getProcessInfo(name)["statename"])
 
-        ready = _wait_for(lambda: has_failed() or self._answers(name), READY_S)
-        if not ready or has_failed():
+        def is_ready() -> bool:
+            return state() == "RUNNING" and (name != SERVER or self._answers())
+
+        ready = _wait_for(lambda: state() in ("BACKOFF", "EXITED", "FATAL") or is_ready(), READY_S)
+        if not ready or state() != "RUNNING":
             supervisor.stopProcess(name)
-            happened = f"did not become ready in {READY_S} s" if not ready else "ended before it was ready"
-            raise StackError(f"{name} {happened}: {_last_line(self.log(name))}")
-        say(f"{name} is ready: {self.settings.address(name).removeprefix('http://')}")
+            happened = "ended before it was ready" if ready else f"did not become ready in {READY_S} s"
+            raise StackError(f"{name} {happened}: {self._last_line(name)}")
+        say(f"{name} is running")
 
     def _set_up(self) -> None:
-        command, environment = self.settings.command("setup"), self.settings.environment()
-        try:
-            with self.log("setup").open("wb") as log:
-                done = subprocess.run(
-                    command, env=environment, cwd=self.folder, stdout=log, stderr=log, timeout=SETUP_S, check=False
-                )
-        except subprocess.TimeoutExpired as error:
-            raise StackError(f"setup took more than {SETUP_S} s: {_last_line(self.log('setup'))}") from error
-        if done.returncode:
-            raise StackError(f"setup failed: {_last_line(self.log('setup'))}")
+        if self._run(self.settings.command(SETUP), SETUP):
+            raise StackError(f"setup failed: {self._last_line(SETUP)}")
         say("setup is done")
 
-    def _answers(self, name: str) -> bool:
-        page = "/api/ready" if name == SERVER else "/health"
+    def _run(self, command: list[str], name: str) -> int:
+        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
+            return subprocess.run(
+                command, env=self.settings.environment(), cwd=self.folder, stdout=log, stderr=log, check=False
+            ).returncode
+
+    def _last_line(self, name: str) -> str:
+        log = self.folder / "logs" / f"{name}.log"
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+        said = [line for line in lines if line and not line.startswith("For help, use ")]  # supervisor's last line
+        return f"{said[-1] if said else 'it printed nothing'} (see {log})"
+
+    def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.settings.address(name)}{page}", timeout=5):
+            with urllib.request.urlopen(f"{self.settings.address}/api/ready", timeout=5):
                 return True
         except OSError:
             return False
@@ -241,14 +228,13 @@ def _start(stack: LocalStack) -> int:
         say(f"note: {note}")
     if not stack.start():
         say("the service is already running")
-    folder = stack.folder
     say(
         "",
-        f"Prefect's pages:    {stack.settings.address(SERVER)}",
-        f"user:password       {stack.environment['PREFECT_API_AUTH_STRING']} (into the one field of the login)",
-        f"for the shell:      . {_short(folder / 'env')}",
-        f"logs:               {_short(folder / 'logs')}",
-        "stop it:            zssmnet-service stop",
+        f"Prefect's pages:   {stack.settings.address}",
+        f"user:password      {stack.environment['PREFECT_API_AUTH_STRING']} (into the one field of the login)",
+        f"for the shell:     . {stack.folder}/env",
+        f"logs:              {stack.folder}/logs",
+        "stop it:           zssmnet-service stop",
     )
     return 0
 
@@ -259,7 +245,7 @@ def _notes(stack: LocalStack) -> Iterator[str]:
     if not gpus_of_this_machine():
         yield "no NVIDIA GPU found: the worker of the pool gpu trains on the CPU"
     if (old := stack.folder / "postgres").exists() and not stack.settings.state.database:
-        yield f"{old} is the database of an earlier version and not used: see Upgrade in docs/operations.md"
+        yield f"{old} is the database of an earlier version and not used: see 'Upgrade' in docs/operations.md"
 
 
 def _stop(stack: LocalStack) -> int:
@@ -269,22 +255,11 @@ def _stop(stack: LocalStack) -> int:
 
 def _status(stack: LocalStack) -> int:
     services = stack.services()
-    for one in services:
-        say(f"{one['name']:<12} {one['statename'].lower():<9} {one['description']}")
-    runs = bool(services) and all(one["statename"] == "RUNNING" for one in services)
+    for name, one in services.items():
+        say(f"{name:<12} {one['statename'].lower():<9} {one['description']}")
+    runs = bool(services) and all(one["statename"] == "RUNNING" for one in services.values())
     say("all services are running" if runs else "start what is not running with 'zssmnet-service start'")
     return 0 if runs else 1
-
-
-def _short(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _last_line(log: Path) -> str:
-    """The last line of a program's log, with the place of the rest."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{lines[-1] if lines else 'it printed nothing'} (see {log})"
 
 
 def _wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
