@@ -35,10 +35,10 @@ from zssmnet.storage.s3 import make_bucket
 HOUSE = Path(__file__).resolve().parents[1]
 PREFECT_FILE = HOUSE / "deployments" / "prefect.yaml"
 POOLS = {
-    "cpu": ("Preparation, cubes, and the flows that wait for training", None),
-    "gpu": ("Training: as many runs at a time as there are GPUs", 1),
+    "cpu": "Preparation, cubes, and the flows that wait for training",
+    "gpu": "Training: as many runs at a time as there are workers",
 }
-"""Description and concurrency limit of the work pools."""
+"""The work pools and their descriptions."""
 PARAMETERS = {
     "images_path": "ZSSMNET_IMAGES",
     "zonal_mask_path": "ZSSMNET_MASKS",
@@ -88,7 +88,8 @@ def make_result_storage() -> None:
 def make_work_pools() -> None:
     """The work pools that are not there, of type process."""
     with get_client(sync_client=True) as client:
-        for name, (description, limit) in POOLS.items():
+        for name, description in POOLS.items():
+            limit = int(os.environ.get("ZSSMNET_GPU_WORKERS") or 1) if name == "gpu" else None
             try:
                 there = client.read_work_pool(name)
                 say(f"work pool {name} is there: type {there.type}, limit {there.concurrency_limit or 'none'}")

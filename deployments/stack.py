@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,7 @@ class LocalStack:
 
     def services(self) -> dict[str, dict[str, Any]]:
         """What supervisor knows of each service: statename, pid, description. Empty if it does not run."""
-        supervisor = self._supervisor()
-        return {one["name"]: one for one in supervisor.getAllProcessInfo()} if supervisor else {}
+        return {one["name"]: one for one in self._supervisor("getAllProcessInfo") or ()}
 
     def processes(self) -> set[int]:
         """All processes of this stack, also runs and what they have started, even if their worker is gone."""
@@ -84,7 +83,7 @@ class LocalStack:
             StackError: a service does not start or does not become ready; those before it run on.
         """
         with self._alone() as umask:
-            if not self._supervisor():
+            if not self._supervisor("getPID"):
                 self._launch(umask)
             elif self.settings.state.folder != str(self.folder):
                 raise StackError(
@@ -112,11 +111,11 @@ class LocalStack:
         with self._alone():
             if not self.processes():
                 return False
-            if supervisor := self._supervisor():
-                known = {supervisor.getPID(), *(one["pid"] for one in self.services().values())}
+            if supervisor := self._supervisor("getPID"):
+                known = {supervisor, *(one["pid"] for one in self.services().values())}
                 # they report that they were ended; a worker that gets SIGTERM kills them silently
                 _end(lambda: self.processes() - known, signal.SIGTERM, RUNS_END_S)
-                supervisor.shutdown()
+                self._supervisor("shutdown")
                 _wait_for(lambda: not self.processes(), ENDS_S)
             self._end_left_overs()
             return True
@@ -126,22 +125,21 @@ class LocalStack:
         for note in self.settings.prepare(self._port, umask):
             say(f"note: {note}")
         command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
-        if self._run(command, "supervisord") or not _wait_for(lambda: self._supervisor() is not None, ENDS_S):
+        if self._run(command, "supervisord") or not _wait_for(lambda: self._supervisor("getPID"), ENDS_S):
             raise StackError(f"supervisor was not started: {self._last_line('supervisord')}")
 
     def _start(self, name: str) -> None:
-        supervisor: Any = self._supervisor()
-        supervisor.startProcess(name, False)
+        self._supervisor("startProcess", name, False)
 
         def state() -> str:
-            return str(supervisor.getProcessInfo(name)["statename"])
+            return str(self.services()[name]["statename"])
 
         def is_ready() -> bool:
             return state() == "RUNNING" and (name != SERVER or self._answers())
 
         ready = _wait_for(lambda: state() in ("BACKOFF", "EXITED", "FATAL") or is_ready(), READY_S)
         if not ready or state() != "RUNNING":
-            supervisor.stopProcess(name)
+            self._supervisor("stopProcess", name)
             happened = "ended before it was ready" if ready else f"did not become ready in {READY_S} s"
             raise StackError(f"{name} {happened}: {self._last_line(name)}")
         say(f"{name} is running")
@@ -170,17 +168,15 @@ class LocalStack:
         except OSError:
             return False
 
-    def _supervisor(self) -> Any:
-        """The interface of this stack's supervisor; None if it does not run."""
+    def _supervisor(self, method: str, *arguments: Any) -> Any:
+        """What this stack's supervisor answers to a call of its interface; None if it does not run."""
         from supervisor.xmlrpc import SupervisorTransport
 
-        transport = SupervisorTransport(serverurl=f"unix://{self.folder / 'supervisor.sock'}")
-        supervisor = ServerProxy("http://localhost", transport).supervisor
-        try:
-            supervisor.getState()
-        except OSError:
-            return None
-        return supervisor
+        with closing(SupervisorTransport(serverurl=f"unix://{self.folder / 'supervisor.sock'}")) as transport:
+            try:
+                return getattr(ServerProxy("http://localhost", transport).supervisor, method)(*arguments)
+            except OSError:
+                return None
 
     def _end_left_overs(self) -> None:
         """End what no supervisor knows, such as runs whose worker was killed."""
@@ -202,7 +198,8 @@ class LocalStack:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield umask
         except OSError as error:
-            raise StackError(f"{error.filename or self.folder}: {error.strerror or error}") from error
+            reason = "is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
+            raise StackError(f"{error.filename or self.folder}: {reason}") from error
         finally:
             os.umask(umask)
 
