@@ -40,10 +40,14 @@ time.sleep(600)
 
 
 @contextmanager
-def temporary_stack(**overrides: str) -> Iterator[LocalStack]:
-    """A stack in a folder of its own, over SQLite and folders, not started; both go with the block.
+def temporary_stack(s3: str | None = None, **overrides: str) -> Iterator[LocalStack]:
+    """A stack in a folder of its own, over SQLite, not started; both go with the block.
 
     The folder's parent is open to all users, unlike pytest's.
+
+    Args:
+        s3: the address of an S3 service, whose keys are in the environment; folders if not given.
+        overrides: settings for all services and clients.
     """
     folder = Path(tempfile.mkdtemp(prefix="zssmnet-stack-"))
     folder.chmod(0o755)
@@ -52,6 +56,8 @@ def temporary_stack(**overrides: str) -> Iterator[LocalStack]:
         with pytest.MonkeyPatch.context() as patch:
             for name in ("AWS_ENDPOINT_URL", "ZSSMNET_BUCKET", "CUDA_VISIBLE_DEVICES"):  # of other tests
                 patch.delenv(name, raising=False)
+            if s3:
+                patch.setenv("AWS_ENDPOINT_URL", s3)
             yield stack
     finally:
         stack.stop()
@@ -93,6 +99,11 @@ def kill(stack: LocalStack, service: str) -> None:
     assert pid
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: pid_of(stack, service) not in (None, pid))
+
+
+def take_down(stack: LocalStack, service: str) -> None:
+    """Stop a service until it is started again."""
+    assert stack._supervisor("stopProcess", service)
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
