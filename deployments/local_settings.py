@@ -5,13 +5,15 @@ background services are left out, since the server runs these itself here (witho
 are used where the environment names them, else SQLite and folders.
 """
 
+import io
 import os
 import re
 import secrets
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -30,40 +32,7 @@ _REDIS = ("redis:", "prefect_redis.")
 _S3 = ("AWS_", "ZSSMNET_BUCKET", "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _DATABASE = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")
-_PROGRAM = """
-[program:{name}]
-command = {command}
-environment = {environment}
-directory = %(here)s
-umask = {umask:03o}
-priority = {priority}
-autostart = false
-autorestart = true
-startsecs = 5
-startretries = 100
-stopwaitsecs = 60
-redirect_stderr = true
-stdout_logfile = %(here)s/logs/{name}.log
-stdout_logfile_maxbytes = 10MB
-stdout_logfile_backups = 4
-"""
-_SUPERVISOR = """\
-[supervisord]
-logfile = %(here)s/logs/supervisord.log
-logfile_maxbytes = 10MB
-logfile_backups = 4
-pidfile = %(here)s/supervisord.pid
-childlogdir = %(here)s/logs
-directory = %(here)s
-umask = 077
-
-[unix_http_server]
-file = %(here)s/supervisor.sock
-chmod = 0700
-
-[rpcinterface:supervisor]
-supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
-"""
+_TEMPLATE = Path(__file__).with_name("supervisord.conf")
 
 
 class StackError(ZssmnetError):
@@ -143,8 +112,11 @@ class LocalSettings:
         update = {"ports": {SERVER: free}, "folder": str(self.folder), "database": database}
         self.state = state.model_copy(update=update)
         shell = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.clients().items())
-        configuration = "".join(self._configuration(umask))
-        files = {"state.json": self.state.model_dump_json(indent=2), "env": shell, "supervisord.conf": configuration}
+        files = {
+            "state.json": self.state.model_dump_json(indent=2),
+            "env": shell,
+            "supervisord.conf": self._configuration(umask),
+        }
         for name, text in files.items():
             new = self.folder / f"{name}.new"
             new.unlink(missing_ok=True)
@@ -216,18 +188,20 @@ class LocalSettings:
     def _variables(self) -> dict[str, str]:
         return dict.fromkeys(("PREFECT_API_AUTH_STRING", *_KEYS), "not used here") | os.environ
 
-    def _configuration(self, umask: int) -> Iterator[str]:
-        """The parts of ``supervisord.conf``, whose folder is ``%(here)s``."""
-        yield _SUPERVISOR
-        settings = {SERVER: self.server_environment(), **self.workers()}
-        for name, environment in settings.items():
-            yield _PROGRAM.format(
-                name=name,
-                command=shlex.join(self.command(name)).replace("%", "%%"),
-                environment=",".join(f"{key}={_quoted(key, value)}" for key, value in environment.items()),
-                umask=0o077 if name == SERVER else umask,
-                priority=1 if name == SERVER else 2,
-            )
+    def _configuration(self, umask: int) -> str:
+        configuration = RawConfigParser()
+        configuration.read_string(_TEMPLATE.read_text())
+        program = dict(configuration["program"])
+        configuration.remove_section("program")
+        for name, environment in {SERVER: self.server_environment(), **self.workers()}.items():
+            configuration[f"program:{name}"] = program | {
+                "command": shlex.join(self.command(name)).replace("%", "%%"),
+                "environment": ",".join(f"{key}={_quoted(key, value)}" for key, value in environment.items()),
+                "umask": "077" if name == SERVER else f"{umask:03o}",
+                "priority": "1" if name == SERVER else "2",
+            }
+        configuration.write(text := io.StringIO())
+        return text.getvalue()
 
     def _read(self, path: Path) -> State:
         if not path.exists():

@@ -77,8 +77,11 @@ def stand_ins(**programs: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalSettings, "command", command)
-        patch.setattr(local_settings, "_PROGRAM", local_settings._PROGRAM.replace("startsecs = 5", "startsecs = 1"))
-        yield
+        with tempfile.NamedTemporaryFile("w", suffix=".conf") as template:
+            template.write(local_settings._TEMPLATE.read_text().replace("startsecs = 5", "startsecs = 1"))
+            template.flush()
+            patch.setattr(local_settings, "_TEMPLATE", Path(template.name))
+            yield
 
 
 def pid_of(stack: LocalStack, service: str) -> int | None:
