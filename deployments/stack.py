@@ -116,7 +116,7 @@ class LocalStack:
                 # they report that they were ended; a worker that gets SIGTERM kills them silently
                 _end(lambda: self.processes() - known, signal.SIGTERM, RUNS_END_S)
                 self._supervisor("shutdown")
-                _wait_for(lambda: not self.processes(), ENDS_S)
+                _wait_for(lambda: not self.processes() & known, ENDS_S)
             self._end_left_overs()
             return True
 
@@ -130,15 +130,16 @@ class LocalStack:
 
     def _start(self, name: str) -> None:
         self._supervisor("startProcess", name, False)
+        first = self.services()[name]["pid"]
 
-        def state() -> str:
-            return str(self.services()[name]["statename"])
+        def died() -> bool:
+            return not first or self.services()[name]["pid"] != first
 
         def is_ready() -> bool:
-            return state() == "RUNNING" and (name != SERVER or self._answers())
+            return self.services()[name]["statename"] == "RUNNING" and (name != SERVER or self._answers())
 
-        ready = _wait_for(lambda: state() in ("BACKOFF", "EXITED", "FATAL") or is_ready(), READY_S)
-        if not ready or state() != "RUNNING":
+        ready = _wait_for(lambda: died() or is_ready(), READY_S)
+        if not ready or died():
             self._supervisor("stopProcess", name)
             happened = "ended before it was ready" if ready else f"did not become ready in {READY_S} s"
             raise StackError(f"{name} {happened}: {self._last_line(name)}")

@@ -78,7 +78,7 @@ def stand_ins(**programs: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalSettings, "command", command)
         with tempfile.NamedTemporaryFile("w", suffix=".conf") as template:
-            template.write(local_settings._TEMPLATE.read_text().replace("startsecs = 5", "startsecs = 1"))
+            template.write(local_settings._TEMPLATE.read_text().replace("startsecs = 5", "startsecs = 0"))
             template.flush()
             patch.setattr(local_settings, "_TEMPLATE", Path(template.name))
             yield

@@ -114,8 +114,11 @@ def test_what_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch):
         assert not local.processes()
 
 
-def test_a_service_that_ends_at_once_says_its_last_words():
-    with stand_ins(server="print('the port is cursed')"), temporary_stack() as local:
+@pytest.mark.parametrize("after_s", [0, 2])
+def test_a_service_that_ends_before_it_is_ready_says_its_last_words(after_s: float):
+    """At once, or when supervisor takes it for running."""
+    server = f"import time; time.sleep({after_s}); print('the port is cursed')"
+    with stand_ins(server=server), temporary_stack() as local:
         with pytest.raises(
             StackError, match=r"server ended before it was ready: the port is cursed \(see .*server.log"
         ):
@@ -290,7 +293,7 @@ def test_nobody_else_can_list_read_or_write_anything(real: LocalStack):
 def test_killed_server_and_worker_come_back_and_work(real: LocalStack):
     for name in ("server", "gpu-worker"):
         kill(real, name)
-    wait_for(lambda: all(one["statename"] == "RUNNING" for one in real.services().values()))
+    wait_for(lambda: all(one["statename"] == "RUNNING" for one in real.services().values()) and real._answers(), 600)
     with connected(real) as service:
 
         def online() -> set[str]:
@@ -299,8 +302,7 @@ def test_killed_server_and_worker_come_back_and_work(real: LocalStack):
             ]
             return {one["name"] for pool in pools for one in pool.json() if one["status"] == "ONLINE"}
 
-        assert answer(real, "/ready") == 200
-        wait_for(lambda: online() == {"cpu", "gpu0"})
+        wait_for(lambda: online() == {"cpu", "gpu0"}, 600)
 
 
 @pytest.mark.integration
