@@ -67,6 +67,7 @@ def test_a_second_start_leaves_what_runs_and_a_stop_ends_everything(started: Loc
 
 
 def test_what_dies_comes_back_and_what_it_left_is_ended_with_the_stack(started: LocalStack):
+    wait_for(lambda: "run begins" in log(started, "cpu-worker"))
     (run,) = processes_of(started, "cpu-worker")
     kill(started, "cpu-worker")
     wait_for(lambda: len(processes_of(started, "cpu-worker")) == 2)
