@@ -271,8 +271,8 @@ def test_one_port_is_open_to_this_machine_and_asks_for_a_password(real: LocalSta
     port = real.settings.state.ports["server"]
     assert listening(real.processes()) == [f"0100007F:{port:04X}"]
     assert answer(real, "/health") == answer(real, "/ready") == 200
-    assert answer(real, "/admin/version") == 401
-    assert answer(real, "/admin/version", "zssmnet:wrong") == 401
+    for path in ("/admin/version", "/admin/settings", "/version", "/metrics", "/flow_runs/filter", "/docs"):
+        assert answer(real, path) == answer(real, path, "zssmnet:wrong") == 401
     assert answer(real, "/admin/version", real.environment["PREFECT_API_AUTH_STRING"]) == 200
 
 
