@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.utilities.callables import parameter_schema
 from pydantic import SecretStr
 
-from deployments.automations import ask_for_signs_of_life, automations, make, notifications
+from deployments.automations import announce_crashes, ask_for_signs_of_life, automations, make, notifications
 from flows.ends import run_to_its_end, say
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
 from zssmnet.storage.s3 import make_bucket
@@ -217,6 +217,8 @@ def make_automations() -> None:
             say(f"automation {wanted.name!r} is {make(client, wanted)}")
         if running := ask_for_signs_of_life(client):
             say(f"{running} runs are asked for a sign of life")
+        if crashed := announce_crashes(client):
+            say(f"{crashed} crashed runs are looked at again")
 
 
 def _webhook() -> UUID:
