@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import Event
-from prefect.states import Completed, Crashed, Failed
+from prefect.states import Completed, Crashed, Failed, Pending, Running
 from pydantic import SecretStr
 
 from deployments import setup
@@ -212,13 +212,14 @@ def test_what_is_missing_is_made_and_said(
 
 def test_a_crash_is_announced_again_unless_a_parent_sees_to_its_run(client: SyncPrefectClient) -> None:
     """The server may have ended before it has acted on a crash, as when everything is stopped."""
-    deployment = client.read_deployment_by_name("pretrain/pretrain")
+    deployment = client.read_deployment_by_name("prepare-data/prepare-data")
     runs = [
         client.create_flow_run_from_deployment(deployment.id, work_queue_name=queue, parameters=FOLDERS)
         for queue in ("default", WORK_QUEUE)
     ]
     for run in runs:
-        client.set_flow_run_state(run.id, Crashed(message="stopped"), force=True)
+        for state in (Pending(), Running(), Crashed(message="stopped")):  # one that never began would fail for good
+            client.set_flow_run_state(run.id, state, force=True)
     assert announce_crashes(client) >= 1
     states = [[one.name for one in client.read_flow_run_states(run.id)].count("Crashed") for run in runs]
     assert states == [2, 1]
