@@ -22,11 +22,12 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import Event
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.states import Crashed
 
 from tasks.announcement import PUBLISHED
 from tasks.hand_off import WORK_QUEUE
@@ -155,16 +156,33 @@ def ask_for_signs_of_life(client: SyncPrefectClient) -> int:
     A server that was away forgets what it expected: a run that was lost meanwhile would stay Running for ever. So one
     heartbeat is sent in its name. If the run lives, it sends the next one itself.
     """
-    running = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
-        deployment_id=FlowRunFilterDeploymentId(is_null_=False),
-    )
-    runs = client.read_flow_runs(flow_run_filter=running)
+    runs = _runs_in(client, StateType.RUNNING)
     events = [
         Event(event=_event("heartbeat"), resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}) for run in runs
     ]
     client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
     return len(runs)
+
+
+def announce_crashes(client: SyncPrefectClient) -> int:
+    """Let the server see again that runs have crashed, those aside that a parent has handed over; their number.
+
+    A server that ends right after a crash, as when all is stopped, may forget it before its automations have seen it.
+    """
+    runs = [run for run in _runs_in(client, StateType.CRASHED) if run.work_queue_name != WORK_QUEUE and run.state]
+    for run in runs:
+        client.set_flow_run_state(run.id, Crashed(message=run.state and run.state.message), force=True)
+    return len(runs)
+
+
+def _runs_in(client: SyncPrefectClient, state: StateType) -> list[FlowRun]:
+    """Runs of deployments in a type of state."""
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[state])),
+            deployment_id=FlowRunFilterDeploymentId(is_null_=False),
+        )
+    )
 
 
 def _essence(automation: AutomationCore) -> Mapping[str, object]:

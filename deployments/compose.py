@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +16,19 @@ IS_INSTALLED = COMPOSE_FILE.parent == _HERE
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
 
 
-@dataclass(frozen=True)
-class Service:
-    """One service of the stack: program and arguments, and its settings but for those taken over from the shell."""
-
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
-
-
 def read_compose(path: Path = COMPOSE_FILE) -> dict[str, Any]:
     """The whole file, anchors and merges resolved, variables not."""
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
 
 
-def read_service(name: str, variables: Mapping[str, str]) -> Service:
-    """The service ``name``; ``${VARIABLE}`` and ``${VARIABLE:-default}`` are replaced.
-
-    Raises:
-        KeyError: no such service, or a variable without value and default.
-    """
-    service = read_compose()["services"][name]
-    environment = service.get("environment") or {}
-    return Service(
-        command=tuple(substitute(word, variables) for word in service["command"]),
-        environment={key: substitute(value, variables) for key, value in environment.items() if value is not None},
-    )
-
-
 def substitute(text: str, variables: Mapping[str, str]) -> str:
-    """The text with the values of its variables; KeyError for one without value and default."""
-    return _VARIABLE.sub(lambda found: variables.get(found[1]) or (found[2] or _required(found)), text)
+    """The text with the values of its ``${VARIABLE}``s; KeyError for one without value and default."""
 
+    def value(found: "re.Match[str]") -> str:
+        name, default = found.groups()
+        if not variables.get(name) and default is None:
+            raise KeyError(name)
+        return variables.get(name) or default
 
-def _required(found: "re.Match[str]") -> str:
-    if found[2] is None:
-        raise KeyError(found[1])
-    return ""
+    return _VARIABLE.sub(value, text)

@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.utilities.callables import parameter_schema
 from pydantic import SecretStr
 
-from deployments.automations import ask_for_signs_of_life, automations, make, notifications
+from deployments.automations import announce_crashes, ask_for_signs_of_life, automations, make, notifications
 from flows.ends import run_to_its_end, say
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
 from zssmnet.storage.s3 import make_bucket
@@ -35,10 +35,10 @@ from zssmnet.storage.s3 import make_bucket
 HOUSE = Path(__file__).resolve().parents[1]
 PREFECT_FILE = HOUSE / "deployments" / "prefect.yaml"
 POOLS = {
-    "cpu": ("Preparation, cubes, and the flows that wait for training", None),
-    "gpu": ("Training: as many runs at a time as there are GPUs", 1),
+    "cpu": "Preparation, cubes, and the flows that wait for training",
+    "gpu": "Training: as many runs at a time as there are workers",
 }
-"""Description and concurrency limit of the work pools."""
+"""The work pools and their descriptions."""
 PARAMETERS = {
     "images_path": "ZSSMNET_IMAGES",
     "zonal_mask_path": "ZSSMNET_MASKS",
@@ -88,7 +88,8 @@ def make_result_storage() -> None:
 def make_work_pools() -> None:
     """The work pools that are not there, of type process."""
     with get_client(sync_client=True) as client:
-        for name, (description, limit) in POOLS.items():
+        for name, description in POOLS.items():
+            limit = int(os.environ.get("ZSSMNET_GPU_WORKERS") or 1) if name == "gpu" else None
             try:
                 there = client.read_work_pool(name)
                 say(f"work pool {name} is there: type {there.type}, limit {there.concurrency_limit or 'none'}")
@@ -216,6 +217,8 @@ def make_automations() -> None:
             say(f"automation {wanted.name!r} is {make(client, wanted)}")
         if running := ask_for_signs_of_life(client):
             say(f"{running} runs are asked for a sign of life")
+        if crashed := announce_crashes(client):
+            say(f"{crashed} crashed runs are looked at again")
 
 
 def _webhook() -> UUID:

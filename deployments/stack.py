@@ -1,102 +1,107 @@
 """The whole service as processes of this machine, where no container engine is at hand: ``zssmnet-service``.
 
-Commands and settings come from docker-compose.yml; only addresses and folders differ. Two of its services are left out:
-Redis, since the server runs its background services itself here (without ``--no-services``), and the S3 gateway, in
-whose place stands moto's, or the storage that ``AWS_ENDPOINT_URL`` names.
+The processes are supervisor's (http://supervisord.org): it starts and stops them, restarts what dies and rotates logs.
 """
 
 import argparse
 import fcntl
+import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+from xmlrpc.client import ServerProxy
 
-from deployments import processes
 from deployments.compose import COMPOSE_FILE, IS_INSTALLED
-from deployments.places import Places
-from deployments.processes import Process, StackError, wait_for
-from zssmnet.errors import ZssmnetError
+from deployments.local_settings import MARK, SERVER, SETUP, LocalSettings, StackError, gpus_of_this_machine
+from flows.ends import run_to_its_end, say
 
 FOLDER = Path.cwd() / ".service" if IS_INSTALLED else COMPOSE_FILE.parent / ".service"
-STEPS = ("postgres", "s3", "server", "setup", "cpu-worker", "gpu-worker")
-"""In the order of starting."""
-SERVICES = tuple(step for step in STEPS if step != "setup")
-"""What runs on; the step ``setup`` ends by itself."""
-WORKERS = ("cpu-worker", "gpu-worker")
-PORTS = {"server": 4200}
-"""Ports that `main` asks for."""
+PORT = 4200
+"""The port that `main` asks for."""
 READY_S = 600
 """How long a service may take to become ready; the first start of a server makes its database."""
-SETUP_S = 600
 RUNS_END_S = 60
 """A training in several processes takes up to 45 s to end in order."""
-ENDS_S = 30
+ENDS_S = 120
+"""Supervisor waits 60 s for the workers, then for the server, before it kills them."""
 
 
 class LocalStack:
     """The stack of one folder.
 
     Attributes:
-        folder: where all of its state lies: database, passwords, logs, process ids.
+        folder: where all of its state lies: database, results, password, logs.
     """
 
-    def __init__(
-        self, folder: Path, overrides: Mapping[str, str] | None = None, ports: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, overrides: Mapping[str, str] | None = None, port: int | None = None) -> None:
         """Name the folder; nothing is started.
 
         Args:
-            folder: is made at the first use.
+            folder: is made at the first start.
             overrides: settings (environment variables) for all services and clients.
-            ports: a port for a service (one of `SERVICES`), taken if it is free at the first use.
+            port: the server's port, if it is free at the first start.
         """
         self.folder = folder.absolute()
-        self.places = Places(self.folder, overrides or {}, ports or {})
+        self._overrides = overrides or {}
+        self._port = port
+
+    @cached_property
+    def settings(self) -> LocalSettings:
+        """What it is started with."""
+        return LocalSettings(self.folder, self._overrides)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Settings for clients of the service: where it is, and the keys to it."""
-        return self.places.clients()
+        """Settings for clients of the service: where it is, and the password; known after the first start."""
+        return self.settings.clients()
 
-    def log(self, service: str) -> Path:
-        """Where the output of a service goes."""
-        return self.folder / "logs" / f"{service}.log"
+    def services(self) -> dict[str, dict[str, Any]]:
+        """What supervisor knows of each service: statename, pid, description. Empty if it does not run."""
+        return {one["name"]: one for one in self._supervisor("getAllProcessInfo") or ()}
 
-    def pid(self, service: str) -> int | None:
-        """The process id of a service, if it runs."""
-        process = self._process(service)
-        return process.pid if process else None
-
-    def services(self) -> list[str]:
-        """The services of this stack, in the order of starting: not PostgreSQL or S3 where others serve."""
-        absent = {"postgres": self.places.cluster is None, "s3": self.places.foreign_s3 is not None}
-        return [name for name in SERVICES if not absent.get(name)]
+    def processes(self) -> set[int]:
+        """All processes of this stack, also runs and what they have started, even if their worker is gone."""
+        wanted = f"{MARK}={self.settings.state.mark}".encode()
+        places = Path("/proc").glob("[0-9]*/environ")
+        return {int(place.parent.name) for place in places if wanted in _words(place)} - {os.getpid()}
 
     def start(self, services: Sequence[str] | None = None) -> bool:
-        """Start what does not run, each when the one before is ready; whether there was anything to start.
+        """Start what does not run, each service when those it needs are ready; whether there was anything to start.
 
         Args:
-            services: some of `STEPS`; all if not given. The step "setup" is done if any of the others was started.
+            services: some of "server", "setup" (which makes pools, deployments and automations), "cpu-worker",
+                "gpu-worker"; all if not given.
 
         Raises:
             StackError: a service does not start or does not become ready; those before it run on.
         """
-        with self._alone():
-            steps = [step for step in STEPS if services is None or step in services]
-            missing = [name for name in self.services() if name in steps and self.pid(name) is None]
-            for step in steps if missing else []:
-                if step == "setup":
+        with self._alone() as umask:
+            if not self._supervisor("getPID"):
+                self._launch(umask)
+            elif self.settings.state.folder != str(self.folder):
+                raise StackError(
+                    f"the service runs, and was moved here from {self.settings.state.folder} meanwhile: stop it with "
+                    "'zssmnet-service stop', then start it"
+                )
+            states = {name: one["statename"] for name, one in self.services().items()}
+            wanted = [one for one in dict.fromkeys((SERVER, SETUP, *states)) if services is None or one in services]
+            missing = [name for name in wanted if states.get(name) in ("STOPPED", "EXITED", "FATAL")]
+            for name in wanted if missing else []:
+                if name == SETUP:
                     self._set_up()
-                elif step in missing:
-                    self._start(step)
+                elif name in missing:
+                    self._start(name)
             return bool(missing)
 
     def stop(self) -> bool:
-        """End all, in reverse order, with every process they started; whether anything was running.
+        """End all, with every process they started; whether anything was running.
 
         Raises:
             StackError: something did not end.
@@ -104,162 +109,195 @@ class LocalStack:
         if not self.folder.exists():
             return False
         with self._alone():
-            ended = [self._end(name) for name in reversed(SERVICES)]
-            return any(ended)
+            if not self.processes():
+                return False
+            if supervisor := self._supervisor("getPID"):
+                known = {supervisor, *(one["pid"] for one in self.services().values())}
+                # they report that they were ended; a worker that gets SIGTERM kills them silently
+                _end(lambda: self.processes() - known, signal.SIGTERM, RUNS_END_S)
+                self._supervisor("shutdown")
+                _wait_for(lambda: not self.processes() & known, ENDS_S)
+            self._end_left_overs()
+            return True
+
+    def _launch(self, umask: int) -> None:
+        self._end_left_overs()
+        for note in self.settings.prepare(self._port, umask):
+            say(f"note: {note}")
+        command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
+        if self._run(command, "supervisord") or not _wait_for(lambda: self._supervisor("getPID"), ENDS_S):
+            raise StackError(f"supervisor was not started: {self._last_line('supervisord')}")
 
     def _start(self, name: str) -> None:
-        if name == "postgres" and self.places.cluster:
-            self.places.cluster.make(self.places.database_password)
-        self.places.take_port(name)
-        process = processes.start(
-            self.places.command(name),
-            environment=self.places.environment(name),
-            mark=self._mark(name),
-            log=self.log(name),
-            folder=self.folder,
-            user=self.places.user(name),
-        )
-        process.write(self._pid_file(name))
-        ready = wait_for(lambda: not process.runs or self._answers(name), READY_S)
-        if not process.runs:
-            raise StackError(f"{name} ended before it was ready: {processes.last_words(self.log(name))}")
-        if not ready:
-            raise StackError(f"{name} did not become ready in {READY_S} s: {processes.last_words(self.log(name))}")
-        self.places.write_environment()
-        print(f"{name} is ready: {self.places.address(name).removeprefix('http://')}")
+        self._supervisor("startProcess", name, False)
+        first = self.services()[name]["pid"]
+
+        def died() -> bool:
+            return not first or self.services()[name]["pid"] != first
+
+        def is_ready() -> bool:
+            return self.services()[name]["statename"] == "RUNNING" and (name != SERVER or self._answers())
+
+        ready = _wait_for(lambda: died() or is_ready(), READY_S)
+        if not ready or died():
+            self._supervisor("stopProcess", name)
+            happened = "ended before it was ready" if ready else f"did not become ready in {READY_S} s"
+            raise StackError(f"{name} {happened}: {self._last_line(name)}")
+        say(f"{name} is running")
 
     def _set_up(self) -> None:
-        command, settings = self.places.command("setup"), self.places.environment("setup")
+        if self._run(self.settings.command(SETUP), SETUP):
+            raise StackError(f"setup failed: {self._last_line(SETUP)}")
+        say("setup is done")
+
+    def _run(self, command: list[str], name: str) -> int:
+        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
+            return subprocess.run(
+                command, env=self.settings.environment(), cwd=self.folder, stdout=log, stderr=log, check=False
+            ).returncode
+
+    def _last_line(self, name: str) -> str:
+        log = self.folder / "logs" / f"{name}.log"
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+        said = [line for line in lines if line and not line.startswith("For help, use ")]  # supervisor's last line
+        return f"{said[-1] if said else 'it printed nothing'} (see {log})"
+
+    def _answers(self) -> bool:
         try:
-            with self.log("setup").open("ab") as log:
-                done = subprocess.run(
-                    command, env=settings, cwd=self.folder, stdout=log, stderr=log, timeout=SETUP_S, check=False
-                )
-        except subprocess.TimeoutExpired as error:
-            raise StackError(f"setup took more than {SETUP_S} s: {processes.last_words(self.log('setup'))}") from error
-        if done.returncode:
-            raise StackError(f"setup failed: {processes.last_words(self.log('setup'))}")
-        print("setup is done")
-
-    def _end(self, name: str) -> bool:
-        """End a service with all it started: a worker's runs first, then the service itself, then whatever is left."""
-
-        def itself() -> list[Process]:
-            return [process] if (process := self._process(name)) else []
-
-        def everything() -> list[Process]:
-            return list({*itself(), *processes.marked(self._mark(name))})
-
-        def runs() -> list[Process]:
-            return processes.roots({*everything()} - {*itself()})
-
-        if not everything():
-            return False
-        if name in WORKERS:  # they report that they were ended; a worker that gets SIGTERM kills them silently
-            processes.end(runs, signal.SIGTERM, RUNS_END_S)
-        # at SIGTERM PostgreSQL would wait for its clients
-        processes.end(itself, signal.SIGINT if name == "postgres" else signal.SIGTERM, ENDS_S)
-        ended = processes.end(everything, signal.SIGTERM, ENDS_S) or processes.end(everything, signal.SIGKILL, ENDS_S)
-        if not ended:
-            raise StackError(f"{name} does not end: process {everything()[0].pid}")
-        self._pid_file(name).unlink(missing_ok=True)
-        print(f"{name} has ended")
-        return True
-
-    def _answers(self, name: str) -> bool:
-        if name == "postgres":
-            return bool(self.places.cluster and self.places.cluster.answers(self.places.port(name)))
-        page = {"s3": "/moto-api/", "server": "/api/ready"}.get(name, "/health")
-        try:
-            with urllib.request.urlopen(f"{self.places.address(name)}{page}", timeout=5):
+            with urllib.request.urlopen(f"{self.settings.address}/api/ready", timeout=5):
                 return True
         except OSError:
             return False
 
-    def _process(self, name: str) -> Process | None:
-        return Process.read(self._pid_file(name))
+    def _supervisor(self, method: str, *arguments: Any) -> Any:
+        """What this stack's supervisor answers to a call of its interface; None if it does not run."""
+        from supervisor.xmlrpc import SupervisorTransport
 
-    def _pid_file(self, name: str) -> Path:
-        return self.folder / "pids" / f"{name}.json"
+        with closing(SupervisorTransport(serverurl=f"unix://{self.folder / 'supervisor.sock'}")) as transport:
+            try:
+                return getattr(ServerProxy("http://localhost", transport).supervisor, method)(*arguments)
+            except OSError:
+                return None
 
-    def _mark(self, name: str) -> str:
-        return f"{self.folder}:{name}"
+    def _end_left_overs(self) -> None:
+        """End what no supervisor knows, such as runs whose worker was killed."""
+        if not any(_end(self.processes, signal_, ENDS_S) for signal_ in (signal.SIGTERM, signal.SIGKILL)):
+            raise StackError(f"processes of the service do not end: {', '.join(map(str, self.processes()))}")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the folder: of two commands at a time, the second waits."""
-        self.places.make_folders("logs", "pids", "prefect")
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _alone(self) -> Iterator[int]:
+        """Lock the folder, of which nothing is open to other users: of two commands at a time, the second waits.
+
+        Gives the umask of whoever started the command.
+        """
+        umask = os.umask(0o077)
+        try:
+            for name in (".", "logs", "prefect", "cache", "results"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+                (self.folder / name).chmod(0o700)
+            with (self.folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield umask
+        except OSError as error:
+            reason = "is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
+            raise StackError(f"{error.filename or self.folder}: {reason}") from error
+        finally:
+            os.umask(umask)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status."""
-    parser = argparse.ArgumentParser(prog="zssmnet-service", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="zssmnet-service", description="Prefect's server and workers as processes of this machine."
+    )
     parser.add_argument("command", choices=("start", "stop", "status"))
-    command = parser.parse_args(arguments).command
-    stack = LocalStack(FOLDER, ports=PORTS)
-    try:
-        return {"start": _start, "stop": _stop, "status": _status}[command](stack)
-    except ZssmnetError as error:
-        print(f"zssmnet: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; 'zssmnet-service stop' ends what runs, 'zssmnet-service start' goes on", file=sys.stderr)
-        return 130
+    command = {"start": _start, "stop": _stop, "status": _status}[parser.parse_args(arguments).command]
+    status = 0
+
+    def work() -> None:
+        nonlocal status
+        status = command(LocalStack(FOLDER, port=PORT))
+
+    return run_to_its_end(work) or status
 
 
 def _start(stack: LocalStack) -> int:
-    for warning in _warnings(stack):
-        print(f"note: {warning}")
+    for note in _notes(stack):
+        say(f"note: {note}")
     if not stack.start():
-        print("the service runs already")
-    address, folder = stack.places.address("server"), stack.folder
-    print(
-        f"\nPrefect's pages:    {address}\n"
-        f"user and password:  {stack.environment['PREFECT_API_AUTH_STRING']}\n"
-        f"for the shell:      . {_short(folder / 'env')}\n"
-        f"logs:               {_short(folder / 'logs')}\n"
-        "end it:             zssmnet-service stop"
+        say("the service is already running")
+    say(
+        "",
+        f"Prefect's pages:   {stack.settings.address}",
+        f"user:password      {stack.environment['PREFECT_API_AUTH_STRING']} (into the one field of the login)",
+        f"for the shell:     . {stack.folder}/env",
+        f"logs:              {stack.folder}/logs",
+        "stop it:           zssmnet-service stop",
     )
     return 0
 
 
-def _warnings(stack: LocalStack) -> Iterator[str]:
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        yield "no NVIDIA GPU is to be seen: the worker of the pool gpu trains on the CPU"
-    if stack.places.cluster is None:
-        yield (
-            "PostgreSQL is not installed, so SQLite serves: it locks when several runs work at a time; "
-            "install PostgreSQL (Debian: apt install postgresql)"
-        )
-    elif stack.places.cluster.data.parent != stack.folder:
-        data = stack.places.cluster.data
-        yield f"PostgreSQL does not run as root and cannot enter {stack.folder}: it keeps its files in {data}"
-    if stack.places.foreign_s3 is None:
-        yield "S3 is moto's, for trying out: it keeps all in memory. Set AWS_ENDPOINT_URL and the keys for a real one"
+def _notes(stack: LocalStack) -> Iterator[str]:
+    if os.geteuid() == 0:
+        yield "started as root: every run has root's rights; better start it as a user who owns archive and roots"
+    if not gpus_of_this_machine():
+        yield "no NVIDIA GPU found: the worker of the pool gpu trains on the CPU"
+    if (old := stack.folder / "postgres").exists() and not stack.settings.state.database:
+        yield f"{old} is the database of an earlier version and not used: see 'Upgrade' in docs/operations.md"
 
 
 def _stop(stack: LocalStack) -> int:
-    if not stack.stop():
-        print("nothing was running")
+    say("the service has ended" if stack.stop() else "the service is not running")
     return 0
 
 
 def _status(stack: LocalStack) -> int:
-    services = stack.services() if stack.folder.exists() else []
-    for name in services:
-        pid = stack.pid(name)
-        print(f"{name:<11} {f'runs, process {pid}, port {stack.places.port(name)}' if pid else 'does not run'}")
-    runs = bool(services) and all(stack.pid(name) for name in services)
-    print("all services run" if runs else "start it with 'zssmnet-service start'")
+    services = stack.services()
+    for name, one in services.items():
+        say(f"{name:<12} {one['statename'].lower():<9} {one['description']}")
+    runs = bool(services) and all(one["statename"] == "RUNNING" for one in services.values())
+    say("all services are running" if runs else "start what is not running with 'zssmnet-service start'")
     return 0 if runs else 1
 
 
-def _short(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+def _wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _end(processes: Callable[[], set[int]], signal_: signal.Signals, timeout_s: float) -> bool:
+    """Ask processes to end, and those that come up meanwhile, but not their children; whether all ended in time."""
+    signalled: set[int] = set()
+
+    def gone() -> bool:
+        there = processes()
+        for process in there - signalled:
+            try:
+                if _parent(process) not in there:
+                    os.kill(process, signal_)
+                    signalled.add(process)
+            except OSError:  # it has ended
+                continue
+        return not there
+
+    return _wait_for(gone, timeout_s)
+
+
+def _parent(process: int) -> int:
+    # the name of the program stands in brackets and may contain anything, brackets and blanks included
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _words(place: Path) -> list[bytes]:
+    try:
+        return place.read_bytes().split(b"\0")
+    except OSError:  # it has ended, or is another user's
+        return []
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ EXTRAS = {
     "prefect": "service",
     "httpx": "service",
     "yaml": "service",
+    "supervisor": "service",
     "prefect_dask": "dask",
     "dask": "dask",
     "distributed": "dask",

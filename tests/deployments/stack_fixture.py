@@ -3,48 +3,115 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from deployments import processes
-from deployments.stack import SERVICES, LocalStack
+from deployments import local_settings
+from deployments.local_settings import LocalSettings
+from deployments.stack import LocalStack
 
 FAST = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+STAND_INS = {
+    "server": """
+import http.server, os, signal
+print(signal.getsignal(signal.SIGINT), flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PREFECT_SERVER_API_PORT"])), Handler).serve_forever()
+""",
+    "setup": "print('set up')",
+    "worker": """
+import subprocess, sys, time
+run = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(print('run reports its end', flush=True))); \
+print('run begins', flush=True); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", run], start_new_session=True)
+time.sleep(600)
+""",
+}
+"""Programs in place of Prefect's: a server that answers, and workers with a run each."""
 
 
 @contextmanager
-def temporary_stack(**overrides: str) -> Iterator[LocalStack]:
-    """A stack in a folder and with an S3 of its own, not started; it ends, and its folder goes, with the block.
+def temporary_stack(s3: str | None = None, **overrides: str) -> Iterator[LocalStack]:
+    """A stack in a folder of its own, over SQLite, not started; both go with the block.
 
-    The folder is not pytest's: that is closed to all but its owner, and root's PostgreSQL runs as another user.
+    The folder's parent is open to all users, unlike pytest's.
+
+    Args:
+        s3: the address of an S3 service, whose keys are in the environment; folders if not given.
+        overrides: settings for all services and clients.
     """
     folder = Path(tempfile.mkdtemp(prefix="zssmnet-stack-"))
-    folder.chmod(0o711)
-    stack = LocalStack(folder, FAST | {"ZSSMNET_CACHE": str(folder / "cache")} | overrides)
+    folder.chmod(0o755)
+    stack = LocalStack(folder / ".service", FAST | {"ZSSMNET_CACHE": str(folder / ".service" / "cache")} | overrides)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.delenv("AWS_ENDPOINT_URL", raising=False)  # of other tests
+            for name in ("AWS_ENDPOINT_URL", "ZSSMNET_BUCKET", "CUDA_VISIBLE_DEVICES"):  # of other tests
+                patch.delenv(name, raising=False)
+            if s3:
+                patch.setenv("AWS_ENDPOINT_URL", s3)
             yield stack
     finally:
         stack.stop()
+        assert not stack.processes(), "a process is left"
         shutil.rmtree(folder)
-    assert not any(processes.marked(f"{folder}:{name}") for name in SERVICES), "a process is left"
+
+
+@contextmanager
+def stand_ins(**programs: str) -> Iterator[None]:
+    """Let stacks run other programs than Prefect's, `STAND_INS` where none is given; they are soon ready."""
+
+    def command(settings: LocalSettings, name: str) -> list[str]:
+        kind = "worker" if name.endswith("-worker") else name
+        script = settings.folder / f"{kind}.py"
+        script.write_text(programs.get(kind, STAND_INS[kind]))
+        return [sys.executable, str(script)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalSettings, "command", command)
+        with tempfile.NamedTemporaryFile("w", suffix=".conf") as template:
+            template.write(local_settings._TEMPLATE.read_text().replace("startsecs = 5", "startsecs = 0"))
+            template.flush()
+            patch.setattr(local_settings, "_TEMPLATE", Path(template.name))
+            yield
+
+
+def pid_of(stack: LocalStack, service: str) -> int | None:
+    """The process id of a service, if it runs."""
+    return stack.services().get(service, {}).get("pid") or None
+
+
+def processes_of(stack: LocalStack, service: str) -> list[int]:
+    """All processes that a service has started, itself aside."""
+    mark = f"SUPERVISOR_PROCESS_NAME={service}".encode()
+    others = stack.processes() - {pid_of(stack, service)}
+    return [one for one in others if mark in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")]
 
 
 def kill(stack: LocalStack, service: str) -> None:
-    """Kill the process of a service, as a crash would; what it started runs on."""
-    pid = stack.pid(service)
+    """Kill the process of a service, as a crash would, and wait until it is back; what it started runs on."""
+    pid = pid_of(stack, service)
     assert pid
     os.kill(pid, signal.SIGKILL)
-    assert processes.wait_for(lambda: stack.pid(service) is None, 30)
+    wait_for(lambda: pid_of(stack, service) not in (None, pid))
 
 
-@pytest.fixture
-def local_stack() -> Iterator[LocalStack]:
-    """A stack that is not started."""
-    with temporary_stack() as stack:
-        yield stack
+def take_down(stack: LocalStack, service: str) -> None:
+    """Stop a service until it is started again."""
+    assert stack._supervisor("stopProcess", service)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing happened within {timeout_s} s"
+        time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""What the server does by itself about runs that crash or are lost: a real server on PostgreSQL, without workers.
+"""What the server does by itself about runs that crash or are lost: a real server, without workers.
 
 The tests stand in for workers and runs: they set the states that these would set, and send their heartbeats.
 """
@@ -136,7 +136,7 @@ def heartbeats(run: FlowRun) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with temporary_stack() as stack:
-        stack.start(["postgres", "server"])
+        stack.start(["server"])
         settings = {
             PREFECT_API_URL: stack.environment["PREFECT_API_URL"],
             PREFECT_API_AUTH_STRING: stack.environment["PREFECT_API_AUTH_STRING"],

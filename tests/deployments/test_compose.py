@@ -181,6 +181,21 @@ def test_the_database_and_redis_are_out_of_the_reach_of_runs():
         assert "networks" not in SERVICES[name]
 
 
+def test_notifications_can_leave():
+    """The background services send them; a network that is internal leads nowhere."""
+    ways = [name for name in SERVICES["services"]["networks"] if not (FILE["networks"][name] or {}).get("internal")]
+    assert ways == ["default"]
+    assert "ports" not in SERVICES["services"]
+
+
+def test_old_runs_and_events_are_deleted():
+    """By the server's services, as soon as Prefect knows the settings (`test_settings_are_known_to_prefect`)."""
+    for name in ("server", "services"):
+        environment = SERVICES[name]["environment"]
+        assert environment["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] == "events,flow_runs"
+        assert "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD" in environment
+
+
 def test_settings_are_known_to_prefect():
     """A setting with a wrong name is passed over in silence."""
     import prefect.settings

@@ -19,14 +19,14 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import Event
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed, Pending, Running
 from pydantic import SecretStr
 
 from deployments import setup
-from deployments.automations import automations
+from deployments.automations import announce_crashes, automations
 from flows.watch import MARKER, watch_for_data
 from tasks.announcement import PUBLISHED
-from tasks.hand_off import HandOff
+from tasks.hand_off import WORK_QUEUE, HandOff
 
 RETRAIN = "retrain-on-new-data/retrain-on-new-data"
 TRIGGER = "retrain when data have arrived"
@@ -208,6 +208,23 @@ def test_what_is_missing_is_made_and_said(
         'Run prepare-data 0 ended as Failed: the disk "data" is full',
         "Run prepare-data 1 ended as Cases left out: 6 of 8 cases used",
     ]
+
+
+def test_a_crash_is_announced_again_unless_a_parent_sees_to_its_run(client: SyncPrefectClient) -> None:
+    """The server may have ended before it has acted on a crash, as when everything is stopped."""
+    deployment = client.read_deployment_by_name("prepare-data/prepare-data")
+    runs = [
+        client.create_flow_run_from_deployment(deployment.id, work_queue_name=queue, parameters=FOLDERS)
+        for queue in ("default", WORK_QUEUE)
+    ]
+    for run in runs:
+        for state in (Pending(), Running(), Crashed(message="stopped")):  # one that never began would fail for good
+            client.set_flow_run_state(run.id, state, force=True)
+    assert announce_crashes(client) >= 1
+    states = [[one.name for one in client.read_flow_run_states(run.id)].count("Crashed") for run in runs]
+    assert states == [2, 1]
+    for run in runs:
+        client.delete_flow_run(run.id)
 
 
 def test_the_run_form_shows_what_matters_first_and_folds_its_sections() -> None:

@@ -1,17 +1,14 @@
 """Looking for a stack's passwords and keys wherever a run may have left them."""
 
 import base64
-import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import s3fs
 
-from deployments import postgres
 from deployments.stack import LocalStack
 
-MEANT = ("state.json", "env")
+MEANT = ("state.json", "env", "supervisord.conf")
 """Files of the stack that hold them on purpose, readable by their owner alone."""
 
 
@@ -22,7 +19,6 @@ class Secrets:
         self._stack = stack
         api = stack.environment["PREFECT_API_AUTH_STRING"]
         self._secrets = {
-            "the database's password": stack.places.database_password,
             "the API's password": api.partition(":")[2],
             "the API's password in a header": base64.b64encode(api.encode()).decode(),
             "the S3 key": stack.environment["AWS_SECRET_ACCESS_KEY"],
@@ -66,14 +62,7 @@ class Secrets:
         return [where for line in dump.splitlines() for where in self._found(line, f"database: {line[:80]!r}")]
 
     def _dump(self) -> bytes:
-        cluster = self._stack.places.cluster
-        if cluster is None:
-            return b"".join(path.read_bytes() for path in self._stack.folder.glob("prefect.db*"))
-        port = f"--port={self._stack.places.port('postgres')}"
-        command = [cluster.binaries / "pg_dump", "--host=127.0.0.1", port, f"--username={postgres.USER}"]
-        password = {"PGPASSWORD": self._stack.places.database_password}
-        done = subprocess.run([*command, postgres.DATABASE], env=os.environ | password, capture_output=True, check=True)
-        return done.stdout
+        return b"".join(path.read_bytes() for path in self._stack.folder.glob("prefect.db*"))
 
     def _found(self, content: bytes, where: str) -> Iterator[str]:
         return (f"{name} in {where}" for name, value in self._secrets.items() if value.encode() in content)

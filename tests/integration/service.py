@@ -23,8 +23,8 @@ from prefect.client.schemas.sorting import FlowRunSort, LogSort
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from deployments import processes
 from deployments.stack import LocalStack
+from tests.deployments import stack_fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 600
@@ -125,19 +125,17 @@ class Service:
         body = {"sort": "EXPECTED_START_TIME_DESC", "deployments": {"id": {"any_": [str(deployment.id)]}}, "limit": 50}
         return [FlowRun.model_validate(one) for one in self._post("/flow_runs/filter", body)]
 
-    def processes_of(self, service: str) -> list[processes.Process]:
+    def processes_of(self, service: str) -> list[int]:
         """All processes that a worker has started, itself aside."""
-        worker = self.stack.pid(service)
-        mark = f"{self.stack.folder}:{service}"
-        return [one for one in processes.marked(mark) if one.pid != worker]
+        return stack_fixture.processes_of(self.stack, service)
 
-    def process_of(self, run: FlowRun, service: str) -> processes.Process:
+    def process_of(self, run: FlowRun, service: str) -> int:
         """The process of a run, which this worker has started."""
         reported = f"PREFECT__FLOW_RUN_ID={run.id}".encode()
         (found,) = (
             one
             for one in self.processes_of(service)
-            if reported in Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
+            if reported in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
         )
         return found
 

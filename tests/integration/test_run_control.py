@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling, Crashed, Suspended
 
 from tasks.run_control import LOST
-from tests.deployments.stack_fixture import kill, temporary_stack
+from tests.deployments.stack_fixture import take_down, temporary_stack
 from tests.integration.service import Service, connected
 from tests.phantoms import small_archive
 from tests.zssmnet.training.examples import small_config, write_cubes
@@ -147,7 +147,7 @@ def test_a_server_that_is_away_stops_no_training(minutes: int, tmp_path: Path, a
     """Neither the training nor the run that waits for it; both report when the server is there again."""
     images, masks = archive
     with temporary_stack(OMP_NUM_THREADS="1", PREFECT_WORKER_QUERY_SECONDS="2") as stack:
-        stack.start(["postgres", "s3", "server", "setup", "cpu-worker", "gpu-worker"])
+        stack.start()
         with connected(stack) as service:
             config = small_config(epochs=100_000, patience=100_000, batch_size=4)
             parameters = {
@@ -161,7 +161,7 @@ def test_a_server_that_is_away_stops_no_training(minutes: int, tmp_path: Path, a
             training = tmp_path / "root" / "SSL" / "pretrained_weights" / "training"
             service.until(lambda: bool(list(training.glob("*/last.checkpoint"))))
             (child,) = service.children(run, "pretrain")
-            kill(stack, "server")
+            take_down(stack, "server")
             time.sleep(60 * minutes)
             (checkpoint,) = training.glob("*/last.checkpoint")
             assert time.time() - checkpoint.stat().st_mtime < 30, "it has stopped"

@@ -7,7 +7,9 @@ left out that no other test needs.
 
 import asyncio
 import json
+import os
 import re
+import secrets
 import shlex
 import signal
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ from deployments import setup
 from deployments.automations import automations, notifications
 from flows import cli
 from flows.watch import watch_for_data
-from tests.deployments.stack_fixture import kill, temporary_stack
+from tests.deployments.stack_fixture import kill, take_down, temporary_stack
 from tests.integration.browser import look, look_while_it_trains, signed_in
 from tests.integration.secrecy import Secrets
 from tests.integration.service import ROOT, Service, connected, flow_run_id
@@ -112,12 +114,14 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
+def service(s3_endpoint: str) -> Iterator[Service]:
     """Everything but the worker of the pool gpu."""
-    with temporary_stack(**QUICK) as stack:
-        stack.start(["postgres", "s3", "server", "setup", "cpu-worker"])
-        with connected(stack) as service:
-            yield service
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", secrets.token_urlsafe(24))
+        with temporary_stack(s3_endpoint, **QUICK) as stack:
+            stack.start(["server", "setup", "cpu-worker"])
+            with connected(stack) as service:
+                yield service
 
 
 @pytest.fixture(scope="module")
@@ -234,8 +238,7 @@ def test_a_parent_is_lost_while_it_waits(service: Service, orphaning_run: FlowRu
     service.until(lambda: "hand-off" in service.artifacts(orphaning_run))
     process = service.process_of(orphaning_run, "cpu-worker")
     kill(service.stack, "cpu-worker")
-    process.send(signal.SIGKILL)
-    service.stack.start(["cpu-worker"])
+    os.kill(process, signal.SIGKILL)
 
 
 def test_a_worker_comes(service: Service, first_run: FlowRun, roots: Path, long: bool) -> None:
@@ -247,8 +250,7 @@ def test_a_worker_comes(service: Service, first_run: FlowRun, roots: Path, long:
     if long:
         (run,) = service.processes_of("gpu-worker")
         kill(service.stack, "gpu-worker")
-        run.send(signal.SIGKILL)
-        service.stack.start(["gpu-worker"])
+        os.kill(run, signal.SIGKILL)
 
 
 @pytest.mark.long
@@ -412,7 +414,7 @@ def test_cancelling_the_parent_ends_the_training(service: Service, cancelled_run
 def test_the_commands_of_the_operations_pages_are_taken(service: Service) -> None:
     """All of Prefect's commands on the pages, but those that start workers; nobody does the work that they ask for."""
     for worker in ("cpu-worker", "gpu-worker"):
-        kill(service.stack, worker)
+        take_down(service.stack, worker)
     pages = "".join((ROOT / "docs" / name).read_text() for name in ("operations.md", "kubernetes.md"))
     blocks = re.findall(r"^```sh\n(.*?)^```", pages, re.DOTALL | re.MULTILINE)
     lines = dict.fromkeys("\n".join(blocks).replace("\\\n", " ").splitlines())  # each once
@@ -433,12 +435,12 @@ def test_the_commands_of_the_operations_pages_are_taken(service: Service) -> Non
 def test_no_secret_is_told_anywhere(service: Service, roots: Path, ledger: Ledger) -> None:
     """After all these runs: the stack's passwords, S3 key and blocks, in clear or as a header of HTTP."""
     with ledger.tried("secrets", "passwords and keys of the service"):
-        secrets = Secrets(service.stack, {"a block": "the value of s3-secret-access-key"})
-        assert secrets.found_in_commands() == []
-        assert secrets.found_in_files(service.stack.folder) == []
-        assert secrets.found_in_files(roots) == []
-        assert secrets.found_in_bucket("zssmnet") == []
-        assert secrets.found_in_database() == []
+        found = Secrets(service.stack, {"a block": "the value of s3-secret-access-key"})
+        assert found.found_in_commands() == []
+        assert found.found_in_files(service.stack.folder) == []
+        assert found.found_in_files(roots) == []
+        assert found.found_in_bucket("zssmnet") == []
+        assert found.found_in_database() == []
 
 
 def _joined(words: list[str]) -> list[str]:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.places import Places
-from deployments.processes import StackError
+from deployments.local_settings import LocalSettings, StackError
 from tests.reliability.ledger import Ledger
 from zssmnet.errors import InputError, without_credentials
 from zssmnet.storage import open_storage
@@ -51,7 +50,7 @@ def test_a_stack_does_not_repeat_an_endpoint_s_password(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     with ledger.tried("secrets", "password in AWS_ENDPOINT_URL"):
         with pytest.raises(StackError) as caught:
-            Places(tmp_path, {}, {}).environment("cpu-worker")
+            LocalSettings(tmp_path, {}).prepare(None, 0o022)
         assert str(caught.value) == (
             "AWS_ENDPOINT_URL is set to http://***@127.0.0.1:9, but AWS_ACCESS_KEY_ID is not: set it, too"
         )

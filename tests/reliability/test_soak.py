@@ -1,4 +1,4 @@
-"""Long runs: 1,500 small cases through the whole flow on a server with PostgreSQL, and by the plain command.
+"""Long runs: 1,500 small cases through the whole flow on a server with SQLite, and by the plain command.
 
     pytest tests/reliability/test_soak.py --long --reliability-report report.md
 
@@ -22,7 +22,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from benchmarks.many_cases import write_many_cases
-from tests.deployments.stack_fixture import temporary_stack
+from tests.deployments.stack_fixture import pid_of, temporary_stack
 from tests.integration.service import Service, connected
 from tests.reliability.ledger import Ledger
 from tests.reliability.watching import Watch, family, in_words, thirds
@@ -35,7 +35,7 @@ from zssmnet.storage import open_storage
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(3600)]
 
 CASES = int(os.environ.get("ZSSMNET_SOAK_CASES", "1500"))
-RUN = f"{CASES:,} cases on PostgreSQL"
+RUN = f"{CASES:,} cases on SQLite"
 COMMAND_RUN = f"{CASES:,} cases by the plain command"
 STAGES = ("prepare-data", "generate-cubes", "pretrain")
 SAMPLE = min(CASES, 100)
@@ -97,8 +97,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service() -> Iterator[Service]:
     with pytest.MonkeyPatch.context() as patch, temporary_stack(OMP_NUM_THREADS="1") as stack:
         patch.delenv("AWS_ENDPOINT_URL", raising=False)  # of other tests
-        if stack.places.cluster is None:
-            pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql): no long run on it")
         stack.start()
         with connected(stack) as service:
             yield service
@@ -137,14 +135,13 @@ def groups_of(service: Service) -> dict[str, Any]:
     stack = service.stack
 
     def runs(worker: str) -> list[int]:
-        return [process.pid for process in service.processes_of(worker)]
+        return service.processes_of(worker)
 
     return {
-        "server": lambda: family(stack.pid("server")),
-        "PostgreSQL": lambda: family(stack.pid("postgres")),
-        "cpu worker": lambda: [stack.pid("cpu-worker")],
+        "server": lambda: family(pid_of(stack, "server")),
+        "cpu worker": lambda: [pid_of(stack, "cpu-worker")],
         "run": lambda: runs("cpu-worker"),
-        "gpu worker": lambda: [stack.pid("gpu-worker")],
+        "gpu worker": lambda: [pid_of(stack, "gpu-worker")],
         "training": lambda: runs("gpu-worker"),
     }
 
@@ -202,7 +199,7 @@ def test_memory_stays_flat(first: Soak, ledger: Ledger) -> None:
         ledger.measured(RUN, f"memory, {group}", in_words(before.get(group, []) + after.get(group, [])))
     for group, used in before.items():
         assert_flat(group, used)
-    for group in ("server", "PostgreSQL", "cpu worker"):
+    for group in ("server", "cpu worker"):
         assert max(after[group]) <= allowed(max(before[group])), f"{group}: {in_words(after[group])}"
 
 
