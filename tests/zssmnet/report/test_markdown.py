@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tasks.markdown import code, text
+from zssmnet.report.markdown import code, text
 
 HARMLESS = [
     "10001_1000001",
