@@ -16,11 +16,12 @@ from flows.pipeline import ssl_pretraining
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.command import zssmnet
+from tests.reliability.killing import digests
 from tests.runs import artifacts_of, logs_of, runs_over, sections_of, tasks_of, until
 from zssmnet.data.image_io import read_image, write_image
 from zssmnet.data.splits import stable_subset
 from zssmnet.errors import InputError
-from zssmnet.stages.pipeline import PipelineSummary
+from zssmnet.stages.pipeline import PipelineSummary, run_pipeline
 
 SETTINGS = Settings.model_validate(tomllib.loads(QUICK_SETTINGS))
 
@@ -186,6 +187,22 @@ def test_a_second_run_does_nothing(done: PipelineSummary, archive: tuple[Path, P
     assert (again.preparation.prepared, again.preparation.up_to_date) == (0, 6)
     assert not any(outcome.is_new for outcome in again.cubes.subsets)
     assert not again.training.is_new
+
+
+def test_command_and_notebook_give_the_same_files_and_weights(
+    done: PipelineSummary, archive: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, masks = archive
+    settings = tmp_path / "quick.toml"
+    settings.write_text(QUICK_SETTINGS)
+    words = ["--images_path", images, "--zonal_mask_path", masks, "--config", settings]
+    assert zssmnet("run", *words, "--output", tmp_path / "command").status == 0
+    how = {"cubes": SETTINGS.cubes, "pretraining": SETTINGS.pretraining}
+    run_pipeline(images, masks, tmp_path / "notebook", **how)
+    expected = digests(done.root)
+    assert [digests(str(tmp_path / name)) for name in ("command", "notebook")] == [expected] * 2
+    assert "SSL/pretrained_weights/ssl_mnet_zonal.model" in expected
+    assert runs_over(tmp_path / "command") == {}
 
 
 def test_an_added_case_leaves_the_cubes_of_all_others_as_they_were(
