@@ -97,8 +97,15 @@ class Submitted(list[int]):
 
 @pytest.mark.parametrize(
     ("count", "each", "tasks"),
-    [(0, None, 0), (2, None, 2), (MOST_TASKS, None, MOST_TASKS), (MOST_TASKS + 1, None, 1001), (15_000, None, 1875)]
-    + [(7, 3, 3), (MOST_TASKS + 1, 1, MOST_TASKS + 1)],
+    [
+        (0, None, 0),
+        (2, None, 2),
+        (MOST_TASKS, None, MOST_TASKS),
+        (MOST_TASKS + 1, None, 1001),
+        (15_000, None, 1875),
+        (7, 3, 3),
+        (MOST_TASKS + 1, 1, MOST_TASKS + 1),
+    ],
 )
 def test_a_large_archive_takes_no_more_than_so_many_tasks(
     count: int, each: int | None, tasks: int, monkeypatch: pytest.MonkeyPatch

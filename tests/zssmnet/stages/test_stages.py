@@ -1,4 +1,4 @@
-"""The stages as a notebook calls them: addresses of every kind, errors before any file, the same files with any runner."""
+"""The stages as a notebook calls them: addresses of every kind, errors before any file, one result for all runners."""
 
 import json
 import logging
@@ -65,7 +65,7 @@ def test_what_is_not_there_is_an_error_and_nothing_is_written(
 
 @pytest.mark.parametrize("subsets", [[7], [-1, 2], [6]])
 def test_there_are_six_subsets(subsets: list[int], here: Path) -> None:
-    with pytest.raises(InputError, match="there is no subset -?[0-9]+; subsets are 0 to 5"):
+    with pytest.raises(InputError, match=r"there is no subset -?[0-9]+; subsets are 0 to 5"):
         zssmnet.generate_cubes("nowhere", "cubes", subsets=subsets)
     assert list(here.iterdir()) == []
 
