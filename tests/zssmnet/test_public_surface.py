@@ -197,8 +197,8 @@ class TestStages:
         alone = zssmnet.prepare_case(files, masks / f"{first}.nii.gz")
         published = sorted((tmp_path / "data").glob(f"subset*/{first}*.nii.gz"))
         order = [file.name.removeprefix(first).removesuffix(".nii.gz") for file in published]
-        assert order == ["_0000", "_0001", "_0002", "_0003"]
-        for ours, theirs in zip((*alone.images, alone.mask), map(read_image, published), strict=True):
+        assert order == ["", "_0000", "_0001", "_0002"]
+        for ours, theirs in zip((alone.mask, *alone.images), map(read_image, published), strict=True):
             np.testing.assert_array_equal(array_of(ours), array_of(theirs))
 
         config = CubesConfig(cubes_per_case=2, size=(16, 16, 4))
