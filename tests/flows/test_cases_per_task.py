@@ -10,7 +10,7 @@ from prefect import flow
 
 from flows.prepare_data import prepare_data
 from tasks.progress import RunProgress
-from tasks.runner import MOST_TASKS, FlowRunner, _tasks_end_with, flow_has_ended, run_parts
+from tasks.runner import MOST_TASKS, FlowRunner, Parts, _tasks_end_with, flow_has_ended, run_parts
 from tests.runs import runs_over, sections_of, tasks_of, until
 from tests.zssmnet.examinations import Archive
 from zssmnet.config import PreparationConfig
@@ -61,8 +61,8 @@ def test_each_case_is_named_and_left_out_alone(
 
 def test_a_task_that_is_done_again_does_only_what_is_not_done(archive: Archive, tmp_path: Path) -> None:
     parts = parts_of(archive, tmp_path / "data")[:3]
-    run_parts.fn(prepare_part, parts[:1])
-    first, bad, last = run_parts.fn(prepare_part, parts)
+    run_parts.fn(prepare_part, Parts(parts[:1]))
+    first, bad, last = run_parts.fn(prepare_part, Parts(parts))
     assert isinstance(bad, CaseError) and bad.case_id == BAD
     assert not isinstance(first, CaseError) and not isinstance(last, CaseError)
     assert [(record.case_id, is_new) for record, is_new in (first, last)] == [(IDS[0], False), (IDS[2], True)]
@@ -75,7 +75,7 @@ def test_no_case_is_begun_after_the_end_of_the_flow(archive: Archive, tmp_path: 
     assert not of_a_task.run(flow_has_ended)
     ended.set()
     output = tmp_path / "data"
-    assert of_a_task.run(run_parts.fn, prepare_part, parts_of(archive, output)) == []
+    assert of_a_task.run(run_parts.fn, prepare_part, Parts(parts_of(archive, output))) == []
     assert not output.exists()
     assert not flow_has_ended()  # here, outside any task
 
@@ -90,9 +90,8 @@ class Submitted(list[int]):
     def with_options(self, **_: object) -> "Submitted":
         return self
 
-    def submit(self, function: object, quoted: object) -> object:
-        self.append(len(quoted.unquote()))  # type: ignore[attr-defined]
-        return None
+    def submit(self, function: object, parts: Parts) -> None:
+        self.append(len(parts.items))
 
 
 @pytest.mark.parametrize(
