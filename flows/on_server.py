@@ -26,17 +26,23 @@ def run_flow(flow: Any, arguments: dict[str, Any]) -> Any:
 
     Raises:
         ConfigError: the server's address is none, or tasks are to run on Dask without one.
-        ServiceError: no Prefect server answers there, or it does not accept this user.
+        ServiceError: no Prefect server answers there, or it does not accept this user; no scheduler of Dask's answers.
     """
     hide_tracebacks()
+    address = os.environ.get(DASK_ADDRESS)
     if PREFECT_API_URL.value():
         _check_server(str(PREFECT_API_URL.value()))
-    elif address := os.environ.get(DASK_ADDRESS):
+    elif address:
         raise ConfigError(
             f"{DASK_ADDRESS}={address}: tasks on Dask's workers report to a Prefect server, and none is named: set "
             f"PREFECT_API_URL to one that all machines reach, or unset {DASK_ADDRESS}"
         )
-    return summary_of(flow, arguments)
+    try:
+        return summary_of(flow, arguments)
+    except OSError as error:
+        if address and address in str(error):  # Dask's client names it
+            raise ServiceError(f"{DASK_ADDRESS}={address}: {error}; check the cluster, or unset it") from error
+        raise
 
 
 def _check_server(address: str) -> None:

@@ -129,13 +129,16 @@ class PendingMessages:
         self._jobs: dict[str, Callable[[], object]] = {}
         self._is_closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._send, daemon=True, name="messages")
+        self._thread = threading.Thread(target=copy_context().run, args=(self._send,), daemon=True, name="messages")
         self._thread.start()
 
     def put(self, kind: str, job: Callable[[], object]) -> None:
-        """Send soon, in the present context, in place of anything of this kind that still waits."""
+        """Send soon, in place of anything of this kind that still waits.
+
+        What is sent belongs to the run that made this object, whichever thread puts it here.
+        """
         with self._changed:
-            self._jobs[kind] = partial(copy_context().run, job)
+            self._jobs[kind] = job
             self._changed.notify()
 
     def close(self) -> None:

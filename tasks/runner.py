@@ -13,7 +13,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from prefect.utilities.annotations import quote
 
 from tasks.announcement import announce
 from tasks.folders import STARTED_BY_WORKER
@@ -46,17 +45,27 @@ def task_runner() -> TaskRunner[Any]:
     return ThreadPoolTaskRunner(max_workers=core_count())
 
 
-def _named_after_items(parameters: dict[str, Any]) -> str:
-    return shortened(map(str, parameters["items"]), 1)
+class Parts:
+    """What one task does: in an object, since Prefect searches lists for results of other tasks.
+
+    Its own ``quote``, which is for that, arrives on a Dask worker as a tuple.
+    """
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = items
 
 
-@task(task_run_name=_named_after_items, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[arg-type]  # a method
-def run_parts(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
+def _named_after_parts(parameters: dict[str, Any]) -> str:
+    return shortened(map(str, parameters["parts"].items), 1)
+
+
+@task(task_run_name=_named_after_parts, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[arg-type]  # a method
+def run_parts(function: Callable[[ItemT], ResultT], parts: Parts) -> list[ResultT]:
     """Run parts of a stage one after the other; once the flow has ended, by an interrupt or an error, no further one.
 
     A task that is done again finds those parts done that it has published.
     """
-    return [function(item) for item in items if not flow_has_ended()]
+    return [function(item) for item in parts.items if not flow_has_ended()]
 
 
 class FlowRunner:
@@ -85,7 +94,7 @@ class FlowRunner:
         try:
             for start in range(0, len(tasks), TASKS_AT_ONCE):
                 with progress_shown_on(self.progress), _tasks_end_with(ended):
-                    futures = [named.submit(function, quote(one)) for one in tasks[start : start + TASKS_AT_ONCE]]
+                    futures = [named.submit(function, Parts(one)) for one in tasks[start : start + TASKS_AT_ONCE]]
                 for future in as_completed(futures):
                     yield from future.result()
         finally:
@@ -96,11 +105,11 @@ class FlowRunner:
         result: ResultT
         with progress_shown_on(self.progress), controlled():
             if not isinstance(item, Training):
-                (result,) = named(function, quote([item]))
+                (result,) = named(function, Parts([item]))
             elif self._hand_off.deployment:
                 result = hand_over(item, self._hand_off)  # type: ignore[assignment]
             else:
-                (result,) = named(function, quote([item]))
+                (result,) = named(function, Parts([item]))
                 wait_for_server()
                 announce(open_storage(item.output_path), "challenge" if item.challenge else "pretraining")
         return result

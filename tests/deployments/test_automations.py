@@ -12,7 +12,6 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from flows.pretrain import pretrain
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -24,6 +23,7 @@ from prefect.states import Cancelling, Completed, Crashed, InfrastructurePending
 from prefect.states import State as StateOfAnything
 
 from deployments.automations import ask_for_signs_of_life, automations, make
+from flows.of_stages import pretrain
 from tasks.hand_off import WORK_QUEUE, _send
 from tests.deployments.stack_fixture import temporary_stack
 

@@ -229,7 +229,7 @@ def test_a_crash_is_announced_again_unless_a_parent_sees_to_its_run(client: Sync
 
 def test_the_run_form_shows_what_matters_first_and_folds_its_sections() -> None:
     """As far as Prefect's UI allows: a section that may be none is folded; fields come in the order of positions."""
-    form = setup.run_form("flows.pipeline.ssl_pretraining")
+    form = setup.run_form("flows.of_stages.ssl_pretraining")
     fields = sorted(form["properties"].items(), key=lambda one: one[1]["position"])
     assert [name for name, _ in fields][:4] == ["images_path", "zonal_mask_path", "root", "splits_path"]
     sections = {name: field for name, field in fields if "$ref" in str(field)}
@@ -243,5 +243,5 @@ def test_the_run_form_shows_what_matters_first_and_folds_its_sections() -> None:
         assert [(one["position"], one["title"]) for one in section["properties"].values()] == [
             *enumerate(section["properties"])
         ]
-    challenger = setup.run_form("flows.retrain.retrain_on_new_data")["definitions"]["ChallengerTrainingConfig"]
+    challenger = setup.run_form("flows.of_stages.retrain_on_new_data")["definitions"]["ChallengerTrainingConfig"]
     assert challenger["properties"]["epochs"]["default"] == 100

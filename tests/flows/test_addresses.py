@@ -4,13 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flows.generate_cubes import generate_cubes
-from flows.pipeline import ssl_pretraining
-from flows.prepare_data import prepare_data
-from flows.pretrain import pretrain
-from flows.probe import probe
-from flows.retrain import retrain_on_new_data
 
+from flows.of_stages import generate_cubes, prepare_data, pretrain, probe, retrain_on_new_data, ssl_pretraining
 from flows.watch import watch_for_data
 from tasks.folders import STARTED_BY_WORKER, check_valid_everywhere
 from tasks.hand_off import HandOff

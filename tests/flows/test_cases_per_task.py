@@ -1,22 +1,21 @@
 """Tasks that prepare several cases: each case is named, counted and left out as if it had a task of its own."""
 
 import logging
+import threading
 from contextvars import copy_context
 from pathlib import Path
 
 import pytest
-from flows.prepare_data import MOST_TASKS, NO_LIMITS, _divided, _refuse_faults
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from tasks.cases import prepare
+from prefect import flow
 
-from tasks.run_control import ends_with_flow
-from tests.reliability.command import zssmnet
-from tests.runs import case_rows, runs_over
+from flows.of_stages import prepare_data
+from tasks.progress import RunProgress
+from tasks.runner import MOST_TASKS, FlowRunner, Parts, _tasks_end_with, flow_has_ended, run_parts
+from tests.runs import runs_over, sections_of, tasks_of, until
 from tests.zssmnet.examinations import Archive
 from zssmnet.config import PreparationConfig
-from zssmnet.data.archive import Case
 from zssmnet.errors import CaseError, InputError
+from zssmnet.stages.prepare import NO_LIMITS, CaseToPrepare, _refuse_faults, prepare_part
 
 IDS = [f"{10001 + number}_{1000001 + number}" for number in range(5)]
 BAD = IDS[1]
@@ -32,6 +31,11 @@ def archive(tmp_path: Path) -> Archive:
     return archive
 
 
+def parts_of(archive: Archive, output: Path) -> list[CaseToPrepare]:
+    where = archive.images.uri, archive.masks.uri, str(output)
+    return [CaseToPrepare(archive.case(case_id), 0, *where, PreparationConfig()) for case_id in IDS]
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("subset*/*.nii.gz")}
 
@@ -40,53 +44,90 @@ def test_each_case_is_named_and_left_out_alone(
     archive: Archive, tmp_path: Path, caplog: pytest.LogCaptureFixture, prefect_api: str
 ) -> None:
     outputs = [tmp_path / f"{number} each" for number in (1, 3)]
-    common = ("prepare", "--images_path", archive.images.uri, "--zonal_mask_path", archive.masks.uri)
-    for output, each in zip(outputs, "13", strict=True):
+    for output, each in zip(outputs, (1, 3), strict=True):
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="zssmnet"):
-            ended = zssmnet(*common, "--output_path", output, "--cases-per-task", each)
-        assert ended.out.splitlines()[-1].startswith("4 cases prepared, 0 up to date, 1 left out")
+            done = prepare_data(archive.images.uri, archive.masks.uri, str(output), cases_per_task=each)
+        assert (done.prepared, set(done.left_out)) == (4, {BAD})
         lines = caplog.text.splitlines()
         for case_id in IDS:
             word = "is left out" if case_id == BAD else "prepared for subset"
             assert len([line for line in lines if case_id in line and word in line]) == 1
     one, several = (runs_over(output)["prepare-data"] for output in outputs)
     assert files(outputs[0]) == files(outputs[1])
-    assert case_rows(one) == case_rows(several)
-    with get_client(sync_client=True) as client:
-        found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[several.id])))
-    names = {task.name for task in found if task.name.startswith("prepare-")}
-    assert names == {f"prepare-{IDS[0]} and 2 more", f"prepare-{IDS[3]} and 1 more"}
+    assert sections_of(one)["Cases"].partition("\n\n")[2] == sections_of(several)["Cases"].partition("\n\n")[2]
+    until(lambda: tasks_of(several) == {f"prepare-{IDS[0]} and 2 more", f"prepare-{IDS[3]} and 1 more"})
 
 
 def test_a_task_that_is_done_again_does_only_what_is_not_done(archive: Archive, tmp_path: Path) -> None:
-    cases = [archive.case(case_id) for case_id in IDS[:3]]
-    where = archive.images.uri, archive.masks.uri, str(tmp_path / "data")
-    prepare.fn(cases[:1], [0], *where, PreparationConfig())
-    first, bad, last = prepare.fn(cases, [0, 0, 0], *where, PreparationConfig())
+    parts = parts_of(archive, tmp_path / "data")[:3]
+    run_parts.fn(prepare_part, Parts(parts[:1]))
+    first, bad, last = run_parts.fn(prepare_part, Parts(parts))
     assert isinstance(bad, CaseError) and bad.case_id == BAD
     assert not isinstance(first, CaseError) and not isinstance(last, CaseError)
     assert [(record.case_id, is_new) for record, is_new in (first, last)] == [(IDS[0], False), (IDS[2], True)]
 
 
 def test_no_case_is_begun_after_the_end_of_the_flow(archive: Archive, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), ends_with_flow():
+    ended = threading.Event()
+    with _tasks_end_with(ended):
         of_a_task = copy_context()
-        raise KeyboardInterrupt
-    cases, output = [archive.case(case_id) for case_id in IDS], tmp_path / "data"
-    where = archive.images.uri, archive.masks.uri, str(output)
-    assert of_a_task.run(prepare.fn, cases, [0] * len(cases), *where, PreparationConfig()) == []
+    assert not of_a_task.run(flow_has_ended)
+    ended.set()
+    output = tmp_path / "data"
+    assert of_a_task.run(run_parts.fn, prepare_part, Parts(parts_of(archive, output))) == []
     assert not output.exists()
+    assert not flow_has_ended()  # here, outside any task
 
 
-@pytest.mark.parametrize("count", [0, 1, MOST_TASKS, MOST_TASKS + 1, 15_000])
-def test_a_large_archive_takes_no_more_than_so_many_tasks(count: int) -> None:
-    cases = [Case(str(number), "nnunet", ("a", "b", "c"), "mask") for number in range(count)]
-    parts = _divided(cases, None)
-    assert [case for part in parts for case in part] == cases
-    assert len(parts) <= MOST_TASKS
-    assert (max(map(len, parts), default=1) == 1) == (count <= MOST_TASKS)
-    assert len(_divided(cases, 1)) == count
+def identity(item: int) -> int:
+    return item
+
+
+class Submitted(list[int]):
+    """In place of a task: the sizes of what is submitted, done at once."""
+
+    def with_options(self, **_: object) -> "Submitted":
+        return self
+
+    def submit(self, function: object, parts: Parts) -> None:
+        self.append(len(parts.items))
+
+
+@pytest.mark.parametrize(
+    ("count", "each", "tasks"),
+    [
+        (0, None, 0),
+        (2, None, 2),
+        (MOST_TASKS, None, MOST_TASKS),
+        (MOST_TASKS + 1, None, 1001),
+        (15_000, None, 1875),
+        (7, 3, 3),
+        (MOST_TASKS + 1, 1, MOST_TASKS + 1),
+    ],
+)
+def test_a_large_archive_takes_no_more_than_so_many_tasks(
+    count: int, each: int | None, tasks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = Submitted()
+    monkeypatch.setattr("tasks.runner.run_parts", submitted)
+    monkeypatch.setattr("tasks.runner.as_completed", lambda futures: iter(()))
+    progress = RunProgress.__new__(RunProgress)
+    assert list(FlowRunner(progress, parts_per_task=each).map(identity, range(count))) == []
+    assert (len(submitted), sum(submitted)) == (tasks, count)
+    assert all(size == (each or submitted[0]) for size in submitted[:-1])
+
+
+def test_results_come_one_by_one_and_the_flow_waits_for_no_more_than_it_took(prefect_api: str) -> None:
+    @flow
+    def first_of_many() -> int:
+        with RunProgress() as progress:
+            results = FlowRunner(progress, parts_per_task=2).map(identity, [7] * 5)
+            first = next(results)
+            results.close()
+        return first
+
+    assert first_of_many() == 7
 
 
 def test_a_line_on_many_cases_that_cannot_be_used_is_not_long() -> None:

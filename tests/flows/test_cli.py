@@ -106,7 +106,7 @@ def test_input_at_fault_exits_with_1_and_one_line(tmp_path: Path, prefect_api: s
     missing = str(tmp_path / "missing")
     words = ["prepare", "--images_path", missing, "--zonal_mask_path", missing, "--output_path", missing]
     code = (
-        "import sys, flows.pipeline, flows.retrain; from flows import cli\n"
+        "import sys; from flows import cli\n"
         f"try: cli.main({words})\n"
         "finally: print(sorted({'dask', 'distributed', 'prefect_dask'} & set(sys.modules)))"
     )
@@ -117,7 +117,7 @@ def test_input_at_fault_exits_with_1_and_one_line(tmp_path: Path, prefect_api: s
     assert "Traceback" not in done.stderr
 
 
-def test_stages_one_by_one(tmp_path: Path, prefect_api: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The three commands of the published documentation, on the folders that they are given."""
     from tests.phantoms import QUICK_SETTINGS, small_archive
 

@@ -9,22 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from flows.pipeline import PipelineSummary, ssl_pretraining
-from flows.prepare_data import prepare_data
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.sorting import LogSort, TaskRunSort
-from prefect.flow_engine import run_flow
 
 from flows import cli
+from flows.of_stages import ssl_pretraining
 from flows.settings import Settings
 from tests.phantoms import QUICK_SETTINGS, small_archive
 from tests.reliability.command import zssmnet
-from tests.runs import artifacts_of, case_rows, runs_over
+from tests.reliability.killing import digests
+from tests.runs import artifacts_of, logs_of, runs_over, sections_of, tasks_of, until
 from zssmnet.data.image_io import read_image, write_image
 from zssmnet.data.splits import stable_subset
 from zssmnet.errors import InputError
+from zssmnet.stages.pipeline import PipelineSummary, run_pipeline
 
 SETTINGS = Settings.model_validate(tomllib.loads(QUICK_SETTINGS))
 
@@ -59,9 +56,15 @@ def done(archive: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, p
 
 
 @pytest.fixture(scope="module")
-def runs(done: PipelineSummary) -> dict[str, FlowRun]:
-    """Flow runs of the first run, by their flow's name."""
-    return runs_over(done.root)
+def flow_run(done: PipelineSummary) -> FlowRun:
+    """The first run, as the server knows it."""
+    return runs_over(done.root)["ssl-pretraining"]
+
+
+@pytest.fixture(scope="module")
+def sections(flow_run: FlowRun) -> dict[str, str]:
+    """The page of the first run."""
+    return sections_of(flow_run)
 
 
 def test_good_cases_are_prepared_and_bad_ones_left_out(done: PipelineSummary) -> None:
@@ -90,120 +93,90 @@ def test_weights_load_into_the_next_step(done: PipelineSummary, caplog: pytest.L
     assert model.channels == (2, 2, 2, 2, 2)
 
 
-def test_run_and_task_names_carry_what_they_work_on(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
-    assert set(runs) == {"ssl-pretraining", "prepare-data", "generate-cubes", "pretrain"}
-    for flow, run in runs.items():
-        assert re.fullmatch(rf"{flow} first run \d{{4}}-\d\d-\d\d \d\d:\d\d( · warnings: .*)?", run.name)
-    with get_client(sync_client=True) as client:
-        filters = FlowRunFilter(id=FlowRunFilterId(any_=[runs["prepare-data"].id, runs["generate-cubes"].id]))
-        names = {
-            task.name
-            for task in client.read_task_runs(flow_run_filter=filters, sort=TaskRunSort.END_TIME_DESC, limit=200)
-        }
+def test_run_and_task_names_carry_what_they_work_on(done: PipelineSummary, flow_run: FlowRun) -> None:
+    assert set(runs_over(done.root)) == {"ssl-pretraining"}
+    assert re.fullmatch(r"ssl-pretraining first run \d{4}-\d\d-\d\d \d\d:\d\d", flow_run.name)
     prepared = {file.name.removesuffix("_0000.nii.gz") for file in Path(done.root).rglob("data/*/*_0000.nii.gz")}
-    assert {f"prepare-{case_id}" for case_id in prepared} <= names
-    assert {f"cubes-subset-{subset}" for subset in range(6)} <= names
+    expected = {f"prepare-{case_id}" for case_id in prepared} | {f"cubes-subset-{subset}" for subset in range(6)}
+    until(lambda: expected | {"train"} <= tasks_of(flow_run))
 
 
-def test_the_table_shows_all_cases_with_subset_sizes_and_reasons(runs: dict[str, FlowRun]) -> None:
-    rows = case_rows(runs["prepare-data"])
-    assert len(rows) == 8
-    left_out = [row for row in rows if row["state"] == "left out"]
-    assert len(left_out) == 2
-    assert any("no zonal mask" in row["remarks"] for row in left_out)
-    assert any("_0001.nii.gz" in row["remarks"] and "truncated" in row["remarks"] for row in left_out)
-    prepared = [row for row in rows if row["state"] == "prepared"]
-    assert all(row["before"].count("x") == row["after"].count("x") == 2 and row["subset"] for row in prepared)
+def test_the_page_has_a_section_a_stage(done: PipelineSummary, flow_run: FlowRun, sections: dict[str, str]) -> None:
+    assert list(sections) == ["Cases", "Cubes", "Model"]
+    assert sections["Cubes"] == f"12 cubes in `{done.cubes.cubes_path}`"
+    assert set(artifacts_of(flow_run)) == {
+        "summary",
+        *(f"{stage}-progress" for stage in ("prepare", "page", "cubes", "pretrain")),
+    }
 
 
-def test_the_page_of_all_cases_shows_in_the_ui_as_well(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
-    shown = str(artifacts_of(runs["prepare-data"])["archive"].data)
+def test_cases_that_are_left_out_stand_on_the_page_with_their_reasons(
+    done: PipelineSummary, sections: dict[str, str]
+) -> None:
+    cases, page = sections["Cases"], Path(done.root, "SSL", "reports", "archive.html")
+    assert cases.startswith(f"**6 of 8 cases used**, all on one page: `{page}`\n\n| left out | reason |")
+    rows = [line for line in cases.splitlines() if line.startswith("| `")]
+    left_out = {case_id for case_id in done.preparation.left_out if any(f"| `{case_id}` | " in row for row in rows)}
+    assert left_out == set(done.preparation.left_out)
+    assert any("no zonal mask" in row for row in rows)
+    assert any("_0001.nii.gz" in row and "truncated" in row for row in rows)
+    assert "&#62;" not in cases
+
+
+def test_the_page_of_all_cases_has_each_of_them(done: PipelineSummary) -> None:
     page = Path(done.root, "SSL", "reports", "archive.html").read_text()
-    assert shown.count("data:image/jpeg;base64,") == page.count("data:image/jpeg;base64,") == 6
-    assert len(shown) < 300_000
-    for one in (shown.splitlines()[0], page):
-        assert re.search(r"6 cases, \d with something odd, 2 left out", one)
+    assert page.count("data:image/jpeg;base64,") == 6
+    assert re.search(r"6 cases, \d with something odd, 2 left out", page)
     for case_id in done.preparation.left_out:
         assert case_id in page
 
 
-def test_pictures_and_summary_show_in_the_ui_itself(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
-    shown = artifacts_of(runs["generate-cubes"]) | artifacts_of(runs["pretrain"])
-    pictures = {key: artifact for key, artifact in shown.items() if "data:image/png;base64,iVBOR" in str(artifact.data)}
-    cases = {f"cases-subset{outcome.subset}" for outcome in done.cubes.subsets if outcome.cases}
-    assert set(pictures) == {"loss-curves", "restored-cubes"} | cases
-    assert all(len(str(artifact.data)) < 300_000 for artifact in shown.values())
+def test_pictures_show_in_the_ui_itself(done: PipelineSummary, flow_run: FlowRun, sections: dict[str, str]) -> None:
+    assert sections["Model"].count("](data:image/png;base64,iVBOR") == 2
+    assert len(str(artifacts_of(flow_run)["summary"].data)) < 300_000
     reports = Path(done.root, "SSL", "reports")
     assert {path.name for path in reports.glob("*.html")} == {"archive.html"}
     assert {path.name for path in reports.glob("*.png")} == {"loss_curves.png", "restored_cubes.png"}
-    assert {f"cases-{path.stem}" for path in reports.glob("cases/*.png")} == cases
+    cases = {f"subset{one.subset}" for one in done.cubes.subsets if one.cases}
+    assert {path.stem for path in reports.glob("cases/*.png")} == cases
 
 
-def test_one_page_leads_to_all_of_a_run(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
-    page = str(artifacts_of(runs["ssl-pretraining"])["summary"].data)
-    assert page.startswith("## Cases\n\n**6 of 8 cases used**\n\n| left out | reason |")
-    assert all(f"| `{case_id}` | " in page for case_id in done.preparation.left_out)
-    assert f"validation loss **{done.training.best_validation_loss:.5f}**" in page
-    assert page.count("data:image/png;base64,") == 2
-    for flow in ("prepare-data", "generate-cubes", "pretrain"):
-        assert f"/runs/flow-run/{runs[flow].id}): " in page
-    assert "&#62;" not in page
+def test_the_models_record_and_the_lineage_of_its_data_show(done: PipelineSummary, sections: dict[str, str]) -> None:
+    model = sections["Model"]
+    assert f"validation loss **{done.training.best_validation_loss:.5f}**" in model
+    assert re.search(r"explained variance \*\*-?[\d.]+%\*\*", model)
+    assert done.training.sha256 in model
+    assert f"| cases | {done.preparation.prepared} |" in model
+    assert "| device | cpu, convolutions in float32 |" in model
+    assert re.search(r"\| versions \| python 3\..*, torch .*, zssmnet .*, numpy .*, SimpleITK .* \|", model)
+    for outcome in done.cubes.subsets:
+        assert f"| {outcome.subset}, " in model
+        assert Path(outcome.file).name in model
+    assert f"run `{done.training.run_id}`" in model
 
 
-def test_a_run_that_leaves_cases_out_looks_different(runs: dict[str, FlowRun]) -> None:
-    for flow in ("ssl-pretraining", "prepare-data"):
-        state = runs[flow].state
-        assert state
-        assert state.name == "Cases left out"
-        assert str(state.message).startswith("6 of 8 cases used")
+def test_a_run_that_leaves_cases_out_looks_different(flow_run: FlowRun) -> None:
+    state = flow_run.state
+    assert state
+    assert state.name == "Cases left out"
+    assert str(state.message).startswith("6 of 8 cases used")
 
 
-def test_a_name_that_a_user_gave_is_kept(archive: tuple[Path, Path], done: PipelineSummary, tmp_path: Path) -> None:
-    images, masks = archive
-    data = shutil.copytree(Path(done.root, "SSL", "data"), tmp_path / "data")
-    with get_client(sync_client=True) as client:
-        parameters = {"images_path": str(images), "zonal_mask_path": str(masks), "output_path": str(data)}
-        run = client.create_flow_run(prepare_data, parameters=parameters, name="before-the-move")
-        run_flow(prepare_data, flow_run=run)
-        assert client.read_flow_run(run.id).name == "before-the-move"
-
-
-def test_progress_shows_how_far_the_work_is(runs: dict[str, FlowRun]) -> None:
-    for run, key, reported in (
-        ("prepare-data", "prepare-progress", "7 of 7 cases"),
-        ("generate-cubes", "cubes-progress", "6 of 6 cases"),
-        ("pretrain", "pretrain-progress", "2 of 2 epochs · loss"),
+def test_progress_shows_how_far_the_work_is(flow_run: FlowRun) -> None:
+    for key, reported in (
+        ("prepare-progress", "7 of 7 cases"),
+        ("page-progress", "6 of 6 cases"),
+        ("cubes-progress", "6 of 6 cases"),
+        ("pretrain-progress", "2 of 2 epochs · loss"),
     ):
-        artifact = artifacts_of(runs[run])[key]
+        artifact = artifacts_of(flow_run)[key]
         assert artifact.data == 100
         assert str(artifact.description).startswith(reported), key
 
 
-def test_the_models_record_and_the_lineage_of_its_data_show(done: PipelineSummary, runs: dict[str, FlowRun]) -> None:
-    shown = artifacts_of(runs["pretrain"])
-    record = str(shown["model-record"].data)
-    assert done.training.sha256 in record
-    assert f"| cases | {done.preparation.prepared} |" in record
-    assert re.search(r"\| explained variance \| -?[\d.]+% \|", record)
-    assert "| device | cpu, convolutions in float32 |" in record
-    assert re.search(r"\| versions \| python 3\..*, torch .*, zssmnet .*, numpy .*, SimpleITK .* \|", record)
-    lineage = str(shown["data-lineage"].data)
-    for outcome in done.cubes.subsets:
-        assert f"| {outcome.subset}, " in lineage
-        assert Path(outcome.file).name in lineage
-    assert f"run `{done.training.run_id}`" in lineage
-
-
-def test_the_librarys_log_lines_appear_in_the_runs_log(runs: dict[str, FlowRun]) -> None:
-    with get_client(sync_client=True) as client:
-        for name, line in (("prepare-data", "prepared for subset"), ("pretrain", "epoch 2 of 2: training loss")):
-            logs = client.read_logs(
-                LogFilter(flow_run_id=LogFilterFlowRunId(any_=[runs[name].id])),
-                limit=200,
-                offset=0,
-                sort=LogSort.TIMESTAMP_ASC,
-            )
-            assert any(line in log.message for log in logs), name
+def test_the_librarys_log_lines_appear_in_the_runs_log(flow_run: FlowRun) -> None:
+    for line in ("prepared for subset", "is left out", "epoch 2 of 2: training loss"):
+        until(lambda line=line: any(line in log.message for log in logs_of(flow_run)))
 
 
 def test_a_second_run_does_nothing(done: PipelineSummary, archive: tuple[Path, Path]) -> None:
@@ -214,6 +187,22 @@ def test_a_second_run_does_nothing(done: PipelineSummary, archive: tuple[Path, P
     assert (again.preparation.prepared, again.preparation.up_to_date) == (0, 6)
     assert not any(outcome.is_new for outcome in again.cubes.subsets)
     assert not again.training.is_new
+
+
+def test_command_and_notebook_give_the_same_files_and_weights(
+    done: PipelineSummary, archive: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, masks = archive
+    settings = tmp_path / "quick.toml"
+    settings.write_text(QUICK_SETTINGS)
+    words = ["--images_path", images, "--zonal_mask_path", masks, "--config", settings]
+    assert zssmnet("run", *words, "--output", tmp_path / "command").status == 0
+    how = {"cubes": SETTINGS.cubes, "pretraining": SETTINGS.pretraining}
+    run_pipeline(images, masks, tmp_path / "notebook", **how)
+    expected = digests(done.root)
+    assert [digests(str(tmp_path / name)) for name in ("command", "notebook")] == [expected] * 2
+    assert "SSL/pretrained_weights/ssl_mnet_zonal.model" in expected
+    assert runs_over(tmp_path / "command") == {}
 
 
 def test_an_added_case_leaves_the_cubes_of_all_others_as_they_were(
@@ -257,9 +246,10 @@ def test_strict_names_all_bad_cases_at_once_and_trains_nothing(
     assert "truncated" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "strict" / "SSL" / "pretrained_weights").exists()
+    assert runs_over(tmp_path / "strict")["ssl-pretraining"].state_name == "Failed"
 
 
-def test_warnings_fail_a_run_above_a_number(tmp_path: Path, prefect_api: str) -> None:
+def test_warnings_fail_a_run_above_a_number(tmp_path: Path) -> None:
     images, masks = small_archive(tmp_path / "archive", cases=6)
     for file in sorted(images.rglob("*_0001.nii.gz"))[:2]:
         write_image(sitk.Cast(read_image(file), sitk.sitkFloat32) * 1e-3, str(file))
@@ -276,7 +266,6 @@ def test_warnings_fail_a_run_above_a_number(tmp_path: Path, prefect_api: str) ->
         done = zssmnet(*prepare, *words)
         counts = "0 cases prepared, 6 up to date, 0 left out, 2 with warnings"
         assert (done.status, done.out) == (0, f"{counts}: {data}\n")
-    assert runs_over(data)["prepare-data"].state_name == "Failed"  # the first of the four
 
 
 def test_verify_names_what_is_missing_changed_and_foreign(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.test_cli import status_of
-from tests.runs import runs_over
+from tests.runs import runs_over, sections_of
 from tests.zssmnet.probe.examples import save_weights
 from zssmnet.phantom import GridSpec, write_archive
 from zssmnet.probe.run import RESULT
@@ -43,15 +43,22 @@ def flags(images: Path, masks: Path, lesions: Path) -> list[str]:
 
 
 def test_it_runs_through_on_the_real_examinations_and_is_not_done_again(
-    tmp_path: Path, prefect_api: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, prefect_api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive, weights = real_archive(tmp_path), save_weights(tmp_path / "a.model")
     command = ["probe", *archive, "--weights", weights, "--output", str(tmp_path / "out"), *FEW]
-    assert status_of(*command) == 0, capsys.readouterr().err
+    with monkeypatch.context() as with_server:
+        with_server.setenv("PREFECT_API_URL", prefect_api)
+        assert status_of(*command) == 0, capsys.readouterr().err
     reported = capsys.readouterr().out
     assert "a: " in reported and "95 % interval" in reported
     first = (tmp_path / "out" / RESULT).read_bytes()
-    assert runs_over(tmp_path / "out")["probe"].state.message == json.loads(first)["verdict"]
+    run = runs_over(tmp_path / "out")["probe"]
+    assert run.state
+    assert run.state.message == json.loads(first)["verdict"]
+    section = sections_of(run)["Do the weights help?"]
+    assert section.startswith((tmp_path / "out" / "probe.md").read_text().strip()[:40])
+    assert section.count("](data:image/png;base64,iVBOR") == 1
     trials = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "trials").rglob("*.json")}
     assert status_of(*command) == 0
     assert (tmp_path / "out" / RESULT).read_bytes() == first
@@ -59,7 +66,7 @@ def test_it_runs_through_on_the_real_examinations_and_is_not_done_again(
     assert (tmp_path / "out" / "probe.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_lesions_need_labels(tmp_path: Path, prefect_api: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lesions_need_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = save_weights(tmp_path / "a.model")
     command = ["probe", "--images_path", str(tmp_path), "--zonal_mask_path", str(tmp_path), "--weights", weights]
     assert status_of(*command, "--output", str(tmp_path / "out")) == 2
@@ -67,13 +74,13 @@ def test_lesions_need_labels(tmp_path: Path, prefect_api: str, capsys: pytest.Ca
 
 
 @pytest.mark.long
-def test_killed_and_started_again_it_ends_with_the_same_figures(tmp_path: Path, prefect_api: str) -> None:
+def test_killed_and_started_again_it_ends_with_the_same_figures(tmp_path: Path) -> None:
     grid = GridSpec.centred((128, 128, 17), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))  # on which both cases have a lesion
     images, masks = write_archive(tmp_path / "archive", 2, grids=[grid], subtle=True)
     weights = save_weights(tmp_path / "a.model")
     command = [sys.executable, "-m", "flows.cli", "probe", *flags(images, masks, tmp_path / "archive/lesions"), *FEW]
     command += ["--weights", weights, "--seed", "0", "--output"]
-    environment = os.environ | {"PREFECT_API_URL": prefect_api, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, str(whole)], env=environment, check=True, capture_output=True)
     process = subprocess.Popen([*command, str(killed)], env=environment, stdout=subprocess.DEVNULL)

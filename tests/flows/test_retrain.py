@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flows.retrain import RetrainingSummary, retrain_on_new_data
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.flow_engine import run_flow
 
 from flows import cli
+from flows.of_stages import retrain_on_new_data
 from tests.phantoms import small_archive
-from tests.runs import artifacts_of, runs_over
-from zssmnet.config import ChallengerConfig, CubesConfig, NetworkConfig, ProbeConfig
+from tests.runs import runs_over, sections_of, tasks_of, until
+from zssmnet.config import ChallengerConfig, CubesConfig, NetworkConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.phantom import evenly_split_cases
+from zssmnet.stages.retrain import RetrainingSummary
 
 NETWORK = {"channels": (2, 2, 2, 2, 2)}
 
@@ -98,15 +98,13 @@ def test_the_first_model_needs_no_champion(group: Group) -> None:
     done = group.retrain(cases_per_task=4)
     assert (done.new, done.changed, done.gone) == (6, 0, 0)
     first, last = group.cases()[::4]
-    with get_client(sync_client=True) as client:
-        of_the_run = FlowRunFilter(
-            id=FlowRunFilterId(any_=[runs_over(group.root, last=True)["retrain-on-new-data"].id])
-        )
-        tasks = {task.name for task in client.read_task_runs(flow_run_filter=of_the_run)}
-    assert {name for name in tasks if name.startswith("prepare-")} == {
-        f"prepare-{first} and 3 more",
-        f"prepare-{last} and 1 more",
-    }
+    run = runs_over(group.root, last=True)["retrain-on-new-data"]
+    several = {f"prepare-{first} and 3 more", f"prepare-{last} and 1 more"}
+    until(lambda: {name for name in tasks_of(run) if name.startswith("prepare-")} == several)
+    sections = sections_of(run)
+    assert list(sections) == ["Data", "Cases", "Cubes", "Model", "Decision"]
+    assert "- new: 6" in sections["Data"]
+    assert sections["Decision"].endswith("published")
     assert done.training
     assert done.training.published
     assert done.training.champion_loss is None
@@ -137,10 +135,12 @@ def test_changed_and_gone_cases_are_told_apart(group: Group) -> None:
     for file in group.files(group.cases()[-1]):
         file.unlink()
     done = group.retrain(recipe(learning_rate=20.0))
-    page = str(artifacts_of(runs_over(group.root, last=True)["retrain-on-new-data"])["summary"].data)
-    assert "| `training.learning_rate` | 0.1 | 20.0 |" in page
-    assert "0 new, 1 changed, 1 gone" in page
-    assert page.count("data:image/png;base64,") == 2
+    run = runs_over(group.root, last=True)["retrain-on-new-data"]
+    contest = sections_of(run)["Champion and challenger"]
+    assert "| `training.learning_rate` | 0.1 | 20.0 |" in contest
+    assert "0 new, 1 changed, 1 gone" in contest
+    assert contest.count("data:image/png;base64,") == 2
+    assert run.state_name in ("Published", "Not better")
     assert (done.new, done.changed, done.gone) == (0, 1, 1)
     assert done.training
     assert done.training.challenger_loss is not None
@@ -169,31 +169,6 @@ def test_network_and_cubes_are_the_champions_where_no_others_are_asked_for(group
     cubes = [path.name for path in (group.root / "SSL" / "generated_cubes").glob("*.npy")]
     assert len(cubes) == 6
     assert all(name.startswith("bat_2_s_") for name in cubes)
-
-
-@pytest.mark.parametrize(("margin", "published"), [(-0.99, True), pytest.param(0.99, False, marks=pytest.mark.long)])
-def test_the_probe_can_decide_instead_of_the_loss(group: Group, margin: float, published: bool) -> None:
-    """Its verdict is that of an interval and a margin, whichever loss is smaller."""
-    few = ProbeConfig(
-        task="zones",
-        preset="coarse",
-        labelled=(1,),
-        seeds=3,
-        looks=(1,),
-        learning_rates=(0.01,),
-        test_cases=1,
-        tuning_cases=0,
-        device="cpu",
-    )
-    group.retrain()  # there is a published model, whichever tests ran before
-    group.change(*group.cases()[1:3] if published else group.cases()[2:4])
-    done = group.retrain(recipe(epochs=3), judge="probe", probe=few, probe_margin=margin)
-    assert done.training and done.training.gain
-    assert done.training.published == published == (done.training.gain.low > margin)
-    assert f"by the probe {done.training.gain.in_words}" in done.decision
-    page = str(artifacts_of(runs_over(group.root, last=True)["retrain-on-new-data"])["summary"].data)
-    assert "by the probe, challenger less champion" in page
-    assert list((group.root / "SSL" / "pretrained_weights" / "training").glob("*/probe/probe.json"))
 
 
 def test_versions_are_listed_and_taken_back(group: Group, capsys: pytest.CaptureFixture[str]) -> None:

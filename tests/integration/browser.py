@@ -94,23 +94,21 @@ def artifact(service: Service, key: str, run: FlowRun) -> str:
 
 
 def look_while_it_trains(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
-    """Look at the page of a run of ``ssl-pretraining`` whose training goes on, in both UIs, and at its training."""
+    """Look at a run of ``ssl-pretraining`` whose training goes on elsewhere, and at the training's page in both UIs."""
     (trained,) = service.children(run, "pretrain")
-    service.until(lambda: "loss-curves" in service.artifacts(trained))
-    summary = artifact(service, "summary", run)
+    service.until(lambda: "summary" in service.artifacts(trained))
     for ui, name in (("", "training"), (NEW_UI, "training-new-ui")):
-        shot(page, folder / f"{name}.png", ui + summary, text("is being trained"), text(f"{trained.name}: Running"))
-    curves = artifact(service, "loss-curves", trained)
-    shot(page, folder / "training-loss-curves.png", curves, picture)
+        shot(
+            page, folder / f"{name}.png", ui + artifact(service, "summary", trained), text("is being trained"), picture
+        )
+    shot(page, folder / "hand-off.png", artifact(service, "hand-off", run), text("runs in work pool"))
 
 
 def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
-    """Look at the dashboard, a finished run of ``ssl-pretraining``, its artifacts, and the form of the next run.
+    """Look at the dashboard, a finished run of ``ssl-pretraining``, its page, its training's, and the form of the next.
 
     What a new user sees first is looked at in both UIs.
     """
-    (prepared,) = service.children(run, "prepare-data")
-    (cut,) = service.children(run, "generate-cubes")
     trained = service.children(run, "pretrain")[-1]
     name = service.client.read_flow_run(run.id).name
     deployment = service.client.read_deployment_by_name("ssl-pretraining/ssl-pretraining")
@@ -122,14 +120,10 @@ def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
     sent = text("pre-training is sent to work pool 'gpu'")
     seen("run", f"/runs/flow-run/{run.id}", text(name), sent, shown("canvas"), graph)
     for ui, new in (("", ""), (NEW_UI, "-new-ui")):
-        seen(f"summary{new}", ui + artifact(service, "summary", run), text("cases used"), text("Runs"), picture)
-    seen("cases", artifact(service, "cases", prepared), text("prepared"), text("state"))
-    seen("case", artifact(service, "cases-subset5", cut), picture)
+        seen(f"summary{new}", ui + artifact(service, "summary", run), text("cases used"), text("Cubes"))
+        model = ui + artifact(service, "summary", trained)
+        seen(f"model{new}", model, text("validation loss"), picture, text("5, validation"), text("SHA-256"))
     seen("progress", artifact(service, "pretrain-progress", trained), text("epochs · loss"), text("Progress: 100%"))
-    seen("loss-curves", artifact(service, "loss-curves", trained), picture)
-    seen("restored-cubes", artifact(service, "restored-cubes", trained), picture)
-    seen("lineage", artifact(service, "data-lineage", trained), text("5, validation"), text("their SHA-256"))
-    seen("record", artifact(service, "model-record", trained), text("SHA-256"), text("validation loss"))
     page.set_viewport_size({"width": 1400, "height": 2400})  # a form without its folded sections is one page
     for ui, new in (("", ""), (NEW_UI, "-new-ui")):
         form = f"{ui}/deployments/deployment/{deployment.id}/run"

@@ -155,7 +155,7 @@ def connected(stack: LocalStack) -> Iterator[Service]:
     """A client of a stack that runs, with the environment and the settings that lead to it."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.environment.items():
-            if name.startswith(("AWS_", "ZSSMNET_")):
+            if name.startswith(("AWS_", "ZSSMNET_")) or name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
                 patch.setenv(name, value)
         settings = {
             PREFECT_API_URL: stack.environment["PREFECT_API_URL"],

@@ -18,7 +18,7 @@ REAL, OTHER = "11373_1001396", "90004_9000218"
 IDS = f"patient_id,study,case_id\nProstateX-0000,,{REAL}\nProstateX-0218,,{OTHER}\n"
 
 
-def test_dicom_files_and_masks_become_weights(shared: Path, tmp_path: Path, prefect_api: str) -> None:
+def test_dicom_files_and_masks_become_weights(shared: Path, tmp_path: Path) -> None:
     assert {stable_subset(case_id) == VALIDATION_SUBSET for case_id in (REAL, OTHER)} == {True, False}
     (tmp_path / "ids.csv").write_text(IDS)
     archive, masks, root = (tmp_path / name for name in ("archive", "masks", "root"))

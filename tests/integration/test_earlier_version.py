@@ -14,27 +14,29 @@ from zssmnet.registry.versions import MODEL, list_versions, stable_model
 from zssmnet.storage import LocalStorage, sha256_of
 
 ROOT = Path(__file__).resolve().parents[2]
-EARLIER = "c87b835"
-"""Before records had versions of outputs, locks were conditional writes, and optimizers, schedules and precisions."""
+EARLIER = {
+    "c87b835": "before records had versions of outputs, conditional writes as locks, optimizers, schedules, precisions",
+    "e428594": "before there was one pipeline: commands were flows with a server of their own",
+}
 MAIN = "import sys; from flows.cli import main; sys.exit(main())"
 
 
-@pytest.fixture
-def earlier(tmp_path: Path) -> Path:
+@pytest.fixture(params=EARLIER)
+def earlier(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A folder with the earlier program."""
     archive = tmp_path / "earlier.tar"
-    command = ["git", "archive", "--output", str(archive), EARLIER, "zssmnet", "tasks", "flows"]
+    command = ["git", "archive", "--output", str(archive), request.param, "zssmnet", "tasks", "flows"]
     if subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode:
-        pytest.skip(f"commit {EARLIER} is not here: a shallow clone, or no clone")
+        pytest.skip(f"commit {request.param} is not here: a shallow clone, or no clone")
     with tarfile.open(archive) as files:
         files.extractall(tmp_path / "earlier", filter="data")
     return tmp_path / "earlier"
 
 
-def zssmnet(code: Path, folder: Path, *arguments: str | Path) -> str:
+def zssmnet(code: Path, folder: Path, *arguments: str | Path, **variables: str) -> str:
     """Run a command of the program in a folder; what it has written."""
     command = [sys.executable, "-P", "-c", MAIN, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(code)}
+    environment = os.environ | {"PYTHONPATH": str(code)} | variables
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -43,7 +45,7 @@ def zssmnet(code: Path, folder: Path, *arguments: str | Path) -> str:
 @pytest.mark.long
 @pytest.mark.integration
 @pytest.mark.timeout(1200)
-def test_is_verified_and_continued(earlier: Path, tmp_path: Path) -> None:
+def test_is_verified_and_continued(earlier: Path, tmp_path: Path, prefect_api: str) -> None:
     images, masks = small_archive(tmp_path / "archive")
     root = tmp_path / "root"
     for epochs in (2, 3):
@@ -51,10 +53,10 @@ def test_is_verified_and_continued(earlier: Path, tmp_path: Path) -> None:
         (tmp_path / f"{epochs}.toml").write_text(settings)
     run = ("run", "--images_path", images, "--zonal_mask_path", masks, "--output", root, "--config")
 
-    zssmnet(earlier, tmp_path, *run, tmp_path / "2.toml")
+    zssmnet(earlier, tmp_path, *run, tmp_path / "2.toml", PREFECT_API_URL=prefect_api)
     weights = LocalStorage(root / "SSL/pretrained_weights")
     (output,) = json.loads(weights.read(f"records/{MODEL}.json"))["outputs"]
-    assert "version" not in output
+    assert ("version" in output) == (earlier / "flows" / "embedded_server.py").exists()
     made = stable_model(weights)
     assert made
     assert len(made.history) == 2

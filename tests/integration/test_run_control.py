@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from flows.pretrain import pretrain
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling, Crashed, Suspended
 
+from flows.of_stages import pretrain
 from tasks.run_control import LOST
 from tests.deployments.stack_fixture import take_down, temporary_stack
 from tests.integration.service import Service, connected
@@ -42,7 +42,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def service(client: SyncPrefectClient, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     client.create_deployment(
-        client.create_flow(pretrain), POOL, work_pool_name=POOL, entrypoint="flows.pretrain.pretrain", pull_steps=[]
+        client.create_flow(pretrain), POOL, work_pool_name=POOL, entrypoint="flows.of_stages.pretrain", pull_steps=[]
     )
     with worker(POOL, prefect_api, tmp_path_factory.mktemp("worker") / "log.txt"):
         yield Service(None, client)

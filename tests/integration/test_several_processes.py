@@ -27,31 +27,31 @@ def pretrain(commands: Commands, cubes: Path, weights: Path, *options: str) -> s
     return out
 
 
-def pretrain_by_torchrun(api: str, cubes: Path, weights: Path) -> str:
-    environment = os.environ | {"PREFECT_API_URL": api, "OMP_NUM_THREADS": "1"}
+def pretrain_by_torchrun(cubes: Path, weights: Path) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [*TORCHRUN, "pretrain", "--data", str(cubes), "--output", str(weights), *RECIPE]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_one_two_and_two_of_torchrun_are_the_same_run(tmp_path: Path, prefect_api: str, commands: Commands) -> None:
+def test_one_two_and_two_of_torchrun_are_the_same_run(tmp_path: Path, commands: Commands) -> None:
     cubes = tmp_path / "cubes"
     write_cubes(cubes, COUNTS)
     reported = {
         "one": pretrain(commands, cubes, tmp_path / "one"),
         "two": pretrain(commands, cubes, tmp_path / "two", "--processes", "2"),
-        "torchrun": pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun"),
+        "torchrun": pretrain_by_torchrun(cubes, tmp_path / "torchrun"),
     }
     models = {name: torch.load(tmp_path / name / "ssl_mnet_zonal.model", weights_only=True) for name in reported}
     runs = {name: [path.name for path in (tmp_path / name / "training").iterdir()] for name in reported}
     for name in ("two", "torchrun"):
         assert runs[name] == runs["one"]
         assert re.search(r"^best epoch 1 of 1, validation loss", reported[name], re.MULTILINE)
-        assert reported[name].count("best epoch") == 1  # the leader alone speaks
+        assert reported[name].count("best epoch") == 1  # rank 0 alone
         for weight, expected in zip(
             models[name]["state_dict"].values(), models["one"]["state_dict"].values(), strict=True
         ):
             torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
-    again = pretrain_by_torchrun(prefect_api, cubes, tmp_path / "torchrun")
+    again = pretrain_by_torchrun(cubes, tmp_path / "torchrun")
     assert again == reported["torchrun"]  # nothing is left to do, and nobody waits for ever

@@ -610,8 +610,7 @@ MARKUP = [
 
 @pytest.mark.integration
 def test_names_are_text_on_prefect_s_pages(tmp_path: Path, ledger: Ledger, prefect_api: str):
-    from flows.prepare_data import prepare_data
-
+    from flows.of_stages import prepare_data
     from tests.runs import case_rows, runs_over
 
     archive = Archive(tmp_path / "archive")

@@ -4,15 +4,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from flows.pretrain import pretrain
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.states import Completed, Crashed, State
 
+from flows.of_stages import pretrain
 from tasks.hand_off import HandOff, _send, hand_over
 from zssmnet.config import PretrainConfig
 from zssmnet.errors import ServiceError
+from zssmnet.stages.pretrain import Training
 
 PARAMETERS = {"cubes_path": "s3://bucket/cubes", "output_path": "s3://bucket/weights"}
 
@@ -71,9 +72,8 @@ def test_each_parent_sends_its_own(deployment: str) -> None:
 def test_an_unknown_deployment_is_named_with_the_way_out(prefect_api: str) -> None:
     @flow
     def parent() -> None:
-        hand_over(
-            "cubes", "weights", PretrainConfig(), "reports", False, 0.0, None, HandOff(deployment="pretrain/unknown")
-        )
+        work = Training(cubes_path="/cubes", output_path="/weights", config=PretrainConfig(), reports_path="/reports")
+        hand_over(work, HandOff(deployment="pretrain/unknown"))
 
     with pytest.raises(ServiceError, match=r"no deployment 'pretrain/unknown' .* 'zssmnet-deploy'"):
         parent()

@@ -1,23 +1,10 @@
-"""Which names are users', and which part of an address names a working root."""
+"""Which part of an address names a working root, and what a run's name has in it."""
+
+import re
 
 import pytest
-from prefect.utilities.names import generate_slug
 
-from tasks.run_names import _is_drawn, _root_name
-
-
-def test_names_that_prefect_draws_are_replaced() -> None:
-    assert all(_is_drawn(generate_slug(2)) for _ in range(200))
-    assert _is_drawn("epsilon3-annuminas-adjunct")  # as the run form of its UI proposes
-    assert _is_drawn("mu-cassiopeiae")
-    assert _is_drawn("Tasty-Eland")  # as that of its new UI does
-
-
-@pytest.mark.parametrize(
-    "name", ["my-run", "before the move", "epsilon", "first-try-of-monday", "picai-2026-11", "calm", "Small-Archive"]
-)
-def test_names_that_users_give_are_kept(name: str) -> None:
-    assert not _is_drawn(name)
+from tasks.run_names import _root_name, run_name
 
 
 @pytest.mark.parametrize(
@@ -33,3 +20,9 @@ def test_names_that_users_give_are_kept(name: str) -> None:
 )
 def test_a_root_is_named_by_its_last_part(address: str, name: str) -> None:
     assert _root_name(address) == name
+
+
+def test_flow_root_and_date_are_one_line() -> None:
+    assert re.fullmatch(
+        r"pretrain a\\nb \d{4}-\d\d-\d\d \d\d:\d\d", run_name("pretrain", "/roots/a\nb/SSL/pretrained_weights")
+    )

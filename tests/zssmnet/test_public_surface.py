@@ -16,7 +16,6 @@ import torch
 from torch.utils.data import DataLoader
 
 import zssmnet
-import zssmnet.stages
 from tests.phantoms import small_archive
 from tests.zssmnet.training.examples import COUNTS, SIZE, cubes_file, cubes_of, small_config, write_cubes
 from zssmnet.config import CubesConfig, PreparationConfig
@@ -48,6 +47,8 @@ def test_public_names() -> None:
         "prepare_archive",
         "prepare_case",
         "pretrain",
+        "retrain",
+        "run_pipeline",
     ]
     assert all(getattr(zssmnet, name).__doc__ for name in zssmnet.__all__)
     assert set(zssmnet.__all__) <= set(dir(zssmnet))
@@ -130,12 +131,16 @@ from flows.cli import main
     assert "ModuleNotFoundError: No module named 'flows'" in done.stderr
 
 
-def test_commands_without_the_service_name_the_extra(tmp_path: Path) -> None:
+def test_commands_need_the_service_only_for_prefect(tmp_path: Path) -> None:
     blocked = BLOCKED.replace('"tasks", "flows", "deployments"', '"nothing",')
-    arguments = ["zssmnet", "cubes", "--data", "a", "--save", "b"]
-    done = python(f"{blocked}sys.argv = {arguments}\nfrom flows.cli import main\nmain()", tmp_path, "-P")
-    assert done.returncode == 1
-    assert done.stderr == "zssmnet: error: this command needs prefect: pip install 'zssmnet[service]'\n"
+    arguments = ["zssmnet", "cubes", "--data", str(tmp_path), "--save", "b"]
+    for more, said in (
+        ([], f"{tmp_path}: no prepared case in the folders subset0 to subset5; prepare cases first"),
+        (["--prefect"], "this command needs prefect: pip install 'zssmnet[service]'"),
+    ):
+        done = python(f"{blocked}sys.argv = {arguments + more}\nfrom flows.cli import main\nmain()", tmp_path, "-P")
+        assert done.returncode == 1
+        assert done.stderr == f"zssmnet: error: {said}\n"
 
 
 def test_examples_in_the_docstring() -> None:
@@ -184,28 +189,27 @@ class TestStages:
         images = folder / "imagesTr"
         (masks / "phantom_of_nobody.nii.gz").write_bytes(b"")
         (images / "7_7_0000.nii.gz").write_bytes(b"no image")
-        done: list[str] = []
-        archive = zssmnet.prepare_archive(images, masks, tmp_path / "data", on_case=done.append)
-        ids = [record.case_id for record in archive.cases]
-        assert done == ids
-        assert len(ids) == 6
-        assert [fault.case_id for fault in archive.left_out] == ["7_7"]
+        prepared = zssmnet.prepare_archive(images, masks, tmp_path / "data")
+        assert (prepared.prepared, set(prepared.left_out)) == (6, {"7_7"})
 
-        first = archive.cases[0]
-        files = [images / f"{first.case_id}_000{channel}.nii.gz" for channel in range(3)]
-        alone = zssmnet.prepare_case(files, masks / f"{first.case_id}.nii.gz")
-        published = [read_image(tmp_path / "data" / output.key) for output in first.outputs]
-        for ours, theirs in zip((*alone.images, alone.mask), published, strict=True):
+        first = min(masks.glob("*_*.nii.gz")).name.removesuffix(".nii.gz")
+        files = [images / f"{first}_000{channel}.nii.gz" for channel in range(3)]
+        alone = zssmnet.prepare_case(files, masks / f"{first}.nii.gz")
+        published = sorted((tmp_path / "data").glob(f"subset*/{first}*.nii.gz"))
+        order = [file.name.removeprefix(first).removesuffix(".nii.gz") for file in published]
+        assert order == ["", "_0000", "_0001", "_0002"]
+        for ours, theirs in zip((alone.mask, *alone.images), map(read_image, published), strict=True):
             np.testing.assert_array_equal(array_of(ours), array_of(theirs))
 
         config = CubesConfig(cubes_per_case=2, size=(16, 16, 4))
-        records = zssmnet.generate_cubes(tmp_path / "data", tmp_path / "cubes", config)
-        assert [len(record.cases) for record in records] == [1] * 6
-        model = zssmnet.pretrain(tmp_path / "cubes", tmp_path / "weights", small_config(epochs=1))
-        assert model.best_epoch == 1
-        weights = tmp_path / "weights" / "ssl_mnet_zonal.model"
-        assert zssmnet.load_pretrained(weights, num_classes=2)(torch.zeros(1, 6, 4, 16, 16)).shape == (1, 2, 4, 16, 16)
-        assert zssmnet.pretrain(str(tmp_path / "cubes"), str(tmp_path / "weights"), small_config(epochs=1)) == model
+        cut = zssmnet.generate_cubes(tmp_path / "data", tmp_path / "cubes", config)
+        assert [(one.cases, one.cubes) for one in cut.subsets] == [(1, 2)] * 6
+        trained = zssmnet.pretrain(tmp_path / "cubes", tmp_path / "weights", small_config(epochs=1))
+        assert (trained.best_epoch, trained.is_new) == (1, True)
+        model = zssmnet.load_pretrained(trained.model, num_classes=2)
+        assert model(torch.zeros(1, 6, 4, 16, 16)).shape == (1, 2, 4, 16, 16)
+        again = zssmnet.pretrain(str(tmp_path / "cubes"), str(tmp_path / "weights"), small_config(epochs=1))
+        assert again == trained.model_copy(update={"is_new": False})
 
     def test_what_is_no_case(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="2 images were given; a case has three: T2W, ADC, DWI"):

@@ -10,10 +10,11 @@ from zssmnet.config import (
     PreparationConfig,
     PretrainConfig,
     SplitMode,
+    StrictConfig,
 )
 from zssmnet.runner import PlainRunner, Runner, Summary
 from zssmnet.stages.cubes import CubesSummary, generate_cubes
-from zssmnet.stages.prepare import PreparationSummary, prepare_archive
+from zssmnet.stages.prepare import PreparationSummary, find_archive, prepare_cases
 from zssmnet.stages.pretrain import PretrainingSummary, pretrain
 from zssmnet.storage import Address, open_storage
 from zssmnet.storage.layout import Layout
@@ -83,23 +84,15 @@ def run_pipeline(
 
     Errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
     """
-    runner = runner or PlainRunner()
+    runner, preparation = runner or PlainRunner(), preparation or PreparationConfig()
+    limits = StrictConfig(strict=strict, max_warnings=max_warnings)
     layout = Layout(open_storage(root).uri)
+    splits = None if splits_path is None else str(splits_path)
+    archive = find_archive(
+        images_path, zonal_mask_path, layout.data, splits, split_mode, archive_format, patient_pattern, limits
+    )
     with locked(open_storage(layout.data)), locked(open_storage(layout.cubes)):
-        prepared = prepare_archive(
-            images_path,
-            zonal_mask_path,
-            layout.data,
-            preparation,
-            splits_path=splits_path,
-            split_mode=split_mode,
-            archive_format=archive_format,
-            patient_pattern=patient_pattern,
-            strict=strict,
-            max_warnings=max_warnings,
-            reports_path=layout.reports,
-            runner=runner,
-        )
+        prepared = prepare_cases(archive, archive.changes(preparation), preparation, runner, limits, layout.reports)
         cut = generate_cubes(layout.data, layout.cubes, cubes, reports_path=layout.reports, runner=runner)
         trained = pretrain(layout.cubes, layout.weights, pretraining, reports_path=layout.reports, runner=runner)
     return PipelineSummary(root=layout.root, preparation=prepared, cubes=cut, training=trained)

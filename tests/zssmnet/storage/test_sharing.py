@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
-from tasks.cases import prepare
-from tasks.cubes import cut_cubes
 
-from tasks.folders import check_outputs_visible, check_visible
 from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import Case
 from zssmnet.errors import StorageError
+from zssmnet.stages.cubes import SubsetToCut, cut_part
+from zssmnet.stages.prepare import CaseToPrepare, prepare_part
 from zssmnet.storage import LocalStorage
 from zssmnet.storage.records import record_key
+from zssmnet.storage.sharing import check_outputs_visible, check_visible
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def test_a_folder_that_is_not_mounted_is_no_folder_of_missing_files(full: LocalS
         check_visible(full, unseen)
 
 
-def test_tasks_stop_there(full: LocalStorage, unseen: LocalStorage, tmp_path: Path) -> None:
+def test_parts_stop_there(full: LocalStorage, unseen: LocalStorage, tmp_path: Path) -> None:
     case = Case("1_1", "nnunet", ("a", "b", "c"), "mask")
     output = str(tmp_path / "output")
     for images, masks in ((full, unseen), (unseen, full)):
         with pytest.raises(StorageError, match="not there, or empty"):
-            prepare.fn([case], [0], images.uri, masks.uri, output, PreparationConfig())
+            prepare_part(CaseToPrepare(case, 0, images.uri, masks.uri, output, PreparationConfig()))
     with pytest.raises(StorageError, match="not there, or empty"):
-        cut_cubes.fn(0, unseen.uri, output, CubesConfig())
+        cut_part(SubsetToCut(0, unseen.uri, output, CubesConfig()))
     assert not Path(output).exists()
 
 

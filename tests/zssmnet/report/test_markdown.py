@@ -4,7 +4,8 @@ import html
 import re
 
 import pytest
-from tasks.markdown import code, text
+
+from zssmnet.report.markdown import code, text
 
 HARMLESS = [
     "10001_1000001",
