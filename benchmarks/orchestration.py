@@ -21,7 +21,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fresh import Sampler, family, in_fresh_process
+from benchmarks.fresh import Sampler, family, in_fresh_process, memory
 from benchmarks.preparation import GRIDS, SMALL_GRIDS
 from benchmarks.results import MB, Results
 from zssmnet.config import PreparationConfig
@@ -33,6 +33,7 @@ from zssmnet.stages.prepare import CaseToPrepare, prepare_part
 from zssmnet.storage import LocalStorage
 
 SCRIPT, COMMAND, SERVER, LIBRARY = "plain script", "zssmnet prepare", "import Prefect's server", "import SimpleITK"
+LOOK_S = 0.01
 KINDS = ("threads", "processes, forked", "processes, spawned")
 
 
@@ -58,7 +59,11 @@ def cost(arguments: list[str]) -> dict[str, Any]:
         environment |= {"PREFECT_HOME": home}
         start = time.perf_counter()
         process = subprocess.Popen([sys.executable, *arguments], stdout=said, stderr=subprocess.STDOUT, env=environment)
-        _, status, used = os.wait4(process.pid, 0)
+        ended, peak = 0, 0
+        while not ended:
+            time.sleep(LOOK_S)
+            peak = max(peak, memory(process.pid).get("together", 0))  # of rusage, it would be at least ours
+            ended, status, used = os.wait4(process.pid, os.WNOHANG)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
@@ -68,7 +73,7 @@ def cost(arguments: list[str]) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "processor_s": used.ru_utime + used.ru_stime,
-        "bytes": 1024 * used.ru_maxrss,
+        "bytes": peak,
         "said": last,
     }
 
