@@ -16,8 +16,8 @@ ALONE = """
 import os, sys
 
 def watch(event, arguments):
-    met = event if event in ("socket.bind", "socket.connect") else ""
-    if event == "import" and arguments[0].partition(".")[0] in ("prefect", "tasks", "uvicorn", "sqlite3"):
+    met = event if event == "socket.connect" else ""
+    if event == "import" and arguments[0].partition(".")[0] in ("prefect", "tasks", "uvicorn"):
         met = f"import {arguments[0]}"
     elif event == "subprocess.Popen" and "python" in str(arguments[:2]):
         met = f"{event} {arguments[:2]}"
