@@ -190,6 +190,10 @@ def test_a_second_interrupt_ends_a_command_at_once(
         assert not [*(tmp_path / "data").glob("subset*/*.nii.gz")]
 
 
+class LeftError(Exception):
+    """Processes are left."""
+
+
 class TestOnATemporaryServer:
     """With ``--prefect``, Prefect starts a server beside the command, and ends it at the command's end."""
 
@@ -200,7 +204,7 @@ class TestOnATemporaryServer:
             signal.SIGTERM,
             pytest.param(
                 signal.SIGKILL,
-                marks=pytest.mark.xfail(strict=True, reason="Prefect's temporary server outlives a killed process"),
+                marks=pytest.mark.xfail(raises=LeftError, strict=True, reason="Prefect ends it at exit alone"),
             ),
         ],
     )
@@ -210,34 +214,34 @@ class TestOnATemporaryServer:
         root, mark = tmp_path / "root", f"{MARK}={tmp_path}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
         environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), MARK: str(tmp_path)}
-        command = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *undisturbed.words(root), "--prefect"],
-            env=environment | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        with (tmp_path / "said").open("w") as said:
+            command = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", *undisturbed.words(root), "--prefect"],
+                env=environment | {"OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+            )
         try:
             deadline = time.monotonic() + PATIENCE_S
             while not [*root.glob("SSL/data/subset*/*")]:
-                assert command.poll() is None, command.communicate()
+                assert command.poll() is None, (tmp_path / "said").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             command.send_signal(how)
             with ledger.tried("temporary server", FAULTS.get(how, "its command killed (SIGKILL)")):
-                command.wait(PATIENCE_S)
-                assert command.returncode == STATUS.get(how, -how)
+                assert command.wait(PATIENCE_S) == STATUS.get(how, -how)
                 deadline = time.monotonic() + AT_ONCE_S
                 while left := marked(mark):
-                    assert time.monotonic() < deadline, f"{len(left)} processes are left"
+                    if time.monotonic() > deadline:
+                        raise LeftError(f"{len(left)} processes are left")
                     time.sleep(0.1)
-                _, said = command.communicate()
-                assert how not in LAST_LINE or said.splitlines().count(LAST_LINE[how]) == 1, said
+                lines = (tmp_path / "said").read_text().splitlines()
+                assert lines.count(LAST_LINE[how]) == 1, lines
         finally:
             for process in marked(mark):
                 os.kill(process, signal.SIGKILL)
-            command.communicate()
+            command.wait()
 
 
 def marked(mark: str) -> list[int]:
