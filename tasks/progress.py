@@ -120,7 +120,7 @@ class RunProgress(Progress):
 
 
 class PendingMessages:
-    """Sends to Prefect's server in a thread of its own, of each kind only the latest.
+    """Sends to Prefect's server in a thread of its own, of each kind only the latest, in the context of its maker.
 
     Prefect's client tries for a minute to reach a server that is away: work does not wait for that.
     """
@@ -129,13 +129,13 @@ class PendingMessages:
         self._jobs: dict[str, Callable[[], object]] = {}
         self._is_closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._send, daemon=True, name="messages")
+        self._thread = threading.Thread(target=copy_context().run, args=(self._send,), daemon=True, name="messages")
         self._thread.start()
 
     def put(self, kind: str, job: Callable[[], object]) -> None:
-        """Send soon, in the present context, in place of anything of this kind that still waits."""
+        """Send soon, in place of anything of this kind that still waits; threads that call this need no context."""
         with self._changed:
-            self._jobs[kind] = partial(copy_context().run, job)
+            self._jobs[kind] = job
             self._changed.notify()
 
     def close(self) -> None:
