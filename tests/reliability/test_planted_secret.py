@@ -103,7 +103,8 @@ def commands(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Command
     if request.param == "plain":
         yield Commands(tmp_path)
         return
-    api, database = (request.getfixturevalue(name) for name in ("prefect_api", "prefect_database"))
+    api = request.getfixturevalue("prefect_api")
+    database = request.getfixturevalue("prefect_database")
     yield Commands(tmp_path, {"PREFECT_API_URL": api, "PREFECT_LOGGING_LEVEL": "DEBUG"})
     assert found_in(_content(database)) == []
 
