@@ -274,7 +274,7 @@ def test_nothing_is_left_open(second: tuple[Soak, dict[str, tuple[int, int]]]) -
 
 
 def test_the_plain_command(archive: Archive, tmp_path: Path, ledger: Ledger) -> None:
-    output = tmp_path / "data"
+    output = tmp_path / "SSL/data"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     words = ["--images_path", archive.images, "--zonal_mask_path", archive.masks, "--output_path", output]
     with (tmp_path / "out").open("w+") as out, (tmp_path / "log").open("w+") as log:
