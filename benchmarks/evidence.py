@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flows.demo import demo_pretraining
 
-from zssmnet import stages
+import zssmnet
 from zssmnet.config import (
     PICAI_PATIENT,
     PROBE_SCALES,
@@ -38,6 +37,7 @@ from zssmnet.probe.run import compare_arms
 from zssmnet.probe.statistics import paired_difference
 from zssmnet.registry.versions import MODEL
 from zssmnet.report.probe import probe_picture, probe_table
+from zssmnet.stages.demo import demo_pretraining
 from zssmnet.storage import open_storage
 
 RECIPES: tuple[Recipe, ...] = ("reference", "per-channel", "masked")
@@ -71,7 +71,7 @@ def pretrained(root: Path, recipe: Recipe, seed: int) -> Path:
     config = demo_pretraining(EPOCHS, seed, recipe)
     masking = MaskingConfig(block=(4, 4, 2))  # as many mm as the demo's blocks
     config = config.model_copy(update={"corruption": config.corruption.model_copy(update={"masking": masking})})
-    stages.pretrain(root / "cubes", root / f"{recipe}-{seed}", config)
+    zssmnet.pretrain(root / "cubes", root / f"{recipe}-{seed}", config)
     return root / f"{recipe}-{seed}" / MODEL
 
 
@@ -80,8 +80,8 @@ def prepare_unlabelled(root: Path) -> None:
     if not (root / "cubes").exists():
         ids = evenly_split_cases(UNLABELLED)
         images, masks = write_archive(root / "unlabelled", ids, 0, grids=[GRID], subtle=True)
-        stages.prepare_archive(images, masks, root / "data", PreparationConfig(spacing_mm=SPACING_MM))
-        stages.generate_cubes(root / "data", root / "cubes", CubesConfig(cubes_per_case=3, size=(32, 32, 16)))
+        zssmnet.prepare_archive(images, masks, root / "data", PreparationConfig(spacing_mm=SPACING_MM))
+        zssmnet.generate_cubes(root / "data", root / "cubes", CubesConfig(cubes_per_case=3, size=(32, 32, 16)))
 
 
 def prepare_labelled(root: Path, masks: Path) -> int:

@@ -120,7 +120,7 @@ class RunProgress(Progress):
 
 
 class PendingMessages:
-    """Sends to Prefect's server in a thread of its own, of each kind only the latest.
+    """Sends to Prefect's server in a thread of its own, of each kind only the latest, in the context of its maker.
 
     Prefect's client tries for a minute to reach a server that is away: work does not wait for that.
     """
@@ -133,10 +133,7 @@ class PendingMessages:
         self._thread.start()
 
     def put(self, kind: str, job: Callable[[], object]) -> None:
-        """Send soon, in place of anything of this kind that still waits.
-
-        What is sent belongs to the run that made this object, whichever thread puts it here.
-        """
+        """Send soon, in place of anything of this kind that still waits; threads that call this need no context."""
         with self._changed:
             self._jobs[kind] = job
             self._changed.notify()

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,7 @@ def serve() -> None:
 def run(module: str, words: list[str], environment: dict[str, str], folder: str) -> None:
     """Become the command."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored by what is started in the background
     for number, path in enumerate((os.devnull, f"{folder}/out", f"{folder}/err")):
         file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, number)

@@ -79,13 +79,13 @@ def test_loss_curves(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.integration
 @pytest.mark.long
 def test_orchestration(tmp_path: Path) -> None:
-    reported = run(tmp_path, "orchestration", "--cases", "6")
-    runs = reported["figures"]["runs"]
-    assert "6 cases prepared, 0 up to date" in runs["first"]["said"]
-    assert "0 cases prepared, 6 up to date" in runs["second"]["said"]
+    reported = run(tmp_path, "orchestration", "--tiny", "--cases", "1", "--pooled", "2", "--repeat", "1")
+    figures = reported["figures"]
+    assert figures["programs_1"]["zssmnet prepare"]["said"].startswith("1 cases prepared, 0 up to date")
+    assert figures["programs_1"]["plain script"]["said"] == "1 cases"
+    assert figures["pools_2"].keys() == {"threads", "processes, forked", "processes, spawned"}
 
 
 @pytest.mark.long

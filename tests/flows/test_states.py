@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-from flows.states import ended, state_after, summary_of
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events.clients import NullEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import MissingResult
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
+from flows.of_stages import as_flow, summary_of
 from tests.reliability.faulty_s3 import Exchange, Rule, answer_lost, faulty_proxy, pass_on
 from tests.runs import runs_over
+from zssmnet.runner import Runner
 from zssmnet.stages.prepare import PreparationSummary
 
 SUMMARY = PreparationSummary(
@@ -20,13 +20,18 @@ SUMMARY = PreparationSummary(
 )
 
 
+def a_stage(place_path: str, runner: Runner | None = None) -> PreparationSummary:
+    """Do nothing.
+
+    Args:
+        place_path: a folder.
+    """
+    return SUMMARY
+
+
 def test_a_stored_summary_comes_back(prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_LOCAL_STORAGE_PATH", str(tmp_path / "results"))
-
-    @flow(name="stored", flow_run_name="stored", persist_result=True, result_serializer="json")
-    def stored(place: str) -> PreparationSummary:
-        return ended(SUMMARY, *state_after(SUMMARY))
-
+    stored = as_flow(a_stage, "stored", "place_path").with_options(persist_result=True, result_serializer="json")
     assert stored(str(tmp_path)) == SUMMARY
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(runs_over(tmp_path)["stored"].id).state
@@ -35,7 +40,7 @@ def test_a_stored_summary_comes_back(prefect_api: str, tmp_path: Path, monkeypat
 
 
 def test_a_summary_is_not_lost_with_the_answer_to_the_end_of_a_run(
-    prefect_api: str, monkeypatch: pytest.MonkeyPatch
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The end is sent a second time then, and the server, which has it, gives its own state."""
     lost: list[str] = []
@@ -46,15 +51,12 @@ def test_a_summary_is_not_lost_with_the_answer_to_the_end_of_a_run(
             return answer_lost(exchange)
         return pass_on(exchange)
 
-    @flow(name="unanswered")
-    def unanswered() -> PreparationSummary:
-        return ended(SUMMARY, *state_after(SUMMARY))
-
+    unanswered = as_flow(a_stage, "unanswered", "place_path")
     monkeypatch.setattr(EventsWorker, "_client_override", (NullEventsClient, ()))  # the proxy takes no WebSockets
     with faulty_proxy(prefect_api.removesuffix("/api")) as proxy:
         proxy.rules.append(Rule(lose_the_end))
         with temporary_settings({PREFECT_API_URL: f"{proxy.address}/api", PREFECT_LOGGING_TO_API_ENABLED: False}):
-            assert summary_of(unanswered) == SUMMARY
+            assert summary_of(unanswered, {"place_path": str(tmp_path)}) == SUMMARY
             with pytest.raises(MissingResult):
-                unanswered()
+                unanswered(str(tmp_path))
     assert len(lost) == 2

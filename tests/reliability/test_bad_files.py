@@ -34,7 +34,7 @@ device = "cpu"
 
 
 def few(members: Iterable[BrokenFile], most: int = 1) -> list[Any]:
-    """The first of each fault always, the others where many tries are wanted: a flow takes its second."""
+    """The first of each fault always, the others where many tries are wanted: a command takes its second."""
     met: Counter[str] = Counter()
     params = []
     for member in members:
@@ -70,7 +70,7 @@ def options(archive: Archive) -> list[str | Path]:
 
 
 @pytest.mark.parametrize("member", few(splits(CASES)))
-def test_splits(member: BrokenFile, archive: Archive, tmp_path: Path, prefect_api: str, ledger: Ledger) -> None:
+def test_splits(member: BrokenFile, archive: Archive, tmp_path: Path, ledger: Ledger) -> None:
     file, data = tmp_path / "splits.json", tmp_path / "data"
     member.make(file)
     with ledger.tried(SPLITS, member.fault):
@@ -80,7 +80,7 @@ def test_splits(member: BrokenFile, archive: Archive, tmp_path: Path, prefect_ap
 
 
 @pytest.mark.parametrize("member", few(cubes()))
-def test_cubes(member: BrokenFile, tmp_path: Path, prefect_api: str, ledger: Ledger) -> None:
+def test_cubes(member: BrokenFile, tmp_path: Path, ledger: Ledger) -> None:
     write_cubes(tmp_path / "cubes")
     file, weights, recipe = cubes_file(tmp_path / "cubes", 5), tmp_path / "weights", tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
@@ -91,7 +91,7 @@ def test_cubes(member: BrokenFile, tmp_path: Path, prefect_api: str, ledger: Led
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch that may go on."""
     folder = tmp_path_factory.mktemp("trained")
     write_cubes(folder / "cubes")
@@ -180,9 +180,7 @@ def test_empty_addresses(command: str, address: str, ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
-def test_addresses(
-    name: str, archive: Archive, tmp_path: Path, s3_endpoint: str, prefect_api: str, ledger: Ledger
-) -> None:
+def test_addresses(name: str, archive: Archive, tmp_path: Path, s3_endpoint: str, ledger: Ledger) -> None:
     address, says = ADDRESSES[name]
     member = BrokenFile(name, "addresses", says, lambda path: None)
     with ledger.tried(ARCHIVE, member.fault):
@@ -205,7 +203,7 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_archives(name: str, tmp_path: Path, prefect_api: str, ledger: Ledger) -> None:
+def test_archives(name: str, tmp_path: Path, ledger: Ledger) -> None:
     images, masks, says = ARCHIVES[name]
     for folder, names in (("images", images), ("masks", masks)):
         (tmp_path / folder).mkdir()
@@ -219,7 +217,7 @@ def test_archives(name: str, tmp_path: Path, prefect_api: str, ledger: Ledger) -
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?P<patient>", r"(\d+)_", "(?P<patient>.)" + "(" * 200])
-def test_patient_patterns(pattern: str, archive: Archive, tmp_path: Path, prefect_api: str, ledger: Ledger) -> None:
+def test_patient_patterns(pattern: str, archive: Archive, tmp_path: Path, ledger: Ledger) -> None:
     with ledger.tried(SETTINGS, "patient pattern"):
         member = BrokenFile(pattern, "", "is no regular expression|has no group", print)
         command = ["prepare", *options(archive), "--output_path", tmp_path / "data", "--patient_pattern", pattern]
@@ -264,9 +262,7 @@ def test_records_of_a_root_that_is_verified(name: str, tmp_path: Path, ledger: L
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_prepared_cases_that_were_damaged(
-    which: int, archive: Archive, tmp_path: Path, prefect_api: str, ledger: Ledger
-):
+def test_prepared_cases_that_were_damaged(which: int, archive: Archive, tmp_path: Path, ledger: Ledger):
     """Cubes are cut from whole cases only."""
     data, saved = tmp_path / "data", tmp_path / "cubes"
     for number, suffix in enumerate(("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz", ".nii.gz")):

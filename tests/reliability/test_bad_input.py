@@ -15,9 +15,13 @@ from tests.reliability.corpus import cases, meta_image, nifti
 from tests.reliability.corpus.archive import built
 from tests.reliability.corpus.member import ARCHIVE, BrokenCase, GoodCase
 from tests.reliability.ledger import Ledger
-from tests.runs import case_rows, runs_over
 from tests.zssmnet.examinations import Archive, as_array, as_image, noise, read
+from zssmnet.preparation.prepare import PreparedCase
+from zssmnet.report.archive_page import PAGE
+from zssmnet.storage import LocalStorage
 from zssmnet.storage.keys import printable
+from zssmnet.storage.layout import reports_beside
+from zssmnet.storage.records import read_record, record_names
 
 MARGIN_MM = 3.0
 CONTROLS = ("control-1", "control-2")
@@ -25,12 +29,19 @@ CONTROLS = ("control-1", "control-2")
 
 @dataclass(frozen=True)
 class Prepared:
-    """An archive full of broken cases after preparation."""
+    """An archive full of broken cases after preparation.
+
+    Attributes:
+        data: the prepared cases.
+        used: the cases that the archive's page shows as used, by id, with their warnings by their records.
+        left_out: those that it shows as left out, with reason and file.
+    """
 
     archive: Archive
     data: Path
     ended: Ended
-    rows: dict[str, dict[str, str]]
+    used: dict[str, tuple[str, ...]]
+    left_out: dict[str, str]
 
 
 def prepared(root: Path, members: list[BrokenCase | GoodCase], controls: tuple[str, ...], form: str) -> Prepared:
@@ -42,13 +53,23 @@ def prepared(root: Path, members: list[BrokenCase | GoodCase], controls: tuple[s
     settings.write_text(f"[preparation]\nmargin_mm = {MARGIN_MM}\n")
     ended = zssmnet("prepare", *options(archive), "--config", settings, "--output_path", root / "data")
     assert ended.status == 0, ended
-    return Prepared(archive, root / "data", ended, {row["case"]: row for row in table(root / "data")})
+    used, left_out = shown(Path(reports_beside(str(root / "data")), PAGE))
+    records = LocalStorage(root / "data")
+    found = [read_record(records, name, PreparedCase) for name in record_names(records)]
+    warnings = {record.case_id: record.warnings for record in found if record}
+    assert used == {printable(case_id) for case_id in warnings}
+    return Prepared(archive, root / "data", ended, warnings, left_out)
 
 
-def table(data: Path) -> list[dict[str, str]]:
-    """The table of cases, as Prefect's UI shows it."""
-    rows = case_rows(runs_over(data)["prepare-data"])
-    return [{name: html.unescape(cell) for name, cell in row.items()} for row in rows]
+def shown(page: Path) -> tuple[set[str], dict[str, str]]:
+    """The ids of the cases that an archive's page shows as used; those that are left out, with the reason."""
+    text = page.read_text()
+    used = {html.unescape(case_id) for case_id in re.findall("<tr><td><b>(.*?)</b>", text)}
+    table = text.partition("<h2>Left out</h2><table>")[2].partition("</table>")[0]
+    return used, {
+        html.unescape(case_id): html.unescape(reason)
+        for case_id, _, reason in (row.partition("<td>") for row in table.split("<tr><td>")[1:])
+    }
 
 
 def options(archive: Archive) -> list[str | Path]:
@@ -71,23 +92,23 @@ MHA_CONTROLS = ("10001_1000001", "10002_1000002")
 
 
 @pytest.fixture(scope="module")
-def nnunet(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Prepared:
+def nnunet(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepared(tmp_path_factory.mktemp("nnunet"), [*BROKEN, *GOOD], CONTROLS, "nnunet")
 
 
 @pytest.fixture(scope="module")
-def picai(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Prepared:
+def picai(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     members = [*BROKEN_MHA.values(), *GOOD_MHA.values()]
     return prepared(tmp_path_factory.mktemp("picai"), members, MHA_CONTROLS, "picai")
 
 
 def check_left_out(found: Prepared, case: BrokenCase) -> None:
-    """The table names the case, the file and the reason; nothing of the case is published."""
-    row = found.rows[printable(case.id)]
-    assert row["state"] == "left out"
-    assert row["remarks"].isprintable()
-    assert len(row["remarks"]) < 600
-    reason, _, file = row["remarks"].rpartition(": ")
+    """The page and the log name the case, the file and the reason; nothing of the case is published."""
+    remark = found.left_out[printable(case.id)]
+    assert remark.isprintable()
+    assert len(remark) < 600
+    reason, _, file = remark.rpartition(": ")
+    assert f"{printable(case.id)} ({file}: {reason})" in found.ended.err
     assert printable(case.id) in file
     assert re.search(case.says, reason), reason
     assert not list(found.data.glob(f"*/{glob.escape(case.id)}_000?.nii.gz"))
@@ -117,7 +138,7 @@ def files_of(data: Path, case_id: str) -> list[Path]:
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.id)
 def test_odd_case_is_prepared_right(nnunet: Prepared, ledger: Ledger, case: GoodCase) -> None:
     with ledger.tried(case.area, case.fault):
-        assert nnunet.rows[case.id]["state"] == "prepared"
+        assert case.id in nnunet.used
         archive = nnunet.archive
         volumes = [as_image(noise(channel)) for channel in range(3)] + [read(archive.mask_path(case.id))]
         expected = by_sitk(volumes, read(archive.image_path(0, CONTROLS[0])))
@@ -160,7 +181,7 @@ class TestTheOthers:
     """What a broken case does to the good ones: nothing."""
 
     def test_come_out_bit_for_bit_as_without_the_broken_ones(
-        self, nnunet: Prepared, tmp_path: Path, prefect_api: str, ledger: Ledger
+        self, nnunet: Prepared, tmp_path: Path, ledger: Ledger
     ) -> None:
         clean = prepared(tmp_path, list(GOOD), CONTROLS, "nnunet")
         counts = f"0 up to date, 0 left out, {len(ODD)} with warnings"
@@ -176,17 +197,17 @@ class TestTheOthers:
         found: Prepared = request.getfixturevalue(form)
         good, broken = (len(GOOD), len(BROKEN)) if form == "nnunet" else (len(GOOD_MHA), len(BROKEN_MHA))
         assert found.ended.status == 0
-        odd = {case_id for case_id, row in found.rows.items() if row["state"] == "prepared" and row["remarks"]}
+        odd = {case_id for case_id, warnings in found.used.items() if warnings}
         assert odd == (ODD if form == "nnunet" else set())
         counts = f"0 up to date, {broken} left out" + (f", {len(odd)} with warnings" if odd else "")
         assert found.ended.out == f"{good + 2} cases prepared, {counts}: {found.data}\n"
-        assert len(found.rows) == good + broken + 2
+        assert (len(found.used), len(found.left_out)) == (good + 2, broken)
 
     def test_strict_ends_with_one_line(self, picai: Prepared, tmp_path: Path, ledger: Ledger) -> None:
         ended = zssmnet("prepare", *options(picai.archive), "--strict", "--output_path", tmp_path / "data")
         with ledger.tried(ARCHIVE, "--strict", len(BROKEN_MHA)):
             assert ended.status == 1
             assert ended.out == ""
-            assert f"{len(BROKEN_MHA)} of {len(picai.rows)} cases cannot be used: " in ended.line
+            assert f"{len(BROKEN_MHA)} of {len(picai.used) + len(picai.left_out)} cases cannot be used: " in ended.line
             for case in BROKEN_MHA.values():
                 assert f"{case.id} ({meta_image.file(picai.archive, case.id)}: " in ended.line

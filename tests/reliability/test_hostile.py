@@ -17,7 +17,7 @@ import torch
 from tests.model_record import model_record
 from tests.reliability.ledger import Ledger
 from tests.zssmnet.examinations import Archive, as_image, gland, noise
-from zssmnet.config import CubesConfig, PreparationConfig
+from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
 from zssmnet.data.archive import take_inventory
 from zssmnet.errors import CaseError, CheckpointError, CubesError, ZssmnetError
 from zssmnet.handoff.load import load_pretrained
@@ -437,8 +437,8 @@ OF_A_MODEL: dict[str, Callable[[dict[str, Any]], None]] = {
 @pytest.mark.parametrize("fault", [*OF_A_MODEL, *sorted(set(RAW) - {"duplicate keys"})])
 @pytest.mark.parametrize("place", ["", "versions/second"])
 def test_a_changed_record_of_a_model(tmp_path: Path, victims: Path, ledger: Ledger, fault: str, place: str):
-    from tasks.pretraining import known_outcome
-    from tasks.provenance import lineage, record_table
+    from zssmnet.report.model_page import lineage, record_table
+    from zssmnet.stages.pretrain import Training, recorded_summary
 
     weights = LocalStorage(tmp_path / "weights")
     for run_id in ("first", "second"):
@@ -453,7 +453,7 @@ def test_a_changed_record_of_a_model(tmp_path: Path, victims: Path, ledger: Ledg
         stable = stable_model(weights)
         assert stable is None or stable.run_id in ("first", "second")
         assert {one.run_id for one in list_versions(weights)} <= {"first", "second"}
-        known_outcome(str(tmp_path / "weights"), False)
+        recorded_summary(Training(cubes_path="", output_path=weights.uri, config=PretrainConfig(), reports_path=""))
         if stable:
             assert "<img" not in record_table(weights, stable) + lineage(stable)
         for action in (keep_stable, roll_back, lambda weights: promote(weights, "first")):
@@ -573,10 +573,10 @@ def test_a_terminal_s_bars_show_text_as_it_is(ledger: Ledger, monkeypatch: pytes
         bars.begin("prepare", 1, "cases")
         for note in notes:
             bars.note("prepare", note)
-            bars._progress.refresh()
-            rendered = bars._progress.console.render_str(note, markup=False)
+            bars._rich.refresh()
+            rendered = bars._rich.console.render_str(note, markup=False)
             assert rendered.plain == note
-            column = bars._progress.columns[-1].render(bars._progress.tasks[0])
+            column = bars._rich.columns[-1].render(bars._rich.tasks[0])
             assert getattr(column, "plain", None) == note
 
 
@@ -611,17 +611,20 @@ MARKUP = [
 @pytest.mark.integration
 def test_names_are_text_on_prefect_s_pages(tmp_path: Path, ledger: Ledger, prefect_api: str):
     from flows.of_stages import prepare_data
-    from tests.runs import case_rows, runs_over
+    from tests.runs import artifacts_of, runs_over
 
     archive = Archive(tmp_path / "archive")
     archive.add("plain")
     for name in MARKUP:
-        for channel in range(2):  # one is missing: the reason shows in the table as well
+        for channel in range(2):  # one is missing: the reason shows on the page as well
             _link(archive.image_path(channel, "plain"), os.fsencode(archive.image_path(channel, name)))
     with ledger.tried("hostile names", "markup in an id on Prefect's pages", tries=len(MARKUP)):
         done = prepare_data(archive.images.uri, archive.masks.uri, str(tmp_path / "root"))
         assert sorted(done.left_out) == sorted(MARKUP)
-        rows = case_rows(runs_over(tmp_path / "root")["prepare-data"])
-        assert sorted(html.unescape(row["case"]) for row in rows) == sorted(["plain", *MARKUP])
-        assert all("missing" in row["remarks"] for row in rows if row["case"] != "plain")
-        assert not re.search(r"[<>\[\]`|*]", json.dumps([list(row.values()) for row in rows])[2:-2].replace("], [", ""))
+        page = str(artifacts_of(runs_over(tmp_path / "root")["prepare-data"])["summary"].data)
+        rows = [line[2:-2].split(" | ") for line in page.splitlines() if line.startswith("| ")][2:]
+        shown = {html.unescape(case.removeprefix("`").removesuffix("`")): reason for case, reason in rows}
+        assert sorted(shown) == sorted(MARKUP)
+        assert all(reason.startswith("missing") for reason in shown.values())
+        plain = r"[^<>\[\]`|*]*"
+        assert all(re.fullmatch(f"`[^`|]*`|{plain}", case) and re.fullmatch(plain, reason) for case, reason in rows)
