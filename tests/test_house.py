@@ -1,9 +1,7 @@
 """The order of the house: dependencies point one way, zssmnet <- tasks <- flows <- deployments."""
 
 import ast
-import re
 import sys
-import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -170,23 +168,3 @@ def test_nothing_can_run_code_that_comes_from_data(package: str):
 )
 def test_what_could_is_found(line: str):
     assert list(unsafe(ast.parse(line)))
-
-
-BROUGHT = {
-    "PIL": "pillow",
-    "contourpy": "matplotlib",
-    "botocore": "s3fs",
-    "aiohttp": "s3fs",
-    "report_guided_annotation": "picai_eval",
-}
-"""Packages of modules whose names differ from theirs, or which a declared one brings."""
-
-
-def test_what_the_library_imports_is_declared():
-    """In an environment with all that is developed with, a missing package would not be noticed."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
-    declared = {re.split(r"[^\w-]", one)[0].replace("-", "_").lower() for one in needed}
-    found = {name.split(".")[0] for path in modules("zssmnet") for name in imports(path)}
-    others = found - set(sys.stdlib_module_names) - {"zssmnet", "flows", "deployments"}
-    assert {name for name in others if BROUGHT.get(name, name).lower() not in declared} == set()

@@ -24,7 +24,7 @@ from zssmnet.errors import CubesError, InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("zssmnet", "tasks", "flows", "deployments")
-SERVICE = ("prefect", "fastapi", "sqlalchemy", "uvicorn", "rich", "yaml", "httpx", "distributed", "s3fs")
+SERVICE = ("prefect", "fastapi", "sqlalchemy", "uvicorn", "supervisor", "yaml", "httpx", "distributed", "s3fs")
 """What only the extras bring."""
 
 
@@ -212,5 +212,5 @@ class TestStages:
         assert again == trained.model_copy(update={"is_new": False})
 
     def test_what_is_no_case(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="2 images were given; a case has three: T2W, ADC, DWI"):
+        with pytest.raises(InputError, match="2 images: name those of T2W, ADC and DWI, in this order"):
             zssmnet.prepare_case(["a", "b"], "m", PreparationConfig())

@@ -13,7 +13,7 @@ from tests.zssmnet.registry.test_provenance import PREPARATION, Pipeline, made
 from zssmnet.handoff.load import load_pretrained
 from zssmnet.mnet import MNet
 from zssmnet.registry.changes import find_changes
-from zssmnet.registry.runs import take_stock
+from zssmnet.registry.lineage import training_inputs
 from zssmnet.registry.versions import MODEL, checked_model, list_versions, publish, stable_model
 from zssmnet.storage.verification import verify_stage
 
@@ -26,7 +26,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("original")
     pipeline = made(folder, str(folder / "root"))
     torch.save({"state_dict": MNet(6, 3, CHANNELS).state_dict()}, folder / "model")
-    publish(pipeline.weights, model_record("second", take_stock(pipeline.cubes).data), folder / "model")
+    publish(pipeline.weights, model_record("second", training_inputs(pipeline.cubes).data), folder / "model")
     return pipeline
 
 
@@ -40,7 +40,7 @@ READERS: dict[str, tuple[Callable[[Pipeline], object], object]] = {
     "stable_model": (lambda copy: stable_model(copy.weights).run_id, "second"),
     "list_versions": (lambda copy: [record.run_id for record in list_versions(copy.weights)], ["first", "second"]),
     "checked_model": (lambda copy: checked_model(copy.weights, stable_model(copy.weights)).name, MODEL),
-    "take_stock": (lambda copy: len(take_stock(copy.cubes).data), 6),
+    "take_stock": (lambda copy: len(training_inputs(copy.cubes).data), 6),
     "find_changes": (changes, ["a"]),
     "load_pretrained": (
         lambda copy: load_pretrained(copy.weights.local(MODEL), num_classes=2).channels,
