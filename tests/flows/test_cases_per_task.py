@@ -14,11 +14,13 @@ from tasks.runner import MOST_TASKS, FlowRunner, Parts, _tasks_end_with, flow_ha
 from tests.runs import runs_over, sections_of, tasks_of, until
 from tests.zssmnet.examinations import Archive
 from zssmnet.config import PreparationConfig
+from zssmnet.data.archive import Case
 from zssmnet.errors import CaseError, InputError
 from zssmnet.stages.prepare import NO_LIMITS, CaseToPrepare, _refuse_faults, prepare_part
 
 IDS = [f"{10001 + number}_{1000001 + number}" for number in range(5)]
 BAD = IDS[1]
+CASE = CaseToPrepare(Case("a", "nnunet", ("t", "a", "d"), "m"), 0, "images", "masks", "output", PreparationConfig())
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_no_case_is_begun_after_the_end_of_the_flow(archive: Archive, tmp_path: 
     assert not flow_has_ended()  # here, outside any task
 
 
-def identity(item: int) -> int:
+def identity(item: CaseToPrepare) -> CaseToPrepare:
     return item
 
 
@@ -113,21 +115,21 @@ def test_a_large_archive_takes_no_more_than_so_many_tasks(
     monkeypatch.setattr("tasks.runner.run_parts", submitted)
     monkeypatch.setattr("tasks.runner.as_completed", lambda futures: iter(()))
     progress = RunProgress.__new__(RunProgress)
-    assert list(FlowRunner(progress, parts_per_task=each).map(identity, range(count))) == []
+    assert list(FlowRunner(progress, cases_per_task=each).map(identity, [CASE] * count)) == []
     assert (len(submitted), sum(submitted)) == (tasks, count)
     assert all(size == (each or submitted[0]) for size in submitted[:-1])
 
 
 def test_results_come_one_by_one_and_the_flow_waits_for_no_more_than_it_took(prefect_api: str) -> None:
     @flow
-    def first_of_many() -> int:
+    def first_of_many() -> CaseToPrepare:
         with RunProgress() as progress:
-            results = FlowRunner(progress, parts_per_task=2).map(identity, [7] * 5)
+            results = FlowRunner(progress, cases_per_task=2).map(identity, [CASE] * 5)
             first = next(results)
             results.close()
         return first
 
-    assert first_of_many() == 7
+    assert first_of_many() == CASE
 
 
 def test_a_line_on_many_cases_that_cannot_be_used_is_not_long() -> None:

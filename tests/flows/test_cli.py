@@ -113,7 +113,8 @@ def test_input_at_fault_exits_with_1_and_one_line(tmp_path: Path, prefect_api: s
     environment = os.environ | {"PREFECT_API_URL": prefect_api}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "[]\n")
-    assert done.stderr.splitlines()[-1].startswith(f"zssmnet: error: {missing}: no such folder")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("zssmnet: ")]
+    assert line.startswith(f"zssmnet: error: {missing}: no such folder")
     assert "Traceback" not in done.stderr
 
 

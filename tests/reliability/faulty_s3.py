@@ -42,7 +42,7 @@ class Exchange(BaseHTTPRequestHandler):
             self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault(self)
 
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any
+    do_GET = do_PUT = do_HEAD = do_POST = do_PATCH = do_DELETE = handle_any
 
     def handle_expect_100(self) -> bool:
         """Decided later: a silent server does not even say that the body may come."""
