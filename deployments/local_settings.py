@@ -214,7 +214,7 @@ class LocalSettings:
         except (OSError, ValueError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise StackError(
-                f"{path}: cannot be read: {reason}; move it away, and the next start makes a new password"
+                f"{path}: cannot be read: {reason}; move it away; the next start creates a new password"
             ) from error
 
 
@@ -230,7 +230,9 @@ def gpus_of_this_machine() -> list[str]:
 
 def _quoted(name: str, value: str) -> str:
     if re.search(r"[\"\n]|\s[;#]", value):
-        raise StackError(f"{name}: holds a quote, a comment or a line's end, which supervisor's configuration cannot")
+        raise StackError(
+            f"{name}: contains a quote, a comment or a line break, which supervisor's configuration does not allow"
+        )
     return '"' + value.replace("%", "%%") + '"'
 
 

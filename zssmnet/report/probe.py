@@ -120,7 +120,7 @@ def _origin(result: ProbeResult) -> list[str]:
     for one in result.weights:
         explained = ", ".join(f"{share:.1%}" for share in one.explained) or "unknown"
         cases = (
-            "no record tells which cases it was trained with, so test cases may be among them"
+            "no record of its training cases, so test cases may be among them"
             if one.trained_cases is None
             else f"trained with {one.trained_cases} cases, none of whose patients is tested"
         )

@@ -88,7 +88,7 @@ def accelerated(model: nn.Module, device: torch.device, recipe: TrainingConfig, 
 
 
 def choose_precision(recipe: TrainingConfig, device: torch.device) -> Precision:
-    """The precision of convolutions; ``auto`` is bfloat16 on GPUs that compute in it, else float32."""
+    """The precision of convolutions; ``auto`` is bfloat16 on GPUs that support it, else float32."""
     if recipe.precision != "auto":
         return recipe.precision
     in_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -146,7 +146,7 @@ def _torchrun() -> _Launch | None:
 
 
 def _announce(store: Store, job: Job | None) -> int:
-    """Tell workers the next job, or that there is none any more; returns its number."""
+    """Announce the next job to workers, or the end of all; returns its number."""
     number = int(store.add("jobs", 1))
     store.set(f"job {number}", job.model_dump_json() if job else "")
     return number
