@@ -284,7 +284,7 @@ def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> 
             type=addresses,
             nargs="+",
             required=True,
-            help="weight files, local or in S3, or local packages; comma-separated trainings of one recipe form one arm",
+            help="weight files, local or in S3, or packages; comma-separated trainings of one recipe form one arm",
         )
         parser.add_argument(
             *spellings("patient_pattern"),
