@@ -79,7 +79,7 @@ def automations(
             actions=[
                 _change(
                     StateType.FAILED,
-                    f"It crashed before it began, or for the {starts}th time, so it is not started again by itself. "
+                    f"It crashed before it began, or for the {starts}th time, so it is not restarted automatically. "
                     "The reason is in its log, or in its worker's; once fixed, start it again "
                     "and it continues where it stopped.",
                 )
@@ -160,7 +160,7 @@ def expect_heartbeats(client: SyncPrefectClient) -> int:
     """Let the server expect heartbeats of all runs of deployments in state Running; their number.
 
     A server that was away forgets what it expected: a run that was lost meanwhile would stay Running for ever. So one
-    heartbeat is sent in its name. If the run lives, it sends the next one itself.
+    heartbeat is sent in its name. A run that is alive sends the next one itself.
     """
     runs = _runs_in(client, StateType.RUNNING)
     events = [

@@ -35,7 +35,7 @@ class Command(NamedTuple):
     """A command of the command line.
 
     Attributes:
-        help: what it does, in a line.
+        help: what it does, in one phrase.
         example: its flags in an example.
         addresses: flags that must be given, with metavar and help; several spellings are divided by a bar.
         settings: configurations of ``zssmnet.config`` whose fields are flags; if any is of `Settings`, there is

@@ -60,7 +60,7 @@ HERE = HandOff()
 def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
     """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
 
-    A crashed run is sent again and continues from its last checkpoint, which is found by the
+    A crashed run is resubmitted and continues from its last checkpoint, which is found by the
     same cubes and settings. Where this run is cancelled or suspended, so is the one that it waits for.
 
     Raises:

@@ -29,7 +29,7 @@ def set_up_logs() -> None:
 
 
 def hide_tracebacks() -> None:
-    """In a command, drop all tracebacks from the log: what nobody foresaw ends in a line that names their file."""
+    """In a command, drop all tracebacks from the log: an unexpected error names the file that has them."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_any_traceback)
 

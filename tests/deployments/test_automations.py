@@ -40,7 +40,7 @@ PATIENCE_S = 400
 AUTOMATIONS = automations(SOON, SETTLING, SOON, STARTS)
 TAKEN = (Pending(), Running())
 NOT_AGAIN = (
-    f"It crashed before it began, or for the {STARTS}th time, so it is not started again by itself. The reason is in "
+    f"It crashed before it began, or for the {STARTS}th time, so it is not restarted automatically. The reason is in "
     "its log, or in its worker's; once fixed, start it again and it continues where it stopped."
 )
 

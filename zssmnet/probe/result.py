@@ -52,7 +52,7 @@ class ProbeResult(BaseModel, frozen=True):
     Attributes:
         learning_rates: of each arm, chosen on the tuning cases.
         control: scratch from another initial seed against scratch: its interval should contain 0. Weights are
-            compared with the mean of both, so that a control which fails by chance does not favour them.
+            compared with the mean of both, so that a control that fails by coincidence does not favour them.
         truth: what there is to be found in the example slice.
     """
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 STAGE, PAGE_STAGE = "prepare", "page"
 MOST_DESCRIBED = 500
-"""Cases that are left out, in a line: a server takes lines of limited length. The page has all."""
+"""Cases left out that one log line lists, since servers limit a line's length. The page has all."""
 NO_LIMITS = StrictConfig()
 
 

@@ -70,7 +70,7 @@ def retrain(
     pretraining: ChallengerConfig | None = None,
     runner: Runner | None = None,
 ) -> RetrainingSummary:
-    """Train on from the published model when there are enough new cases; publish what comes out if it is better.
+    """Continue training from the published model when there are enough new cases; publish the result if it is better.
 
     Args:
         images_path: an nnU-Net raw archive, or PI-CAI's MHA archive.
