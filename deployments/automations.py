@@ -66,11 +66,7 @@ def automations(
             name="zssmnet: crashed runs are started again",
             description="Reschedules a crashed run; it continues from its records and its last checkpoint.",
             trigger=_missing({"Crashed"}, settling, related=_not_handed_over()),
-            actions=[
-                _change(
-                    StateType.SCHEDULED, "It crashed; started again, it continues where it stopped.", "AwaitingRetry"
-                )
-            ],
+            actions=[_change(StateType.SCHEDULED, "It crashed; restarted, it continues.", "AwaitingRetry")],
         ),
         Automation(
             name="zssmnet: crashed runs that are not started again",
@@ -80,8 +76,7 @@ def automations(
                 _change(
                     StateType.FAILED,
                     f"It crashed before it began, or for the {starts}th time, so it is not restarted automatically. "
-                    "The reason is in its log, or in its worker's; once fixed, start it again "
-                    "and it continues where it stopped.",
+                    "The reason is in its log, or in its worker's; once fixed, start it again and it continues.",
                 )
             ],
         ),
@@ -99,9 +94,7 @@ def automations(
             name="zssmnet: cancelled runs whose worker has gone",
             description="Marks a run as cancelled whose cancellation was requested and whose heartbeats are missing.",
             trigger=_missing({"Cancelling"}, silence, expect={"heartbeat", "Cancelled"}),
-            actions=[
-                _change(StateType.CANCELLED, "Its cancellation was requested, and its machine or process is gone.")
-            ],
+            actions=[_change(StateType.CANCELLED, "Cancellation requested; its machine or process is gone.")],
         ),
     ]
 

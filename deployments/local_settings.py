@@ -230,9 +230,7 @@ def gpus_of_this_machine() -> list[str]:
 
 def _quoted(name: str, value: str) -> str:
     if re.search(r"[\"\n]|\s[;#]", value):
-        raise StackError(
-            f"{name}: contains a quote, a comment or a line break, which supervisor's configuration does not allow"
-        )
+        raise StackError(f"{name}: contains a quote, a comment or a line break, which supervisor cannot read")
     return '"' + value.replace("%", "%%") + '"'
 
 

@@ -47,9 +47,7 @@ class HandOff(BaseModel, frozen=True, extra="forbid"):
     patience_min: float = Field(
         1440.0, ge=0, description="Minutes without any live worker in its work pool before giving up"
     )
-    resend: int = Field(
-        5, ge=0, description="How often a crashed pre-training is resubmitted; it continues from its last checkpoint"
-    )
+    resend: int = Field(5, ge=0, description="How often a crashed pre-training is resubmitted")
 
 
 HERE = HandOff()

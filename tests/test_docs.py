@@ -1,6 +1,7 @@
 """The documentation describes the program as it is, in plain technical English."""
 
 import ast
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -27,12 +28,13 @@ READ = [
 ]
 UNUSUAL = """
 told, tells of, tell of, tells which, says so, in a line, in the midst, manners, lease of, holds the lock
-holding a lock, leader, follower, handed round, hand round, patience of storage, again and again, news, doubt, doubts
-learner, first miss, number type, number types, known_if_true, tells_of, by chance, what the whole, at most so many
-get their best one, any number with, learnt no better, rounded factors, are looked at, recognised by itself
-started again by itself, what human prostates have, what identifies patients, it is tried again, run lives, it is waited for, nothing has come
-did not take, see to it, sees to lost, trained together ended, was being changed, finished now, file of its record
-seen as something else, mended, meaned, sign of life, signs of life, without a word, goes on where it was, sent again
+holding a lock, leader, follower, handed round, hand round, patience of storage, again and again, news, doubt
+doubts, learner, first miss, number type, number types, known_if_true, tells_of, by chance, what the whole
+at most so many, get their best one, any number with, learnt no better, rounded factors, are looked at
+recognised by itself, started again by itself, what human prostates have, what identifies patients
+it is tried again, run lives, it is waited for, nothing has come, did not take, see to it, sees to lost
+trained together ended, was being changed, finished now, file of its record, seen as something else, mended, meaned
+sign of life, signs of life, without a word, goes on where it was, sent again
 """
 """Words that nobody searches for; the field has better ones, such as lock, retry, dtype, worker, probability."""
 TO_DO = {"docs/archives.md", "docs/dicom.md", "zssmnet/data/plausibility.py", "zssmnet/preparation/cubes.py"}
@@ -82,6 +84,16 @@ def test_the_configuration_page_shows_every_default() -> None:
 def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_names_in_the_reference_are_there() -> None:
+    names = [
+        name
+        for page in (ROOT / "docs/reference").glob("*.md")
+        for name in re.findall("^::: (.+)", page.read_text(), re.M)
+    ]
+    assert names
+    assert all(pkgutil.resolve_name(name) for name in names)
 
 
 def test_versions_agree() -> None:

@@ -41,7 +41,7 @@ AUTOMATIONS = automations(SOON, SETTLING, SOON, STARTS)
 TAKEN = (Pending(), Running())
 NOT_AGAIN = (
     f"It crashed before it began, or for the {STARTS}th time, so it is not restarted automatically. The reason is in "
-    "its log, or in its worker's; once fixed, start it again and it continues where it stopped."
+    "its log, or in its worker's; once fixed, start it again and it continues."
 )
 
 
