@@ -54,7 +54,7 @@ def automations(
     starting: timedelta = STARTING,
     starts: int = STARTS,
 ) -> list[Automation]:
-    """All of them, as they are to be on the server."""
+    """The automations of the service."""
     return [
         Automation(
             name="zssmnet: runs whose machine has gone",

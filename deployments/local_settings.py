@@ -1,4 +1,4 @@
-"""What the service on one machine is started with: port, password, settings, and the configuration of supervisor.
+"""Settings of the service on one machine: port, password, environment, and the configuration of supervisor.
 
 Commands and settings are those of docker-compose.yml; only addresses and folders differ. Redis and the container of the
 background services are left out, since the server runs these itself here (without ``--no-services``); PostgreSQL and S3
@@ -40,7 +40,7 @@ class StackError(ZssmnetError):
 
 
 class State(BaseModel):
-    """What ``state.json`` keeps from one start to the next.
+    """Contents of ``state.json``, kept from one start to the next.
 
     Attributes:
         passwords: ``api``, of Prefect's API and pages.
@@ -164,7 +164,7 @@ class LocalSettings:
         return {name: self.overrides.get(name, value) for name, value in settings.items()}
 
     def _storage(self) -> dict[str, str]:
-        """Where results of runs go: a folder, or the S3 service that the environment names."""
+        """Storage of runs' results: a folder, or the S3 service that the environment names."""
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         if not endpoint and not os.environ.get("ZSSMNET_BUCKET"):
             return {"PREFECT_LOCAL_STORAGE_PATH": str(self.folder / "results")}

@@ -1,4 +1,4 @@
-"""One step that makes all the service needs on its Prefect server: ``zssmnet-deploy``. It can be repeated at any time.
+"""``zssmnet-deploy``: create or update all that the service needs on its Prefect server. Repeatable at any time.
 
 It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
 deployments of ``prefect.yaml`` and the automations that restart crashed runs (``automations.py``). Of what is there, it

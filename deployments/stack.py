@@ -54,7 +54,7 @@ class LocalStack:
 
     @cached_property
     def settings(self) -> LocalSettings:
-        """What it is started with."""
+        """Settings of the stack."""
         return LocalSettings(self.folder, self._overrides)
 
     @property
@@ -63,7 +63,7 @@ class LocalStack:
         return self.settings.clients()
 
     def services(self) -> dict[str, dict[str, Any]]:
-        """What supervisor knows of each service: statename, pid, description. Empty if it does not run."""
+        """Supervisor's state of each service: statename, pid, description. Empty if it does not run."""
         return {one["name"]: one for one in self._supervisor("getAllProcessInfo") or ()}
 
     def processes(self) -> set[int]:
@@ -170,7 +170,7 @@ class LocalStack:
             return False
 
     def _supervisor(self, method: str, *arguments: Any) -> Any:
-        """What this stack's supervisor answers to a call of its interface; None if it does not run."""
+        """Answer of this stack's supervisor to a call of its interface; None if it does not run."""
         from supervisor.xmlrpc import SupervisorTransport
 
         with closing(SupervisorTransport(serverurl=f"unix://{self.folder / 'supervisor.sock'}")) as transport:

@@ -1,4 +1,4 @@
-"""What each command does: settings, the stage, and a few words at the end. Each function is a command."""
+"""The commands, one function each: settings, the stage, and a few result lines."""
 
 import argparse
 import os

@@ -26,7 +26,7 @@ METHOD = 1
 
 
 class Announcement(Record):
-    """Which model was announced last, by its run id and SHA-256."""
+    """The model that was announced last, by its run id and SHA-256."""
 
     run_id: str
     sha256: str

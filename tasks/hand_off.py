@@ -39,7 +39,7 @@ _WAITING = {StateType.SCHEDULED, StateType.PENDING}
 
 
 class HandOff(BaseModel, frozen=True, extra="forbid"):
-    """Where pre-training runs, and for how long it may wait there."""
+    """Location of pre-training, and limits of waiting and resubmitting."""
 
     deployment: str | None = Field(
         None, description="Deployment that runs pre-training, such as pretrain/pretrain; none: train in this process"

@@ -47,7 +47,7 @@ def _without_any_traceback(record: logging.LogRecord) -> bool:
 
 
 def _fall_silent(console: Console) -> None:
-    """What a console does when nobody reads it any more; rich itself would end the process."""
+    """Discard output of a console that nobody reads any more; rich itself would end the process."""
     console.quiet = True
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):

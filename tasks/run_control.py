@@ -1,4 +1,4 @@
-"""What users ask of a run while it works: to cancel it, or to suspend it.
+"""Cancelling and suspending a run while it works.
 
 Prefect looks at that between tasks, and training is one task of many hours. So a thread asks the server for the states
 of this run and of the runs above it, and training looks here: at every step whether it is cancelled, after every epoch

@@ -115,7 +115,7 @@ def _compared(one: Comparison) -> str:
 
 
 def _origin(result: ProbeResult) -> list[str]:
-    """What is known of each file of weights."""
+    """Origin of each weight file, as far as recorded."""
     lines = []
     for one in result.weights:
         explained = ", ".join(f"{share:.1%}" for share in one.explained) or "unknown"

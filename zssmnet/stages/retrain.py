@@ -1,4 +1,4 @@
-"""Retraining when there are enough new data; the published model stays unless the new one is better."""
+"""Retraining on enough new data; the published model stays unless the new one is better."""
 
 import logging
 from typing import Literal
@@ -38,7 +38,7 @@ RetrainingState = Literal["Nothing new", "Published", "Not better"]
 
 
 class RetrainingSummary(Summary):
-    """What came of a search for new data."""
+    """Outcome of a retraining."""
 
     root: str
     new: int

@@ -1,4 +1,4 @@
-"""How a machine computes a network: device, precision, compilation.
+"""Device, precision and compilation of a network.
 
 The wrapper around the network is not saved, so that no prefix (`module.`, `_orig_mod.`) gets into a checkpoint's names.
 """
