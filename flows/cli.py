@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
-pretrained_weights, reports (pictures). What is up to date is not done again; an interrupted run continues.
+pretrained_weights, reports (pictures). What is up to date is skipped; an interrupted run continues.
 
 example:
   zssmnet demo --output demo
@@ -169,7 +169,7 @@ COMMANDS = {
         is_stage=True,
     ),
     "demo": Command(
-        "synthetic examinations through all stages, with a small MNet, on the CPU",
+        "run all stages on synthetic examinations, with a small MNet, on the CPU",
         "--output demo --cases 12",
         {},
         ("DemoConfig",),
