@@ -159,7 +159,7 @@ def page(figures: dict[str, Any], pictures: str) -> str:
         "# Evidence",
         "*Made by `make evidence` from the JSON of real runs; not written by hand.*",
         "Whether pre-trained weights help is a question of data, network and task: `zssmnet probe` asks it with yours. "
-        "Below is what was found with synthetic examinations and a small network on a CPU.",
+        "Below: results with synthetic examinations and a small network on a CPU.",
         "## How",
         f"{UNLABELLED} synthetic examinations without labels for pre-training, around drawn zonal masks; {LABELLED} "
         f"others with labels for the probe, {real} of them around real zonal masks, each of another patient, the rest "
@@ -169,7 +169,7 @@ def page(figures: dict[str, Any], pictures: str) -> str:
         f"Channels {', '.join(map(str, first.network.channels))}. Every recipe has {TRAININGS} trainings from as many "
         f"seeds, each of the same {EPOCHS} epochs of AdamW at 0.01 with a cosine and a calibrated head, and "
         "`masked` blocks of 8 x 8 x 6 mm; seed i of the probe takes training i, so that intervals "
-        "hold the trainings' luck, too.",
+        "include the variance between trainings.",
         f"All of it took {sum(spent.values()) / 60:.0f} min of one CPU core, of which pre-training {trained / 60:.0f}.",
     ]
     for task, result in results.items():
@@ -178,7 +178,7 @@ def page(figures: dict[str, Any], pictures: str) -> str:
             probe_table(result),
             f"![Curves of {task}]({pictures}/evidence_{task}.png)",
         ]
-    parts += ["## What it says", *_conclusions(results), "## What it does not show", _limits(results)]
+    parts += ["## Findings", *_conclusions(results), "## Limits", _limits(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -187,7 +187,7 @@ def _limits(results: dict[str, ProbeResult]) -> str:
         "Nothing about real examinations: synthetic ones have the structure that was put into them.",
         "Nothing about the full network and hundreds of epochs on a GPU, for which the recipes were made.",
         "Nothing about fewer or more labelled cases, or more steps, than were tried.",
-        "Steps and learning rates to choose from were settled after trials on examinations of the same kind, test "
+        "Steps and learning rates to choose from were chosen after trials on examinations of the same kind, test "
         "cases among them; no recipe was preferred by that, but scratch may be better here than on new cases.",
     ]
     if missing := [task for task in PROBES if task not in results]:
@@ -205,18 +205,18 @@ def _conclusions(results: dict[str, ProbeResult]) -> list[str]:
         lines.append(f"{name}: {'; '.join(said) or 'no weights were shown to help or to harm'}.")
         lines.append(
             f"{name}: the control {'fails' if control.excludes_zero else 'holds'}: scratch differs from scratch by "
-            f"{control.mean:+.3f} ({control.low:+.3f} to {control.high:+.3f}). With the two arms exchanged seed "
-            f"by seed in all ways, it would fail in {_false_alarms(result):.0%} of them; 5 % are meant."
+            f"{control.mean:+.3f} ({control.low:+.3f} to {control.high:+.3f}). Over all "
+            f"exchanges of the two arms, seed by seed, it fails in {_false_alarms(result):.0%}; 5 % are nominal."
         )
         lines.append(
-            f"{name}: scratch less {floor.second}, which needs no network: {floor.difference.mean:+.3f} "
+            f"{name}: scratch minus {floor.second}, which needs no network: {floor.difference.mean:+.3f} "
             f"({floor.difference.low:+.3f} to {floor.difference.high:+.3f})"
-            + ("." if floor.difference.low > 0 else ": so few steps teach no more than that, from whatever they begin.")
+            + ("." if floor.difference.low > 0 else ": so few steps reach no more than that, from any start.")
         )
     helped = [{one.weights for one in result.verdicts if one.verdict == "helps"} for result in results.values()]
     always = sorted(set.intersection(*helped)) if helped else []
     which = ", ".join(always) if len(results) == len(PROBES) else ""
-    lines.append(f"Recommended by this: {which or 'no recipe over another'}. `reference` stays the default.")
+    lines.append(f"Recommended: {which or 'no recipe over another'}. `reference` stays the default.")
     return ["\n".join(f"- {line}" for line in lines)]
 
 

@@ -1,1 +1,1 @@
-"""What runs the flows as a service: its deployments, its containers, and the same stack as local processes."""
+"""The flows as a service: deployments, containers, and the same stack as local processes."""

@@ -54,19 +54,19 @@ def automations(
     starting: timedelta = STARTING,
     starts: int = STARTS,
 ) -> list[Automation]:
-    """All of them, as they are to be on the server."""
+    """The automations of the service."""
     return [
         Automation(
             name="zssmnet: runs whose machine has gone",
-            description="Marks a run as crashed when its heartbeats are missing: its machine or its process has gone.",
+            description="Marks a run as crashed when its heartbeats are missing: its machine or process is gone.",
             trigger=_missing({"heartbeat"}, silence),
             actions=[_change(StateType.CRASHED, LOST)],
         ),
         Automation(
             name="zssmnet: crashed runs are started again",
-            description="Schedules a run that crashed anew; it goes on from its records and its last checkpoint.",
+            description="Reschedules a crashed run; it continues from its records and its last checkpoint.",
             trigger=_missing({"Crashed"}, settling, related=_not_handed_over()),
-            actions=[_change(StateType.SCHEDULED, "It crashed and is started again where it was.", "AwaitingRetry")],
+            actions=[_change(StateType.SCHEDULED, "It crashed; restarted, it continues.", "AwaitingRetry")],
         ),
         Automation(
             name="zssmnet: crashed runs that are not started again",
@@ -75,9 +75,8 @@ def automations(
             actions=[
                 _change(
                     StateType.FAILED,
-                    f"It crashed before it began, or for the {starts}th time, so it is not started again by itself. "
-                    "The reason is in its log, or in its worker's; start it again when that is mended, "
-                    "and it goes on where it was.",
+                    f"It crashed before it began, or for the {starts}th time, so it is not restarted automatically. "
+                    "The reason is in its log, or in its worker's; once fixed, start it again and it continues.",
                 )
             ],
         ),
@@ -93,9 +92,9 @@ def automations(
         ),
         Automation(
             name="zssmnet: cancelled runs whose worker has gone",
-            description="Marks a run as cancelled that was to be cancelled and whose heartbeats are missing.",
+            description="Marks a run as cancelled whose cancellation was requested and whose heartbeats are missing.",
             trigger=_missing({"Cancelling"}, silence, expect={"heartbeat", "Cancelled"}),
-            actions=[_change(StateType.CANCELLED, "It was to be cancelled, and its machine or process has gone.")],
+            actions=[_change(StateType.CANCELLED, "Cancellation requested; its machine or process is gone.")],
         ),
     ]
 
@@ -128,7 +127,7 @@ def _notification(webhook: UUID, occasion: str, expect: set[str], line: str, **o
 
 
 def make(client: SyncPrefectClient, wanted: Automation) -> str:
-    """Make an automation, or bring the one of its name up to date; what was done.
+    """Create an automation, or update the one of its name; what was done.
 
     One that is there as it should be is left alone, because it knows which runs it is waiting for; one that a user has
     changed, too. What is switched off stays so. A digest in the description shows whether it is as it was made.
@@ -137,24 +136,24 @@ def make(client: SyncPrefectClient, wanted: Automation) -> str:
     there = client.read_automations_by_name(wanted.name)
     if not there:
         wanted.create()
-        return "made"
+        return "created"
     (first, *doubles) = there
     for double in doubles:
         client.delete_automation(double.id)
     state = "on" if first.enabled else "off, as you left it"
     if _essence(first) == _essence(wanted):
-        return f"there, and {state}"
+        return f"unchanged, and {state}"
     if _MARK in (first.description or "") and first.description != _described(first):
-        return f"left as you changed it, and {state}; delete it to have it made anew"
+        return f"left as you changed it, and {state}; delete it to have it recreated"
     client.update_automation(first.id, AutomationCore(**wanted.model_dump(include=_PARTS) | {"enabled": first.enabled}))
-    return f"brought up to date, and {state}"
+    return f"updated, and {state}"
 
 
-def ask_for_signs_of_life(client: SyncPrefectClient) -> int:
+def expect_heartbeats(client: SyncPrefectClient) -> int:
     """Let the server expect heartbeats of all runs of deployments in state Running; their number.
 
     A server that was away forgets what it expected: a run that was lost meanwhile would stay Running for ever. So one
-    heartbeat is sent in its name. If the run lives, it sends the next one itself.
+    heartbeat is sent in its name. A run that is alive sends the next one itself.
     """
     runs = _runs_in(client, StateType.RUNNING)
     events = [
@@ -165,7 +164,7 @@ def ask_for_signs_of_life(client: SyncPrefectClient) -> int:
 
 
 def announce_crashes(client: SyncPrefectClient) -> int:
-    """Let the server see again that runs have crashed, those aside that a parent has handed over; their number.
+    """Report crashed runs to the server again, except those that a parent handed over; their number.
 
     A server that ends right after a crash, as when all is stopped, may forget it before its automations have seen it.
     """

@@ -1,4 +1,4 @@
-"""What the service on one machine is started with: port, password, settings, and the configuration of supervisor.
+"""Settings of the service on one machine: port, password, environment, and the configuration of supervisor.
 
 Commands and settings are those of docker-compose.yml; only addresses and folders differ. Redis and the container of the
 background services are left out, since the server runs these itself here (without ``--no-services``); PostgreSQL and S3
@@ -40,7 +40,7 @@ class StackError(ZssmnetError):
 
 
 class State(BaseModel):
-    """What ``state.json`` keeps from one start to the next.
+    """Contents of ``state.json``, kept from one start to the next.
 
     Attributes:
         passwords: ``api``, of Prefect's API and pages.
@@ -164,7 +164,7 @@ class LocalSettings:
         return {name: self.overrides.get(name, value) for name, value in settings.items()}
 
     def _storage(self) -> dict[str, str]:
-        """Where results of runs go: a folder, or the S3 service that the environment names."""
+        """Storage of runs' results: a folder, or the S3 service that the environment names."""
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         if not endpoint and not os.environ.get("ZSSMNET_BUCKET"):
             return {"PREFECT_LOCAL_STORAGE_PATH": str(self.folder / "results")}
@@ -214,7 +214,7 @@ class LocalSettings:
         except (OSError, ValueError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise StackError(
-                f"{path}: cannot be read: {reason}; move it away, and the next start makes a new password"
+                f"{path}: cannot be read: {reason}; move it away; the next start creates a new password"
             ) from error
 
 
@@ -230,7 +230,7 @@ def gpus_of_this_machine() -> list[str]:
 
 def _quoted(name: str, value: str) -> str:
     if re.search(r"[\"\n]|\s[;#]", value):
-        raise StackError(f"{name}: holds a quote, a comment or a line's end, which supervisor's configuration cannot")
+        raise StackError(f"{name}: contains a quote, a comment or a line break, which supervisor cannot read")
     return '"' + value.replace("%", "%%") + '"'
 
 

@@ -1,7 +1,7 @@
-"""One step that makes all the service needs on its Prefect server: ``zssmnet-deploy``. It can be repeated at any time.
+"""``zssmnet-deploy``: create or update all that the service needs on its Prefect server. Repeatable at any time.
 
 It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
-deployments of ``prefect.yaml`` and the automations that see to crashed runs (``automations.py``). Of what is there, it
+deployments of ``prefect.yaml`` and the automations that restart crashed runs (``automations.py``). Of what is there, it
 brings up to date what belongs to the program (code, run forms) and leaves what belongs to its users: schedules,
 parameters, descriptions, tags, pools and their limits, automations that were changed or switched off. It prints both.
 """
@@ -27,8 +27,8 @@ from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.utilities.callables import parameter_schema
 from pydantic import SecretStr
 
-from deployments.automations import announce_crashes, ask_for_signs_of_life, automations, make, notifications
-from flows.ends import run_to_its_end, say
+from deployments.automations import announce_crashes, automations, expect_heartbeats, make, notifications
+from flows.exit_handling import run_to_its_end, say
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
 from zssmnet.storage.s3 import make_bucket
 
@@ -54,14 +54,14 @@ RESULTS, NOTIFICATIONS = "zssmnet-results", "zssmnet-notifications"
 
 
 def main() -> int:
-    """Make everything; the exit status."""
+    """Create or update everything; the exit status."""
     return run_to_its_end(_make_everything)
 
 
 def _make_everything() -> None:
     if not PREFECT_API_URL.value():
         raise ServiceError(
-            "no Prefect server is named: set PREFECT_API_URL, or start one with 'zssmnet-service start' and take its "
+            "PREFECT_API_URL names no Prefect server: set it, or start one with 'zssmnet-service start' and take its "
             "settings with '. .service/env'"
         )
     try:
@@ -79,28 +79,28 @@ def make_result_storage() -> None:
     if not (bucket := os.environ.get("ZSSMNET_BUCKET")):
         return
     if make_bucket(bucket):
-        say(f"bucket {bucket} is made")
+        say(f"bucket {bucket} is created")
     block = RemoteFileSystem(basepath=f"s3://{bucket}/results")  # endpoint and keys come from the environment
     block.save(RESULTS, overwrite=True)
     say(f"results of runs go to s3://{bucket}/results")
 
 
 def make_work_pools() -> None:
-    """The work pools that are not there, of type process."""
+    """Create the missing work pools, of type process."""
     with get_client(sync_client=True) as client:
         for name, description in POOLS.items():
             limit = int(os.environ.get("ZSSMNET_GPU_WORKERS") or 1) if name == "gpu" else None
             try:
                 there = client.read_work_pool(name)
-                say(f"work pool {name} is there: type {there.type}, limit {there.concurrency_limit or 'none'}")
+                say(f"work pool {name} exists: type {there.type}, limit {there.concurrency_limit or 'none'}")
             except ObjectNotFound:
                 new = WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit)
                 client.create_work_pool(new)
-                say(f"work pool {name} is made: type process, limit {limit or 'none'}")
+                say(f"work pool {name} is created: type process, limit {limit or 'none'}")
 
 
 def deploy() -> None:
-    """Make the deployments of ``prefect.yaml`` that are not there, and bring the others up to date.
+    """Create the missing deployments of ``prefect.yaml``, and update the others.
 
     Raises:
         ServiceError: Prefect's command failed.
@@ -146,7 +146,7 @@ def _make(names: list[str]) -> None:
 
 
 def _update(client: SyncPrefectClient, there: DeploymentResponse, wanted: Mapping[str, Any]) -> None:
-    """Bring up to date what belongs to the program, and report what is left to its users."""
+    """Update what belongs to the program, and report what is left to its users."""
     changes: dict[str, Any] = {
         "entrypoint": wanted["entrypoint"],
         "version": wanted["version"],
@@ -158,7 +158,7 @@ def _update(client: SyncPrefectClient, there: DeploymentResponse, wanted: Mappin
     client.request("PATCH", "/deployments/{id}", path_params={"id": there.id}, json=changes)
     schedules = ", ".join(f"{_shown(one.schedule)} {'on' if one.active else 'off'}" for one in there.schedules)
     say(
-        f"deployment {there.name} is brought up to date to version {wanted['version']}; left as they are: "
+        f"deployment {there.name} is updated to version {wanted['version']}; left as they are: "
         f"schedules ({schedules or 'none'}), parameters ({', '.join(there.parameters) or 'none'})"
     )
     if "concurrency_limit" in changes:
@@ -191,14 +191,14 @@ def _complete(client: SyncPrefectClient, wanted: Mapping[str, Any]) -> None:
     changes = {"parameter_openapi_schema": form, "parameters": {**deployment.parameters, **given}}
     client.request("PATCH", "/deployments/{id}", path_params={"id": deployment.id}, json=changes)
     described = ", ".join(f"{parameter}={value}" for parameter, value in given.items())
-    say(f"deployment {name} is made" + (f" with {described}" if described else ""))
+    say(f"deployment {name} is created" + (f" with {described}" if described else ""))
     needed = [parameter for parameter in PARAMETERS if parameter in taken and parameter != "splits_path"]
     if (missing := [one for one in needed if not {**deployment.parameters, **given}.get(one)]) and deployment.schedules:
         say(
             f"note: deployment {name} cannot run by schedule or event before it has {', '.join(missing)}: set them in "
             "its parameters, or "
             + ", ".join(PARAMETERS[one] for one in missing if one in PARAMETERS)
-            + " before it is made"
+            + " before it is created"
         )
 
 
@@ -211,14 +211,14 @@ def _shown(schedule: Any) -> str:
 
 
 def make_automations() -> None:
-    """The automations by which the server sees to lost and crashed runs."""
+    """The automations by which the server handles lost and crashed runs."""
     with get_client(sync_client=True) as client:
         for wanted in [*automations(), *notifications(_webhook())]:
             say(f"automation {wanted.name!r} is {make(client, wanted)}")
-        if running := ask_for_signs_of_life(client):
-            say(f"{running} runs are asked for a sign of life")
+        if running := expect_heartbeats(client):
+            say(f"{running} running runs must send a heartbeat")
         if crashed := announce_crashes(client):
-            say(f"{crashed} crashed runs are looked at again")
+            say(f"{crashed} crashed runs are announced to the automations again")
 
 
 def _webhook() -> UUID:
@@ -228,7 +228,7 @@ def _webhook() -> UUID:
     except ValueError:
         block = Webhook(method="POST", url=SecretStr("https://webhook.invalid/"))
         block.save(NOTIFICATIONS)
-        say(f"block webhook/{NOTIFICATIONS} is made: give it your address before you switch notifications on")
+        say(f"block webhook/{NOTIFICATIONS} is created: set your address in it before you switch notifications on")
     return cast(UUID, block._block_document_id)
 
 

@@ -20,7 +20,7 @@ from xmlrpc.client import ServerProxy
 
 from deployments.compose import COMPOSE_FILE, IS_INSTALLED
 from deployments.local_settings import MARK, SERVER, SETUP, LocalSettings, StackError, gpus_of_this_machine
-from flows.ends import run_to_its_end, say
+from flows.exit_handling import run_to_its_end, say
 
 FOLDER = Path.cwd() / ".service" if IS_INSTALLED else COMPOSE_FILE.parent / ".service"
 PORT = 4200
@@ -54,7 +54,7 @@ class LocalStack:
 
     @cached_property
     def settings(self) -> LocalSettings:
-        """What it is started with."""
+        """Settings of the stack."""
         return LocalSettings(self.folder, self._overrides)
 
     @property
@@ -63,14 +63,14 @@ class LocalStack:
         return self.settings.clients()
 
     def services(self) -> dict[str, dict[str, Any]]:
-        """What supervisor knows of each service: statename, pid, description. Empty if it does not run."""
+        """Supervisor's state of each service: statename, pid, description. Empty if it does not run."""
         return {one["name"]: one for one in self._supervisor("getAllProcessInfo") or ()}
 
     def processes(self) -> set[int]:
         """All processes of this stack, also runs and what they have started, even if their worker is gone."""
         wanted = f"{MARK}={self.settings.state.mark}".encode()
-        places = Path("/proc").glob("[0-9]*/environ")
-        return {int(place.parent.name) for place in places if wanted in _words(place)} - {os.getpid()}
+        environs = Path("/proc").glob("[0-9]*/environ")
+        return {int(environ.parent.name) for environ in environs if wanted in _words(environ)} - {os.getpid()}
 
     def start(self, services: Sequence[str] | None = None) -> bool:
         """Start what does not run, each service when those it needs are ready; whether there was anything to start.
@@ -141,7 +141,7 @@ class LocalStack:
         ready = _wait_for(lambda: died() or is_ready(), READY_S)
         if not ready or died():
             self._supervisor("stopProcess", name)
-            happened = "ended before it was ready" if ready else f"did not become ready in {READY_S} s"
+            happened = "exited before it was ready" if ready else f"did not become ready in {READY_S} s"
             raise StackError(f"{name} {happened}: {self._last_line(name)}")
         say(f"{name} is running")
 
@@ -170,7 +170,7 @@ class LocalStack:
             return False
 
     def _supervisor(self, method: str, *arguments: Any) -> Any:
-        """What this stack's supervisor answers to a call of its interface; None if it does not run."""
+        """Answer of this stack's supervisor to a call of its interface; None if it does not run."""
         from supervisor.xmlrpc import SupervisorTransport
 
         with closing(SupervisorTransport(serverurl=f"unix://{self.folder / 'supervisor.sock'}")) as transport:
@@ -182,7 +182,7 @@ class LocalStack:
     def _end_left_overs(self) -> None:
         """End what no supervisor knows, such as runs whose worker was killed."""
         if not any(_end(self.processes, signal_, ENDS_S) for signal_ in (signal.SIGTERM, signal.SIGKILL)):
-            raise StackError(f"processes of the service do not end: {', '.join(map(str, self.processes()))}")
+            raise StackError(f"processes of the service do not exit: {', '.join(map(str, self.processes()))}")
 
     @contextmanager
     def _alone(self) -> Iterator[int]:
@@ -247,7 +247,7 @@ def _notes(stack: LocalStack) -> Iterator[str]:
 
 
 def _stop(stack: LocalStack) -> int:
-    say("the service has ended" if stack.stop() else "the service is not running")
+    say("the service is stopped" if stack.stop() else "the service is not running")
     return 0
 
 

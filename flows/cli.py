@@ -14,14 +14,14 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from flows.ends import run_to_its_end
+from flows.exit_handling import run_to_its_end
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 EPILOG = """\
 Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
-pretrained_weights, reports (pictures). What is up to date is not done again; an interrupted run continues.
+pretrained_weights, reports (pictures). What is up to date is skipped; an interrupted run continues.
 
 example:
   zssmnet demo --output demo
@@ -35,7 +35,7 @@ class Command(NamedTuple):
     """A command of the command line.
 
     Attributes:
-        help: what it does, in a line.
+        help: what it does, in one phrase.
         example: its flags in an example.
         addresses: flags that must be given, with metavar and help; several spellings are divided by a bar.
         settings: configurations of ``zssmnet.config`` whose fields are flags; if any is of `Settings`, there is
@@ -93,7 +93,7 @@ COMMANDS = {
         trains=True,
     ),
     "run": Command(
-        "all stages as one flow: from an archive to weights",
+        "run all stages, from an archive to weights",
         f"{_ARCHIVE} --output root",
         _ROOT,
         ("ArchiveConfig", "StrictConfig", "CubesConfig", "PretrainConfig"),
@@ -101,7 +101,7 @@ COMMANDS = {
         trains=True,
     ),
     "retrain": Command(
-        "train on with new cases, and publish the result if it is better",
+        "continue training with new cases and publish the model if it is better",
         f"{_ARCHIVE} --output root --min_new_cases 10",
         _ROOT,
         ("ArchiveConfig", "RetrainingConfig"),
@@ -109,22 +109,22 @@ COMMANDS = {
         trains=True,
     ),
     "import-dicom": Command(
-        "turn a tree of DICOM files into an archive like PI-CAI's, without what identifies patients",
+        "convert a tree of DICOM files into a de-identified archive in PI-CAI's layout",
         "--dicom_path export --output archive --key_file import.key",
-        {"output": ("D", "folder for the archive; choices.csv in it says why each series was chosen or not")},
+        {"output": ("D", "folder for the archive; its choices.csv lists why each series was taken or not")},
         ("DicomConfig",),
     ),
     "check-masks": Command(
-        "check zonal masks against what human prostates have, and draw them on one page",
+        "check zonal masks for anatomical plausibility and draw them on one page",
         "--zonal_mask_path masks --images_path archive --output masks_page",
         {"output": ("D", "folder for the page, masks.html")},
         ("MaskChecksConfig",),
     ),
     "upload": Command(
-        "copy a folder to S3, where the service reads it; the bucket is made if it is not there",
+        "copy a folder to S3, where the service reads it; creates the bucket if missing",
         "--source archive --output s3://archive",
         {
-            "source": ("D", "folder, with all below it"),
+            "source": ("D", "folder, uploaded with its subfolders"),
             "output": ("D", "s3://bucket/prefix, or a folder"),
         },
     ),
@@ -132,7 +132,7 @@ COMMANDS = {
     "versions": Command("list the published models, the stable one marked", "--output root", _ROOT),
     "rollback": Command("make an earlier model the stable one again", "--output root --to 0123456789ab", _ROOT),
     "clean": Command(
-        "show which checkpoints and old versions could go, and remove them with --yes", "--output root", _ROOT
+        "list checkpoints and old versions that are no longer needed; remove them with --yes", "--output root", _ROOT
     ),
     "nnunet-dataset": Command(
         "write a raw data set for nnU-Net v2 with the six channels of pre-training and csPCa labels",
@@ -146,19 +146,19 @@ COMMANDS = {
         ("NnunetDatasetConfig",),
     ),
     "export": Command(
-        "write pre-trained weights as the file that nnU-Net takes",
+        "export pre-trained weights to a file for nnU-Net",
         "--model root/SSL/pretrained_weights/ssl_mnet_zonal.model --to nnunet-v2 --classes 2 --output mnet.pth",
         {"model": _MODEL, "output": ("F", "file to write")},
         ("ExportConfig",),
     ),
     "package": Command(
-        "write pre-trained weights as a folder with a model card, to be published",
+        "package pre-trained weights with a model card for publication",
         "--model root/SSL/pretrained_weights/ssl_mnet_zonal.model --output package",
         {"model": _MODEL, "output": ("D", "folder to write")},
         ("PackageConfig",),
     ),
     "probe": Command(
-        "ask whether weights help: fine-tune from them and from scratch on a few labelled cases, and compare",
+        "measure whether weights help: fine-tune from them and from scratch on a few labelled cases, and compare",
         f"{_ARCHIVE} --labels_path archive/cspca --weights a.model b.model --output probe",
         {
             "images_path": ("D", "folder or s3://bucket/prefix of the images"),
@@ -169,7 +169,7 @@ COMMANDS = {
         is_stage=True,
     ),
     "demo": Command(
-        "synthetic examinations through all stages, with a small MNet, on the CPU",
+        "run all stages on synthetic examinations, with a small MNet, on the CPU",
         "--output demo --cases 12",
         {},
         ("DemoConfig",),
@@ -271,9 +271,9 @@ def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> 
         )
     elif name == "clean":
         parser.add_argument(
-            "--unpublished", action="store_true", help="also checkpoints of trainings that have published no model"
+            "--unpublished", action="store_true", help="also checkpoints of trainings without a published model"
         )
-        parser.add_argument("--yes", action="store_true", help="remove; without it, only show")
+        parser.add_argument("--yes", action="store_true", help="remove them (default: only list them)")
     elif name == "probe":
         parser.add_argument(
             *spellings("labels_path"), metavar="D", type=address, help="folder of lesions, CASE.nii.gz on T2W's grid"
@@ -284,7 +284,7 @@ def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> 
             type=addresses,
             nargs="+",
             required=True,
-            help="files of weights, local or in S3, or local packages; trainings of one recipe, by commas, are one arm",
+            help="weight files, local or in S3, or packages; comma-separated trainings of one recipe form one arm",
         )
         parser.add_argument(
             *spellings("patient_pattern"),

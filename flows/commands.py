@@ -1,4 +1,4 @@
-"""What each command does: settings, the stage, and a few words at the end. Each function is a command."""
+"""The commands, one function each: settings, the stage, and a few result lines."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from flows.console import shown_progress
-from flows.ends import say
+from flows.exit_handling import say
 from flows.local_commands import check_masks as check_masks
 from flows.local_commands import export as export
 from flows.local_commands import import_dicom as import_dicom
@@ -113,10 +113,10 @@ def verify(options: argparse.Namespace) -> None:
         kinds = Counter(finding.kind for finding in findings)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         raise VerificationError(
-            f"{options.output}: {found}; remove what is changed or foreign, and 'zssmnet run' makes anew what is "
+            f"{options.output}: {found}; remove what is changed or foreign; 'zssmnet run' recreates what is "
             "missing or outdated"
         )
-    say(f"{options.output}: every file is as its record says")
+    say(f"{options.output}: every file matches its record")
 
 
 def versions(options: argparse.Namespace) -> None:
@@ -130,7 +130,7 @@ def versions(options: argparse.Namespace) -> None:
     weights = open_storage(Layout(options.output).weights)
     stable, published = stable_model(weights), list_versions(weights)
     if not published:
-        raise CheckpointError(f"{weights.uri}: no model was published there; name the working root of 'zssmnet run'")
+        raise CheckpointError(f"{weights.uri}: no published model there; give the working root of 'zssmnet run'")
     for model in published:
         mark = "*" if stable and stable.run_id == model.run_id else " "
         entry = weights.stat(version_key(model.run_id))

@@ -1,4 +1,4 @@
-"""What a plain command shows while it works, on standard error: progress bars in a terminal, log lines elsewhere."""
+"""Progress of a plain command, on standard error: progress bars in a terminal, log lines elsewhere."""
 
 import logging
 import sys

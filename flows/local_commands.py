@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.ends import say
+from flows.exit_handling import say
 from flows.settings import validated, with_flags
 from zssmnet.config import DicomConfig, ExportConfig, MaskChecksConfig, NnunetDatasetConfig, PackageConfig
 from zssmnet.errors import DicomError, InputError

@@ -106,7 +106,7 @@ def summary_of(flow: Flow[..., SummaryT], arguments: dict[str, Any]) -> SummaryT
     """Run a flow in this process; its summary.
 
     Prefect takes it from the state that the server has accepted. If the answer was lost, or came too late, the state is
-    sent again, and what comes back is the server's own, without the summary.
+    resubmitted, and what comes back is the server's own, without the summary.
     """
     _ended.pop(flow.name, None)
     try:

@@ -57,6 +57,5 @@ def _check_server(address: str) -> None:
         reason = reason.partition(" For more information")[0]
         hint = next((hint for sign, hint in _HINTS.items() if sign in reason), "check the server")
         raise ServiceError(
-            f"{named}: no Prefect server that can be used: {reason}; {hint}, or unset PREFECT_API_URL to work "
-            "without it"
+            f"{named}: no usable Prefect server: {reason}; {hint}, or unset PREFECT_API_URL to work without it"
         ) from error

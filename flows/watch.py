@@ -20,7 +20,7 @@ MARKER = "NEW_DATA"
 
 @flow(name="watch-for-data", flow_run_name=named_after("images_path"))
 def watch_for_data(images_path: str | None = None, marker: str = MARKER) -> bool:
-    """Emit an event when the marker is there and was written since the last look; the marker stays where it is.
+    """Emit an event when the marker exists and has changed since the last check; the marker stays.
 
     Args:
         images_path: Folder or s3://bucket/prefix of the archive.
@@ -44,5 +44,5 @@ def watch_for_data(images_path: str | None = None, marker: str = MARKER) -> bool
         payload={"marker": archive.where(marker), "version": entry.version},
     )
     Variable.set(seen, entry.version, overwrite=True)
-    log.info("%s is new: %s is sent", archive.where(marker), ARRIVED)
+    log.info("%s is new: sent %s", archive.where(marker), ARRIVED)
     return True

@@ -26,7 +26,7 @@ METHOD = 1
 
 
 class Announcement(Record):
-    """Which model was announced last, by its run id and SHA-256."""
+    """The model that was announced last, by its run id and SHA-256."""
 
     run_id: str
     sha256: str
@@ -49,7 +49,7 @@ def announce(weights: Storage, reason: str) -> None:
         _send(_event(weights, model, reason))
     except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # Prefect's client raises the last one, too
         reason = without_credentials(" ".join(str(error).split()))
-        log.warning("the server did not take %s, the next run sends it: %s", PUBLISHED, reason)
+        log.warning("could not send %s; the next run retries: %s", PUBLISHED, reason)
         return
     publish_record(weights, ANNOUNCED, announcement)
 

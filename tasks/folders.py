@@ -19,7 +19,7 @@ def check_valid_everywhere(*addresses: str | None, elsewhere: bool = False) -> N
 
     Raises:
         InputError: one depends on the current folder or on the user, in a run of a deployment, whose current folder
-            is a temporary one, or in one with parts elsewhere.
+            is temporary, or in a run with parts elsewhere.
     """
     context = FlowRunContext.get()
     deployed = bool(
@@ -28,8 +28,8 @@ def check_valid_everywhere(*addresses: str | None, elsewhere: bool = False) -> N
     for address in addresses if deployed or elsewhere else ():
         if address and "://" not in address and not address.startswith("/"):
             raise InputError(
-                f"{address}: means another folder in another process, where this run works: name the whole path from "
-                "/ on, or s3://bucket/prefix"
+                f"{address}: depends on the current folder or the user, so other processes of this run do not find it; "
+                "give an absolute path or s3://bucket/prefix"
             )
 
 
@@ -37,7 +37,7 @@ def given(**parameters: str | None) -> tuple[str, ...]:
     """The values of parameters that schedules and events must find in the deployment.
 
     Prefect starts no run, or one that crashes with a traceback, where a required parameter is missing: the flows that
-    schedules and events start require none, and this says it, as a run that fails.
+    schedules and events start require none, and a run without it fails with one line.
 
     Raises:
         InputError: one is missing.

@@ -34,20 +34,20 @@ WORK_QUEUE = "handed-over"
 POLL_S = 3.0
 SERVER_AWAY_S = 30.0
 SETTLING_S = 60.0
-"""How long a run that is taken for lost has time to show that it lives, as after a time without a server."""
+"""How long a run that is marked lost has time to prove that it is alive, as after a server outage."""
 _WAITING = {StateType.SCHEDULED, StateType.PENDING}
 
 
 class HandOff(BaseModel, frozen=True, extra="forbid"):
-    """Where pre-training runs, and for how long it may wait there."""
+    """Location of pre-training, and limits of waiting and resubmitting."""
 
     deployment: str | None = Field(
-        None, description="Deployment that pre-training is handed to, as pretrain/pretrain; none: train in this process"
+        None, description="Deployment that runs pre-training, such as pretrain/pretrain; none: train in this process"
     )
     patience_min: float = Field(
         1440.0, ge=0, description="Minutes without any live worker in its work pool before giving up"
     )
-    resend: int = Field(5, ge=0, description="How often a crashed pre-training is sent again; it goes on where it was")
+    resend: int = Field(5, ge=0, description="How often a crashed pre-training is resubmitted")
 
 
 HERE = HandOff()
@@ -58,7 +58,7 @@ HERE = HandOff()
 def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
     """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
 
-    A crashed run is sent again and continues from its last checkpoint, which is found by the
+    A crashed run is resubmitted and continues from its last checkpoint, which is found by the
     same cubes and settings. Where this run is cancelled or suspended, so is the one that it waits for.
 
     Raises:
@@ -75,7 +75,7 @@ def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
             crashes += state.is_crashed()
             if not state.is_crashed() or crashes > hand_off.resend:
                 raise ServiceError(f"{_described(run)}; run it again to continue from the last checkpoint")
-            log.warning("%s; sent again, it continues from its last checkpoint", _described(run))
+            log.warning("%s; resubmitted, it continues from its last checkpoint", _described(run))
 
 
 def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
@@ -108,7 +108,7 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
             "or choose another with hand_off.deployment"
         ) from error
     run = cast(FlowRun, made)  # at once, since this is no coroutine
-    log.info("pre-training is sent to work pool %r as run %r", run.work_pool_name, run.name)
+    log.info("pre-training submitted to work pool %r as run %r", run.work_pool_name, run.name)
     return run
 
 
@@ -128,13 +128,13 @@ def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun
             _pass_on(client, run)
             pool.look(_state(run))
             if pool.minutes_unserved > hand_off.patience_min:
-                client.set_flow_run_state(run.id, Cancelling(message="No worker came for it."))
+                client.set_flow_run_state(run.id, Cancelling(message="No worker picked it up."))
                 raise ServiceError(f"pre-training was not started within {hand_off.patience_min:g} min: {pool.reason}")
             time.sleep(POLL_S)
             run = client.read_flow_run(run.id)
         except httpx.HTTPError as error:  # training does not need the server to go on
             reason = without_credentials(str(error))
-            log.warning("Prefect's server does not answer, it is asked again in %g s: %s", SERVER_AWAY_S, reason)
+            log.warning("Prefect's server does not answer; retrying in %g s: %s", SERVER_AWAY_S, reason)
             time.sleep(SERVER_AWAY_S)
     return run
 
@@ -149,7 +149,7 @@ def _pass_on(client: SyncPrefectClient, run: FlowRun) -> None:
         check_cancelled()
         check_suspended()
     except CancelledByUser:
-        client.set_flow_run_state(run.id, Cancelling(message="The run that waits for it was cancelled."))
+        client.set_flow_run_state(run.id, Cancelling(message="Its parent run was cancelled."))
         raise
     except Pause as pause:
         timeout = pause.state.state_details.pause_timeout if pause.state else None
@@ -176,7 +176,7 @@ class _PoolWatch:
     def look(self, state: State[Any]) -> None:
         """Check the pool while the run waits, and log what has changed."""
         if state.is_paused():
-            self._show("is suspended: it goes on where it was when it is resumed.")
+            self._show("is suspended; once resumed, it continues from its last checkpoint.")
             return
         if state.type not in _WAITING:
             self._taken()
@@ -184,7 +184,7 @@ class _PoolWatch:
         self.reason = self._why_unserved()
         if not self.reason:
             self._unserved_since = None
-            self._show(f"waits for a free place in work pool {code(str(self._run.work_pool_name))}.")
+            self._show(f"waits for a free slot in work pool {code(str(self._run.work_pool_name))}.")
             return
         if self._unserved_since is None:
             self._unserved_since = time.monotonic()
@@ -193,7 +193,7 @@ class _PoolWatch:
 
     def _taken(self) -> None:
         if self._unserved_since is not None:
-            log.info("pre-training is under way")
+            log.info("pre-training is running")
         self._unserved_since = None
         self._show(f"runs in work pool {code(str(self._run.work_pool_name))}.")
 

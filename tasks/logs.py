@@ -29,7 +29,7 @@ def set_up_logs() -> None:
 
 
 def hide_tracebacks() -> None:
-    """In a command, drop all tracebacks from the log: what nobody foresaw ends in a line that names their file."""
+    """In a command, drop all tracebacks from the log: an unexpected error names the file that has them."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_any_traceback)
 
@@ -47,7 +47,7 @@ def _without_any_traceback(record: logging.LogRecord) -> bool:
 
 
 def _fall_silent(console: Console) -> None:
-    """What a console does when nobody reads it any more; rich itself would end the process."""
+    """Discard output of a console that nobody reads any more; rich itself would end the process."""
     console.quiet = True
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):

@@ -164,7 +164,7 @@ def update_artifact(artifact: UUID, markdown: str) -> None:
 
 @contextmanager
 def server_may_be_away() -> Iterator[None]:
-    """What is shown while the server does not answer is lost; that is no reason to stop the work."""
+    """Ignore errors of a server that does not answer: progress of that time is lost, the work continues."""
     with suppress(httpx.HTTPError, PrefectException, RuntimeError):  # Prefect's client raises the last one, too
         yield
 

@@ -1,4 +1,4 @@
-"""What users ask of a run while it works: to cancel it, or to suspend it.
+"""Cancelling and suspending a run while it works.
 
 Prefect looks at that between tasks, and training is one task of many hours. So a thread asks the server for the states
 of this run and of the runs above it, and training looks here: at every step whether it is cancelled, after every epoch
@@ -30,7 +30,7 @@ from zssmnet.errors import without_credentials
 log = logging.getLogger("zssmnet.tasks")
 
 POLL_S = 2.0
-LOST = "No sign of life: the run's machine or process has gone."
+LOST = "No heartbeat: the run's machine or process is gone."
 """Message of the state of a run whose heartbeats are missing."""
 SERVER_AWAY_S = 30.0
 """Seconds between two remarks in the log that the server is awaited."""
@@ -72,7 +72,7 @@ class RunControl:
             self.states = {run.id: run.state for run in found if run.state}
             own = self.states.get(self.run.id)
             if own and own.is_crashed() and own.message == LOST:
-                _show_life(client, self.run, "was taken for lost")
+                _show_life(client, self.run, "was marked lost")
             elif own and own.is_scheduled():
                 _show_life(client, self.run, "was resumed before it had ended")
         except _UNANSWERED:
@@ -80,9 +80,9 @@ class RunControl:
 
 
 def _show_life(client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
-    """A run that lives, though its state says otherwise, says so."""
-    client.set_flow_run_state(run.id, Running(message=f"It lives: it {reason}."), force=True)
-    log.warning("this run %s, and lives: it goes on", reason)
+    """Set the state of a run that is alive, but marked otherwise, to Running."""
+    client.set_flow_run_state(run.id, Running(message=f"Alive: it {reason}."), force=True)
+    log.warning("this run %s but is alive; continuing", reason)
 
 
 def _with_those_above(client: SyncPrefectClient, run: FlowRun) -> list[UUID]:
@@ -112,7 +112,7 @@ def check_suspended() -> None:
     control = _control.get()
     state = control.states.get(control.run.id) if control else None
     if state and state.type == StateType.PAUSED:
-        log.info("suspended: the run ends here, and goes on where it was when it is resumed")
+        log.info("suspended: the run ends here and, once resumed, continues from its last checkpoint")
         raise Pause(state=state)
 
 
@@ -151,15 +151,15 @@ def ends_cancelled(flow: Callable[P, R]) -> Callable[P, R]:
         try:
             return flow(*args, **kwargs)
         except (CancelledByUser, CancelledRun):
-            return cast(R, Cancelled(message="Cancelled by a user; run it again and it continues where it stopped."))
+            return cast(R, Cancelled(message="Cancelled by a user; run it again to continue."))
 
     return run
 
 
 def wait_for_server() -> None:
-    """As a run of a deployment, wait until the server answers, for as long as it takes: it is to hear what came of it.
+    """In a run of a deployment, wait until the server answers, so that it gets the outcome; without limit.
 
-    A command does not wait: its own server, once gone, does not come back.
+    A command does not wait: Prefect's temporary server, once gone, does not come back.
     """
     said = 0.0
     while os.environ.get(STARTED_BY_WORKER):
@@ -170,5 +170,5 @@ def wait_for_server() -> None:
         except _UNANSWERED as error:
             if time.monotonic() - said > SERVER_AWAY_S:
                 said = time.monotonic()
-                log.warning("the work is done; Prefect's server is awaited: %s", without_credentials(str(error)))
+                log.warning("the work is done; waiting for Prefect's server: %s", without_credentials(str(error)))
             time.sleep(POLL_S)

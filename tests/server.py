@@ -57,7 +57,8 @@ def made_once(name: str, make: Callable[[Path], None]) -> Path:
 
 def _runs(folder: Path) -> bool:
     try:
-        return bool(Path(f"/proc/{(folder / 'pid').read_text()}/cmdline").read_bytes())
+        stat = Path(f"/proc/{(folder / 'pid').read_text()}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] not in "ZX"  # its cmdline is empty, too, while it is started
     except OSError:
         return False
 

@@ -21,7 +21,7 @@ def main() -> NoReturn:
 
 
 def deploy() -> int:
-    """What ``make deploy`` runs."""
+    """Entry point of ``zssmnet-deploy`` and ``make deploy``."""
     _put_own_modules_first()
     from deployments.setup import main
 
@@ -29,7 +29,7 @@ def deploy() -> int:
 
 
 def service() -> int:
-    """What ``make service`` runs."""
+    """Entry point of ``zssmnet-service`` and ``make service``."""
     _put_own_modules_first()
     from deployments.stack import main
 

@@ -131,7 +131,7 @@ class StrictConfig(_Frozen):
 
     @property
     def most_warnings(self) -> int | None:
-        """Largest number of cases that may have warnings; None: any."""
+        """Largest number of cases that may have warnings; None: no limit."""
         return 0 if self.max_warnings is None and self.strict else self.max_warnings
 
 
@@ -210,7 +210,7 @@ class ShufflingConfig(_Frozen):
 
 
 class IntensityConfig(_Frozen):
-    """Monotonous intensity map along a cubic Bezier curve."""
+    """Monotonic intensity map along a cubic Bezier curve."""
 
     probability: Probability = Field(0.9, description="Probability of the map, drawn once for the three images")
     rising_probability: Probability = Field(0.5, description="Probability that the map rises; it falls otherwise")
@@ -321,7 +321,7 @@ class TrainingConfig(_Frozen):
     )
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
         "auto",
-        description="Precision of the convolutions; auto takes bfloat16 on GPUs that compute in it, else float32; "
+        description="Precision of the convolutions; auto takes bfloat16 on GPUs that support it, else float32; "
         "tf32: float32 with TF32-rounded inputs; float16 has a fixed loss scale",
     )
     compile: Annotated[

@@ -19,7 +19,7 @@ class ZssmnetError(Exception):
 
 
 class InputError(ZssmnetError):
-    """What the user gave cannot be used as it is: exit status 1 and one line, never a traceback."""
+    """Input of the user that cannot be used: exit status 1 and one line, never a traceback."""
 
 
 class ConfigError(InputError, ValueError):

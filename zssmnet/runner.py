@@ -1,4 +1,4 @@
-"""Who runs a stage: a pool of threads of this process, or a flow of Prefect (`tasks.runner`). A stage sees this alone.
+"""Runners of stages: threads of this process, or a Prefect flow (`tasks.runner`). Stages see this interface alone.
 
 A runner maps a function over items, and has a progress that learns what begins, advances and ends, and which section
 of the run's page is new. A function that is mapped finds the progress with `current_progress`.
@@ -18,7 +18,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Summary(BaseModel):
-    """What came of a stage: counts, addresses and reasons."""
+    """Outcome of a stage: counts, addresses and reasons."""
 
     @property
     def outcome(self) -> tuple[str, str]:
@@ -50,7 +50,7 @@ class Runner(Protocol):
 
     @property
     def progress(self) -> Progress:
-        """Where the stage shows how it goes."""
+        """Progress display of the stage."""
 
     def map(self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Generator[ResultT]:
         """Results of a function of a module, in order of completion; an item's ``str`` names the part.

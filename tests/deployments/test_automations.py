@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.states import Cancelling, Completed, Crashed, InfrastructurePending, Pending, Running, Scheduled
 from prefect.states import State as StateOfAnything
 
-from deployments.automations import ask_for_signs_of_life, automations, make
+from deployments.automations import automations, expect_heartbeats, make
 from flows.of_stages import pretrain
 from tasks.hand_off import WORK_QUEUE, _send
 from tests.deployments.stack_fixture import temporary_stack
@@ -40,8 +40,8 @@ PATIENCE_S = 400
 AUTOMATIONS = automations(SOON, SETTLING, SOON, STARTS)
 TAKEN = (Pending(), Running())
 NOT_AGAIN = (
-    f"It crashed before it began, or for the {STARTS}th time, so it is not started again by itself. The reason is in "
-    "its log, or in its worker's; start it again when that is mended, and it goes on where it was."
+    f"It crashed before it began, or for the {STARTS}th time, so it is not restarted automatically. The reason is in "
+    "its log, or in its worker's; once fixed, start it again and it continues."
 )
 
 
@@ -187,7 +187,7 @@ def test_what_is_there_is_left_alone(server: Server, lost: dict[str, FlowRun], c
     """And the runs of the fixtures are on their way."""
     with get_client(sync_client=True) as client:
         before = {one.name: one.id for one in client.read_automations()}
-        assert {make(client, one) for one in AUTOMATIONS} == {"there, and on"}
+        assert {make(client, one) for one in AUTOMATIONS} == {"unchanged, and on"}
         assert {one.name: one.id for one in client.read_automations()} == before
 
 
@@ -223,7 +223,7 @@ def test_a_run_that_waits_for_its_next_start_can_be_cancelled(server: Server, cr
 def test_a_run_whose_heartbeats_are_missing_is_started_again(server: Server, lost: dict[str, FlowRun]) -> None:
     server.until(lost["running"], "AwaitingRetry")
     state = server.until(lost["subflow"], "Crashed")
-    assert state.message == "No sign of life: the run's machine or process has gone."
+    assert state.message == "No heartbeat: the run's machine or process is gone."
     assert server.state(lost["completed"]).name == "Published"
 
 
@@ -243,7 +243,7 @@ def test_a_run_that_the_server_has_forgotten_is_asked_for_a_sign_of_life(
 ) -> None:
     assert server.state(lost["forgotten"]).name == "Running"  # as after a time without a server
     with get_client(sync_client=True) as client:
-        assert ask_for_signs_of_life(client) >= 1
+        assert expect_heartbeats(client) >= 1
     server.until(lost["forgotten"], "AwaitingRetry")
 
 

@@ -178,7 +178,7 @@ def test_the_database_is_sqlite_or_the_one_that_was_named_once(tmp_path: Path, m
 
 def test_what_supervisor_cannot_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(DATABASE, 'postgresql+asyncpg://a:"@db/prefect')
-    with pytest.raises(StackError, match=f"^{DATABASE}: holds a quote"):
+    with pytest.raises(StackError, match=f"^{DATABASE}: contains a quote"):
         prepared(tmp_path)
 
 

@@ -136,9 +136,9 @@ def test_deploying_again_keeps_what_a_user_has_set(client: SyncPrefectClient, ag
     assert not automation(client, TRIGGER).enabled
     assert automation(client, CHANGED).actions[0].type == "do-nothing"
     said = again.said
-    assert "deployment retrain-on-new-data is brought up to date" in said
+    assert "deployment retrain-on-new-data is updated" in said
     assert "schedules (0 3 * * 1 on, 1 2 * * * on)" in said or "schedules (1 2 * * * on, 0 3 * * 1 on)" in said
-    assert f"automation {LOST!r} is there, and off, as you left it" in said
+    assert f"automation {LOST!r} is unchanged, and off, as you left it" in said
     assert f"automation {CHANGED!r} is left as you changed it" in said
 
 

@@ -123,7 +123,7 @@ def test_a_service_that_ends_before_it_is_ready_says_its_last_words(after_s: flo
     server = f"import time; time.sleep({after_s}); print('the port is cursed')"
     with stand_ins(server=server), temporary_stack() as local:
         with pytest.raises(
-            StackError, match=r"server ended before it was ready: the port is cursed \(see .*server.log"
+            StackError, match=r"server exited before it was ready: the port is cursed \(see .*server.log"
         ):
             local.start()
         assert pids(local) == [None] * 3

@@ -29,14 +29,16 @@ def test_every_flow_refuses_it_in_a_deployment(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(STARTED_BY_WORKER, "a run")
-    with pytest.raises(InputError, match=r"^(root|~|weights|masks|archive).*: means another folder in another process"):
+    with pytest.raises(
+        InputError, match=r"^(root|~|weights|masks|archive).*: depends on the current folder or the user"
+    ):
         flow.fn(*addresses)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_hands_its_training_over_refuses_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"^root: means another folder"):
+    with pytest.raises(InputError, match=r"^root: depends on the current folder"):
         ssl_pretraining.fn("/archive", "/masks", "root", hand_off=HandOff(deployment="pretrain/pretrain"))
 
 

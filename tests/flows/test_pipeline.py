@@ -279,7 +279,7 @@ def test_verify_names_what_is_missing_changed_and_foreign(
             cli.main(["verify", "--output", str(root)])
         return int(exit.value.code or 0), capsys.readouterr().out
 
-    assert verify() == (0, f"{root}: every file is as its record says\n")
+    assert verify() == (0, f"{root}: every file matches its record\n")
     missing, changed = sorted((root / "SSL" / "data").glob("subset*/*_0000.nii.gz"))[:2]
     missing.unlink()
     changed.write_bytes(changed.read_bytes()[:-1] + b"?")

@@ -117,7 +117,7 @@ def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
         shot(page, folder / f"{file}.png", address, *conditions)
 
     seen("dashboard", "/dashboard", text("Active Work Pools"), text("gpu"))
-    sent = text("pre-training is sent to work pool 'gpu'")
+    sent = text("pre-training submitted to work pool 'gpu'")
     seen("run", f"/runs/flow-run/{run.id}", text(name), sent, shown("canvas"), graph)
     for ui, new in (("", ""), (NEW_UI, "-new-ui")):
         seen(f"summary{new}", ui + artifact(service, "summary", run), text("cases used"), text("Cubes"))

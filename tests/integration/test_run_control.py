@@ -87,7 +87,7 @@ def start(service: Service, folder: Path, epochs: int) -> FlowRun:
 
 def resume_before_it_has_noticed(service: Service, run: FlowRun) -> None:
     """Suspend a training and resume it at once; again if it looked at its state in between."""
-    while service.state(run) != ("Running", "It lives: it was resumed before it had ended."):
+    while service.state(run) != ("Running", "Alive: it was resumed before it had ended."):
         service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
         service.client.resume_flow_run(run.id)
         service.until(lambda: service.state(run)[0] == "Running")
@@ -112,10 +112,10 @@ def test_a_training_shows_that_it_lives_goes_on_when_resumed_and_ends_when_cance
     """
     run = start(service, tmp_path, 100_000)
     service.client.set_flow_run_state(run.id, Crashed(message=LOST), force=True)
-    service.until(lambda: service.state(run) == ("Running", "It lives: it was taken for lost."))
+    service.until(lambda: service.state(run) == ("Running", "Alive: it was marked lost."))
     resume_before_it_has_noticed(service, run)
     service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
-    service.until(lambda: "goes on where it was when it is resumed" in service.log(run))
+    service.until(lambda: "once resumed, continues from its last checkpoint" in service.log(run))
     service.client.resume_flow_run(run.id)
     service.until(lambda: "continuing after epoch" in service.log(run))
     cancel(service, run, tmp_path / "weights")
@@ -129,7 +129,7 @@ def test_a_cancelled_training_ends_and_publishes_nothing(service: Service, tmp_p
 def test_a_suspended_training_frees_its_worker_and_publishes_when_resumed(service: Service, tmp_path: Path) -> None:
     run = start(service, tmp_path, 40)
     service.client.set_flow_run_state(run.id, Suspended(timeout_seconds=3600))
-    service.until(lambda: "goes on where it was when it is resumed" in service.log(run))
+    service.until(lambda: "once resumed, continues from its last checkpoint" in service.log(run))
     checkpoint = next((tmp_path / "weights" / "training").glob("*/last.checkpoint"))
     left = checkpoint.stat().st_mtime
     time.sleep(3)

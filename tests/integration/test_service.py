@@ -57,7 +57,7 @@ NETWORK: dict[str, Any] = {"channels": [2, 2, 2, 2, 2]}
 CORRUPTION: dict[str, Any] = {"shuffling": {"windows": 50}}
 FIRST_CASES, ALL_CASES = 6, 12
 S3_ROOT = "s3://zssmnet/root"
-LOST = "No sign of life: the run's machine or process has gone."
+LOST = "No heartbeat: the run's machine or process is gone."
 
 
 def recipe(epochs: int, **more: Any) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def test_deploying_again_makes_nothing_twice(
     assert setup.main() == 0
     reported = capfd.readouterr().out
     names = [name.partition("/")[0] for name in DEPLOYMENTS]
-    assert all(f"deployment {name} is brought up to date" in reported for name in names)
+    assert all(f"deployment {name} is updated" in reported for name in names)
     deployments = service.client.read_deployments()
     names = [f"{one.name}/{one.name}" for one in deployments]
     assert sorted(names) == sorted(DEPLOYMENTS)
@@ -357,7 +357,7 @@ def test_a_lost_training_is_sent_again_and_goes_on(service: Service, first_run: 
         assert service.state(again)[0] == "Completed"
         assert {lost.work_pool_name, again.work_pool_name} == {"gpu"}
         assert "continuing after epoch" in service.log(again)
-        assert "sent again, it continues from its last checkpoint" in service.log(first_run)
+        assert "resubmitted, it continues from its last checkpoint" in service.log(first_run)
 
 
 @pytest.mark.long

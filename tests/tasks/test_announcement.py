@@ -80,7 +80,7 @@ def test_a_server_that_is_away_is_told_later(weights: LocalStorage, caplog: pyte
     with temporary_settings({PREFECT_API_URL: NOBODY}), caplog.at_level(logging.WARNING, "zssmnet"):
         announce(weights, "pretraining")
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        f"the server did not take {PUBLISHED}, the next run sends it"
+        f"could not send {PUBLISHED}; the next run retries"
     ]
     assert weights.stat(f"records/{ANNOUNCED}.json") is None
     announce(weights, "pretraining")

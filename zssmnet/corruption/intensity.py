@@ -1,4 +1,4 @@
-"""Step 3: a monotonous intensity map along a cubic Bezier curve, one for the three images together.
+"""Step 3: a monotonic intensity map along a cubic Bezier curve, one for the three images together.
 
 The curve leads from (0, 0) to (1, 1) by two random control points in the unit square, along which both
 coordinates rise. It is applied as a rising map, or, with y in reverse, as a falling one.

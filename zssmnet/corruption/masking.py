@@ -41,7 +41,7 @@ def sample_masking(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: MaskingC
 
 
 def find_hidden(hidden_NCB: Tensor, size: tuple[int, ...], block: tuple[int, ...]) -> Tensor:
-    """Which voxels are hidden: bool, (N, C, X, Y, Z).
+    """Mask of the hidden voxels: bool, (N, C, X, Y, Z).
 
     Args:
         hidden_NCB: the hidden blocks of N cubes, from `sample_masking`.
@@ -56,5 +56,5 @@ def find_hidden(hidden_NCB: Tensor, size: tuple[int, ...], block: tuple[int, ...
 
 
 def was_hidden(images_NCXYZ: Tensor) -> Tensor:
-    """Which voxels of masked images are hidden, whatever the order of the axes: bool, of the same shape."""
+    """Mask of the hidden voxels of masked images, in any order of the axes: bool, of the same shape."""
     return images_NCXYZ == HIDDEN

@@ -80,7 +80,7 @@ def sample_painting(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: Paintin
 
 
 def find_painted(painting: Painting, size: tuple[int, ...]) -> Tensor:
-    """Which voxels become noise.
+    """Mask of the voxels that become noise.
 
     Args:
         painting: the painting of N cubes.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Stream(IntEnum):
-    """What a draw is for: draws of different streams are independent."""
+    """Purpose of a draw: draws of different streams are independent."""
 
     FLIP = 0
     FLIP_AXIS = 1

@@ -79,7 +79,7 @@ def list_cells(
 
 
 def tabulate_offsets(largest: tuple[int, ...], size: list[int], device: torch.device) -> Tensor:
-    """How many voxels cell k of a window lies behind the window's first voxel: (size y - 1, size z - 1, k), int64.
+    """Offset in voxels of cell k from its window's first voxel: (size y - 1, size z - 1, k), int64.
 
     A cell is number (x * size y + y) * size z + z of its window, and voxel (x * Y + y) * Z + z of its cube. One
     look-up costs half as much as these divisions do for every cell.

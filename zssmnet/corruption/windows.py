@@ -1,4 +1,4 @@
-"""What local shuffling draws: the channels, their windows, and the order of each window's cells."""
+"""Random parameters of local shuffling: the channels, their windows, and the order of each window's cells."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _UNSEEN = 100 * math.log(2)  # minus the logarithm of 2^-100, the probability th
 
 @dataclass(frozen=True)
 class Bounds:
-    """What windows are at most.
+    """Upper bounds of the windows.
 
     Attributes:
         cells: cells of all windows of a channel together.
@@ -109,7 +109,7 @@ def sample_shuffling(
 
 
 def window_bounds(size: Sequence[int], config: ShufflingConfig) -> Bounds:
-    """What the windows of a channel are at most: a channel has more cells with a probability below 2^-100.
+    """Upper bounds of a channel's windows: a channel has more cells with a probability below 2^-100.
 
     By Bernstein's inequality for a sum of independent volumes, each a product of uniform sizes.
 

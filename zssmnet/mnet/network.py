@@ -92,7 +92,7 @@ def head_sizes(size_ZYX: tuple[int, int, int]) -> list[tuple[int, int, int]]:
 
 
 def level(node: str) -> int:
-    """How often a node's features have been halved in Y and X, 0 to 4: the index of its number of channels."""
+    """Number of times a node's features were halved in Y and X, 0 to 4: the index of its number of channels."""
     if node.startswith("bottleneck"):
         return LEVELS - 1
     row, column = _place(node)

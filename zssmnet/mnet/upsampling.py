@@ -51,7 +51,7 @@ def _multiply(values: Tensor, axis: int, weights: Tensor) -> Tensor:
 
 @cache
 def linear_weights(taken: int, given: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """How much of each of `taken` values along an axis is in each of `given`: (given, taken).
+    """Weights of `taken` input values along an axis for each of `given` output values: (given, taken).
 
     From n to 2 n they are 1/4 and 3/4, which all dtypes hold.
     """

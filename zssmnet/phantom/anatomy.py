@@ -13,7 +13,7 @@ from zssmnet.phantom.grid import Axes, Ellipsoid, Floats, Mask, Point, Positions
 
 
 class Tissue(IntEnum):
-    """What a voxel is made of: its number, then its mean signals.
+    """Tissue of a voxel: its number, then its mean signals.
 
     Means are after PI-CAI's examinations; lesions as PI-RADS v2.1 describes them: dark, restricted diffusion. What
     mimics a subtle lesion differs from it in one of the images, or in its rim and place alone.

@@ -1,4 +1,4 @@
-"""Where things lie in the patient: grids of voxels, smooth random fields sampled on them, ellipsoids."""
+"""Positions in the patient: grids of voxels, smooth random fields sampled on them, ellipsoids."""
 
 import math
 from dataclasses import dataclass
@@ -133,7 +133,7 @@ class SmoothField:
         return values
 
     def _weights(self, axis_mm: Floats, i: int) -> csr_array:
-        """How much each position (row) takes from each knot (column); rows of length 1 keep the variance at 1."""
+        """Weight of each knot (column) at each position (row); rows of length 1 keep the variance at 1."""
         knots_mm = self.first_mm[i] + self.scale_mm[i] * np.arange(self.knots_zyx.shape[2 - i])
         distance = (axis_mm[:, None] - knots_mm[None, :]) / (0.7 * self.scale_mm[i])
         weights = np.where(np.abs(distance) < 3.5, np.exp(-0.5 * distance**2), 0)
@@ -152,7 +152,7 @@ Window = tuple[slice, slice, slice]  # along the array's axes z, y, x
 
 @dataclass(frozen=True)
 class Positions:
-    """Where the voxels of a grid lie, in mm from the gland's centre, after a smooth distortion.
+    """Positions of a grid's voxels, in mm from the gland's centre, after a smooth distortion.
 
     Attributes:
         axes: undistorted positions along x, y, z, each 1D.

@@ -22,7 +22,7 @@ _INITIAL, _AGAIN, _PERMUTATION = 500, 10_500, 900
 
 @dataclass(frozen=True)
 class Arm:
-    """One of those that are compared.
+    """One of the compared arms.
 
     Attributes:
         kind: ``weights`` as they are; ``permuted``: their values permuted within each tensor, which keeps the scale and

@@ -125,7 +125,7 @@ class Split:
     pool: tuple[LabelledCase, ...]
 
     def labelled(self, count: int, seed: int) -> list[LabelledCase]:
-        """So many labelled cases of a seed; those of a smaller count are among those of a larger one."""
+        """This number of labelled cases of a seed; smaller sets are nested in larger ones."""
         order = np.random.default_rng([seed, 1]).permutation(len(self.pool))
         return [self.pool[number] for number in order[:count]]
 

@@ -15,7 +15,7 @@ METHOD = 1
 
 
 class ProbeNote(Record):
-    """What the last probe of a task found of a version."""
+    """Verdict of a task's last probe of a version."""
 
     task: Task
     verdict: str

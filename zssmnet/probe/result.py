@@ -52,7 +52,7 @@ class ProbeResult(BaseModel, frozen=True):
     Attributes:
         learning_rates: of each arm, chosen on the tuning cases.
         control: scratch from another initial seed against scratch: its interval should contain 0. Weights are
-            compared with the mean of both, so that a control which fails by chance does not favour them.
+            compared with the mean of both, so that a control that fails by coincidence does not favour them.
         truth: what there is to be found in the example slice.
     """
 
@@ -128,7 +128,7 @@ def judge(
 
 
 def _verdict(control: Comparison, scratch: Comparison, permuted: Comparison, floor: Comparison) -> Verdict:
-    word, reason = "not shown", "the control failed: scratch differs from scratch, so that this run proves nothing"
+    word, reason = "not shown", "the control failed: scratch differs from scratch"
     if not control.difference.excludes_zero and scratch.adjusted_p is not None:
         word, reason = verdict(scratch.difference, scratch.adjusted_p, permuted.difference, floor.difference)
     return Verdict(weights=scratch.first, verdict=word, sentence=_sentence(scratch, word, reason))
@@ -169,9 +169,9 @@ def _sentence(comparison: Comparison, word: str, reason: str) -> str:
     more = (
         f"half of that would need {found.seeds_for_half} seeds"
         if found.seeds_for_half
-        else "for half of that more seeds do not suffice: it needs more test cases"
+        else "half of that would need more test cases"
     )
     return (
         f"{comparison.first}: {word} ({reason}): {found.mean:+.3f} against scratch, 95 % interval {found.low:+.3f} to "
-        f"{found.high:+.3f}. This run could have shown a difference of {found.detectable:.3f}; {more}."
+        f"{found.high:+.3f}. Detectable at 80 % power: {found.detectable:.3f}; {more}."
     )

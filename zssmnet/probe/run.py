@@ -54,7 +54,7 @@ def compare_arms(
     _check_names(weights, config)
     for one in weights:
         if not all(file.record and file.record.data for file in one.weights):
-            log.warning("%s: no record of the cases that it was trained with: test cases may be among them", one.name)
+            log.warning("%s: no record of its training cases, so test cases may be among them", one.name)
     network = network_of(weights)
     trained = {patient_of(case_id, patient_pattern) for one in weights for case_id in _trained_cases(one.records)}
     split = split_cases(cases, trained, config)

@@ -21,8 +21,8 @@ class Difference:
         mean: over seeds and cases.
         low, high: 95 % interval.
         p: two-sided p value that it is 0.
-        detectable: smallest true difference that this run would have shown, 4 times in 5.
-        seeds_for_half: seeds with which half of that would be shown; None where more test cases are needed instead.
+        detectable: smallest true difference that this run detects at 80 % power.
+        seeds_for_half: seeds that would detect half of that; None where more test cases are needed instead.
         each_seed: the mean difference of each seed.
     """
 
@@ -115,5 +115,5 @@ def verdict(
     if against_permuted.low <= 0:
         lacking.append("no better than the same values permuted")
     if against_floor.low <= 0:
-        lacking.append("no better than what needs no network")
+        lacking.append("no better than the best arm without a network")
     return ("not shown", ", ".join(lacking)) if lacking else ("helps", "better than scratch, permuted and the floor")

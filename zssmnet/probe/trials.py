@@ -57,7 +57,7 @@ class Trial(BaseModel, frozen=True):
 
 @dataclass(frozen=True)
 class Trials:
-    """What all trials of a probe share, and how one is done.
+    """The shared state of a probe's trials, and how to run one.
 
     Attributes:
         folder: where trials are published.

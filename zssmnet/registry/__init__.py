@@ -1,1 +1,1 @@
-"""What was trained and published: runs, versions, the data behind them, champion against challenger."""
+"""Trained and published models: runs, versions, the data behind them, champion against challenger."""

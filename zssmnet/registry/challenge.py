@@ -51,7 +51,7 @@ JUDGEMENT = "challenge"
 
 
 class Judgement(Record):
-    """How a challenger was judged.
+    """Outcome of a challenge.
 
     Attributes:
         inputs: the six files of cubes.
@@ -176,7 +176,7 @@ def _contest(
 
 
 def _initial(champion_model: Path, champion_loss: float) -> Path | None:
-    """What the challenger begins with: a champion that has diverged would only make it diverge as well."""
+    """Initial weights of the challenger; none from a champion that has diverged."""
     if math.isfinite(champion_loss):
         return champion_model
     log.warning("the champion's loss is not finite: the challenger begins with new weights")

@@ -1,4 +1,4 @@
-"""What is new in an archive: against what was prepared, and against what the published model has seen."""
+"""Changes of an archive since it was prepared, and since the published model was trained."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ _CASES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Changes:
-    """What is new or changed in an archive.
+    """Changes of an archive.
 
     Attributes:
         to_prepare: cases that are not prepared yet, or whose files, subset or parameters are not those of their record.

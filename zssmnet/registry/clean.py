@@ -40,7 +40,7 @@ class Removable:
 
 
 def removable(weights: Storage) -> list[Removable]:
-    """What can be removed from a folder of weights: runs, then versions, each sorted by run id.
+    """Removable parts of a folder of weights: runs, then versions, each sorted by run id.
 
     Where it is not known what the model under the stable name is, all versions stay.
 

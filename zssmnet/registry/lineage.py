@@ -1,4 +1,4 @@
-"""What training is made from: files of cubes, and the cases behind them, each as one digest.
+"""Inputs of training: files of cubes, and the cases behind them, each as one digest.
 
 So a later run knows which cases a model has seen, and as what.
 """
@@ -53,7 +53,7 @@ def data_of_cubes(record: SubsetCubes) -> tuple[CaseData, ...]:
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a folder of cubes holds.
+    """Contents of a folder of cubes.
 
     Attributes:
         files: fingerprints of its six files.

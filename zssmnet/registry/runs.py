@@ -69,7 +69,7 @@ def decisive(config: PretrainConfig) -> dict[str, Any]:
 
 
 def run_folder(weights: Storage, run_id: str) -> Storage:
-    """Where a run keeps its last checkpoint, its best model and its logs."""
+    """Folder of a run's last checkpoint, best model and logs."""
     return weights.child(f"training/{run_id}")
 
 
@@ -184,7 +184,7 @@ def run_training(
 
 
 def _metrics(progress: Progress) -> dict[str, float]:
-    """How good the best model is."""
+    """Metrics of the best model."""
     best = progress.history[progress.best_epoch - 1]
     metrics = {"validation_loss": best.validation_loss, "training_loss": best.train_loss}
     if best.explained is not None:
@@ -193,6 +193,6 @@ def _metrics(progress: Progress) -> dict[str, float]:
 
 
 def _library_versions() -> dict[str, str]:
-    """Of what decides the numbers."""
+    """Versions of the libraries that decide the numbers."""
     packages = {name: metadata.version(name) for name in ("zssmnet", "numpy", "SimpleITK")}
     return {"python": platform.python_version(), "torch": str(torch.__version__)} | packages

@@ -88,7 +88,7 @@ class PretrainedModel(Record):
 
 
 def version_key(run_id: str) -> str:
-    """Where a version's model lies."""
+    """Key of a version's model."""
     return f"{VERSIONS}/{run_id}/{MODEL}"
 
 

@@ -115,7 +115,7 @@ def in_order(rows: Sequence[CaseRow]) -> list[JudgedRow]:
 
 
 def summary_of(rows: Sequence[JudgedRow], left_out: int) -> str:
-    """The page in a line."""
+    """One-line summary of the page."""
     return f"{len(rows)} cases, {sum(bool(remarks) for _, remarks in rows)} with something odd, {left_out} left out"
 
 

@@ -1,4 +1,4 @@
-"""What the page of a whole archive shows of a case, and what is odd about it among the others."""
+"""Rows of an archive's page, and oddities of a case among the others."""
 
 import math
 from collections import Counter
@@ -33,7 +33,7 @@ Path = Annotated[str, Field(pattern=r"^[MLZ0-9. ]*$")]
 
 
 class CaseRow(BaseModel, frozen=True):
-    """What the page shows of a case.
+    """Row of a case on the page.
 
     Attributes:
         case_id, subset, spacing_before, size_before, warnings: as in the prepared case's record.
@@ -100,7 +100,7 @@ def usual_histograms(rows: Sequence[CaseRow]) -> Array:
 
 
 def oddities(rows: Sequence[CaseRow]) -> list[list[str]]:
-    """What is odd about each row: its warnings, and what lies far from the others' values in a large enough archive."""
+    """Oddities of each row: its warnings, and, in a large enough archive, values far from the others'."""
     found = [list(row.warnings) for row in rows]
     if len(rows) < _FEWEST:
         return found
@@ -123,7 +123,7 @@ def oddities(rows: Sequence[CaseRow]) -> list[list[str]]:
 
 
 def _far(values: Sequence[float]) -> list[bool]:
-    """Which values lie far from the median."""
+    """Mask of the values far from the median."""
     array = np.asarray(values)
     usual = float(np.median(array))
     deviations = np.abs(array - usual)
@@ -132,7 +132,7 @@ def _far(values: Sequence[float]) -> list[bool]:
 
 
 def _uncommon(values: Sequence[float]) -> list[bool]:
-    """Which values lie outside of the range of those that many cases have."""
+    """Mask of the values outside the range of common ones."""
     counts = Counter(round(value, 2) for value in values)
     common = [value for value, count in counts.items() if count > max(1, _COMMON_SHARE * len(values))] or list(counts)
     low, high = min(common) / _BEYOND, max(common) * _BEYOND

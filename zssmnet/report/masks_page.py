@@ -24,7 +24,7 @@ MARGIN_MM = 15.0
 
 @dataclass(frozen=True)
 class DrawnMask:
-    """What was found in a case's mask, and how it looks.
+    """Findings and picture of a case's mask.
 
     Attributes:
         picture: JPEG of three slices, towards the head first, base64; empty if nothing can be drawn.

@@ -67,7 +67,7 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
 
 
 def lineage(record: PretrainedModel) -> str:
-    """From prepared cases over cubes to the model, as a table."""
+    """Table from prepared cases over cubes to the model."""
     lines = ["| subset | cases | their SHA-256 | cubes | their SHA-256 |", "| --- | --- | --- | --- | --- |"]
     for subset, cubes in zip(SUBSETS, record.inputs, strict=False):
         use = "validation" if subset == VALIDATION_SUBSET else "training"

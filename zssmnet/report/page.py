@@ -1,4 +1,4 @@
-"""What the pages of an archive and of its masks share: HTML around rows of cases, each drawn in a thread.
+"""Shared parts of the pages of an archive and of its masks: HTML around rows of cases, each drawn in a thread.
 
 A page is one file: pictures are embedded, and nothing is fetched from elsewhere.
 """
@@ -30,7 +30,7 @@ Drawn = TypeVar("Drawn")
 
 
 def draw_all(draw: Callable[[Case], Drawn], cases: Iterable[Case], advance: Callable[[], object]) -> list[Drawn]:
-    """What is drawn of each case, several at a time; ``advance`` is called after each."""
+    """Draw each case, several at a time; ``advance`` is called after each."""
 
     def drawn(case: Case) -> Drawn:
         made = draw(case)

@@ -115,12 +115,12 @@ def _compared(one: Comparison) -> str:
 
 
 def _origin(result: ProbeResult) -> list[str]:
-    """What is known of each file of weights."""
+    """Origin of each weight file, as far as recorded."""
     lines = []
     for one in result.weights:
         explained = ", ".join(f"{share:.1%}" for share in one.explained) or "unknown"
         cases = (
-            "no record tells which cases it was trained with, so test cases may be among them"
+            "no record of its training cases, so test cases may be among them"
             if one.trained_cases is None
             else f"trained with {one.trained_cases} cases, none of whose patients is tested"
         )

@@ -12,7 +12,7 @@ _MOST_ROWS = 50
 def cases_section(
     used: int, left_out: Mapping[str, str], warnings: Mapping[str, Sequence[str]], archive_page: str
 ) -> str:
-    """How many cases are used, which are not and which have warnings, with reasons; where the page of all cases is."""
+    """Number of cases used, cases left out and with warnings, with reasons; address of the page of all cases."""
     lines = [f"**{used} of {used + len(left_out)} cases used**, all on one page: {code(archive_page)}"]
     lines += _table("left out", "reason", left_out.items())
     lines += _table("used, with warnings", "warnings", ((case, "; ".join(found)) for case, found in warnings.items()))
@@ -20,7 +20,7 @@ def cases_section(
 
 
 def changes_section(changes: Changes) -> str:
-    """What is new in an archive since the published model was trained."""
+    """Changes of an archive since the published model was trained."""
     lines = [
         f"- {name}: {len(ids)}" + (f" ({text(shortened(ids))})" if ids else "")
         for name, ids in (("new", changes.new), ("changed", changes.changed), ("gone", changes.gone))

@@ -1,4 +1,4 @@
-"""What all figures share: outlines, legends, and the way to a small PNG."""
+"""Shared parts of all figures: outlines, legends, small PNGs."""
 
 import io
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How a training went: how the loss fell, and what the network makes of corrupted cubes."""
+"""Pictures of a training: loss curves, and cubes corrupted, restored and original."""
 
 import math
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ STAGE = "cubes"
 
 
 class SubsetSummary(BaseModel):
-    """What became of one subset.
+    """Outcome of one subset.
 
     Attributes:
         file: address of its cubes.
@@ -41,7 +41,7 @@ class SubsetSummary(BaseModel):
 
 
 class CubesSummary(Summary):
-    """What came of cutting cubes."""
+    """Outcome of cutting cubes."""
 
     cubes_path: str
     subsets: list[SubsetSummary]

@@ -49,7 +49,7 @@ def demo_run(root: Path, cases: Sequence[str], epochs: int, seed: int) -> DemoRu
 
 
 def demo_pretraining(epochs: int, seed: int, recipe: Recipe = "masked") -> PretrainConfig:
-    """How the demonstration trains: a small network, AdamW, and blocks that are hidden."""
+    """Training settings of the demonstration: a small network, AdamW, hidden blocks."""
     return PretrainConfig(
         network=NetworkConfig(channels=CHANNELS),
         corruption=CorruptionConfig(recipe=recipe),

@@ -22,7 +22,7 @@ from zssmnet.storage.lock import locked
 
 
 class PipelineSummary(Summary):
-    """What came of a whole run."""
+    """Outcome of a whole run."""
 
     root: str
     preparation: PreparationSummary
@@ -36,7 +36,7 @@ class PipelineSummary(Summary):
         return state, f"{message}; validation loss {self.training.best_validation_loss:.5f}"
 
     def lines(self) -> list[str]:
-        """What was made, where, and how the loss went."""
+        """Report lines: files, addresses and losses."""
         prepared, cut, trained, layout = self.preparation, self.cubes, self.training, Layout(self.root)
         sizes = " + ".join(str(one.cubes) for one in cut.subsets)
         return [

@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 
 STAGE, PAGE_STAGE = "prepare", "page"
 MOST_DESCRIBED = 500
-"""Cases that are left out, in a line: a server takes lines of limited length. The page has all."""
+"""Cases left out that one log line lists, since servers limit a line's length. The page has all."""
 NO_LIMITS = StrictConfig()
 
 
 class PreparationSummary(Summary):
-    """What came of preparing an archive.
+    """Outcome of preparing an archive.
 
     Attributes:
         left_out: reason and file of each case that cannot be used, by id.
@@ -92,7 +92,7 @@ class FoundArchive:
     subset_of: Mapping[str, int]
 
     def changes(self, config: PreparationConfig, weights: Storage | None = None) -> Changes:
-        """What is to be prepared; given weights, also which cases are new to the published model."""
+        """Cases to prepare; given weights, also cases new to the published model."""
         images, masks, data = map(open_storage, (self.images_path, self.zonal_mask_path, self.output_path))
         changes = find_changes(self.inventory.cases, self.subset_of, images, masks, data, weights, config)
         log.info("%d cases are up to date, %d to prepare", len(changes.up_to_date), len(changes.to_prepare))

@@ -131,7 +131,7 @@ def train_part(work: Training) -> PretrainingSummary:
 
 
 def summary_of_training(work: Training, is_new: bool) -> PretrainingSummary:
-    """What the records say of a training, wherever it ran; ServiceError if there is no such record."""
+    """The summary of a training by its records, wherever it ran; ServiceError if there is no such record."""
     summary = recorded_summary(work)
     if summary is None:
         raise ServiceError(f"{work.output_path}: pre-training ended, but its record is not there; run it again")

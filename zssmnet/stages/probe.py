@@ -25,7 +25,7 @@ PICTURE, TABLE = "probe.png", "probe.md"
 
 
 class ProbeSummary(Summary):
-    """What a probe found, and where its files are."""
+    """Outcome of a probe, and addresses of its files."""
 
     verdict: str
     sentences: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Retraining when there are enough new data; the published model stays unless the new one is better."""
+"""Retraining on enough new data; the published model stays unless the new one is better."""
 
 import logging
 from typing import Literal
@@ -38,7 +38,7 @@ RetrainingState = Literal["Nothing new", "Published", "Not better"]
 
 
 class RetrainingSummary(Summary):
-    """What came of a search for new data."""
+    """Outcome of a retraining."""
 
     root: str
     new: int
@@ -70,7 +70,7 @@ def retrain(
     pretraining: ChallengerConfig | None = None,
     runner: Runner | None = None,
 ) -> RetrainingSummary:
-    """Train on from the published model when there are enough new cases; publish what comes out if it is better.
+    """Continue training from the published model when there are enough new cases; publish the result if it is better.
 
     Args:
         images_path: an nnU-Net raw archive, or PI-CAI's MHA archive.

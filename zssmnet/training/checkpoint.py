@@ -1,4 +1,4 @@
-"""Everything a training run is at the end of an epoch, so that a resumed run ends where an uninterrupted one ends."""
+"""Checkpoints: the whole state at the end of an epoch, from which a resumed run ends as an uninterrupted one."""
 
 import math
 import textwrap
@@ -25,7 +25,7 @@ _MISFITS = (LookupError, AttributeError, TypeError, ValueError, RuntimeError)
 
 @dataclass(frozen=True)
 class EpochResult:
-    """How one epoch, counted from 1, went.
+    """Results of one epoch, counted from 1.
 
     Attributes:
         explained, spread: as in `Validation`; None in a checkpoint of an earlier version.
@@ -41,7 +41,7 @@ class EpochResult:
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """Progress of a run."""
 
     history: list[EpochResult] = field(default_factory=list)
     best_epoch: int = 0
@@ -62,7 +62,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that changes during training."""
+    """The changing state of a training."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -183,7 +183,7 @@ def _check_progress(progress: Progress) -> None:
 
 
 def _settings(state: TrainingState) -> list[Any]:
-    """What no epoch changes; the learning rate is checked apart."""
+    """Optimizer settings that no epoch changes; the learning rate is checked apart."""
     groups = state.optimizer.state_dict()["param_groups"]
     settings = [{name: value for name, value in group.items() if name not in _CHANGING} for group in groups]
     schedule = state.schedule.state_dict()
@@ -191,7 +191,7 @@ def _settings(state: TrainingState) -> list[Any]:
 
 
 def _check_state(state: TrainingState) -> None:
-    """What PyTorch loads without a look: whether all is finite, of the right shape, and of one epoch."""
+    """Check what PyTorch does not: that all is finite, of the right shape, and of one epoch."""
     if bad := [name for name, tensor in state.model.state_dict().items() if not tensor.isfinite().all()]:
         raise ValueError(f"{len(bad)} tensors of state_dict hold NaN or infinity, {bad[0]} first")
     for weight, buffers in state.optimizer.state.items():

@@ -164,7 +164,7 @@ def _open_subsets(cubes: Storage, subsets: Sequence[int]) -> dict[str, npt.NDArr
 
 
 def _check_sizes(cubes: Storage, files: dict[str, npt.NDArray[Any]]) -> None:
-    """All cubes have one size and dtype, and large enough for MNet."""
+    """Check that all cubes have one size and dtype, large enough for MNet."""
     (first, one), *others = files.items()
     for key, other in others:
         if (other.shape[2:], other.dtype) != (one.shape[2:], one.dtype):

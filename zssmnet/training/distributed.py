@@ -137,7 +137,7 @@ def in_thread(call: Callable[[], Result], check: Callable[[], None] = lambda: No
 
 
 def abort_collectives() -> None:
-    """End what waits for a lost process: NCCL would wait until its timeout; Gloo notices by itself."""
+    """End what waits for a lost process: NCCL would wait until its timeout; Gloo notices on its own."""
     if dist.is_initialized() and dist.get_backend() == "nccl" and dist.group.WORLD:
         dist.group.WORLD.abort()
 

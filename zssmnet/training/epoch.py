@@ -22,7 +22,7 @@ CHECK_EVERY = 20
 
 @dataclass(frozen=True)
 class Validation:
-    """How well a network restores the validation cubes.
+    """Quality of the restored validation cubes.
 
     Attributes:
         loss: mean squared error, as in training.

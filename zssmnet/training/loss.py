@@ -1,4 +1,4 @@
-"""What pre-training asks of the network: restore the uncorrupted images of a corrupted cube.
+"""The pre-training loss: restore the uncorrupted images of a corrupted cube.
 
 All tensors have the axes (cube, channel, z, y, x).
 """

@@ -1,4 +1,4 @@
-"""How a machine computes a network: device, precision, compilation.
+"""Device, precision and compilation of a network.
 
 The wrapper around the network is not saved, so that no prefix (`module.`, `_orig_mod.`) gets into a checkpoint's names.
 """
@@ -88,7 +88,7 @@ def accelerated(model: nn.Module, device: torch.device, recipe: TrainingConfig, 
 
 
 def choose_precision(recipe: TrainingConfig, device: torch.device) -> Precision:
-    """The precision of convolutions; ``auto`` is bfloat16 on GPUs that compute in it, else float32."""
+    """The precision of convolutions; ``auto`` is bfloat16 on GPUs that support it, else float32."""
     if recipe.precision != "auto":
         return recipe.precision
     in_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""How the processes of a training find each other: one alone, workers that rank 0 starts, or those of torchrun.
+"""Rendezvous of a training's processes: one alone, workers that rank 0 starts, or those of torchrun.
 
 Rank 0 is the command's own process. The processes meet at a store, a file on one machine or torchrun's over the
 network, in which rank 0 also announces what is to be trained.
@@ -40,7 +40,7 @@ JOB_TIMEOUT_S = 24 * 3600.0
 
 
 class Job(BaseModel, frozen=True, extra="forbid"):
-    """What workers need to know of a training."""
+    """Description of a training for workers."""
 
     cubes: str
     config: PretrainConfig
@@ -103,7 +103,7 @@ def torchrun_command() -> Iterator[bool]:
 
 @dataclass(frozen=True)
 class _Launch:
-    """How this process was started: the store where all meet, and its place."""
+    """Launch of this process: the store where all meet, and its rank."""
 
     store: Store
     rank: int
@@ -146,7 +146,7 @@ def _torchrun() -> _Launch | None:
 
 
 def _announce(store: Store, job: Job | None) -> int:
-    """Tell workers the next job, or that there is none any more; returns its number."""
+    """Announce the next job to workers, or the end of all; returns its number."""
     number = int(store.add("jobs", 1))
     store.set(f"job {number}", job.model_dump_json() if job else "")
     return number
@@ -195,7 +195,7 @@ def _check_size(size: int, recipe: TrainingConfig) -> None:
 
 @contextmanager
 def _lost_connection_reported(launch: _Launch) -> Iterator[None]:
-    """Where a connection broke and this process did not start the others: torchrun names the one that has ended."""
+    """Report a broken connection where this process did not start the others; torchrun names the one that has ended."""
     try:
         yield
     except torch.OutOfMemoryError:

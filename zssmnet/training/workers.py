@@ -87,7 +87,7 @@ def check_workers(workers: Sequence[Worker]) -> None:
 
 @contextmanager
 def failures_reported(workers: Sequence[Worker]) -> Iterator[None]:
-    """Where a connection broke, the error names the worker that has ended."""
+    """Raise an error that names the exited worker where a connection broke."""
     done = threading.Event()
     threading.Thread(target=_abort_when_one_ends, args=(workers, done), daemon=True, name="workers").start()
     try:

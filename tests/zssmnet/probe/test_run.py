@@ -157,7 +157,7 @@ class TestProbe:
         assert [one.first for one in result.comparisons] == ["a", "b", "a", "b", "a", "b", "scratch", "a"]
         table = probe_table(result)
         assert all(one.sentence in table for one in result.verdicts)
-        assert "no record tells which cases" in table
+        assert "no record of its training cases" in table
         assert probe_picture(result).startswith(b"\x89PNG")
 
     def test_interrupted_and_started_again_it_ends_with_the_same_figures(self, poor: Poor, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def difference(mean: float, reach: float = 0.01) -> Difference:
         (0.1, 0.05, 0.1, 0.1, "not shown", "no better than scratch"),
         (0.1, 0.2, 0.1, 0.1, "not shown", "no better than scratch"),
         (0.1, 0.01, 0.0, 0.1, "not shown", "no better than the same values permuted"),
-        (0.1, 0.01, 0.1, 0.005, "not shown", "no better than what needs no network"),
+        (0.1, 0.01, 0.1, 0.005, "not shown", "no better than the best arm without a network"),
     ],
 )
 def test_verdicts(scratch: float, p: float, permuted: float, floor: float, word: str, reason: str) -> None:

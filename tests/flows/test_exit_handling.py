@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.ends import run_to_its_end
+from flows.exit_handling import run_to_its_end
 from zssmnet.errors import ConfigError, InputError
 
-END = "import sys; from flows.ends import run_to_its_end, say; sys.exit(run_to_its_end(lambda: {work}))"
+END = "import sys; from flows.exit_handling import run_to_its_end, say; sys.exit(run_to_its_end(lambda: {work}))"
 
 
 def ended(work: str, shell: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -1,7 +1,6 @@
-"""How a command ends: always with an exit status and at most one line, whatever happens; here alone.
+"""Exit handling of all commands: an exit status and at most one line, whatever happens.
 
-Errors of this package are that line. What is foreseen nowhere is one line as well, which names a file with the
-traceback.
+The line is the message of an error of this package, or names an unexpected error and the file with its traceback.
 """
 
 import io
@@ -39,7 +38,7 @@ class Terminated(BaseException):
 
 def run_to_its_end(work: Callable[[], None]) -> int:
     """Run a command; its exit status."""
-    _mend_streams()
+    _open_streams()
     try:
         with _signals_raised():
             work()
@@ -53,9 +52,9 @@ def run_to_its_end(work: Callable[[], None]) -> int:
     except ModuleNotFoundError as error:
         if extra := EXTRAS.get((error.name or "").partition(".")[0]):
             return _failed(f"error: this command needs {error.name}: pip install 'zssmnet[{extra}]'", 1)
-        return _failed(_unforeseen(error), 1)
+        return _failed(_unexpected(error), 1)
     except Exception as error:
-        return _failed(_unforeseen(error), 1)
+        return _failed(_unexpected(error), 1)
 
 
 def say(*lines: str) -> None:
@@ -84,8 +83,8 @@ def _flushed(status: int) -> int:
     return status
 
 
-def _unforeseen(error: Exception) -> str:
-    """The line of an error that nobody foresaw; its traceback goes to a file for its owner alone."""
+def _unexpected(error: Exception) -> str:
+    """The line of an unexpected error; its traceback goes to a file that only its owner can read."""
     import tempfile
     import traceback
 
@@ -100,8 +99,8 @@ def _unforeseen(error: Exception) -> str:
     return f"error: unexpected {reason}; its traceback is in {file.name}, please report it"
 
 
-def _mend_streams() -> None:
-    """Open standard streams that are closed, onto nothing, and let the others print every character somehow."""
+def _open_streams() -> None:
+    """Open closed standard streams on the null device, and let the others escape characters that they cannot encode."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -121,9 +120,9 @@ def _fall_silent(stream: TextIO) -> None:
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """SIGTERM ends the command as an interrupt does, in order; a second interrupt ends it at once.
+    """Raise SIGTERM as an exception, as Python does with SIGINT; a second SIGINT ends the process at once.
 
-    Nothing is lost by that: what is published is whole, and the own server ends with this process.
+    Nothing is lost: published files are whole, and the same command continues.
     """
     if threading.current_thread() is not threading.main_thread():  # others can take no signals
         yield
