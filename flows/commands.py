@@ -77,7 +77,9 @@ def pretrain(options: argparse.Namespace) -> None:
     """Pre-train."""
     folders = {"cubes_path": options.data, "output_path": options.output}
     done = _run(options, "pretrain", **folders, config=settings_of(options).pretraining)
-    say(f"best epoch {done.best_epoch} of {done.epochs}, validation loss {done.best_validation_loss:.5f}: {done.model}")
+    say(
+        f"best epoch {done.best_epoch} of {len(done.history)}, validation loss {done.best_validation_loss:.5f}: {done.model}"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

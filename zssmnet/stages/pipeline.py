@@ -42,7 +42,8 @@ class PipelineSummary(Summary):
         return [
             f"cases:    {prepared.prepared} prepared, {prepared.others} -> {layout.data}",
             f"cubes:    {cut.cubes} ({sizes}) -> {layout.cubes}",
-            f"training: {trained.epochs} epochs, validation loss {trained.first_validation_loss:.5f} after the first,"
+            f"training: {len(trained.history)} epochs,"
+            f" validation loss {trained.history[0].validation_loss:.5f} after the first,"
             f" {trained.best_validation_loss:.5f} at best (epoch {trained.best_epoch})",
             f"weights:  {trained.model}",
             f"pictures: {layout.reports}",

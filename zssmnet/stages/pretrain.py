@@ -17,7 +17,7 @@ from zssmnet.runner import PlainRunner, Progress, Runner, Summary, current_progr
 from zssmnet.storage import Address, open_storage
 from zssmnet.storage.layout import reports_beside
 from zssmnet.storage.records import read_record
-from zssmnet.training.checkpoint import TrainingState
+from zssmnet.training.checkpoint import EpochResult, TrainingState
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.diagnostics import training_warnings
 
@@ -31,6 +31,7 @@ class PretrainingSummary(Summary):
         model: address of the weights under their stable name.
         version: address of the same weights in the folder of their version, which stays.
         run_id, sha256: of the published model.
+        history: losses of its training, epoch by epoch.
         is_new: whether anything was done.
         published: whether this training's model is the published one; a challenger that is not better is not.
         challenger_loss, champion_loss: validation losses of both in a challenge, on the same cubes.
@@ -40,9 +41,8 @@ class PretrainingSummary(Summary):
     version: str
     run_id: str
     sha256: str
-    epochs: int
+    history: tuple[EpochResult, ...]
     best_epoch: int
-    first_validation_loss: float
     best_validation_loss: float
     is_new: bool
     published: bool = True
@@ -150,9 +150,8 @@ def recorded_summary(work: Training) -> PretrainingSummary | None:
         version=weights.where(version_key(model.run_id)),
         run_id=model.run_id,
         sha256=model.outputs[0].sha256,
-        epochs=len(model.history),
+        history=model.history,
         best_epoch=model.best_epoch,
-        first_validation_loss=model.history[0].validation_loss,
         best_validation_loss=model.best_validation_loss,
         is_new=True,
         published=judgement.published if judgement else True,
