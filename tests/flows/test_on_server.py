@@ -22,7 +22,7 @@ NOBODY = "tcp://127.0.0.1:1"
     ("address", "error", "line"),
     [
         ("localhost:4200", ConfigError, "PREFECT_API_URL=localhost:4200: no address of a server"),
-        ("http://127.0.0.1:9/api", ServiceError, "PREFECT_API_URL=http://127.0.0.1:9/api: no Prefect server that can"),
+        ("http://127.0.0.1:9/api", ServiceError, "PREFECT_API_URL=http://127.0.0.1:9/api: no usable Prefect server"),
     ],
 )
 def test_a_named_server_that_cannot_be_used_is_one_line(address: str, error: type[Exception], line: str) -> None:
