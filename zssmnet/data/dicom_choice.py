@@ -175,7 +175,7 @@ def _none(study: Study, role: Role, candidates: list[Stack], by_hand: Pick | Non
     return f"no axial {role} image among {len({stack.first.series for stack in study.stacks})} series"
 
 
-def _why(candidates: list[Stack], by_hand: int | None, words: str) -> str:
+def _why(candidates: list[Stack], by_hand: Pick | None, words: str) -> str:
     if by_hand is not None:
         return "chosen manually"
     return "the only one" if len(candidates) == 1 else f"first of {len(candidates)} by: complete, {words}"

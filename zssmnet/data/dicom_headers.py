@@ -216,15 +216,15 @@ def _geometry(places: list[Dataset]) -> tuple[dict[str, tuple[float, ...]], str]
 
 def _first(places: Iterable[Dataset], *names: str) -> Any:
     """The first value of a field, or of those that stand for it, that is there, not empty, and can be decoded."""
-    for name in names:
-        for place in places:
-            try:
-                value = place.get(name)
-            except Exception:  # pydicom meets damage with errors of any type
-                continue
-            if value is not None and value != "" and value != []:
-                return value
-    return None
+    found = (_decoded(place, name) for name in names for place in places)
+    return next((value for value in found if value is not None and value != "" and value != []), None)
+
+
+def _decoded(place: Dataset, name: str) -> Any:
+    try:
+        return place.get(name)
+    except Exception:  # pydicom meets damage with errors of any type
+        return None
 
 
 def _text(places: list[Dataset], *names: str) -> str:

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 DEFAULT_CHOICE = SeriesConfig()
 TABLE = "choices.csv"
 """Every series of every case: what it was recognised as, and why it was chosen or not."""
-_COLUMNS = ("case", "series", "acquisition", "kind", "shows", "b", "slices", "columns", "rows", "x_mm", "y_mm", "z_mm")
-_COLUMNS += ("chosen_as", "reason")
+_COLUMNS: tuple[str, ...] = ("case", "series", "acquisition", "kind", "shows", "b", "slices", "columns", "rows")
+_COLUMNS += ("x_mm", "y_mm", "z_mm", "chosen_as", "reason")
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def b_value(places: list[Dataset], texts: Iterable[str]) -> float | None:
     for values in marked(places, "b"):
         if (found := numbers(values[:1])) and found[0] >= 0:
             return found[0] % _GE_OFFSET
-    return next((float(found[1]) for text in texts if (found := _B_IN_TEXT.search(text))), None)
+    return next((float(match[1]) for text in texts if (match := _B_IN_TEXT.search(text))), None)
 
 
 def diffusion_kind(places: list[Dataset], image_type: Iterable[str]) -> Diffusion:
@@ -88,15 +88,23 @@ def diffusion_kind(places: list[Dataset], image_type: Iterable[str]) -> Diffusio
 
 def marked(places: list[Dataset], meaning: str) -> Iterator[list[Any]]:
     """The values of each field of a meaning that is there, in the table's order."""
-    for mark in MARKS:
-        if mark.meaning == meaning:
-            yield from filter(None, (_values(place, mark) for place in places))
+    blocks = [_blocks(place) for place in places]
+    for mark in (mark for mark in MARKS if mark.meaning == meaning):
+        for place, block in zip(places, blocks, strict=True):
+            start = block.get((mark.group, mark.creator)) if mark.creator else 0
+            if start is not None and (values := _values(place, mark, start)):
+                yield values
 
 
-def _values(place: Dataset, mark: Mark) -> list[Any]:
-    tag = mark.group, mark.element
+def _blocks(place: Dataset) -> dict[tuple[int, str], int]:
+    """Where the elements of each group and private creator begin; pydicom's own search sorts all fields each time."""
+    creators = (tag for tag in list(place.keys()) if (tag >> 16) & 1 and 0x10 <= tag & 0xFFFF <= 0xFF)
+    return {(tag >> 16, str(place[tag].value).strip()): (tag & 0xFF) << 8 for tag in creators}
+
+
+def _values(place: Dataset, mark: Mark, block: int) -> list[Any]:
     try:
-        value = (place.get_private_item(*tag, mark.creator) if mark.creator else place[tag]).value
+        value = place[mark.group, block | mark.element].value
     except Exception:  # it is not there, or damaged
         return []
     if isinstance(value, bytes):  # its type is lost

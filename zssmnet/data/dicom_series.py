@@ -83,7 +83,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Study:
-    """One examination: the stacks of all its series; a note if its StudyInstanceUID does not tell what belongs to it."""
+    """One examination: the stacks of all its series; a note where its StudyInstanceUID is missing or shared."""
 
     uid: str
     patient: str
@@ -231,7 +231,7 @@ def _volumes(group: list[Slice], passed_over: Counter[str]) -> list[list[Slice]]
 
 def _without_copies(there: list[Slice]) -> list[Slice]:
     """Slices at one position, those left out that equal another of the same acquisition in their pixels."""
-    if len(there) == 1:
+    if len(there) == 1 or (there[0].b and there[0].diffusion == "direction"):
         return there
     made = attrgetter("acquisition", "temporal_position", "acquired", "kind", "scaling")
     kept: list[Slice] = []
@@ -242,7 +242,7 @@ def _without_copies(there: list[Slice]) -> list[Slice]:
 
 def _pixels(one: Slice) -> tuple[bytes, int | None]:
     """A digest of a slice's pixels."""
-    data = pydicom.dcmread(one.file, force=True).get("PixelData") or str(one.file).encode()
+    data = pydicom.dcmread(one.file, force=True, specific_tags=["PixelData"]).get("PixelData") or str(one.file).encode()
     return hashlib.sha256(data).digest(), one.frame
 
 
