@@ -15,12 +15,14 @@ import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from zssmnet.config import SeriesConfig
-from zssmnet.data.dicom_series import TOLERANCE_MM, Role, Stack, Study, same_pixels, same_plane
+from zssmnet.data.dicom_roles import Role
+from zssmnet.data.dicom_series import TOLERANCE_MM, Stack, Study, same_pixels, same_plane
 from zssmnet.errors import DicomError
 
 Rank = Callable[[Stack], tuple[Any, ...]]
@@ -116,7 +118,7 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
 
     take("T2W", _rank_t2w, override.t2w, "without fat saturation, 2-D, finest, latest")
     nearest = f"b-value nearest to {config.high_b:g}, finest, latest"
-    take("DWI", lambda stack: _rank_dwi(stack, config), override.dwi, nearest)
+    take("DWI", partial(_rank_dwi, config=config), override.dwi, nearest)
     take("ADC", lambda stack: _rank_adc(stack, chosen.get("DWI")), override.adc, "DWI's grid, finest, latest")
     dwi, computed_b = _sources(study, chosen.get("DWI"), config, override, faults)
     if computed_b is not None:
@@ -187,7 +189,7 @@ def _fineness(stack: Stack) -> int:
 
 
 def _rank_t2w(stack: Stack) -> tuple[Any, ...]:
-    return not stack.first.fat_saturated, not stack.first.is_3d, _fineness(stack), stack.made
+    return "FS" not in stack.first.traits, "3D" not in stack.first.traits, _fineness(stack), stack.made
 
 
 def _rank_dwi(stack: Stack, config: SeriesConfig) -> tuple[Any, ...]:
@@ -224,12 +226,13 @@ def _sources(
             "--compute_high_b computes it from lower ones, --lowest_b takes lower ones as they are"
         )
         return (dwi,), None
-    sisters = [stack for stack in study.stacks if stack.role == "DWI" and not stack.fault and _same_grid(stack, dwi)]
-    sources = {
-        stack.first.b: stack
-        for stack in sorted(sisters, key=lambda one: one.made)
-        if stack.first.series == dwi.first.series
-    }
+    in_series = [stack for stack in study.stacks if stack.role == "DWI" and stack.first.series == dwi.first.series]
+    sisters = [stack for stack in in_series if not stack.fault and _same_grid(stack, dwi)]
+    rank = partial(_rank_dwi, config=config)
+    sources = {round(stack.first.b or 0): stack for stack in sorted(sisters, key=rank)}
+    for best in (stack for stack in sources.values() if stack is not dwi):
+        alike = [one for one in sisters if one is not best and _is_alike(one, best, rank)]
+        faults += [_alike("DWI", [best, *alike])] if alike else []
     if len(sources) < 2:
         faults.append(f"b {config.high_b:g} cannot be computed: {dwi.name} has no second b-value in its series")
     return tuple(sources.values()), config.high_b

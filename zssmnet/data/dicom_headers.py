@@ -8,7 +8,9 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,61 +41,37 @@ _PACKED = {b"\x1f\x8b": "gzipped (gunzip them first)", b"PK": "ZIP archive (unzi
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice: a file, or a frame of one. Identifying fields are excluded from its repr.
-
-    Attributes:
-        file, frame: where its pixels are; frame None in a file of one slice.
-        patient, study, study_date, series, instance: ids and date as in the header.
-        person: PatientID, or name and birth date where it is missing.
-        taken, acquired: date and time of the series and of the acquisition, sortable.
-        is_3d, fat_saturated, burnt_in: how it was made.
-        echo_ms: echo time.
-        b: b-value in s/mm2.
-        diffusion: whether it was measured along one gradient direction, where that is known.
-        acquisition, temporal_position: numbers that may distinguish slices at one position.
-        orientation: directions of a row and of a column in the patient (LPS).
-        position: of the first pixel, LPS, mm.
-        spacing: between columns (x) and rows (y), mm.
-        shape: columns (x), rows (y).
-        scaling: slope and intercept of the stored values.
-        is_mapped: the scaling is that of a real-world value mapping.
-        scale_slope: Philips': stored values divided by it are comparable between images.
-        is_signed: type of the stored values.
-        unusable: the reason why it has no place in a volume; its geometry then means nothing.
-    """
+    """One slice: a file, or a frame of one (``frame`` is None in a file of one slice). Its repr identifies nobody."""
 
     file: Path = field(repr=False)
     frame: int | None
     patient: str = field(repr=False)
-    person: str = field(repr=False)
+    person: str = field(repr=False)  # PatientID, or name and birth date where it is missing
     study: str = field(repr=False)
     study_date: str = field(repr=False)
     series: str = field(repr=False)
     instance: str = field(repr=False)
     frame_of_reference: str = field(repr=False)
-    number: int
-    taken: str = field(repr=False)
-    acquired: str = field(repr=False)
-    kind: tuple[str, ...]
+    number: int  # of the series
+    taken: str = field(repr=False)  # date and time of the series, sortable
+    acquired: str = field(repr=False)  # the same of the acquisition
+    kind: tuple[str, ...]  # ImageType
     description: str = field(repr=False)
-    scanning: frozenset[str]
-    is_3d: bool
-    fat_saturated: bool
-    burnt_in: bool
+    traits: frozenset[str]  # ScanningSequence, or what stands for it; 3D, FS (fat saturation), BURNT IN
     echo_ms: float | None
-    b: float | None
-    diffusion: Diffusion
-    acquisition: int
+    b: float | None  # s/mm2
+    diffusion: Diffusion  # of one gradient direction or of all, where that is known
+    acquisition: int  # as the next, may distinguish slices at one position
     temporal_position: int
-    orientation: tuple[float, ...]
-    position: Position
-    spacing: tuple[float, float]
-    shape: tuple[int, int]
-    scaling: tuple[float, float]
-    is_mapped: bool
-    scale_slope: float | None
-    is_signed: bool
-    unusable: str
+    orientation: tuple[float, ...]  # directions of a row and of a column in the patient (LPS)
+    position: Position  # of the first pixel, LPS, mm
+    spacing: tuple[float, float]  # between columns (x) and rows (y), mm
+    shape: tuple[int, int]  # columns (x), rows (y)
+    scaling: tuple[float, float]  # slope and intercept of stored values
+    is_mapped: bool  # by a real-world value mapping
+    scale_slope: float | None  # Philips': stored values divided by it are comparable between images
+    is_signed: bool  # the stored values
+    unusable: str  # why it has no place in a volume: its geometry means nothing
 
 
 def read_slices(file: Path) -> list[Slice] | str:
@@ -171,10 +149,7 @@ def _slice(file: Path, frame: int | None, places: list[Dataset], unusable: str =
         or _text(places, "AcquisitionDate", "ContentDate") + _text(places, "AcquisitionTime", "ContentTime"),
         kind=kind,
         description=description,
-        scanning=frozenset(_scanning(places)),
-        is_3d=_first(places, "MRAcquisitionType") == "3D",
-        fat_saturated="FS" in _texts(places, "ScanOptions"),
-        burnt_in=_first(places, "BurnedInAnnotation") == "YES",
+        traits=frozenset(_traits(places)),
         echo_ms=_number(places, "EffectiveEchoTime", "EchoTime"),
         b=b_value(places, (_text(places, "SequenceName", "PulseSequenceName"), description)),
         diffusion=diffusion_kind(places, kind),
@@ -216,15 +191,11 @@ def _geometry(places: list[Dataset]) -> tuple[dict[str, tuple[float, ...]], str]
 
 def _first(places: Iterable[Dataset], *names: str) -> Any:
     """The first value of a field, or of those that stand for it, that is there, not empty, and can be decoded."""
-    found = (_decoded(place, name) for name in names for place in places)
-    return next((value for value in found if value is not None and value != "" and value != []), None)
-
-
-def _decoded(place: Dataset, name: str) -> Any:
-    try:
-        return place.get(name)
-    except Exception:  # pydicom meets damage with errors of any type
-        return None
+    for name, place in product(names, places):
+        with suppress(Exception):  # pydicom meets damage with errors of any type
+            if (value := place.get(name)) is not None and value != "" and value != []:
+                return value
+    return None
 
 
 def _text(places: list[Dataset], *names: str) -> str:
@@ -243,14 +214,18 @@ def _texts(places: Iterable[Dataset], name: str) -> tuple[str, ...]:
     return tuple(str(one).strip().upper() for one in values)
 
 
-def _scanning(places: list[Dataset]) -> Iterator[str]:
-    """ScanningSequence, or what stands for it in multi-frame files."""
+def _traits(places: list[Dataset]) -> Iterator[str]:
     yield from _texts(places, "ScanningSequence")
-    pulse = _first(places, "EchoPulseSequence")
-    if pulse in ("SPIN", "BOTH"):
-        yield "SE"
-    if pulse in ("GRADIENT", "BOTH"):
-        yield "GR"
-    has_factor = any(min(numbers(values), default=0) > 1 for values in marked(places, "EPI factor"))
-    if has_factor or _first(places, "EchoPlanarPulseSequence") == "YES":
-        yield "EP"
+    pulse, has_epi_factor = (
+        _first(places, "EchoPulseSequence"),
+        any(numbers(one) > [1] for one in marked(places, "EPI factor")),
+    )
+    signs = {
+        "SE": pulse in ("SPIN", "BOTH"),
+        "GR": pulse in ("GRADIENT", "BOTH"),
+        "EP": has_epi_factor or _first(places, "EchoPlanarPulseSequence") == "YES",
+        "3D": _first(places, "MRAcquisitionType") == "3D",
+        "FS": "FS" in _texts(places, "ScanOptions"),
+        "BURNT IN": _first(places, "BurnedInAnnotation") == "YES",
+    }
+    yield from (name for name, is_so in signs.items() if is_so)

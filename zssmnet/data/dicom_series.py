@@ -1,37 +1,29 @@
-"""DICOM files grouped into stacks, the slices that make one volume, and what each stack shows.
+"""DICOM files grouped into stacks, the slices that make one volume, whose roles are then recognised.
 
 A series may hold several stacks, one for each b-value as a rule. Names of files and folders mean nothing.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pydicom
 
 from zssmnet.data.dicom_headers import NOT_MR, Slice, read_slices
+from zssmnet.data.dicom_roles import Role, content_of, normal_of, role_of
 
-Role = Literal["T2W", "ADC", "DWI"]
 GAP_TOLERANCE = 0.05
 """Largest deviation of a gap between slices from the median gap, as a share of it."""
-LOWEST_T2_ECHO_MS = 60.0
 TOLERANCE_MM = 0.1
 """Largest difference in place, anywhere in a volume, between slices or grids that count as equal."""
 _ECHO_TOLERANCE_MS, _B_TOLERANCE = 0.5, 1.0
-_NOT_ACQUIRED = frozenset({"LOCALIZER", "MPR", "MIP", "MNIP", "PROJECTION IMAGE", "SCREEN SAVE", "SUBTRACTION"})
-_NOT_ACQUIRED |= {"MOSAIC", "VFRAME", "PHASE", "PHASE MAP", "P", "REAL", "R", "IMAGINARY", "I"}
-_OTHER_MAPS = frozenset({"FA", "EADC", "EXPONENTIAL", "TENSOR", "COLFA"})
-_ADC_IN_TEXT = re.compile(r"(?<![a-z])d?adc(?![a-z])|apparent diffusion", re.IGNORECASE)
-_OTHER_MAP_IN_TEXT = re.compile(r"e-?adc|exponential|(?<![a-z])fa(?![a-z])", re.IGNORECASE)
-_T2_IN_TEXT = re.compile(r"(?<![a-z])t2(?![a-z*])", re.IGNORECASE)
-_PLANES = ("sagittal", "coronal", "axial")
+_ALIKE = 0.02
+"""Difference of orientation and spacing up to which stacks of a series are expected to have the same positions."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +113,6 @@ def positions_along_normal(slices: Iterable[Slice]) -> list[float]:
     return [float(normal @ one.position) for one in slices]
 
 
-def normal_of(one: Slice) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """The slice's normal."""
-    return np.cross(one.orientation[:3], one.orientation[3:])
-
-
 def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
     groups: dict[Hashable, list[Slice]] = {}
     for one in slices:
@@ -139,58 +126,60 @@ def _study(slices: list[Slice], is_shared: bool, passed_over: Counter[str]) -> S
     note = note if first.study else "has no StudyInstanceUID: the images of one patient and day are one study"
     uid = (first.study or first.study_date) + (first.person if note and not first.patient else "")
     series = _grouped(slices, attrgetter("series"))
-    stacks = [stack for members in series for stack in _stacks(members, passed_over)]
+    diffusion = list({(one.series, one.echo_ms): one for one in slices if one.b and not one.unusable}.values())
+    stacks = [stack for members in series for stack in _stacks(members, diffusion, passed_over)]
     stacks.sort(key=lambda one: (one.first.number, one.first.series, one.first.b or 0, one.kind, one.made))
     return Study(uid, first.patient, first.study_date, note, tuple(stacks))
 
 
-def _stacks(series: list[Slice], passed_over: Counter[str]) -> list[Stack]:
-    """The stacks of one series; one with fewer positions than its sisters of one geometry lacks slices."""
+def _stacks(series: list[Slice], diffusion: list[Slice], passed_over: Counter[str]) -> list[Stack]:
+    """The stacks of one series; one that lacks positions which its sisters of one geometry have lacks slices."""
     usable = [one for one in series if not one.unusable]
-    unusable = _grouped((one for one in series if one.unusable), lambda one: (one.unusable, _content(one)))
-    beside_diffusion = any(one.b for one in usable)
+    unusable = _grouped((one for one in series if one.unusable), lambda one: (one.unusable, content_of(one)))
     stacks = [Stack(tuple(group), None, f"is {group[0].unusable}", f"is {group[0].unusable}") for group in unusable]
     groups: list[list[Slice]] = []
     for one in usable:
         if (home := next((group for group in groups if _is_of(one, group[0])), None)) is None:
             groups.append(home := [])
         home.append(one)
-    counts = [len(_by_place(group)) for group in groups]
     for group in groups:
-        most = max(count for count, other in zip(counts, groups, strict=True) if same_plane(other[0], group[0]))
-        lost = [
-            bad[0].unusable
-            for bad in unusable
-            if bad[0].unusable not in NOT_MR and _content(bad[0]) == _content(group[0])
-        ]
+        first = group[0]
+        sisters = [one for one in usable if _turned_or_scaled(one, first) < _ALIKE and _same_frame(one, first)]
+        beside = any(one.series == first.series or _is_of_one_protocol(one, first) for one in diffusion)
+        lost = {bad[0].unusable for bad in unusable if content_of(bad[0]) == content_of(first)} - NOT_MR
         for part in _volumes(group, passed_over):
-            fault = _fault(part, most) or (f"lacks slices, which are {lost[0]}" if lost else "")
-            stacks.append(Stack(tuple(part), *_role(part[0], beside_diffusion), fault))
+            fault = _fault(part, len(_by_place(sisters)))
+            fault = fault or "".join(f"lacks slices, which are {why}" for why in sorted(lost)[:1])
+            stacks.append(Stack(tuple(part), *role_of(part[0], beside), fault))
     return stacks
-
-
-def _content(one: Slice) -> Hashable:
-    """What an image shows, by marks that may differ within a series; other values of ImageType mean nothing here."""
-    telling = {word for word in one.kind if word in _NOT_ACQUIRED | _OTHER_MAPS or word.startswith("ADC")}
-    return one.diffusion if one.b else "", one.b is None, frozenset(telling), one.frame_of_reference
 
 
 def _is_of(one: Slice, other: Slice) -> bool:
     """Whether two slices may belong to one volume."""
-    return (
-        _content(one) == _content(other)
-        and abs((one.b or 0) - (other.b or 0)) <= _B_TOLERANCE
-        and abs((one.echo_ms or 0) - (other.echo_ms or 0)) <= _ECHO_TOLERANCE_MS
-        and same_plane(one, other)
-    )
+    same_b = abs((one.b or 0) - (other.b or 0)) <= _B_TOLERANCE
+    return content_of(one) == content_of(other) and same_b and _is_of_one_protocol(one, other)
+
+
+def _is_of_one_protocol(one: Slice, other: Slice) -> bool:
+    same_echo = abs((one.echo_ms or 0) - (other.echo_ms or 0)) <= _ECHO_TOLERANCE_MS
+    return same_echo and _same_frame(one, other) and same_plane(one, other)
+
+
+def _same_frame(one: Slice, other: Slice) -> bool:
+    return one.frame_of_reference == other.frame_of_reference
 
 
 def same_plane(one: Slice, other: Slice) -> bool:
     """Whether two slices have one orientation, spacing and shape, but for differences that no voxel's place shows."""
     extent_mm = max(n * step for n, step in zip(one.shape, one.spacing, strict=True))
-    turned = max(abs(a - b) for a, b in zip(one.orientation, other.orientation, strict=True)) * extent_mm
-    scaled = max(abs(a - b) * n for a, b, n in zip(one.spacing, other.spacing, one.shape, strict=True))
-    return one.shape == other.shape and max(turned, scaled) < TOLERANCE_MM
+    return _turned_or_scaled(one, other) * extent_mm < TOLERANCE_MM
+
+
+def _turned_or_scaled(one: Slice, other: Slice) -> float:
+    """The difference between orientations and spacings as a share of the extent; infinite for another shape."""
+    turned = max(abs(a - b) for a, b in zip(one.orientation, other.orientation, strict=True))
+    scaled = max(abs(a / b - 1) for a, b in zip(one.spacing, other.spacing, strict=True))
+    return max(turned, scaled) if one.shape == other.shape else np.inf
 
 
 def _by_place(group: list[Slice]) -> list[list[Slice]]:
@@ -274,39 +263,3 @@ def _fault(ordered: list[Slice], most: int) -> str:
     if len(ordered) < most:
         return f"lacks {most - len(ordered)} of the {most} slices that its series has for other images"
     return ""
-
-
-def _role(one: Slice, beside_diffusion: bool) -> tuple[Role | None, str]:
-    """What slices show, by their headers; SeriesDescription is the last resort."""
-    kind = set(one.kind)
-    if one.burnt_in:
-        return None, "has text burnt into its pixels"
-    if kind & _NOT_ACQUIRED:
-        return None, f"is no acquired volume ({', '.join(sorted(kind & _NOT_ACQUIRED))})"
-    if (plane := _PLANES[int(np.abs(normal_of(one)).argmax())]) != "axial":
-        return None, f"is {plane}"
-    by_text = "DERIVED" in kind or "SECONDARY" in kind
-    if kind & _OTHER_MAPS or (by_text and _OTHER_MAP_IN_TEXT.search(one.description)):
-        return None, "is another map of diffusion"
-    if any(part.startswith("ADC") for part in kind):
-        return "ADC", "ADC by ImageType"
-    if by_text and _ADC_IN_TEXT.search(one.description):
-        return "ADC", "ADC by SeriesDescription"
-    return _role_of_signal(one, beside_diffusion)
-
-
-def _role_of_signal(one: Slice, beside_diffusion: bool) -> tuple[Role | None, str]:
-    has_b = one.b is not None and (one.b > 0 or beside_diffusion)
-    is_diffusion = has_b or "DIFFUSION" in one.kind or "EP" in one.scanning
-    if one.b is not None and (is_diffusion or not one.scanning):
-        if one.diffusion == "direction" and one.b > 0:
-            return None, "is one gradient direction, no trace"
-        return "DWI", f"diffusion with b {one.b:g} s/mm2"
-    if is_diffusion:
-        return None, "is echo-planar without a b-value"
-    if one.echo_ms is not None and one.scanning:
-        is_t2 = "SE" in one.scanning and one.echo_ms >= LOWEST_T2_ECHO_MS
-        return ("T2W", f"spin echo, echo time {one.echo_ms:g} ms") if is_t2 else (None, "is not T2-weighted")
-    if _T2_IN_TEXT.search(one.description):
-        return "T2W", "T2W by SeriesDescription"
-    return None, "is not recognised"

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pydicom
 import SimpleITK as sitk
 
-from zssmnet.data.dicom_series import Stack, normal_of
+from zssmnet.data.dicom_roles import normal_of
+from zssmnet.data.dicom_series import Stack
 from zssmnet.data.image_io import array_of, image_like
 from zssmnet.errors import DicomError
 

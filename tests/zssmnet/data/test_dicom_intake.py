@@ -128,6 +128,26 @@ class TestGeometry:
         series(tmp_path / "b", 4, voxels(5, 9), **T2W | IN_ONE | other)
         assert sorted(len(stack.slices) for stack in stacks(tmp_path)) == [5, 9]
 
+    @pytest.mark.parametrize("is_odd", [lambda i: i % 2, lambda i: i >= 3], ids=["every second", "upper half"])
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            {"EchoTime": 103},
+            {"PixelSpacing": [0.603, 0.503]},
+            {"ImageOrientationPatient": [0.99995, 0.01, 0, -0.01, 0.99995, 0]},
+            {"ImageType": ["DERIVED", "PRIMARY", "ADC"]},
+            {"DiffusionBValue": 0.0},
+        ],
+        ids=lambda fields: " ".join(map(str, fields.values())),
+    )
+    def test_half_a_volume_is_never_taken_for_a_whole_one(
+        self, tmp_path: Path, odd: dict[str, Any], is_odd: Any
+    ) -> None:
+        files = series(tmp_path, 4, voxels(4, 6), **T2W)
+        each(files, lambda i, data: put(**odd)(data, is_odd(i)))
+        found = stacks(tmp_path)
+        assert len(found) == 1 or {stack.fault[:20] for stack in found} == {"lacks 3 of the 6 sli"}
+
     @pytest.mark.parametrize(
         "other",
         [
@@ -346,12 +366,18 @@ class TestMarks:
                 tmp_path / "dicom" / f"{b}",
                 5,
                 voxels(int(b)),
-                **{**T2W, "EchoTime": 75, "ImageType": kind} | fields | own,
+                **{**T2W, "EchoTime": 75, "ImageType": kind, "PixelSpacing": [2, 2]} | fields | own,
             )
             marked(files, *([(PHILIPS, 0x2001, 0x03, "FL", b)] if private else []))
         done(tmp_path)
         assert np.array_equal(array(tmp_path, "t2w"), voxels(4))
         assert np.array_equal(array(tmp_path, "hbv"), voxels(1400))
+
+    def test_a_b_0_image_in_a_series_of_its_own_is_no_t2w(self, tmp_path: Path) -> None:
+        spin_echo = T2W | {"EchoTime": 75, "ImageType": ["ORIGINAL", "PRIMARY", "M_SE", "M", "SE"]}
+        for n, b in enumerate((0.0, 1400.0)):
+            series(tmp_path, 5 + n, voxels(n), DiffusionBValue=b, **spin_echo)
+        assert [stack.role for stack in stacks(tmp_path)] == ["DWI", "DWI"]
 
     def test_an_echo_planar_factor_is_no_t2w(self, tmp_path: Path) -> None:
         marked(series(tmp_path, 5, voxels(5), **T2W), (PHILIPS, 0x2001, 0x13, "SL", 55))
@@ -549,6 +575,14 @@ class TestNames:
 
 
 class TestComputedB:
+    def test_two_alike_images_at_a_lower_b_value_are_refused(self, tmp_path: Path) -> None:
+        without_dwi(tmp_path / "dicom")
+        for n, b in enumerate((50, 400, 400, 800)):
+            fields = {"DiffusionBValue": float(b), "AcquisitionNumber": n}
+            series(tmp_path / "dicom" / str(n), 9, voxels(n), **PLAIN | fields)
+        (fault,) = done(tmp_path, config=SeriesConfig(compute_high_b=True)).faults
+        assert "2 DWI b 400 images are alike" in fault.reason
+
     @pytest.mark.parametrize(
         ("slopes", "scales"),
         [
