@@ -63,21 +63,14 @@ class Override(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of a study.
-
-    Attributes:
-        t2w, adc, dwi: the chosen stacks; DWI several, where a high b-value is computed from them.
-        computed_b: the b-value to compute; None if DWI is taken as it is.
-        rows: all stacks, each with what it is chosen as (or nothing), and the reason.
-        fault: why the study makes no case; empty if it does.
-    """
+    """What becomes of a study."""
 
     t2w: Stack | None
     adc: Stack | None
-    dwi: tuple[Stack, ...]
-    computed_b: float | None
-    rows: tuple[ChoiceRow, ...]
-    fault: str
+    dwi: tuple[Stack, ...]  # several, where a high b-value is computed from them
+    computed_b: float | None  # None if DWI is taken as it is
+    rows: tuple[ChoiceRow, ...]  # all stacks, each with what it is chosen as (or nothing), and the reason
+    fault: str  # why the study makes no case; empty if it does
 
 
 def read_overrides(text: bytes, source: str) -> dict[str, Override]:
@@ -126,7 +119,8 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
     used: dict[int, Role] = {id(stack.slices): role for role, stack in chosen.items()}
     used |= {id(stack.slices): "DWI" for stack in dwi}
     rows = tuple(_row(stack, used.get(id(stack.slices)), reasons, chosen) for stack in study.stacks)
-    return Choice(chosen.get("T2W"), chosen.get("ADC"), dwi, computed_b, rows, "; ".join(faults))
+    note = f"{study.note}: " if faults and study.note else ""
+    return Choice(chosen.get("T2W"), chosen.get("ADC"), dwi, computed_b, rows, note + "; ".join(faults))
 
 
 def _candidates(study: Study, role: Role, by_hand: Pick | None) -> list[Stack]:
@@ -139,26 +133,18 @@ def _candidates(study: Study, role: Role, by_hand: Pick | None) -> list[Stack]:
 
 def _is_alike(one: Stack, best: Stack, rank: Rank) -> bool:
     """Whether only chance decides between two stacks: they differ in no rank, or may be two gradient directions."""
-    maybe_directions = (
-        best.role == one.role == "DWI"
-        and one.first.series == best.first.series
-        and bool(best.first.b)
-        and not one.first.diffusion
-        and not best.first.diffusion
-        and _is_near(one, best.first.b or 0)
-    )
+    is_unmarked = one.role == "DWI" and bool(best.first.b) and not (one.first.diffusion or best.first.diffusion)
+    maybe_directions = is_unmarked and one.first.series == best.first.series and _is_near(one, best.first.b or 0)
     return (maybe_directions or rank(one) == rank(best)) and not same_pixels(one, best)
 
 
 def _alike(role: Role, stacks: list[Stack]) -> str:
-    first = stacks[0]
-    named = {
-        f"series = {one.first.number}, acquisition = {one.first.acquisition}, kind = {one.kind!r}": one
-        for one in stacks
-    }
-    shown = "; ".join(f"{{{name}}}".replace("'", '"') for name in list(named)[:3]) + _more(len(named))
-    b = f" b {first.first.b:g}" if role == "DWI" else ""
-    way = f"choose by hand, {role.lower()} = {shown}" if len(named) > 1 else "leave one of them out of the folder"
+    first = stacks[0].first
+    keys = ((one.first.number, one.first.acquisition, one.kind) for one in stacks)
+    named = list(dict.fromkeys('{{series = {}, acquisition = {}, kind = "{}"}}'.format(*key) for key in keys))
+    shown = f"choose by hand, {role.lower()} = {'; '.join(named[:3])}{_more(len(named))}"
+    b = f" b {first.b:g}" if role == "DWI" else ""
+    way = shown if len(named) > 1 else "leave one of them out of the folder"
     return f"{len(stacks)} {role}{b} images are alike but for their voxels: {way}"
 
 
@@ -171,9 +157,7 @@ def _none(study: Study, role: Role, candidates: list[Stack], by_hand: Pick | Non
         shown = "; ".join(f"{stack.name} {stack.fault}" for stack in candidates[:3])
         return f"no {role} image is whole: {shown}{_more(len(candidates))}"
     if by_hand is not None:
-        return (
-            f"there is no series {by_hand.series} to take as {role}, with the acquisition, kind and b-value asked for"
-        )
+        return f"there is no series {by_hand.series} to take as {role}, with the acquisition, kind and b asked for"
     return f"no axial {role} image among {len({stack.first.series for stack in study.stacks})} series"
 
 

@@ -35,17 +35,12 @@ _COLUMNS += ("x_mm", "y_mm", "z_mm", "chosen_as", "reason")
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What came of an import.
-
-    Attributes:
-        passed_over: files that were not used, by reason.
-        without_id: number of studies that the table of ids does not name.
-    """
+    """What came of an import."""
 
     cases: tuple[str, ...]
     faults: tuple[CaseError, ...]
-    passed_over: Mapping[str, int]
-    without_id: int
+    passed_over: Mapping[str, int]  # files that were not used, by reason
+    without_id: int  # studies that the table of ids does not name
 
 
 def import_dicom(

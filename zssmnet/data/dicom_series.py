@@ -28,19 +28,12 @@ _ALIKE = 0.02
 
 @dataclass(frozen=True)
 class Stack:
-    """Slices of one volume, ordered from feet to head along their normal.
+    """Slices of one volume, ordered from feet to head along their normal."""
 
-    Attributes:
-        slices: one a position.
-        role: what it can be used as; None if nothing.
-        reason: what it was recognised by, or why it has no role.
-        fault: why it makes no volume, as a missing slice; empty if it does.
-    """
-
-    slices: tuple[Slice, ...]
-    role: Role | None
-    reason: str
-    fault: str
+    slices: tuple[Slice, ...]  # one a position, unless there is a fault
+    role: Role | None  # what it can be used as
+    reason: str  # what it was recognised by, or why it has no role
+    fault: str  # why it makes no volume, as a missing slice; empty if it does
 
     @property
     def first(self) -> Slice:
@@ -123,7 +116,7 @@ def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[
 def _study(slices: list[Slice], is_shared: bool, passed_over: Counter[str]) -> Study:
     first = slices[0]
     note = "shares its StudyInstanceUID with another patient, and is kept apart" if is_shared else ""
-    note = note if first.study else "has no StudyInstanceUID: the images of one patient and day are one study"
+    note = note if first.study else "has no StudyInstanceUID (the images of one patient and day are one study)"
     uid = (first.study or first.study_date) + (first.person if note and not first.patient else "")
     series = _grouped(slices, attrgetter("series"))
     diffusion = list({(one.series, one.echo_ms): one for one in slices if one.b and not one.unusable}.values())
@@ -209,9 +202,8 @@ def _volumes(group: list[Slice], passed_over: Counter[str]) -> list[list[Slice]]
         volumes = [list(volume) for volume in zip(*(sorted(there, key=order) for there in places), strict=True)]
         if all(max(map(order, one)) < min(map(order, after)) for one, after in pairwise(volumes)):
             return volumes
-    for key in (
-        (*orders[:2], attrgetter("kind"), attrgetter("acquisition", "temporal_position", "kind")) if most > 1 else ()
-    ):
+    keys = (*orders[:2], attrgetter("kind"), attrgetter("acquisition", "temporal_position", "kind"))
+    for key in keys if most > 1 else ():
         parts = _grouped(left, key)
         if all(len(_by_place(part)) == len(part) for part in parts):
             return parts
@@ -237,9 +229,8 @@ def _pixels(one: Slice) -> tuple[bytes, int | None]:
 
 def same_pixels(one: Stack, other: Stack) -> bool:
     """Whether two stacks are copies of each other."""
-    return [(_pixels(part), part.scaling) for part in one.slices] == [
-        (_pixels(part), part.scaling) for part in other.slices
-    ]
+    ours, theirs = ([(_pixels(part), part.scaling) for part in stack.slices] for stack in (one, other))
+    return ours == theirs
 
 
 def _fault(ordered: list[Slice], most: int) -> str:
