@@ -68,7 +68,7 @@ class Slice:
     spacing: tuple[float, float]  # between columns (x) and rows (y), mm
     shape: tuple[int, int]  # columns (x), rows (y)
     scaling: tuple[float, float]  # slope and intercept of stored values
-    is_mapped: bool  # by a real-world value mapping
+    is_mapped: bool  # has a real-world value mapping, which is the scaling where there is no other
     scale_slope: float | None  # Philips': stored values divided by it are comparable between images
     is_signed: bool  # the stored values
     unusable: str  # why it has no place in a volume: its geometry means nothing
@@ -130,7 +130,6 @@ def _slice(file: Path, frame: int | None, places: list[Dataset], unusable: str =
     geometry, odd = _geometry(places)
     rescale = _number(places, "RescaleSlope") or 1.0, _number(places, "RescaleIntercept") or 0.0
     mapped = _number(places, "RealWorldValueSlope") or 1.0, _number(places, "RealWorldValueIntercept") or 0.0
-    is_mapped = rescale == (1.0, 0.0) != mapped
     x, y, z = geometry["ImagePositionPatient"]
     row_mm, column_mm = geometry["PixelSpacing"]
     return Slice(
@@ -159,11 +158,9 @@ def _slice(file: Path, frame: int | None, places: list[Dataset], unusable: str =
         position=(x, y, z),
         spacing=(column_mm, row_mm),
         shape=(int(geometry["Columns"][0]), int(geometry["Rows"][0])),
-        scaling=mapped if is_mapped else rescale,
-        is_mapped=is_mapped,
-        scale_slope=next(
-            (found[0] for one in marked(places, "scale") if (found := numbers(one)) and found[0] > 0), None
-        ),
+        scaling=mapped if rescale == (1.0, 0.0) else rescale,
+        is_mapped=mapped != (1.0, 0.0),
+        scale_slope=next((found[0] for one in marked(places, "scale") if (found := numbers(one)) > [0]), None),
         is_signed=bool(_number(places, "PixelRepresentation")),
         unusable=unusable or odd,
     )

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -137,12 +138,12 @@ def _stacks(series: list[Slice], diffusion: list[Slice], passed_over: Counter[st
         home.append(one)
     for group in groups:
         first = group[0]
-        sisters = [one for one in usable if _turned_or_scaled(one, first) < _ALIKE and _same_frame(one, first)]
+        sisters = [one for one in usable if _turned_or_scaled(one, first) < _ALIKE]
+        most = len(_by_place([one for one in sisters if one.frame_of_reference == first.frame_of_reference]))
         beside = any(one.series == first.series or _is_of_one_protocol(one, first) for one in diffusion)
         lost = {bad[0].unusable for bad in unusable if content_of(bad[0]) == content_of(first)} - NOT_MR
         for part in _volumes(group, passed_over):
-            fault = _fault(part, len(_by_place(sisters)))
-            fault = fault or "".join(f"lacks slices, which are {why}" for why in sorted(lost)[:1])
+            fault = _fault(part, most) or "".join(f"lacks slices, which are {why}" for why in sorted(lost)[:1])
             stacks.append(Stack(tuple(part), *role_of(part[0], beside), fault))
     return stacks
 
@@ -155,11 +156,7 @@ def _is_of(one: Slice, other: Slice) -> bool:
 
 def _is_of_one_protocol(one: Slice, other: Slice) -> bool:
     same_echo = abs((one.echo_ms or 0) - (other.echo_ms or 0)) <= _ECHO_TOLERANCE_MS
-    return same_echo and _same_frame(one, other) and same_plane(one, other)
-
-
-def _same_frame(one: Slice, other: Slice) -> bool:
-    return one.frame_of_reference == other.frame_of_reference
+    return same_echo and one.frame_of_reference == other.frame_of_reference and same_plane(one, other)
 
 
 def same_plane(one: Slice, other: Slice) -> bool:
@@ -222,9 +219,13 @@ def _without_copies(there: list[Slice]) -> list[Slice]:
 
 
 def _pixels(one: Slice) -> tuple[bytes, int | None]:
-    """A digest of a slice's pixels."""
-    data = pydicom.dcmread(one.file, force=True, specific_tags=["PixelData"]).get("PixelData") or str(one.file).encode()
-    return hashlib.sha256(data).digest(), one.frame
+    return _digest(one.file), one.frame
+
+
+@lru_cache(maxsize=1024)
+def _digest(file: Path) -> bytes:
+    data = pydicom.dcmread(file, force=True, specific_tags=["PixelData"])
+    return hashlib.sha256(data.get("PixelData") or str(file).encode()).digest()
 
 
 def same_pixels(one: Stack, other: Stack) -> bool:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,19 @@ class TestGeometry:
         )
         (stack,) = stacks(tmp_path)
         assert np.array_equal(sitk.GetArrayFromImage(read_volume(stack)), values)
+
+    def test_many_volumes_in_a_series_take_no_quadratic_time(self, tmp_path: Path) -> None:
+        values = np.tile(voxels(0, 10), (40, 1, 1, 1))
+        file = multi_frame(tmp_path, 9, values, (50.0,) * 40, range(400))
+        data = pydicom.dcmread(file)
+        for number, frame in enumerate(data.PerFrameFunctionalGroupsSequence):
+            content = Dataset()
+            content.FrameAcquisitionNumber = number // 10 + 1
+            frame.FrameContentSequence = [content]
+        data.save_as(file)
+        start = time.process_time()
+        assert len(stacks(tmp_path)) == 40
+        assert time.process_time() - start < 4
 
 
 class TestPatients:
@@ -399,6 +413,13 @@ class TestMarks:
         item.RealWorldValueSlope, item.RealWorldValueIntercept = 0.5, -3.0
         series(tmp_path, 7, voxels(7), RealWorldValueMappingSequence=[item], **ADC)
         np.testing.assert_allclose(sitk.GetArrayFromImage(read_volume(stacks(tmp_path)[0])), voxels(7) * 0.5 - 3)
+
+    def test_a_slope_comes_before_a_real_world_value_mapping(self, tmp_path: Path) -> None:
+        item = Dataset()
+        item.RealWorldValueSlope, item.RealWorldValueIntercept = 0.5, -3.0
+        scaled = ADC | {"RescaleSlope": 2, "RescaleIntercept": 1, "RealWorldValueMappingSequence": [item]}
+        series(tmp_path, 7, voxels(7), **scaled)
+        np.testing.assert_allclose(sitk.GetArrayFromImage(read_volume(stacks(tmp_path)[0])), voxels(7) * 2.0 + 1)
 
     def test_frames_of_directions_beside_the_trace(self, tmp_path: Path) -> None:
         values = np.stack([voxels(20 + n) for n in range(3)])
