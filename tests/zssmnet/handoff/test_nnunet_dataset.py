@@ -233,8 +233,20 @@ def test_whole_labels_of_any_type_are_lesions(archive: Path, change) -> None:
         lambda zones: zones == 2,
         lambda zones: zones * 3,
         lambda zones: zones >= 0,
+        lambda zones: sitk.Cast(sitk.CyclicShift(zones > 0, (6, 0, 0)), sitk.sitkUInt8),
+        lambda zones: sitk.BinaryErode(zones > 0, (2, 1, 0), sitk.sitkBox),
     ],
-    ids=["eroded", "dilated", "fewer slices", "zone 1", "zone 2", "other numbers", "everything"],
+    ids=[
+        "eroded",
+        "dilated",
+        "fewer slices",
+        "zone 1",
+        "zone 2",
+        "other numbers",
+        "everything",
+        "moved",
+        "eroded twice",
+    ],
 )
 def test_a_mask_of_the_gland_or_a_zone_is_no_lesion_label(archive: Path, change) -> None:
     mask = change(sitk.ReadImage(str(archive / "zones/1_2.nii.gz")))
