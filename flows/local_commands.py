@@ -42,9 +42,8 @@ def import_dicom(options: argparse.Namespace) -> None:
         say(f"{done.without_id} studies have no line in the table of ids and are left out")
     say(f"{len(done.cases)} cases imported, {len(done.faults)} left out: {archive.uri} (why: {archive.where(TABLE)})")
     if not done.cases:
-        raise DicomError(
-            "no study makes a case: " + "; ".join(f"{one.case_id}: {one.reason}" for one in done.faults[:3])
-        )
+        first = "; ".join(f"{one.case_id}: {one.reason.partition('; ')[0]}" for one in done.faults[:3])
+        raise DicomError(f"no study makes a case: {first} (all reasons: {archive.where(TABLE)})")
 
 
 def check_masks(options: argparse.Namespace) -> None:

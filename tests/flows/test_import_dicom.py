@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.command import Ended, zssmnet
-from tests.zssmnet.data.dicom_files import PATIENT, T2W, series, voxels, whole_study
+from tests.zssmnet.data.dicom_files import PATIENT, T2W, change, series, voxels, whole_study
 
 
 class Import:
@@ -81,3 +81,24 @@ def test_what_cannot_be_is_one_line(
 def test_a_folder_that_is_not_there_is_one_line(one: Import) -> None:
     (one.folder / "dicom").rename(one.folder / "elsewhere")
     assert "holds no MR image (it is empty, or is not there)" in one.run().line
+
+
+def test_a_tree_without_a_case_is_a_short_line(one: Import) -> None:
+    for file in (one.folder / "dicom").rglob("00[478]_*"):
+        file.unlink()
+    for number in range(20, 50):
+        series(one.folder / "dicom", number, voxels(3, 4), (0, 3, 6, 12), **T2W)
+    ended = one.run()
+    assert ended.status == 1
+    assert "no T2W image is whole: series 20 (T2W, 4 slices) lacks 1 slice" in ended.line
+    assert "choices.csv" in ended.line
+    assert len(ended.line) < 600
+
+
+def test_patients_who_share_a_study_are_kept_apart_with_a_warning(one: Import) -> None:
+    for file in (one.folder / "dicom").rglob("008_*"):
+        change(file, PatientID="ANOTHER-1")
+    ended = one.run()
+    assert ended.status == 1
+    assert "shares its StudyInstanceUID with another patient, and is kept apart: no axial" in ended.line
+    assert "ANOTHER-1" not in ended.line

@@ -5,104 +5,102 @@ come before shared ones and these before the file's own fields.
 """
 
 import logging
-import re
-import struct
+import math
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, MRImageStorage
+
+from zssmnet.data.dicom_marks import Diffusion, b_value, diffusion_kind, marked, numbers
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings show values, of birth dates too
 _MR_IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+NOT_MR = frozenset({"no MR image", "in colour"})
 Position = tuple[float, float, float]
-_PRIVATE_B = (
-    ("SIEMENS MR HEADER", 0x0019, 0x0C),
-    ("GEMS_PARM_01", 0x0043, 0x39),
-    ("Philips Imaging DD 001", 0x2001, 0x03),
+_GEOMETRY = (
+    ("ImagePositionPatient", 3),
+    ("ImageOrientationPatient", 6),
+    ("PixelSpacing", 2),
+    ("Rows", 1),
+    ("Columns", 1),
 )
-"""Private creator, group and element of vendors' b-values."""
-_GE_OFFSET = 100_000
-"""GE adds multiples of this to some b-values, 1e9 as a rule."""
-_B_IN_TEXT = re.compile(r"(?<![a-z])b[ =_-]?(\d{1,4})(?![\d_])", re.IGNORECASE)
-"""``ep_b800t``; not ``ep_b50_800``, the range that a map was made from."""
-_WITHOUT_PREAMBLE = b"\x08\x00"
-"""First bytes of a DICOM file that lacks the usual 128 bytes and ``DICM``: group 0008."""
+_NESTED = ("MRDiffusionSequence", "DiffusionGradientDirectionSequence", "RealWorldValueMappingSequence")
+_WITHOUT_PREAMBLE = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""First bytes of a DICOM file that lacks the usual 128 bytes and ``DICM``: group 0002 or 0008."""
+_PACKED = {b"\x1f\x8b": "gzipped (gunzip them first)", b"PK": "ZIP archive (unzip it first)"}
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice: a file, or a frame of one. Identifying fields are excluded from its repr.
-
-    Attributes:
-        file, frame: where its pixels are; frame None in a file of one slice.
-        patient, study, study_date, series, instance: ids and date as in the header.
-        taken: date and time of the series, sortable.
-        is_3d, fat_saturated, burnt_in: how it was made.
-        echo_ms: echo time.
-        b: b-value in s/mm2.
-        directional: measured along one gradient direction.
-        acquisition, temporal_position: numbers that may distinguish slices at one position.
-        orientation: directions of a row and of a column in the patient (LPS).
-        position: of the first pixel, LPS, mm.
-        spacing: between columns (x) and rows (y), mm.
-        shape: columns (x), rows (y).
-    """
+    """One slice: a file, or a frame of one (``frame`` is None in a file of one slice). Its repr identifies nobody."""
 
     file: Path = field(repr=False)
     frame: int | None
     patient: str = field(repr=False)
+    person: str = field(repr=False)  # PatientID, or name and birth date where it is missing
     study: str = field(repr=False)
     study_date: str = field(repr=False)
     series: str = field(repr=False)
     instance: str = field(repr=False)
-    number: int
-    taken: str = field(repr=False)
-    kind: tuple[str, ...]
+    frame_of_reference: str = field(repr=False)
+    number: int  # of the series
+    taken: str = field(repr=False)  # date and time of the series, sortable
+    acquired: str = field(repr=False)  # the same of the acquisition
+    kind: tuple[str, ...]  # ImageType
     description: str = field(repr=False)
-    scanning: frozenset[str]
-    is_3d: bool
-    fat_saturated: bool
-    burnt_in: bool
+    traits: frozenset[str]  # ScanningSequence, or what stands for it; 3D, FS (fat saturation), BURNT IN
     echo_ms: float | None
-    b: float | None
-    directional: bool
-    acquisition: int
+    b: float | None  # s/mm2
+    diffusion: Diffusion  # of one gradient direction or of all, where that is known
+    acquisition: int  # as the next, may distinguish slices at one position
     temporal_position: int
-    orientation: tuple[float, ...]
-    position: Position
-    spacing: tuple[float, float]
-    shape: tuple[int, int]
-    scaling: tuple[float, float]
+    orientation: tuple[float, ...]  # directions of a row and of a column in the patient (LPS)
+    position: Position  # of the first pixel, LPS, mm
+    spacing: tuple[float, float]  # between columns (x) and rows (y), mm
+    shape: tuple[int, int]  # columns (x), rows (y)
+    scaling: tuple[float, float]  # slope and intercept of stored values
+    is_mapped: bool  # has a real-world value mapping, which is the scaling where there is no other
+    scale_slope: float | None  # Philips': stored values divided by it are comparable between images
+    is_signed: bool  # the stored values
+    unusable: str  # why it has no place in a volume: its geometry means nothing
 
 
 def read_slices(file: Path) -> list[Slice] | str:
-    """The slices of a file, or why it is skipped: no DICOM file, no MR image, or a damaged header.
+    """The slices of a file, also unusable ones, or why it is skipped: no DICOM file, or nobody's.
 
     Raises:
         OSError: it cannot be read.
     """
     with file.open("rb") as stream:
         start = stream.read(132)
-    has_no_preamble = start[:2] == _WITHOUT_PREAMBLE
-    if not has_no_preamble and start[128:] != b"DICM":
-        return "no DICOM file"
+    has_preamble = start[128:] == b"DICM"
+    if not has_preamble and not start.startswith(_WITHOUT_PREAMBLE):
+        return _PACKED.get(start[:2], "no DICOM file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = pydicom.dcmread(file, stop_before_pixels=True, force=has_no_preamble)
-            if data.get("SOPClassUID") not in _MR_IMAGES:
-                return "no MR image"
-            if data.get("SamplesPerPixel", 1) != 1:
-                return "in colour"
-            return list(_slices(file, data))
+            data = pydicom.dcmread(file, stop_before_pixels=True, force=not has_preamble)
+            if "DirectoryRecordSequence" in data:
+                return "DICOMDIR (the files that it lists are read themselves)"
+            sop_class = data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID")
+            is_mr = sop_class in _MR_IMAGES or (not sop_class and data.get("Modality") == "MR")
+            if not is_mr or data.get("SamplesPerPixel", 1) != 1:
+                return [_slice(file, None, [data], "in colour" if is_mr else "no MR image")]
+            slices = list(_slices(file, data))
     except Exception as error:  # pydicom meets damage with errors of any type
         return f"damaged header ({type(error).__name__})"
+    if not (slices and (slices[0].person or slices[0].study)):
+        return "without PatientID (0010,0020) and StudyInstanceUID (0020,000D)"
+    return slices
 
 
 def _slices(file: Path, data: Dataset) -> Iterator[Slice]:
@@ -113,56 +111,98 @@ def _slices(file: Path, data: Dataset) -> Iterator[Slice]:
     shared = data.get("SharedFunctionalGroupsSequence") or []
     common = [*(item for group in shared for item in _groups(group)), data]
     for number, frame in enumerate(frames):
-        yield _slice(file, number, [*_groups(frame), *common])
+        yield _slice(file, number, [*_groups(frame), *common, *_groups(frame, private=True)])
 
 
-def _groups(item: Dataset) -> list[Dataset]:
+def _groups(item: Dataset, private: bool = False) -> list[Dataset]:
     """The functional groups of a frame, or those that all frames share."""
-    return [element.value[0] for element in item if element.VR == "SQ" and element.value]
+    sequences = (one for one in item if one.VR == "SQ" and one.value and one.tag.is_private == private)
+    return [sequence.value[0] for sequence in sequences]
 
 
-def _slice(file: Path, frame: int | None, places: list[Dataset]) -> Slice:
+def _slice(file: Path, frame: int | None, places: list[Dataset], unusable: str = "") -> Slice:
+    for name in _NESTED:
+        places += [place[name].value[0] for place in places if place.get(name)]
     kind = _texts(places, "FrameType") or _texts(places, "ImageType")
-    description = str(_first(places, "SeriesDescription") or "")
-    sequence = str(_first(places, "SequenceName", "PulseSequenceName") or "")
-    date = str(_first(places, "SeriesDate", "AcquisitionDate") or "")
-    time = str(_first(places, "SeriesTime", "AcquisitionTime") or "")
-    row_mm, column_mm = (float(step) for step in _first(places, "PixelSpacing"))
-    x, y, z = (float(place) for place in _first(places, "ImagePositionPatient"))
-    echo = _first(places, "EffectiveEchoTime", "EchoTime")
+    description = _text(places, "SeriesDescription")
+    number = int(_number(places, "SeriesNumber") or 0)
+    patient = _text(places, "PatientID")
+    geometry, odd = _geometry(places)
+    rescale = _number(places, "RescaleSlope") or 1.0, _number(places, "RescaleIntercept") or 0.0
+    mapped = _number(places, "RealWorldValueSlope") or 1.0, _number(places, "RealWorldValueIntercept") or 0.0
+    x, y, z = geometry["ImagePositionPatient"]
+    row_mm, column_mm = geometry["PixelSpacing"]
     return Slice(
         file=file,
         frame=frame,
-        patient=str(_first(places, "PatientID") or "").strip(),
-        study=str(_first(places, "StudyInstanceUID") or ""),
-        study_date=str(_first(places, "StudyDate") or ""),
-        series=str(_first(places, "SeriesInstanceUID") or ""),
-        instance=str(_first(places, "SOPInstanceUID") or ""),
-        number=int(_first(places, "SeriesNumber") or 0),
-        taken=date + time,
+        patient=patient,
+        person=patient or f"{_text(places, 'PatientName')} {_text(places, 'PatientBirthDate')}".strip(),
+        study=_text(places, "StudyInstanceUID"),
+        study_date=_text(places, "StudyDate"),
+        series=_text(places, "SeriesInstanceUID") or f"number {number}",
+        instance=_text(places, "SOPInstanceUID"),
+        frame_of_reference=_text(places, "FrameOfReferenceUID"),
+        number=number,
+        taken=_text(places, "SeriesDate", "AcquisitionDate") + _text(places, "SeriesTime", "AcquisitionTime"),
+        acquired=_text(places, "FrameAcquisitionDateTime", "AcquisitionDateTime")
+        or _text(places, "AcquisitionDate", "ContentDate") + _text(places, "AcquisitionTime", "ContentTime"),
         kind=kind,
         description=description,
-        scanning=frozenset(_scanning(places)),
-        is_3d=_first(places, "MRAcquisitionType") == "3D",
-        fat_saturated="FS" in _texts(places, "ScanOptions"),
-        burnt_in=_first(places, "BurnedInAnnotation") == "YES",
-        echo_ms=None if echo is None else float(echo),
-        b=_b_value(places, sequence, description),
-        directional=_first(places, "DiffusionDirectionality") == "DIRECTIONAL" and "TRACEW" not in kind,
-        acquisition=int(_first(places, "AcquisitionNumber") or 0),
-        temporal_position=int(_first(places, "TemporalPositionIndex", "TemporalPositionIdentifier") or 0),
-        orientation=tuple(float(cosine) for cosine in _first(places, "ImageOrientationPatient")),
+        traits=frozenset(_traits(places)),
+        echo_ms=_number(places, "EffectiveEchoTime", "EchoTime"),
+        b=b_value(places, (_text(places, "SequenceName", "PulseSequenceName"), description)),
+        diffusion=diffusion_kind(places, kind),
+        acquisition=int(_number(places, "FrameAcquisitionNumber", "AcquisitionNumber") or 0),
+        temporal_position=int(_number(places, "TemporalPositionIndex", "TemporalPositionIdentifier") or 0),
+        orientation=geometry["ImageOrientationPatient"],
         position=(x, y, z),
         spacing=(column_mm, row_mm),
-        shape=(int(_first(places, "Columns")), int(_first(places, "Rows"))),
-        scaling=(float(_first(places, "RescaleSlope") or 1), float(_first(places, "RescaleIntercept") or 0)),
+        shape=(int(geometry["Columns"][0]), int(geometry["Rows"][0])),
+        scaling=mapped if rescale == (1.0, 0.0) else rescale,
+        is_mapped=mapped != (1.0, 0.0),
+        scale_slope=next((found[0] for one in marked(places, "scale") if (found := numbers(one)) > [0]), None),
+        is_signed=bool(_number(places, "PixelRepresentation")),
+        unusable=unusable or odd,
     )
 
 
+def _geometry(places: list[Dataset]) -> tuple[dict[str, tuple[float, ...]], str]:
+    """Fields that place a slice, and what is wrong with the first one that cannot be used (its values are zeros)."""
+    geometry: dict[str, tuple[float, ...]] = {}
+    fault = ""
+    for name, count in _GEOMETRY:
+        value = _first(places, name)
+        found = tuple(numbers(value))[: 1 if count == 1 else None] if value is not None else ()
+        is_right = len(found) == count and (count in (3, 6) or min(found) > 0)
+        if is_right and count == 6:
+            row, column = found[:3], found[3:]
+            cosine = sum(a * b for a, b in zip(row, column, strict=True))
+            is_right = max(abs(math.hypot(*row) - 1), abs(math.hypot(*column) - 1), abs(cosine)) < 0.01
+        if not is_right:
+            tag = tag_for_keyword(name) or 0
+            state = "without" if value is None else "with an odd"
+            fault = fault or f"{state} {name} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+        geometry[name] = found if is_right else (0.0,) * count
+    return geometry, fault
+
+
 def _first(places: Iterable[Dataset], *names: str) -> Any:
-    """The first value of a field, or of those that stand for it, that is there and not empty."""
-    found = (place.get(name) for name in names for place in places)
-    return next((value for value in found if value is not None and value != ""), None)
+    """The first value of a field, or of those that stand for it, that is there, not empty, and can be decoded."""
+    for name, place in product(names, places):
+        with suppress(Exception):  # pydicom meets damage with errors of any type
+            if (value := place.get(name)) is not None and value != "" and value != []:
+                return value
+    return None
+
+
+def _text(places: list[Dataset], *names: str) -> str:
+    value = _first(places, *names)
+    return "" if value is None else str(value).strip()
+
+
+def _number(places: list[Dataset], *names: str) -> float | None:
+    value = _first(places, *names)
+    return next(iter(numbers(value)), None) if value is not None else None
 
 
 def _texts(places: Iterable[Dataset], name: str) -> tuple[str, ...]:
@@ -171,46 +211,18 @@ def _texts(places: Iterable[Dataset], name: str) -> tuple[str, ...]:
     return tuple(str(one).strip().upper() for one in values)
 
 
-def _scanning(places: list[Dataset]) -> Iterator[str]:
-    """ScanningSequence, or what stands for it in multi-frame files."""
+def _traits(places: list[Dataset]) -> Iterator[str]:
     yield from _texts(places, "ScanningSequence")
-    pulse = _first(places, "EchoPulseSequence")
-    if pulse in ("SPIN", "BOTH"):
-        yield "SE"
-    if pulse in ("GRADIENT", "BOTH"):
-        yield "GR"
-    if _first(places, "EchoPlanarPulseSequence") == "YES":
-        yield "EP"
-
-
-def _b_value(places: list[Dataset], sequence: str, description: str) -> float | None:
-    """The b-value: DICOM's own field, then the vendor's, then SequenceName, then SeriesDescription."""
-    if (value := _first(places, "DiffusionBValue")) is not None:
-        return float(value)
-    for creator, group, element in _PRIVATE_B:
-        for place in places:
-            try:
-                value = place.get_private_item(group, element, creator).value
-            except KeyError:
-                continue
-            if (number := _number(value)) is not None:
-                return number % _GE_OFFSET
-    for text in (sequence, description):
-        if found := _B_IN_TEXT.search(text):
-            return float(found[1])
-    return None
-
-
-def _number(value: Any) -> float | None:
-    """The first number of a private field, whose type is lost in some files: text, or a float of 4 or 8 bytes."""
-    if isinstance(value, bytes):
-        text = value.rstrip(b"\0 ").decode("latin-1").partition("\\")[0]
-        if not re.fullmatch(r"[\d.]+", text) and len(value) in (4, 8):
-            return float(struct.unpack("<f" if len(value) == 4 else "<d", value)[0])
-        value = text
-    elif not isinstance(value, (str, int, float)):
-        value = next(iter(value), "")
-    try:
-        return float(value)
-    except ValueError:
-        return None
+    pulse, has_epi_factor = (
+        _first(places, "EchoPulseSequence"),
+        any(numbers(one) > [1] for one in marked(places, "EPI factor")),
+    )
+    signs = {
+        "SE": pulse in ("SPIN", "BOTH"),
+        "GR": pulse in ("GRADIENT", "BOTH"),
+        "EP": has_epi_factor or _first(places, "EchoPlanarPulseSequence") == "YES",
+        "3D": _first(places, "MRAcquisitionType") == "3D",
+        "FS": "FS" in _texts(places, "ScanOptions"),
+        "BURNT IN": _first(places, "BurnedInAnnotation") == "YES",
+    }
+    yield from (name for name, is_so in signs.items() if is_so)

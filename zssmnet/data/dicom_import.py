@@ -6,19 +6,19 @@ from a table.
 """
 
 import csv
-import hashlib
-import hmac
 import io
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from zssmnet.config import SeriesConfig
 from zssmnet.data.archive import IMAGE_SUFFIXES, duplicated, shortened
+from zssmnet.data.case_ids import CaseIds as CaseIds
+from zssmnet.data.case_ids import hashed_ids as hashed_ids
+from zssmnet.data.case_ids import table_of_ids as table_of_ids
 from zssmnet.data.dicom_choice import Choice, Override, choose
-from zssmnet.data.dicom_series import Study, find_studies
+from zssmnet.data.dicom_series import find_studies
 from zssmnet.data.dicom_volume import compute_high_b, read_volume
 from zssmnet.data.image_io import write_image
 from zssmnet.errors import CaseError, DicomError
@@ -29,86 +29,18 @@ log = logging.getLogger(__name__)
 DEFAULT_CHOICE = SeriesConfig()
 TABLE = "choices.csv"
 """Every series of every case: what it was recognised as, and why it was chosen or not."""
-_COLUMNS = ("case", "series", "shows", "b", "slices", "columns", "rows", "x_mm", "y_mm", "z_mm", "chosen_as", "reason")
-CaseIds = Callable[[Study], str | None]
-"""The id of a study's case, ``<patient>_<study>``; None if the study is not wanted."""
-SHORTEST_KEY = 16
-_DIGITS = 12
-_FIELDS = ("patient_id", "study", "case_id")
-_CASE_ID = re.compile(r"[A-Za-z0-9-]+_[A-Za-z0-9-]+")
-
-
-def hashed_ids(key: bytes) -> CaseIds:
-    """Ids by HMAC-SHA256 of PatientID and StudyInstanceUID: the same key gives the same ids, later too.
-
-    Args:
-        key: secret, at least 16 bytes; who has it can find out whether a known patient is in the archive.
-
-    Raises:
-        DicomError: the key is too short.
-    """
-    if len(key) < SHORTEST_KEY:
-        raise DicomError(
-            f"the key has {len(key)} bytes, {SHORTEST_KEY} or more are needed: openssl rand -hex 32 > KEY_FILE"
-        )
-
-    def number(kind: str, value: str) -> str:
-        digest = hmac.digest(key, f"{kind}:{value}".encode(), hashlib.sha256)
-        return str(10 ** (_DIGITS - 1) + int.from_bytes(digest) % (9 * 10 ** (_DIGITS - 1)))
-
-    def case_id(study: Study) -> str:
-        # without a PatientID, the study is a patient of its own
-        patient = ("patient", study.patient) if study.patient else ("study as patient", study.uid)
-        return f"{number(*patient)}_{number('study', study.uid)}"
-
-    return case_id
-
-
-def table_of_ids(text: bytes, source: str) -> CaseIds:
-    """Ids from a CSV table with the columns ``patient_id``, ``study`` and ``case_id``.
-
-    ``study`` is a StudyInstanceUID, a date (YYYYMMDD), or empty for the patient's only study. Studies that the table
-    does not name are left out.
-
-    Raises:
-        DicomError: other columns, an id that is not ``<patient>_<study>``, or one that is there twice.
-    """
-    try:
-        reader = csv.DictReader(io.StringIO(text.decode("utf-8-sig")))
-        lines = [{key: (value or "").strip() for key, value in line.items() if key} for line in reader]
-    except (UnicodeDecodeError, csv.Error, AttributeError) as error:
-        raise DicomError(f"{source}: not a CSV table in UTF-8: {error}") from error
-    if missing := set(_FIELDS) - set(reader.fieldnames or ()):
-        raise DicomError(f"{source}: has no column {', '.join(sorted(missing))}; expected {','.join(_FIELDS)}")
-    table: dict[tuple[str, str], str] = {}
-    for number, line in enumerate(lines, start=2):
-        case_id = line["case_id"]
-        if not _CASE_ID.fullmatch(case_id):
-            raise DicomError(f"{source}: line {number}: {case_id!r} is no id like 10001_1000001 (<patient>_<study>)")
-        if case_id in table.values() or (line["patient_id"], line["study"]) in table:
-            raise DicomError(f"{source}: line {number}: case {case_id}, or its patient and study, is there twice")
-        table[line["patient_id"], line["study"]] = case_id
-
-    def look_up(study: Study) -> str | None:
-        keys = ((study.patient, name) for name in (study.uid, study.date, ""))
-        return next((table[key] for key in keys if key in table), None)
-
-    return look_up
+_COLUMNS: tuple[str, ...] = ("case", "series", "acquisition", "kind", "shows", "b", "slices", "columns", "rows")
+_COLUMNS += ("x_mm", "y_mm", "z_mm", "chosen_as", "reason")
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What came of an import.
-
-    Attributes:
-        passed_over: files that were not used, by reason.
-        without_id: number of studies that the table of ids does not name.
-    """
+    """What came of an import."""
 
     cases: tuple[str, ...]
     faults: tuple[CaseError, ...]
-    passed_over: Mapping[str, int]
-    without_id: int
+    passed_over: Mapping[str, int]  # files that were not used, by reason
+    without_id: int  # studies that the table of ids does not name
 
 
 def import_dicom(
@@ -132,26 +64,29 @@ def import_dicom(
     """
     studies, passed_over = find_studies(folder, advance)
     if not studies:
-        seen = ", ".join(f"{count} {reason}" for reason, count in passed_over.most_common())
+        seen = ", ".join(f"{count} {reason}" for reason, count in passed_over.most_common(3))
         seen = seen or "it is empty, or is not there"
         raise DicomError(f"the folder of DICOM files holds no MR image ({seen}); name the folder of an export")
-    named = {study.uid: case_id for study in studies if (case_id := ids(study)) is not None}
-    if twice := duplicated(named.values()):
+    named = [(case_id, study) for study in studies if (case_id := ids(study)) is not None]
+    known = {case_id for case_id, _ in named}
+    if twice := duplicated(case_id for case_id, _ in named):
         raise DicomError(
             f"{len(twice)} ids stand for several studies each: {shortened(twice)}; "
             "give each its own line in the table of ids, with the study's UID or date"
         )
     overrides = overrides or {}
-    if unknown := sorted(set(overrides) - set(named.values())):
+    if unknown := sorted(set(overrides) - known):
         raise DicomError(f"overrides of {len(unknown)} cases that are not there: {shortened(unknown)}")
+    archive.sweep()
     archive.sweep()
     done: list[str] = []
     faults: list[CaseError] = []
     rows: list[tuple[object, ...]] = []
-    for study in sorted((study for study in studies if study.uid in named), key=lambda study: named[study.uid]):
-        case_id = named[study.uid]
+    for case_id, study in sorted(named, key=lambda one: one[0]):
         choice = choose(study, config, overrides.get(case_id))
         rows += _rows(case_id, choice)
+        if study.note:
+            log.warning("%s: %s", case_id, study.note)
         try:
             _write(case_id, choice, archive)
             done.append(case_id)
@@ -188,7 +123,9 @@ def _rows(case_id: str, choice: Choice) -> list[tuple[object, ...]]:
         spacing = (f"{step:.4g}" for step in stack.spacing_mm)
         shows = stack.role or "other"
         size = len(stack.slices), *first.shape
-        rows.append((case_id, first.number, shows, b, *size, *spacing, chosen_as, reason))
+        rows.append(
+            (case_id, first.number, first.acquisition or "", stack.kind, shows, b, *size, *spacing, chosen_as, reason)
+        )
     if choice.fault:
         rows.append((case_id, *[""] * (len(_COLUMNS) - 2), f"left out: {choice.fault}"))
     return rows

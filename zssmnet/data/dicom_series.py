@@ -1,50 +1,40 @@
-"""DICOM files grouped into stacks, the slices that make one volume, and what each stack shows.
+"""DICOM files grouped into stacks, the slices that make one volume, whose roles are then recognised.
 
 A series may hold several stacks, one for each b-value as a rule. Names of files and folders mean nothing.
 """
 
-import re
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from functools import lru_cache
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pydicom
 
-from zssmnet.data.dicom_headers import Slice, read_slices
+from zssmnet.data.dicom_headers import NOT_MR, Slice, read_slices
+from zssmnet.data.dicom_roles import Role, content_of, normal_of, role_of
 
-Role = Literal["T2W", "ADC", "DWI"]
 GAP_TOLERANCE = 0.05
 """Largest deviation of a gap between slices from the median gap, as a share of it."""
-LOWEST_T2_ECHO_MS = 60.0
-_SAME_PLACE_MM = 0.01
-_NOT_ACQUIRED = frozenset({"LOCALIZER", "MPR", "MIP", "MNIP", "PROJECTION IMAGE", "SCREEN SAVE", "SUBTRACTION"})
-_OTHER_MAPS = frozenset({"FA", "EADC", "EXPONENTIAL", "TENSOR", "COLFA"})
-_ADC_IN_TEXT = re.compile(r"(?<![a-z])d?adc(?![a-z])|apparent diffusion", re.IGNORECASE)
-_OTHER_MAP_IN_TEXT = re.compile(r"e-?adc|exponential|(?<![a-z])fa(?![a-z])", re.IGNORECASE)
-_T2_IN_TEXT = re.compile(r"(?<![a-z])t2(?![a-z*])", re.IGNORECASE)
-_PLANES = ("sagittal", "coronal", "axial")
+TOLERANCE_MM = 0.1
+"""Largest difference in place, anywhere in a volume, between slices or grids that count as equal."""
+_ECHO_TOLERANCE_MS, _B_TOLERANCE = 0.5, 1.0
+_ALIKE = 0.02
+"""Difference of orientation and spacing up to which stacks of a series are expected to have the same positions."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Slices of one volume, ordered from feet to head along their normal.
+    """Slices of one volume, ordered from feet to head along their normal."""
 
-    Attributes:
-        slices: one a position.
-        role: what it can be used as; None if nothing.
-        reason: what it was recognised by, or why it has no role.
-        fault: why it makes no volume, as a missing slice; empty if it does.
-    """
-
-    slices: tuple[Slice, ...]
-    role: Role | None
-    reason: str
-    fault: str
+    slices: tuple[Slice, ...]  # one a position, unless there is a fault
+    role: Role | None  # what it can be used as
+    reason: str  # what it was recognised by, or why it has no role
+    fault: str  # why it makes no volume, as a missing slice; empty if it does
 
     @property
     def first(self) -> Slice:
@@ -54,9 +44,21 @@ class Stack:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Spacing x, y, z."""
-        places = positions_along_normal(self.slices)
+        places = sorted(positions_along_normal(self.slices))
         step = float(places[-1] - places[0]) / max(1, len(places) - 1)
         return (*self.first.spacing, step)
+
+    @property
+    def kind(self) -> str:
+        """The values of ImageType that all slices have, and whether it is a trace or a direction."""
+        shared = [word for word in self.first.kind if all(word in one.kind for one in self.slices)]
+        return " ".join([*dict.fromkeys(shared), *([self.first.diffusion.upper()] if self.first.b else [])]).strip()
+
+    @property
+    def made(self) -> tuple[str, int, int, str]:
+        """When it was recorded, sortable: later ones replace earlier ones."""
+        first = self.first
+        return first.taken, first.number, first.acquisition, min(one.acquired for one in self.slices)
 
     @property
     def name(self) -> str:
@@ -67,11 +69,12 @@ class Stack:
 
 @dataclass(frozen=True)
 class Study:
-    """One examination: the stacks of all its series."""
+    """One examination: the stacks of all its series; a note where its StudyInstanceUID is missing or shared."""
 
     uid: str
     patient: str
     date: str
+    note: str
     stacks: tuple[Stack, ...]
 
 
@@ -82,22 +85,19 @@ def find_studies(folder: Path, advance: Callable[[], object] = lambda: None) -> 
         folder: the tree; links to folders are not followed.
     """
     passed_over: Counter[str] = Counter()
-    slices: dict[tuple[str, int | None], Slice] = {}
+    slices: list[Slice] = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             found = read_slices(file)
         except OSError:
             found = "unreadable"
         advance()
-        if isinstance(found, str):
-            passed_over[found] += 1
-            continue
-        for one in found:
-            if slices.setdefault((one.instance, one.frame), one) is not one:
-                passed_over["a copy of another file"] += 1
-                break
-    by_study = _grouped(slices.values(), attrgetter("study"))
-    return [_study(list(members)) for members in by_study], passed_over
+        slices += found if isinstance(found, list) else []
+        passed_over.update([found] if isinstance(found, str) else {one.unusable for one in found if one.unusable})
+    studies = _grouped(slices, lambda one: (one.person, one.study or one.study_date))
+    with_images = [members for members in studies if any(one.unusable not in NOT_MR for one in members)]
+    patients = Counter(members[0].study for members in with_images)
+    return [_study(members, patients[members[0].study] > 1, passed_over) for members in with_images], passed_over
 
 
 def positions_along_normal(slices: Iterable[Slice]) -> list[float]:
@@ -107,11 +107,6 @@ def positions_along_normal(slices: Iterable[Slice]) -> list[float]:
     return [float(normal @ one.position) for one in slices]
 
 
-def normal_of(one: Slice) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """The slice's normal."""
-    return np.cross(one.orientation[:3], one.orientation[3:])
-
-
 def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
     groups: dict[Hashable, list[Slice]] = {}
     for one in slices:
@@ -119,68 +114,128 @@ def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[
     return list(groups.values())
 
 
-def _study(slices: list[Slice]) -> Study:
+def _study(slices: list[Slice], is_shared: bool, passed_over: Counter[str]) -> Study:
     first = slices[0]
-    stacks = [stack for series in _grouped(slices, attrgetter("series")) for stack in _stacks(series)]
-    stacks.sort(key=lambda stack: (stack.first.number, stack.first.series, stack.first.b or 0, stack.first.kind))
-    return Study(first.study, first.patient, first.study_date, tuple(stacks))
+    note = "shares its StudyInstanceUID with another patient, and is kept apart" if is_shared else ""
+    note = note if first.study else "has no StudyInstanceUID (the images of one patient and day are one study)"
+    uid = (first.study or first.study_date) + (first.person if note and not first.patient else "")
+    series = _grouped(slices, attrgetter("series"))
+    diffusion = list({(one.series, one.echo_ms): one for one in slices if one.b and not one.unusable}.values())
+    stacks = [stack for members in series for stack in _stacks(members, diffusion, passed_over)]
+    stacks.sort(key=lambda one: (one.first.number, one.first.series, one.first.b or 0, one.kind, one.made))
+    return Study(uid, first.patient, first.study_date, note, tuple(stacks))
 
 
-def _stacks(series: list[Slice]) -> list[Stack]:
-    """The stacks of one series; one with fewer positions than its sisters lacks slices."""
-    groups = [part for group in _grouped(series, _make) for part in _without_doubles(group)]
-    most = max(len(group) for group in groups)
-    return [_stack(group, most) for group in groups]
+def _stacks(series: list[Slice], diffusion: list[Slice], passed_over: Counter[str]) -> list[Stack]:
+    """The stacks of one series; one that lacks positions which its sisters of one geometry have lacks slices."""
+    usable = [one for one in series if not one.unusable]
+    unusable = _grouped((one for one in series if one.unusable), lambda one: (one.unusable, content_of(one)))
+    stacks = [Stack(tuple(group), None, f"is {group[0].unusable}", f"is {group[0].unusable}") for group in unusable]
+    groups: list[list[Slice]] = []
+    for one in usable:
+        if (home := next((group for group in groups if _is_of(one, group[0])), None)) is None:
+            groups.append(home := [])
+        home.append(one)
+    for group in groups:
+        first = group[0]
+        sisters = [one for one in usable if _turned_or_scaled(one, first) < _ALIKE]
+        most = len(_by_place([one for one in sisters if one.frame_of_reference == first.frame_of_reference]))
+        beside = any(one.series == first.series or _is_of_one_protocol(one, first) for one in diffusion)
+        lost = {bad[0].unusable for bad in unusable if content_of(bad[0]) == content_of(first)} - NOT_MR
+        for part in _volumes(group, passed_over):
+            fault = _fault(part, most) or "".join(f"lacks slices, which are {why}" for why in sorted(lost)[:1])
+            stacks.append(Stack(tuple(part), *role_of(part[0], beside), fault))
+    return stacks
 
 
-def _make(one: Slice) -> Hashable:
-    """What all slices of a volume have in common."""
-    orientation = tuple(round(cosine, 3) + 0.0 for cosine in one.orientation)
-    return one.b, one.kind, one.directional, orientation, one.shape, one.spacing, one.echo_ms
+def _is_of(one: Slice, other: Slice) -> bool:
+    """Whether two slices may belong to one volume."""
+    same_b = abs((one.b or 0) - (other.b or 0)) <= _B_TOLERANCE
+    return content_of(one) == content_of(other) and same_b and _is_of_one_protocol(one, other)
 
 
-def _without_doubles(group: list[Slice]) -> list[list[Slice]]:
-    """A group with one slice a position: separated by acquisition or temporal position, or equal and left out.
+def _is_of_one_protocol(one: Slice, other: Slice) -> bool:
+    same_echo = abs((one.echo_ms or 0) - (other.echo_ms or 0)) <= _ECHO_TOLERANCE_MS
+    return same_echo and one.frame_of_reference == other.frame_of_reference and same_plane(one, other)
 
-    Where neither helps, the group is returned as it is.
+
+def same_plane(one: Slice, other: Slice) -> bool:
+    """Whether two slices have one orientation, spacing and shape, but for differences that no voxel's place shows."""
+    extent_mm = max(n * step for n, step in zip(one.shape, one.spacing, strict=True))
+    return _turned_or_scaled(one, other) * extent_mm < TOLERANCE_MM
+
+
+def _turned_or_scaled(one: Slice, other: Slice) -> float:
+    """The difference between orientations and spacings as a share of the extent; infinite for another shape."""
+    turned = max(abs(a - b) for a, b in zip(one.orientation, other.orientation, strict=True))
+    scaled = max(abs(a / b - 1) for a, b in zip(one.spacing, other.spacing, strict=True))
+    return max(turned, scaled) if one.shape == other.shape else np.inf
+
+
+def _by_place(group: list[Slice]) -> list[list[Slice]]:
+    """The slices at each position, from feet to head."""
+    places: list[list[Slice]] = []
+    start = -np.inf
+    order = sorted(zip(positions_along_normal(group), group, strict=True), key=lambda at: (at[0], at[1].instance))
+    for place, one in order:
+        if place - start > TOLERANCE_MM:
+            places.append([])
+            start = place
+        places[-1].append(one)
+    return places
+
+
+def _volumes(group: list[Slice], passed_over: Counter[str]) -> list[list[Slice]]:
+    """A group with one slice a position: copies left out, repeats told apart by what was recorded of them.
+
+    Where nothing tells them apart, the group is returned as it is.
     """
-    if _repeated(group) == 1:
-        return [group]
-    for key in (attrgetter("acquisition"), attrgetter("temporal_position")):
-        parts = _grouped(group, key)
-        if len(parts) > 1 and all(_repeated(part) == 1 for part in parts):
+    places = [_without_copies(there) for there in _by_place(group)]
+    left = [one for there in places for one in there]
+    passed_over.update(["a copy of another file"] * (len(group) - len(left)))
+    most = max(map(len, places))
+    orders = (attrgetter("acquisition"), attrgetter("temporal_position"), attrgetter("acquired"))
+    for order in orders if most > 1 and len(left) == most * len(places) else ():
+        volumes = [list(volume) for volume in zip(*(sorted(there, key=order) for there in places), strict=True)]
+        if all(max(map(order, one)) < min(map(order, after)) for one, after in pairwise(volumes)):
+            return volumes
+    keys = (*orders[:2], attrgetter("kind"), attrgetter("acquisition", "temporal_position", "kind"))
+    for key in keys if most > 1 else ():
+        parts = _grouped(left, key)
+        if all(len(_by_place(part)) == len(part) for part in parts):
             return parts
+    return [left]
+
+
+def _without_copies(there: list[Slice]) -> list[Slice]:
+    """Slices at one position, those left out that equal another of the same acquisition in their pixels."""
+    if len(there) == 1 or (there[0].b and there[0].diffusion == "direction"):
+        return there
+    made = attrgetter("acquisition", "temporal_position", "acquired", "kind", "scaling")
     kept: list[Slice] = []
-    for _, there in groupby(sorted(group, key=_place), key=_place):
-        first, *others = there
-        kept += [first, *(other for other in others if not _same_pixels(first, other))]
-    return [kept]
+    for group in _grouped(there, made):
+        kept += group if len(group) == 1 else {_pixels(one): one for one in group}.values()
+    return kept
 
 
-def _place(one: Slice) -> int:
-    return round(float(normal_of(one) @ one.position) / _SAME_PLACE_MM)
+def _pixels(one: Slice) -> tuple[bytes, int | None]:
+    return _digest(one.file), one.frame
 
 
-def _repeated(group: list[Slice]) -> int:
-    """The largest number of slices at one position."""
-    return max(Counter(map(_place, group)).values())
+@lru_cache(maxsize=1024)
+def _digest(file: Path) -> bytes:
+    data = pydicom.dcmread(file, force=True, specific_tags=["PixelData"])
+    return hashlib.sha256(data.get("PixelData") or str(file).encode()).digest()
 
 
-def _same_pixels(one: Slice, other: Slice) -> bool:
-    if one.frame is not None or other.frame is not None or one.scaling != other.scaling:
-        return False
-    first, second = (pydicom.dcmread(each.file, force=True).get("PixelData") for each in (one, other))
-    return bool(first == second)
-
-
-def _stack(group: list[Slice], most: int) -> Stack:
-    group.sort(key=lambda one: (_place(one), one.instance))
-    role, reason = _role(group[0])
-    return Stack(tuple(group), role, reason, _fault(group, most))
+def same_pixels(one: Stack, other: Stack) -> bool:
+    """Whether two stacks are copies of each other."""
+    ours, theirs = ([(_pixels(part), part.scaling) for part in stack.slices] for stack in (one, other))
+    return ours == theirs
 
 
 def _fault(ordered: list[Slice], most: int) -> str:
-    repeated = _repeated(ordered)
+    repeated = max(map(len, _by_place(ordered)))
     if repeated > 1:
         return f"has {repeated} different slices at one position (gradient directions, or two recordings in one?)"
     if len(ordered) < 2:
@@ -200,38 +255,3 @@ def _fault(ordered: list[Slice], most: int) -> str:
     if len(ordered) < most:
         return f"lacks {most - len(ordered)} of the {most} slices that its series has for other images"
     return ""
-
-
-def _role(one: Slice) -> tuple[Role | None, str]:
-    """What slices show, by their headers; SeriesDescription is the last resort."""
-    kind = set(one.kind)
-    if one.burnt_in:
-        return None, "has text burnt into its pixels"
-    if kind & _NOT_ACQUIRED:
-        return None, f"is no acquired volume ({', '.join(sorted(kind & _NOT_ACQUIRED))})"
-    if (plane := _PLANES[int(np.abs(normal_of(one)).argmax())]) != "axial":
-        return None, f"is {plane}"
-    by_text = "DERIVED" in kind or "SECONDARY" in kind
-    if kind & _OTHER_MAPS or (by_text and _OTHER_MAP_IN_TEXT.search(one.description)):
-        return None, "is another map of diffusion"
-    if any(part.startswith("ADC") for part in kind):
-        return "ADC", "ADC by ImageType"
-    if by_text and _ADC_IN_TEXT.search(one.description):
-        return "ADC", "ADC by SeriesDescription"
-    return _role_of_signal(one)
-
-
-def _role_of_signal(one: Slice) -> tuple[Role | None, str]:
-    is_diffusion = "DIFFUSION" in one.kind or "EP" in one.scanning
-    if one.b is not None and (is_diffusion or not one.scanning):
-        if one.directional and one.b > 0:
-            return None, "is one gradient direction, no trace"
-        return "DWI", f"diffusion with b {one.b:g} s/mm2"
-    if is_diffusion:
-        return None, "is echo-planar without a b-value"
-    if one.echo_ms is not None and one.scanning:
-        is_t2 = "SE" in one.scanning and one.echo_ms >= LOWEST_T2_ECHO_MS
-        return ("T2W", f"spin echo, echo time {one.echo_ms:g} ms") if is_t2 else (None, "is not T2-weighted")
-    if _T2_IN_TEXT.search(one.description):
-        return "T2W", "T2W by SeriesDescription"
-    return None, "is not recognised"

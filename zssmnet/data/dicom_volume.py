@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pydicom
 import SimpleITK as sitk
 
-from zssmnet.data.dicom_series import Stack, normal_of
+from zssmnet.data.dicom_roles import normal_of
+from zssmnet.data.dicom_series import Stack
 from zssmnet.data.image_io import array_of, image_like
 from zssmnet.errors import DicomError
 
@@ -64,13 +65,23 @@ def compute_high_b(stacks: Sequence[Stack], b: float) -> sitk.Image:
     if len(values) < 2:
         raise DicomError(f"{stacks[0].name}: a high b-value can be computed from two lower ones or more, not from one")
     images = [read_volume(stack) for stack in usable]
-    logs_BZYX = np.log(np.maximum([array_of(image) for image in images], 1.0))
+    steps_BZYX, units_BZYX = _steps(usable)
+    logs_BZYX = np.log(np.maximum([array_of(image) for image in images], steps_BZYX) / units_BZYX)
     centred = values - values.mean()
     mean_ZYX = logs_BZYX.mean(axis=0)
     adc_ZYX = -np.tensordot(centred, logs_BZYX, axes=1) / float(centred @ centred)
     adc_ZYX = np.clip(adc_ZYX, 0, HIGHEST_FITTED_ADC * 1e-6)
-    signal_ZYX = np.exp(mean_ZYX - (b - values.mean()) * adc_ZYX)
+    signal_ZYX = np.exp(mean_ZYX - (b - values.mean()) * adc_ZYX) * units_BZYX[0]
     return image_like(signal_ZYX.astype(np.float32), images[0])
+
+
+def _steps(stacks: Sequence[Stack]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """For each slice, one step of its stored values, and the value whose multiples are comparable between images."""
+    slopes_BZ = np.array([[abs(one.scaling[0]) for one in stack.slices] for stack in stacks])
+    scales = [[one.scale_slope for one in stack.slices] for stack in stacks]
+    has_scales = all(scale is not None for row in scales for scale in row)
+    units_BZ = slopes_BZ * np.array(scales, np.float64) if has_scales else np.ones_like(slopes_BZ)
+    return np.stack([slopes_BZ, units_BZ])[..., None, None]
 
 
 def _b(stack: Stack) -> float:
@@ -78,7 +89,7 @@ def _b(stack: Stack) -> float:
 
 
 def _read(stack: Stack) -> sitk.Image:
-    if stack.first.frame is not None:
+    if stack.first.frame is not None or any(one.is_mapped for one in stack.slices):
         return _read_frames(stack)
     try:
         return _read_files(stack)
@@ -90,7 +101,7 @@ def _read_files(stack: Stack) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     reader.SetNumberOfThreads(1)
     reader.SetFileNames([str(one.file) for one in stack.slices])
-    if any(one.scaling != (1.0, 0.0) for one in stack.slices):  # which may differ from slice to slice
+    if any(one.scaling != (1.0, 0.0) or one.is_signed != stack.first.is_signed for one in stack.slices):
         reader.SetOutputPixelType(sitk.sitkFloat32)
     return reader.Execute()
 

@@ -174,3 +174,82 @@ def test_a_zonal_mask_is_no_lesion_label(archive: Path) -> None:
     done = written(archive)
     (fault,) = done.left_out
     assert str(fault).startswith(f"case 1_2: {archive}/lesions/1_2.nii.gz: marks the whole gland, voxel by voxel")
+
+
+def relabelled(archive: Path, values: np.ndarray) -> None:
+    """Write values, on T2W's grid, as the label of case 1_2."""
+    file = archive / "lesions/1_2.nii.gz"
+    image = sitk.GetImageFromArray(values)
+    image.CopyInformation(sitk.ReadImage(str(file)))
+    sitk.WriteImage(image, str(file))
+
+
+def blob(archive: Path) -> np.ndarray:
+    """A smooth map from 0 to 1 that is highest in the lesion of case 1_2."""
+    lesion = sitk.ReadImage(str(archive / "lesions/1_2.nii.gz")) > 0
+    smooth = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(sitk.Cast(lesion, sitk.sitkFloat32), 1.0))
+    return (smooth / smooth.max()).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda map_: map_, "a lesion label has whole numbers from 0; threshold a probability map first"),
+        (lambda map_: np.where(map_ > 0.5, 0.97, 0).astype(np.float32), "has the values 0.97:"),
+        (lambda map_: np.where(map_ > 0.5, 1, -1).astype(np.float32), "has the values -1:"),
+        (lambda map_: np.where(map_ > 0.5, 1, np.nan).astype(np.float32), "not finite (NaN"),
+        (lambda map_: np.rint(map_ * 255).astype(np.uint8), "different values, as a scaled probability map"),
+        (lambda map_: np.rint(map_ * 100).astype(np.int16), "different values, as a scaled probability map"),
+        (lambda map_: np.log(np.maximum(map_, 1e-3) / 1.1).astype(np.float64), "has the values -"),
+    ],
+    ids=["probabilities", "one value", "-1", "NaN", "8 bits", "per cent", "logits"],
+)
+def test_a_probability_map_is_no_lesion_label(archive: Path, change, words: str) -> None:
+    relabelled(archive, change(blob(archive)))
+    (fault,) = written(archive).left_out
+    assert fault.case_id == "1_2"
+    assert words in fault.reason
+    assert "\n" not in fault.reason
+
+
+@pytest.mark.parametrize(
+    "change", [lambda one: one * 255.0, lambda one: one + 2e-4, lambda one: one * 3, lambda one: one]
+)
+def test_whole_labels_of_any_type_are_lesions(archive: Path, change) -> None:
+    lesion = blob(archive) > 0.5
+    relabelled(archive, change(lesion.astype(np.float32)))
+    done = written(archive, volume="native")
+    assert done.left_out == ()
+    np.testing.assert_array_equal(read(done.folder / "labelsTr/1_2.nii.gz"), lesion)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda zones: sitk.BinaryErode(zones > 0, (1, 1, 0), sitk.sitkBox),
+        lambda zones: sitk.BinaryDilate(zones > 0, (1, 1, 0), sitk.sitkBox),
+        lambda zones: sitk.BinaryErode(zones > 0, (0, 0, 1), sitk.sitkBox) if zones.GetSize()[2] > 12 else zones > 0,
+        lambda zones: zones == 1,
+        lambda zones: zones == 2,
+        lambda zones: zones * 3,
+        lambda zones: zones >= 0,
+        lambda zones: sitk.Cast(sitk.CyclicShift(zones > 0, (6, 0, 0)), sitk.sitkUInt8),
+        lambda zones: sitk.BinaryErode(zones > 0, (2, 1, 0), sitk.sitkBox),
+    ],
+    ids=[
+        "eroded",
+        "dilated",
+        "fewer slices",
+        "zone 1",
+        "zone 2",
+        "other numbers",
+        "everything",
+        "moved",
+        "eroded twice",
+    ],
+)
+def test_a_mask_of_the_gland_or_a_zone_is_no_lesion_label(archive: Path, change) -> None:
+    mask = change(sitk.ReadImage(str(archive / "zones/1_2.nii.gz")))
+    sitk.WriteImage(sitk.Cast(mask, sitk.sitkUInt8), str(archive / "lesions/1_2.nii.gz"))
+    (fault,) = written(archive).left_out
+    assert "name the folder of lesion labels" in fault.reason

@@ -1,0 +1,120 @@
+"""Vendors' marks of diffusion and scale in DICOM headers: one table, and how it is read.
+
+Sources: PS3.3 (the standard), pydicom's private dictionary (tags and types of private fields), dcm2niix's notes on each
+vendor (what their values mean).
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydicom import Dataset
+
+Diffusion = Literal["trace", "direction", ""]
+"""Mean of all gradient directions, one of them, or unknown."""
+
+
+class Mark(NamedTuple):
+    """A field: its meaning, private creator (empty: a standard field), group, element (of its block), type, source."""
+
+    meaning: Literal["b", "kind", "vector", "scale", "EPI factor"]
+    creator: str
+    group: int
+    element: int
+    vr: str
+    source: str
+
+
+MARKS = (
+    Mark("b", "", 0x0018, 0x9087, "FD", "PS3.3 C.8.13.5.9 DiffusionBValue"),
+    Mark("b", "SIEMENS MR HEADER", 0x0019, 0x0C, "IS", "Siemens B_value"),
+    Mark("b", "GEMS_PARM_01", 0x0043, 0x39, "IS", "GE, first of four, may have 1e9 added"),
+    Mark("b", "Philips Imaging DD 001", 0x2001, 0x03, "FL", "Philips Diffusion B-Factor, 0 where there is none"),
+    Mark("b", "Image Private Header", 0x0065, 0x09, "FD", "UIH"),
+    Mark("b", "", 0x0020, 0x4000, "LT", "Canon ImageComments, b=1500(0.445,0.000,0.895)"),
+    Mark("kind", "", 0x0018, 0x9075, "CS", "PS3.3 C.8.13.5.9 DiffusionDirectionality"),
+    Mark("kind", "SIEMENS MR HEADER", 0x0019, 0x0D, "CS", "Siemens DiffusionDirectionality"),
+    Mark("kind", "Philips Imaging DD 001", 0x2001, 0x04, "CS", "Philips Diffusion Direction: I, or M P S O"),
+    Mark("kind", "GEMS_PARM_01", 0x0043, 0x30, "SS", "GE Vas collapse flag: 15 combined, 3 4 5 16 directions"),
+    Mark("vector", "", 0x0018, 0x9089, "FD", "PS3.3 DiffusionGradientOrientation; Toshiba"),
+    Mark("vector", "SIEMENS MR HEADER", 0x0019, 0x0E, "FD", "Siemens DiffusionGradientDirection"),
+    Mark("vector", "Philips MR Imaging DD 001", 0x2005, 0xB0, "FL", "Philips Diffusion Direction RL"),
+    Mark("vector", "Philips MR Imaging DD 001", 0x2005, 0xB1, "FL", "Philips Diffusion Direction AP"),
+    Mark("vector", "Philips MR Imaging DD 001", 0x2005, 0xB2, "FL", "Philips Diffusion Direction FH"),
+    Mark("vector", "Image Private Header", 0x0065, 0x37, "FD", "UIH"),
+    Mark("vector", "", 0x0020, 0x4000, "LT", "Canon ImageComments"),
+    Mark("scale", "Philips MR Imaging DD 001", 0x2005, 0x0E, "FL", "Philips Scale Slope: stored / it is comparable"),
+    Mark("EPI factor", "Philips Imaging DD 001", 0x2001, 0x13, "SL", "Philips, above 1 where echo-planar"),
+)
+_KINDS: dict[str, Diffusion] = dict.fromkeys(("ISOTROPIC", "I", "15"), "trace")
+_KINDS |= dict.fromkeys(("DIRECTIONAL", "BMATRIX", "M", "P", "S", "O", "3", "4", "5", "16"), "direction")
+_TRACES = frozenset({"TRACEW", "TRACE", "CALC_BVAL", "ISOTROPIC"})
+"""Values of ImageType."""
+_GE_OFFSET = 100_000
+_B_IN_TEXT = re.compile(r"(?<![a-z])b[ =_-]?(\d{1,4})(?![\d_])", re.IGNORECASE)
+"""``ep_b800t``; not ``ep_b50_800``, the range that a map was made from."""
+_CANON = re.compile(r"^\s*\[?b=([\d.]+)(?:\(([^)]*)\))?")
+_BINARY = {"FD": "<f8", "FL": "<f4", "SS": "<i2", "SL": "<i4"}
+
+
+def numbers(value: Any) -> list[float]:
+    """The numbers of a field's value, in whatever form it has; none where one of them is no finite number."""
+    parts = value.split("\\") if isinstance(value, str) else value if isinstance(value, Iterable) else [value]
+    try:
+        found = [float(str(part).replace(",", ".")) for part in parts]
+    except ValueError:
+        return []
+    return found if all(map(math.isfinite, found)) else []
+
+
+def b_value(places: list[Dataset], texts: Iterable[str]) -> float | None:
+    """The b-value in s/mm2: the standard field's, then the vendor's, then that of SequenceName or SeriesDescription."""
+    for values in marked(places, "b"):
+        if (found := numbers(values[:1])) and found[0] >= 0:
+            return found[0] % _GE_OFFSET
+    return next((float(match[1]) for text in texts if (match := _B_IN_TEXT.search(text))), None)
+
+
+def diffusion_kind(places: list[Dataset], image_type: Iterable[str]) -> Diffusion:
+    """Whether a diffusion image shows one gradient direction or all; a mark of all outweighs the others."""
+    kinds = {_KINDS.get(str(values[0]).strip().upper(), "") for values in marked(places, "kind")}
+    if "trace" in kinds or not _TRACES.isdisjoint(image_type):
+        return "trace"
+    has_vector = any(math.hypot(*numbers(values)) > 0.1 for values in marked(places, "vector"))
+    return "direction" if "direction" in kinds or has_vector else ""
+
+
+def marked(places: list[Dataset], meaning: str) -> Iterator[list[Any]]:
+    """The values of each field of a meaning that is there, in the table's order."""
+    blocks = [_blocks(place) for place in places]
+    for mark in (mark for mark in MARKS if mark.meaning == meaning):
+        for place, block in zip(places, blocks, strict=True):
+            start = block.get((mark.group, mark.creator)) if mark.creator else 0
+            if start is not None and (values := _values(place, mark, start)):
+                yield values
+
+
+def _blocks(place: Dataset) -> dict[tuple[int, str], int]:
+    """Where the elements of each group and private creator begin; pydicom's own search sorts all fields each time."""
+    creators = (tag for tag in list(place.keys()) if (tag >> 16) & 1 and 0x10 <= tag & 0xFFFF <= 0xFF)
+    return {(tag >> 16, str(place[tag].value).strip()): (tag & 0xFF) << 8 for tag in creators}
+
+
+def _values(place: Dataset, mark: Mark, block: int) -> list[Any]:
+    try:
+        value = place[mark.group, block | mark.element].value
+    except Exception:  # it is not there, or damaged
+        return []
+    if isinstance(value, bytes):  # its type is lost
+        text = value.rstrip(b"\0 ").decode("latin-1")
+        is_text = mark.vr not in _BINARY or re.fullmatch(r"[\d.\\-]+", text)
+        size = 0 if is_text else np.dtype(_BINARY[mark.vr]).itemsize
+        value = text if not size else np.frombuffer(value[: len(value) // size * size], _BINARY[mark.vr]).tolist()
+    if mark.vr == "LT":
+        found = _CANON.search(str(value))
+        value = (found[1] if mark.meaning == "b" else (found[2] or "").replace(",", "\\")) if found else None
+    if isinstance(value, str):
+        return value.split("\\") if value else []
+    return [] if value is None else list(value) if isinstance(value, Iterable) else [value]
