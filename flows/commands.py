@@ -77,9 +77,8 @@ def pretrain(options: argparse.Namespace) -> None:
     """Pre-train."""
     folders = {"cubes_path": options.data, "output_path": options.output}
     done = _run(options, "pretrain", **folders, config=settings_of(options).pretraining)
-    say(
-        f"best epoch {done.best_epoch} of {len(done.history)}, validation loss {done.best_validation_loss:.5f}: {done.model}"
-    )
+    best = f"best epoch {done.best_epoch} of {len(done.history)}, validation loss {done.best_validation_loss:.5f}"
+    say(f"{best}: {done.model}")
 
 
 def run(options: argparse.Namespace) -> None:
