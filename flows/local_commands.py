@@ -13,7 +13,8 @@ from flows.ends import say
 from flows.settings import validated, with_flags
 from zssmnet.config import DicomConfig, ExportConfig, MaskChecksConfig, NnunetDatasetConfig, PackageConfig
 from zssmnet.errors import DicomError, InputError
-from zssmnet.storage import open_storage, read_file
+from zssmnet.storage import folder_and_name, open_storage, read_file
+from zssmnet.storage.address import local_path
 from zssmnet.storage.keys import printable
 
 
@@ -35,7 +36,7 @@ def import_dicom(options: argparse.Namespace) -> None:
     overrides = read_overrides(read_file(config.overrides), config.overrides) if config.overrides else {}
     archive = open_storage(options.output)
     with counter("files") as advance:
-        done = import_dicom(Path(config.dicom_path), archive, ids, config, overrides, advance)
+        done = import_dicom(local_path(config.dicom_path), archive, ids, config, overrides, advance)
     if done.passed_over:
         say("files passed over: " + ", ".join(f"{count} {reason}" for reason, count in done.passed_over.items()))
     if done.without_id:
@@ -85,7 +86,7 @@ def upload(options: argparse.Namespace) -> None:
 
 def _key(file: str, archive: str) -> bytes:
     """The secret key, which must not lie in the archive, to be given away with it."""
-    if Path(file).absolute().is_relative_to(Path(archive).absolute()):
+    if f"{folder_and_name(file)[0].uri}/".startswith(f"{open_storage(archive).uri}/"):
         raise DicomError(f"{file}: the key lies in the archive; keep it elsewhere, it links the new ids to the old")
     return read_file(file).strip()
 
@@ -94,8 +95,6 @@ def nnunet_dataset(options: argparse.Namespace) -> None:
     """Write a raw data set for nnU-Net v2."""
     config = validated(NnunetDatasetConfig, with_flags(NnunetDatasetConfig, {}, options))
     from zssmnet.handoff.nnunet_dataset import dataset_folder, write_nnunet_dataset
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.local import local_path
 
     folder = dataset_folder(local_path(options.output), config)
     images, masks, lesions = map(open_storage, (options.images_path, options.zonal_mask_path, options.lesion_path))

@@ -1,9 +1,8 @@
 """Addresses of a run: the same for each of its processes, or refused before any work."""
 
-import os
-
 from prefect.context import FlowRunContext
 
+from zssmnet.environment import variable
 from zssmnet.errors import InputError
 
 STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
@@ -22,9 +21,7 @@ def check_valid_everywhere(*addresses: str | None, elsewhere: bool = False) -> N
             is a temporary one, or in one with parts elsewhere.
     """
     context = FlowRunContext.get()
-    deployed = bool(
-        os.environ.get(STARTED_BY_WORKER) or (context and context.flow_run and context.flow_run.deployment_id)
-    )
+    deployed = bool(variable(STARTED_BY_WORKER) or (context and context.flow_run and context.flow_run.deployment_id))
     for address in addresses if deployed or elsewhere else ():
         if address and "://" not in address and not address.startswith("/"):
             raise InputError(

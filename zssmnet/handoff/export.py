@@ -13,7 +13,7 @@ from zssmnet.handoff.load import LoadReport, load_body
 from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, read_weights, record_in
 from zssmnet.mnet import MNet
 from zssmnet.storage import LocalStorage
-from zssmnet.storage.local import local_path
+from zssmnet.storage.address import local_path
 from zssmnet.training.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)

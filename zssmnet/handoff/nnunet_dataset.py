@@ -28,8 +28,8 @@ from zssmnet.handoff.lesions import ISUP_GRADES, Labels, check_labelled, prepare
 from zssmnet.handoff.network_input import CHANNEL_NAMES, input_CZYX
 from zssmnet.preparation.resampling import grid_of
 from zssmnet.storage import LocalStorage, Storage, read_file
+from zssmnet.storage.address import local_path
 from zssmnet.storage.interface import Listed
-from zssmnet.storage.local import local_path
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 from typing_extensions import override
 
 from zssmnet.errors import StorageError
+from zssmnet.storage.address import local_path
 from zssmnet.storage.interface import Entry, Storage, flush_to_disk, storage_errors
 from zssmnet.storage.keys import checked_key
 from zssmnet.storage.process_id import new_name, sweep
@@ -30,13 +31,6 @@ GUARD_S = 60.0
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NO_FLUSHING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 """What file systems answer that cannot flush a folder, some network ones among them."""
-
-
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """A path in which `~` is the home."""
-    with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
-        return Path(path).expanduser()
-    return Path(path)
 
 
 class LocalStorage(Storage):
