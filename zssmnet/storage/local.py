@@ -28,9 +28,9 @@ ABANDONED_S = 86_400
 GUARD_S = 60.0
 """An exchange takes milliseconds; what is left of one after this time was left by a process that was killed."""
 
+_FIRST_S, _LAST_S = -62_135_510_400, 253_402_214_400
+"""The times that Python knows in every time zone, in s: broken clocks and copies give files others."""
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_NO_FLUSHING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
-"""What file systems answer that cannot flush a folder, some network ones among them."""
 
 
 class LocalStorage(Storage):
@@ -68,7 +68,7 @@ class LocalStorage(Storage):
                     return None
                 raise
         version = f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"  # clocks of file systems tick slowly
-        modified = datetime.fromtimestamp(found.st_mtime, UTC)
+        modified = datetime.fromtimestamp(min(max(found.st_mtime, _FIRST_S), _LAST_S), UTC)
         return Entry(key, found.st_size, version, modified) if stat.S_ISREG(found.st_mode) else None
 
     @override
@@ -225,17 +225,8 @@ def _flush_entry(path: Path, and_its_folders: bool = False) -> None:
     files are not; where its folder is new, the folders' own entries as well.
     """
     for folder in path.parents if and_its_folders else [path.parent]:
-        try:
-            entries = os.open(folder, os.O_RDONLY)
-        except (PermissionError, FileNotFoundError):  # not to be listed, above the root; removed since, being empty
-            continue
-        try:
-            os.fsync(entries)
-        except OSError as error:
-            if error.errno not in _NO_FLUSHING:
-                raise
-        finally:
-            os.close(entries)
+        with suppress(PermissionError, FileNotFoundError):  # not to be listed, above the root; removed, being empty
+            flush_to_disk(folder)
 
 
 def _remove_if_empty(folder: Path) -> bool:
