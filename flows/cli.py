@@ -127,6 +127,7 @@ COMMANDS = {
             "source": ("D", "folder, with all below it"),
             "output": ("D", "s3://bucket/prefix, or a folder"),
         },
+        ("UploadConfig",),
     ),
     "verify": Command("check a working root against its records", "--output root", _ROOT),
     "versions": Command("list the published models, the stable one marked", "--output root", _ROOT),

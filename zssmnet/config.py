@@ -105,6 +105,8 @@ MaxWarnings = Annotated[
     Flag("max_warnings", "N"),
 ]
 
+Force = Annotated[bool, Field(description="Replace files that this command did not make"), Flag("force")]
+
 CasesPerTask = Annotated[
     int | None,
     Field(ge=1, description="Cases per Prefect task (default 1; more above 2,000 cases)"),
@@ -144,6 +146,7 @@ class MaskChecksConfig(_Frozen):
         None, description="Folder or s3://bucket/prefix of the images, to check where the glands lie"
     )
     archive_format: FormatChoice = None
+    force: Force = False
 
 
 class PreparationConfig(_Frozen):
@@ -439,9 +442,16 @@ class NnunetDatasetConfig(_Frozen):
         "gland; native: on T2W's grid, whole",
     )
     preparation: PreparationConfig = Field(PreparationConfig(), description="Target spacing and margin")
+    force: Force = False
     splits_path: SplitsPath = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class UploadConfig(_Frozen):
+    """Copying of a folder."""
+
+    force: Force = False
 
 
 class ExportConfig(_Frozen):
@@ -453,6 +463,7 @@ class ExportConfig(_Frozen):
     classes: Annotated[int | None, Flag("classes", "N")] = Field(
         None, ge=1, description="For nnU-Net v2: classes of new heads, background included (default: no heads)"
     )
+    force: Force = False
 
 
 class PackageConfig(_Frozen):
@@ -465,6 +476,7 @@ class PackageConfig(_Frozen):
     probe_path: Annotated[str | None, Flag("probe", "F")] = Field(
         None, description="JSON file with the probe's result, for the card"
     )
+    force: Force = False
 
 
 class ProbeScale(_Frozen):
