@@ -217,6 +217,8 @@ def _raise_unless_missing(error: OSError) -> None:
 
 def _move(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise StorageError(f"{target}: is a device or pipe, no file; name another")
     file.replace(target)
 
 

@@ -17,5 +17,5 @@ def check_ours(storage: Storage, key: str, is_ours: Callable[[Path], bool], forc
     if not force and storage.stat(key) is not None and not is_ours(storage.local(key)):
         raise InputError(
             f"{storage.where(key)}: was not made by this command, or was changed since; move it away, name another "
-            "place, or give --force to replace it"
+            "place, or give --force, where there is that flag, to replace it"
         )
