@@ -29,8 +29,8 @@ from pydantic import SecretStr
 
 from deployments.automations import announce_crashes, ask_for_signs_of_life, automations, make, notifications
 from flows.ends import run_to_its_end, say
-from zssmnet.environment import variable
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
+from zssmnet.storage.environment import variable
 from zssmnet.storage.s3 import make_bucket
 
 HOUSE = Path(__file__).resolve().parents[1]

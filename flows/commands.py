@@ -18,10 +18,10 @@ from flows.local_commands import package as package
 from flows.local_commands import upload as upload
 from flows.settings import retraining_of, settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
-from zssmnet.environment import variable
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
 from zssmnet.storage.address import local_path
+from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
 
 STAGES = {

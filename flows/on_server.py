@@ -9,8 +9,8 @@ from prefect.settings import PREFECT_API_URL
 from flows.of_stages import summary_of
 from tasks.logs import hide_tracebacks
 from tasks.runner import DASK_ADDRESS
-from zssmnet.environment import variable
 from zssmnet.errors import ConfigError, ServiceError, without_credentials
+from zssmnet.storage.environment import variable
 
 log = logging.getLogger("zssmnet.flows")
 _HINTS = {

@@ -2,8 +2,8 @@
 
 from prefect.context import FlowRunContext
 
-from zssmnet.environment import variable
 from zssmnet.errors import InputError
+from zssmnet.storage.environment import variable
 
 STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 """A variable that Prefect sets for the runs of deployments."""

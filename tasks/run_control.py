@@ -24,8 +24,8 @@ from prefect.exceptions import CancelledRun, Pause, PrefectException
 from prefect.states import Cancelled, Running
 
 from tasks.folders import STARTED_BY_WORKER
-from zssmnet.environment import variable
 from zssmnet.errors import without_credentials
+from zssmnet.storage.environment import variable
 
 log = logging.getLogger("zssmnet.tasks")
 

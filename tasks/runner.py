@@ -19,11 +19,11 @@ from tasks.hand_off import HERE, HandOff, hand_over
 from tasks.progress import RunProgress
 from tasks.run_control import controlled, wait_for_server
 from zssmnet.data.archive import shortened
-from zssmnet.environment import variable
 from zssmnet.runner import core_count, progress_shown_on
 from zssmnet.stages.prepare import CaseToPrepare
 from zssmnet.stages.pretrain import Training
 from zssmnet.storage import open_storage
+from zssmnet.storage.environment import variable
 from zssmnet.storage.lock import LockOptions, lock_options
 
 DASK_ADDRESS = "ZSSMNET_DASK_ADDRESS"

@@ -306,7 +306,7 @@ class TrainingConfig(_Frozen):
         24, ge=1, le=100_000, description="Cubes in a batch; a last partial batch is dropped in training"
     )
     learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
-        0.1, gt=0, le=1000, description="Initial learning rate"
+        0.1, gt=0, le=1e30, description="Initial learning rate"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD; first beta of AdamW")
     halve_every: int = Field(12, ge=1, le=1_000_000, description="Epochs after which the learning rate is halved")
@@ -368,7 +368,7 @@ class ChallengerTrainingConfig(TrainingConfig):
 
     epochs: Annotated[int, Flag("epochs", "N")] = Field(100, ge=1, le=1_000_000, description="Largest number of epochs")
     learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
-        0.01, gt=0, le=1000, description="Initial learning rate"
+        0.01, gt=0, le=1e30, description="Initial learning rate"
     )
     patience: Annotated[int, Flag("patience", "N")] = Field(
         10, ge=1, le=1_000_000, description="Epochs without a better validation loss before training stops"

@@ -15,7 +15,6 @@ from flows.settings import Settings, read_toml, validated
 from tests.reliability.command import zssmnet
 from tests.s3_server import new_root
 from zssmnet.config import PackageConfig
-from zssmnet.environment import Environment, variable
 from zssmnet.errors import ConfigError, InputError, StorageError
 from zssmnet.handoff.export import export_nnunet_v1, export_nnunet_v2
 from zssmnet.handoff.package import write_package
@@ -23,6 +22,7 @@ from zssmnet.mnet import MNet
 from zssmnet.report.masks_page import PAGE, publish_masks_page
 from zssmnet.storage import LocalStorage, interface, open_storage
 from zssmnet.storage.cache import Cache
+from zssmnet.storage.environment import Environment, variable
 from zssmnet.storage.lock import LOCK_FILE, Lock, LockOwner, LockTiming
 from zssmnet.storage.ownership import check_ours
 from zssmnet.storage.records import NOT_YET, Output, Record, publish_record, publish_recorded

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from zssmnet.environment import variable
+from zssmnet.storage.environment import variable
 from zssmnet.storage.interface import flush_to_disk
 from zssmnet.storage.process_id import new_name, sweep
 

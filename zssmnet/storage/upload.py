@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 
-from zssmnet.environment import variable
 from zssmnet.errors import InputError, StorageError
 from zssmnet.storage import Entry, LocalStorage, Storage, sha256_of
+from zssmnet.storage.environment import variable
 from zssmnet.storage.ownership import check_ours
 
 MARKER = "NEW_DATA"

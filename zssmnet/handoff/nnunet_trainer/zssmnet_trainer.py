@@ -19,11 +19,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from typing_extensions import override
 
-from zssmnet.environment import variable
 from zssmnet.handoff.load import load_body
 from zssmnet.handoff.loss import CrossEntropyAndFocalLoss
 from zssmnet.handoff.weights import NETWORK_KEY, read_weights
 from zssmnet.mnet import SUPERVISION_WEIGHTS, MNet, head_sizes
+from zssmnet.storage.environment import variable
 
 WEIGHTS_VARIABLE = "ZSSMNET_WEIGHTS"
 
