@@ -416,3 +416,14 @@ class TestUpload:
             send(source, open_storage(target), advance=interrupt)
         source.publish_bytes("imagesTr/a.nii.gz", b"corrected since")
         assert self.sent(source, target) == ["imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "zones/a.nii.gz", "NEW_DATA"]
+
+
+@pytest.mark.parametrize("name", ["probe.json", "probe.md", "probe.png"])
+def test_a_probe_replaces_no_file_of_others(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"mine": true}')
+    done = zssmnet(
+        *("probe", "--task", "zones", "--images_path", tmp_path, "--zonal_mask_path", tmp_path),
+        *("--weights", tmp_path / "a.model", "--output", tmp_path),
+    )
+    assert f"{tmp_path / name}: was not made by this command" in done.line
+    assert (tmp_path / name).read_text() == '{"mine": true}'

@@ -6,21 +6,11 @@ Keys are POSIX paths relative to a storage's root, for example ``subset0/11373_1
 import os
 
 from zssmnet.errors import InputError, without_credentials
-from zssmnet.storage.address import S3, Address, check_address, checked_address, local_path
+from zssmnet.storage.address import S3, Address, checked_address, local_path
 from zssmnet.storage.interface import Entry, Storage, sha256_of
 from zssmnet.storage.local import LocalStorage
 
-__all__ = [
-    "Address",
-    "Entry",
-    "LocalStorage",
-    "Storage",
-    "check_address",
-    "folder_and_name",
-    "open_storage",
-    "read_file",
-    "sha256_of",
-]
+__all__ = ["Address", "Entry", "LocalStorage", "Storage", "folder_and_name", "open_storage", "read_file", "sha256_of"]
 
 
 def open_storage(uri: Address) -> Storage:

@@ -84,8 +84,8 @@ def variable(name: str) -> Any:
     if not (text or field.default):
         return field.default
     try:
-        kind: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field], config=Environment.model_config)
-        return kind.validate_python(text or field.default)
+        annotation: Any = Annotated[field.annotation, field]
+        return TypeAdapter(annotation, config=Environment.model_config).validate_python(text or field.default)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{name}={text}: {reason}; set it to its default, {field.default!r}, or unset it") from error

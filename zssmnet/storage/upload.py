@@ -42,7 +42,7 @@ def send(
     for entry in entries:
         found, known = there.get(entry.key), noted.get(entry.key, ["", ""])
         if found and [entry.version, found.version] != known and not _is_same(source, target, entry, found):
-            check_ours(target, entry.key, lambda file, is_ours=found.version == known[1]: is_ours, force)
+            check_ours(target, entry.key, lambda file: False, force or found.version == known[1])
             found = None
         if found is None or (to_send and entry.key.rpartition("/")[2] == MARKER):
             to_send.append(entry)
