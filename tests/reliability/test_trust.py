@@ -427,3 +427,14 @@ def test_a_probe_replaces_no_file_of_others(name: str, tmp_path: Path) -> None:
     )
     assert f"{tmp_path / name}: was not made by this command" in done.line
     assert (tmp_path / name).read_text() == '{"mine": true}'
+
+
+def test_an_import_replaces_no_table_of_others(tmp_path: Path) -> None:
+    (tmp_path / "choices.csv").write_text("mine")
+    (tmp_path / "key").write_text("a secret key of some length")
+    (tmp_path / "dicom").mkdir()
+    flags = ("--dicom_path", tmp_path / "dicom", "--key_file", tmp_path / "key", "--output", tmp_path / "there")
+    assert "holds no MR image" in zssmnet("import-dicom", *flags).line
+    (tmp_path / "there").mkdir()
+    (tmp_path / "choices.csv").rename(tmp_path / "there" / "choices.csv")
+    assert "choices.csv: was not made by this command" in zssmnet("import-dicom", *flags).line
