@@ -30,6 +30,7 @@ from pydantic import SecretStr
 from deployments.automations import announce_crashes, automations, expect_heartbeats, make, notifications
 from flows.exit_handling import run_to_its_end, say
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
+from zssmnet.storage.environment import variable
 from zssmnet.storage.s3 import make_bucket
 
 HOUSE = Path(__file__).resolve().parents[1]
@@ -76,7 +77,7 @@ def _make_everything() -> None:
 
 def make_result_storage() -> None:
     """The bucket and the block for the results of runs, where a bucket is named; else results stay on local disks."""
-    if not (bucket := os.environ.get("ZSSMNET_BUCKET")):
+    if not (bucket := variable("ZSSMNET_BUCKET")):
         return
     if make_bucket(bucket):
         say(f"bucket {bucket} is created")
@@ -89,7 +90,7 @@ def make_work_pools() -> None:
     """Create the missing work pools, of type process."""
     with get_client(sync_client=True) as client:
         for name, description in POOLS.items():
-            limit = int(os.environ.get("ZSSMNET_GPU_WORKERS") or 1) if name == "gpu" else None
+            limit = variable("ZSSMNET_GPU_WORKERS") if name == "gpu" else None
             try:
                 there = client.read_work_pool(name)
                 say(f"work pool {name} exists: type {there.type}, limit {there.concurrency_limit or 'none'}")
@@ -203,7 +204,7 @@ def _complete(client: SyncPrefectClient, wanted: Mapping[str, Any]) -> None:
 
 
 def _named_parameters() -> dict[str, str]:
-    return {name: value for name, variable in PARAMETERS.items() if (value := os.environ.get(variable))}
+    return {parameter: value for parameter, name in PARAMETERS.items() if (value := variable(name))}
 
 
 def _shown(schedule: Any) -> str:

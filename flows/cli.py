@@ -127,6 +127,7 @@ COMMANDS = {
             "source": ("D", "folder, uploaded with its subfolders"),
             "output": ("D", "s3://bucket/prefix, or a folder"),
         },
+        ("UploadConfig",),
     ),
     "verify": Command("check a working root against its records", "--output root", _ROOT),
     "versions": Command("list the published models, the stable one marked", "--output root", _ROOT),
@@ -190,7 +191,6 @@ def _run(arguments: Sequence[str] | None) -> None:
         os.environ.setdefault(name, value)
     from flows import commands
 
-    commands.check_addresses(options)
     run: Callable[[argparse.Namespace], None] = getattr(commands, options.command.replace("-", "_"))
     with commands.torchrun_part() if COMMANDS[options.command].trains else nullcontext(False) as is_done:
         if not is_done:
@@ -258,7 +258,9 @@ def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> 
     add_flags(parser, (setting for one in settings for setting in flags_of(one)))
     parts = {field.annotation for field in Settings.model_fields.values()} | {config.ArchiveConfig}
     if parts.intersection(settings):
-        parser.add_argument("--config", metavar="F", help="TOML file of all settings; flags take precedence")
+        parser.add_argument(
+            "--config", metavar="F", type=address, help="TOML file of all settings; flags take precedence"
+        )
     if name == "cubes":
         parser.add_argument(
             "--fold", metavar="K", type=int, choices=range(6), help="only subset K, 0 to 5 (default: all six)"

@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -21,7 +20,8 @@ from flows.settings import retraining_of, settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
-from zssmnet.storage import check_address
+from zssmnet.storage.address import local_path
+from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
 
 STAGES = {
@@ -33,14 +33,6 @@ STAGES = {
     "probe": ("zssmnet.stages.probe:probe_weights", "flows.of_stages:probe"),
 }
 """Where each stage is as a plain function and as a flow; imported when it runs. Both take the same arguments."""
-
-
-def check_addresses(options: argparse.Namespace) -> None:
-    """Raise an InputError if an address has a password in it, before anything notes it."""
-    for value in vars(options).values():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str):
-                check_address(one)
 
 
 @contextmanager
@@ -209,9 +201,9 @@ def demo(options: argparse.Namespace) -> None:
     from zssmnet.stages.demo import demo_run
 
     wanted = validated(DemoConfig, with_flags(DemoConfig, {}, options))
-    cases = evenly_split_cases(wanted.cases)
-    done = _run(options, "run", **demo_run(Path(options.output), cases, wanted.epochs, wanted.seed))
-    say(f"{len(cases)} synthetic examinations, made in {Path(options.output) / 'archive'}, through all stages:")
+    cases, root = evenly_split_cases(wanted.cases), local_path(options.output)
+    done = _run(options, "run", **demo_run(root, cases, wanted.epochs, wanted.seed))
+    say(f"{len(cases)} synthetic examinations, made in {root / 'archive'}, through all stages:")
     say(*done.lines())
 
 
@@ -235,4 +227,4 @@ def _run(options: argparse.Namespace, stage: str, **arguments: Any) -> Any:
 
 
 def _as_flow(options: argparse.Namespace) -> bool:
-    return bool(getattr(options, "prefect", False) or os.environ.get("PREFECT_API_URL"))
+    return bool(getattr(options, "prefect", False) or variable("PREFECT_API_URL"))

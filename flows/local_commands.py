@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import logging
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +10,12 @@ from pathlib import Path
 
 from flows.exit_handling import say
 from flows.settings import validated, with_flags
-from zssmnet.config import DicomConfig, ExportConfig, MaskChecksConfig, NnunetDatasetConfig, PackageConfig
+from zssmnet.config import DicomConfig, ExportConfig, MaskChecksConfig, NnunetDatasetConfig, PackageConfig, UploadConfig
 from zssmnet.errors import DicomError, InputError
-from zssmnet.storage import open_storage, read_file
+from zssmnet.storage import folder_and_name, open_storage, read_file
+from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.keys import printable
+from zssmnet.storage.ownership import check_ours
 
 
 def import_dicom(options: argparse.Namespace) -> None:
@@ -34,8 +35,9 @@ def import_dicom(options: argparse.Namespace) -> None:
         ids = hashed_ids(_key(str(config.key_file), options.output))
     overrides = read_overrides(read_file(config.overrides), config.overrides) if config.overrides else {}
     archive = open_storage(options.output)
+    check_ours(archive, TABLE, lambda file: file.read_bytes().startswith(b"case,series,"))
     with counter("files") as advance:
-        done = import_dicom(Path(config.dicom_path), archive, ids, config, overrides, advance)
+        done = import_dicom(local_path(config.dicom_path), archive, ids, config, overrides, advance)
     if done.passed_over:
         say("files passed over: " + ", ".join(f"{count} {reason}" for reason, count in done.passed_over.items()))
     if done.without_id:
@@ -54,7 +56,9 @@ def check_masks(options: argparse.Namespace) -> None:
     output = open_storage(options.output)
     images = open_storage(config.images_path) if config.images_path else None
     with counter("masks") as advance:
-        found = publish_masks_page(open_storage(config.zonal_mask_path), output, images, config.archive_format, advance)
+        found = publish_masks_page(
+            open_storage(config.zonal_mask_path), output, images, config.archive_format, advance, config.force
+        )
     odd = [one for one in found if one.check.findings]
     for one in odd:
         say(printable(f"{one.case_id}: {'; '.join(one.check.findings)}"))
@@ -64,27 +68,26 @@ def check_masks(options: argparse.Namespace) -> None:
 
 
 def upload(options: argparse.Namespace) -> None:
-    """Copy a folder to where the service reads it."""
-    from zssmnet.storage.s3 import make_bucket
+    """Copy a folder to where the service reads it: what is new there, and the marker of new data last."""
+    from zssmnet.storage.upload import send
 
+    config = validated(UploadConfig, with_flags(UploadConfig, {}, options))
     source, target = open_storage(options.source), open_storage(options.output)
-    if target.uri.startswith("s3://") and make_bucket(bucket := target.uri.split("/")[2]):
-        say(f"bucket {bucket} is made")
-    entries = list(source.list())
-    if not entries:
-        raise InputError(f"{source.uri}: no files there")
-    target.sweep()
+    if target.uri.startswith(S3):
+        from zssmnet.storage.s3 import make_bucket
+
+        if make_bucket(bucket := target.uri.split("/")[2]):
+            say(f"bucket {bucket} is made")
     with counter("files") as advance:
-        for entry in entries:
-            with target.publishing(entry.key) as path:
-                shutil.copyfile(source.local(entry.key), path)
-            advance()
+        entries, sent = send(source, target, config.force, advance)
     say(f"{len(entries)} files, {sum(entry.size for entry in entries):,} bytes: {target.uri}")
+    if 0 < sent < len(entries):
+        say(f"{sent} of them were new or had changed, and were sent")
 
 
 def _key(file: str, archive: str) -> bytes:
     """The secret key, which must not lie in the archive, to be given away with it."""
-    if Path(file).absolute().is_relative_to(Path(archive).absolute()):
+    if f"{folder_and_name(file)[0].uri}/".startswith(f"{open_storage(archive).uri}/"):
         raise DicomError(f"{file}: the key lies in the archive; keep it elsewhere, it links the new ids to the old")
     return read_file(file).strip()
 
@@ -93,8 +96,6 @@ def nnunet_dataset(options: argparse.Namespace) -> None:
     """Write a raw data set for nnU-Net v2."""
     config = validated(NnunetDatasetConfig, with_flags(NnunetDatasetConfig, {}, options))
     from zssmnet.handoff.nnunet_dataset import dataset_folder, write_nnunet_dataset
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.local import local_path
 
     folder = dataset_folder(local_path(options.output), config)
     images, masks, lesions = map(open_storage, (options.images_path, options.zonal_mask_path, options.lesion_path))
@@ -113,10 +114,10 @@ def export(options: argparse.Namespace) -> None:
     from zssmnet.handoff.export import export_nnunet_v1, export_nnunet_v2
 
     if config.to == "nnunet-v1":
-        report = export_nnunet_v1(options.model, options.output)
+        report = export_nnunet_v1(options.model, options.output, config.force)
         say(f"the published segmentation network will take {len(report.taken)} of its {report.total} tensors, no head")
     else:
-        report = export_nnunet_v2(options.model, options.output, config.classes)
+        report = export_nnunet_v2(options.model, options.output, config.classes, config.force)
     say(str(report), options.output)
 
 

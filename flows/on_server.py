@@ -1,7 +1,6 @@
 """Commands as flows: on the Prefect server that the environment names, or on Prefect's own temporary one."""
 
 import logging
-import os
 from typing import Any
 
 from prefect.client.orchestration import get_client
@@ -11,6 +10,7 @@ from flows.of_stages import summary_of
 from tasks.logs import hide_tracebacks
 from tasks.runner import DASK_ADDRESS
 from zssmnet.errors import ConfigError, ServiceError, without_credentials
+from zssmnet.storage.environment import variable
 
 log = logging.getLogger("zssmnet.flows")
 _HINTS = {
@@ -29,7 +29,7 @@ def run_flow(flow: Any, arguments: dict[str, Any]) -> Any:
         ServiceError: no Prefect server answers there, or it does not accept this user; no scheduler of Dask's answers.
     """
     hide_tracebacks()
-    address = os.environ.get(DASK_ADDRESS)
+    address = variable(DASK_ADDRESS)
     if PREFECT_API_URL.value():
         _check_server(str(PREFECT_API_URL.value()))
     elif address:

@@ -1,6 +1,7 @@
 """The settings of a command: defaults, then the TOML file of --config, then the flags that config.py's fields name."""
 
 import argparse
+import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from zssmnet.config import CubesConfig, Flag, PreparationConfig, PretrainConfig, RetrainingConfig, fault_of
 from zssmnet.errors import ConfigError
+from zssmnet.storage.address import S3, Address, checked_address, local_path
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -78,11 +80,14 @@ def address(text: str) -> str:
 
     Raises:
         argparse.ArgumentTypeError: it is empty, or in the home of a user that there is not.
+        InputError: it cannot be used, see `checked_address`.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty address; name a local folder or file, or s3://bucket/prefix")
+    if checked_address(text).startswith(S3):
+        return text
     try:
-        return text if "://" in text else str(Path(text).expanduser().absolute())
+        return str(Path(text).expanduser().absolute())
     except RuntimeError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
@@ -95,7 +100,7 @@ def addresses(text: str) -> str:
 def settings_of(options: argparse.Namespace) -> Settings:
     """The settings that a command line asks for; ConfigError if its file or they cannot be used."""
     file = getattr(options, "config", None)
-    values = read_toml(Path(file)) if file else {}
+    values = read_toml(file) if file else {}
     validated(Settings, values, f"{file}: ")  # alone: flags neither hide its faults nor are theirs blamed on it
     return validated(Settings, with_flags(Settings, values, options))
 
@@ -103,7 +108,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def retraining_of(options: argparse.Namespace) -> tuple[Settings, CubesConfig | None, RetrainingConfig]:
     """All settings, of which preparation counts; the cubes that the file asks for, if any; the retraining."""
     settings = settings_of(options)
-    file = read_toml(Path(options.config)) if options.config else {}
+    file = read_toml(options.config) if options.config else {}
     values = {"pretraining": file.get("pretraining", {})}
     retraining = validated(RetrainingConfig, with_flags(RetrainingConfig, values, options))
     return settings, settings.cubes if "cubes" in file else None, retraining
@@ -118,19 +123,23 @@ def with_flags(config: type[BaseModel], values: dict[str, Any], options: argpars
 
 
 def validated(config: type[ConfigT], values: dict[str, Any], source: str = "") -> ConfigT:
-    """A configuration with these values; ConfigError if they make none, which begins with ``source``."""
+    """A configuration with these values; ConfigError if they make none, which begins with ``source``.
+
+    Types are strict, as in JSON: ``true`` is no number, and neither is a number in quotes.
+    """
     try:
-        return config.model_validate(values)
+        config.model_validate(values)  # of what no type takes, its messages are better
+        return config.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(f"{source}{fault_of(error)}") from error
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(address: Address) -> dict[str, Any]:
     """The content of a TOML file; ConfigError if it cannot be read, or is none."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(local_path(address).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+        raise ConfigError(f"{address}: not a readable TOML file: {error}") from error
 
 
 def _put(values: dict[str, Any], setting: str, value: Any) -> None:

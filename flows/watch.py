@@ -10,12 +10,12 @@ from prefect.variables import Variable
 from tasks.folders import check_valid_everywhere, given
 from tasks.run_names import named_after
 from zssmnet.storage import open_storage
+from zssmnet.storage.upload import MARKER
 
 log = logging.getLogger("zssmnet.flows")
 
 ARRIVED = "zssmnet.data.arrived"
 """The event that starts ``retrain-on-new-data``."""
-MARKER = "NEW_DATA"
 
 
 @flow(name="watch-for-data", flow_run_name=named_after("images_path"))

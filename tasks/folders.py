@@ -1,10 +1,9 @@
 """Addresses of a run: the same for each of its processes, or refused before any work."""
 
-import os
-
 from prefect.context import FlowRunContext
 
 from zssmnet.errors import InputError
+from zssmnet.storage.environment import variable
 
 STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 """A variable that Prefect sets for the runs of deployments."""
@@ -22,9 +21,7 @@ def check_valid_everywhere(*addresses: str | None, elsewhere: bool = False) -> N
             is temporary, or in a run with parts elsewhere.
     """
     context = FlowRunContext.get()
-    deployed = bool(
-        os.environ.get(STARTED_BY_WORKER) or (context and context.flow_run and context.flow_run.deployment_id)
-    )
+    deployed = bool(variable(STARTED_BY_WORKER) or (context and context.flow_run and context.flow_run.deployment_id))
     for address in addresses if deployed or elsewhere else ():
         if address and "://" not in address and not address.startswith("/"):
             raise InputError(

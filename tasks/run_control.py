@@ -6,7 +6,6 @@ whether it is suspended, and once more before a model is published.
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from prefect.states import Cancelled, Running
 
 from tasks.folders import STARTED_BY_WORKER
 from zssmnet.errors import without_credentials
+from zssmnet.storage.environment import variable
 
 log = logging.getLogger("zssmnet.tasks")
 
@@ -162,7 +162,7 @@ def wait_for_server() -> None:
     A command does not wait: Prefect's temporary server, once gone, does not come back.
     """
     said = 0.0
-    while os.environ.get(STARTED_BY_WORKER):
+    while variable(STARTED_BY_WORKER):
         try:
             with get_client(sync_client=True) as client:
                 client.hello().raise_for_status()

@@ -1,7 +1,6 @@
 """The runner of flows: parts of a stage become Prefect tasks, training may be handed over to another work pool."""
 
 import math
-import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from zssmnet.runner import core_count, progress_shown_on
 from zssmnet.stages.prepare import CaseToPrepare
 from zssmnet.stages.pretrain import Training
 from zssmnet.storage import open_storage
+from zssmnet.storage.environment import variable
 from zssmnet.storage.lock import LockOptions, lock_options
 
 DASK_ADDRESS = "ZSSMNET_DASK_ADDRESS"
@@ -38,7 +38,7 @@ ResultT = TypeVar("ResultT")
 
 def task_runner() -> TaskRunner[Any]:
     """Threads, one a core, or the Dask cluster that the environment names; read when a flow is defined."""
-    if address := os.environ.get(DASK_ADDRESS):
+    if address := variable(DASK_ADDRESS):
         from prefect_dask.task_runners import DaskTaskRunner
 
         return DaskTaskRunner(address=address)
@@ -143,6 +143,6 @@ def flow_runner(hand_off: HandOff = HERE, cases_per_task: int | None = None) -> 
     """
     context = FlowRunContext.get()
     name = f"run {context.flow_run.name!r}" if context and context.flow_run else LockOptions.name
-    timeout_s = math.inf if os.environ.get(STARTED_BY_WORKER) else LockOptions.timeout_s
+    timeout_s = math.inf if variable(STARTED_BY_WORKER) else LockOptions.timeout_s
     with lock_options(LockOptions(name, timeout_s)), RunProgress() as progress:
         yield FlowRunner(progress, hand_off, cases_per_task)

@@ -5,6 +5,7 @@ the field a flag of the command line, with the field's own type, choices and def
 Axis order of all triples is (x, y, z) unless a name says otherwise.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -104,6 +105,8 @@ MaxWarnings = Annotated[
     Flag("max_warnings", "N"),
 ]
 
+Force = Annotated[bool, Field(description="Replace files that this command did not make"), Flag("force")]
+
 CasesPerTask = Annotated[
     int | None,
     Field(ge=1, description="Cases per Prefect task (default 1; more above 2,000 cases)"),
@@ -143,13 +146,14 @@ class MaskChecksConfig(_Frozen):
         None, description="Folder or s3://bucket/prefix of the images, to check where the glands lie"
     )
     archive_format: FormatChoice = None
+    force: Force = False
 
 
 class PreparationConfig(_Frozen):
     """Resampling and cropping of one case."""
 
     spacing_mm: tuple[float, float, float] = Field((0.5, 0.5, 3.0), description="Target spacing x, y, z in mm")
-    margin_mm: float = Field(25.0, ge=0, description="Margin kept around the gland on every side, in mm")
+    margin_mm: float = Field(25.0, ge=0, le=1000, description="Margin kept around the gland on every side, in mm")
     convert_adc: bool = Field(
         False, description="Convert ADC to 1e-6 mm2/s where its median in the gland shows another power of ten"
     )
@@ -170,6 +174,8 @@ class PreparationConfig(_Frozen):
     def _positive_spacing(self) -> Self:
         if min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm must be positive, not {self.spacing_mm}")
+        if not 0.01 <= min(self.spacing_mm) <= max(self.spacing_mm) <= 100:
+            raise ValueError(f"spacing_mm must be 0.01 to 100 mm on each axis, not {self.spacing_mm}")
         return self
 
 
@@ -189,6 +195,8 @@ class CubesConfig(_Frozen):
     def _positive_size(self) -> Self:
         if min(self.size) < 1:
             raise ValueError(f"size must be at least 1 voxel on each axis, not {self.size}")
+        if math.prod(self.size) > 2**26:
+            raise ValueError(f"size must be 67 million voxels at most, not {self.size}")
         return self
 
 
@@ -196,7 +204,7 @@ class FlipConfig(_Frozen):
     """Random flips of corrupted and target alike."""
 
     probability: Probability = Field(0.4, description="Probability of each further flip; stops at the first failure")
-    most: int = Field(3, ge=0, description="Largest number of flips")
+    most: int = Field(3, ge=0, le=1000, description="Largest number of flips")
 
 
 class ShufflingConfig(_Frozen):
@@ -205,7 +213,7 @@ class ShufflingConfig(_Frozen):
     probability: Probability = Field(0.5, description="Probability that a channel is shuffled")
     windows: int = Field(10_000, ge=1, le=16_384, description="Number of windows in a shuffled channel")
     largest_divisor: int = Field(
-        10, ge=1, description="A window's largest size on an axis is the cube's divided by this"
+        10, ge=1, le=10_000, description="A window's largest size on an axis is the cube's divided by this"
     )
 
 
@@ -214,7 +222,7 @@ class IntensityConfig(_Frozen):
 
     probability: Probability = Field(0.9, description="Probability of the map, drawn once for the three images")
     rising_probability: Probability = Field(0.5, description="Probability that the map rises; it falls otherwise")
-    table_size: int = Field(1000, ge=16, description="Points of the curve's table, interpolated linearly")
+    table_size: int = Field(1000, ge=16, le=1_000_000, description="Points of the curve's table, interpolated linearly")
 
 
 class PaintingConfig(_Frozen):
@@ -229,6 +237,7 @@ class PaintingConfig(_Frozen):
     border: int = Field(
         3,
         ge=0,
+        le=10_000,
         description="Smallest distance of a box from the cube's border, in voxels; less where a cube is too small",
     )
 
@@ -247,6 +256,8 @@ class MaskingConfig(_Frozen):
     def _positive_block(self) -> Self:
         if min(self.block) < 1:
             raise ValueError(f"block must be at least 1 voxel on each axis, not {self.block}")
+        if max(self.block) > 2**26:
+            raise ValueError(f"block must be 67 million voxels at most on each axis, not {self.block}")
         return self
 
 
@@ -280,32 +291,40 @@ class NetworkConfig(_Frozen):
     def _positive_channels(self) -> Self:
         if min(self.channels) < 1:
             raise ValueError(f"channels must be at least 1 on each level, not {self.channels}")
+        if max(self.channels) > 4096:
+            raise ValueError(f"channels must be 4096 at most on each level, not {self.channels}")
         return self
 
 
 class TrainingConfig(_Frozen):
     """The training recipe."""
 
-    epochs: Annotated[int, Flag("epochs", "N")] = Field(1000, ge=1, description="Largest number of epochs")
-    batch_size: Annotated[int, Flag("batch_size", "N")] = Field(
-        24, ge=1, description="Cubes in a batch; a last partial batch is dropped in training"
+    epochs: Annotated[int, Flag("epochs", "N")] = Field(
+        1000, ge=1, le=1_000_000, description="Largest number of epochs"
     )
-    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(0.1, gt=0, description="Initial learning rate")
+    batch_size: Annotated[int, Flag("batch_size", "N")] = Field(
+        24, ge=1, le=100_000, description="Cubes in a batch; a last partial batch is dropped in training"
+    )
+    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
+        0.1, gt=0, le=1e30, description="Initial learning rate"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD; first beta of AdamW")
-    halve_every: int = Field(12, ge=1, description="Epochs after which the learning rate is halved")
+    halve_every: int = Field(12, ge=1, le=1_000_000, description="Epochs after which the learning rate is halved")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd, as published, or adamw")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer")
+    weight_decay: float = Field(0.0, ge=0, le=1000, description="Weight decay of the optimizer")
     schedule: Literal["halving", "cosine"] = Field(
         "halving",
         description="Learning rate: halved every halve_every epochs, as published, or a cosine over all epochs",
     )
-    warm_up_epochs: int = Field(0, ge=0, description="Epochs over which the cosine's learning rate first rises")
+    warm_up_epochs: int = Field(
+        0, ge=0, le=1_000_000, description="Epochs over which the cosine's learning rate first rises"
+    )
     calibrated_head: bool = Field(
         False,
         description="Start from each channel's mean as prediction, so that no training starts saturated",
     )
     patience: Annotated[int, Flag("patience", "N")] = Field(
-        20, ge=1, description="Epochs without a better validation loss before training stops"
+        20, ge=1, le=1_000_000, description="Epochs without a better validation loss before training stops"
     )
     seed: Annotated[int, Flag("seed", "N")] = Field(
         0, ge=0, lt=2**63, description="Seed of initial weights, order of cubes and corruption"
@@ -317,7 +336,7 @@ class TrainingConfig(_Frozen):
         "auto", description="Device to train on; auto: a GPU if there is one"
     )
     processes: Annotated[int, Flag("processes", "N")] = Field(
-        0, ge=0, description="Processes that share each batch, one per GPU; 0: one per GPU, else one"
+        0, ge=0, le=1024, description="Processes that share each batch, one per GPU; 0: one per GPU, else one"
     )
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
         "auto",
@@ -347,10 +366,12 @@ class PretrainConfig(_Frozen):
 class ChallengerTrainingConfig(TrainingConfig):
     """The training recipe of a challenger, which starts from trained weights: a small learning rate, fewer epochs."""
 
-    epochs: Annotated[int, Flag("epochs", "N")] = Field(100, ge=1, description="Largest number of epochs")
-    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(0.01, gt=0, description="Initial learning rate")
+    epochs: Annotated[int, Flag("epochs", "N")] = Field(100, ge=1, le=1_000_000, description="Largest number of epochs")
+    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
+        0.01, gt=0, le=1e30, description="Initial learning rate"
+    )
     patience: Annotated[int, Flag("patience", "N")] = Field(
-        10, ge=1, description="Epochs without a better validation loss before training stops"
+        10, ge=1, le=1_000_000, description="Epochs without a better validation loss before training stops"
     )
 
 
@@ -421,9 +442,16 @@ class NnunetDatasetConfig(_Frozen):
         "gland; native: on T2W's grid, whole",
     )
     preparation: PreparationConfig = Field(PreparationConfig(), description="Target spacing and margin")
+    force: Force = False
     splits_path: SplitsPath = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class UploadConfig(_Frozen):
+    """Copying of a folder."""
+
+    force: Force = False
 
 
 class ExportConfig(_Frozen):
@@ -435,6 +463,7 @@ class ExportConfig(_Frozen):
     classes: Annotated[int | None, Flag("classes", "N")] = Field(
         None, ge=1, description="For nnU-Net v2: classes of new heads, background included (default: no heads)"
     )
+    force: Force = False
 
 
 class PackageConfig(_Frozen):
@@ -447,6 +476,7 @@ class PackageConfig(_Frozen):
     probe_path: Annotated[str | None, Flag("probe", "F")] = Field(
         None, description="JSON file with the probe's result, for the card"
     )
+    force: Force = False
 
 
 class ProbeScale(_Frozen):

@@ -22,7 +22,7 @@ class Ended:
     @property
     def line(self) -> str:
         """The one line of an error."""
-        (line,) = (line for line in self.err.splitlines() if re.match(r"zssmnet( \w+)?: error: ", line))
+        (line,) = (line for line in self.err.splitlines() if re.match(r"zssmnet( [\w-]+)?: error: ", line))
         return line
 
 

@@ -16,7 +16,7 @@ from zssmnet.data.plausibility import find_outlier
 from zssmnet.data.zonal_mask import with_whole_labels
 from zssmnet.errors import CaseError, ImageError, InputError, StorageError, UnreadableFileError
 from zssmnet.storage import Address, LocalStorage, Storage
-from zssmnet.storage.local import local_path
+from zssmnet.storage.address import local_path
 
 GRID_TOLERANCE = 0.25
 """Voxels by which a corner of two grids may differ: files round directions and origins (a NIfTI header gives a place to

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.errors import InputError
-from zssmnet.storage.local import local_path
+from zssmnet.storage.address import local_path
 
 
 def detection_map(probabilities: str | os.PathLike[str]) -> npt.NDArray[Any]:

@@ -1,8 +1,8 @@
 """Weights as the files that nnU-Net v2 and v1 take as pre-trained weights."""
 
 import logging
-import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from zssmnet.errors import InputError
 from zssmnet.handoff.load import LoadReport, load_body
 from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, read_weights, record_in
 from zssmnet.mnet import MNet
-from zssmnet.storage import LocalStorage
-from zssmnet.storage.local import local_path
-from zssmnet.training.tensor_files import save_tensors
+from zssmnet.storage import Address, LocalStorage
+from zssmnet.storage.address import local_path
+from zssmnet.storage.ownership import check_ours
+from zssmnet.training.tensor_files import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ SEGMENTATION_HEADS = "outputs.seg_layers."
 
 
 def export_nnunet_v2(
-    model_path: str | os.PathLike[str], out_path: str | os.PathLike[str], num_classes: int | None = None
+    model_path: Address, out_path: Address, num_classes: int | None = None, force: bool = False
 ) -> LoadReport:
     """Write a `.pth` that nnU-Net v2 takes as ``-pretrained_weights``.
 
@@ -31,18 +32,19 @@ def export_nnunet_v2(
 
     Args:
         model_path: what `load_pretrained` reads.
-        out_path: a local file, which appears whole or not at all; an old one is replaced.
+        out_path: a local file, which appears whole or not at all; an earlier export is replaced.
         num_classes: without it the file holds the 336 tensors beside the heads, which the trainers of
             `zssmnet.handoff.nnunet_trainer` take with any number of classes. With it there are new heads of that
             many classes too, under the names of those trainers (`outputs.seg_layers.*`) and of `MNet` (`outputs.*`):
             the file then fits a trainer around a plain `MNet` as well.
+        force: whether a file that is no export may be replaced, too.
 
     Returns:
         What is in the file, and what was left out.
 
     Raises:
         CheckpointError: `model_path` is not usable.
-        InputError: `out_path` is the file of `model_path`, or another published model.
+        InputError: `out_path` is the file of `model_path`, another published model, or no export.
         ValueError: `num_classes` is less than 1.
         StorageError: `out_path` cannot be written.
     """
@@ -51,12 +53,11 @@ def export_nnunet_v2(
     exported = dict(model.state_dict()) if num_classes is not None else body_of(model)
     for name in [name for name in exported if name.startswith(HEADS)]:
         exported[name.replace(HEADS, SEGMENTATION_HEADS)] = exported[name].clone()
-    network = {"in_channels": weights.in_channels, "channels": list(weights.channels), "merge": weights.merge}
-    _publish(weights, {"network_weights": exported, NETWORK_KEY: network}, out_path)
+    _publish(weights, {"network_weights": exported}, out_path, force)
     return report
 
 
-def export_nnunet_v1(model_path: str | os.PathLike[str], out_path: str | os.PathLike[str]) -> LoadReport:
+def export_nnunet_v1(model_path: Address, out_path: Address, force: bool = False) -> LoadReport:
     """Write a `.model` that nnU-Net v1 takes as pre-trained weights: without heads.
 
     nnU-Net v1 takes every tensor that has the name and shape of one of the network's, so that with three classes heads
@@ -64,7 +65,7 @@ def export_nnunet_v1(model_path: str | os.PathLike[str], out_path: str | os.Path
 
     Args:
         model_path: what `load_pretrained` reads.
-        out_path: a local file, which appears whole or not at all; an old one is replaced.
+        out_path: a local file, which appears whole or not at all; an earlier export is replaced.
 
     Returns:
         What is in the file, and what was left out.
@@ -76,7 +77,7 @@ def export_nnunet_v1(model_path: str | os.PathLike[str], out_path: str | os.Path
     """
     weights = read_weights(model_path)
     model, report = _checked(weights, 1)
-    _publish(weights, {"state_dict": body_of(model)}, out_path)
+    _publish(weights, {"state_dict": body_of(model)}, out_path, force)
     return report
 
 
@@ -95,11 +96,21 @@ def _checked(weights: Weights, num_classes: int) -> tuple[MNet, LoadReport]:
     return model, report
 
 
-def _publish(weights: Weights, content: dict[str, Any], out_path: str | os.PathLike[str]) -> None:
+def _is_export(file: Path) -> bool:
+    try:
+        content = load_tensors(file)
+    except Exception:  # foreign bytes lead to nearly any type
+        return False
+    return isinstance(content, dict) and NETWORK_KEY in content
+
+
+def _publish(weights: Weights, content: dict[str, Any], out_path: Address, force: bool) -> None:
     path = local_path(out_path)
     folder, out = LocalStorage(path.parent), path.resolve()
     if (out.exists() and out.samefile(weights.path)) or record_in(LocalStorage(out.parent), out.name):
         raise InputError(f"{out}: holds pre-trained weights, which an export would replace; name another file")
+    check_ours(folder, path.name, _is_export, force)
+    network = {"in_channels": weights.in_channels, "channels": list(weights.channels), "merge": weights.merge}
     with folder.publishing(path.name) as partial:
-        save_tensors(content, partial)
+        save_tensors({**content, NETWORK_KEY: network}, partial)
     folder.sweep()

@@ -28,8 +28,9 @@ from zssmnet.handoff.lesions import ISUP_GRADES, Labels, check_labelled, prepare
 from zssmnet.handoff.network_input import CHANNEL_NAMES, input_CZYX
 from zssmnet.preparation.resampling import grid_of
 from zssmnet.storage import LocalStorage, Storage, read_file
+from zssmnet.storage.address import local_path
 from zssmnet.storage.interface import Listed
-from zssmnet.storage.local import local_path
+from zssmnet.storage.ownership import check_ours
 
 log = logging.getLogger(__name__)
 
@@ -72,23 +73,27 @@ def write_nnunet_dataset(
     Args:
         images: an archive, see `take_inventory`.
         lesions: see `read_lesions`. A case without a file there is left out: nobody knows whether it has a lesion.
-        folder: ``.../nnUNet_raw/DatasetNNN_<name>``; files there are replaced, other cases there removed.
+        folder: ``.../nnUNet_raw/DatasetNNN_<name>``; an earlier data set there is replaced.
         config: labels, volume and so on. Cases that its ``splits_path`` does not name are left out; without one, a
             hash of the patient decides on the fold.
 
     Raises:
         ArchiveError: no archive there, no case that can be used, or another data set in the folder.
+        InputError: files in the folder that were not written here.
         SplitsError: a splits.json that is none.
         StorageError: the folder cannot be written.
     """
     output = LocalStorage(folder)
-    is_ours = _is_ours(output)
+    is_ours = _is_ours(output, config.force)
     folds_val = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else None
     inventory = take_inventory(images, zonal_masks, config.archive_format)
     named = None if folds_val is None else {case_id for val in folds_val for case_id in val}
     cases = [case for case in inventory.cases if named is None or case.id in named]
     lesions = Listed(lesions)
     output.sweep()
+    if not is_ours:
+        _check_others(output, (case.id for case in cases), config.force)
+        _publish_json(output, "dataset.json", _description(0, config))  # from now on it is known as ours
 
     def write(case: Case) -> bool | CaseError:
         try:
@@ -106,9 +111,11 @@ def write_nnunet_dataset(
     for fault in left_out:
         log.warning("left out: %s", fault)
     if not written:
+        if not is_ours:
+            output.remove("dataset.json")
         reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
         raise ArchiveError(f"{images.uri}: no case can be used; {reason}")
-    _clear_others(output, written, is_ours)
+    _clear_others(output, written)
     _publish_json(output, "dataset.json", _description(len(written), config))
     _publish_json(output, "splits_final.json", _splits(sorted(written), folds_val, config.patient_pattern))
     return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), tuple(left_out))
@@ -149,27 +156,44 @@ def _publish_json(output: LocalStorage, key: str, content: object) -> None:
     output.publish_bytes(key, json.dumps(content, indent=1).encode() + b"\n")
 
 
-def _is_ours(output: LocalStorage) -> bool:
-    """Whether a whole data set that was written here lies there; that of another program is refused."""
+def _is_ours(output: LocalStorage, force: bool) -> bool:
+    """Whether a data set that was written here lies there; that of another program is refused unless forced."""
     if output.stat("dataset.json") is None:
         return False
-    if f'"{_OURS}"'.encode() not in output.read("dataset.json"):
+    is_ours = f'"{_OURS}"'.encode() in output.read("dataset.json")
+    if not (is_ours or force):
         raise ArchiveError(f"{output.folder}: holds a data set of another program; name another --dataset or --name")
-    return True
+    return is_ours
 
 
-def _clear_others(output: LocalStorage, case_ids: Iterable[str], is_ours: bool) -> None:
-    """Remove what an earlier call wrote for cases that are not in the data set now: nnU-Net would count them."""
+def _keys_of(case_ids: Iterable[str]) -> set[str]:
+    return {
+        f"{name}.nii.gz"
+        for case_id in case_ids
+        for name in (f"labelsTr/{case_id}", *(f"imagesTr/{case_id}_{i:04d}" for i in range(len(CHANNEL_NAMES))))
+    }
+
+
+def _others(output: LocalStorage, case_ids: Iterable[str]) -> list[str]:
+    """Files of other cases, which nnU-Net would count."""
+    return sorted({one.key for folder in ("imagesTr", "labelsTr") for one in output.list(folder)} - _keys_of(case_ids))
+
+
+def _check_others(output: LocalStorage, case_ids: Iterable[str], force: bool) -> None:
+    """Refuse a folder with files that were not written here; those of these cases may be replaced if that is forced."""
     ids = list(case_ids)
-    names = [f"imagesTr/{case_id}_{i:04d}" for case_id in ids for i in range(len(CHANNEL_NAMES))]
-    kept = {f"{name}.nii.gz" for name in [*names, *(f"labelsTr/{case_id}" for case_id in ids)]}
-    others = sorted({one.key for folder in ("imagesTr", "labelsTr") for one in output.list(folder)} - kept)
-    if others and not is_ours:
+    if others := _others(output, ids):
         raise ArchiveError(
             f"{output.folder}: holds {len(others)} files of other cases ({shortened(others)}), which nnU-Net would "
             "count; remove them, or name another --dataset or --name"
         )
-    for key in others:
+    for key in (*_others(output, ()), "splits_final.json"):
+        check_ours(output, key, lambda file: False, force)
+
+
+def _clear_others(output: LocalStorage, case_ids: Iterable[str]) -> None:
+    """Remove what an earlier call wrote for cases that are not in the data set now."""
+    for key in _others(output, case_ids):
         output.remove(key)
         log.warning("%s: removed, as its case is no longer in the data set", output.where(key))
 

@@ -1,5 +1,6 @@
 """A folder to publish weights in: safetensors, config.json, a model card, and nnssl's adaptation plan."""
 
+import hashlib
 import json
 import logging
 import os
@@ -10,13 +11,14 @@ from typing import Any
 
 from zssmnet.config import CubesConfig, PackageConfig, PreparationConfig
 from zssmnet.data.splits import VALIDATION_SUBSET
-from zssmnet.errors import InputError
+from zssmnet.errors import InputError, StorageError
 from zssmnet.handoff.network_input import CHANNEL_NAMES
 from zssmnet.handoff.weights import PACKAGE_CONFIG, PACKAGE_WEIGHTS, Weights, check_finite, read_weights
 from zssmnet.preparation.cropping import Triple
 from zssmnet.preparation.cubes import HIGHEST_ADC, Spacing, size_of_cubes
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage, read_file
+from zssmnet.storage import LocalStorage, read_file, sha256_of
+from zssmnet.storage.ownership import check_ours
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +71,13 @@ def write_package(
 
     Args:
         model_path: what `load_pretrained` reads.
-        folder: a local folder; files of the package that are there already are replaced.
+        folder: a local folder; files of an earlier package there are replaced.
         config: the name and the licence on the card, and the probe's result. Without a licence there is a field to
             be filled in.
 
     Raises:
         CheckpointError: `model_path` is not usable.
-        InputError: the probe's file is no JSON object.
+        InputError: the probe's file is no JSON object, or another file has the name of one of the package.
         StorageError: the folder cannot be written, or the probe's file not be read.
     """
     from safetensors.torch import save
@@ -84,14 +86,36 @@ def write_package(
     check_finite(weights.address, weights.tensors)
     card = _card(weights, config, _read_probe(config.probe_path))
     output = LocalStorage(folder)
-    output.sweep()
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    output.publish_bytes(PACKAGE_WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    for key, value in ((PACKAGE_CONFIG, _config(weights, config)), (ADAPTATION_PLAN, _adaptation_plan(weights))):
-        output.publish_bytes(key, json.dumps(value, indent=1).encode() + b"\n")
-    output.publish_bytes(CARD, card.encode())
+    files = {
+        PACKAGE_WEIGHTS: save(tensors, metadata={"format": "pt"}),
+        ADAPTATION_PLAN: _as_json(_adaptation_plan(weights)),
+        CARD: card.encode(),
+    }
+    earlier, made = _made_earlier(output), {hashlib.sha256(content).hexdigest() for content in files.values()}
+    for key in files:
+        check_ours(output, key, lambda file: sha256_of(file) in earlier | made, config.force)
+    check_ours(output, PACKAGE_CONFIG, lambda file: bool(earlier), config.force)
+    output.sweep()
+    described = _config(weights, config)
+    # First the marker, with the earlier files in it: whatever a killed call leaves behind is known as ours.
+    output.publish_bytes(PACKAGE_CONFIG, _as_json(described | {"files_sha256": sorted(earlier | made)}))
+    for key, content in {**files, PACKAGE_CONFIG: _as_json(described | {"files_sha256": sorted(made)})}.items():
+        output.publish_bytes(key, content)
     log.info("%s: %d tensors of %s", output.folder, len(tensors), weights.address)
     return output.folder
+
+
+def _as_json(value: object) -> bytes:
+    return json.dumps(value, indent=1).encode() + b"\n"
+
+
+def _made_earlier(output: LocalStorage) -> set[str]:
+    """SHA-256 of the files that earlier calls have written into this folder, as its config.json lists them."""
+    try:
+        return set(map(str, json.loads(output.read(PACKAGE_CONFIG))["files_sha256"]))
+    except (StorageError, ValueError, LookupError, TypeError):  # none, or of another program
+        return set()
 
 
 def _spacing_mm(record: PretrainedModel | None) -> Spacing:

@@ -20,8 +20,7 @@ from torch import Tensor
 from zssmnet.errors import CheckpointError, StorageError
 from zssmnet.mnet import Merge
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage, Storage, open_storage
-from zssmnet.storage.local import local_path
+from zssmnet.storage import LocalStorage, Storage, folder_and_name
 from zssmnet.storage.records import present_outputs, read_record
 from zssmnet.training.tensor_files import is_backed, load_tensors
 
@@ -94,17 +93,6 @@ def read_weights(address: str | os.PathLike[str]) -> Weights:
     merge = _noted_merge(content) or (record.parameters.network.merge if record else None)
     merge = merge or ("cat" if takes_concatenated(tensors, channels) else "sub")
     return Weights(where, _local(folder, name), tensors, tuple(wrappers), in_channels, channels, merge, record)
-
-
-def folder_and_name(address: str | os.PathLike[str]) -> tuple[Storage, str]:
-    """The folder in which a file lies, local or in S3, and its name there."""
-    if "://" in str(address):
-        uri, _, name = str(address).rpartition("/")
-        return open_storage(uri), name
-    path = local_path(address)
-    if path.name in ("", ".."):
-        path = path.resolve()
-    return LocalStorage(path.parent), path.name
 
 
 def record_in(folder: Storage, name: str) -> PretrainedModel | None:

@@ -4,10 +4,9 @@ from typing import Literal
 
 from typing_extensions import override
 
-from zssmnet.handoff.weights import folder_and_name
 from zssmnet.probe.result import ProbeResult, Verdict
 from zssmnet.registry.versions import PretrainedModel, version_folder
-from zssmnet.storage import Storage
+from zssmnet.storage import Storage, folder_and_name
 from zssmnet.storage.records import Record, publish_record, read_record
 
 Task = Literal["lesions", "zones"]

@@ -251,7 +251,7 @@ def _place(weights: Storage, run_id: str) -> tuple[int, str | None]:
 def _put(stage: Storage, model: Path, record: PretrainedModel) -> None:
     """Publish a model and its record."""
     stage.sweep()
-    publish_recorded(stage, MODEL, record, {MODEL: partial(shutil.copyfile, model)})
+    publish_recorded(stage, MODEL, record, {MODEL: partial(shutil.copyfile, model)}, force=True)
 
 
 def _checked(stage: Storage, record: PretrainedModel) -> Path:

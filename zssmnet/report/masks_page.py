@@ -17,8 +17,11 @@ from zssmnet.report.page import LEGEND, case_row, document, draw_all
 from zssmnet.report.palette import Array
 from zssmnet.report.thumbnails import drawing, jpeg, outlines, shown_slices
 from zssmnet.storage import Storage
+from zssmnet.storage.ownership import check_ours
 
 PAGE = "masks.html"
+_TITLE = "Zonal masks: "
+_MARK = f"<title>{_TITLE}".encode()
 MARGIN_MM = 15.0
 
 
@@ -43,6 +46,7 @@ def publish_masks_page(
     images: Storage | None = None,
     archive_format: ArchiveFormat | None = None,
     advance: Callable[[], object] = lambda: None,
+    force: bool = False,
 ) -> list[DrawnMask]:
     """Check all masks and publish ``masks.html``.
 
@@ -55,8 +59,10 @@ def publish_masks_page(
 
     Raises:
         ArchiveError: there is no mask, or no archive.
+        InputError: another page has that name, and ``force`` is not given.
         StorageError: a folder cannot be read or written.
     """
+    check_ours(output, PAGE, lambda file: _MARK in file.read_bytes()[:1000], force)
     t2w_keys: Mapping[str, str] = {}
     if images is not None:
         t2w_keys = {case.id: case.images[0] for case in take_inventory(images, masks, archive_format).cases}
@@ -117,4 +123,4 @@ def _page(masks: Sequence[DrawnMask]) -> str:
         picture = drawing(one.picture, one.outlines, f"z{number}") if one.picture else ""
         volumes_ml = one.check.peripheral_ml, one.check.rest_ml
         rows.append(case_row(one.case_id, (), [picture], volumes_ml, one.check.findings))
-    return "".join(document(f"Zonal masks: {len(masks)}", [head, *rows, "</table>"]))
+    return "".join(document(f"{_TITLE}{len(masks)}", [head, *rows, "</table>"]))

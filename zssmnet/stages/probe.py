@@ -16,7 +16,8 @@ from zssmnet.report.gallery import Picture
 from zssmnet.report.model_page import embedded
 from zssmnet.report.probe import probe_picture, probe_table
 from zssmnet.runner import PlainRunner, Runner, Summary
-from zssmnet.storage import Address, open_storage
+from zssmnet.storage import Address, Storage, open_storage
+from zssmnet.storage.ownership import check_ours
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ def probe_weights(
         raise ConfigError("the task 'lesions' needs --labels-path; or choose --task zones, which needs no labels")
     labels = open_storage(labels_path) if labels_path and config.task == "lesions" else None
     output, progress = open_storage(output_path), runner.progress
+    for key in (RESULT, TABLE, PICTURE):  # the first is written first, and tells whose they are
+        check_ours(output, key, lambda file: _is_result(output))
     cases = read_labelled_cases(
         open_storage(images_path), open_storage(zonal_mask_path), labels, config, patient_pattern
     )
@@ -101,3 +104,7 @@ def probe_weights(
         picture=output.where(PICTURE),
         table=output.where(TABLE),
     )
+
+
+def _is_result(output: Storage) -> bool:
+    return output.stat(RESULT) is not None and b'"verdicts"' in output.read(RESULT)

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from zssmnet.storage.environment import variable
 from zssmnet.storage.interface import flush_to_disk
 from zssmnet.storage.process_id import new_name, sweep
 
 FOLDER = "ZSSMNET_CACHE"
-LIMIT_GB = "ZSSMNET_CACHE_GB"
-DEFAULT_LIMIT_GB = 50.0
 SPARED_S = 600
 """Files used within so many seconds are never removed: somebody may be about to open them."""
 _LOOK_EVERY_S = 30
@@ -36,9 +35,8 @@ class Cache:
 
     @classmethod
     def from_environment(cls) -> "Cache":
-        """The cache in ``$ZSSMNET_CACHE`` (``~/.cache/zssmnet``) of ``$ZSSMNET_CACHE_GB`` (50)."""
-        folder = Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "zssmnet")
-        return cls(folder.absolute(), int(float(os.environ.get(LIMIT_GB) or DEFAULT_LIMIT_GB) * 1e9))
+        """The cache of ``ZSSMNET_CACHE`` and ``ZSSMNET_CACHE_GB``; ConfigError if one of them is wrong."""
+        return cls(variable(FOLDER), int(variable("ZSSMNET_CACHE_GB") * 1e9))
 
     def get(self, address: str, version: str, fetch: Callable[[Path], None]) -> Path:
         """The local copy of a file, fetched if it is not there; its name is the last part of the address."""

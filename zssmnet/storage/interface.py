@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import logging
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing_extensions import override
 
 from zssmnet.errors import StorageError, UnreadableFileError
+
+log = logging.getLogger(__name__)
 
 _MAKE_ROOM = ": make room there and run again; what is done is not done again"
 _WAYS_OUT = {
@@ -28,6 +32,11 @@ _WAYS_OUT = {
     errno.ESTALE: ": the network folder was lost; mount it again",
 }
 """What the user can do, by the operating system's number of the error."""
+_NO_FLUSHING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)
+_NO_FLUSHING_OF_FOLDERS = (*_NO_FLUSHING, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
+"""What file systems answer that cannot flush a file, or a folder, some network ones among them."""
+_noted: set[int] = set()
+"""Their devices, as far as the user knows of them."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +135,22 @@ def sha256_of(path: Path) -> str:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until a file's content is on the disk: a name given before that may outlive the content in a power cut."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+    """Wait until a file's content, or a folder's entries, are on the disk: a name may outlive them in a power cut.
+
+    Where a file system does not support that, a warning is logged once; OSError where it fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        found = os.fstat(descriptor)
+        if error.errno not in (_NO_FLUSHING_OF_FOLDERS if stat.S_ISDIR(found.st_mode) else _NO_FLUSHING):
+            raise
+        if found.st_dev not in _noted:
+            _noted.add(found.st_dev)
+            log.warning("%s: flushing is not supported there (%s): check it after a power cut", path, error.strerror)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import TypeVar
 from typing_extensions import override
 
 from zssmnet.errors import StorageError
+from zssmnet.storage.address import local_path
 from zssmnet.storage.interface import Entry, Storage, flush_to_disk, storage_errors
 from zssmnet.storage.keys import checked_key
 from zssmnet.storage.process_id import new_name, sweep
@@ -27,16 +28,9 @@ ABANDONED_S = 86_400
 GUARD_S = 60.0
 """An exchange takes milliseconds; what is left of one after this time was left by a process that was killed."""
 
+_FIRST_S, _LAST_S = -62_135_510_400, 253_402_214_400
+"""The times that Python knows in every time zone, in s: broken clocks and copies give files others."""
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_NO_FLUSHING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
-"""What file systems answer that cannot flush a folder, some network ones among them."""
-
-
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """A path in which `~` is the home."""
-    with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
-        return Path(path).expanduser()
-    return Path(path)
 
 
 class LocalStorage(Storage):
@@ -74,7 +68,7 @@ class LocalStorage(Storage):
                     return None
                 raise
         version = f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"  # clocks of file systems tick slowly
-        modified = datetime.fromtimestamp(found.st_mtime, UTC)
+        modified = datetime.fromtimestamp(min(max(found.st_mtime, _FIRST_S), _LAST_S), UTC)
         return Entry(key, found.st_size, version, modified) if stat.S_ISREG(found.st_mode) else None
 
     @override
@@ -223,6 +217,8 @@ def _raise_unless_missing(error: OSError) -> None:
 
 def _move(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise StorageError(f"{target}: is a device or pipe, no file; name another")
     file.replace(target)
 
 
@@ -231,17 +227,8 @@ def _flush_entry(path: Path, and_its_folders: bool = False) -> None:
     files are not; where its folder is new, the folders' own entries as well.
     """
     for folder in path.parents if and_its_folders else [path.parent]:
-        try:
-            entries = os.open(folder, os.O_RDONLY)
-        except (PermissionError, FileNotFoundError):  # not to be listed, above the root; removed since, being empty
-            continue
-        try:
-            os.fsync(entries)
-        except OSError as error:
-            if error.errno not in _NO_FLUSHING:
-                raise
-        finally:
-            os.close(entries)
+        with suppress(PermissionError, FileNotFoundError):  # not to be listed, above the root; removed, being empty
+            flush_to_disk(folder)
 
 
 def _remove_if_empty(folder: Path) -> bool:

@@ -151,14 +151,14 @@ class Lock:
     def _write(self, version: str | None) -> bool:
         """Put this owner in place of a version of the file; whether this process has the lock."""
         content = self._owner.model_dump_json().encode()
-        new = self._storage.exchange(LOCK_FILE, content, version)
-        if new is None:  # a write whose answer was lost is refused when it is sent again
-            entry, owner = self._storage.stat(LOCK_FILE), read_owner(self._storage)
-            is_ours = owner and (owner.process, owner.id) == (self._owner.process, self._owner.id)
-            new = entry.version if entry and is_ours else None
-        if new is None:
+        self._storage.exchange(LOCK_FILE, content, version)
+        # What lies there decides: a write whose answer was lost is refused when it is sent again, and one that was
+        # accepted may have been replaced where a storage does not keep its conditions.
+        entry = self._storage.stat(LOCK_FILE)
+        owner = _owner_in(self._storage.read(LOCK_FILE)) if entry else None
+        if not (entry and owner) or (owner.process, owner.id) != (self._owner.process, self._owner.id):
             return False
-        self._version, self._renewed = new, time.monotonic()
+        self._version, self._renewed = entry.version, time.monotonic()
         return True
 
     def _send_heartbeats(self) -> None:
@@ -224,10 +224,17 @@ class _OtherOwner:
 def read_owner(storage: Storage) -> LockOwner | None:
     """Who has the lock of a folder; None if nobody has, or the file has no such content."""
     try:
-        owner = LockOwner.model_validate_json(storage.read(LOCK_FILE))
-    except (StorageError, ValidationError):  # released or being written in this moment, or foreign
+        owner = _owner_in(storage.read(LOCK_FILE))
+    except StorageError:  # released or being written in this moment
         return None
-    return owner.model_copy(update={"name": printable(owner.name), "since": printable(owner.since)})
+    return owner and owner.model_copy(update={"name": printable(owner.name), "since": printable(owner.since)})
+
+
+def _owner_in(content: bytes) -> LockOwner | None:
+    try:
+        return LockOwner.model_validate_json(content)
+    except ValidationError:  # foreign
+        return None
 
 
 def is_locked(storage: Storage) -> bool:

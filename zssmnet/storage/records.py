@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from zssmnet.errors import StorageError, UnreadableFileError
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.keys import is_key
+from zssmnet.storage.ownership import check_ours
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ def publish_recorded(
     record: RecordT,
     files: Mapping[str, Callable[[Path], object]],
     replaced: Iterable[str] = (),
+    force: bool = False,
 ) -> RecordT:
     """Publish files and their record; before them, a record of what is to come, so that a killed run's are found.
 
@@ -130,7 +132,14 @@ def publish_recorded(
         record: the record but for its outputs.
         files: what writes each file to a local path, by key.
         replaced: keys of earlier files, which are removed if they are not among the files.
+        force: whether files without a record may be replaced.
+
+    Raises:
+        InputError: a file is there without a record: somebody else's.
     """
+    if stage.stat(record_key(name)) is None:
+        for key in files:
+            check_ours(stage, key, lambda file: False, force)
     gone = sorted(set(replaced) - files.keys())
     to_come = tuple(Output(key=key, size=NOT_YET, sha256="") for key in (*files, *gone))
     publish_record(stage, name, record.model_copy(update={"outputs": to_come}))

@@ -5,6 +5,7 @@
 import hashlib
 import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,8 +20,9 @@ from zssmnet.errors import ConfigError, StorageError
 from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import checked_key
+from zssmnet.storage.process_id import new_name
 from zssmnet.storage.retry import RetryPolicy
-from zssmnet.storage.s3_client import PART_BYTES, connect
+from zssmnet.storage.s3_client import PART_BYTES, S3Client, connect
 from zssmnet.storage.s3_errors import (
     FAULTS,
     MISSING,
@@ -41,6 +43,9 @@ _MOST_ATTEMPTS = RetryPolicy.attempts
 _MOST_STARTS = 3
 """How often a whole file is sent or fetched, where its requests succeed but do not fit together."""
 _MD5 = re.compile("[0-9a-f]{32}")
+_NO_VERSION = hashlib.md5(b"no object has this content", usedforsecurity=False).hexdigest()
+_testing, _tested = threading.Lock(), set[tuple[str, S3Client]]()
+"""The buckets and clients with which this process has found that conditions are kept."""
 _KEY_OF_ITS_OWN = ("aws:kms", "aws:kms:dsse")
 """Kinds of encryption under which an ETag is no MD5."""
 
@@ -158,6 +163,31 @@ class S3Storage(Storage):
 
     @override
     def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        with _testing:
+            if (self._bucket, self._client) not in _tested:
+                self._test(f"{key.rpartition('/')[0]}/test-{new_name()}".lstrip("/"))
+                _tested.add((self._bucket, self._client))
+        return self._exchange(key, data, version)
+
+    def _test(self, key: str) -> None:
+        """Try what locks rely on, with a file that is removed; StorageError if the storage does not do it."""
+        self._exchange(key, b"1", None)  # refused where it was sent again, since its answer was lost
+        try:
+            lacks = {
+                "conditional creation": self._exchange(key, b"2", None) is not None,
+                "conditional replacement": self._exchange(key, b"3", _NO_VERSION) is not None,
+                "listing of what was just written": key not in {one.key for one in self.list(key.rpartition("/")[0])},
+                "conditional removal": self._exchange(key, None, _NO_VERSION) is not None,
+            }
+            if missing := ", ".join(name for name, is_missing in lacks.items() if is_missing):
+                raise StorageError(
+                    f"{self.uri}: this storage lacks {missing}, without which two runs could hold one lock: use a "
+                    "newer version of it, or another one"
+                )
+        finally:
+            self.remove(key)
+
+    def _exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
         with self._faults(self.where(key), "written"):
             if data is None:

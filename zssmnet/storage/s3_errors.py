@@ -1,5 +1,7 @@
 """Errors of S3: which of them are transient, and the message for the user of each."""
 
+import re
+
 from aiohttp import ClientError as HTTPFault
 from botocore import exceptions
 from botocore.parsers import ResponseParserError
@@ -15,6 +17,11 @@ RUN_AGAIN = "run it again when the storage answers: what is done is not done aga
 NOT_THAT_VERSION = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404")
 """Codes of the answers to a conditional write of an object that has changed, is being changed, or is gone."""
 
+_ABOUT_CHECKSUMS = re.compile("checksum|trailer|aws-chunked|content-sha256", re.IGNORECASE)
+_CHECKSUMS = (
+    "; where it refuses the checksums of newer clients, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and "
+    "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
+)
 _CHECK_CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _TRANSIENT_CODES = frozenset(
@@ -131,7 +138,8 @@ def reason_of(error: BaseException) -> str:
         return one_line(error)
     code = code_of(error)
     message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
-    return _MEANING_OF.get(code, f"{message or 'refused'} ({{code}})").replace("{code}", code)
+    hint = _CHECKSUMS if code in ("NotImplemented", "501") or _ABOUT_CHECKSUMS.search(message) else ""
+    return _MEANING_OF.get(code, f"{message or 'refused'} ({{code}})").replace("{code}", code) + hint
 
 
 def is_of_this_machine(error: BaseException) -> bool:

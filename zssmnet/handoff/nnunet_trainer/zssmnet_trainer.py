@@ -9,7 +9,6 @@ The network is MNet with its default channels and merging unit, or that of the f
 ``-pretrained_weights``, or from that file where ``-pretrained_weights`` is not given.
 """
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from zssmnet.handoff.load import load_body
 from zssmnet.handoff.loss import CrossEntropyAndFocalLoss
 from zssmnet.handoff.weights import NETWORK_KEY, read_weights
 from zssmnet.mnet import SUPERVISION_WEIGHTS, MNet, head_sizes
+from zssmnet.storage.environment import variable
 
 WEIGHTS_VARIABLE = "ZSSMNET_WEIGHTS"
 
@@ -90,7 +90,7 @@ class nnUNetTrainerZssmnet(nnUNetTrainer):  # noqa: N801  (nnU-Net's way of nami
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        file = os.environ.get(WEIGHTS_VARIABLE)
+        file = variable(WEIGHTS_VARIABLE)
         if file and NETWORK_KEY not in plans:
             weights = read_weights(file)
             plans[NETWORK_KEY] = {"channels": list(weights.channels), "merge": weights.merge}
@@ -133,7 +133,7 @@ class nnUNetTrainerZssmnet(nnUNetTrainer):  # noqa: N801  (nnU-Net's way of nami
         super().on_train_start()
 
     def _start_from_weights(self) -> None:
-        network, file = self.bare_network, os.environ.get(WEIGHTS_VARIABLE)
+        network, file = self.bare_network, variable(WEIGHTS_VARIABLE)
         total = len(network.state_dict())
         if not self.from_weights:
             if network.tensors_taken:

@@ -1,0 +1,66 @@
+"""Addresses that users give: ``s3://bucket/prefix``, or a local path; what is neither is refused in one place."""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from zssmnet.errors import InputError
+from zssmnet.storage.keys import printable, unnameable
+
+Address = str | os.PathLike[str]
+"""A local folder or file, or ``s3://bucket/prefix``."""
+
+S3 = "s3://"
+_ACCESS_POINT = "arn:aws:s3:"
+_OTHER = re.compile(r"[^/]*://|(s3[an]?|file|gs|https?):|[a-z][a-z0-9+.-]+:(/|$)|(.*/)?(s3|file):/", re.IGNORECASE)
+"""Other schemes, and addresses with one slash, as tools that tidy paths write them: no local folders."""
+
+
+def checked_address(address: Address) -> str:
+    """``address`` as text, if it can name a place in S3 or a local one.
+
+    Raises:
+        InputError: none, another kind of address, one with a user or password in it, or one that cannot be encoded in
+            this locale.
+    """
+    address = os.fspath(address)
+    check_address(address)
+    if not address.strip():
+        raise InputError("an empty address was given for a folder; name a local folder or s3://bucket/prefix")
+    if reason := unnameable(address):
+        raise InputError(f"{printable(address)}: this address cannot be used: {reason}")
+    if address.startswith(S3):
+        bucket, *folders = address.removeprefix(S3).rstrip("/").split("/")
+        if not bucket.strip():
+            raise InputError(f"{address}: names no bucket; expected s3://bucket/prefix")
+        if {"", ".", ".."}.intersection(folders):
+            raise InputError(f"{address}: has an empty part, '.' or '..' in its prefix; expected s3://bucket/prefix")
+    elif "://" in address or _OTHER.match(address):
+        raise InputError(f"{address}: only local folders and s3://bucket/prefix can be used")
+    return address
+
+
+def check_address(address: str) -> None:
+    """Raise an InputError if a user or password stands in an address: it would stand in every log and record, too."""
+    scheme, is_remote, rest = address.partition("://")
+    place = rest.partition("/")[0]
+    if is_remote and ("@" in place or (":" in place and not place.startswith(_ACCESS_POINT))):
+        raise InputError(
+            f"{scheme}://...: an address must have no user, key or password in it; "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and name s3://bucket/prefix"
+        )
+
+
+def local_path(address: Address) -> Path:
+    """The local path of an address, in which ``~`` is the home.
+
+    Raises:
+        InputError: it cannot be used, or is in S3, for what works with local files alone.
+    """
+    text = checked_address(address)
+    if text.startswith(S3):
+        raise InputError(f"{text}: is in S3, but only a local path can be used here; 'zssmnet upload' sends a folder")
+    with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
+        return Path(text).expanduser()
+    return Path(text)
