@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from zssmnet.errors import ConfigError
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-ArchiveFormat = Literal["nnunet", "picai"]
+ArchiveFormat = Literal["nnunet", "picai", "bids"]
 SplitMode = Literal["reference", "stable"]
 Recipe = Literal["reference", "per-channel", "masked"]
 
