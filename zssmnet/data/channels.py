@@ -90,6 +90,8 @@ def _odd_roles(samples: Sequence[Array]) -> Iterator[str]:
             f"DWI follows ADC more closely in the gland (correlation {theirs:.2f}) than T2W does ({ours:.2f}): are T2W "
             "and DWI swapped, or is one of the three inverted or another image?"
         )
+    elif ours < -_FALL:
+        yield f"T2W falls where ADC rises in the gland (correlation {ours:.2f}): is one of the two inverted?"
     elif theirs > _LARGEST_RISE:
         yield f"DWI rises with ADC in the gland (correlation {theirs:.2f}); a high b-value falls: is it inverted?"
 

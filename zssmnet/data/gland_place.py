@@ -62,9 +62,11 @@ def information_by_move(mask: sitk.Image, images: Sequence[sitk.Image]) -> list[
     step_mm = spacing * cell
     ring, reach = ((np.array(mm) // step_mm).astype(int) for mm in ([0, _RING_MM, _RING_MM], _REACH_MM))
     window, padding = _window(mask, cell, ring + reach)
-    labels = np.pad(array_of(mask)[window], padding)[:, cell[1] // 2 :: cell[1], cell[2] // 2 :: cell[2]].astype(int)
-    near = sitk.BinaryDilate(sitk.GetImageFromArray((labels > 0).astype(np.uint8)), ring[::-1].tolist(), sitk.sitkBall)
-    places = np.flatnonzero(sitk.GetArrayFromImage(near))
+    labels = np.pad(array_of(mask)[window], padding)[:, cell[1] // 2 :: cell[1], cell[2] // 2 :: cell[2]].astype(np.int32)
+    near = labels > 0
+    for axis in (1, 2):
+        near = np.logical_or.reduce([np.roll(near, n, axis) for n in range(-ring[axis], ring[axis] + 1)])
+    places = np.flatnonzero(near)
     places = places[:: max(1, len(places) // _PLACES)]
     strides = np.maximum(1, np.rint(_STEP_MM / step_mm)).astype(int)
     moves = np.array(list(product(*(range(-(n // s) * s, n + 1, s) for n, s in zip(reach, strides, strict=True)))))
@@ -73,9 +75,9 @@ def information_by_move(mask: sitk.Image, images: Sequence[sitk.Image]) -> list[
         if number == 1:  # T2W is drawn on; the others have larger voxels and are off by more where they are wrong
             moves = moves[(moves // strides % 2 == 0).all(axis=1)]
         moved = places + (moves @ [labels[0].size, labels.shape[2], 1])[:, None]
-        rows = 3 * np.arange(len(moves))[:, None] + labels.ravel()[places]
+        rows = 3 * np.arange(len(moves), dtype=np.int32)[:, None] + labels.ravel()[places]
         values = np.pad(array_of(image)[window].astype(np.float32), padding, constant_values=np.nan)
-        values = values.reshape(len(values), labels.shape[1], cell[1], labels.shape[2], cell[2]).mean(axis=(2, 4))
+        values = sum(values[:, y :: cell[1], x :: cell[2]] for y, x in product(range(cell[1]), range(cell[2])))
         codes = (_QUANTILES + 1) * rows + _levels(values).ravel()[moved]
         counts = np.bincount(codes.ravel(), minlength=(_QUANTILES + 1) * 3 * len(moves))
         counts = counts.reshape(len(moves), 3, _QUANTILES + 1)[:, :, :_QUANTILES]
@@ -103,7 +105,7 @@ def _levels(values: Array) -> Array:
     """Quantile of each value, from 0; the last number is that of cells outside of the image."""
     known = np.sort(values[~np.isnan(values)])
     bounds = known[[len(known) * number // _QUANTILES for number in range(1, _QUANTILES)]]
-    return np.where(np.isnan(values), _QUANTILES, np.searchsorted(bounds, values))
+    return np.where(np.isnan(values), _QUANTILES, np.searchsorted(bounds, values)).astype(np.int32)
 
 
 def _information(counts: Array) -> Array:
