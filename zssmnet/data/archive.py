@@ -201,9 +201,7 @@ def _seen(storage: Storage) -> str:
 
 
 def _recognise(keys: list[str], images: Storage) -> ArchiveFormat:
-    kinds: list[ArchiveFormat] = [
-        kind for kind in IMAGE_SUFFIXES if any(_case_and_channel(key, kind) for key in keys)
-    ]
+    kinds: list[ArchiveFormat] = [kind for kind in IMAGE_SUFFIXES if any(_case_and_channel(key, kind) for key in keys)]
     if len(kinds) == 1:
         return kinds[0]
     if kinds:

@@ -16,13 +16,15 @@ from zssmnet.errors import CaseError
 FEWEST_VALUES = 8
 """In the gland; a DWI of low signal has 40."""
 SAME_IMAGE, SAME_SLICE = 0.99, 0.999
-"""Correlation from which on two channels are one image, and two slices one; real ones reach 0.71 and 0.89."""
-PATCHES = (0.01, 0.2)
-"""Share of the gland that has one value in areas of 3 x 3 voxels: warn above, leave out above; real ones reach 0.005."""
+"""Correlation from which on two channels are one image, or two slices one; real ones reach 0.71 and 0.89."""
+OUTERMOST_PATCH, OTHER_PATCH = (0.01, 0.2), (0.05, 0.5)
+"""Share of the gland in areas of 3 x 3 voxels of one value, the lowest or highest one or another: warn above, leave out
+above. Real images reach 0.005, and a DWI of few values, finely resampled, 0.01.
+"""
 ELSEWHERE = (1.25, 1.5, 1.5)
 """Information of T2W, ADC, DWI about the zones beside the gland, by that in it; real ones reach 1.1, 1.3, 1.0."""
 _LARGEST_RISE, _FALL = 0.3, 0.1
-"""Correlation of DWI with ADC (real: -0.57 to -0.01), and by how much it may exceed that of T2W with ADC (0.24 to 0.71)."""
+"""Correlation of DWI with ADC (real: -0.57 to -0.01), and by how much it may exceed T2W's with ADC (0.24 to 0.71)."""
 _SAMPLE = 4000
 
 Array = npt.NDArray[Any]
@@ -64,10 +66,11 @@ def _odd_values(array: Array, gland: Array) -> Iterator[tuple[str, bool]]:
     planes = array[:, ::2, ::2].reshape(len(array), -1).astype(np.float64)
     same = [_correlation(below, above) > SAME_SLICE for below, above in itertools.pairwise(planes)]
     if any(same):
-        yield f"has {sum(same) + 1} slices that repeat one: was it written with the right slices?", all(same[1:]) and same[0]
+        yield f"has {sum(same) + 1} slices that repeat one: was it written with the right slices?", all(same)
     share, value = _patches(array, gland)
-    if share > PATCHES[0]:
-        yield f"has no image in {share:.1%} of the gland: all values there are {value:g}", share > PATCHES[1]
+    limits = OUTERMOST_PATCH if value in (values[0], values[-1]) else OTHER_PATCH
+    if share > limits[0]:
+        yield f"has no image in {share:.1%} of the gland: all values there are {value:g}", share > limits[1]
 
 
 def _patches(array: Array, gland: Array) -> tuple[float, float]:

@@ -62,7 +62,9 @@ def information_by_move(mask: sitk.Image, images: Sequence[sitk.Image]) -> list[
     step_mm = spacing * cell
     ring, reach = ((np.array(mm) // step_mm).astype(int) for mm in ([0, _RING_MM, _RING_MM], _REACH_MM))
     window, padding = _window(mask, cell, ring + reach)
-    labels = np.pad(array_of(mask)[window], padding)[:, cell[1] // 2 :: cell[1], cell[2] // 2 :: cell[2]].astype(np.int32)
+    labels = np.pad(array_of(mask)[window], padding)[:, cell[1] // 2 :: cell[1], cell[2] // 2 :: cell[2]].astype(
+        np.int32
+    )
     near = labels > 0
     for axis in (1, 2):
         near = np.logical_or.reduce([np.roll(near, n, axis) for n in range(-ring[axis], ring[axis] + 1)])

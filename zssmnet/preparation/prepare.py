@@ -17,8 +17,8 @@ from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import CHANNELS, IMAGE_SUFFIXES, MASK_SUFFIX, Case
 from zssmnet.data.channels import check_channels
 from zssmnet.data.examination import Examination, case_errors, check_can_be_interpolated, file_errors, read_examination
-from zssmnet.data.image_io import LARGEST_VOLUME, array_of, check_values, write_image
 from zssmnet.data.gland_place import LOOKED_AT_MM
+from zssmnet.data.image_io import LARGEST_VOLUME, array_of, check_values, write_image
 from zssmnet.data.mask_checks import GLAND_ML, implausible, zones_ml
 from zssmnet.data.splits import SUBSETS
 from zssmnet.data.zonal_mask import without_stray_parts, zone_warning

@@ -79,7 +79,9 @@ def publish_masks_page(
         case_id, keys = case
         t2w_key = t2w_keys.get(case_id)
         files = [masks.stat(keys[0])] + ([images.stat(t2w_key)] if images is not None and t2w_key else [])
-        source = f"{METHOD} {case_id} {images is not None} {[(file.key, file.size, file.version) for file in files if file]}"
+        source = (
+            f"{METHOD} {case_id} {images is not None} {[(file.key, file.size, file.version) for file in files if file]}"
+        )
         if source in earlier:
             return earlier[source]
         try:

@@ -380,7 +380,9 @@ def test_duplicated():
 class TestUnicodeForms:
     """macOS stores names decomposed; typed elsewhere they are composed, and look the same."""
 
-    @pytest.mark.parametrize("name", ["Jos\u00e9_1", "M\u00fcller_2", "\u00c5ngstr\u00f6m", "\uac00\ub098_1", "Nguy\u1ec5n_3", "\u1e69_1"])
+    @pytest.mark.parametrize(
+        "name", ["Jos\u00e9_1", "M\u00fcller_2", "\u00c5ngstr\u00f6m", "\uac00\ub098_1", "Nguy\u1ec5n_3", "\u1e69_1"]
+    )
     @pytest.mark.parametrize("images_form", ["NFC", "NFD"])
     @pytest.mark.parametrize("masks_form", ["NFC", "NFD"])
     def test_images_and_masks_are_paired(self, folders: Folders, name: str, images_form, masks_form):
@@ -431,7 +433,12 @@ class TestBids:
     ):
         caplog.set_level(logging.INFO)
         named = tuple(f"{file}.nii.gz" for file in files)
-        others = ["participants.tsv", f"derivatives/x/{named[0]}", f"sourcedata/{named[0]}", "sub-1/func/sub-1_bold.nii.gz"]
+        others = [
+            "participants.tsv",
+            f"derivatives/x/{named[0]}",
+            f"sourcedata/{named[0]}",
+            "sub-1/func/sub-1_bold.nii.gz",
+        ]
         self.add(folders, *named, *others, masks=(case_id,))
         found = folders.inventory()
         assert found == Inventory((Case(case_id, "bids", (named[0], named[1], named[2]), f"{case_id}.nii.gz"),), ())

@@ -81,7 +81,6 @@ NO_IMAGES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "half of it 0": lambda values, zones: np.where(np.arange(values.shape[2]) > 55, 0, values),
     "zero in the upper half": lambda values, zones: np.where(np.arange(17)[:, None, None] > 8, 0, values),
     "masked out": lambda values, zones: np.where(zones == 2, -1024, values),
-    "five values": lambda values, zones: np.round(values / np.percentile(values, 99) * 4),
     "cut out": lambda values, zones: np.where(zones == 1, 0, values),
 }
 
@@ -98,6 +97,7 @@ ODD: dict[str, Change] = {
     "a slice 0": lambda values: np.where(np.arange(17)[:, None, None] == 8, 0, values),
     "a slice constant": lambda values: np.where(np.arange(17)[:, None, None] == 9, 300, values),
     "a slice twice": lambda values: values[[0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 10, 11, 12, 13, 14, 15, 16]],
+    "few values": lambda values: np.round(values / np.percentile(values, 99) * 7),
     "a square 0": lambda values: np.where(np.pad(np.ones((9, 16, 16)), ((4, 4), (48, 48), (48, 48))) > 0, 0, values),
 }
 

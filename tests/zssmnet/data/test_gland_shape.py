@@ -36,7 +36,9 @@ def without(axis: int, from_middle: slice) -> Change:
 
     def change(zones: np.ndarray) -> np.ndarray:
         window = [slice(None)] * 3
-        start, stop = (None if end is None else middle(zones)[axis] + end for end in (from_middle.start, from_middle.stop))
+        start, stop = (
+            None if end is None else middle(zones)[axis] + end for end in (from_middle.start, from_middle.stop)
+        )
         window[axis] = slice(start, stop)
         zones[tuple(window)] = 0
         return zones

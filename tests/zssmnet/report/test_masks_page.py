@@ -98,7 +98,9 @@ class TestContinuing:
         elif change == "images given":
             archive.image_path(0, "1_1").unlink()
         else:
-            rows.write_text("no rows" if change == "rows damaged" else rows.read_text().replace('"picture":"', '"picture":"<b>'))
+            rows.write_text(
+                "no rows" if change == "rows damaged" else rows.read_text().replace('"picture":"', '"picture":"<b>')
+            )
         (after, *_) = [one for one in self.publish(archive) if one.case_id == "1_1"]
         assert (after.check != before.check) is (change in ("mask", "image", "images given"))
         assert "<b>" not in rows.read_text()
