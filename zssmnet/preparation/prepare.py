@@ -15,15 +15,15 @@ from typing_extensions import override
 
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import CHANNELS, IMAGE_SUFFIXES, MASK_SUFFIX, Case
-from zssmnet.data.channels import check_channels
 from zssmnet.data.examination import Examination, case_errors, check_can_be_interpolated, file_errors, read_examination
-from zssmnet.data.gland_place import LOOKED_AT_MM
 from zssmnet.data.image_io import LARGEST_VOLUME, array_of, check_values, write_image
 from zssmnet.data.mask_checks import GLAND_ML, implausible, zones_ml
 from zssmnet.data.splits import SUBSETS
 from zssmnet.data.zonal_mask import without_stray_parts, zone_warning
 from zssmnet.errors import CaseError
+from zssmnet.preparation.channels import check_channels
 from zssmnet.preparation.cropping import Box, Triple, bounding_box, margin_in_voxels
+from zssmnet.preparation.gland_place import LOOKED_AT_MM
 from zssmnet.preparation.measured import in_common_unit, uncovered
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
 from zssmnet.storage import Storage

@@ -12,14 +12,14 @@ import SimpleITK as sitk
 from pydantic import BaseModel, ValidationError
 
 from zssmnet.data.archive import CHANNELS, ArchiveFormat, masks_by_case, take_inventory
-from zssmnet.data.channels import ELSEWHERE
 from zssmnet.data.examination import check_grid
-from zssmnet.data.gland_place import odd_places
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.data.mask_checks import MaskCheck, check_mask
 from zssmnet.data.orientation import in_axial_order
 from zssmnet.errors import CaseError, ImageError, StorageError, UnreadableFileError
+from zssmnet.preparation.channels import ELSEWHERE
 from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
+from zssmnet.preparation.gland_place import odd_places
 from zssmnet.report.archive_rows import Base64, Path
 from zssmnet.report.page import LEGEND, case_row, document, draw_all
 from zssmnet.report.palette import Array

@@ -62,9 +62,8 @@ def information_by_move(mask: sitk.Image, images: Sequence[sitk.Image]) -> list[
     step_mm = spacing * cell
     ring, reach = ((np.array(mm) // step_mm).astype(int) for mm in ([0, _RING_MM, _RING_MM], _REACH_MM))
     window, padding = _window(mask, cell, ring + reach)
-    labels = np.pad(array_of(mask)[window], padding)[:, cell[1] // 2 :: cell[1], cell[2] // 2 :: cell[2]].astype(
-        np.int32
-    )
+    labels = np.pad(array_of(mask)[window].astype(np.int32), padding)
+    labels = labels[:, cell[1] // 2 :: cell[1], cell[2] // 2 :: cell[2]]
     near = labels > 0
     for axis in (1, 2):
         near = np.logical_or.reduce([np.roll(near, n, axis) for n in range(-ring[axis], ring[axis] + 1)])
@@ -79,7 +78,7 @@ def information_by_move(mask: sitk.Image, images: Sequence[sitk.Image]) -> list[
         moved = places + (moves @ [labels[0].size, labels.shape[2], 1])[:, None]
         rows = 3 * np.arange(len(moves), dtype=np.int32)[:, None] + labels.ravel()[places]
         values = np.pad(array_of(image)[window].astype(np.float32), padding, constant_values=np.nan)
-        values = sum(values[:, y :: cell[1], x :: cell[2]] for y, x in product(range(cell[1]), range(cell[2])))
+        values = np.add.reduce([values[:, y :: cell[1], x :: cell[2]] for y, x in product(*map(range, cell[1:]))])
         codes = (_QUANTILES + 1) * rows + _levels(values).ravel()[moved]
         counts = np.bincount(codes.ravel(), minlength=(_QUANTILES + 1) * 3 * len(moves))
         counts = counts.reshape(len(moves), 3, _QUANTILES + 1)[:, :, :_QUANTILES]

@@ -9,12 +9,12 @@ import pytest
 import SimpleITK as sitk
 
 from zssmnet.config import PreparationConfig
-from zssmnet.data.channels import check_channels
 from zssmnet.data.examination import Examination, onto_grid
-from zssmnet.data.gland_place import information_by_move
 from zssmnet.data.image_io import image_like
 from zssmnet.errors import CaseError
 from zssmnet.phantom import GridSpec, phantom_case
+from zssmnet.preparation.channels import check_channels
+from zssmnet.preparation.gland_place import information_by_move
 from zssmnet.preparation.prepare import prepare_volumes
 
 GRIDS = (GridSpec.centred((112, 112, 17), (0.8, 0.8, 3.3), (0.0, 0.0, 0.0)),)

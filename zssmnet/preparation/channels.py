@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from zssmnet.data.archive import CHANNELS
 from zssmnet.data.examination import Examination
-from zssmnet.data.gland_place import odd_places
 from zssmnet.data.image_io import array_of
 from zssmnet.errors import CaseError
+from zssmnet.preparation.gland_place import odd_places
 
 FEWEST_VALUES = 8
 """In the gland; a DWI of low signal has 40."""
