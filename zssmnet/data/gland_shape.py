@@ -26,6 +26,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "one side of the peripheral zone has {:.2f} of the other's volume": (0.14, _INFINITE),
     "the middles of the zones lie {:.1f} mm apart from front to back": (2.0, _INFINITE),
     "the peripheral zone lies {:.1f} mm above the rest": (-_INFINITE, 8.0),
+    "the peripheral zone's share of the lower third less that of the upper third is {:.2f}": (-0.45, 0.85),
 }
 """Smallest and largest plausible value of each measure, and how it is reported."""
 
@@ -79,7 +80,7 @@ def _measures(zones: Planes, spacing: tuple[float, float, float]) -> Iterator[fl
     yield count / zones.size
     peripheral, rest = zones == 1, zones == 2
     if not (peripheral.any() and rest.any()):
-        yield from (1.0, 2.0, 0.0)  # one zone alone is reported otherwise
+        yield from (1.0, 2.0, 0.0, 0.0)  # one zone alone is reported otherwise
         return
     half = zones.shape[2] // 2
     sides = peripheral[:, :, :half].sum(), peripheral[:, :, zones.shape[2] - half :].sum()
@@ -87,6 +88,9 @@ def _measures(zones: Planes, spacing: tuple[float, float, float]) -> Iterator[fl
     above, behind = (_middle(peripheral, axis) - _middle(rest, axis) for axis in (0, 1))
     yield abs(behind) * spacing[1]  # swapped zones are reported otherwise
     yield above * spacing[0]
+    third = max(1, len(zones) // 3)
+    low, high = (peripheral[part].sum() / max(gland[part].sum(), 1) for part in (slice(third), slice(-third, None)))
+    yield low - high
 
 
 def _middle(zone: npt.NDArray[np.bool_], axis: int) -> float:

@@ -30,7 +30,8 @@ PAGE, ROWS = "masks.html", "masks-rows.jsonl"
 MARGIN_MM = 15.0
 METHOD = 1
 """Raised whenever the same mask would give another row."""
-_MASKS_AT_ONCE = 100
+_MASKS_AT_ONCE = 16
+"""Masks after which the page is published again; in the end after every quarter more."""
 
 
 class DrawnMask(BaseModel, frozen=True):
@@ -93,8 +94,9 @@ def publish_masks_page(
 
     found: list[DrawnMask] = []
     cases = sorted(masks_by_case(masks).items())
-    for start in range(0, len(cases), _MASKS_AT_ONCE):
-        found += draw_all(drawn, cases[start : start + _MASKS_AT_ONCE], advance)
+    while len(found) < len(cases):
+        some = max(_MASKS_AT_ONCE, len(found) // 4)
+        found += draw_all(drawn, cases[len(found) : len(found) + some], advance)
         found.sort(key=lambda one: (-len(one.check.findings), one.case_id))
         output.publish_bytes(ROWS, "".join(f"{row.model_dump_json()}\n" for row in found).encode())
         output.publish_bytes(PAGE, _page(found, len(cases)).encode())
