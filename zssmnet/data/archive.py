@@ -285,7 +285,11 @@ def _paired(
                 case_id, printable(keys[1]), f"the id is there twice, in {printable(keys[0])} as well; rename one"
             )
         _check_key(case_id, keys[0])
-    return Case(case_id, archive_format, (channels[0][0], channels[1][0], channels[2][0]), mask_keys[case_id][0])
+    (mask,) = mask_keys[case_id]
+    own = Path(mask).name.removesuffix(MASK_SUFFIX)
+    if all(Path(channels[channel][0]).name.startswith(own) for channel in channels):
+        case_id = own  # decomposed throughout: so the files are called
+    return Case(case_id, archive_format, (channels[0][0], channels[1][0], channels[2][0]), mask)
 
 
 def duplicated(names: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from zssmnet.config import PICAI_PATIENT
 from zssmnet.config import SplitMode as SplitMode
-from zssmnet.data.archive import duplicated, in_one_form, patient_in, patient_of, shortened
+from zssmnet.data.archive import duplicated, patient_in, patient_of, shortened
 from zssmnet.errors import ConfigError, InputError, SplitsError
 from zssmnet.storage import read_file
 
@@ -153,4 +153,4 @@ def _val_list(fold: Any, number: int, source: str) -> list[str]:
     val = fold.get("val") if isinstance(fold, dict) else None
     if not isinstance(val, list) or not all(isinstance(case, str) for case in val):
         raise SplitsError(f'{source}: fold {number}: expected an object with "val", a list of case ids (texts)')
-    return [in_one_form(case) for case in val]
+    return val

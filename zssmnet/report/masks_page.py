@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from pydantic import BaseModel, ValidationError
 
-from zssmnet.data.archive import CHANNELS, ArchiveFormat, masks_by_case, take_inventory
+from zssmnet.data.archive import CHANNELS, ArchiveFormat, in_one_form, masks_by_case, take_inventory
 from zssmnet.data.examination import check_grid
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.data.mask_checks import MaskCheck, check_mask
@@ -72,7 +72,9 @@ def publish_masks_page(
     """
     t2w_keys: Mapping[str, str] = {}
     if images is not None:
-        t2w_keys = {case.id: case.images[0] for case in take_inventory(images, masks, archive_format).cases}
+        t2w_keys = {
+            in_one_form(case.id): case.images[0] for case in take_inventory(images, masks, archive_format).cases
+        }
     output.sweep()
     earlier = {row.source: row for row in _rows(output)}
 
