@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from zssmnet.errors import ConfigError
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-ArchiveFormat = Literal["nnunet", "picai"]
+ArchiveFormat = Literal["nnunet", "picai", "bids"]
 SplitMode = Literal["reference", "stable"]
 Recipe = Literal["reference", "per-channel", "masked"]
 
@@ -63,9 +63,7 @@ class _Frozen(BaseModel, metaclass=_METACLASS):  # type: ignore[metaclass]
 
 ImagesPath = Annotated[
     str,
-    Field(
-        min_length=1, description="Folder or s3://bucket/prefix of an nnU-Net raw archive or of PI-CAI's MHA archive"
-    ),
+    Field(min_length=1, description="Folder or s3://bucket/prefix of an nnU-Net raw, PI-CAI MHA or BIDS archive"),
     Flag("images_path", "D"),
 ]
 MaskPath = Annotated[
@@ -155,7 +153,7 @@ class PreparationConfig(_Frozen):
     spacing_mm: tuple[float, float, float] = Field((0.5, 0.5, 3.0), description="Target spacing x, y, z in mm")
     margin_mm: float = Field(25.0, ge=0, le=1000, description="Margin kept around the gland on every side, in mm")
     convert_adc: bool = Field(
-        False, description="Convert ADC to 1e-6 mm2/s where its median in the gland shows another power of ten"
+        False, description="Convert ADC to 1e-6 mm2/s where its median in the gland shows another unit of ADC"
     )
     stray_mask_parts: Literal["ignore", "keep", "refuse"] = Field(
         "ignore",

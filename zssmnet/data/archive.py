@@ -1,10 +1,11 @@
-"""What a case is, and finding cases in an nnU-Net raw archive or in PI-CAI's MHA archive.
+"""What a case is, and finding cases in an nnU-Net raw archive, in PI-CAI's MHA archive or in a BIDS folder.
 
 A case is three images (T2W, ADC, DWI: high b-value) and a zonal mask on T2W's grid.
 """
 
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -22,13 +23,20 @@ CHANNELS = ("T2W", "ADC", "DWI")
 IMAGE_SUFFIXES: dict[ArchiveFormat, tuple[str, str, str]] = {
     "nnunet": ("_0000.nii.gz", "_0001.nii.gz", "_0002.nii.gz"),
     "picai": ("_t2w.mha", "_adc.mha", "_hbv.mha"),
+    "bids": ("_T2w.nii.gz", "_ADC.nii.gz", "_dwi.nii.gz"),
 }
 """File names of a case's T2W, ADC and DWI after its id, in each kind of archive."""
 MASK_SUFFIX = ".nii.gz"
 _EXPECTED = (
-    "expected imagesTr/<case>_0000.nii.gz (nnU-Net raw; such as imagesTr/11373_1001396_0000.nii.gz) "
-    "or <patient>/<patient>_<study>_t2w.mha (PI-CAI; such as 11373/11373_1001396_t2w.mha)"
+    "expected imagesTr/<case>_0000.nii.gz (nnU-Net raw; such as imagesTr/11373_1001396_0000.nii.gz), "
+    "<patient>/<patient>_<study>_t2w.mha (PI-CAI; such as 11373/11373_1001396_t2w.mha) "
+    "or sub-<label>/anat/sub-<label>_T2w.nii.gz (BIDS)"
 )
+_BIDS = re.compile(
+    r"(?:^|/)(?P<subject>sub-[^_/]+)/(?:(?P<session>ses-[^_/]+)/)?(?:anat|dwi)/(?P=subject)_(?:[^/]+_)?(?:T2w|ADC|dwi)\.nii\.gz$"
+)
+_NOT_BIDS = re.compile(r"(^|/)(derivatives|sourcedata)/")
+_BIDS_SESSION = re.compile(r"(?P<patient>sub-[^_]+)_ses-[^_]+$")
 _LONGEST_ENDING = 12
 _SUBSET = re.compile(r"subset[0-5]")
 _RECORD = re.compile(r"(^|/)records/[^/]+\.json$")
@@ -41,7 +49,7 @@ class Case:
 
     Attributes:
         id: the case's id, of any form; ``<patient>_<study>`` in PI-CAI.
-        format: the archive it comes from; images of ``picai`` lie each on a grid of its own.
+        format: the archive it comes from; images of ``picai`` and ``bids`` lie each on a grid of its own.
         images: keys of T2W, ADC, DWI below the images' root.
         mask: key of the zonal mask below the masks' root.
     """
@@ -70,7 +78,7 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
     """Find all cases and pair them with their masks.
 
     Args:
-        images: an nnU-Net raw archive (its ``imagesTr`` or the folder above), or PI-CAI's MHA archive.
+        images: an nnU-Net raw archive (its ``imagesTr`` or the folder above), PI-CAI's MHA archive or a BIDS folder.
         masks: folder of ``<case>.nii.gz``.
         archive_format: None detects it automatically, by the names of the files.
 
@@ -90,6 +98,9 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
         except CaseError as fault:
             if not case_id.startswith("."):  # a hidden file is a case only if all of the case is there
                 faults.append(fault)
+    if archive_format == "bids":
+        for case in cases:
+            log.info("%s: %s", case.id, ", ".join(map("{} {}".format, CHANNELS, map(printable, case.images))))
     if without := sorted(set(mask_keys) - set(found)):
         log.warning("%s: %d masks without images, not used: %s", masks.uri, len(without), shortened(without))
     return Inventory(tuple(cases), tuple(faults))
@@ -101,7 +112,8 @@ def patient_of(case_id: str, pattern: str = PICAI_PATIENT) -> str:
     Args:
         case_id: the case's id.
         pattern: regular expression with a group ``patient``. The default takes the part before ``_`` of
-            PI-CAI's ``<patient>_<study>``; where it does not match, the case is a patient of its own.
+            PI-CAI's ``<patient>_<study>``, and the subject of BIDS' ``sub-<label>_ses-<label>``; where it does not
+            match, the case is a patient of its own.
 
     Raises:
         InputError: ``pattern`` is no regular expression, or has no such group.
@@ -117,7 +129,7 @@ def patient_in(case_id: str, pattern: str) -> str | None:
         raise InputError(f"{pattern!r} is no regular expression: {error}") from error
     if "patient" not in compiled.groupindex:
         raise InputError(f"{pattern!r} has no group (?P<patient>...), which names a case's patient")
-    match = compiled.match(case_id)
+    match = compiled.match(case_id) or (_BIDS_SESSION.match(case_id) if pattern == PICAI_PATIENT else None)
     return (match and match["patient"]) or None
 
 
@@ -128,8 +140,25 @@ def shortened(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+def in_one_form(name: str) -> str:
+    """A name in Unicode's composed form: names that passed through macOS are decomposed and look the same."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _name(key: str) -> str:
-    return Path(key).name
+    return in_one_form(Path(key).name)
+
+
+def _case_and_channel(key: str, archive_format: ArchiveFormat) -> tuple[str, int] | None:
+    """The case and the channel that a file belongs to by its name; None if it is no image."""
+    name = _name(key)
+    for channel, suffix in enumerate(IMAGE_SUFFIXES[archive_format]):
+        if name.endswith(suffix):
+            if archive_format != "bids":
+                return name.removesuffix(suffix), channel
+            match = None if _NOT_BIDS.search(key) else _BIDS.search(in_one_form(key))
+            return match and ("_".join(filter(None, match.group("subject", "session"))), channel)
+    return None
 
 
 def _keys(storage: Storage) -> list[str]:
@@ -172,15 +201,12 @@ def _seen(storage: Storage) -> str:
 
 
 def _recognise(keys: list[str], images: Storage) -> ArchiveFormat:
-    kinds: list[ArchiveFormat] = [
-        kind for kind, suffixes in IMAGE_SUFFIXES.items() if any(key.endswith(suffixes) for key in keys)
-    ]
+    kinds: list[ArchiveFormat] = [kind for kind in IMAGE_SUFFIXES if any(_case_and_channel(key, kind) for key in keys)]
     if len(kinds) == 1:
         return kinds[0]
     if kinds:
-        raise ArchiveError(
-            f"{images.uri}: holds both *_0000.nii.gz and *_t2w.mha; choose one with --archive-format nnunet or picai"
-        )
+        both, choice = " and ".join(f"*{IMAGE_SUFFIXES[kind][0]}" for kind in kinds), " or ".join(kinds)
+        raise ArchiveError(f"{images.uri}: holds both {both}; choose one with --archive-format {choice}")
     if not images.list():
         raise ArchiveError(f"{images.uri}: no such folder, or an empty one; name the folder of the images")
     raise ArchiveError(f"{images.uri}: no case found; {_EXPECTED}; {_seen(images)}")
@@ -191,10 +217,8 @@ def _channels_by_case(
 ) -> dict[str, dict[int, list[str]]]:
     found: dict[str, dict[int, list[str]]] = {}
     for key in _training_images(keys) if archive_format == "nnunet" else keys:
-        for channel, suffix in enumerate(IMAGE_SUFFIXES[archive_format]):
-            if _name(key).endswith(suffix):
-                case_id = _name(key).removesuffix(suffix)
-                found.setdefault(case_id, {}).setdefault(channel, []).append(key)
+        if image := _case_and_channel(key, archive_format):
+            found.setdefault(image[0], {}).setdefault(image[1], []).append(key)
     if not found:
         expected = " or ".join(IMAGE_SUFFIXES[archive_format])
         raise ArchiveError(
@@ -261,7 +285,11 @@ def _paired(
                 case_id, printable(keys[1]), f"the id is there twice, in {printable(keys[0])} as well; rename one"
             )
         _check_key(case_id, keys[0])
-    return Case(case_id, archive_format, (channels[0][0], channels[1][0], channels[2][0]), mask_keys[case_id][0])
+    (mask,) = mask_keys[case_id]
+    own = Path(mask).name.removesuffix(MASK_SUFFIX)
+    if all(Path(channels[channel][0]).name.startswith(own) for channel in channels):
+        case_id = own  # decomposed throughout: so the files are called
+    return Case(case_id, archive_format, (channels[0][0], channels[1][0], channels[2][0]), mask)
 
 
 def duplicated(names: Iterable[str]) -> list[str]:

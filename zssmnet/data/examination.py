@@ -74,8 +74,8 @@ def read_files(images: Sequence[Address], zonal_mask: Address) -> tuple[str, Exa
 def read_examination(case: Case, images: Storage, masks: Storage) -> Examination:
     """Read and check a case.
 
-    Axes are brought into the order left, posterior, superior where that takes no interpolation; then PI-CAI's ADC and
-    DWI are brought onto T2W's grid. All four lie exactly on it in the end.
+    Axes are brought into the order left, posterior, superior where that takes no interpolation; then ADC and DWI of
+    PI-CAI and BIDS are brought onto T2W's grid. All four lie exactly on it in the end.
 
     Raises:
         CaseError: a file is missing, unreadable or not a 3-D image, slices are not axial and along another axis than
@@ -99,7 +99,7 @@ def read_examination(case: Case, images: Storage, masks: Storage) -> Examination
     if (tilt := tilt_degrees(t2w)) > STRONGLY_OBLIQUE_DEGREES:
         warnings.append(f"axes are tilted by {tilt:.0f} degrees against the patient's: is this an axial examination?")
     measured = None
-    if case.format == "picai":
+    if case.format != "nnunet":
         for file, image in zip(files[1:3], (adc, dwi), strict=True):
             check_can_be_interpolated(case.id, file, image)
         measured = adc, dwi

@@ -15,6 +15,8 @@ from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
 
 TYPICAL_ADC = 1250.0
 """In the gland, in 1e-6 mm2/s: peripheral zone 1400 to 1900, the rest 1000 to 1500, cancer 600 to 1000."""
+_UNITS = {12: "m2/s", 8: "cm2/s", 6: "mm2/s", 3: "1e-3 mm2/s", -1: "1e-7 mm2/s", -3: "1e-9 mm2/s"}
+"""Those that files have, by the power of ten that converts them; 8 bits, or another image, give other powers."""
 _EXPECTED = "expected 400 to 4000 in 1e-6 mm2/s"
 
 
@@ -33,10 +35,13 @@ def in_common_unit(adc: sitk.Image, mask: sitk.Image, convert: bool) -> tuple[si
         return adc, f"ADC's median in the gland is {median:.3g}: {_EXPECTED}; it is no ADC map"
     if not (exponent := round(math.log10(TYPICAL_ADC / median))):
         return adc, None
-    unit = {0: "mm2/s", -3: "1e-3 mm2/s"}.get(exponent - 6, f"1e{exponent - 6} mm2/s")
-    found = f"ADC's median in the gland is {median:.3g}: {_EXPECTED}, so it seems to be in {unit}"
+    found, factor = f"ADC's median in the gland is {median:.3g}: {_EXPECTED}", f"{10.0**-exponent:g}"
+    if exponent not in _UNITS:
+        no_unit = f"wrong by a factor of {factor}; the setting convert_adc does not help: no unit of ADC has it"
+        return adc, f"{found}; {no_unit}, so it is no ADC map, or one that was scaled"
+    found += f", so it seems to be in {_UNITS[exponent]}"
     if not convert:
-        return adc, f"{found}, wrong by a factor of {10.0**-exponent:g}; the setting convert_adc converts it"
+        return adc, f"{found}, wrong by a factor of {factor}; the setting convert_adc converts it"
     converted = image_like(array_of(adc).astype(np.float32) * np.float32(10.0**exponent), adc)
     return converted, f"{found}, and was multiplied by {10.0**exponent:g}"
 

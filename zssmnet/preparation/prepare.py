@@ -17,10 +17,13 @@ from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import CHANNELS, IMAGE_SUFFIXES, MASK_SUFFIX, Case
 from zssmnet.data.examination import Examination, case_errors, check_can_be_interpolated, file_errors, read_examination
 from zssmnet.data.image_io import LARGEST_VOLUME, array_of, check_values, write_image
+from zssmnet.data.mask_checks import GLAND_ML, implausible, zones_ml
 from zssmnet.data.splits import SUBSETS
 from zssmnet.data.zonal_mask import without_stray_parts, zone_warning
 from zssmnet.errors import CaseError
+from zssmnet.preparation.channels import check_channels
 from zssmnet.preparation.cropping import Box, Triple, bounding_box, margin_in_voxels
+from zssmnet.preparation.gland_place import LOOKED_AT_MM
 from zssmnet.preparation.measured import in_common_unit, uncovered
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_image, resample_mask, target_grid
 from zssmnet.storage import Storage
@@ -149,6 +152,9 @@ def prepare_volumes(case_id: str, examination: Examination, config: PreparationC
     for image, name, file in zip((t2w, adc, dwi), CHANNELS, examination.files, strict=False):
         check_values(case_id, file, image, f"the {name} image around the gland")
     warnings += uncovered(case_id, examination, config)
+    near = _near_gland(examination)
+    if sum(zones_ml(near.mask)) >= GLAND_ML[0]:  # fewer voxels show little
+        warnings += [*implausible(near.mask), *check_channels(case_id, near)]
     return PreparedVolumes((t2w, adc, dwi), crop_mask(mask, roi), roi, (*examination.warnings, *warnings))
 
 
@@ -159,6 +165,16 @@ def _mended(case_id: str, examination: Examination, config: PreparationConfig) -
     adc, unit = in_common_unit(examination.adc, mask, config.convert_adc)
     warnings = [warning for warning in (stray, zone_warning(mask), unit) if warning]
     return replace(examination, mask=mask, adc=adc), warnings
+
+
+def _near_gland(examination: Examination) -> Examination:
+    """The gland and as much around it as is looked at."""
+    mask = examination.mask
+    gland = bounding_box(array_of(mask))
+    assert gland
+    region = gland.widened(margin_in_voxels(LOOKED_AT_MM, mask.GetSpacing()), mask.GetSize())
+    t2w, adc, dwi, mask = (crop_mask(image, region) for image in (*examination.images, mask))
+    return replace(examination, t2w=t2w, adc=adc, dwi=dwi, mask=mask)
 
 
 def remove_stale(output: Storage, keep: set[str]) -> list[str]:

@@ -1,43 +1,56 @@
-"""Zonal masks, checked and drawn on one page: a row a mask, those with findings first."""
+"""Zonal masks, checked and drawn on one page: a row a mask, those with findings first.
+
+The page is published again and again while masks are checked. Its rows are kept beside it, so that a second run checks
+only new and changed masks.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk
+from pydantic import BaseModel, ValidationError
 
-from zssmnet.data.archive import ArchiveFormat, masks_by_case, take_inventory
+from zssmnet.data.archive import CHANNELS, ArchiveFormat, in_one_form, masks_by_case, take_inventory
 from zssmnet.data.examination import check_grid
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.data.mask_checks import MaskCheck, check_mask
 from zssmnet.data.orientation import in_axial_order
-from zssmnet.errors import CaseError, ImageError, UnreadableFileError
+from zssmnet.errors import CaseError, ImageError, StorageError, UnreadableFileError
+from zssmnet.preparation.channels import ELSEWHERE
 from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
+from zssmnet.preparation.gland_place import odd_places
+from zssmnet.report.archive_rows import Base64, Path
 from zssmnet.report.page import LEGEND, case_row, document, draw_all
 from zssmnet.report.palette import Array
 from zssmnet.report.thumbnails import drawing, jpeg, outlines, shown_slices
 from zssmnet.storage import Storage
 from zssmnet.storage.ownership import check_ours
 
-PAGE = "masks.html"
+PAGE, ROWS = "masks.html", "masks-rows.jsonl"
 _TITLE = "Zonal masks: "
 _MARK = f"<title>{_TITLE}".encode()
 MARGIN_MM = 15.0
+METHOD = 1
+"""Raised whenever the same mask would give another row."""
+_MASKS_AT_ONCE = 16
+"""Masks after which the page is published again; in the end after every quarter more."""
 
 
-@dataclass(frozen=True)
-class DrawnMask:
+class DrawnMask(BaseModel, frozen=True):
     """Findings and picture of a case's mask.
 
     Attributes:
+        source: the method and versions of the files it was made from.
         picture: JPEG of three slices, towards the head first, base64; empty if nothing can be drawn.
         outlines: SVG paths of the zones in each of them.
     """
 
     case_id: str
     check: MaskCheck
-    picture: str = ""
-    outlines: tuple[tuple[str, str], ...] = ()
+    picture: Base64 = ""
+    outlines: tuple[tuple[Path, Path], ...] = ()
+    source: str = ""
 
 
 def publish_masks_page(
@@ -48,7 +61,7 @@ def publish_masks_page(
     advance: Callable[[], object] = lambda: None,
     force: bool = False,
 ) -> list[DrawnMask]:
-    """Check all masks and publish ``masks.html``.
+    """Check all masks and publish ``masks.html``, time and again until it is whole.
 
     Args:
         masks: folder of ``<case>.nii.gz``.
@@ -65,21 +78,45 @@ def publish_masks_page(
     check_ours(output, PAGE, lambda file: _MARK in file.read_bytes()[:1000], force)
     t2w_keys: Mapping[str, str] = {}
     if images is not None:
-        t2w_keys = {case.id: case.images[0] for case in take_inventory(images, masks, archive_format).cases}
+        t2w_keys = {
+            in_one_form(case.id): case.images[0] for case in take_inventory(images, masks, archive_format).cases
+        }
+    output.sweep()
+    earlier = {row.source: row for row in _rows(output)}
 
     def drawn(case: tuple[str, Sequence[str]]) -> DrawnMask:
         case_id, keys = case
+        t2w_key = t2w_keys.get(case_id)
+        files = [masks.stat(keys[0])] + ([images.stat(t2w_key)] if images is not None and t2w_key else [])
+        source = (
+            f"{METHOD} {case_id} {images is not None} {[(file.key, file.size, file.version) for file in files if file]}"
+        )
+        if source in earlier:
+            return earlier[source]
         try:
-            return _drawn(case_id, masks, keys[0], images, t2w_keys.get(case_id))
+            row = _drawn(case_id, masks, keys[0], images, t2w_key)
         except (UnreadableFileError, ImageError) as error:
             reason = error.reason if isinstance(error, UnreadableFileError) else str(error)
-            return DrawnMask(case_id, MaskCheck(0.0, 0.0, (reason,)))
+            row = DrawnMask(case_id=case_id, check=MaskCheck(0.0, 0.0, (reason,)))
+        return row.model_copy(update={"source": source})
 
-    found = draw_all(drawn, sorted(masks_by_case(masks).items()), advance)
-    found.sort(key=lambda one: (-len(one.check.findings), one.case_id))
-    output.sweep()
-    output.publish_bytes(PAGE, _page(found).encode())
+    found: list[DrawnMask] = []
+    cases = sorted(masks_by_case(masks).items())
+    while len(found) < len(cases):
+        some = max(_MASKS_AT_ONCE, len(found) // 4)
+        found += draw_all(drawn, cases[len(found) : len(found) + some], advance)
+        found.sort(key=lambda one: (-len(one.check.findings), one.case_id))
+        output.publish_bytes(ROWS, "".join(f"{row.model_dump_json()}\n" for row in found).encode())
+        output.publish_bytes(PAGE, _page(found, len(cases)).encode())
     return found
+
+
+def _rows(output: Storage) -> list[DrawnMask]:
+    """The rows that an earlier run kept; none if they cannot be read."""
+    try:
+        return [DrawnMask.model_validate_json(line) for line in output.read(ROWS).splitlines()]
+    except (StorageError, ValidationError):
+        return []
 
 
 def _drawn(case_id: str, masks: Storage, key: str, images: Storage | None, t2w_key: str | None) -> DrawnMask:
@@ -92,6 +129,8 @@ def _drawn(case_id: str, masks: Storage, key: str, images: Storage | None, t2w_k
     if t2w is not None:
         try:
             check_grid(case_id, masks.where(key), mask, t2w)
+            if check.peripheral_ml + check.rest_ml:
+                faults += odd_places(mask, [(CHANNELS[0], t2w, ELSEWHERE[0])])
         except CaseError as fault:
             faults.append(fault.reason)
             t2w = None
@@ -103,19 +142,21 @@ def _picture(case_id: str, check: MaskCheck, mask: sitk.Image, t2w: sitk.Image |
     zones_ZYX = array_of(mask)
     gland = bounding_box(zones_ZYX)
     if gland is None:
-        return DrawnMask(case_id, check)
+        return DrawnMask(case_id=case_id, check=check)
     x, y, _ = margin_in_voxels(MARGIN_MM, mask.GetSpacing())
     _, rows, columns = gland.widened((x, y, 0), mask.GetSize()).window_ZYX
     ground: Array = np.zeros(zones_ZYX.shape, np.uint8) if t2w is None else array_of(t2w)
     slices = shown_slices(zones_ZYX)
     paths = tuple(outlines(zones_ZYX[z, rows, columns]) for z in slices)
-    return DrawnMask(case_id, check, jpeg([ground[z, rows, columns] for z in slices]), paths)
+    picture = jpeg([ground[z, rows, columns] for z in slices])
+    return DrawnMask(case_id=case_id, check=check, picture=picture, outlines=paths)
 
 
-def _page(masks: Sequence[DrawnMask]) -> str:
+def _page(masks: Sequence[DrawnMask], total: int) -> str:
     odd = sum(bool(one.check.findings) for one in masks)
+    counted = f"{len(masks)} masks" if len(masks) == total else f"{len(masks)} of {total} masks so far"
     head = (
-        f"<h1>{len(masks)} masks, {odd} with findings</h1><p>Slices at 4/5, 1/2 and 1/5 of the gland's height; "
+        f"<h1>{counted}, {odd} with findings</h1><p>Slices at 4/5, 1/2 and 1/5 of the gland's height; "
         f"{LEGEND}.</p><table class=cases><tr><th>case<th>upper, middle, lower<th>gland<th>findings"
     )
     rows = []

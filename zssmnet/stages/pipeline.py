@@ -69,12 +69,12 @@ def run_pipeline(
     """Prepare every case, cut cubes, pre-train MNet; what is up to date is not done again.
 
     Args:
-        images_path: an nnU-Net raw archive, or PI-CAI's MHA archive.
+        images_path: an nnU-Net raw, PI-CAI MHA or BIDS archive.
         zonal_mask_path: folder of zonal masks ``<case>.nii.gz``.
         root: working root; all files lie in ``SSL/`` below it.
         splits_path: splits.json with five folds; without it subsets follow from a hash of the patient's id.
         split_mode: ``reference`` needs a splits.json, ``stable`` takes none; none: by ``splits_path``.
-        archive_format: ``nnunet`` or ``picai``; none: detected automatically.
+        archive_format: ``nnunet``, ``picai`` or ``bids``; none: detected automatically.
         patient_pattern: regular expression whose group ``patient`` names a case's patient.
         strict: stop on any case that cannot be used or has a warning.
         max_warnings: stop where more cases have warnings; none: no limit, or 0 with ``strict``.

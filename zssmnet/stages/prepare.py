@@ -117,13 +117,13 @@ def prepare_archive(
     """Prepare all cases of an archive: resample them to 3.0 x 0.5 x 0.5 mm, crop them to the gland plus 25 mm.
 
     Args:
-        images_path: an nnU-Net raw archive, or PI-CAI's MHA archive.
+        images_path: an nnU-Net raw, PI-CAI MHA or BIDS archive.
         zonal_mask_path: folder of zonal masks ``<case>.nii.gz``.
         output_path: where prepared cases go, in folders ``subset0`` to ``subset5`` (0-4 training, 5 validation).
         config: target spacing and margin around the gland, in mm; none: the published ones.
         splits_path: splits.json with five folds; without it subsets follow from a hash of the patient's id.
         split_mode: ``reference`` needs a splits.json, ``stable`` takes none; none: by ``splits_path``.
-        archive_format: ``nnunet`` or ``picai``; none: detected automatically.
+        archive_format: ``nnunet``, ``picai`` or ``bids``; none: detected automatically.
         patient_pattern: regular expression whose group ``patient`` names a case's patient.
         strict: stop on any case that cannot be used or has a warning.
         max_warnings: stop where more cases have warnings; none: no limit, or 0 with ``strict``.

@@ -73,14 +73,14 @@ def retrain(
     """Continue training from the published model when there are enough new cases; publish the result if it is better.
 
     Args:
-        images_path: an nnU-Net raw archive, or PI-CAI's MHA archive.
+        images_path: an nnU-Net raw, PI-CAI MHA or BIDS archive.
         zonal_mask_path: folder of zonal masks ``<case>.nii.gz``.
         root: working root; all files lie in ``SSL/`` below it.
         min_new_cases: new or changed cases that are worth a training; with fewer, nothing is done.
         margin_percent: by how much a challenger's validation loss must be lower than that of the published model.
         splits_path: splits.json with five folds; without it subsets follow from a hash of the patient's id.
         split_mode: ``reference`` needs a splits.json, ``stable`` takes none; none: by ``splits_path``.
-        archive_format: ``nnunet`` or ``picai``; none: detected automatically.
+        archive_format: ``nnunet``, ``picai`` or ``bids``; none: detected automatically.
         patient_pattern: regular expression whose group ``patient`` names a case's patient.
         preparation: resampling and cropping; none: the published settings.
         cubes: how cubes are cut; none: as before.

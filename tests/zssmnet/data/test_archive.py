@@ -1,5 +1,6 @@
 import logging
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -374,3 +375,101 @@ def test_shortened():
 def test_duplicated():
     assert duplicated(["b", "a", "b", "c", "a"]) == ["a", "b"]
     assert duplicated(["a", "b"]) == []
+
+
+class TestUnicodeForms:
+    """macOS stores names decomposed; typed elsewhere they are composed, and look the same."""
+
+    @pytest.mark.parametrize(
+        "name", ["Jos\u00e9_1", "M\u00fcller_2", "\u00c5ngstr\u00f6m", "\uac00\ub098_1", "Nguy\u1ec5n_3", "\u1e69_1"]
+    )
+    @pytest.mark.parametrize("images_form", ["NFC", "NFD"])
+    @pytest.mark.parametrize("masks_form", ["NFC", "NFD"])
+    def test_images_and_masks_are_paired(self, folders: Folders, name: str, images_form, masks_form):
+        image, mask = (unicodedata.normalize(form, name) for form in (images_form, masks_form))
+        folders.add(*(folders.images / "imagesTr" / f"{image}{suffix}" for suffix in NNUNET), folders.mask(mask))
+        (case,) = folders.inventory().cases
+        assert case.id == (image if image == mask else unicodedata.normalize("NFC", name))
+        assert case.images[0] == f"imagesTr/{image}_0000.nii.gz"
+        assert case.mask == f"{mask}.nii.gz"
+        assert not folders.inventory().faults
+
+    def test_channels_in_different_forms_are_one_case(self, folders: Folders):
+        forms = [unicodedata.normalize(form, "Jos\u00e9_1") for form in ("NFC", "NFD", "NFC")]
+        for form, suffix in zip(forms, NNUNET, strict=True):
+            folders.add(folders.images / f"{form}{suffix}")
+        folders.add(folders.mask(forms[0]))
+        assert [case.id for case in folders.inventory().cases] == [forms[0]]
+
+    def test_the_same_name_in_both_forms_is_there_twice(self, folders: Folders):
+        for form in ("NFC", "NFD"):
+            folders.add_nnunet(unicodedata.normalize(form, "Jos\u00e9_1"))
+        assert "the id is there twice" in folders.only_fault().reason
+
+
+class TestBids:
+    def add(self, folders: Folders, *files: str, masks: tuple[str, ...] = ()) -> None:
+        folders.add(*(folders.images / file for file in files), *map(folders.mask, masks))
+
+    @pytest.mark.parametrize(
+        ("files", "case_id"),
+        [
+            (("sub-1/anat/sub-1_T2w", "sub-1/dwi/sub-1_ADC", "sub-1/dwi/sub-1_dwi"), "sub-1"),
+            (
+                (
+                    "sub-1/ses-2/anat/sub-1_ses-2_T2w",
+                    "sub-1/ses-2/dwi/sub-1_ses-2_ADC",
+                    "sub-1/ses-2/dwi/sub-1_ses-2_dwi",
+                ),
+                "sub-1_ses-2",
+            ),
+            (("sub-a/anat/sub-a_acq-ax_run-1_T2w", "sub-a/dwi/sub-a_ADC", "sub-a/dwi/sub-a_acq-b1400_dwi"), "sub-a"),
+            (("set/sub-1/anat/sub-1_T2w", "set/sub-1/anat/sub-1_ADC", "set/sub-1/anat/sub-1_dwi"), "sub-1"),
+            (("sub-1/dwi/sub-1_desc-x_T2w", "sub-1/dwi/sub-1_desc-x_ADC", "sub-1/dwi/sub-1_desc-x_dwi"), "sub-1"),
+        ],
+    )
+    def test_it_is_recognised_and_the_table_is_logged(
+        self, folders: Folders, files: tuple[str, ...], case_id: str, caplog: pytest.LogCaptureFixture
+    ):
+        caplog.set_level(logging.INFO)
+        named = tuple(f"{file}.nii.gz" for file in files)
+        others = [
+            "participants.tsv",
+            f"derivatives/x/{named[0]}",
+            f"sourcedata/{named[0]}",
+            "sub-1/func/sub-1_bold.nii.gz",
+        ]
+        self.add(folders, *named, *others, masks=(case_id,))
+        found = folders.inventory()
+        assert found == Inventory((Case(case_id, "bids", (named[0], named[1], named[2]), f"{case_id}.nii.gz"),), ())
+        assert f"{case_id}: T2W {named[0]}, ADC {named[1]}, DWI {named[2]}" in caplog.text
+
+    def test_two_of_a_kind_are_named_not_chosen_by_chance(self, folders: Folders):
+        files = [f"sub-1/dwi/sub-1_{name}.nii.gz" for name in ("ADC", "acq-b50_dwi", "acq-b1400_dwi")]
+        self.add(folders, "sub-1/anat/sub-1_T2w.nii.gz", *files, masks=("sub-1",))
+        fault = folders.only_fault()
+        assert {fault.file, *fault.reason.split()} >= {"sub-1/dwi/sub-1_acq-b50_dwi.nii.gz"}
+
+    def test_a_missing_channel_and_a_missing_mask_are_named(self, folders: Folders):
+        self.add(folders, "sub-1/anat/sub-1_T2w.nii.gz", "sub-1/dwi/sub-1_ADC.nii.gz", masks=("sub-1",))
+        assert "has no DWI image" in folders.only_fault().reason
+        self.add(folders, "sub-1/dwi/sub-1_dwi.nii.gz")
+        folders.mask("sub-1").rename(folders.mask("sub-2"))
+        assert "no zonal mask" in folders.only_fault().reason
+
+    def test_a_file_of_another_subject_is_no_image(self, folders: Folders):
+        self.add(folders, "sub-1/anat/sub-2_T2w.nii.gz", masks=("sub-1",))
+        with pytest.raises(ArchiveError, match="no case found"):
+            folders.inventory()
+
+    def test_sessions_are_one_patient(self):
+        assert {patient_of(case_id) for case_id in ("sub-7_ses-1", "sub-7_ses-2", "sub-7")} == {"sub-7"}
+        assert patient_of("sub-7_ses-1", r"(?P<patient>x)") == "sub-7_ses-1"
+
+    def test_beside_another_archive_one_is_chosen(self, folders: Folders):
+        files = [f"sub-1/dwi/sub-1_{name}.nii.gz" for name in ("T2w", "ADC", "dwi")]
+        self.add(folders, *files, masks=("sub-1",))
+        folders.add_nnunet("10_1")
+        with pytest.raises(ArchiveError, match="choose one with --archive-format nnunet or bids"):
+            folders.inventory()
+        assert [case.id for case in folders.inventory("bids").cases] == ["sub-1"]

@@ -55,6 +55,17 @@ class TestUnit:
         assert f"and was multiplied by {10.0**-power:g}" in warning
         assert not expected.warnings
 
+    @pytest.mark.parametrize("power", [-5, -4, -2, -1, 2, 4, 5])
+    def test_a_power_of_no_unit_is_never_converted(self, tmp_path: Path, power: int):
+        """An ADC of 8 bits, or another image."""
+        archive = Archive(tmp_path)
+        archive.add(adc=as_image((ADC * 10.0**power).astype(np.float32)))
+        found, asked = (prepared(archive, convert_adc=convert) for convert in (False, True))
+        assert np.array_equal(as_array(found.images[1]), as_array(asked.images[1]))
+        assert found.warnings == asked.warnings
+        assert "so it is no ADC map, or one that was scaled" in found.warnings[0]
+        assert "seems to be in" not in found.warnings[0]
+
     def test_only_the_gland_counts(self, tmp_path: Path):
         archive = Archive(tmp_path)
         archive.add(adc=as_image(np.where(gland() > 0, ADC, ADC * 3).astype(np.float32)))

@@ -10,7 +10,9 @@ from tests.reliability.command import zssmnet
 from tests.zssmnet.data.test_mask_checks import labels, mask
 from tests.zssmnet.examinations import Archive, as_image, noise, oblique, write
 from tests.zssmnet.interruption import leave_half_written
-from zssmnet.report.masks_page import PAGE, publish_masks_page
+from zssmnet.data.mask_checks import check_mask
+from zssmnet.report import masks_page
+from zssmnet.report.masks_page import PAGE, ROWS, publish_masks_page
 from zssmnet.storage import LocalStorage
 
 
@@ -59,6 +61,49 @@ def test_masks_without_a_case_unreadable_and_wrong_ones_are_findings(archive: Ar
     assert "the archive has no whole case of this id" in findings["4_1"]
     assert "is no readable image" in findings["1_1"]
     assert "no foreground" in findings["2_1"]
+
+
+class TestContinuing:
+    def publish(self, archive: Archive, **more):
+        return publish_masks_page(archive.masks, LocalStorage(archive.root / "out"), archive.images, **more)
+
+    def test_an_interrupted_run_leaves_a_page_and_goes_on(self, archive: Archive, monkeypatch: pytest.MonkeyPatch):
+        """Ctrl-C after the second mask: the page has those before, and a second run checks the others alone."""
+        monkeypatch.setattr(masks_page, "_MASKS_AT_ONCE", 1)
+        counted = iter([None, KeyboardInterrupt()])
+
+        def advance() -> None:
+            if error := next(counted):
+                raise error
+
+        with pytest.raises(KeyboardInterrupt):
+            self.publish(archive, advance=advance)
+        assert "1 of 3 masks so far" in (archive.root / "out" / PAGE).read_text()
+        checked = []
+        monkeypatch.setattr(masks_page, "check_mask", lambda *given: checked.append(1) or check_mask(*given))
+        found = self.publish(archive)
+        assert len(checked) == 2
+        assert found == self.publish(archive)
+        assert len(checked) == 2
+        assert "3 masks, 2 with findings" in (archive.root / "out" / PAGE).read_text()
+
+    @pytest.mark.parametrize("change", ["mask", "image", "images given", "rows damaged", "markup in the rows"])
+    def test_what_changed_is_checked_again(self, archive: Archive, change: str):
+        (before, *_) = [one for one in self.publish(archive) if one.case_id == "1_1"]
+        rows = archive.root / "out" / ROWS
+        if change == "mask":
+            write(mask(np.array([0, 2, 1], np.uint8)[labels()]), archive.mask_path("1_1"))
+        elif change == "image":
+            write(as_image(noise(9, (80, 80, 20)), (1, 1, 3), (0, 0, 30), oblique(0)), archive.image_path(0, "1_1"))
+        elif change == "images given":
+            archive.image_path(0, "1_1").unlink()
+        else:
+            rows.write_text(
+                "no rows" if change == "rows damaged" else rows.read_text().replace('"picture":"', '"picture":"<b>')
+            )
+        (after, *_) = [one for one in self.publish(archive) if one.case_id == "1_1"]
+        assert (after.check != before.check) is (change in ("mask", "image", "images given"))
+        assert "<b>" not in rows.read_text()
 
 
 class TestCommand:
