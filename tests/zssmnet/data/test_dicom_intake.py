@@ -82,7 +82,11 @@ def without_dwi(folder: Path) -> None:
 
 
 class TestGeometry:
-    @pytest.mark.parametrize("is_odd", [lambda i: i % 2, lambda i: i >= 3, lambda i: i == 4, lambda i: i == 0], ids=str)
+    @pytest.mark.parametrize(
+        "is_odd",
+        [lambda i: i % 2, lambda i: i >= 3, lambda i: i == 4, lambda i: i == 0],
+        ids=["every second", "upper half", "one", "first"],
+    )
     @pytest.mark.parametrize(
         "odd",
         [
