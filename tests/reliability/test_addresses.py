@@ -163,7 +163,7 @@ def test_what_is_sent_to_s3_lies_there(prefix: str, home: Path, s3_root: str) ->
     before, address = files(home), f"{s3_root}/{prefix}"
     assert ended("upload", COMMANDS["upload"], address, home).status == 0
     assert ended("check-masks", COMMANDS["check-masks"], address, home).status in (0, 1)
-    assert {entry.key for entry in open_storage(address).list()} == {"c.nii.gz", "masks.html"}
+    assert {entry.key for entry in open_storage(address).list()} == {"c.nii.gz", "masks.html", "masks-rows.jsonl"}
     for command in ("verify", "versions", "prepare", "cubes", "run"):
         assert ended(command, COMMANDS[command], address, home).line
     assert files(home) == before

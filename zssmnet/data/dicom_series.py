@@ -186,7 +186,7 @@ def _by_place(group: list[Slice]) -> list[list[Slice]]:
 
 
 def _volumes(group: list[Slice], passed_over: Counter[str]) -> list[list[Slice]]:
-    """A group with one slice a position: copies left out, repeats told apart by what was recorded of them.
+    """A group with one slice a position: copies left out, repeats distinguished by what was recorded of them.
 
     Where nothing tells them apart, the group is returned as it is.
     """

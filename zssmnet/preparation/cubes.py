@@ -60,7 +60,7 @@ class SubsetCubes(Record):
     """The record of a file of cubes: its cases in the order of their cubes.
 
     Attributes:
-        spacing_mm: that its cases were prepared for, x, y, z; None if no record says so.
+        spacing_mm: that its cases were prepared for, x, y, z; None if it is not recorded.
     """
 
     subset: int

@@ -18,7 +18,7 @@ _STEP_MM = np.array([5.0, 4.0, 4.0])
 _CELL_MM, _RING_MM = 2.0, 8.0
 _QUANTILES = 12
 _PLACES = 1500
-"""Cells of the gland and the ring around it that are looked at."""
+"""Cells of the gland and the ring around it that are sampled."""
 _SMALLEST_SHARE = 0.8
 """Of them, that has to stay in the image where the gland is moved to."""
 _CHANCE = 40.0

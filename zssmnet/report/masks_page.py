@@ -1,6 +1,6 @@
 """Zonal masks, checked and drawn on one page: a row a mask, those with findings first.
 
-The page is published again and again while masks are checked. Its rows are kept beside it, so that a second run checks
+The page is published repeatedly while masks are checked. Its rows are kept beside it, so that a second run checks
 only new and changed masks.
 """
 
@@ -61,7 +61,7 @@ def publish_masks_page(
     advance: Callable[[], object] = lambda: None,
     force: bool = False,
 ) -> list[DrawnMask]:
-    """Check all masks and publish ``masks.html``, time and again until it is whole.
+    """Check all masks and publish ``masks.html``, repeatedly until it is complete.
 
     Args:
         masks: folder of ``<case>.nii.gz``.
