@@ -7,6 +7,8 @@ gets its flags.
 """
 
 import argparse
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -189,6 +191,9 @@ def _run(arguments: Sequence[str] | None) -> None:
     options = _parser().parse_args(arguments)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Python searches for garbage when it ends, and frees what PyTorch, ITK and matplotlib own in any order, though the
+    # system takes all of it back: it costs half a second, and once ended a command with a signal after its work was done.
+    atexit.register(gc.freeze)
     from flows import commands
 
     run: Callable[[argparse.Namespace], None] = getattr(commands, options.command.replace("-", "_"))

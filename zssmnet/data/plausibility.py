@@ -1,7 +1,7 @@
 """Values that are finite and impossible, or odd, by the distribution of an image itself.
 
-A value that stands in for NaN or infinity (3.4e38, 1e10, 65535, -32768), or a single bright voxel, ruins a case silently:
-interpolation spreads it, and scaling by minimum and maximum presses all other values together.
+A value that stands in for NaN or infinity (3.4e38, 1e10, 65535, -32768), or a single bright voxel, ruins a case
+silently: interpolation spreads it, and scaling by minimum and maximum presses all other values together.
 """
 
 from dataclasses import dataclass
