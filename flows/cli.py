@@ -192,7 +192,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Python searches for garbage when it ends, and frees what PyTorch, ITK and matplotlib own in any order, though the
-    # system takes all of it back: it costs half a second, and once ended a command with a signal after its work was done.
+    # system takes it all back: it costs half a second, and once ended a command with a signal after its work was done.
     atexit.register(gc.freeze)
     from flows import commands
 
