@@ -135,7 +135,8 @@ def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: I
         return [output.key for output in present.outputs]
     drawn = {picture.key: methodcaller("write_bytes", picture.png) for picture in pictures}
     earlier = (output.key for output in (known.outputs if known else ()))
-    publish_recorded(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=()), drawn, earlier)
+    # force: a training of many hours does not fail for a picture that has lost its record
+    publish_recorded(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=()), drawn, earlier, force=True)
     return list(drawn)
 
 
