@@ -155,7 +155,12 @@ class Lock:
         # What lies there decides: a write whose answer was lost is refused when it is sent again, and one that was
         # accepted may have been replaced where a storage does not keep its conditions.
         entry = self._storage.stat(LOCK_FILE)
-        owner = _owner_in(self._storage.read(LOCK_FILE)) if entry else None
+        try:
+            owner = _owner_in(self._storage.read(LOCK_FILE)) if entry else None
+        except StorageError:
+            if self._storage.stat(LOCK_FILE) == entry:
+                raise
+            return False  # another's, released or replaced in this moment
         if not (entry and owner) or (owner.process, owner.id) != (self._owner.process, self._owner.id):
             return False
         self._version, self._renewed = entry.version, time.monotonic()

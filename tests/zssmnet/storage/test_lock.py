@@ -283,6 +283,17 @@ class TestOnDisk(LockContract):
             module._ids_of_this_process.discard("another")
         assert storage.stat(LOCK_FILE)
 
+    def test_one_that_another_releases_while_it_is_looked_at_is_acquired(self, tmp_path: Path) -> None:
+        storage = ReleasedWhileRead(tmp_path)
+        storage.publish_bytes(LOCK_FILE, lock_of(NOBODY))
+        with locked(storage, timing=replace(QUICK, expires_s=1e6)):
+            assert storage.times == 0
+        assert storage.list() == []
+
+    def test_one_that_cannot_be_read_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match="the disk is away"), locked(Unreadable(tmp_path), timing=QUICK):
+            pytest.fail("it was not read")
+
     def test_a_lock_that_this_process_could_not_remove_is_taken_over_at_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -331,6 +342,28 @@ class Slow(LocalStorage):
         time.sleep(0.05)
         self.inside -= 1
         return super().exchange(key, data, version)
+
+
+class ReleasedWhileRead(LocalStorage):
+    """Another process takes the lock over first, and releases it just when this one reads the file."""
+
+    times = 1
+    is_refused = False
+
+    def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
+        self.is_refused = self.times > 0
+        return None if self.is_refused else super().exchange(key, data, version)
+
+    def read(self, key: str) -> bytes:
+        if self.is_refused and self.times:
+            self.times -= 1
+            self.remove(key)
+        return super().read(key)
+
+
+class Unreadable(LocalStorage):
+    def read(self, key: str) -> bytes:
+        raise StorageError("the disk is away")
 
 
 class AnswerLost(LocalStorage):
