@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import timedelta
-from uuid import UUID
 
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient
@@ -24,12 +23,10 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import Event
-from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.states import Crashed
 
-from tasks.announcement import PUBLISHED
 from tasks.hand_off import WORK_QUEUE
 from tasks.run_control import LOST
 
@@ -65,7 +62,7 @@ def automations(
         Automation(
             name="zssmnet: crashed runs are started again",
             description="Reschedules a crashed run; it continues from its records and its last checkpoint.",
-            trigger=_missing({"Crashed"}, settling, related=_not_handed_over()),
+            trigger=_missing({"Crashed"}, settling, related=not_handed_over()),
             actions=[_change(StateType.SCHEDULED, "It crashed; restarted, it continues.", "AwaitingRetry")],
         ),
         Automation(
@@ -99,33 +96,6 @@ def automations(
     ]
 
 
-def notifications(webhook: UUID) -> list[Automation]:
-    """Those that write to people: they call a webhook block with a JSON object that has the line as its ``text``.
-
-    They are made switched off, to be switched on in the UI.
-    """
-    run = "'Run ' ~ flow_run.name ~ ' ended as ' ~ flow_run.state.name ~ ': ' ~ flow_run.state.message"
-    model = "'Model ' ~ event.payload.version ~ ' is published: ' ~ event.payload.model"
-    runs = {"match": _of_runs(), "match_related": ResourceSpecification({"prefect.resource.role": "deployment"})}
-    models = {"match": ResourceSpecification({"prefect.resource.id": "zssmnet.model.*"})}
-    return [
-        _notification(webhook, "a run failed", {_event("Failed"), _event("Crashed")}, run, **runs),
-        _notification(webhook, "a model was published", {PUBLISHED}, model, **models),
-        _notification(webhook, "a challenger was not better", {_event("Not better")}, run, **runs),
-        _notification(webhook, "cases were left out", {_event("Cases left out")}, run, **runs),
-    ]
-
-
-def _notification(webhook: UUID, occasion: str, expect: set[str], line: str, **of: ResourceSpecification) -> Automation:
-    return Automation(
-        name=f"zssmnet: say that {occasion}",
-        description=f"Calls the webhook block when {occasion}. Switch it on when that block has your address.",
-        enabled=False,
-        trigger=EventTrigger(expect=expect, posture=Posture.Reactive, threshold=1, within=timedelta(0), **of),
-        actions=[CallWebhook(block_document_id=webhook, payload=f'{{"text": {{{{ ({line}) | tojson }}}}}}')],
-    )
-
-
 def make(client: SyncPrefectClient, wanted: Automation) -> str:
     """Create an automation, or update the one of its name; what was done.
 
@@ -157,20 +127,37 @@ def expect_heartbeats(client: SyncPrefectClient) -> int:
     """
     runs = _runs_in(client, StateType.RUNNING)
     events = [
-        Event(event=_event("heartbeat"), resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}) for run in runs
+        Event(event=event_of_runs("heartbeat"), resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+        for run in runs
     ]
     client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
     return len(runs)
 
 
 def announce_crashes(client: SyncPrefectClient) -> int:
-    """Report crashed runs to the server again, except those that a parent handed over; their number.
+    """Report crashed runs to the automations again, except those that a parent handed over; their number.
 
     A server that ends right after a crash, as when all is stopped, may forget it before its automations have seen it.
+    The event follows no other: a new server would wait for a quarter of an hour for one that it has not seen itself.
     """
-    runs = [run for run in _runs_in(client, StateType.CRASHED) if run.work_queue_name != WORK_QUEUE and run.state]
-    for run in runs:
-        client.set_flow_run_state(run.id, Crashed(message=run.state and run.state.message), force=True)
+    runs = [
+        run for run in _runs_in(client, StateType.CRASHED) if run.work_queue_id and run.work_queue_name != WORK_QUEUE
+    ]
+    events = [
+        Event(
+            event=event_of_runs("Crashed"),
+            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)},
+            related=[
+                {
+                    "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
+                    "prefect.resource.role": "work-queue",
+                    "prefect.resource.name": str(run.work_queue_name),
+                }
+            ],
+        )
+        for run in runs
+    ]
+    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
     return len(runs)
 
 
@@ -204,11 +191,11 @@ def _missing(
 ) -> EventTrigger:
     """When nothing follows in the life of a run, or nothing of what is expected."""
     return EventTrigger(
-        match=_of_runs(),
+        match=of_runs(),
         match_related=ResourceSpecification(dict(related or {})),
         for_each={"prefect.resource.id"},
-        after={_event(name) for name in after},
-        expect={_event(name) for name in expect or {"*"}},
+        after={event_of_runs(name) for name in after},
+        expect={event_of_runs(name) for name in expect or {"*"}},
         posture=Posture.Proactive,
         threshold=1,
         within=within,
@@ -218,16 +205,16 @@ def _missing(
 def _crashed(*starts: str) -> EventTrigger:
     """At once when a run has crashed that was started so many times (patterns of their number)."""
     return EventTrigger(
-        match=_of_runs({"prefect.run-count": list(starts)}),
-        match_related=ResourceSpecification(dict(_not_handed_over())),
-        expect={_event("Crashed")},
+        match=of_runs({"prefect.run-count": list(starts)}),
+        match_related=ResourceSpecification(dict(not_handed_over())),
+        expect={event_of_runs("Crashed")},
         posture=Posture.Reactive,
         threshold=1,
         within=timedelta(0),
     )
 
 
-def _not_handed_over() -> Mapping[str, str]:
+def not_handed_over() -> Mapping[str, str]:
     """What belongs to runs of deployments but for those that a parent has handed over.
 
     Each run of a deployment has one work queue, and no other run has any. Its heartbeats name it as well.
@@ -235,11 +222,13 @@ def _not_handed_over() -> Mapping[str, str]:
     return {"prefect.resource.role": "work-queue", "prefect.resource.name": f"!{WORK_QUEUE}"}
 
 
-def _of_runs(labels: Mapping[str, str | list[str]] | None = None) -> ResourceSpecification:
+def of_runs(labels: Mapping[str, str | list[str]] | None = None) -> ResourceSpecification:
+    """What matches events of runs, which may need labels."""
     return ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", **(labels or {})})
 
 
-def _event(name: str) -> str:
+def event_of_runs(name: str) -> str:
+    """The name of the event that a run came into a state, or sent a heartbeat."""
     return f"prefect.flow-run.{name}"
 
 
