@@ -24,8 +24,8 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.utilities.callables import parameter_schema
 
-from deployments.automations import announce_crashes, automations, expect_heartbeats, make
-from deployments.messages import BLOCK, messages, webhook
+from deployments.automations import announce_crashes, automations, expect_heartbeats, make, messages
+from deployments.messages import BLOCK, webhook
 from flows.exit_handling import run_to_its_end, say
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
 from zssmnet.storage.environment import variable
@@ -75,9 +75,14 @@ def make_result_storage() -> None:
         return
     if make_bucket(bucket):
         say(f"bucket {bucket} is created")
-    block = RemoteFileSystem(basepath=f"s3://{bucket}/results")  # endpoint and keys come from the environment
-    block.save(RESULTS, overwrite=True)
-    say(f"results of runs go to s3://{bucket}/results")
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_block_document_by_name(RESULTS, "remote-file-system")
+            say(f"block remote-file-system/{RESULTS} exists: results of runs go where it leads")
+        except ObjectNotFound:
+            block = RemoteFileSystem(basepath=f"s3://{bucket}/results")  # endpoint and keys come from the environment
+            block.save(RESULTS)
+            say(f"results of runs go to s3://{bucket}/results")
 
 
 def make_work_pools() -> None:

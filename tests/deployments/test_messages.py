@@ -4,7 +4,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
@@ -17,17 +16,18 @@ from prefect.events import Event
 from prefect.states import AwaitingRetry, Completed, Crashed, Failed, Late, Pending, Running
 from pydantic import SecretStr
 
-from deployments.automations import make
-from deployments.messages import BLOCK, messages, send_test_message, webhook
+from deployments.automations import make, messages
+from deployments.messages import BLOCK, TEST, send_test_message, webhook
 from flows.of_stages import prepare_data
 from tasks.announcement import PUBLISHED
+from tasks.attention import DISK_FULL, STALLED
 from tasks.hand_off import WORK_QUEUE
 from zssmnet.errors import ServiceError
 
 pytestmark = pytest.mark.integration
 
 FOLDERS = {"images_path": "s3://mine/images", "zonal_mask_path": "s3://mine/masks", "output_path": "s3://mine/data"}
-SOON = timedelta(seconds=10)
+SOON_S = 10
 """The least that Prefect takes."""
 
 
@@ -72,7 +72,7 @@ def client(prefect_api: str, receiver: Receiver) -> Iterator[SyncPrefectClient]:
         block, _ = webhook(client)
         address = SecretStr(f"http://127.0.0.1:{receiver.server.server_port}/")
         Webhook(method="POST", url=address).save(BLOCK, overwrite=True)
-        for one in messages(block, SOON, SOON):
+        for one in messages(block, UNSERVED_S=SOON_S, QUEUED_S=SOON_S):
             assert one.enabled == one.name.endswith("messages arrive")
             make(client, one)
             (made,) = client.read_automations_by_name(one.name)
@@ -113,6 +113,11 @@ def test_a_person_reads_of_final_failures_and_of_nothing_that_mends_itself(
     assert receiver.about(mended.name) == receiver.about(handed_over.name) == []
 
 
+def test_the_file_names_the_events_that_are_sent() -> None:
+    expected = {name for one in messages(uuid4()) for name in one.trigger.expect}  # type: ignore[union-attr]
+    assert {name for name in expected if name.startswith("zssmnet.")} == {PUBLISHED, STALLED, DISK_FULL, TEST}
+
+
 def test_a_rollback_says_rollback(client: SyncPrefectClient, receiver: Receiver) -> None:
     for version, reason in (("1111", "challenge"), ("2222", "rollback")):
         model = {"version": version, "model": "s3://zssmnet/root/ssl_mnet_zonal.model", "reason": reason}
@@ -138,7 +143,7 @@ def test_a_pool_without_workers_and_a_run_that_waits_are_reported(
     client.request("POST", "/work_pools/restarted/workers/heartbeat", json={"name": "two"})
     until(lambda: bool(receiver.about("deserted") and receiver.about(late.name)))
     assert receiver.about("deserted") == ["No worker serves work pool deserted: check the machines that should"]
-    assert receiver.about(late.name) == [f"Run {late.name} has waited to start for 0:00:10: check its work pool"]
+    assert receiver.about(late.name) == [f"Run {late.name} has waited for hours to start: check its work pool"]
     assert receiver.about("restarted") == receiver.about(begun.name) == []
 
 

@@ -15,6 +15,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.filesystems import RemoteFileSystem
 from prefect.states import Crashed, Pending, Running
 
 from deployments import setup
@@ -193,3 +194,16 @@ def test_the_run_form_shows_what_matters_first_and_folds_its_sections() -> None:
         ]
     challenger = setup.run_form("flows.of_stages.retrain_on_new_data")["definitions"]["ChallengerTrainingConfig"]
     assert challenger["properties"]["epochs"]["default"] == 100
+
+
+def test_a_block_of_results_that_a_user_has_edited_is_kept(
+    client: SyncPrefectClient, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZSSMNET_BUCKET", "zssmnet")
+    setup.make_result_storage()
+    block = RemoteFileSystem.load(setup.RESULTS)
+    assert block.basepath == "s3://zssmnet/results"
+    RemoteFileSystem(basepath="s3://elsewhere/results").save(setup.RESULTS, overwrite=True)
+    setup.make_result_storage()
+    assert RemoteFileSystem.load(setup.RESULTS).basepath == "s3://elsewhere/results"
+    assert "exists: results of runs go where it leads" in capsys.readouterr().out

@@ -29,7 +29,7 @@ from prefect.testing.cli import CycloptsCliRunner
 from prefect.workers.process import ProcessJobConfiguration
 
 from deployments import setup
-from deployments.automations import automations, notifications
+from deployments.automations import automations, messages
 from flows import cli
 from flows.watch import watch_for_data
 from tests.deployments.stack_fixture import kill, take_down, temporary_stack
@@ -185,7 +185,7 @@ def test_deploying_again_makes_nothing_twice(
     deployments = service.client.read_deployments()
     names = [f"{one.name}/{one.name}" for one in deployments]
     assert sorted(names) == sorted(DEPLOYMENTS)
-    wanted = [*automations(), *notifications(uuid4())]
+    wanted = [*automations(), *messages(uuid4())]
     assert len(service.client.read_automations()) == len(wanted) + 1  # and the trigger of retraining
     for one in deployments:
         assert one.description
