@@ -315,7 +315,7 @@ def test_a_run_that_stops_cut_off_in_every_stage_ends_well(real: LocalStack, tmp
     """On local folders; the archive, the password and the address stay as they were."""
     images, masks = small_archive(tmp_path / "archive", 12)
     recipe = {"network": {"channels": [2, 2, 2, 2, 2]}, "corruption": {"shuffling": {"windows": 50}}}
-    training = {"epochs": 40, "patience": 40, "batch_size": 4, "device": "cpu"}
+    training = {"epochs": 8, "patience": 8, "batch_size": 4, "device": "cpu"}
     parameters = {
         "images_path": str(images),
         "zonal_mask_path": str(masks),
