@@ -1,9 +1,9 @@
 """``zssmnet-deploy``: create or update all that the service needs on its Prefect server. Repeatable at any time.
 
 It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
-deployments of ``prefect.yaml`` and the automations that restart crashed runs (``automations.yaml``). Of what is there, it
-brings up to date what belongs to the program (code, run forms) and leaves what belongs to its users: schedules,
-parameters, descriptions, tags, pools and their limits, automations that were changed or switched off. It prints both.
+deployments of ``prefect.yaml`` and the automations of ``automations.yaml``. Of what is there, it brings up to date what
+belongs to the program (code, run forms) and leaves what belongs to its users: schedules, parameters, descriptions, tags,
+pools and their limits, blocks, automations that were changed or switched off. It prints both.
 """
 
 import os

@@ -55,7 +55,7 @@ HERE = HandOff()
 
 
 @task(task_run_name="hand over to {hand_off.deployment}", cache_policy=NO_CACHE)
-def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
+def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary | State[Any]:
     """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
 
     A crashed run is resubmitted and continues from its last checkpoint, which is found by the
@@ -67,7 +67,7 @@ def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
     try:
         return _handed_over(work, hand_off)
     except CancelledByUser:
-        return cast(PretrainingSummary, Cancelled(message="Cancelled by a user."))  # of the task, and no failure
+        return Cancelled(message="Cancelled by a user.")  # the task has not failed
 
 
 def _handed_over(work: Training, hand_off: HandOff) -> PretrainingSummary:

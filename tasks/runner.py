@@ -11,6 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import as_completed
+from prefect.states import State
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from tasks.announcement import announce
@@ -19,7 +20,7 @@ from tasks.folders import STARTED_BY_WORKER
 from tasks.hand_off import HERE, HandOff, hand_over
 from tasks.models_page import publish_models_page
 from tasks.progress import RunProgress
-from tasks.run_control import controlled, wait_for_server
+from tasks.run_control import CancelledByUser, controlled, wait_for_server
 from zssmnet.data.archive import shortened
 from zssmnet.runner import core_count, progress_shown_on
 from zssmnet.stages.prepare import CaseToPrepare
@@ -109,7 +110,10 @@ class FlowRunner:
             if not isinstance(item, Training):
                 (result,) = named(function, Parts([item]))
             elif self._hand_off.deployment:
-                result = hand_over(item, self._hand_off)  # type: ignore[assignment]
+                done = hand_over(item, self._hand_off)
+                if isinstance(done, State):  # the task's own: it was cancelled
+                    raise CancelledByUser
+                result = done  # type: ignore[assignment]
             else:
                 (result,) = named(function, Parts([item]))
                 wait_for_server()

@@ -66,9 +66,10 @@ def compared_losses(curves: Sequence[tuple[str, Sequence[tuple[int, float]], boo
         colour = VALIDATION_COLOUR if is_stable else next(colours, FAINT)
         epochs, values = zip(*losses, strict=True)
         marker = "o" if len(losses) < 40 else ""
-        ax.plot(epochs, values, marker=marker, color=colour, linewidth=2.2 if is_stable else 1.4, markersize=3)
+        width, above = (2.2, 3) if is_stable else (1.4, 2)
+        ax.plot(epochs, values, marker=marker, color=colour, linewidth=width, markersize=3, zorder=above)
         if colour != FAINT:
-            entries.append((colour, name))
+            entries.append((colour, f"{name}, stable" if is_stable else name))
     ax.set_xlabel("epoch", fontsize=9, color=FAINT)
     ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     _style(ax, "validation loss")
