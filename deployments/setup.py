@@ -2,8 +2,8 @@
 
 It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
 deployments of ``prefect.yaml`` and the automations of ``automations.yaml``. Of what is there, it brings up to date what
-belongs to the program (code, run forms) and leaves what belongs to its users: schedules, parameters, descriptions, tags,
-pools and their limits, blocks, automations that were changed or switched off. It prints both.
+belongs to the program (code, run forms) and leaves what belongs to its users: schedules, parameters, descriptions,
+tags, pools and their limits, blocks, automations that were changed or switched off. It prints both.
 """
 
 import os

@@ -16,7 +16,7 @@ from deployments import stack
 from deployments.local_settings import DATABASE, STATE, StackError, State
 from deployments.stack import LocalStack
 from tests.deployments.stack_fixture import temporary_stack, wait_for
-from tests.integration.service import connected
+from tests.integration.service import PATIENCE_S, connected
 from tests.phantoms import small_archive
 from zssmnet.registry.versions import list_versions
 from zssmnet.storage import open_storage
@@ -186,7 +186,7 @@ def test_a_service_that_is_destroyed_while_it_trains_goes_on_elsewhere(tmp_path:
             deployment = service.client.read_deployment_by_name(f"{name}/{name}")
             service.client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=True)
             before = {one.name: one.enabled for one in service.client.read_automations()}
-            parameters["pretraining"] = {**recipe, "training": {**training, "epochs": 60}}
+            parameters["pretraining"] = {**recipe, "training": {**training, "epochs": 20}}
             run = service.start("ssl-pretraining", parameters)
             service.until(lambda: any(service.state(one)[0] == "Running" for one in service.children(run, "pretrain")))
             (child,) = service.children(run, "pretrain")
@@ -205,7 +205,7 @@ def test_a_service_that_is_destroyed_while_it_trains_goes_on_elsewhere(tmp_path:
                 after = {one.name: one.enabled for one in service.client.read_automations()}
                 assert after == before
                 assert service.client.read_deployment_by_name(f"{name}/{name}").schedules[0].active
-                service.until(lambda: service.state(run)[0] in ("Completed", "Failed"))
+                service.until(lambda: service.state(run)[0] in ("Completed", "Failed"), 3 * PATIENCE_S)
                 assert service.state(run)[0] == "Completed", service.log(run)
                 assert any("continuing after epoch" in service.log(one) for one in service.children(run, "pretrain"))
             assert list_versions(open_storage(Layout(str(root)).weights))[0] == version

@@ -25,7 +25,7 @@ from tests.deployments.stack_fixture import (
     temporary_stack,
     wait_for,
 )
-from tests.integration.service import connected
+from tests.integration.service import PATIENCE_S, connected
 from tests.phantoms import small_archive
 from tests.reliability.killing import digests
 from zssmnet.storage.verification import verify_root
@@ -335,7 +335,7 @@ def test_a_run_that_stops_cut_off_in_every_stage_ends_well(real: LocalStack, tmp
         assert real.start()
         assert real.environment == environment
     with connected(real) as service:
-        service.until(lambda: service.state(run)[0] in ("Completed", "Failed"))  # Crashed is none of its ends
+        service.until(lambda: service.state(run)[0] in ("Completed", "Failed"), 3 * PATIENCE_S)  # Crashed is no end
         assert service.state(run)[0] == "Completed", service.log(run)
         assert service.client.read_flow_run(run.id).run_count == 4
         undisturbed = service.start("ssl-pretraining", {**parameters, "root": str(tmp_path / "undisturbed")})
