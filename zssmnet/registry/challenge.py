@@ -159,11 +159,11 @@ def _contest(
 ) -> tuple[PretrainedModel, float, float, bool]:
     """Train the challenger, and publish it if it is better: its record, both losses, and whether it is."""
     champion_model = checked_model(run.weights, champion)
-    _, validation = open_training_data(run.cubes, run.config.training.batch_size)
-    champion_loss = evaluate(champion_model, validation, run.config)
+    training, validation = open_training_data(run.cubes, run.config.training.batch_size)
+    champion_loss = evaluate(champion_model, validation, run.config, training)
     made = run.train(on_epoch, on_step, _initial(champion_model, champion_loss))
     before_publication()
-    challenger_loss = evaluate(run.model, validation, run.config)
+    challenger_loss = evaluate(run.model, validation, run.config, training)
     is_better = _is_better(challenger_loss, champion_loss, margin_percent)
     if is_better:
         _announce_judgement(run.weights, run.files)
