@@ -328,7 +328,7 @@ class TestGivenLesions:
 
 
 class TestContrast:
-    def medians(self, spread: float, count: int = 8) -> np.ndarray:
+    def medians(self, spread: float, count: int = 5) -> np.ndarray:
         """T2W of both zones and of the lesion in the peripheral one, of several cases around one mask."""
         mask, found = drawn("oblique", 0).mask, []
         zones, lesions = array(mask), TestGivenLesions().lesions()
