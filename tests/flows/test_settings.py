@@ -66,7 +66,9 @@ class TestSources:
     def test_a_file_sets_what_it_names_and_nothing_else(self, file: Path) -> None:
         found = settings(FULL, file)
         assert (found.preparation.margin_mm, found.preparation.spacing_mm) == (20, (0.5, 0.5, 3.6))
-        assert found.cubes.model_dump() == {"cubes_per_case": 3, "size": (32, 32, 8), "dtype": "float32", "seed": 4}
+        assert found.cubes.model_dump() == {"cubes_per_case": 3, "size": (32, 32, 8), "dtype": "float32", "seed": 4} | {
+            "intensity_scaling": "maximum"
+        }
         assert found.pretraining.network.model_dump() == {"channels": (4, 6, 8, 10, 12), "merge": "cat"}
         assert found.pretraining.corruption.shuffling.windows == 100
         default = Settings().pretraining
