@@ -74,10 +74,10 @@ def upload(options: argparse.Namespace) -> None:
     config = validated(UploadConfig, with_flags(UploadConfig, {}, options))
     source, target = open_storage(options.source), open_storage(options.output)
     if target.uri.startswith(S3):
-        from zssmnet.storage.s3 import make_bucket
+        from zssmnet.storage.s3 import S3Storage, make_bucket
 
-        if make_bucket(bucket := target.uri.split("/")[2]):
-            say(f"bucket {bucket} is made")
+        if isinstance(target, S3Storage) and make_bucket(target.bucket):
+            say(f"bucket {target.bucket} is made")
     with counter("files") as advance:
         entries, sent = send(source, target, config.force, advance)
     say(f"{len(entries)} files, {sum(entry.size for entry in entries):,} bytes: {target.uri}")

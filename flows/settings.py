@@ -137,7 +137,7 @@ def validated(config: type[ConfigT], values: dict[str, Any], source: str = "") -
 def read_toml(address: Address) -> dict[str, Any]:
     """The content of a TOML file; ConfigError if it cannot be read, or is none."""
     try:
-        return tomllib.loads(local_path(address).read_text(encoding="utf-8"))
+        return tomllib.loads(local_path(address).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{address}: not a readable TOML file: {error}") from error
 

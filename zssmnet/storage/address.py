@@ -13,8 +13,13 @@ Address = str | os.PathLike[str]
 
 S3 = "s3://"
 _ACCESS_POINT = "arn:aws:s3:"
-_OTHER = re.compile(r"[^/]*://|(s3[an]?|file|gs|https?):|[a-z][a-z0-9+.-]+:(/|$)|(.*/)?(s3|file):/", re.IGNORECASE)
-"""Other schemes, and addresses with one slash, as tools that tidy paths write them: no local folders."""
+_OTHER = re.compile(
+    r"[^/]*://|(s3[an]?|file|gs|https?|arn):|[a-z][a-z0-9+.-]+:(/|$)|(.*/)?(s3|file):/"
+    r"|[a-z]:([\\/]|$)|\\\\|\$\{?\w|%\w+%|([\"']).*\6$",
+    re.IGNORECASE,
+)
+"""Other schemes, and addresses with one slash, as tools that tidy paths write them; drives of Windows; variables and
+quotation marks that no shell has replaced: no local folders."""
 
 
 def checked_address(address: Address) -> str:
@@ -37,7 +42,8 @@ def checked_address(address: Address) -> str:
         if {"", ".", ".."}.intersection(folders):
             raise InputError(f"{address}: has an empty part, '.' or '..' in its prefix; expected s3://bucket/prefix")
     elif "://" in address or _OTHER.match(address):
-        raise InputError(f"{address}: only local folders and s3://bucket/prefix can be used")
+        hint = "" if address[0].isalpha() and address[1:2] != ":" else ", without quotes, variables and drive letters"
+        raise InputError(f"{address}: only local folders and s3://bucket/prefix can be used{hint}")
     return address
 
 
