@@ -15,7 +15,6 @@ from zssmnet.errors import DicomError, InputError
 from zssmnet.storage import folder_and_name, open_storage, read_file
 from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.keys import printable
-from zssmnet.storage.ownership import check_ours
 
 
 def import_dicom(options: argparse.Namespace) -> None:
@@ -35,7 +34,6 @@ def import_dicom(options: argparse.Namespace) -> None:
         ids = hashed_ids(_key(str(config.key_file), options.output))
     overrides = read_overrides(read_file(config.overrides), config.overrides) if config.overrides else {}
     archive = open_storage(options.output)
-    check_ours(archive, TABLE, lambda file: file.read_bytes().startswith(b"case,series,"))
     with counter("files") as advance:
         done = import_dicom(local_path(config.dicom_path), archive, ids, config, overrides, advance)
     if done.passed_over:

@@ -14,12 +14,19 @@ import torch
 from flows.settings import Settings, read_toml, validated
 from tests.reliability.command import zssmnet
 from tests.s3_server import new_root
-from zssmnet.config import PackageConfig
-from zssmnet.data.dicom_choice import read_overrides
+from zssmnet.config import CubesConfig, PackageConfig, PretrainConfig
+from zssmnet.data.archive import IMAGE_SUFFIXES
+from zssmnet.data.dicom_choice import Choice, read_overrides
+from zssmnet.data.dicom_import import TABLE, _publish_table
 from zssmnet.errors import ConfigError, InputError, StorageError
 from zssmnet.handoff.export import export_nnunet_v1, export_nnunet_v2
 from zssmnet.handoff.package import write_package
 from zssmnet.mnet import MNet
+from zssmnet.preparation.cubes import cubes_key, cut_subset
+from zssmnet.preparation.prepare import prepared_keys
+from zssmnet.registry import runs
+from zssmnet.registry.lineage import TrainingInputs
+from zssmnet.registry.runs import MODEL, train_and_publish
 from zssmnet.report.masks_page import PAGE, publish_masks_page
 from zssmnet.storage import LocalStorage, interface, open_storage
 from zssmnet.storage.cache import Cache
@@ -397,6 +404,46 @@ class TestFilesOfOthers:
         publish_record(stage, "archive", record.model_copy(update={"outputs": (to_come,)}))  # by a killed run
         publish_recorded(stage, "archive", record, files)
         assert stage.read("archive.html") == b"ours"
+
+    def test_cubes_of_others_are_kept(self, tmp_path: Path) -> None:
+        data, cubes, config = LocalStorage(tmp_path / "data"), LocalStorage(tmp_path / "cubes"), CubesConfig()
+        key = cubes_key(config, 0)
+        for file in prepared_keys("c", 0):
+            data.publish_bytes(file, b"no image")
+        cubes.publish_bytes(key, b"of the published program")
+        with pytest.raises(InputError, match=f"{key}: {REFUSAL}"):
+            cut_subset(0, data, cubes, config)
+        assert [entry.key for entry in cubes.list()] == [key]
+        cubes.remove(key)
+        with pytest.raises(InputError, match="prepare the case again"):
+            cut_subset(0, data, cubes, config)
+        cubes.publish_bytes(key, b"of a run that was killed before its record")
+        with pytest.raises(InputError, match="prepare the case again"):
+            cut_subset(0, data, cubes, config)
+
+    def test_a_model_of_others_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        weights = LocalStorage(tmp_path)
+        weights.publish_bytes(MODEL, b"of the published program")
+        inputs = TrainingInputs(files=(), data=(), spacing_mm=None)
+        monkeypatch.setattr(runs, "training_inputs", lambda *more: inputs)
+        with pytest.raises(InputError, match=f"{MODEL}: {REFUSAL}"):
+            train_and_publish(LocalStorage(tmp_path / "cubes"), weights, PretrainConfig())
+        assert [entry.key for entry in weights.list()] == [MODEL]
+
+    @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES["picai"])
+    def test_an_import_replaces_no_image_of_others(self, suffix: str, tmp_path: Path) -> None:
+        archive = LocalStorage(tmp_path)
+        choice = Choice(None, None, (), None, (), "for a test")
+        archive.publish_bytes(f"1/1_2{suffix}", b"mine")
+        with pytest.raises(InputError, match=f"1/1_2{suffix}: {REFUSAL}"):
+            _publish_table(archive, {"1_2": choice})
+        assert archive.stat(TABLE) is None
+        archive.publish_bytes(TABLE, b"case,series,\n1_3,1\n")
+        with pytest.raises(InputError, match=f"1/1_2{suffix}: {REFUSAL}"):
+            _publish_table(archive, {"1_2": choice, "1_3": choice})
+        archive.publish_bytes(TABLE, b"case,series,\n1_2,1\n")  # ours, by an import that was killed
+        _publish_table(archive, {"1_2": choice, "1_3": choice})
+        assert b"1_3," in archive.read(TABLE)
 
     def test_nothing_there_is_no_file_of_others(self, tmp_path: Path) -> None:
         check_ours(LocalStorage(tmp_path), "a", lambda file: False)

@@ -72,7 +72,8 @@ class S3Storage(Storage):
         part_bytes: int | None = None,
     ) -> None:
         self.uri = "s3://" + uri.removeprefix("s3://").strip("/")
-        self.bucket, self._prefix = _PARTS.fullmatch(self.uri.removeprefix("s3://")).groups("")  # type: ignore[union-attr]
+        found = _PARTS.fullmatch(self.uri.removeprefix("s3://"))
+        self.bucket, self._prefix = found.groups() if found else ("", "")
         self._cache = cache or Cache.from_environment()
         self._retry = retry or RetryPolicy(_MOST_ATTEMPTS)
         self._new_starts = replace(self._retry, attempts=min(self._retry.attempts, _MOST_STARTS))
