@@ -2,7 +2,6 @@
 
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from zssmnet.errors import InputError
@@ -62,11 +61,13 @@ def local_path(address: Address) -> Path:
     """The local path of an address, in which ``~`` is the home.
 
     Raises:
-        InputError: it cannot be used, or is in S3, for what works with local files alone.
+        InputError: it cannot be used, is in the home of a user that there is not, or in S3, for what works with local
+            files alone.
     """
     text = checked_address(address)
     if text.startswith(S3):
         raise InputError(f"{text}: is in S3, but only a local path can be used here; 'zssmnet upload' sends a folder")
-    with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
+    try:
         return Path(text).expanduser()
-    return Path(text)
+    except RuntimeError as error:
+        raise InputError(f"{text}: the home {Path(text).parts[0]} is not known; name the whole path") from error

@@ -3,7 +3,6 @@ the same table. A variable is checked where it is used, and only there."""
 
 import os
 import re
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -13,23 +12,6 @@ from zssmnet.storage.address import checked_address, local_path
 from zssmnet.storage.keys import printable
 
 
-def _address(text: str) -> str:
-    try:
-        return checked_address(text)
-    except InputError as error:
-        raise ValueError(str(error)) from error
-
-
-def _folder(text: str) -> Path:
-    try:
-        folder = local_path(text)
-    except InputError as error:
-        raise ValueError(str(error)) from error
-    if folder.parts[0].startswith("~"):
-        raise ValueError(f"the home {folder.parts[0]} is not known; name the whole path")
-    return folder.absolute()
-
-
 def _word(text: str) -> str:
     if re.search(r"[\s\"']", text):
         raise ValueError("has a space, line break or quotation mark in it, as of a file that is not read by a shell")
@@ -37,8 +19,8 @@ def _word(text: str) -> str:
 
 
 _Word = Annotated[str, AfterValidator(_word)]
-_Address = Annotated[str, AfterValidator(_address), Field(title="folder or s3://bucket/prefix")]
-_Folder = Annotated[str, AfterValidator(_folder), Field(title="local folder")]
+_Address = Annotated[str, AfterValidator(checked_address), Field(title="folder or s3://bucket/prefix")]
+_Folder = Annotated[str, AfterValidator(lambda text: local_path(text).absolute()), Field(title="local folder")]
 
 
 class Environment(BaseModel):
@@ -97,7 +79,8 @@ def variable(name: str) -> Any:
     try:
         annotation: Any = Annotated[field.annotation, field]
         return TypeAdapter(annotation, config=Environment.model_config).validate_python(text or field.default)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+    except (ValidationError, InputError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = first.removeprefix("Value error, ")
         shown = "..." if re.search("KEY|TOKEN", name) else printable(text)
         raise ConfigError(f"{name}={shown}: {reason}; set it to its default, {field.default!r}, or unset it") from None
