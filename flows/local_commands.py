@@ -24,8 +24,9 @@ def import_dicom(options: argparse.Namespace) -> None:
         InputError: a file that was named cannot be used, or none of the studies makes a case.
     """
     config = config_of(DicomConfig, options)
+    from zssmnet.data.case_ids import hashed_ids, table_of_ids
     from zssmnet.data.dicom_choice import read_overrides
-    from zssmnet.data.dicom_import import TABLE, hashed_ids, import_dicom, table_of_ids
+    from zssmnet.data.dicom_import import TABLE, import_dicom
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if config.ids:

@@ -14,9 +14,7 @@ from pathlib import Path
 
 from zssmnet.config import SeriesConfig
 from zssmnet.data.archive import IMAGE_SUFFIXES, duplicated, shortened
-from zssmnet.data.case_ids import CaseIds as CaseIds
-from zssmnet.data.case_ids import hashed_ids as hashed_ids
-from zssmnet.data.case_ids import table_of_ids as table_of_ids
+from zssmnet.data.case_ids import CaseIds
 from zssmnet.data.dicom_choice import Choice, Override, choose
 from zssmnet.data.dicom_series import find_studies
 from zssmnet.data.dicom_volume import compute_high_b, read_volume
