@@ -152,8 +152,15 @@ def challenge(
         history=made.history,
         margin_percent=margin_percent,
     )
+    publish_record(weights, f"{JUDGEMENT}-{made.run_id}", judgement.model_copy(update={"inputs": ()}))
     publish_record(weights, JUDGEMENT, judgement)
     return judgement, True
+
+
+def judgements(weights: Storage) -> list[tuple[str, Judgement]]:
+    """The last judgement of each challenger, and the name of its record, without its inputs."""
+    names = [name for name in record_names(weights) if name.startswith(f"{JUDGEMENT}-")]
+    return [(name, found) for name in names if (found := read_record(weights, name, Judgement))]
 
 
 def _contest(
