@@ -141,11 +141,13 @@ def rollback(options: argparse.Namespace) -> None:
     from zssmnet.registry.versions import MODEL, roll_back
 
     weights = _weights(options)
-    model = roll_back(weights, options.to)
+    model = roll_back(weights, options.to, options.comment)
     if _as_flow(options):
         from tasks.announcement import announce
+        from tasks.models_page import publish_models_page
 
         announce(weights, "rollback")
+        publish_models_page(weights)
     say(f"{weights.where(MODEL)} is version {model.run_id} again, validation loss {model.best_validation_loss:.5f}")
 
 
