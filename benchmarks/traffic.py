@@ -36,16 +36,16 @@ LAUNCH_US = 4.0
 """Of the host, for an operation from Python; the GPU waits where its kernels are shorter."""
 KINDS = {
     "convolutions": ("convolution",),
-    "norms and activations": ("batch_norm", "leaky_relu"),
+    "norms and activations": ("batch_norm", "leaky_relu", "norm_and_activate"),
     "copies: layouts, number types": ("copy", "clone"),
     "pooling": ("max_pool",),
     "up-sampling": ("upsample", "lerp", "stack", "bmm", "mm"),
-    "merging and concatenation": ("cat", "sub", "abs", "sgn", "neg"),
+    "merging and concatenation": ("cat", "sub", "abs", "sgn", "neg", "absolute_difference"),
     "optimizer": ("_foreach", "_fused"),
 }
 FREE = ("empty", "detach", "lift_fresh", "_unsafe_view")
 """Operations that move nothing, besides views."""
-TWO_KERNELS = ("batch_norm", "convolution_backward")
+TWO_KERNELS = ("convolution_backward",)
 
 
 @dataclass
@@ -95,12 +95,12 @@ class _Counting(TorchDispatchMode):
         moved = sum(map(_bytes, taken)) + sum(_bytes(one) for one in tree_leaves(given) if isinstance(one, Tensor))
         if name == "copy_":
             moved -= _bytes(args[0])  # is only written
-        if "batch_norm" in name:
-            moved += sum(_bytes(one) for one in taken if one.ndim > 1)
+        if "norm" in name:
+            moved += sum(_bytes(one) for one in taken if one.ndim > 3)
         if "convolution" in name:
             self._copy_to_channels_last(taken[: 2 if "backward" in name else 1])
             given = _channels_last(given)
-        self.traffic.add(name, moved, 2 if name.endswith(TWO_KERNELS) or "batch_norm" in name else 1)
+        self.traffic.add(name, moved, 2 if name.endswith(TWO_KERNELS) or "norm" in name else 1)
         return given
 
     def _copy_to_channels_last(self, tensors: list[Tensor]) -> None:
@@ -128,14 +128,16 @@ def _channels_last(given: Any) -> Any:
     return type(given)(_channels_last(one) if isinstance(one, Tensor) else one for one in given)
 
 
-def step_traffic(sizes: Sizes) -> Traffic:
-    """Of the second of two steps, which has momentum."""
+def step_traffic(sizes: Sizes, fused: bool = False) -> Traffic:
+    """Of the second of two steps, which has momentum; `fused`: with norms of our own, as in CUDA graphs."""
     with torch.device("meta"):
         network = restoring_network(NetworkConfig(channels=sizes.channels))
         shape = (sizes.batch, network.in_channels, *sizes.size[::-1])
         corrupted = torch.empty(shape).contiguous(memory_format=LAYOUT)
         target = corrupted[:, : network.num_classes].contiguous(memory_format=LAYOUT)
     network.to(memory_format=LAYOUT)  # type: ignore[call-overload]
+    if fused:
+        network.fuse()
     optimizer = make_optimizer(network, torch.device("meta"), TrainingConfig())
     optimizer.param_groups[0]["foreach"] = True
     for _ in range(2):
