@@ -23,7 +23,7 @@ def _difference(one, other, result, count, BLOCK: tl.constexpr):
 def _gradients(gradient, one, other, of_one, of_other, count, apart, C: tl.constexpr, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = place < count
-    a, b = tl.load(one + place, mask=there), tl.load(other + place, mask=there)
+    a, b = tl.load(one + place, mask=there).to(tl.float32), tl.load(other + place, mask=there).to(tl.float32)
     given = tl.load(gradient + place // C * apart + place % C, mask=there).to(tl.float32)
     given = tl.where(a > b, given, tl.where(a < b, -given, tl.where(a == b, 0.0, a - b)))  # NaN stays
     tl.store(of_one + place, given.to(of_one.dtype.element_ty), mask=there)
