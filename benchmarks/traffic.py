@@ -32,8 +32,8 @@ from zssmnet.training.optimizer import make_optimizer
 
 CARDS = {"H100": (3.35, 989), "A100": (2.04, 312), "RTX 4090": (1.01, 165)}
 """Bandwidth in TB/s and dense bfloat16 in TFLOP/s, as the manufacturer tells."""
-LAUNCH_US = 4.0
-"""Of the host, for an operation from Python; the GPU waits where its kernels are shorter."""
+LAUNCH_US = 25.0
+"""Of the host, for a kernel of an uncompiled step, autograd and Python included: 22 to 29 on the hosts of two H100s."""
 KINDS = {
     "convolutions": ("convolution",),
     "norms and activations": ("batch_norm", "leaky_relu", "norm_and_activate"),
@@ -176,16 +176,18 @@ def main() -> None:
     sizes = Sizes(options.batch, tuple(options.channels), tuple(options.size), "meta", 1)
     told = {"batch": sizes.batch, "channels": list(sizes.channels), "size": list(sizes.size), "precision": "bfloat16"}
     results = Results("traffic", told, options.json)
-    traffic = step_traffic(sizes)
-    results.add("step", traffic.told())
-    rows = [
-        (kind, f"{traffic.bytes[kind] / 1e9:.1f} GB", str(traffic.kernels[kind]))
-        for kind in sorted(traffic.bytes, key=lambda kind: -traffic.bytes[kind])
-    ]
-    rows.append(("together", f"{sum(traffic.bytes.values()) / 1e9:.1f} GB", str(sum(traffic.kernels.values()))))
-    results.table(f"What a step of {sizes.batch} cubes moves", ("operations", "memory", "kernels"), rows)
-    head = ("card", "computing", "memory, as it is", "memory of the convolutions alone", "launches")
-    results.table("What a step takes at least", head, roofline(traffic, sizes))
+    for name, fused in (("uncompiled", False), ("as a CUDA graph", True)):
+        traffic = step_traffic(sizes, fused)
+        results.add(name, traffic.told())
+        rows = [
+            (kind, f"{traffic.bytes[kind] / 1e9:.1f} GB", str(traffic.kernels[kind]))
+            for kind in sorted(traffic.bytes, key=lambda kind: -traffic.bytes[kind])
+        ]
+        rows.append(("together", f"{sum(traffic.bytes.values()) / 1e9:.1f} GB", str(sum(traffic.kernels.values()))))
+        title = f"What a step of {sizes.batch} cubes moves, {name}"
+        results.table(title, ("operations", "memory", "kernels"), rows)
+        head = ("card", "computing", "memory", "memory of the convolutions alone", "launches from Python")
+        results.table(f"What a step takes at least, {name}", head, roofline(traffic, sizes))
 
 
 if __name__ == "__main__":

@@ -154,12 +154,12 @@ class MNet(nn.Module):
             nn.Conv3d(channels[level(_split(head[0])[0])], num_classes, 1, bias=False) for head in HEAD_STREAMS
         )
 
-    def fuse(self) -> None:
+    def fuse(self, fused: bool = True) -> None:
         """Let norms and merging keep the channels last on a GPU, by kernels of our own where there is Triton."""
-        self.fused = True
+        self.fused = fused
         for module in self.modules():
             if isinstance(module, ConvNormAct):
-                module.fused = True
+                module.fused = fused
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits, before the sigmoid, of the first head; with deep supervision a tuple of all seven.

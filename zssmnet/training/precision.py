@@ -77,7 +77,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def accelerated(model: MNet, device: torch.device, recipe: TrainingConfig, steps: int = 0) -> nn.Module:
+def accelerated(model: nn.Module, device: torch.device, recipe: TrainingConfig, steps: int = 0) -> nn.Module:
     """The network as this machine computes it best, by the recipe; compiled when it is first used.
 
     Args:
@@ -85,9 +85,9 @@ def accelerated(model: MNet, device: torch.device, recipe: TrainingConfig, steps
     """
     network = Accelerated(model, device, choose_precision(recipe, device))
     mode = choose_compile(recipe, device, steps)
-    if mode == "cudagraphs":
+    if mode == "cudagraphs" and isinstance(model, MNet):
         model.fuse()
-    elif mode != "off":
+    elif mode not in ("off", "cudagraphs"):
         network.compile(mode=mode, dynamic=False)
     return network
 
