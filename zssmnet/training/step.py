@@ -5,7 +5,7 @@ as one. Its inputs, results and gradients lie where they lay when it was recorde
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -100,21 +100,25 @@ class CapturedStep(Step):
     def _add_gradients(
         self, cubes_NCZYX: Tensor, keys_N: Tensor, factor: Tensor, shuffled_P: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """As ``backward`` does, but with few kernels for all weights, and without moving gradients that are there."""
         shown = self._restore(cubes_NCZYX, keys_N, shuffled_P)
         loss = self._loss(shown)
-        gradients = torch.autograd.grad(loss * factor, self._weights, allow_unused=True)
-        found = [(weight, one) for weight, one in zip(self._weights, gradients, strict=True) if one is not None]
-        sums = []
-        for weight, _ in found:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-            sums.append(weight.grad)
-        torch._foreach_add_(sums, [one for _, one in found])
+        add_gradients(loss * factor, self._weights)
         return loss.detach(), shown.restored.detach()
 
     def _figures_of_all(self, cubes_NCZYX: Tensor, keys_N: Tensor, shuffled_P: Tensor) -> Tensor:
         return self._figures(self._restore(cubes_NCZYX, keys_N, shuffled_P))
+
+
+def add_gradients(loss: Tensor, weights: Sequence[Tensor]) -> None:
+    """As ``backward`` does, but with few kernels for all weights, and without moving gradients that are there."""
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    found = [(weight, one) for weight, one in zip(weights, gradients, strict=True) if one is not None]
+    sums = []
+    for weight, _ in found:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        sums.append(weight.grad)
+    torch._foreach_add_(sums, [one for _, one in found])
 
 
 class Captured(Generic[Result]):
