@@ -624,7 +624,7 @@ class RetrainingConfig(_Frozen):
     """When a challenger is trained, how, and when it wins."""
 
     min_new_cases: MinNewCases = 10
-    margin_percent: MarginPercent = 0.0
+    margin_percent: MarginPercent = 2.0
     pretraining: ChallengerConfig = Field(
         ChallengerConfig(), description="The challenger's budget; its network is that of the published model"
     )

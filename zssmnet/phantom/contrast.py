@@ -41,6 +41,6 @@ class Contrast:
     def signal(self, name: str, tissues_zyx: Labels, zones_zyx: Labels) -> Floats:
         """A signal of each voxel, axes (z, y, x); a lesion's, or a mimic's, follows the zone in which it lies."""
         factors = self.factors[name]
-        around = np.where(tissues_zyx >= Tissue.LESION, factors[_ZONES[zones_zyx]], np.float32(1))
-        signal: Floats = table(name)[tissues_zyx] * factors[tissues_zyx] * around
+        own, of_zone = factors[tissues_zyx], factors[_ZONES[zones_zyx]]
+        signal: Floats = table(name)[tissues_zyx] * np.where(tissues_zyx >= Tissue.LESION, own**0.5 * of_zone, own)
         return signal

@@ -23,12 +23,15 @@ from zssmnet.errors import CaseError, CubesError, InputError, StorageError, Unre
 from zssmnet.preparation.cropping import Triple
 from zssmnet.preparation.prepare import PreparedCase, prepared_keys
 from zssmnet.storage import Storage, sha256_of
+from zssmnet.storage.ownership import check_ours
 from zssmnet.storage.records import (
+    NOT_YET,
     Output,
     Record,
     fingerprints,
     publish_record,
     read_record,
+    record_key,
     record_names,
     refresh_record,
     remove_record,
@@ -108,6 +111,7 @@ def cut_subset(
 
     Raises:
         CaseError: a prepared case is incomplete or unreadable.
+        InputError: cubes without a record are there: somebody else's.
         StorageError: prepared cases have changed meanwhile.
     """
     folder = f"subset{subset}"
@@ -122,6 +126,11 @@ def cut_subset(
         refresh_record(output, key, present)
         log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
         return present, False
+    made: dict[str, Any] = {"method": METHOD, "inputs": inputs, "subset": subset, "parameters": config}
+    if output.stat(record_key(key)) is None:
+        check_ours(output, key, lambda file: False)
+        to_come = Output(key=key, size=NOT_YET, sha256="")
+        publish_record(output, key, SubsetCubes(outputs=(to_come,), cases=(), spacing_mm=None, **made))
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
         if data.list(folder) != seen:
@@ -130,15 +139,8 @@ def cut_subset(
                 "wait until no other run prepares cases there, and cut them again"
             )
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
-    record = SubsetCubes(
-        method=METHOD,
-        inputs=inputs,
-        outputs=(with_version(output, produced),),
-        subset=subset,
-        parameters=config,
-        cases=tuple(cases),
-        spacing_mm=_spacing(data, case_ids),
-    )
+    outputs = (with_version(output, produced),)
+    record = SubsetCubes(outputs=outputs, cases=tuple(cases), spacing_mm=_spacing(data, case_ids), **made)
     publish_record(output, key, record)
     log.info("subset %d: %d cubes of %d cases", subset, _count(record), len(case_ids))
     return record, True

@@ -23,7 +23,8 @@ from zssmnet.registry.lineage import TrainingInputs, training_inputs
 from zssmnet.registry.versions import MODEL, PretrainedModel, find_version, promote, publish, stable_model
 from zssmnet.storage import Storage
 from zssmnet.storage.lock import locked
-from zssmnet.storage.records import Input
+from zssmnet.storage.ownership import check_ours
+from zssmnet.storage.records import Input, record_key
 from zssmnet.training.checkpoint import BEST, Progress, TrainingState, check_best
 from zssmnet.training.dataset import open_training_data
 from zssmnet.training.epoch import OnStep
@@ -145,12 +146,17 @@ def train_and_publish(
 
     Returns:
         The model's record, and whether any work was done.
+
+    Raises:
+        InputError: a model without a record is there: somebody else's.
     """
     stable = stable_model(weights)
     run = Run(cubes, weights, config, training_inputs(cubes, stable.inputs if stable else ()))
     known = find_version(weights, run.run_id) or (stable if stable and stable.run_id == run.run_id else None)
     if known and known.is_finished(config.training):
         return known, promote(weights, run.run_id)
+    if weights.stat(record_key(MODEL)) is None and stable is None:
+        check_ours(weights, MODEL, lambda file: False)
     made = run.train(on_epoch, on_step)
     before_publication()
     made = publish(weights, made, run.model)

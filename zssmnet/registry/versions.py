@@ -22,6 +22,7 @@ from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import CheckpointError
 from zssmnet.preparation.cubes import Spacing
 from zssmnet.registry.lineage import CaseData
+from zssmnet.registry.rollbacks import record_rollback
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.lock import locked
 from zssmnet.storage.records import (
@@ -206,12 +207,13 @@ def promote(weights: Storage, run_id: str) -> bool:
         return True
 
 
-def roll_back(weights: Storage, run_id: str | None = None) -> PretrainedModel:
+def roll_back(weights: Storage, run_id: str | None = None, comment: str = "") -> PretrainedModel:
     """Make an earlier version the stable model again; naming a later one rolls forward.
 
     Args:
         run_id: of the version; None takes the one that the stable model replaced. Where a switch of the stable model
             was interrupted, None completes that switch and does no more: repeated, it does not go back twice.
+        comment: why; it is kept with the record of the rollback.
 
     Returns:
         The record of what is now the stable model.
@@ -222,10 +224,13 @@ def roll_back(weights: Storage, run_id: str | None = None) -> PretrainedModel:
     with locked(weights, PUBLICATION_S):
         stable = stable_model(weights)
         run_id = _one_before(weights, stable) if run_id is None else run_id
-        version = _named(weights, run_id)
+        version, replaced = _named(weights, run_id), stable.run_id if stable else None
+        if replaced != run_id:  # else it is there already, or is being completed
+            checked_model(weights, version)
+            record_rollback(weights, run_id, replaced, comment)
         if not promote(weights, run_id):
             raise CheckpointError(f"{weights.where(MODEL)}: is version {run_id} already; {_versions_listed(weights)}")
-        log.info("version %s is the stable model now, in place of %s", run_id, stable.run_id if stable else "none")
+        log.info("version %s is the stable model now, in place of %s", run_id, replaced or "none")
         return version
 
 

@@ -108,8 +108,8 @@ def draw_restored_by(model: Path, validation: CubeSet, config: PretrainConfig, t
 
 def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel) -> Iterator[Picture]:
     yield draw_losses(record.history, record.best_epoch, f"Pre-training {record.run_id}")
-    best = f"best model (epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})"
-    title = ", ".join(filter(None, ("Validation cubes", record.best.quality, best)))
+    loss = f"Best epoch {record.best_epoch}, validation loss {record.best_validation_loss:.4f}"
+    title = ", ".join(filter(None, (loss, record.best.quality)))
     validation = CubeSet([open_cubes(cubes.local(record.inputs[VALIDATION_SUBSET].name))])
     yield draw_restored_by(weights.local(MODEL), validation, record.parameters, title)
 

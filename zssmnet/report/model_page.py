@@ -106,10 +106,10 @@ def _compared(made: PretrainedModel, before: PretrainedModel | None) -> str:
 
 def _contest_rows(judgement: Judgement, champion: PretrainedModel) -> Iterator[tuple[str, str, str]]:
     yield "version", code(champion.run_id), code(judgement.run_id) + ("" if judgement.published else ", not published")
-    yield "loss on the same validation cubes", _loss(judgement.champion_loss), _loss(judgement.challenger_loss)
+    yield "loss on the same validation cubes", loss_text(judgement.champion_loss), loss_text(judgement.challenger_loss)
     yield "cases", str(len(champion.data)), f"{len(judgement.data)} ({_data_added(champion, judgement)})"
     yield "best epoch", _best_epoch(champion), _best_epoch(judgement)
-    theirs, ours = (_flat(one.parameters.model_dump(mode="json")) for one in (champion, judgement))
+    theirs, ours = (flat_settings(one.parameters.model_dump(mode="json")) for one in (champion, judgement))
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             yield code(name), text(str(theirs.get(name))), text(str(ours.get(name)))
@@ -144,17 +144,18 @@ def _contest_pictures(
     if challenger.stat(BEST):
         files.append(("challenger", challenger.local(BEST), judgement.challenger_loss))
     for name, file, loss in files:
-        title = f"Validation cubes, restored by the {name} (loss {_loss(loss)})"
+        title = f"Validation cubes, restored by the {name} (loss {loss_text(loss)})"
         yield embedded(Picture(f"{name}.png", draw_restored_by(file, validation, judgement.parameters, title).png))
 
 
-def _loss(loss: float | None) -> str:
+def loss_text(loss: float | None) -> str:
+    """A loss in digits."""
     return "not finite" if loss is None else f"{loss:.5f}"
 
 
-def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested settings by dotted names."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+        flat |= flat_settings(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
     return flat

@@ -236,7 +236,7 @@ class EpochDisplay:
         progress, result = state.progress, state.progress.history[-1]
         cubes = open_storage(self._work.cubes_path)
         validation = CubeSet([open_cubes(cubes.local(find_cubes(cubes)[VALIDATION_SUBSET]))])
-        title = f"Validation cubes after epoch {result.epoch}, loss {result.validation_loss:.4f}, {result.quality}"
+        title = f"After epoch {result.epoch}, validation loss {result.validation_loss:.4f}, {result.quality}"
         curves = draw_losses(progress.history, progress.best_epoch, f"After epoch {result.epoch}")
         restored = draw_restored(state.model, validation, self._work.config, title)
         return "\n\n".join([f"is being trained: {self._losses}", embedded(curves), embedded(restored)])
