@@ -16,7 +16,7 @@ from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.report.palette import FAINT
 from zssmnet.report.style import heading, legend, new_figure, png_of, without_frame
 from zssmnet.training.epoch import training_step
-from zssmnet.training.precision import accelerated, choose_compile, gpu_settings
+from zssmnet.training.precision import accelerated, gpu_settings, is_captured
 from zssmnet.training.step import CapturedStep, Step
 from zssmnet.training.trainer import initial_state
 
@@ -50,7 +50,7 @@ def run(course: Course, sizes: Sizes) -> list[float]:
     network = accelerated(state.model, device, config.training)
     network.train()
     scaler = state.scaler if course.precision == "float16" else None
-    kind = CapturedStep if choose_compile(config.training, device, 0) == "cudagraphs" else Step
+    kind = CapturedStep if is_captured(config.training, device) else Step
     computed = kind(network, config.corruption)
     cubes = torch.from_numpy(draw_cubes(max(DIFFERENT, sizes.batch), sizes.size, kind="smooth")).to(device)
     losses = torch.zeros(sizes.steps, device=device)

@@ -20,7 +20,7 @@ from zssmnet.training import step as restoring
 from zssmnet.training.epoch import CHECK_EVERY, training_step
 from zssmnet.training.loss import restoring_network
 from zssmnet.training.optimizer import make_optimizer
-from zssmnet.training.precision import Compile, accelerated, choose_compile, gpu_settings
+from zssmnet.training.precision import Compile, accelerated, gpu_settings, is_captured
 from zssmnet.training.step import CapturedStep
 
 Channels = tuple[int, int, int, int, int]
@@ -112,7 +112,7 @@ class Step:
         self.network = accelerated(self.model, self.device, self.recipe)
         if variant.kernels is not None:
             self.model.fuse(variant.kernels)
-        kind = CapturedStep if choose_compile(self.recipe, self.device, 0) == "cudagraphs" else restoring.Step
+        kind = CapturedStep if is_captured(self.recipe, self.device) else restoring.Step
         self.computed = kind(self.network, self.corruption)
         self.optimizer = self._make_optimizer()
         self._cubes = draw_cubes(min(POOL, 2 * sizes.batch), sizes.size)

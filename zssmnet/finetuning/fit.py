@@ -18,7 +18,7 @@ from zssmnet.storage import Storage
 from zssmnet.training.checkpoint import LAST, EpochResult, Progress, TrainingState, publish_best, publish_last, resume
 from zssmnet.training.fit import is_finished
 from zssmnet.training.optimizer import make_optimizer, make_schedule
-from zssmnet.training.precision import accelerated, choose_compile, choose_precision, gpu_settings
+from zssmnet.training.precision import accelerated, choose_precision, gpu_settings, is_captured
 from zssmnet.training.step import Captured, add_gradients
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class FineTuner:
         generator = torch.Generator().manual_seed(seed)
         self.state = TrainingState(model, optimizer, schedule, generator, Progress())
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
-        captured = choose_compile(recipe.training, self._device, steps) == "cudagraphs"
+        captured = is_captured(recipe.training, self._device)
         self._gradients = Captured(self._add_gradients) if captured else self._add_gradients
 
     def epoch(self) -> Tensor:

@@ -121,14 +121,16 @@ def training_step(
         factor = share * len(part) / whole
         scaled = scaler.scale(torch.full((), factor, device=part.device)) if scaler else factor
         loss, restored = step.gradients(part, keys_of_part, scaled)
-        losses.append(loss * (len(part) / whole))  # a new tensor: the next pass may overwrite the loss
+        losses.append(
+            loss if passes == 1 else loss * (len(part) / whole)
+        )  # the next pass may overwrite the loss itself
     group.sum_gradients(step.network)
     if scaler:
         scaler.step(optimizer)
         scaler.update()
     else:
         optimizer.step()
-    return torch.stack(losses).sum(), restored
+    return losses[0] if passes == 1 else torch.stack(losses).sum(), restored
 
 
 @torch.no_grad()

@@ -85,9 +85,9 @@ def accelerated(model: nn.Module, device: torch.device, recipe: TrainingConfig, 
     """
     network = Accelerated(model, device, choose_precision(recipe, device))
     mode = choose_compile(recipe, device, steps)
-    if mode == "cudagraphs" and isinstance(model, MNet):
+    if is_captured(recipe, device) and isinstance(model, MNet):
         model.fuse()
-    elif mode not in ("off", "cudagraphs"):
+    if mode not in ("off", "cudagraphs"):
         network.compile(mode=mode, dynamic=False)
     return network
 
@@ -100,6 +100,11 @@ def choose_precision(recipe: TrainingConfig, device: torch.device) -> Precision:
     return "bfloat16" if in_bfloat16 else "float32"
 
 
+def is_captured(recipe: TrainingConfig, device: torch.device) -> bool:
+    """Whether steps are CUDA graphs (`zssmnet.training.step`): asked for, and on such a GPU."""
+    return recipe.compile == "cudagraphs" and device.type == "cuda"
+
+
 def choose_compile(recipe: TrainingConfig, device: torch.device, steps: int) -> Compile:
     """The mode of torch.compile; ``auto`` is ``reduce-overhead`` on a GPU where that pays and works, else ``off``.
 
@@ -108,8 +113,8 @@ def choose_compile(recipe: TrainingConfig, device: torch.device, steps: int) -> 
     Args:
         steps: of the whole training.
     """
-    if recipe.compile == "cudagraphs" and device.type != "cuda":
-        return "off"
+    if recipe.compile == "cudagraphs":
+        return "cudagraphs" if is_captured(recipe, device) else "off"
     if recipe.compile != "auto":
         return recipe.compile
     pays = device.type == "cuda" and steps >= COMPILED_FROM

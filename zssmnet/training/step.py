@@ -168,7 +168,7 @@ class Captured(Generic[Result]):
 def record(function: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
     """Record what a function does on the GPU, without doing it: what does it, and where the result lies then."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread reads cubes meanwhile
         result = function()
     return graph.replay, result
 

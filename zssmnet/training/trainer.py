@@ -25,7 +25,7 @@ from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
 from zssmnet.training.loss import restoration_loss, restoring_network
 from zssmnet.training.optimizer import make_optimizer, make_schedule
-from zssmnet.training.precision import Accelerated, accelerated, choose_compile, choose_precision, gpu_settings
+from zssmnet.training.precision import Accelerated, accelerated, choose_precision, gpu_settings, is_captured
 from zssmnet.training.step import CapturedStep, Step
 
 
@@ -61,7 +61,7 @@ class Trainer:
         self._group = group
         self._size = training.size
         weights = state.progress.channel_weights
-        kind = CapturedStep if choose_compile(config.training, self._device, steps) == "cudagraphs" else Step
+        kind = CapturedStep if is_captured(config.training, self._device) else Step
         self._new_step = partial(
             kind, network, config.corruption, torch.tensor(weights, device=self._device) if weights else None
         )
