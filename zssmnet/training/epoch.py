@@ -121,9 +121,7 @@ def training_step(
         factor = share * len(part) / whole
         scaled = scaler.scale(torch.full((), factor, device=part.device)) if scaler else factor
         loss, restored = step.gradients(part, keys_of_part, scaled)
-        losses.append(
-            loss if passes == 1 else loss * (len(part) / whole)
-        )  # the next pass may overwrite the loss itself
+        losses.append(loss if passes == 1 else loss * (len(part) / whole))  # it is overwritten
     group.sum_gradients(step.network)
     if scaler:
         scaler.step(optimizer)

@@ -140,7 +140,8 @@ class Kernels(TorchDispatchMode):
         return given
 
 
-def test_fifty_steps_launch_the_same_kernels_and_copy_nothing_from_the_host() -> None:
+@pytest.mark.parametrize("steps", [4, pytest.param(50, marks=pytest.mark.long)])
+def test_all_steps_launch_the_same_kernels_and_copy_nothing_from_the_host(steps: int) -> None:
     """On `meta`, which has no values to look at, with channels drawn as in training."""
     config, generator = small_config(), torch.Generator().manual_seed(0)
     network = restoring_network(config.network).to("meta")
@@ -148,19 +149,16 @@ def test_fifty_steps_launch_the_same_kernels_and_copy_nothing_from_the_host() ->
     step = CapturedStep(network, config.corruption)
     cubes = swap_x_and_z(torch.empty(8, 4, 16, 16, 4, device="meta"))
     seen, counts = [], set()
-    for _ in range(50):
+    while len(seen) < steps + 1:
         keys = sample_keys(8, generator)
         shuffled = channels_to_shuffle(keys, config.corruption)
         if shuffled is None:
             continue
         counts.add(int((shuffled < 32).sum()))
-        inputs = (cubes, keys.to("meta"), torch.empty((), device="meta"), shuffled.to("meta"))
-        if not seen:  # gradients are there from the second step on
-            step._add_gradients(*inputs)
         with Kernels() as kernels:
-            step._add_gradients(*inputs)
+            step._add_gradients(cubes, keys.to("meta"), torch.empty((), device="meta"), shuffled.to("meta"))
         seen.append(kernels)
-    assert len(seen) >= 48
-    assert len(counts) > 5  # other numbers of shuffled channels
+    seen = seen[1:]  # the first one makes the gradients
+    assert len(counts) > 2  # other numbers of shuffled channels
     assert all(one.launched == seen[0].launched for one in seen)
     assert not any(one.copied for one in seen)
