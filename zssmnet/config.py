@@ -337,6 +337,13 @@ class TrainingConfig(_Frozen):
     batch_size: Annotated[int, Flag("batch_size", "N")] = Field(
         24, ge=1, le=100_000, description="Cubes in a batch; a last partial batch is dropped in training"
     )
+    accumulate: Annotated[int, Flag("accumulate", "N")] = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="Parts of a batch that are computed one after another, for a GPU with little memory (gradient "
+        "accumulation); the weights are the same",
+    )
     learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
         0.1, gt=0, le=1e30, description="Initial learning rate"
     )
@@ -372,20 +379,25 @@ class TrainingConfig(_Frozen):
     device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
         "auto", description="Device to train on; auto: a GPU if there is one"
     )
+    deterministic: Annotated[bool, Flag("deterministic")] = Field(
+        False,
+        description="On a GPU, algorithms that give the same bits every time, so that an interrupted run ends as an "
+        "uninterrupted one; slower",
+    )
     processes: Annotated[int, Flag("processes", "N")] = Field(
         0, ge=0, le=1024, description="Processes that share each batch, one per GPU; 0: one per GPU, else one"
     )
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
         "auto",
         description="Precision of the convolutions; auto takes bfloat16 on GPUs that support it, else float32; "
-        "tf32: float32 with TF32-rounded inputs; float16 has a fixed loss scale",
+        "tf32: float32 with TF32-rounded inputs; float16 has a loss scale that adapts",
     )
     compile: Annotated[
         Literal["auto", "off", "cudagraphs", "default", "reduce-overhead", "max-autotune"], Flag("compile")
     ] = Field(
         "auto",
         description="Mode of torch.compile; auto takes reduce-overhead on a GPU in trainings of 10,000 steps or more, "
-        "else off; cudagraphs: CUDA graphs alone",
+        "else off; cudagraphs: no compiler, a step is one CUDA graph with kernels of our own (not yet measured)",
     )
     cubes_in: Literal["auto", "device", "host"] = Field(
         "auto", description="Where cubes lie: device: GPU memory; host: on disk, read ahead; auto: device if they fit"
