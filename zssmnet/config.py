@@ -545,6 +545,67 @@ class ProbeConfig(_Frozen):
         return self
 
 
+class ZonesScale(_Frozen):
+    """Spacing, windows, network and length of training with which zones are found in a box around the gland."""
+
+    spacing_mm: tuple[float, float, float] = Field(description="Spacing x, y, z in mm")
+    window: tuple[int, int, int] = Field(description="Size of a window x, y, z in voxels")
+    batch_size: int = Field(ge=1, description="Windows in a batch")
+    kernels: tuple[int, int, int, int, int] = Field(description="Kernels of MNet's five levels, without weights")
+    epochs: int = Field(ge=1, description="Epochs where none are chosen")
+
+
+ZONES_SCALES = {
+    "cpu": ZonesScale(
+        spacing_mm=(1.0, 1.0, 3.0), window=(48, 48, 16), batch_size=2, kernels=(8, 12, 16, 20, 24), epochs=8
+    ),
+    "gpu": ZonesScale(
+        spacing_mm=(0.5, 0.5, 3.0), window=(128, 128, 16), batch_size=4, kernels=(32, 48, 64, 80, 96), epochs=80
+    ),
+}
+
+
+class ZonesConfig(_Frozen):
+    """Training of networks that make zonal masks."""
+
+    channels: Annotated[Literal["t2w", "t2w,adc,dwi"], Flag("channels")] = Field(
+        "t2w", description="Images that zones are found in"
+    )
+    preset: Annotated[Literal["cpu", "gpu"], Flag("preset")] = Field(
+        "gpu", description="cpu: zones at 1 x 1 x 3 mm by a small MNet; gpu: at 0.5 x 0.5 x 3 mm, as in pre-training"
+    )
+    members: Annotated[int, Flag("members", "N")] = Field(
+        3, ge=2, le=10, description="Networks of the ensemble; each holds out another share of the patients"
+    )
+    epochs: Annotated[int | None, Flag("epochs", "N")] = Field(
+        None, ge=1, le=100_000, description="Largest number of epochs, of 25 batches each (default: 8 or 80, by preset)"
+    )
+    patience: Annotated[int, Flag("patience", "N")] = Field(
+        10, ge=1, le=100_000, description="Epochs without a better loss on held-out patients before training stops"
+    )
+    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
+        0.01, gt=0, le=1e3, description="Highest learning rate"
+    )
+    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**31, description="Seed of everything")
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field("auto", description="Device to train on")
+
+    @property
+    def scale(self) -> ZonesScale:
+        """That of the preset."""
+        return ZONES_SCALES[self.preset]
+
+
+class SegmentConfig(_Frozen):
+    """Making of zonal masks for an archive."""
+
+    bound: Annotated[Probability, Flag("bound", "X")] = Field(
+        0.7, description="Dice of the zones between the ensemble's members below which a mask is doubtful"
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
+        "auto", description="Device to predict on"
+    )
+
+
 MarginPercent = Annotated[
     float,
     Field(
