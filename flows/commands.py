@@ -17,7 +17,17 @@ from flows.local_commands import nnunet_dataset as nnunet_dataset
 from flows.local_commands import package as package
 from flows.local_commands import upload as upload
 from flows.settings import retraining_of, settings_of, validated, with_flags
-from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
+from zssmnet.config import (
+    ArchiveConfig,
+    DemoConfig,
+    GivenMasksConfig,
+    LabelledConfig,
+    MaskedArchiveConfig,
+    ProbeConfig,
+    SegmentConfig,
+    StrictConfig,
+    ZonesConfig,
+)
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
 from zssmnet.storage.address import local_path
@@ -31,6 +41,8 @@ STAGES = {
     "run": ("zssmnet.stages.pipeline:run_pipeline", "flows.of_stages:ssl_pretraining"),
     "retrain": ("zssmnet.stages.retrain:retrain", "flows.of_stages:retrain_on_new_data"),
     "probe": ("zssmnet.stages.probe:probe_weights", "flows.of_stages:probe"),
+    "train-zones": ("zssmnet.stages.train_zones:train_zones", "flows.of_stages:train_zones"),
+    "segment-zones": ("zssmnet.stages.segment_zones:segment_zones", "flows.of_stages:segment_zones"),
 }
 """Where each stage is as a plain function and as a flow; imported when it runs. Both take the same arguments."""
 
@@ -53,7 +65,13 @@ def torchrun_part() -> Iterator[bool]:
 def prepare(options: argparse.Namespace) -> None:
     """Prepare an archive."""
     settings = settings_of(options)
-    done = _run(options, "prepare", **_archive(options), output_path=options.output_path, config=settings.preparation)
+    done = _run(
+        options,
+        "prepare",
+        **_archive(options, ArchiveConfig),
+        output_path=options.output_path,
+        config=settings.preparation,
+    )
     say(f"{done.prepared} cases prepared, {done.others}: {done.data_path}")
 
 
@@ -195,6 +213,24 @@ def probe(options: argparse.Namespace) -> None:
     say(*done.sentences, f"figures: {done.result}", f"table:   {done.table}", f"picture: {done.picture}")
 
 
+def train_zones(options: argparse.Namespace) -> None:
+    """Train networks that make zonal masks."""
+    config = validated(ZonesConfig, with_flags(ZonesConfig, {}, options))
+    more = validated(LabelledConfig, with_flags(LabelledConfig, {}, options)).model_dump()
+    folders = {"images_path": options.images_path, "zonal_mask_path": options.zonal_mask_path, "root": options.output}
+    done = _run(options, "train-zones", **folders, **more, config=config)
+    say(done.sentence, f"networks: {done.model}", f"page:     {done.page}")
+
+
+def segment_zones(options: argparse.Namespace) -> None:
+    """Make zonal masks."""
+    config = validated(SegmentConfig, with_flags(SegmentConfig, {}, options))
+    more = validated(GivenMasksConfig, with_flags(GivenMasksConfig, {}, options)).model_dump()
+    folders = {"model": options.model, "images_path": options.images_path, "output_path": options.output}
+    done = _run(options, "segment-zones", **folders, **more, config=config)
+    say(f"{done.sentence}: {done.masks_path}", f"page: {done.page}")
+
+
 def demo(options: argparse.Namespace) -> None:
     """Synthetic examinations through all stages."""
     from zssmnet.phantom import evenly_split_cases
@@ -207,8 +243,10 @@ def demo(options: argparse.Namespace) -> None:
     say(*done.lines())
 
 
-def _archive(options: argparse.Namespace) -> dict[str, Any]:
-    settings = validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
+def _archive(
+    options: argparse.Namespace, kind: type[ArchiveConfig | MaskedArchiveConfig] = MaskedArchiveConfig
+) -> dict[str, Any]:
+    settings = validated(kind, with_flags(kind, {}, options)).model_dump()
     if "strict" in options:
         settings |= validated(StrictConfig, with_flags(StrictConfig, {}, options)).model_dump()
     return settings

@@ -105,6 +105,8 @@ MaxWarnings = Annotated[
 
 Force = Annotated[bool, Field(description="Replace files that this command did not make"), Flag("force")]
 
+NO_MASKS = "no zonal masks: give --zonal_mask_path, or --zones-model to make them, or both"
+
 CasesPerTask = Annotated[
     int | None,
     Field(ge=1, description="Cases per Prefect task (default 1; more above 2,000 cases)"),
@@ -112,16 +114,38 @@ CasesPerTask = Annotated[
 ]
 
 
-class ArchiveConfig(_Frozen):
-    """Where examinations and masks are, how they are split into subsets, and their preparation into tasks."""
+class _ImagesConfig(_Frozen):
+    """Where examinations are, how they are split into subsets, and their preparation into tasks."""
 
     images_path: ImagesPath
-    zonal_mask_path: MaskPath
     splits_path: SplitsPath = None
     split_mode: SplitModeChoice = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
     cases_per_task: CasesPerTask = None
+
+
+class ArchiveConfig(_ImagesConfig):
+    """An archive with zonal masks."""
+
+    zonal_mask_path: MaskPath
+
+
+class MaskedArchiveConfig(_ImagesConfig):
+    """An archive with zonal masks, or with networks that make them for the cases that have none."""
+
+    zonal_mask_path: Annotated[str | None, Flag("zonal_mask_path", "D")] = Field(
+        None, description="Folder or s3://bucket/prefix of zonal masks, CASE.nii.gz; not needed with --zones-model"
+    )
+    zones_model: Annotated[str | None, Flag("zones_model", "F")] = Field(
+        None, description="Root of 'train-zones', or its zones.model: makes masks for cases that have none"
+    )
+
+    @model_validator(mode="after")
+    def _has_masks(self) -> Self:
+        if not (self.zonal_mask_path or self.zones_model):
+            raise ValueError(NO_MASKS)
+        return self
 
 
 class StrictConfig(_Frozen):
@@ -593,6 +617,25 @@ class ZonesConfig(_Frozen):
     def scale(self) -> ZonesScale:
         """That of the preset."""
         return ZONES_SCALES[self.preset]
+
+
+class LabelledConfig(_Frozen):
+    """What a training of zones begins with, and whose cases are whose."""
+
+    weights: Annotated[str | None, Flag("weights", "F")] = Field(
+        None, description="Pre-trained weights to begin with (default: from scratch)"
+    )
+    archive_format: FormatChoice = None
+    patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class GivenMasksConfig(_Frozen):
+    """Masks that are there already."""
+
+    zonal_mask_path: Annotated[str | None, Flag("zonal_mask_path", "D")] = Field(
+        None, description="Folder of masks that are there already: their cases keep them, as copies"
+    )
+    archive_format: FormatChoice = None
 
 
 class SegmentConfig(_Frozen):

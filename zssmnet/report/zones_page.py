@@ -53,7 +53,7 @@ def zones_page(model: ZonesModel, rows: Sequence[HeldOutRow]) -> str:
         f"surfaces): {means}. Each case was predicted by the member that was trained without its patient, and that "
         "stopped where it was best on these patients. Where both masks differ, look at the given one too: it may be "
         f"wrong. Slices at 4/5, 1/2 and 1/5 of the gland's height; {LEGEND}.</p><table class=cases>"
-        "<tr><th>case<th>given<th>found<th>Dice<th>surface, mm<th>doubts"
+        "<tr><th>case<th>given<th>found<th>Dice<th>surface, mm<th>findings"
     )
     ordered = sorted(rows, key=lambda row: (_worst(row.held_out), row.held_out.case_id))
     return "".join(document("Zones, held-out cases", [head, *map(_row, range(len(ordered)), ordered), "</table>"]))
@@ -71,8 +71,8 @@ def _row(number: int, row: HeldOutRow) -> str:
         for figure in ("dice", "surface_mm")
     ]
     cells = "".join(f"<td>{cell}" for cell in (*pictures, *columns))
-    doubts = "<br>".join(map(escaped, one.doubts))
-    return f"<tr><td><b>{escaped(one.case_id)}</b><br>member {one.member + 1}{cells}<td class=odd>{doubts}"
+    findings = "<br>".join(map(escaped, one.findings))
+    return f"<tr><td><b>{escaped(one.case_id)}</b><br>member {one.member + 1}{cells}<td class=odd>{findings}"
 
 
 def _shown(value: float | None) -> str:

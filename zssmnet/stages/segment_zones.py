@@ -11,15 +11,15 @@ from typing import Literal
 from pydantic import Field
 from typing_extensions import override
 
-from zssmnet.config import ArchiveFormat, SegmentConfig, ZonesConfig
+from zssmnet.config import NO_MASKS, ArchiveFormat, SegmentConfig, ZonesConfig
 from zssmnet.data.archive import DOUBTFUL, MASK_SUFFIX, Case, masks_by_case, take_inventory
 from zssmnet.data.examination import check_can_be_interpolated, file_errors, read_images
 from zssmnet.data.image_io import write_image
-from zssmnet.errors import CaseError
+from zssmnet.errors import CaseError, ConfigError
 from zssmnet.report.masks_page import PAGE, ROWS, publish_masks_page
 from zssmnet.runner import PlainRunner, Runner, Summary
 from zssmnet.storage import Address, Storage, folder_and_name, open_storage, sha256_of
-from zssmnet.storage.layout import reports_beside
+from zssmnet.storage.layout import Layout, reports_beside
 from zssmnet.storage.lock import locked
 from zssmnet.storage.records import (
     Input,
@@ -35,7 +35,7 @@ from zssmnet.storage.records import (
     up_to_date,
 )
 from zssmnet.zones.ensemble import Ensemble
-from zssmnet.zones.masks import doubts
+from zssmnet.zones.masks import odd_about
 from zssmnet.zones.model import channel_count, load_ensemble, locate_model
 
 log = logging.getLogger(__name__)
@@ -52,14 +52,14 @@ class MadeMask(Record):
         inputs: the images and the networks; or the given mask.
         source: ``made`` by the networks; ``given``, a copy; or a ``person``'s, who moved or changed the file.
         agreed: Dice between the ensemble's members, by part.
-        doubts: why it lies in ``doubtful/``; where no gland was found there is no mask.
+        findings: why it lies in ``doubtful/``; where no gland was found there is no mask.
     """
 
     case_id: str
     source: Literal["made", "given", "person"]
     bound: float = 0.0
     agreed: dict[str, float] = Field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
     @override
     def is_valid_for(self, name: str) -> bool:
@@ -184,10 +184,10 @@ def segment_zones(
     summary = SegmentSummary(
         masks_path=output.uri,
         page=reports.where(PAGE),
-        made=sum(one.source == "made" and not one.doubts for one in records),
+        made=sum(one.source == "made" and not one.findings for one in records),
         given=sum(one.source == "given" for one in records),
         persons=sum(one.source == "person" for one in records),
-        doubtful={one.case_id: "; ".join(one.doubts) for one in records if one.doubts},
+        doubtful={one.case_id: "; ".join(one.findings) for one in records if one.findings},
         left_out={one.case_id: f"{one.reason}: {one.file}" for one in sorted(faults, key=lambda one: one.case_id)},
         new=new,
     )
@@ -196,6 +196,29 @@ def segment_zones(
     log.info("%s", summary.sentence)
     runner.progress.show("Zonal masks", lambda: summary.sentence)
     return summary
+
+
+def masks_of_run(
+    model: Address | None,
+    images_path: Address,
+    zonal_mask_path: Address | None,
+    layout: Layout,
+    archive_format: ArchiveFormat | None,
+    runner: Runner,
+) -> Address:
+    """The folder of the masks that a run takes: the given one; or, with networks, ``SSL/zones``, which is made.
+
+    Raises:
+        ConfigError: neither masks nor networks.
+    """
+    if model is None:
+        if zonal_mask_path is None:
+            raise ConfigError(NO_MASKS)
+        return zonal_mask_path
+    segment_zones(
+        model, images_path, layout.zones, zonal_mask_path=zonal_mask_path, archive_format=archive_format, runner=runner
+    )
+    return layout.zones
 
 
 def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
@@ -234,8 +257,8 @@ def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
         for key, volume in zip(case.images, volumes, strict=False):
             check_can_be_interpolated(case.id, images.where(key), volume)
         found = ensemble.segment(volumes)
-        odd = (*doubts(found.mask, volumes[0], found.agreed, part.config.bound), *warnings)
-        record = record.model_copy(update={"agreed": found.agreed, "doubts": odd})
+        odd = (*odd_about(found.mask, volumes[0], found.agreed, part.config.bound), *warnings)
+        record = record.model_copy(update={"agreed": found.agreed, "findings": odd})
         plain, doubtful = _keys_of(case.id)
         write = {doubtful if odd else plain: partial(write_image, found.mask)} if found.agreed else {}
         return publish_recorded(output, case.id, record, write, _outputs(known)), True
@@ -295,7 +318,7 @@ def _publish_page(
     images: Storage,
     archive_format: ArchiveFormat | None,
 ) -> None:
-    known = {one.case_id: (one.outputs[0].key, one.doubts) for one in records if one.outputs}
+    known = {one.case_id: (one.outputs[0].key, one.findings) for one in records if one.outputs}
     if not known:
         return
     publish_masks_page(output, reports, images, archive_format, known=known)

@@ -20,11 +20,11 @@ from zssmnet.runner import PlainRunner, Progress, Runner, Summary, current_progr
 from zssmnet.storage import Address, Storage, open_storage, sha256_of
 from zssmnet.storage.layout import Layout
 from zssmnet.storage.lock import locked
-from zssmnet.storage.records import Input, fingerprints
+from zssmnet.storage.records import Input, Record, fingerprints, output_of, publish_record
 from zssmnet.training.checkpoint import Progress as Epochs
 from zssmnet.training.precision import choose_device
 from zssmnet.zones.ensemble import Ensemble
-from zssmnet.zones.masks import doubts, figures_against
+from zssmnet.zones.masks import figures_against, odd_about
 from zssmnet.zones.model import (
     METHOD,
     MODEL,
@@ -187,6 +187,7 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
         )
         made = publish_version(output, made, contents)
         page.publish_bytes(PAGE, zones_page(made, rows).encode())
+        publish_record(page, "zones", Record(method=METHOD, inputs=(), outputs=(output_of(page, PAGE),)))
     summary = _summary(made, output, page, len(faults), True)
     progress.show("Zones", lambda: summary.sentence)
     log.info("published %s: %s", MODEL, summary.sentence)
@@ -241,7 +242,7 @@ def _held_out_row(
         case_id=case.id,
         member=number,
         figures=figures_against(found.mask, truth),
-        doubts=tuple(doubts(found.mask, volumes[0], {}, 0.0)),
+        findings=tuple(odd_about(found.mask, volumes[0], {}, 0.0)),
     )
     return draw_held_out(held_out, volumes[0], truth, found.mask)
 

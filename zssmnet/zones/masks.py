@@ -78,7 +78,7 @@ def figures_against(found: sitk.Image, truth: sitk.Image) -> Figures:
     return figures
 
 
-def doubts(mask: sitk.Image, t2w: sitk.Image, agreed: dict[str, float], bound: float) -> Iterator[str]:
+def odd_about(mask: sitk.Image, t2w: sitk.Image, agreed: dict[str, float], bound: float) -> Iterator[str]:
     """Why a mask should be looked at before it is used.
 
     Args:

@@ -37,13 +37,13 @@ class HeldOut(BaseModel, frozen=True):
 
     Attributes:
         figures: Dice and surface distance by part, see `figures_against`; against the given mask on its own grid.
-        doubts: what is odd about the mask that was made.
+        findings: what is odd about the mask that was made.
     """
 
     case_id: str
     member: int
     figures: dict[str, float | None]
-    doubts: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 class ZonesModel(Record):
