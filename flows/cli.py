@@ -165,10 +165,18 @@ COMMANDS = {
         {
             "images_path": ("D", "folder or s3://bucket/prefix of the images"),
             "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
-            "lesion_path": ("D", "folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"),
             "output": ("D", "nnU-Net's folder of raw data sets (nnUNet_raw)"),
         },
         ("NnunetDatasetConfig",),
+    ),
+    "evaluate": Command(
+        "compute the PI-CAI challenge's figures of predictions of csPCa",
+        "--predictions predicted --labels nn/raw/Dataset501_csPCa/labelsTr",
+        {
+            "predictions": ("D", "folder of CASE.npz, by nnUNetv2_predict --save_probabilities"),
+            "labels": ("D", "folder of csPCa labels on the same grids, CASE.nii.gz"),
+        },
+        ("EvaluationConfig",),
     ),
     "export": Command(
         "export pre-trained weights to a file for nnU-Net",

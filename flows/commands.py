@@ -11,6 +11,7 @@ from typing import Any
 from flows.console import shown_progress
 from flows.exit_handling import say
 from flows.local_commands import check_masks as check_masks
+from flows.local_commands import evaluate as evaluate
 from flows.local_commands import export as export
 from flows.local_commands import import_dicom as import_dicom
 from flows.local_commands import nnunet_dataset as nnunet_dataset

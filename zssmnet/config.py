@@ -464,10 +464,23 @@ class NnunetDatasetConfig(_Frozen):
         "gland; native: on T2W's grid, whole",
     )
     preparation: PreparationConfig = Field(PreparationConfig(), description="Target spacing and margin")
+    lesion_path: Annotated[str | None, Flag("lesion_path", "D")] = Field(
+        None, description="Folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"
+    )
+    predict: Annotated[bool, Flag("predict")] = Field(
+        False, description="Add new cases without labels to imagesTs, prepared as the data set there"
+    )
     force: Force = False
     splits_path: SplitsPath = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class EvaluationConfig(_Frozen):
+    """Detection figures of predictions."""
+
+    output: Annotated[str | None, Flag("output", "F")] = Field(None, description="JSON file for the figures")
+    force: Force = False
 
 
 class UploadConfig(_Frozen):
