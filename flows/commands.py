@@ -1,7 +1,6 @@
 """The commands, one function each: settings, the stage, and a few result lines."""
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from flows.local_commands import import_dicom as import_dicom
 from flows.local_commands import nnunet_dataset as nnunet_dataset
 from flows.local_commands import package as package
 from flows.local_commands import upload as upload
-from flows.settings import retraining_of, settings_of, validated, with_flags
+from flows.settings import config_of, retraining_of, settings_of
 from zssmnet.config import (
     ArchiveConfig,
     DemoConfig,
@@ -31,9 +30,11 @@ from zssmnet.config import (
 )
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
+from zssmnet.storage import Storage, open_storage
 from zssmnet.storage.address import local_path
 from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
+from zssmnet.storage.layout import Layout
 
 STAGES = {
     "prepare": ("zssmnet.stages.prepare:prepare_archive", "flows.of_stages:prepare_data"),
@@ -54,7 +55,7 @@ def torchrun_part() -> Iterator[bool]:
 
     Yields whether this process was such a worker, for which nothing is left to do; see `torchrun_command`.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not variable("TORCHELASTIC_RUN_ID"):
         yield False  # and PyTorch need not be imported for that
         return
     from zssmnet.training.processes import torchrun_command
@@ -136,10 +137,8 @@ def versions(options: argparse.Namespace) -> None:
     from zssmnet.data.splits import VALIDATION_SUBSET
     from zssmnet.probe.note import notes_of
     from zssmnet.registry.versions import list_versions, stable_model, version_key
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.layout import Layout
 
-    weights = open_storage(Layout(options.output).weights)
+    weights = _weights(options)
     stable, published = stable_model(weights), list_versions(weights)
     if not published:
         raise CheckpointError(f"{weights.uri}: no published model there; give the working root of 'zssmnet run'")
@@ -159,25 +158,23 @@ def versions(options: argparse.Namespace) -> None:
 def rollback(options: argparse.Namespace) -> None:
     """Publish an earlier model again; CheckpointError if there is no such version, or none to go back to."""
     from zssmnet.registry.versions import MODEL, roll_back
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.layout import Layout
 
-    weights = open_storage(Layout(options.output).weights)
-    model = roll_back(weights, options.to)
+    weights = _weights(options)
+    model = roll_back(weights, options.to, options.comment)
     if _as_flow(options):
         from tasks.announcement import announce
+        from tasks.models_page import publish_models_page
 
         announce(weights, "rollback")
+        publish_models_page(weights)
     say(f"{weights.where(MODEL)} is version {model.run_id} again, validation loss {model.best_validation_loss:.5f}")
 
 
 def clean(options: argparse.Namespace) -> None:
     """Show what of the weights' folder is no longer needed, and remove it where that is wanted."""
     from zssmnet.registry.clean import removable, remove
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.layout import Layout
 
-    weights = open_storage(Layout(options.output).weights)
+    weights = _weights(options)
     items = [one for one in removable(weights) if options.unpublished or one.kind != "unpublished"]
     if not items:
         say(f"{weights.uri}: nothing to remove")
@@ -199,7 +196,7 @@ def clean(options: argparse.Namespace) -> None:
 
 def probe(options: argparse.Namespace) -> None:
     """Ask whether weights help."""
-    config = validated(ProbeConfig, with_flags(ProbeConfig, {}, options))
+    config = config_of(ProbeConfig, options)
     done = _run(
         options,
         "probe",
@@ -216,8 +213,8 @@ def probe(options: argparse.Namespace) -> None:
 
 def train_zones(options: argparse.Namespace) -> None:
     """Train networks that make zonal masks."""
-    config = validated(ZonesConfig, with_flags(ZonesConfig, {}, options))
-    more = validated(LabelledConfig, with_flags(LabelledConfig, {}, options)).model_dump()
+    config = config_of(ZonesConfig, options)
+    more = config_of(LabelledConfig, options).model_dump()
     folders = {"images_path": options.images_path, "zonal_mask_path": options.zonal_mask_path, "root": options.output}
     done = _run(options, "train-zones", **folders, **more, config=config)
     say(done.sentence, f"networks: {done.model}", f"page:     {done.page}")
@@ -225,8 +222,8 @@ def train_zones(options: argparse.Namespace) -> None:
 
 def segment_zones(options: argparse.Namespace) -> None:
     """Make zonal masks."""
-    config = validated(SegmentConfig, with_flags(SegmentConfig, {}, options))
-    more = validated(GivenMasksConfig, with_flags(GivenMasksConfig, {}, options)).model_dump()
+    config = config_of(SegmentConfig, options)
+    more = config_of(GivenMasksConfig, options).model_dump()
     folders = {"model": options.model, "images_path": options.images_path, "output_path": options.output}
     done = _run(options, "segment-zones", **folders, **more, config=config)
     say(f"{done.sentence}: {done.masks_path}", f"page: {done.page}")
@@ -237,19 +234,23 @@ def demo(options: argparse.Namespace) -> None:
     from zssmnet.phantom import evenly_split_cases
     from zssmnet.stages.demo import demo_run
 
-    wanted = validated(DemoConfig, with_flags(DemoConfig, {}, options))
+    wanted = config_of(DemoConfig, options)
     cases, root = evenly_split_cases(wanted.cases), local_path(options.output)
     done = _run(options, "run", **demo_run(root, cases, wanted.epochs, wanted.seed))
     say(f"{len(cases)} synthetic examinations, made in {root / 'archive'}, through all stages:")
     say(*done.lines())
 
 
+def _weights(options: argparse.Namespace) -> Storage:
+    return open_storage(Layout(options.output).weights)
+
+
 def _archive(
     options: argparse.Namespace, kind: type[ArchiveConfig | MaskedArchiveConfig] = MaskedArchiveConfig
 ) -> dict[str, Any]:
-    settings = validated(kind, with_flags(kind, {}, options)).model_dump()
+    settings = config_of(kind, options).model_dump()
     if "strict" in options:
-        settings |= validated(StrictConfig, with_flags(StrictConfig, {}, options)).model_dump()
+        settings |= config_of(StrictConfig, options).model_dump()
     return settings
 
 

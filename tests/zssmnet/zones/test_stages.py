@@ -51,7 +51,7 @@ def train(archive: tuple[Path, Path], root: Path, progress: Progress | None = No
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return small_archive(tmp_path_factory.mktemp("archive"), 6)
+    return small_archive(tmp_path_factory.mktemp("archive"))
 
 
 @pytest.fixture(scope="module")
@@ -134,21 +134,23 @@ class TestTraining:
             train((images, tmp_path / "root"), tmp_path / "root")
 
 
-class TestSegmentation:
-    def segment(self, root: Path, archive: tuple[Path, Path], output: Path, progress: Progress | None = None, **more: object) -> SegmentSummary:  # fmt: skip
-        return segment_zones(
-            root, archive[0], output, config=CPU, runner=PlainRunner(progress, 1), **more  # type: ignore[arg-type]
-        )  # fmt: skip
+def segment(
+    root: Path, archive: tuple[Path, Path], output: Path, progress: Progress | None = None, given: Path | None = None
+) -> SegmentSummary:
+    runner = PlainRunner(progress, workers=1)
+    return segment_zones(root, archive[0], output, zonal_mask_path=given, config=CPU, runner=runner)
 
+
+class TestSegmentation:
     def test_masks_are_the_same_after_an_interruption_and_are_not_made_twice(
         self, root: Path, archive: tuple[Path, Path], tmp_path: Path
     ) -> None:
-        done = self.segment(root, archive, tmp_path / "whole")
+        done = segment(root, archive, tmp_path / "whole")
         assert done.new == 6 and done.made + len(done.doubtful) == 6
-        assert self.segment(root, archive, tmp_path / "whole").new == 0
+        assert segment(root, archive, tmp_path / "whole").new == 0
         with pytest.raises(KeyboardInterrupt):
-            self.segment(root, archive, tmp_path / "broken", Stop(3))
-        assert self.segment(root, archive, tmp_path / "broken").new in (3, 4)
+            segment(root, archive, tmp_path / "broken", Stop(3))
+        assert segment(root, archive, tmp_path / "broken").new in (3, 4)
         assert digests(tmp_path / "whole") == digests(tmp_path / "broken")
 
     def test_given_masks_and_those_of_a_person_are_kept_and_doubtful_ones_not_used(
@@ -161,7 +163,7 @@ class TestSegmentation:
         output = tmp_path / "masks"
         output.mkdir()
         shutil.copy(second, output)  # a person's
-        done = self.segment(root, archive, output, zonal_mask_path=tmp_path / "given")
+        done = segment(root, archive, output, given=tmp_path / "given")
         assert (done.given, done.persons, done.made + len(done.doubtful)) == (1, 1, 4)
         assert (output / first.name).read_bytes() == first.read_bytes()
         assert done.doubtful  # so little was learnt
@@ -170,10 +172,10 @@ class TestSegmentation:
         moved = sorted(output.glob("doubtful/*.nii.gz"))[0]
         moved.rename(output / moved.name)
         shutil.copy(third, output / first.name)  # corrected by hand
-        again = self.segment(root, archive, output, zonal_mask_path=tmp_path / "given")
+        again = segment(root, archive, output, given=tmp_path / "given")
         assert (again.given, again.persons) == (0, 3)
         assert (output / first.name).read_bytes() == third.read_bytes()
-        assert self.segment(root, archive, output, zonal_mask_path=tmp_path / "given").new == 0
+        assert segment(root, archive, output, given=tmp_path / "given").new == 0
 
     def test_an_image_that_cannot_be_used_is_left_out_with_its_reason(
         self, root: Path, archive: tuple[Path, Path], tmp_path: Path
@@ -184,17 +186,17 @@ class TestSegmentation:
         write_image(source[:, :, :1], images / "thin_0000.nii.gz")
         write_image(source, images / "whole_0000.nii.gz")
         (images / "cut_0000.nii.gz").write_bytes((images / "whole_0000.nii.gz").read_bytes()[:5000])
-        done = self.segment(root, (tmp_path, tmp_path), tmp_path / "masks")
+        done = segment(root, (tmp_path, tmp_path), tmp_path / "masks")
         assert set(done.left_out) == {"thin", "cut"} and done.new == 1
         assert "cubic interpolation needs 4 voxels" in done.left_out["thin"]
         assert "truncated" in done.left_out["cut"]
 
     def test_what_is_no_model_is_refused(self, archive: tuple[Path, Path], tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"no zones\.model there; train one"):
-            self.segment(tmp_path, archive, tmp_path / "masks")
+            segment(tmp_path, archive, tmp_path / "masks")
         torch.save({"state_dict": {}}, tmp_path / "zones.model")
         with pytest.raises(CheckpointError, match="is no ensemble of 'zssmnet train-zones'"):
-            self.segment(tmp_path, archive, tmp_path / "masks")
+            segment(tmp_path, archive, tmp_path / "masks")
 
 
 def test_a_run_takes_masks_or_networks(archive: tuple[Path, Path], tmp_path: Path) -> None:
