@@ -10,12 +10,12 @@ import torch
 from tests.zssmnet.interruption import leave_half_written
 from tests.zssmnet.probe.examples import CHANNELS, made_cases, read_arms, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
-from zssmnet.config import NetworkConfig, ProbeScale
+from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError, InputError
+from zssmnet.finetuning.loss import WithFrequencies, class_frequencies
 from zssmnet.handoff.weights import HEADS, read_weights
 from zssmnet.mnet import MNet
 from zssmnet.probe.arms import Arm, all_arms, build_network, read_arm
-from zssmnet.probe.fine_tuning import WithFrequencies, class_frequencies, predict
 from zssmnet.probe.labels import split_cases
 from zssmnet.probe.note import note_verdict, notes_of
 from zssmnet.probe.result import ProbeResult
@@ -95,21 +95,6 @@ class TestArms:
         torch.nn.init.zeros_(silent.outputs[0].weight)
         found = WithFrequencies(silent, frequencies)(CASES[0].input_CZYX[None]).softmax(dim=1)
         torch.testing.assert_close(found, frequencies[:, None, None, None].expand_as(found[0])[None])
-
-
-def test_windows_are_put_together_where_they_were_cut() -> None:
-    class Copies(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.none = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x[:, :2]
-
-    scale = ProbeScale(spacing_mm=(1, 1, 3), window=(5, 4, 2), windows=(2, 3, 2), batch_size=5)
-    (case,) = made_cases(1, size=(4, 12, 10))
-    for found in predict(Copies(), [case, case], scale):
-        torch.testing.assert_close(found, case.input_CZYX[:2].softmax(dim=0))
 
 
 @dataclass(frozen=True)
