@@ -189,6 +189,7 @@ def probe(options: argparse.Namespace) -> None:
         weights=options.weights,
         output_path=options.output,
         labels_path=options.labels_path,
+        positive_control=options.positive_control,
         patient_pattern=options.patient_pattern,
         config=config,
     )

@@ -15,19 +15,43 @@ CaseFigures = Mapping[str, float | None]
 ENDPOINTS = {"lesions": "ap", "zones": "dice"}
 """The one figure of a case by which the arms are judged, named before anything is trained."""
 ENDPOINT_NAMES = {
-    "lesions": "average precision over a case's voxels, mean over the test cases with a lesion",
+    "lesions": "average precision over the voxels of a case with a lesion and of its share of the cases without, "
+    "together; mean over the test cases with a lesion",
     "zones": "Dice, mean of peripheral zone and rest of the gland, mean over the test cases",
 }
 
 
-def case_figures(task: str, probabilities_KZYX: Any, case: LabelledCase, spacing_mm: Sequence[float]) -> CaseFigures:
-    """The figures of one test case; None where a figure needs what the case has not."""
+def without_lesion(cases: Sequence[LabelledCase]) -> dict[int, list[int]]:
+    """Which cases without a lesion are judged with which case with one, by number: an equal share for each.
+
+    So an arm loses that lights up healthy glands, and cases remain units that vary independently.
+    """
+    having = [number for number, case in enumerate(cases) if case.label_ZYX.any()]
+    healthy = [number for number in range(len(cases)) if number not in having]
+    return {
+        number: healthy[place :: len(having)] or healthy[place % len(healthy) :][:1] if healthy else []
+        for place, number in enumerate(having)
+    }
+
+
+def case_figures(
+    task: str,
+    probabilities_KZYX: Any,
+    case: LabelledCase,
+    spacing_mm: Sequence[float],
+    healthy_KZYX: Sequence[Any] = (),
+) -> CaseFigures:
+    """The figures of one test case; None where a figure needs what the case has not.
+
+    Args:
+        healthy_KZYX: probabilities of the cases without a lesion that are judged with it, see `without_lesion`.
+    """
     probabilities, label = np.asarray(probabilities_KZYX), case.label_ZYX.numpy()
     if task == "lesions":
         score, truth = probabilities[1], label == 1
         found = score > 0.5
         return {
-            "ap": average_precision(score, truth) if truth.any() else None,
+            "ap": _with_healthy(score, truth, healthy_KZYX) if truth.any() else None,
             "dice": dice(found, truth) if truth.any() else None,
             "score": float(score.max()),
             "has_lesion": float(truth.any()),
@@ -40,6 +64,13 @@ def case_figures(task: str, probabilities_KZYX: Any, case: LabelledCase, spacing
         "dice": float(np.mean([dice(chosen == zone, label == zone) for zone in zones])) if zones else None,
         "surface_mm": float(np.mean(known)) if known else None,
     }
+
+
+def _with_healthy(score: Array, truth: Array, healthy_KZYX: Sequence[Any]) -> float:
+    scores = [score.ravel(), *(np.asarray(one)[1].ravel() for one in healthy_KZYX)]
+    padded = np.zeros(sum(map(len, scores)), bool)
+    padded[: truth.size] = truth.ravel()
+    return average_precision(np.concatenate(scores), padded)
 
 
 def picai_figures(

@@ -73,7 +73,7 @@ def paired_difference(first_SC: npt.ArrayLike, second_SC: npt.ArrayLike) -> Diff
 
 
 def share_of(first_SC: Array, second_SC: Array) -> tuple[float, float, float]:
-    """The mean of one difference as a share of another's, with Fieller's 95 % interval (J. R. Stat. Soc. B 16:175, 1954).
+    """The mean of one difference as a share of another's, with its 95 % interval by Fieller (J. R. Stat. Soc. B 16:175).
 
     The interval has all shares r from -5 to 5 for which ``first - r * second`` does not differ from 0.
     """
@@ -88,8 +88,8 @@ def share_of(first_SC: Array, second_SC: Array) -> tuple[float, float, float]:
 def detectable_gain(differences_KSC: Array, lead: float, family: int) -> float:
     """Smallest true gain over scratch that gets the verdict *helps* in four of five runs like this one.
 
-    Runs are simulated with the covariances, over seeds, cases and the rest, of the differences that were found. Permuted
-    weights are as good as scratch there, and the other weights of the family have no effect.
+    Runs are simulated with the covariances, over seeds, cases and the rest, of the differences that were found.
+    Permuted weights are as good as scratch there, and the other weights of the family have no effect.
 
     Args:
         differences_KSC: weights less scratch, less permuted, less the floor; and scratch again less scratch.
@@ -139,7 +139,7 @@ def _mean_squares(difference_SC: Array) -> tuple[Array, Array, Array]:
 
 
 def _error(squares: tuple[npt.ArrayLike, ...], seeds: int, cases: int) -> tuple[Array, Array]:
-    """Standard error of the mean, and Satterthwaite's degrees of freedom; the variance is that of one effect at least."""
+    """Standard error of the mean, at least that of each effect alone, and Satterthwaite's degrees of freedom."""
     by_seed, by_case, rest = map(np.asarray, squares)
     total = np.maximum(by_seed + by_case - rest, np.maximum(by_seed, by_case))
     is_sum = total > np.maximum(by_seed, by_case)

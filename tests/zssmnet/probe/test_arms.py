@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.zssmnet.handoff.conftest import with_record
-from tests.zssmnet.probe.examples import made_cases, save_weights, small_probe
+from tests.zssmnet.probe.examples import as_read, made_cases, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError, StorageError
@@ -33,7 +33,7 @@ def test_weights_in_s3_are_read_with_their_record_and_get_their_verdict(s3_root:
     assert one.records == [made] and one.weights[0].merge == "sum"
     assert one.name == f"{made.parameters.corruption.recipe} {made.run_id}"
     settings = small_probe(labelled=(2,), looks=(1,))
-    result = compare_arms(made_cases(12), [one], LocalStorage(tmp_path / "out"), settings)
+    result = compare_arms(as_read(made_cases(20)), [one], LocalStorage(tmp_path / "out"), settings)
     assert result.network.merge == "sum"
     for where in (address, folder.where(version_key(made.run_id))):
         assert note_verdict(where, result.verdicts[0], result)

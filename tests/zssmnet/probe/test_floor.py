@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.zssmnet.probe.examples import made_cases, small_probe
+from tests.zssmnet.probe.examples import as_read, made_cases, small_probe
 from zssmnet.errors import InputError, NonFiniteLossError
 from zssmnet.finetuning.loss import class_frequencies
 from zssmnet.probe.fine_tuning import fine_tune
@@ -79,5 +79,5 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 def test_tests_without_any_lesion_near_the_gland_are_refused() -> None:
     cases = [replace(case, label_ZYX=torch.zeros_like(case.label_ZYX)) for case in made_cases(20)]
     with pytest.raises(InputError, match=r"none of the 5 test cases .* has a lesion near the gland; .*--test-cases"):
-        split_cases(cases, (), small_probe())
-    assert split_cases(cases, (), small_probe(task="zones")).test
+        split_cases(as_read(cases), (), small_probe())
+    assert split_cases(as_read(cases), (), small_probe(task="zones")).test

@@ -21,4 +21,4 @@ from zssmnet.errors import ConfigError
 def test_numbers_rise_and_rates_are_tuned_on_something(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ProbeConfig(**changes)
-    assert ProbeConfig(tuning_cases=0, learning_rates=(0.01,)).learning_rates == (0.01,)
+    assert ProbeConfig(tuning_cases=0, learning_rates=(0.01,), head_factors=(1.0,)).learning_rates == (0.01,)
