@@ -35,7 +35,7 @@ from zssmnet.phantom import GridSpec, anatomy, evenly_split_cases, phantom_case,
 from zssmnet.phantom.anatomy import Tissue
 from zssmnet.probe.arms import AGAIN, POSITIVE, SCRATCH, Arm, build_network, read_arm
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
-from zssmnet.probe.labels import LabelledCases, find_labelled_cases
+from zssmnet.probe.labels import LabelledCase, LabelledCases, find_labelled_cases
 from zssmnet.probe.result import ProbeResult, endpoint_SC, judge
 from zssmnet.probe.run import compare_arms
 from zssmnet.probe.statistics import paired_difference
@@ -48,7 +48,7 @@ from zssmnet.training.tensor_files import save_tensors
 RECIPES: tuple[Recipe, ...] = ("masked", "per-channel", "reference")
 TRAININGS = 5
 """Of each recipe and of the positive control, from other seeds; one for each seed of the probe."""
-UNLABELLED, LABELLED, EPOCHS, CONTROL_STEPS = 100, 136, 5, 800
+UNLABELLED, LABELLED, EPOCHS, CONTROL_STEPS = 100, 136, 5, 600
 CONFIG = ProbeConfig(task="zones", preset="coarse", seeds=TRAININGS, test_cases=40, device="cpu")
 GRID = GridSpec.centred((112, 112, 21), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))
 SPREAD = {"t2w": 0.25, "adc": 0.125, "epi": 0.25, "texture": 0.25}
@@ -84,16 +84,16 @@ def cases_of(archive: Path) -> LabelledCases:
 
 def controls(root: Path) -> str:
     """The positive control: networks that have learnt the zones of the unlabelled cases."""
-    files = [root / f"control-{seed}.model" for seed in range(TRAININGS)]
-    if missing := [file for file in files if not file.exists()]:
+    files, labelled = [root / f"control-{seed}.model" for seed in range(TRAININGS)], list[LabelledCase]()
+    network = NetworkConfig(channels=CHANNELS)
+    for seed, file in enumerate(files, start=_CONTROL_SEED):
+        if file.exists():
+            continue
         cases = cases_of(root / "unlabelled")
-        labelled = [cases.read(case_id) for case_id in cases.ids]
-        for file in missing:
-            seed = _CONTROL_SEED + files.index(file)
-            network = NetworkConfig(channels=CHANNELS)
-            model = build_network(Arm("", "scratch"), seed, CLASSES[CONFIG.task], network, torch.device("cpu"))
-            list(fine_tune(model, labelled, (), 0.01, seed, CONFIG.model_copy(update={"looks": (CONTROL_STEPS,)})))
-            save_tensors({"state_dict": model.state_dict()}, file)
+        labelled = labelled or [cases.read(case_id) for case_id in cases.ids]
+        model = build_network(Arm("", "scratch"), seed, CLASSES[CONFIG.task], network, torch.device("cpu"))
+        list(fine_tune(model, labelled, (), 0.01, seed, CONFIG.model_copy(update={"looks": (CONTROL_STEPS,)})))
+        save_tensors({"state_dict": model.state_dict()}, file)
     return ",".join(map(str, files))
 
 

@@ -20,7 +20,7 @@ from flows.settings import retraining_of, settings_of, validated, with_flags
 from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
-from zssmnet.storage.address import local_path
+from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
 
@@ -181,6 +181,9 @@ def clean(options: argparse.Namespace) -> None:
 def probe(options: argparse.Namespace) -> None:
     """Ask whether weights help."""
     config = validated(ProbeConfig, with_flags(ProbeConfig, {}, options))
+    for one in ",".join([*options.weights, options.positive_control or ""]).split(","):
+        if one and not one.startswith(S3) and not local_path(one).exists():  # known before PyTorch is imported
+            raise CheckpointError(f"{one}: no such file; name the .model file that pre-training wrote")
     done = _run(
         options,
         "probe",

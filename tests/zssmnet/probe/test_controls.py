@@ -49,6 +49,8 @@ def test_new_weights_neither_help_nor_harm_and_the_same_ones_twice_do_not_differ
     weights = read_arms(save_weights(tmp_path / "a.model", 7), save_weights(tmp_path / "b.model", 7))
     config = CONFIG.model_copy(update={"looks": (1,), "seeds": 3})
     result = compare_arms(CASES, weights, LocalStorage(tmp_path / "out"), config)
-    assert not any(one.difference.low > 0 for one in result.comparisons if one.second == "scratch" and one.first in "ab")
+    assert not any(
+        one.difference.low > 0 for one in result.comparisons if one.second == "scratch" and one.first in "ab"
+    )
     between = next(one for one in result.comparisons if (one.first, one.second) == ("a", "b"))
     assert (between.difference.mean, between.difference.low, between.difference.high) == (0, 0, 0)

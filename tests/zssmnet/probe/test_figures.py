@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from zssmnet.probe.figures import auroc, average_precision, case_figures, dice, picai_figures, surface_distance_mm
+from zssmnet.probe.figures import (
+    auroc,
+    average_precision,
+    case_figures,
+    dice,
+    picai_figures,
+    surface_distance_mm,
+    without_lesion,
+)
 from zssmnet.probe.labels import LabelledCase
 
 
@@ -59,3 +67,24 @@ def test_a_perfect_answer_has_perfect_figures() -> None:
     assert case_figures("zones", one_zone, case, (1, 1, 3))["dice"] == 0.5
     none = LabelledCase("a_1", "a", torch.zeros(6, 2, 8, 8), torch.zeros_like(label), label > 0)
     assert case_figures("lesions", scores, none, (1, 1, 3))["ap"] is None
+
+
+def test_an_arm_that_lights_up_healthy_glands_loses() -> None:
+    """Two arms find a lesion alike; one of them is as sure where there is none."""
+    label = torch.zeros(2, 8, 8, dtype=torch.long)
+    label[:, 2:4, 2:6] = 1
+    cases = [LabelledCase(f"{n}_1", str(n), torch.zeros(6, 2, 8, 8), label * (n == 1), label > 0) for n in range(3)]
+    assert without_lesion(cases) == {1: [0, 2]}
+    score = torch.stack([1 - 0.8 * label, 0.8 * label])
+    calm, sure = (case_figures("lesions", score, cases[1], (1, 1, 3), [0 * score, one]) for one in (0 * score, score))
+    assert (calm["ap"], sure["ap"]) == (1, 0.5)
+
+
+def test_cases_without_a_lesion_are_shared_out() -> None:
+    def of(*has: int) -> dict[int, list[int]]:
+        label = torch.ones(1, 2, 2, dtype=torch.long)
+        return without_lesion([LabelledCase("", "", torch.zeros(0), label * one, label > 0) for one in has])
+
+    assert of(1, 0, 1, 0, 0) == {0: [1, 4], 2: [3]}
+    assert of(1, 1, 0) == {0: [2], 1: [2]}
+    assert of(1, 1) == {0: [], 1: []}
