@@ -92,7 +92,7 @@ def controls(root: Path) -> str:
         cases = cases_of(root / "unlabelled")
         labelled = labelled or [cases.read(case_id) for case_id in cases.ids]
         model = build_network(Arm("", "scratch"), seed, CLASSES[CONFIG.task], network, torch.device("cpu"))
-        list(fine_tune(model, labelled, (), 0.01, seed, CONFIG.model_copy(update={"looks": (CONTROL_STEPS,)})))
+        fine_tune(model, labelled, (), 0.01, seed, CONFIG.model_copy(update={"steps": CONTROL_STEPS}))
         save_tensors({"state_dict": model.state_dict()}, file)
     return ",".join(map(str, files))
 
@@ -158,10 +158,9 @@ def _ids(count: int) -> list[str]:
 
 
 def _small(result: dict[str, Any]) -> dict[str, Any]:
-    """Without earlier looks, and figures of three digits."""
+    """With figures of four digits."""
     for trial in result["trials"]:
-        trial["looks"] = trial["looks"][-1:]
-        for case in trial["looks"][0]["cases"].values():
+        for case in trial["cases"].values():
             case |= {name: value if value is None else round(value, 4) for name, value in case.items()}
     return result
 
@@ -235,7 +234,7 @@ def _limits(recipes: list[str]) -> list[str]:
 
 def _false_alarms(result: ProbeResult) -> float:
     """How often the control fails if the names of the two scratch arms are exchanged, seed by seed, in all ways."""
-    both = np.stack([endpoint_SC(result.trials, arm, result.config) for arm in (SCRATCH, AGAIN)])
+    both = np.stack([endpoint_SC(result.trials, arm, result.task) for arm in (SCRATCH, AGAIN)])
     difference_SC = both[1] - both[0]
     ways = itertools.product((-1.0, 1.0), repeat=len(difference_SC))
     none = np.zeros_like(difference_SC)

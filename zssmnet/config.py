@@ -510,18 +510,14 @@ class ProbeConfig(_Frozen):
         description="cpu: 1 x 1 x 3 mm in small windows; coarse: 2.7 x 2.7 x 4 mm, a whole gland in one window; "
         "gpu: 0.5 x 0.5 x 3 mm (default: the spacing of the weights, by their record)",
     )
-    labelled: Annotated[tuple[int, ...], Flag("labelled", "A,B,...")] = Field(
-        (4,), min_length=1, description="Numbers of labelled cases to train on, nested"
-    )
+    labelled: Annotated[int, Flag("labelled", "N")] = Field(4, ge=1, description="Labelled cases to train on")
     many_labelled: Annotated[int, Flag("many_labelled", "N")] = Field(
         64, ge=1, description="Labelled cases, or all there are, of the arm that shows what more labels gain"
     )
     seeds: Annotated[int, Flag("seeds", "N")] = Field(
         5, ge=3, description="Paired repetitions with other labelled cases, order and heads"
     )
-    looks: Annotated[tuple[int, ...], Flag("looks", "A,B,...")] = Field(
-        (100, 200), min_length=1, description="Evaluate after these steps; the last decides"
-    )
+    steps: Annotated[int, Flag("steps", "N")] = Field(200, ge=1, description="Steps of fine-tuning")
     learning_rates: Annotated[tuple[float, ...], Flag("learning_rates", "X,Y,...")] = Field(
         (0.001, 0.003, 0.01, 0.02), min_length=1, description="Candidate learning rates of the body, tuned per arm"
     )
@@ -544,10 +540,7 @@ class ProbeConfig(_Frozen):
         return PROBE_SCALES[self.preset]
 
     @model_validator(mode="after")
-    def _rising(self) -> Self:
-        for name, numbers in (("labelled", self.labelled), ("looks", self.looks)):
-            if sorted(set(numbers)) != list(numbers) or min(numbers) < 1:
-                raise ValueError(f"{name} must rise and begin with 1 at least, not {numbers}")
+    def _tuned(self) -> Self:
         if len(self.learning_rates) * len(self.head_factors) > 1 and not self.tuning_cases:
             raise ValueError(
                 "without tuning_cases no learning rate can be chosen: give one of learning_rates and of head_factors"

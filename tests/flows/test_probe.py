@@ -18,7 +18,7 @@ from zssmnet.probe.run import RESULT
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data"
 CASE = "10503_1000512"
-FEW = ["--test-cases", "1", "--tuning-cases", "0", "--labelled", "1", "--seeds", "3", "--looks", "1,2"]
+FEW = ["--test-cases", "1", "--tuning-cases", "0", "--labelled", "1", "--seeds", "3", "--steps", "2"]
 FEW += ["--learning-rates", "0.01", "--head-factors", "20", "--device", "cpu", "--preset", "cpu"]
 
 

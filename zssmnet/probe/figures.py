@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from zssmnet.handoff.detection import lesion_candidates
 from zssmnet.probe.labels import LabelledCase
 
 Array = npt.NDArray[Any]
@@ -71,31 +70,6 @@ def _with_healthy(score: Array, truth: Array, healthy_KZYX: Sequence[Any]) -> fl
     padded = np.zeros(sum(map(len, scores)), bool)
     padded[: truth.size] = truth.ravel()
     return average_precision(np.concatenate(scores), padded)
-
-
-def picai_figures(
-    probabilities_KZYX: Sequence[Any],
-    cases: Sequence[LabelledCase],
-) -> dict[str, float | None] | None:
-    """The PI-CAI challenge's figures of all test cases, by picai_eval; None where it is not installed.
-
-    Returns:
-        ``ap``: average precision over lesions, whose candidates are extracted as PI-CAI does; ``auroc``: of cases; None
-        where there are not both kinds.
-    """
-    try:
-        import report_guided_annotation  # noqa: F401  (which lesion_candidates takes)
-        from picai_eval import evaluate
-    except ModuleNotFoundError:
-        return None
-    scores = [np.clip(np.asarray(one[1], np.float64), 0, 1) for one in probabilities_KZYX]
-    found = [lesion_candidates(score) for score in scores]
-    metrics = evaluate(found, [case.label_ZYX.numpy() == 1 for case in cases], num_parallel_calls=1)
-    has_lesion = [bool((case.label_ZYX == 1).any()) for case in cases]
-    return {
-        "ap": float(metrics.AP) if any(has_lesion) else None,
-        "auroc": float(metrics.auroc) if any(has_lesion) and not all(has_lesion) else None,
-    }
 
 
 def average_precision(score: Array, truth: Array) -> float:

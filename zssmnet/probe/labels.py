@@ -148,20 +148,17 @@ class Split:
         test: never trained on, by no weights and no arm.
         tuning: on which learning rates are chosen.
         pool: from which labelled cases are taken, in this order.
-        most: largest number of labelled cases of a seed.
+        each: number of labelled cases of a seed.
     """
 
     test: tuple[LabelledCase, ...]
     tuning: tuple[LabelledCase, ...]
     pool: tuple[LabelledCase, ...]
-    most: int
+    each: int
 
     def labelled(self, count: int, seed: int) -> list[LabelledCase]:
-        """The labelled cases of a seed: no two seeds have one in common, as far as the pool reaches.
-
-        Smaller sets are nested in larger ones. Seeds for tuning are negative.
-        """
-        first = (seed + TUNING_SEEDS) * self.most
+        """The labelled cases of a seed, negative for tuning: no two have one in common, as far as the pool reaches."""
+        first = (seed + TUNING_SEEDS) * self.each
         return [self.pool[(first + number) % len(self.pool)] for number in range(count)]
 
 
@@ -179,8 +176,7 @@ def split_cases(
     patients = sorted(by_patient)
     order = [patients[number] for number in np.random.default_rng(config.seed).permutation(len(patients))]
     order.sort(key=lambda patient: patient in trained)  # stable: untouched patients first
-    most = max(config.labelled)
-    wanted = max((config.seeds + TUNING_SEEDS) * most, config.many_labelled)
+    wanted = max((config.seeds + TUNING_SEEDS) * config.labelled, config.many_labelled)
     test, tuning, pool = parts = list[LabelledCase](), list[LabelledCase](), list[LabelledCase]()
     for patient in order:
         needs = (config.test_cases, config.tuning_cases, wanted)
@@ -192,12 +188,13 @@ def split_cases(
                 part.append(cases.read(case_id))
             except CaseError as fault:
                 log.warning("left out: %s", fault)
-    if any(len(part) < need for part, need in zip(parts, (config.test_cases, config.tuning_cases, most), strict=True)):
+    needs = (config.test_cases, config.tuning_cases, config.labelled)
+    if any(len(part) < need for part, need in zip(parts, needs, strict=True)):
         unknown = sum(len(ids) for patient, ids in by_patient.items() if patient not in trained)
         raise InputError(
             f"{len(cases.ids)} labelled cases, {unknown} of them unknown to the weights, are too few for "
-            f"{config.test_cases} to test, {config.tuning_cases} to choose learning rates and {most} to learn from: "
-            "add cases, or ask for fewer with --test-cases, --tuning-cases and --labelled"
+            f"{needs[0]} to test, {needs[1]} to choose learning rates and {needs[2]} to learn from: add cases, or ask "
+            "for fewer with --test-cases, --tuning-cases and --labelled"
         )
     for name, part in (("test", test), ("tuning", tuning)):
         if config.task == "lesions" and part and not any(case.label_ZYX.any() for case in part):
@@ -205,10 +202,10 @@ def split_cases(
                 f"none of the {len(part)} {name} cases ({shortened(case.id for case in part)}) has a lesion near the "
                 f"gland; choose other ones with --seed, or more with --{name}-cases"
             )
-    if len(pool) < config.seeds * most:
+    if len(pool) < config.seeds * config.labelled:
         log.warning(
             "%d labelled cases to learn from are too few for %d seeds of %d each without repeating any: the intervals "
             "do not cover other labelled cases; add cases, or ask for fewer with --labelled",
-            len(pool), config.seeds, most,
+            len(pool), config.seeds, config.labelled,
         )  # fmt: skip
-    return Split(tuple(test), tuple(tuning), tuple(pool), most)
+    return Split(tuple(test), tuple(tuning), tuple(pool), config.labelled)

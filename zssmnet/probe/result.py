@@ -107,9 +107,9 @@ class ProbeResult(BaseModel, frozen=True):
         hidden = {name for one in self.weights if one.name != POSITIVE for name in (one.name, permuted_name(one.name))}
         return [name for name in self.arms() if self.can_tell or name not in hidden]
 
-    def trials_of(self, arm: str, labelled: int | None = None) -> list[Trial]:
-        """The trials of an arm, of one number of labelled cases or of all."""
-        return [one for one in self.trials if one.arm == arm and labelled in (None, one.labelled)]
+    def trials_of(self, arm: str) -> list[Trial]:
+        """The trials of an arm, one of each seed."""
+        return [one for one in self.trials if one.arm == arm]
 
 
 def judge(
@@ -121,8 +121,8 @@ def judge(
     picture: Picture,
     pool: int,
 ) -> ProbeResult:
-    """Compare all arms by the endpoint: after the last step, averaged over the numbers of labelled cases."""
-    figures = {arm: endpoint_SC(trials, arm, config) for arm in dict.fromkeys(trial.arm for trial in trials)}
+    """Compare all arms by the endpoint."""
+    figures = {arm: endpoint_SC(trials, arm, config.task) for arm in dict.fromkeys(trial.arm for trial in trials)}
 
     def difference(first: str, second: str) -> Difference:
         return paired_difference(figures[first], figures[second])
@@ -177,7 +177,7 @@ def judge(
         config=config,
         network=network,
         weights=tuple(weights),
-        test_cases=tuple(trials[0].looks[-1].cases),
+        test_cases=tuple(trials[0].cases),
         learning_rates=rates,
         trials=tuple(trials),
         gate=gate,
@@ -203,10 +203,10 @@ def _adjusted(family: Sequence[Comparison]) -> list[Comparison]:
 
 
 def case_auroc(trials: Sequence[Trial]) -> float | None:
-    """Area under the ROC curve of cases with and without a lesion at the last step, averaged over trials."""
+    """Area under the ROC curve of cases with and without a lesion, averaged over trials."""
     each = []
     for trial in trials:
-        cases = [one for one in trial.looks[-1].cases.values() if "score" in one]
+        cases = [one for one in trial.cases.values() if "score" in one]
         each.append(auroc([one["score"] or 0.0 for one in cases], [bool(one["has_lesion"]) for one in cases]))
     return mean_of(each)
 
@@ -217,13 +217,9 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def endpoint_SC(trials: Sequence[Trial], arm: str, config: ProbeConfig) -> np.ndarray:  # noqa: N802  (axes)
-    """The endpoint of an arm, axes (seed, case), averaged over the numbers of labelled cases."""
-    rows = []
-    for seed in range(config.seeds):
-        each = [one.endpoint(config.task) for one in trials if (one.arm, one.seed) == (arm, seed)]
-        rows.append([np.mean([one[case_id] for one in each]) for case_id in each[0]])
-    return np.array(rows)
+def endpoint_SC(trials: Sequence[Trial], arm: str, task: str) -> np.ndarray:  # noqa: N802  (axes)
+    """The endpoint of an arm, axes (seed, case)."""
+    return np.array([list(one.endpoint(task).values()) for one in trials if one.arm == arm])
 
 
 def _sentence(
@@ -235,10 +231,10 @@ def _sentence(
     is_single: bool,
 ) -> str:
     found = comparison.difference
-    more = f"{found.seeds_for_half} seeds" if found.seeds_for_half else "more test cases"
     of_control = f", {share[0]:.0%} ({share[1]:.0%} to {share[2]:.0%}) of the positive control's gain" if share else ""
     return (
         f"{comparison.first}: {word} ({reason}): {found.mean:+.3f} against scratch, 95 % interval {found.low:+.3f} to "
         f"{found.high:+.3f}{of_control}. A true gain of {reach:.3f} would be found to help in four of five such runs; "
-        f"half of that would need {more}." + (" This is about one training, not about its recipe." if is_single else "")
+        f"to find less, add {found.limited_by}."
+        + (" This is about one training, not about its recipe." if is_single else "")
     )

@@ -57,14 +57,14 @@ def compare_arms(
     for used in (output, folder):
         used.sweep()
     trials, arms = Trials(split, network_of(weights), config, folder, on_trial), all_arms(weights)
-    of_ridge = trials.floor(RIDGE, config.labelled[0], 0).endpoint(config.task)
+    of_ridge = trials.floor(RIDGE, 0).endpoint(config.task)
     median = sorted(of_ridge, key=lambda case_id: of_ridge[case_id])[len(of_ridge) // 2]
     shown = next(number for number, case in enumerate(split.test) if case.id == median)
     trials = replace(trials, shown=shown)
     many = min(config.many_labelled, len(split.pool))
-    on_plan(*_plan(trials, arms, many > split.most))
+    on_plan(*_plan(trials, arms, many > config.labelled))
     rates = {arm.name: trials.tuned(arm) for arm in arms}
-    done = _all_trials(trials, arms, rates, many if many > split.most else 0)
+    done = _all_trials(trials, arms, rates, many if many > config.labelled else 0)
     case = split.test[shown]
     picture = Picture(
         case=case.id,
@@ -109,9 +109,8 @@ def _all_trials(trials: Trials, arms: Sequence[Arm], rates: dict[str, LearningRa
     floor = (RIDGE, RULE) if trials.config.task == "lesions" else (RIDGE,)
     done = list[Trial]()
     for seed in range(trials.config.seeds):
-        for labelled in trials.config.labelled:
-            done += [trials.tested(arm, labelled, seed, rates[arm.name]) for arm in arms]
-            done += [trials.floor(name, labelled, seed) for name in floor]
+        done += [trials.tested(arm, trials.config.labelled, seed, rates[arm.name]) for arm in arms]
+        done += [trials.floor(name, seed) for name in floor]
         if many:
             done.append(trials.tested(Arm(MANY, "scratch"), many, seed, rates[SCRATCH]))
     return done
@@ -121,15 +120,15 @@ def _plan(trials: Trials, arms: Sequence[Arm], has_many: bool) -> tuple[int, flo
     """Number of trials, and seconds for all, by one step and one prediction that are done for it."""
     config, candidates = trials.config, len(trials.candidates())
     tuned = candidates + min(FINALISTS, candidates) * (TUNING_SEEDS - 1) if candidates > 1 else 0
-    count = len(arms) * (tuned + len(config.labelled) * config.seeds) + has_many * config.seeds
+    count = len(arms) * (tuned + config.seeds) + has_many * config.seeds
     model = build_network(arms[0], 0, CLASSES[config.task], trials.network, choose_device(config.device))
     for steps in (1, 3):  # the first warms up
         started = time.perf_counter()
-        list(fine_tune(model, trials.split.labelled(1, 0), (), 1e-3, 0, config.model_copy(update={"looks": (steps,)})))
+        fine_tune(model, trials.split.labelled(1, 0), (), 1e-3, 0, config.model_copy(update={"steps": steps}))
     step_s = (time.perf_counter() - started) / steps
     x, y, z = config.scale.windows
-    look_s = len(trials.split.test) * x * y * z / config.scale.batch_size * step_s / 3  # no gradients
-    return count, count * (config.looks[-1] * step_s + len(config.looks) * look_s)
+    test_s = len(trials.split.test) * x * y * z / config.scale.batch_size * step_s / 3  # no gradients
+    return count, count * (config.steps * step_s + test_s)
 
 
 def _trained_cases(records: Iterable[PretrainedModel]) -> set[str]:

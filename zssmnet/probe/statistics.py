@@ -1,6 +1,5 @@
 """Paired comparisons over seeds and test cases: intervals, Holm's correction, what could have been shown."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,6 @@ import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
 LEVEL, POWER = 0.05, 0.8
-MOST_SEEDS = 1000
 SIMULATED = 400
 """Runs that are simulated for the power of a verdict."""
 
@@ -25,7 +23,7 @@ class Difference:
         low, high: 95 % interval.
         p: two-sided p value that it is 0.
         detectable: smallest true difference that this comparison alone detects at 80 % power.
-        seeds_for_half: seeds that would detect half of that; None where more test cases are needed instead.
+        limited_by: what varies more, ``seeds`` or ``test cases``: more of them would detect less.
         each_seed: the mean difference of each seed.
     """
 
@@ -34,7 +32,7 @@ class Difference:
     high: float
     p: float
     detectable: float
-    seeds_for_half: int | None
+    limited_by: str
     each_seed: tuple[float, ...]
 
     @property
@@ -57,23 +55,21 @@ def paired_difference(first_SC: npt.ArrayLike, second_SC: npt.ArrayLike) -> Diff
     if seeds < 2:
         raise ValueError("an interval needs at least two seeds")
     squares = _mean_squares(difference_SC)
-
-    def detectable(n: int) -> float:
-        by_seed, by_case, rest = squares
-        error, degrees = _error((by_seed, rest + (by_case - rest) * n / seeds, rest), n, cases)
-        return float((stdtrit(degrees, 1 - LEVEL / 2) + stdtrit(degrees, POWER)) * error)
-
     mean, (error, degrees) = float(difference_SC.mean()), map(float, _error(squares, seeds, cases))
     reach = float(stdtrit(degrees, 1 - LEVEL / 2)) * error
-    p = 2 * float(stdtr(degrees, -abs(mean) / error)) if error else float(mean == 0)
-    now = detectable(seeds)
-    more = bisect_left(range(MOST_SEEDS), True, lo=seeds, key=lambda n: detectable(n) <= now / 2)
-    each = tuple(float(one) for one in difference_SC.mean(axis=1))
-    return Difference(mean, mean - reach, mean + reach, p, now, more if more < MOST_SEEDS else None, each)
+    return Difference(
+        mean=mean,
+        low=mean - reach,
+        high=mean + reach,
+        p=2 * float(stdtr(degrees, -abs(mean) / error)) if error else float(mean == 0),
+        detectable=reach + float(stdtrit(degrees, POWER)) * error,
+        limited_by="seeds" if squares[0] >= squares[1] else "test cases",
+        each_seed=tuple(float(one) for one in difference_SC.mean(axis=1)),
+    )
 
 
 def share_of(first_SC: Array, second_SC: Array) -> tuple[float, float, float]:
-    """The mean of one difference as a share of another's, with its 95 % interval by Fieller (J. R. Stat. Soc. B 16:175).
+    """The mean of a difference as a share of another's, with its 95 % interval by Fieller (J. R. Stat. Soc. B 16:175).
 
     The interval has all shares r from -5 to 5 for which ``first - r * second`` does not differ from 0.
     """

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from zssmnet.config import NetworkConfig, ProbeConfig
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.probe.arms import Arm, build_network
-from zssmnet.probe.figures import ENDPOINTS, case_figures, picai_figures, without_lesion
+from zssmnet.probe.figures import ENDPOINTS, CaseFigures, case_figures, without_lesion
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.floor import RULE, ridge_probabilities, rule_probabilities
 from zssmnet.probe.labels import TUNING_SEEDS, LabelledCase, Split
@@ -42,39 +42,30 @@ class LearningRate(BaseModel, frozen=True):
         return f"{self.body:g}" + (f", heads x {self.head_factor:g}" if self.head_factor != 1 else "")
 
 
-class Evaluation(BaseModel, frozen=True):
-    """The figures of each tested case after some steps; 0 steps for what needs no network."""
-
-    step: int
-    cases: dict[str, dict[str, float | None]]
-
-
 class Trial(BaseModel, frozen=True):
     """The figures of an arm with so many labelled cases and one seed.
 
     Attributes:
         rate: None for what needs no network.
-        looks: at the test cases, by rising steps.
-        example: classes (y, x) in the example slice after the last step; of one trial of each arm.
-        picai: picai_eval's figures after the last step, see `picai_figures`.
+        cases: the figures of each tested case.
+        example: classes (y, x) in the example slice; of one trial of each arm.
     """
 
     arm: str
     labelled: int
     seed: int
     rate: LearningRate | None
-    looks: tuple[Evaluation, ...]
+    cases: dict[str, CaseFigures]
     example: Example | None = None
-    picai: dict[str, float | None] | None = None
 
-    def endpoint(self, task: str, look: int = -1) -> dict[str, float]:
+    def endpoint(self, task: str) -> dict[str, float]:
         """The endpoint's figure of each tested case that has one."""
-        figures = {case_id: one[ENDPOINTS[task]] for case_id, one in self.looks[look].cases.items()}
+        figures = {case_id: one[ENDPOINTS[task]] for case_id, one in self.cases.items()}
         return {case_id: value for case_id, value in figures.items() if value is not None}
 
-    def mean(self, task: str, look: int = -1) -> float:
+    def mean(self, task: str) -> float:
         """The endpoint, averaged over the tested cases."""
-        return float(np.mean(list(self.endpoint(task, look).values())))
+        return float(np.mean(list(self.endpoint(task).values())))
 
 
 @dataclass(frozen=True)
@@ -110,7 +101,7 @@ class Trials:
 
         def figure(rate: LearningRate, seed: int) -> float:
             try:
-                trial = self._trial(arm, max(self.config.labelled), seed, rate, self.split.tuning, "tuning")
+                trial = self._trial(arm, self.config.labelled, seed, rate, self.split.tuning, "tuning")
             except NonFiniteLossError:
                 return -np.inf
             return trial.mean(self.config.task)
@@ -124,47 +115,35 @@ class Trials:
         """An arm on the test cases."""
         return self._trial(arm, labelled, seed, rate, self.split.test, "test")
 
-    def floor(self, name: str, labelled: int, seed: int) -> Trial:
+    def floor(self, name: str, seed: int) -> Trial:
         """Ridge regression or rule on the test cases."""
-        test, classes = self.split.test, CLASSES[self.config.task]
+        test, labelled, classes = self.split.test, self.config.labelled, CLASSES[self.config.task]
         if name == RULE:
             found = rule_probabilities(test)
         else:
             found = ridge_probabilities(self.split.labelled(labelled, seed), test, classes, seed)
-        return self._evaluated(name, labelled, seed, None, [(0, found)], test)
+        return self._evaluated(name, labelled, seed, None, found, test)
 
     def _trial(
         self, arm: Arm, labelled: int, seed: int, rate: LearningRate, cases: Sequence[LabelledCase], side: str
     ) -> Trial:
         learning, config = self.split.labelled(labelled, seed), self.config
-        name, digest = re.sub(r"[\W_]+", "_", arm.name), self._digest(arm, seed, rate, learning, cases)
+        decisive = (
+            METHOD,
+            (config.task, config.scale.model_dump(), config.steps, self.network.model_dump(), self.shown),
+            (arm.kind, arm.sha256[seed % len(arm.sha256)] if arm.weights else "", seed, rate.model_dump()),
+            ([one.digest for one in learning], [one.digest for one in cases]),
+        )
+        name, digest = re.sub(r"[\W_]+", "_", arm.name), hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
         key = f"{side}/{name}-{labelled}-{seed}-{digest}.json"
         trial = self._known(key)
         if trial is None:
             model = build_network(arm, seed, CLASSES[config.task], self.network, choose_device(config.device))
-            predictions = fine_tune(model, learning, cases, rate.body, seed, config, rate.head_factor)
-            trial = self._evaluated(arm.name, labelled, seed, rate, predictions, cases)
+            found = fine_tune(model, learning, cases, rate.body, seed, config, rate.head_factor)
+            trial = self._evaluated(arm.name, labelled, seed, rate, found, cases)
             self.folder.publish_bytes(key, trial.model_dump_json().encode())
         self.on_trial(trial)
         return trial
-
-    def _digest(
-        self,
-        arm: Arm,
-        seed: int,
-        rate: LearningRate,
-        learning: Sequence[LabelledCase],
-        cases: Sequence[LabelledCase],
-    ) -> str:
-        """12 hex digits of everything that decides a trial's figures."""
-        decisive = (
-            METHOD,
-            (self.config.task, self.config.scale.model_dump(), self.config.looks, self.network.model_dump()),
-            (arm.kind, arm.sha256[seed % len(arm.sha256)] if arm.weights else ""),
-            (seed, rate.model_dump(), self.shown),
-            ([one.digest for one in learning], [one.digest for one in cases]),
-        )
-        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
 
     def _known(self, key: str) -> Trial | None:
         if self.folder.stat(key) is None:
@@ -180,31 +159,18 @@ class Trials:
         labelled: int,
         seed: int,
         rate: LearningRate | None,
-        predictions: Iterable[tuple[int, list[Tensor]]],
+        found: Sequence[Tensor],
         cases: Sequence[LabelledCase],
     ) -> Trial:
-        task, looks, last = self.config.task, list[Evaluation](), list[Tensor]()
+        task, spacing_mm = self.config.task, self.config.scale.spacing_mm
         healthy = without_lesion(cases) if task == "lesions" else {}
-        for step, last in predictions:
-            figures = {
-                case.id: dict(
-                    case_figures(
-                        task, found, case, self.config.scale.spacing_mm, [last[one] for one in healthy.get(number, ())]
-                    )
-                )
-                for number, (case, found) in enumerate(zip(cases, last, strict=True))
-            }
-            looks.append(Evaluation(step=step, cases=figures))
+        figures = {
+            case.id: case_figures(task, one, case, spacing_mm, [found[other] for other in healthy.get(number, ())])
+            for number, (case, one) in enumerate(zip(cases, found, strict=True))
+        }
         is_shown = seed == 0 and cases is self.split.test
-        return Trial(
-            arm=name,
-            labelled=labelled,
-            seed=seed,
-            rate=rate,
-            looks=tuple(looks),
-            example=example_of(cases[self.shown], last[self.shown].argmax(dim=0)) if is_shown else None,
-            picai=picai_figures(last, cases) if task == "lesions" and cases is self.split.test else None,
-        )
+        example = example_of(cases[self.shown], found[self.shown].argmax(dim=0)) if is_shown else None
+        return Trial(arm=name, labelled=labelled, seed=seed, rate=rate, cases=figures, example=example)
 
 
 def example_of(case: LabelledCase, values_ZYX: Tensor) -> Example:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from zssmnet.probe.arms import MANY, POSITIVE
+from zssmnet.probe.arms import POSITIVE
 from zssmnet.probe.result import Comparison, ProbeResult, case_auroc, mean_of
 from zssmnet.report.palette import FAINT, INK
 from zssmnet.report.style import heading, new_figure, outline_zones, without_axes, without_frame
@@ -71,7 +71,6 @@ def _draw_differences(ax: Axes, rows: Sequence[Comparison], unit: str) -> None:
 
 def probe_table(result: ProbeResult) -> str:
     """The result in Markdown: gate, verdicts, figures of each arm, comparisons, and how it was done."""
-    config = result.config
     lines = [*([] if result.can_tell else [f"**{result.verdict}**", ""]), "| the probe can tell if | | |"]
     lines += ["| --- | --- | --- |"]
     lines += [
@@ -81,19 +80,14 @@ def probe_table(result: ProbeResult) -> str:
     if result.can_tell:
         lines += ["", *(f"- {one.sentence}" for one in result.verdicts)]
     lines += ["", f"Endpoint: {result.endpoint}; {_setting(result)}.", ""]
-    others = "Dice | AP of lesions | AUROC of cases" if result.task == "lesions" else "surface distance, mm"
-    lines += [
-        f"| arm | learning rate | {' | '.join(f'{n} labelled' for n in config.labelled)} | worst seed | {others} |"
-    ]
+    others = "Dice | AUROC of cases" if result.task == "lesions" else "surface distance, mm"
+    lines += [f"| arm | labelled | learning rate | {_SHORT[result.task]} | worst seed | {others} |"]
     lines += ["| --- " * (lines[-1].count("|") - 1) + "|"]
     for arm in result.shown_arms():
-        counts = sorted({one.labelled for one in result.trials_of(arm)})
-        each = [[one.mean(result.task) for one in result.trials_of(arm, n)] for n in counts]
-        cells = [f"{np.mean(one):.3f} ± {np.std(one, ddof=1):.3f}" for one in each]
-        cells = [f"{cells[0]} (of {counts[0]})", *[""] * (len(config.labelled) - 1)] if arm == MANY else cells
-        worst = min(np.mean([one[seed] for one in each]) for seed in range(config.seeds))
-        rate = result.trials_of(arm)[0].rate or ""
-        lines.append(f"| {arm} | {rate} | {' | '.join(cells)} | {worst:.3f} | {_other_figures(result, arm)} |")
+        trials = result.trials_of(arm)
+        each, rate = [one.mean(result.task) for one in trials], trials[0].rate or ""
+        cells = f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f} | {min(each):.3f} | {_other_figures(result, arm)}"
+        lines.append(f"| {arm} | {trials[0].labelled} | {rate} | {cells} |")
     lines += ["", "| difference | mean | 95 % interval | p | p after Holm |", "| --- | --- | --- | --- | --- |"]
     lines += [_compared(one) for one in _shown(result)]
     lines += ["", *(_origin(result))]
@@ -101,30 +95,19 @@ def probe_table(result: ProbeResult) -> str:
 
 
 def _setting(result: ProbeResult) -> str:
-    config = result.config
-    by_picai = any(one.picai for one in result.trials)
-    spacing = " x ".join(f"{mm:.3g}" for mm in config.scale.spacing_mm)
+    config, spacing_mm = result.config, result.config.scale.spacing_mm
     return (
-        f"{len(result.test_cases)} test cases, {config.seeds} seeds, {config.looks[-1]} steps, after the last of which "
-        f"it is taken, at {spacing} mm; ± is the standard deviation over seeds"
-        + (
-            "; AP of lesions and AUROC of cases are PI-CAI's, by picai_eval, at this spacing and near the gland: not "
-            "comparable with the challenge's"
-            if by_picai
-            else ""
-        )
+        f"{len(result.test_cases)} test cases, {config.seeds} seeds, {config.steps} steps, at "
+        f"{' x '.join(f'{mm:.3g}' for mm in spacing_mm)} mm near the gland, so that no figure can be compared with the "
+        "challenge's; ± is the standard deviation over seeds"
     )
 
 
 def _other_figures(result: ProbeResult, arm: str) -> str:
     trials = result.trials_of(arm)
     name = "dice" if result.task == "lesions" else "surface_mm"
-    values = [case[name] for one in trials for case in one.looks[-1].cases.values()]
-    first = _figure(mean_of(values))
-    if result.task == "zones":
-        return first
-    ap, auroc = (mean_of([one.picai[name] for one in trials if one.picai]) for name in ("ap", "auroc"))
-    return f"{first} | {_figure(ap)} | {_figure(case_auroc(trials) if auroc is None else auroc)}"
+    first = _figure(mean_of(case[name] for one in trials for case in one.cases.values()))
+    return first if result.task == "zones" else f"{first} | {_figure(case_auroc(trials))}"
 
 
 def _figure(value: float | None) -> str:
@@ -153,7 +136,7 @@ def _origin(result: ProbeResult) -> list[str]:
         )
         blank = "; has never seen blank zone channels" if result.task == "zones" and one.recipe == "masked" else ""
         lines.append(f"- {one.name}: explained variance {explained}; {cases}{blank}.")
-    if result.pool < result.config.seeds * max(result.config.labelled):
+    if result.pool < result.config.seeds * result.config.labelled:
         lines.append(
             f"- The labelled cases of the seeds overlap, since there are {result.pool} to learn from: the intervals do "
             "not cover other labelled cases."

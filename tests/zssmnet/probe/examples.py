@@ -46,9 +46,9 @@ def _ball(size: tuple[int, int, int], generator: torch.Generator) -> torch.Tenso
 
 def small_probe(**changes: Any) -> ProbeConfig:
     settings: dict[str, Any] = {
-        "labelled": (2, 4),
+        "labelled": 4,
         "seeds": 3,
-        "looks": (1, 2),
+        "steps": 2,
         "learning_rates": (0.01,),
         "head_factors": (1.0,),
         "many_labelled": 8,

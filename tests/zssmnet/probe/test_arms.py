@@ -32,7 +32,7 @@ def test_weights_in_s3_are_read_with_their_record_and_get_their_verdict(s3_root:
     one = read_arm(address, force=True)
     assert one.records == [made] and one.weights[0].merge == "sum"
     assert one.name == f"{made.parameters.corruption.recipe} {made.run_id}"
-    settings = small_probe(labelled=(2,), looks=(1,))
+    settings = small_probe(labelled=2, steps=1)
     result = compare_arms(as_read(made_cases(20)), [one], LocalStorage(tmp_path / "out"), settings)
     assert result.network.merge == "sum"
     for where in (address, folder.where(version_key(made.run_id))):

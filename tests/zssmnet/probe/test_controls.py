@@ -13,7 +13,7 @@ from zssmnet.probe.run import compare_arms
 from zssmnet.storage import LocalStorage
 
 CASES = as_read(made_cases(40))
-CONFIG = small_probe(labelled=(8,), seeds=5, looks=(30,), test_cases=10, tuning_cases=5, learning_rates=(0.01,))
+CONFIG = small_probe(labelled=8, seeds=5, steps=30, test_cases=10, tuning_cases=5, learning_rates=(0.01,))
 
 
 def taught_weights(file: Path, config: ProbeConfig, shuffled: bool = False) -> str:
@@ -28,7 +28,7 @@ def taught_weights(file: Path, config: ProbeConfig, shuffled: bool = False) -> s
     model = build_network(
         Arm("scratch", "scratch"), 99, 2, NetworkConfig(channels=(8, 8, 8, 8, 8)), torch.device("cpu")
     )
-    list(fine_tune(model, cases, (), 0.01, 99, config.model_copy(update={"looks": (300,)})))
+    fine_tune(model, cases, (), 0.01, 99, config.model_copy(update={"steps": 300}))
     torch.save({"state_dict": model.state_dict()}, file)
     return str(file)
 
@@ -47,7 +47,7 @@ def test_new_weights_neither_help_nor_harm_and_the_same_ones_twice_do_not_differ
     """Pairing is exact: same cases, windows, order, flips and heads. New weights do not help whatever the control says:
     one in twenty fails by chance, and which one the rounding of a machine decides."""
     weights = read_arms(save_weights(tmp_path / "a.model", 7), save_weights(tmp_path / "b.model", 7))
-    config = CONFIG.model_copy(update={"looks": (1,), "seeds": 3})
+    config = CONFIG.model_copy(update={"steps": 1, "seeds": 3})
     result = compare_arms(CASES, weights, LocalStorage(tmp_path / "out"), config)
     assert not any(
         one.difference.low > 0 for one in result.comparisons if one.second == "scratch" and one.first in "ab"

@@ -7,7 +7,6 @@ from zssmnet.probe.figures import (
     average_precision,
     case_figures,
     dice,
-    picai_figures,
     surface_distance_mm,
     without_lesion,
 )
@@ -34,21 +33,6 @@ def test_dice_and_surface_distance_of_shifted_boxes() -> None:
     found = surface_distance_mm(first, second, (0.5, 1, 3))
     assert found is not None and 0 < found < 1
     assert surface_distance_mm(first, np.zeros_like(first), (1, 1, 1)) is None
-
-
-def test_figures_of_the_challenge_by_its_own_package() -> None:
-    pytest.importorskip("picai_eval", reason="picai_eval is not installed here (pip install 'zssmnet[nnunet]')")
-    cases, scores = [], []
-    for number in range(4):
-        label = torch.zeros(4, 16, 16, dtype=torch.long)
-        label[1:3, 4:8, 4:8] = int(number > 0)
-        score = 0.9 * label.clone().float()
-        score[1:3, 10:14, 10:14] = 0.5 if number == 0 else 0.0  # a false alarm where there is no lesion
-        cases.append(LabelledCase(f"c{number}_1", f"c{number}", torch.zeros(6, 4, 16, 16), label, label > 0))
-        scores.append(torch.stack([1 - score, score]))
-    assert picai_figures(scores, cases) == {"ap": pytest.approx(1), "auroc": pytest.approx(1)}
-    assert picai_figures(scores[1:], cases[1:]) == {"ap": pytest.approx(1), "auroc": None}
-    assert picai_figures(scores[:1], cases[:1]) == {"ap": None, "auroc": None}
 
 
 def test_a_perfect_answer_has_perfect_figures() -> None:

@@ -57,7 +57,7 @@ def marked_case() -> list:
 
 def test_every_other_window_lies_around_the_foreground() -> None:
     spy = Spy()
-    list(fine_tune(spy, marked_case(), (), 0.01, 0, small_probe(looks=(8,))))
+    fine_tune(spy, marked_case(), (), 0.01, 0, small_probe(steps=8))
     given = torch.stack(spy.given)
     assert given.shape[:2] == (8, 2)
     assert (given[:, 0, 0].amax(dim=(1, 2, 3)) == 1).all()
@@ -73,7 +73,7 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     spoilt = [replace(case, input_CZYX=case.input_CZYX * float("nan")) for case in CASES[:2]]
     model = nn.Conv3d(6, 2, 1)
     with pytest.raises(NonFiniteLossError, match=r"fine-tuning at learning rate 0\.01: the loss is nan"):
-        list(fine_tune(model, spoilt, (), 0.01, 0, small_probe(looks=(1,))))
+        fine_tune(model, spoilt, (), 0.01, 0, small_probe(steps=1))
 
 
 def test_tests_without_any_lesion_near_the_gland_are_refused() -> None:

@@ -77,7 +77,7 @@ def test_every_preset_sees_the_same_box_of_64_mm(archive: Path, preset: str, sha
 
 @pytest.mark.long
 def test_the_preset_gpu_goes_through_where_there_is_none(archive: Path, tmp_path: Path) -> None:
-    config = {"labelled": (1,), "looks": (1,), "test_cases": 1, "tuning_cases": 0, "device": "auto", "preset": "gpu"}
+    config = {"labelled": 1, "steps": 1, "test_cases": 1, "tuning_cases": 0, "device": "auto", "preset": "gpu"}
     settings = small_probe(task="zones", **config)
     (weights,) = read_arms(save_weights(tmp_path / "a.model"))
     result = compare_arms(found(archive, "zones", "gpu"), [weights], LocalStorage(tmp_path / "out"), settings)

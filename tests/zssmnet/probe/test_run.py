@@ -30,7 +30,7 @@ from zssmnet.storage.verification import verify_stage
 CASES = made_cases(20)
 CPU = torch.device("cpu")
 NETWORK = NetworkConfig(channels=CHANNELS)
-QUICK = small_probe(labelled=(2,), looks=(1,))
+QUICK = small_probe(labelled=2, steps=1)
 
 
 class TestSides:
@@ -50,7 +50,7 @@ class TestSides:
         assert len(set(map(id, sides.labelled(8, 1)))) == 8
 
     def test_where_they_are_too_few_sets_overlap_and_it_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
-        sides = split_cases(as_read(CASES), (), small_probe(labelled=(6,)))
+        sides = split_cases(as_read(CASES), (), small_probe(labelled=6))
         assert len(sides.pool) == 13 and "do not cover other labelled cases" in caplog.text
 
     def test_only_the_cases_that_are_used_are_read_and_a_bad_one_is_replaced(self) -> None:
@@ -147,7 +147,7 @@ class TestProbe:
             as_read(CASES),
             read_arms(save_weights(tmp_path / "a.model"), save_weights(tmp_path / "b.model", 1)),
             LocalStorage(tmp_path / "out"),
-            small_probe(labelled=(2,), looks=(1,), learning_rates=(0.01, 0.1), head_factors=(1, 20)),
+            small_probe(labelled=2, steps=1, learning_rates=(0.01, 0.1), head_factors=(1, 20)),
             on_plan=lambda *plan: plans.append(plan),
             on_trial=trials.append,
         )
@@ -156,7 +156,7 @@ class TestProbe:
         assert set(result.learning_rates) == set(result.arms()[:6])  # scratch again chooses for itself
         ((count, seconds),) = plans
         assert count == len(trials) == 6 * (4 + 3) + 6 * 3 + 3 and seconds > 0
-        assert set(result.test_cases) == set(result.trials[0].looks[0].cases)
+        assert set(result.test_cases) == set(result.trials[0].cases)
         assert [one.first for one in result.comparisons] == ["a", "b", "a", "b", "a", "b", "scratch", "a"]
         table = probe_table(result)
         assert {one.verdict for one in result.verdicts} == {"cannot tell"}

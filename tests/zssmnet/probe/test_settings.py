@@ -11,9 +11,8 @@ from zssmnet.errors import ConfigError
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labelled": (4, 2)}, "labelled must rise and begin with 1 at least"),
-        ({"labelled": (2, 2)}, "labelled must rise and begin with 1 at least"),
-        ({"looks": (0, 1)}, "looks must rise and begin with 1 at least"),
+        ({"labelled": 0}, "labelled = 0"),
+        ({"steps": 0}, "steps = 0"),
         ({"tuning_cases": 0}, "without tuning_cases no learning rate can be chosen"),
         ({"seeds": 2}, "seeds = 2"),
     ],

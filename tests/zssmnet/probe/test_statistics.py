@@ -41,7 +41,7 @@ def test_what_varies_by_the_interaction_alone_has_no_variance_of_cases_and_none_
 
 @pytest.mark.parametrize(("low", "high", "excludes"), [(0.1, 0.3, True), (-0.3, -0.1, True), (-0.1, 0.3, False)])
 def test_whether_an_interval_excludes_zero(low: float, high: float, excludes: bool) -> None:
-    found = Difference((low + high) / 2, low, high, 0.5, 0.1, None, ())
+    found = Difference((low + high) / 2, low, high, 0.5, 0.1, "seeds", ())
     assert found.excludes_zero == excludes
 
 
@@ -125,15 +125,11 @@ def test_the_share_of_a_gain_has_an_interval_that_holds_the_truth() -> None:
     assert 0.91 < np.mean(held) < 0.98
 
 
-def test_seeds_for_half_of_it_show_half_of_it() -> None:
-    difference = np.random.default_rng(3).normal(size=(5, 1))
-    found = paired_difference(difference, np.zeros((5, 1)))
-    assert found.seeds_for_half is not None and 10 < found.seeds_for_half < 25
-
-
-def test_where_cases_decide_more_seeds_do_not_help() -> None:
-    by_case = np.random.default_rng(4).normal(size=(1, 16)) + 1e-3 * np.random.default_rng(5).normal(size=(5, 16))
-    assert paired_difference(by_case, np.zeros((5, 16))).seeds_for_half is None
+def test_what_varies_more_is_named() -> None:
+    rng = np.random.default_rng(4)
+    by_case = rng.normal(size=(1, 16)) + 1e-3 * rng.normal(size=(5, 16))
+    assert paired_difference(by_case, np.zeros((5, 16))).limited_by == "test cases"
+    assert paired_difference(rng.normal(size=(5, 1)) + by_case, np.zeros((5, 16))).limited_by == "seeds"
 
 
 def test_one_seed_makes_no_interval() -> None:
@@ -148,7 +144,7 @@ def test_holm_against_values_worked_out_by_hand() -> None:
 
 
 def difference(mean: float, reach: float = 0.01) -> Difference:
-    return Difference(mean, mean - reach, mean + reach, 0.001, 2 * reach, 20, (mean,) * 3)
+    return Difference(mean, mean - reach, mean + reach, 0.001, 2 * reach, "seeds", (mean,) * 3)
 
 
 @pytest.mark.parametrize(
