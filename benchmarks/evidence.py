@@ -22,7 +22,6 @@ import torch
 
 import zssmnet
 from zssmnet.config import (
-    PICAI_PATIENT,
     CubesConfig,
     MaskingConfig,
     NetworkConfig,
@@ -79,7 +78,7 @@ def _contrasts(factors: dict[str, Any], name: str) -> Any:
 def cases_of(archive: Path) -> LabelledCases:
     """The cases of an archive with their zones."""
     images, masks = (open_storage(archive / name) for name in ("nnunet_raw", "zonal_masks"))
-    return find_labelled_cases(images, masks, None, CONFIG.scale, PICAI_PATIENT)
+    return find_labelled_cases(images, masks, None, CONFIG.scale)
 
 
 def controls(root: Path) -> str:

@@ -42,7 +42,6 @@ class LabelledCase:
     """
 
     id: str
-    patient: str
     input_CZYX: Tensor
     label_ZYX: Tensor
     gland_ZYX: Tensor
@@ -70,14 +69,13 @@ class LabelledCases:
 
 
 def find_labelled_cases(
-    images: Storage, zonal_masks: Storage, labels: Storage | None, scale: ProbeScale, patient_pattern: str
+    images: Storage, zonal_masks: Storage, labels: Storage | None, scale: ProbeScale
 ) -> LabelledCases:
     """Find all cases of an archive that have a label; none of them is read yet.
 
     Args:
         labels: folder of lesions ``<case>.nii.gz`` on T2W's grid, any value above 0 is a lesion; needed for lesions
             alone. A case without such a file is left out: nobody knows whether it has a lesion.
-        patient_pattern: regular expression whose group ``patient`` names a case's patient.
 
     Raises:
         ArchiveError: no archive there, or no case that can be used.
@@ -96,7 +94,7 @@ def find_labelled_cases(
         log.warning("left out: %s", one)
     if not found:
         raise ArchiveError(f"{images.uri}: no case can be used; the first: {faults[0] if faults else 'there is none'}")
-    return LabelledCases(list(found), partial(_read, found, images, zonal_masks, labels, scale, patient_pattern))
+    return LabelledCases(list(found), partial(_read, found, images, zonal_masks, labels, scale))
 
 
 def _read(
@@ -105,7 +103,6 @@ def _read(
     zonal_masks: Storage,
     labels: Storage | None,
     scale: ProbeScale,
-    patient_pattern: str,
     case_id: str,
 ) -> LabelledCase:
     preparation = PreparationConfig(spacing_mm=scale.spacing_mm)
@@ -124,8 +121,7 @@ def _read(
     zones_CZYX = torch.stack([mask == zone for zone in range(3)]).float()
     zones_CZYX = zones_CZYX if labels else torch.zeros_like(zones_CZYX)
     input_CZYX = torch.cat([volume_CZYX[:3], zones_CZYX])
-    patient = patient_of(case_id, patient_pattern)
-    return LabelledCase(case_id, patient, input_CZYX, volume_CZYX[-1].long(), mask > 0)
+    return LabelledCase(case_id, input_CZYX, volume_CZYX[-1].long(), mask > 0)
 
 
 def _around_gland(volume_CXYZ: np.ndarray, scale: ProbeScale) -> Tensor:

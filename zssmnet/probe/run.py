@@ -51,6 +51,9 @@ def compare_arms(
         NonFiniteLossError: a loss that is not finite.
     """
     config = check_arms(weights, config)
+    for one in weights:
+        if not all(file.record and file.record.data for file in one.weights):
+            log.warning("%s: no record of its training cases, so test cases may be among them", one.name)
     trained = {patient_of(case_id, patient_pattern) for one in weights for case_id in _trained_cases(one.records)}
     split = split_cases(cases, trained, config, patient_pattern)
     folder = output.child("trials")
@@ -98,8 +101,6 @@ def check_arms(weights: Sequence[Arm], config: ProbeConfig) -> ProbeConfig:
                 f"{one.name}: {len(one.weights)} files for {config.seeds} seeds: trainings that are taken twice count "
                 "twice; give one for each seed, or one file, which then stands for itself alone"
             )
-        if not all(file.record and file.record.data for file in one.weights):
-            log.warning("%s: no record of its training cases, so test cases may be among them", one.name)
     network_of(weights)
     return with_preset(config, weights)
 

@@ -39,7 +39,7 @@ def probe_picture(result: ProbeResult) -> bytes:
     _draw_differences(parts[0].subplots(), rows, _SHORT[result.task])
     for ax, (arm, found) in zip(parts[1].subplots(down, across, squeeze=False).flat, slices, strict=False):
         ax.imshow(np.array(result.picture.t2w), "gray", interpolation="nearest")
-        outline_zones(ax, np.array(found), (-0.5, len(found[0]) - 0.5, len(found) - 0.5, -0.5))
+        outline_zones(ax, np.array(found), (-0.5, -0.5), np.shape(found)[::-1])
         ax.set_title(arm.replace(", ", "\n"), fontsize=7, color=FAINT)
     for ax in parts[1].axes:
         without_axes(ax)

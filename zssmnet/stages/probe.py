@@ -81,9 +81,7 @@ def probe_weights(
     if positive_control:
         arms.append(replace(read_arm(positive_control, force=True), name=POSITIVE))
     config = check_arms(arms, config)
-    cases = find_labelled_cases(
-        open_storage(images_path), open_storage(zonal_mask_path), labels, config.scale, patient_pattern
-    )
+    cases = find_labelled_cases(open_storage(images_path), open_storage(zonal_mask_path), labels, config.scale)
 
     def on_plan(trials: int, seconds: float) -> None:
         log.info("%d trials, about %.0f min on this machine", trials, max(1.0, seconds / 60))

@@ -28,7 +28,7 @@ def made_cases(count: int, size: tuple[int, int, int] = (4, 16, 16)) -> list[Lab
         y, x = torch.meshgrid(torch.arange(size[1]), torch.arange(size[2]), indexing="ij")
         gland = ((y - 8) ** 2 + (x - 8) ** 2 < 60).expand(size)
         zones = torch.stack([~gland, gland & (y > 8), gland & (y <= 8)]).float()
-        cases.append(LabelledCase(f"{number}_1", f"{number}", torch.cat([images, zones]), lesion.long(), gland))
+        cases.append(LabelledCase(f"{number}_1", torch.cat([images, zones]), lesion.long(), gland))
     return cases
 
 

@@ -22,7 +22,7 @@ def taught_weights(file: Path, config: ProbeConfig, shuffled: bool = False) -> s
     if shuffled:
         labels = [case.label_ZYX for case in cases]
         cases = [
-            case.__class__(case.id, case.patient, case.input_CZYX, label, case.gland_ZYX)
+            case.__class__(case.id, case.input_CZYX, label, case.gland_ZYX)
             for case, label in zip(cases, labels[7:] + labels[:7], strict=True)
         ]
     model = build_network(

@@ -39,9 +39,9 @@ def test_a_perfect_answer_has_perfect_figures() -> None:
     label = torch.zeros(2, 8, 8, dtype=torch.long)
     label[:, 2:4, 2:6], label[:, 4:6, 2:6] = 1, 2
     one_hot = torch.nn.functional.one_hot(label, 3).movedim(-1, 0).double()
-    case = LabelledCase("a_1", "a", torch.zeros(6, 2, 8, 8), label, label > 0)
+    case = LabelledCase("a_1", torch.zeros(6, 2, 8, 8), label, label > 0)
     assert case_figures("zones", one_hot, case, (1, 1, 3)) == {"dice": 1, "surface_mm": 0}
-    lesion = LabelledCase("a_1", "a", torch.zeros(6, 2, 8, 8), (label == 1).long(), label > 0)
+    lesion = LabelledCase("a_1", torch.zeros(6, 2, 8, 8), (label == 1).long(), label > 0)
     scores = torch.stack([1 - one_hot[1], one_hot[1]])
     assert case_figures("lesions", scores, lesion, (1, 1, 3)) == {"ap": 1, "dice": 1, "score": 1, "has_lesion": 1}
     half = torch.where(scores[1] > 0, 0.45, 0.0)
@@ -49,7 +49,7 @@ def test_a_perfect_answer_has_perfect_figures() -> None:
     one_zone = one_hot.clone()
     one_zone[2] = 0
     assert case_figures("zones", one_zone, case, (1, 1, 3))["dice"] == 0.5
-    none = LabelledCase("a_1", "a", torch.zeros(6, 2, 8, 8), torch.zeros_like(label), label > 0)
+    none = LabelledCase("a_1", torch.zeros(6, 2, 8, 8), torch.zeros_like(label), label > 0)
     assert case_figures("lesions", scores, none, (1, 1, 3))["ap"] is None
 
 
@@ -57,7 +57,7 @@ def test_an_arm_that_lights_up_healthy_glands_loses() -> None:
     """Two arms find a lesion alike; one of them is as sure where there is none."""
     label = torch.zeros(2, 8, 8, dtype=torch.long)
     label[:, 2:4, 2:6] = 1
-    cases = [LabelledCase(f"{n}_1", str(n), torch.zeros(6, 2, 8, 8), label * (n == 1), label > 0) for n in range(3)]
+    cases = [LabelledCase(f"{n}_1", torch.zeros(6, 2, 8, 8), label * (n == 1), label > 0) for n in range(3)]
     assert without_lesion(cases) == {1: [0, 2]}
     score = torch.stack([1 - 0.8 * label, 0.8 * label])
     calm, sure = (case_figures("lesions", score, cases[1], (1, 1, 3), [0 * score, one]) for one in (0 * score, score))
@@ -67,7 +67,7 @@ def test_an_arm_that_lights_up_healthy_glands_loses() -> None:
 def test_cases_without_a_lesion_are_shared_out() -> None:
     def of(*has: int) -> dict[int, list[int]]:
         label = torch.ones(1, 2, 2, dtype=torch.long)
-        return without_lesion([LabelledCase("", "", torch.zeros(0), label * one, label > 0) for one in has])
+        return without_lesion([LabelledCase("", torch.zeros(0), label * one, label > 0) for one in has])
 
     assert of(1, 0, 1, 0, 0) == {0: [1, 4], 2: [3]}
     assert of(1, 1, 0) == {0: [2], 1: [2]}

@@ -45,7 +45,7 @@ def box_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lesions_lie_where_they_lay_and_all_channels_are_given(archive: Path) -> None:
     for case in read(archive, "lesions"):
-        assert case.input_CZYX.shape == (6, 16, 64, 64) and case.patient == case.id.partition("_")[0]
+        assert case.input_CZYX.shape == (6, 16, 64, 64)
         lesions = read_image(archive / "lesions" / f"{case.id}.nii.gz")
         assert (
             int(case.label_ZYX.sum()) == array_of(lesions).sum()
@@ -91,8 +91,8 @@ def test_a_case_without_a_lesion_map_is_left_out(archive: Path, tmp_path: Path) 
     (tmp_path / "one" / first.name).symlink_to(first)
     images, masks = open_storage(archive / "nnunet_raw"), open_storage(archive / "zonal_masks")
     scale = PROBE_SCALES["cpu"]
-    (case_id,) = find_labelled_cases(images, masks, open_storage(tmp_path / "one"), scale, PICAI_PATIENT).ids
+    (case_id,) = find_labelled_cases(images, masks, open_storage(tmp_path / "one"), scale).ids
     assert first.name == f"{case_id}.nii.gz"
     (tmp_path / "none").mkdir()
     with pytest.raises(ArchiveError, match=r"no case can be used; the first: .*the case has no lesion label"):
-        find_labelled_cases(images, masks, open_storage(tmp_path / "none"), scale, PICAI_PATIENT)
+        find_labelled_cases(images, masks, open_storage(tmp_path / "none"), scale)

@@ -1,6 +1,6 @@
 """A probe as a whole: what is compared, what is refused, what stays the same after an interruption."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from tests.zssmnet.interruption import leave_half_written
 from tests.zssmnet.probe.examples import CHANNELS, as_read, made_cases, read_arms, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig
+from zssmnet.data.archive import patient_of
 from zssmnet.errors import CaseError, CheckpointError, ConfigError, InputError
 from zssmnet.finetuning.loss import WithFrequencies, class_frequencies
 from zssmnet.handoff.weights import HEADS, read_weights
@@ -35,10 +36,10 @@ QUICK = small_probe(labelled=2, steps=1)
 
 class TestSides:
     def test_no_patient_is_on_two_sides_and_none_that_the_weights_know_is_tested(self) -> None:
-        cases = [*CASES, *(case.__class__(f"{case.patient}_2", *list(vars(case).values())[1:]) for case in CASES)]
+        cases = [*CASES, *(replace(case, id=f"{patient_of(case.id)}_2") for case in CASES)]
         known = {f"{number}" for number in range(8)}
         sides = split_cases(as_read(cases), known, small_probe(task="zones"))
-        patients = [{case.patient for case in side} for side in (sides.test, sides.tuning, sides.pool)]
+        patients = [{patient_of(case.id) for case in side} for side in (sides.test, sides.tuning, sides.pool)]
         assert not patients[0] & patients[1] | patients[0] & patients[2] | patients[1] & patients[2]
         assert not patients[0] & known
 
