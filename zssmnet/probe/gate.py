@@ -1,6 +1,6 @@
 """The gate: whether a probe can tell at all what weights are worth, before it says anything of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from pydantic import BaseModel
 
@@ -19,52 +19,50 @@ class Condition(BaseModel, frozen=True):
 
 def conditions(
     compare: Callable[[str, str], Difference],
-    arms: Mapping[str, object],
+    arms: Container[str],
     floor: str,
     again: Difference,
-    positive: tuple[str, int] | None,
-    seeds: int,
+    positive: str | None,
+    has_all_trainings: bool,
 ) -> tuple[Condition, ...]:
     """The four conditions.
 
     Args:
         compare: the paired difference of two arms by their names.
-        arms: by name.
         floor: name of the best arm without a network.
         again: scratch again less scratch.
-        positive: the positive control's verdict, and the number of its trainings; None without one.
+        positive: the positive control's verdict; None without one.
+        has_all_trainings: whether it has one training for each seed.
     """
-    learns = compare(SCRATCH, floor)
-    found = [_condition(learns.low > 0, f"scratch less {floor}, which needs no network: {_figures(learns)}")]
+    learns, again_figures = compare(SCRATCH, floor), f"{AGAIN}, less scratch: {_figures(again)}"
+    needs_no_network = Condition(holds=learns.low > 0, sentence=f"scratch less {floor}: {_figures(learns)}")
+    labels = Condition(holds=False, sentence="there are no more labelled cases; add some, or take a smaller --labelled")
     if MANY in arms:
         gain, least = compare(MANY, SCRATCH), 2 * again.detectable
-        sentence = f"{MANY}, less scratch: {_figures(gain)}; needed: {least:.3f}, twice what this run detects"
-        found.append(_condition(gain.low > 0 and gain.mean >= least, sentence))
-    else:
-        found.append(_condition(False, f"{MANY}: there are no more labelled cases; give more, or a smaller --labelled"))
+        sentence = f"{MANY}, less scratch: {_figures(gain)}; needed: {least:.3f}"
+        labels = Condition(holds=gain.low > 0 and gain.mean >= least, sentence=sentence)
     if positive is None:
-        found.append(_condition(False, "no positive control; give one training a seed with --positive-control"))
-    else:
-        word, trainings = positive
-        gain = compare(POSITIVE, SCRATCH)
-        sentence = f"{POSITIVE}, less scratch: {word}, {_figures(gain)}; {trainings} trainings for {seeds} seeds"
-        found.append(_condition(word == "helps" and trainings == seeds, sentence))
-    sentence, holds = f"{AGAIN}, less scratch: {_figures(again)}", not again.excludes_zero
-    if positive is not None:
-        permuted = compare(permuted_name(POSITIVE), SCRATCH)
-        holds = holds and permuted.low <= 0  # scale alone must not help; that it harms misleads nobody
-        sentence += f"; {permuted_name(POSITIVE)}, less scratch: {_figures(permuted)}"
-    return (*found, _condition(holds, sentence))
+        found = Condition(holds=False, sentence="no positive control; give one training a seed with --positive-control")
+        return needs_no_network, labels, found, Condition(holds=not again.excludes_zero, sentence=again_figures)
+    sentence = f"{POSITIVE}, less scratch: {positive}, {_figures(compare(POSITIVE, SCRATCH))}"
+    sentence += "" if has_all_trainings else "; it needs one training for each seed"
+    found = Condition(holds=positive == "helps" and has_all_trainings, sentence=sentence)
+    permuted = compare(permuted_name(POSITIVE), SCRATCH)
+    return (
+        needs_no_network,
+        labels,
+        found,
+        Condition(
+            holds=not again.excludes_zero and permuted.low <= 0,  # scale must not help; that it harms misleads nobody
+            sentence=f"{again_figures}; {permuted_name(POSITIVE)}, less scratch: {_figures(permuted)}",
+        ),
+    )
 
 
 def missing(found: Sequence[Condition]) -> str:
     """What is lacking, in words; empty where the gate is open."""
     failed = [f"({letter}) {one.sentence}" for letter, one in zip("abcd", found, strict=True) if not one.holds]
     return f"this probe cannot tell: {'; '.join(failed)}" if failed else ""
-
-
-def _condition(holds: bool, sentence: str) -> Condition:
-    return Condition(holds=holds, sentence=sentence)
 
 
 def _figures(found: Difference) -> str:

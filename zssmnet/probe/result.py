@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from zssmnet.config import NetworkConfig, ProbeConfig
-from zssmnet.probe.arms import AGAIN, POSITIVE, SCRATCH, permuted_name
+from zssmnet.probe.arms import AGAIN, MANY, POSITIVE, SCRATCH, permuted_name
 from zssmnet.probe.figures import ENDPOINT_NAMES, auroc
 from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.gate import CANNOT_TELL, Condition, conditions, missing
@@ -149,14 +149,8 @@ def judge(
     names = [one.name for one in weights if one.name != POSITIVE]
     positive = next((one for one in weights if one.name == POSITIVE), None)
     of_positive = judged(POSITIVE, difference(POSITIVE, SCRATCH).p, 1)[0] if positive else None
-    gate = conditions(
-        difference,
-        figures,
-        floor,
-        control.difference,
-        (of_positive, len(positive.sha256)) if positive and of_positive else None,
-        config.seeds,
-    )
+    has_all_trainings = positive is not None and len(positive.sha256) == config.seeds
+    gate = conditions(difference, figures, floor, control.difference, of_positive, has_all_trainings)
     lacking, verdicts = missing(gate), list[Verdict]()
     against_scratch = _adjusted([compare(name, SCRATCH) for name in names])
     for one, described in zip(against_scratch, (one for one in weights if one.name != POSITIVE), strict=True):
@@ -183,7 +177,7 @@ def judge(
         gate=gate,
         comparisons=(
             *against_scratch,
-            *([compare(POSITIVE, SCRATCH)] if positive else []),
+            *(compare(name, SCRATCH) for name in (POSITIVE, MANY) if name in figures),
             *(compare(name, permuted_name(name)) for name in probed),
             *(compare(name, floor) for name in probed),
             compare(SCRATCH, floor),

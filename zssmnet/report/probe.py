@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from zssmnet.probe.arms import POSITIVE
+from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.result import Comparison, ProbeResult, case_auroc, mean_of
 from zssmnet.report.palette import FAINT, INK
 from zssmnet.report.style import heading, new_figure, outline_zones, without_axes, without_frame
@@ -28,7 +29,7 @@ def probe_picture(result: ProbeResult) -> bytes:
 
     Small points are seeds. The slice is of a test case of median difficulty.
     """
-    rows = _shown(result)
+    rows = [one for one in _shown(result) if one.second not in (RIDGE, RULE)]  # far off, and on the table
     slices = [("to be found", result.picture.truth)]
     slices += [(arm, one.example) for arm in result.shown_arms() for one in result.trials_of(arm)[:1] if one.example]
     slices = slices[:_MOST_SLICES]

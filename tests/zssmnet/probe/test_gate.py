@@ -77,7 +77,7 @@ def test_without_a_positive_control_the_gate_is_closed() -> None:
 def test_recipes_without_a_gain_are_hardly_ever_said_to_help() -> None:
     """Three of them, and a gate that is open: at most one run in twenty has a false claim."""
     words = [
-        {one.verdict for one in result_of({POSITIVE: 0.1, "x": 0, "y": 0, "z": 0}, seed).verdicts} for seed in range(20)
+        {one.verdict for one in result_of({POSITIVE: 0.1, "x": 0, "y": 0, "z": 0}, seed).verdicts} for seed in range(10)
     ]
     assert sum("helps" in one for one in words) <= 1
-    assert sum("cannot tell" in one for one in words) <= 4
+    assert sum("cannot tell" in one for one in words) <= 2
