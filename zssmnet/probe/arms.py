@@ -101,30 +101,16 @@ def _name(weights: Sequence[Weights]) -> str:
     return f"{recipe}, {more + 1} trainings" if more else f"{recipe} {first.record.run_id}"
 
 
-def with_preset(config: ProbeConfig, arms: Sequence[Arm]) -> ProbeConfig:
-    """The settings with the preset that has the spacing of the weights, unless one is asked for.
-
-    Raises:
-        ConfigError: no preset has their spacing, or they have no record of it.
-    """
+def with_preset(config: ProbeConfig, first: Weights) -> ProbeConfig:
+    """The settings with the preset that has the spacing of the weights, unless one is asked for; or ConfigError."""
     if config.preset:
         return config
-    for one in (weights for arm in arms for weights in arm.weights):
-        spacing = one.record.spacing_mm if one.record else None
-        fitting = [name for name, scale in PROBE_SCALES.items() if spacing and _alike(scale.spacing_mm, spacing)]
-        if not fitting:
-            known = f"were trained at {' x '.join(f'{mm:g}' for mm in spacing)} mm" if spacing else "have no record of"
-            raise ConfigError(
-                f"{one.address}: these weights {known}{', which no preset has' if spacing else ' their spacing'}; "
-                f"choose one with --preset: {', '.join(PROBE_SCALES)}"
-            )
-        config = config.model_copy(update={"preset": fitting[0]})
-        break
-    return config
-
-
-def _alike(spacing_mm: Sequence[float], other_mm: Sequence[float]) -> bool:
-    return all(math.isclose(a, b, rel_tol=0.02) for a, b in zip(spacing_mm, other_mm, strict=True))
+    spacing = first.record.spacing_mm if first.record else None
+    for name, scale in PROBE_SCALES.items():
+        if spacing and all(math.isclose(*both, rel_tol=0.02) for both in zip(scale.spacing_mm, spacing, strict=True)):
+            return config.model_copy(update={"preset": name})
+    known = f"were trained at {spacing} mm, which no preset has" if spacing else "have no record of their spacing"
+    raise ConfigError(f"{first.address}: these weights {known}; choose one with --preset: {', '.join(PROBE_SCALES)}")
 
 
 def network_of(arms: Sequence[Arm]) -> NetworkConfig:

@@ -102,7 +102,7 @@ def check_arms(weights: Sequence[Arm], config: ProbeConfig) -> ProbeConfig:
                 "twice; give one for each seed, or one file, which then stands for itself alone"
             )
     network_of(weights)
-    return with_preset(config, weights)
+    return with_preset(config, weights[0].weights[0])
 
 
 def _all_trials(trials: Trials, arms: Sequence[Arm], rates: dict[str, LearningRate], many: int) -> list[Trial]:

@@ -15,7 +15,7 @@ from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
 from zssmnet.probe.arms import read_arm
 from zssmnet.probe.note import note_verdict, notes_of
-from zssmnet.probe.run import compare_arms
+from zssmnet.probe.run import check_arms, compare_arms
 from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, version_key
 from zssmnet.storage import LocalStorage, open_storage
@@ -67,3 +67,24 @@ def test_weights_that_explain_nothing_are_refused(tmp_path: Path, explained: flo
 def test_an_arm_without_a_file_is_an_error() -> None:
     with pytest.raises(ConfigError, match="name no file"):
         read_arm(",")
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "preset"), [((0.5, 0.5, 3.0), "gpu"), ((2.6667, 2.6667, 4.0), "coarse"), ((0.7, 0.7, 3.0), None)]
+)
+def test_the_preset_is_that_of_the_weights_spacing(
+    tmp_path: Path, spacing_mm: tuple[float, float, float], preset: str | None
+) -> None:
+    file = tmp_path / MODEL
+    torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
+    with_record(file)
+    record = read_weights(file).record
+    assert record
+    publish_record(LocalStorage(tmp_path), file.name, record.model_copy(update={"spacing_mm": spacing_mm}))
+    arm, config = read_arm(file, force=True), small_probe(preset=None)
+    if preset:
+        assert check_arms([arm], config).preset == preset
+        assert check_arms([arm], small_probe(preset="cpu")).preset == "cpu"
+    else:
+        with pytest.raises(ConfigError, match=r"trained at \(0\.7, 0\.7, 3\.0\) mm, which no preset has.*--preset"):
+            check_arms([arm], config)
