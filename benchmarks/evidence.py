@@ -5,7 +5,6 @@ page; without ``--root`` it only writes the page anew. Two of them at a time on 
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import time
@@ -14,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import SimpleITK as sitk
@@ -30,8 +28,7 @@ from zssmnet.config import (
     Recipe,
 )
 from zssmnet.data.archive import MASK_SUFFIX
-from zssmnet.phantom import GridSpec, anatomy, evenly_split_cases, phantom_case, signals, write_case
-from zssmnet.phantom.anatomy import Tissue
+from zssmnet.phantom import GridSpec, evenly_split_cases, phantom_case, write_case
 from zssmnet.probe.arms import AGAIN, POSITIVE, SCRATCH, Arm, build_network, read_arm
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.labels import LabelledCase, LabelledCases, find_labelled_cases
@@ -50,29 +47,20 @@ TRAININGS = 5
 UNLABELLED, LABELLED, EPOCHS, CONTROL_STEPS = 100, 136, 5, 600
 CONFIG = ProbeConfig(task="zones", preset="coarse", seeds=TRAININGS, test_cases=40, device="cpu")
 GRID = GridSpec.centred((112, 112, 21), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))
-SPREAD = {"t2w": 0.25, "adc": 0.125, "epi": 0.25, "texture": 0.25}
-"""Standard deviations of the logarithms of the factors by which the signals of a tissue differ from case to case."""
+CONTRAST_SPREAD = 0.25
 _CONTROL_SEED = 700
 
 
 def write_cases(folder: Path, ids: list[str]) -> None:
-    """Write examinations with subtle lesions around drawn zones, each with tissue contrasts of its own.
+    """Write examinations with subtle lesions around drawn zones, each with contrasts, gains and bias of its own.
 
     With the same contrasts in all cases, thresholds that hold for one hold for the next, and four labelled cases teach
     as much as sixty.
     """
     for case_id in ids:
-        if (folder / "lesions" / f"{case_id}{MASK_SUFFIX}").exists():  # written last
-            continue
-        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"contrast {case_id}".encode()).digest()))
-        factors = {name: np.exp(spread * rng.standard_normal(len(Tissue))) for name, spread in SPREAD.items()}
-        contrasts = partial(_contrasts, factors)
-        with patch.object(signals, "table", contrasts):
-            write_case(folder, phantom_case(case_id, 0, [GRID], subtle=True))
-
-
-def _contrasts(factors: dict[str, Any], name: str) -> Any:
-    return (anatomy.table(name) * factors[name]).astype(np.float32)
+        if not (folder / "lesions" / f"{case_id}{MASK_SUFFIX}").exists():  # written last
+            case = phantom_case(case_id, 0, [GRID], subtle=True, contrast_spread=CONTRAST_SPREAD)
+            write_case(folder, case)
 
 
 def cases_of(archive: Path) -> LabelledCases:

@@ -1,19 +1,13 @@
-"""Prefect automations for runs that crash, that are lost with their machine, or that nobody starts or ends.
-
-A run is known to live by its heartbeats. One that crashes is started again as the same run, with the same parameters,
-and goes on from its records and its last checkpoint; but not for ever, since what crashed for want of memory will crash
-again. Two kinds of runs are not started again here: those that a parent has handed over, since the parent sends them
-again itself and counts how often, and subflows within their parent's process, which begin anew with the parent.
-
-Each automation is bound to states, so that what a user has ended stays ended.
-"""
+"""Automations of Prefect: what happens by itself to runs, and messages to people (``automations.yaml``)."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import timedelta
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import yaml
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -24,106 +18,42 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import Event
-from prefect.events.actions import CallWebhook, ChangeFlowRunState
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
-from prefect.states import Crashed
+from prefect.events.actions import CallWebhook
+from prefect.events.schemas.automations import AutomationCore
 
-from tasks.announcement import PUBLISHED
+from deployments.compose import substitute
 from tasks.hand_off import WORK_QUEUE
 from tasks.run_control import LOST
 
-HEARTBEATS_MISSED = timedelta(seconds=90)
-"""Runs send a heartbeat every 30 s: three are missed."""
-STARTING = timedelta(minutes=30)
-"""Longer than a worker takes to start a run, with time to fetch an image."""
-SETTLING = timedelta(seconds=45)
-"""How long a run stays crashed before it is started again: longer than the time between two heartbeats, by which a run
-shows itself that was thought lost and lives; and longer than its worker takes to let go of it, since a worker with a
-limit ends with an error when it is given a run that it still counts as running.
-"""
+_FILE = Path(__file__).with_suffix(".yaml")
 _MARK = " (as made: "
 _PARTS = {"name", "description", "enabled", "trigger", "actions", "actions_on_trigger", "actions_on_resolve"}
-STARTS = 5
-"""How often a run is started in all, if it crashes repeatedly."""
 
 
-def automations(
-    silence: timedelta = HEARTBEATS_MISSED,
-    settling: timedelta = SETTLING,
-    starting: timedelta = STARTING,
-    starts: int = STARTS,
-) -> list[Automation]:
-    """The automations of the service."""
-    return [
-        Automation(
-            name="zssmnet: runs whose machine has gone",
-            description="Marks a run as crashed when its heartbeats are missing: its machine or process is gone.",
-            trigger=_missing({"heartbeat"}, silence),
-            actions=[_change(StateType.CRASHED, LOST)],
-        ),
-        Automation(
-            name="zssmnet: crashed runs are started again",
-            description="Reschedules a crashed run; it continues from its records and its last checkpoint.",
-            trigger=_missing({"Crashed"}, settling, related=_not_handed_over()),
-            actions=[_change(StateType.SCHEDULED, "It crashed; restarted, it continues.", "AwaitingRetry")],
-        ),
-        Automation(
-            name="zssmnet: crashed runs that are not started again",
-            description=f"Lets a run fail that crashed before it began, or that has been started {starts} times.",
-            trigger=_crashed("0", f"[{starts}-9]", "[1-9][0-9]*"),
-            actions=[
-                _change(
-                    StateType.FAILED,
-                    f"It crashed before it began, or for the {starts}th time, so it is not restarted automatically. "
-                    "The reason is in its log, or in its worker's; once fixed, start it again and it continues.",
-                )
-            ],
-        ),
-        Automation(
-            name="zssmnet: runs whose worker has gone before they began",
-            description="Lets another worker take a run that a worker has taken and not started.",
-            trigger=_missing(
-                {"Pending", "Submitting", "InfrastructurePending"},
-                starting,
-                related={"prefect.resource.role": "deployment"},
-            ),
-            actions=[_change(StateType.SCHEDULED, "The worker that took it has not started it.", "AwaitingRetry")],
-        ),
-        Automation(
-            name="zssmnet: cancelled runs whose worker has gone",
-            description="Marks a run as cancelled whose cancellation was requested and whose heartbeats are missing.",
-            trigger=_missing({"Cancelling"}, silence, expect={"heartbeat", "Cancelled"}),
-            actions=[_change(StateType.CANCELLED, "Cancellation requested; its machine or process is gone.")],
-        ),
-    ]
+def automations(**values: object) -> list[Automation]:
+    """Those that restart lost and crashed runs; values stand in for defaults of the file."""
+    return [Automation.model_validate(one) for one in _read("automations", values)]
 
 
-def notifications(webhook: UUID) -> list[Automation]:
-    """Those that write to people: they call a webhook block with a JSON object that has the line as its ``text``.
-
-    They are made switched off, to be switched on in the UI.
-    """
-    run = "'Run ' ~ flow_run.name ~ ' ended as ' ~ flow_run.state.name ~ ': ' ~ flow_run.state.message"
-    model = "'Model ' ~ event.payload.version ~ ' is published: ' ~ event.payload.model"
-    runs = {"match": _of_runs(), "match_related": ResourceSpecification({"prefect.resource.role": "deployment"})}
-    models = {"match": ResourceSpecification({"prefect.resource.id": "zssmnet.model.*"})}
-    return [
-        _notification(webhook, "a run failed", {_event("Failed"), _event("Crashed")}, run, **runs),
-        _notification(webhook, "a model was published", {PUBLISHED}, model, **models),
-        _notification(webhook, "a challenger was not better", {_event("Not better")}, run, **runs),
-        _notification(webhook, "cases were left out", {_event("Cases left out")}, run, **runs),
-    ]
+def messages(webhook: UUID, **values: object) -> list[Automation]:
+    """Those that write to people: they call a webhook block with a JSON object that has the line as its ``text``."""
+    return [_message(webhook, **one) for one in _read("messages", values)]
 
 
-def _notification(webhook: UUID, occasion: str, expect: set[str], line: str, **of: ResourceSpecification) -> Automation:
+def _message(webhook: UUID, occasion: str, line: str, trigger: dict[str, Any], enabled: bool = False) -> Automation:
     return Automation(
         name=f"zssmnet: say that {occasion}",
         description=f"Calls the webhook block when {occasion}. Switch it on when that block has your address.",
-        enabled=False,
-        trigger=EventTrigger(expect=expect, posture=Posture.Reactive, threshold=1, within=timedelta(0), **of),
+        enabled=enabled,
+        trigger=trigger,  # type: ignore[arg-type]  # pydantic makes one of it
         actions=[CallWebhook(block_document_id=webhook, payload=f'{{"text": {{{{ ({line}) | tojson }}}}}}')],
     )
+
+
+def _read(part: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
+    variables = {"LOST": LOST, "WORK_QUEUE": WORK_QUEUE} | {name: str(value) for name, value in values.items()}
+    found: list[dict[str, Any]] = yaml.safe_load(substitute(_FILE.read_text(), variables))[part]
+    return found
 
 
 def make(client: SyncPrefectClient, wanted: Automation) -> str:
@@ -157,20 +87,37 @@ def expect_heartbeats(client: SyncPrefectClient) -> int:
     """
     runs = _runs_in(client, StateType.RUNNING)
     events = [
-        Event(event=_event("heartbeat"), resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}) for run in runs
+        Event(event="prefect.flow-run.heartbeat", resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+        for run in runs
     ]
     client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
     return len(runs)
 
 
 def announce_crashes(client: SyncPrefectClient) -> int:
-    """Report crashed runs to the server again, except those that a parent handed over; their number.
+    """Report crashed runs to the automations again, except those that a parent handed over; their number.
 
     A server that ends right after a crash, as when all is stopped, may forget it before its automations have seen it.
+    The event follows no other: a new server would wait for a quarter of an hour for one that it has not seen itself.
     """
-    runs = [run for run in _runs_in(client, StateType.CRASHED) if run.work_queue_name != WORK_QUEUE and run.state]
-    for run in runs:
-        client.set_flow_run_state(run.id, Crashed(message=run.state and run.state.message), force=True)
+    runs = [
+        run for run in _runs_in(client, StateType.CRASHED) if run.work_queue_id and run.work_queue_name != WORK_QUEUE
+    ]
+    events = [
+        Event(
+            event="prefect.flow-run.Crashed",
+            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)},
+            related=[
+                {
+                    "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
+                    "prefect.resource.role": "work-queue",
+                    "prefect.resource.name": str(run.work_queue_name),
+                }
+            ],
+        )
+        for run in runs
+    ]
+    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
     return len(runs)
 
 
@@ -197,51 +144,3 @@ def _described(automation: AutomationCore) -> str:
 
 def _plain(value: object) -> object:
     return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
-
-
-def _missing(
-    after: set[str], within: timedelta, expect: set[str] | None = None, related: Mapping[str, str] | None = None
-) -> EventTrigger:
-    """When nothing follows in the life of a run, or nothing of what is expected."""
-    return EventTrigger(
-        match=_of_runs(),
-        match_related=ResourceSpecification(dict(related or {})),
-        for_each={"prefect.resource.id"},
-        after={_event(name) for name in after},
-        expect={_event(name) for name in expect or {"*"}},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=within,
-    )
-
-
-def _crashed(*starts: str) -> EventTrigger:
-    """At once when a run has crashed that was started so many times (patterns of their number)."""
-    return EventTrigger(
-        match=_of_runs({"prefect.run-count": list(starts)}),
-        match_related=ResourceSpecification(dict(_not_handed_over())),
-        expect={_event("Crashed")},
-        posture=Posture.Reactive,
-        threshold=1,
-        within=timedelta(0),
-    )
-
-
-def _not_handed_over() -> Mapping[str, str]:
-    """What belongs to runs of deployments but for those that a parent has handed over.
-
-    Each run of a deployment has one work queue, and no other run has any. Its heartbeats name it as well.
-    """
-    return {"prefect.resource.role": "work-queue", "prefect.resource.name": f"!{WORK_QUEUE}"}
-
-
-def _of_runs(labels: Mapping[str, str | list[str]] | None = None) -> ResourceSpecification:
-    return ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", **(labels or {})})
-
-
-def _event(name: str) -> str:
-    return f"prefect.flow-run.{name}"
-
-
-def _change(state: StateType, message: str, name: str | None = None) -> ChangeFlowRunState:
-    return ChangeFlowRunState(state=state, name=name, message=message)

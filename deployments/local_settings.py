@@ -33,6 +33,7 @@ _S3 = ("AWS_", "ZSSMNET_BUCKET", "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _DATABASE = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")
 _TEMPLATE = Path(__file__).with_name("supervisord.conf")
+STATE, DATABASE = "state.json", "prefect.db"
 
 
 class StackError(ZssmnetError):
@@ -67,7 +68,7 @@ class LocalSettings:
     def __init__(self, folder: Path, overrides: Mapping[str, str]) -> None:
         self.folder = folder
         self.overrides = dict(overrides)
-        self.state = self._read(folder / "state.json")
+        self.state = read_state(folder)
 
     @property
     def address(self) -> str:
@@ -113,7 +114,7 @@ class LocalSettings:
         self.state = state.model_copy(update=update)
         shell = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.clients().items())
         files = {
-            "state.json": self.state.model_dump_json(indent=2),
+            STATE: self.state.model_dump_json(indent=2),
             "env": shell,
             "supervisord.conf": self._configuration(umask),
         }
@@ -153,7 +154,7 @@ class LocalSettings:
 
     def server_environment(self) -> dict[str, str]:
         """Settings of the server alone."""
-        sqlite = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.folder / 'prefect.db'}"}
+        sqlite = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.folder / DATABASE}"}
         own = {
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(self.state.ports[SERVER]),
@@ -203,19 +204,26 @@ class LocalSettings:
         configuration.write(text := io.StringIO())
         return text.getvalue()
 
-    def _read(self, path: Path) -> State:
-        if not path.exists():
-            return State(passwords={"api": secrets.token_urlsafe(24)})
-        try:
-            state = State.model_validate_json(path.read_bytes())
-            if not state.passwords.get("api"):
-                raise ValueError("it has no password")
-            return state
-        except (OSError, ValueError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise StackError(
-                f"{path}: cannot be read: {reason}; move it away; the next start creates a new password"
-            ) from error
+
+def read_state(folder: Path) -> State:
+    """The state of the stack in a folder; a new one, with a new password, where there is none.
+
+    Raises:
+        StackError: its file cannot be used.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return State(passwords={"api": secrets.token_urlsafe(24)})
+    try:
+        state = State.model_validate_json(path.read_bytes())
+        if not state.passwords.get("api"):
+            raise ValueError("it has no password")
+        return state
+    except (OSError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise StackError(
+            f"{path}: cannot be read: {reason}; move it away; the next start creates a new password"
+        ) from error
 
 
 def _service(name: str) -> dict[str, Any]:

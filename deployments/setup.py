@@ -1,9 +1,9 @@
 """``zssmnet-deploy``: create or update all that the service needs on its Prefect server. Repeatable at any time.
 
 It makes what is not there: the bucket, the block of the result storage, the work pools ``cpu`` and ``gpu``, the
-deployments of ``prefect.yaml`` and the automations that restart crashed runs (``automations.py``). Of what is there, it
-brings up to date what belongs to the program (code, run forms) and leaves what belongs to its users: schedules,
-parameters, descriptions, tags, pools and their limits, automations that were changed or switched off. It prints both.
+deployments of ``prefect.yaml`` and the automations of ``automations.yaml``. Of what is there, it brings up to date what
+belongs to the program (code, run forms) and leaves what belongs to its users: schedules, parameters, descriptions,
+tags, pools and their limits, blocks, automations that were changed or switched off. It prints both.
 """
 
 import os
@@ -11,12 +11,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
 import httpx
 import yaml
-from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
@@ -25,9 +23,9 @@ from prefect.filesystems import RemoteFileSystem
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.utilities.callables import parameter_schema
-from pydantic import SecretStr
 
-from deployments.automations import announce_crashes, automations, expect_heartbeats, make, notifications
+from deployments.automations import announce_crashes, automations, expect_heartbeats, make, messages
+from deployments.messages import BLOCK, webhook
 from flows.exit_handling import run_to_its_end, say
 from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
 from zssmnet.storage.environment import variable
@@ -47,11 +45,7 @@ PARAMETERS = {
     "root": "ZSSMNET_ROOT",
 }
 """Parameters that deployments start with, and the variables that name them; else the run form asks for them."""
-LEASES_OF_EARLIER_VERSIONS = {"pretrain": 8, "ssl-pretraining": 4, "retrain-on-new-data": 1}
-"""Limits that earlier versions gave to deployments. Each is a lease that the run renews at the server: where the server
-was away for a minute, it ended a training that could have gone on.
-"""
-RESULTS, NOTIFICATIONS = "zssmnet-results", "zssmnet-notifications"
+RESULTS = "zssmnet-results"
 
 
 def main() -> int:
@@ -81,9 +75,14 @@ def make_result_storage() -> None:
         return
     if make_bucket(bucket):
         say(f"bucket {bucket} is created")
-    block = RemoteFileSystem(basepath=f"s3://{bucket}/results")  # endpoint and keys come from the environment
-    block.save(RESULTS, overwrite=True)
-    say(f"results of runs go to s3://{bucket}/results")
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_block_document_by_name(RESULTS, "remote-file-system")
+            say(f"block remote-file-system/{RESULTS} exists: results of runs go where it leads")
+        except ObjectNotFound:
+            block = RemoteFileSystem(basepath=f"s3://{bucket}/results")  # endpoint and keys come from the environment
+            block.save(RESULTS)
+            say(f"results of runs go to s3://{bucket}/results")
 
 
 def make_work_pools() -> None:
@@ -153,17 +152,12 @@ def _update(client: SyncPrefectClient, there: DeploymentResponse, wanted: Mappin
         "version": wanted["version"],
         "parameter_openapi_schema": run_form(wanted["entrypoint"]),
     }
-    limit = there.global_concurrency_limit.limit if there.global_concurrency_limit else None
-    if limit is not None and limit == LEASES_OF_EARLIER_VERSIONS.get(there.name):
-        changes["concurrency_limit"] = None
     client.request("PATCH", "/deployments/{id}", path_params={"id": there.id}, json=changes)
     schedules = ", ".join(f"{_shown(one.schedule)} {'on' if one.active else 'off'}" for one in there.schedules)
     say(
         f"deployment {there.name} is updated to version {wanted['version']}; left as they are: "
         f"schedules ({schedules or 'none'}), parameters ({', '.join(there.parameters) or 'none'})"
     )
-    if "concurrency_limit" in changes:
-        say(f"deployment {there.name} loses its limit of {limit} runs: the limit of its work pool is enough")
     for name, value in _named_parameters().items():
         if there.parameters.get(name, value) != value:
             say(f"deployment {there.name} keeps {name}={there.parameters[name]}, not {value} of {PARAMETERS[name]}")
@@ -214,23 +208,15 @@ def _shown(schedule: Any) -> str:
 def make_automations() -> None:
     """The automations by which the server handles lost and crashed runs."""
     with get_client(sync_client=True) as client:
-        for wanted in [*automations(), *notifications(_webhook())]:
+        block, is_new = webhook(client)
+        if is_new:
+            say(f"block webhook/{BLOCK} is created: set your address in it before you switch messages on")
+        for wanted in [*automations(), *messages(block)]:
             say(f"automation {wanted.name!r} is {make(client, wanted)}")
         if running := expect_heartbeats(client):
             say(f"{running} running runs must send a heartbeat")
         if crashed := announce_crashes(client):
             say(f"{crashed} crashed runs are announced to the automations again")
-
-
-def _webhook() -> UUID:
-    """The id of the block that notifications call; one that nobody made leads nowhere until somebody edits it."""
-    try:
-        block = cast(Webhook, Webhook.load(NOTIFICATIONS))
-    except ValueError:
-        block = Webhook(method="POST", url=SecretStr("https://webhook.invalid/"))
-        block.save(NOTIFICATIONS)
-        say(f"block webhook/{NOTIFICATIONS} is created: set your address in it before you switch notifications on")
-    return cast(UUID, block._block_document_id)
 
 
 if __name__ == "__main__":

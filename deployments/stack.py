@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from xmlrpc.client import ServerProxy
 
+from deployments.backup import back_up, restore
 from deployments.compose import COMPOSE_FILE, IS_INSTALLED
 from deployments.local_settings import MARK, SERVER, SETUP, LocalSettings, StackError, gpus_of_this_machine
 from flows.exit_handling import run_to_its_end, say
@@ -120,6 +121,19 @@ class LocalStack:
             self._end_left_overs()
             return True
 
+    def back_up(self, file: Path) -> None:
+        """Write database and password to a file; see `deployments.backup.back_up`."""
+        if not self.folder.exists():
+            raise StackError(f"{self.folder}: there is no service to back up")
+        with self._alone():
+            back_up(self.folder, file)
+
+    def restore(self, file: Path) -> None:
+        """Make a backup the service of this folder; see `deployments.backup.restore`."""
+        with self._alone():
+            restore(self.folder, file)
+        self.__dict__.pop("settings", None)  # of before
+
     def _launch(self, umask: int) -> None:
         self._end_left_overs()
         for note in self.settings.prepare(self._port, umask):
@@ -210,18 +224,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="zssmnet-service", description="Prefect's server and workers as processes of this machine."
     )
-    parser.add_argument("command", choices=("start", "stop", "status"))
-    command = {"start": _start, "stop": _stop, "status": _status}[parser.parse_args(arguments).command]
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (work, help) in _COMMANDS.items():
+        command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        command.set_defaults(work=work)
+        if name in ("backup", "restore"):
+            command.add_argument("file", metavar="FILE", type=lambda name: Path(name).absolute())
+    options = parser.parse_args(arguments)
     status = 0
 
     def work() -> None:
         nonlocal status
-        status = command(LocalStack(FOLDER, port=PORT))
+        status = options.work(LocalStack(FOLDER, port=PORT), options)
 
     return run_to_its_end(work) or status
 
 
-def _start(stack: LocalStack) -> int:
+def _start(stack: LocalStack, options: argparse.Namespace) -> int:
     for note in _notes(stack):
         say(f"note: {note}")
     if not stack.start():
@@ -246,18 +265,51 @@ def _notes(stack: LocalStack) -> Iterator[str]:
         yield f"{old} is the database of an earlier version and not used: see 'Upgrade' in docs/operations.md"
 
 
-def _stop(stack: LocalStack) -> int:
+def _stop(stack: LocalStack, options: argparse.Namespace) -> int:
     say("the service is stopped" if stack.stop() else "the service is not running")
     return 0
 
 
-def _status(stack: LocalStack) -> int:
+def _status(stack: LocalStack, options: argparse.Namespace) -> int:
     services = stack.services()
     for name, one in services.items():
         say(f"{name:<12} {one['statename'].lower():<9} {one['description']}")
     runs = bool(services) and all(one["statename"] == "RUNNING" for one in services.values())
     say("all services are running" if runs else "start what is not running with 'zssmnet-service start'")
     return 0 if runs else 1
+
+
+def _back_up(stack: LocalStack, options: argparse.Namespace) -> int:
+    stack.back_up(options.file)
+    say(f"{options.file}: {options.file.stat().st_size:,} bytes; it contains the password; archive and roots are yours")
+    return 0
+
+
+def _restore(stack: LocalStack, options: argparse.Namespace) -> int:
+    stack.restore(options.file)
+    say(f"{stack.folder} is restored; put archive and roots where they were, then 'zssmnet-service start'")
+    return 0
+
+
+def _test_message(stack: LocalStack, options: argparse.Namespace) -> int:
+    if not os.environ.get("PREFECT_API_URL"):
+        if not stack.folder.exists():
+            raise StackError(f"{stack.folder}: there is no service, and PREFECT_API_URL names no server")
+        os.environ.update(stack.environment)
+    from deployments.messages import send_test_message  # Prefect reads the environment when it is imported
+
+    say(send_test_message())
+    return 0
+
+
+_COMMANDS = {
+    "start": (_start, "start what does not run"),
+    "stop": (_stop, "end everything, runs included; they continue after the next start"),
+    "status": (_status, "list the processes; exits with 1 if one does not run"),
+    "test-message": (_test_message, "send a message to people by the way of all others"),
+    "backup": (_back_up, "write database and password to one file, also while runs are under way"),
+    "restore": (_restore, "make a backup the service of this folder, which has none"),
+}
 
 
 def _wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -276,6 +276,7 @@ def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> 
             metavar="ID",
             help="version, as 'versions' lists them (default: the one that the stable model replaced)",
         )
+        parser.add_argument("--comment", metavar="TEXT", default="", help="why; kept with the record of the rollback")
     elif name == "clean":
         parser.add_argument(
             "--unpublished", action="store_true", help="also checkpoints of trainings without a published model"

@@ -1,7 +1,6 @@
 """The commands, one function each: settings, the stage, and a few result lines."""
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +15,15 @@ from flows.local_commands import import_dicom as import_dicom
 from flows.local_commands import nnunet_dataset as nnunet_dataset
 from flows.local_commands import package as package
 from flows.local_commands import upload as upload
-from flows.settings import retraining_of, settings_of, validated, with_flags
+from flows.settings import config_of, retraining_of, settings_of
 from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
+from zssmnet.storage import Storage, open_storage
 from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
+from zssmnet.storage.layout import Layout
 
 STAGES = {
     "prepare": ("zssmnet.stages.prepare:prepare_archive", "flows.of_stages:prepare_data"),
@@ -41,7 +42,7 @@ def torchrun_part() -> Iterator[bool]:
 
     Yields whether this process was such a worker, for which nothing is left to do; see `torchrun_command`.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not variable("TORCHELASTIC_RUN_ID"):
         yield False  # and PyTorch need not be imported for that
         return
     from zssmnet.training.processes import torchrun_command
@@ -117,10 +118,8 @@ def versions(options: argparse.Namespace) -> None:
     from zssmnet.data.splits import VALIDATION_SUBSET
     from zssmnet.probe.note import notes_of
     from zssmnet.registry.versions import list_versions, stable_model, version_key
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.layout import Layout
 
-    weights = open_storage(Layout(options.output).weights)
+    weights = _weights(options)
     stable, published = stable_model(weights), list_versions(weights)
     if not published:
         raise CheckpointError(f"{weights.uri}: no published model there; give the working root of 'zssmnet run'")
@@ -140,25 +139,23 @@ def versions(options: argparse.Namespace) -> None:
 def rollback(options: argparse.Namespace) -> None:
     """Publish an earlier model again; CheckpointError if there is no such version, or none to go back to."""
     from zssmnet.registry.versions import MODEL, roll_back
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.layout import Layout
 
-    weights = open_storage(Layout(options.output).weights)
-    model = roll_back(weights, options.to)
+    weights = _weights(options)
+    model = roll_back(weights, options.to, options.comment)
     if _as_flow(options):
         from tasks.announcement import announce
+        from tasks.models_page import publish_models_page
 
         announce(weights, "rollback")
+        publish_models_page(weights)
     say(f"{weights.where(MODEL)} is version {model.run_id} again, validation loss {model.best_validation_loss:.5f}")
 
 
 def clean(options: argparse.Namespace) -> None:
     """Show what of the weights' folder is no longer needed, and remove it where that is wanted."""
     from zssmnet.registry.clean import removable, remove
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.layout import Layout
 
-    weights = open_storage(Layout(options.output).weights)
+    weights = _weights(options)
     items = [one for one in removable(weights) if options.unpublished or one.kind != "unpublished"]
     if not items:
         say(f"{weights.uri}: nothing to remove")
@@ -180,7 +177,7 @@ def clean(options: argparse.Namespace) -> None:
 
 def probe(options: argparse.Namespace) -> None:
     """Ask whether weights help."""
-    config = validated(ProbeConfig, with_flags(ProbeConfig, {}, options))
+    config = config_of(ProbeConfig, options)
     for one in ",".join([*options.weights, options.positive_control or ""]).split(","):
         if one and not one.startswith(S3) and not local_path(one).exists():  # known before PyTorch is imported
             raise CheckpointError(f"{one}: no such file; name the .model file that pre-training wrote")
@@ -204,17 +201,21 @@ def demo(options: argparse.Namespace) -> None:
     from zssmnet.phantom import evenly_split_cases
     from zssmnet.stages.demo import demo_run
 
-    wanted = validated(DemoConfig, with_flags(DemoConfig, {}, options))
+    wanted = config_of(DemoConfig, options)
     cases, root = evenly_split_cases(wanted.cases), local_path(options.output)
     done = _run(options, "run", **demo_run(root, cases, wanted.epochs, wanted.seed))
     say(f"{len(cases)} synthetic examinations, made in {root / 'archive'}, through all stages:")
     say(*done.lines())
 
 
+def _weights(options: argparse.Namespace) -> Storage:
+    return open_storage(Layout(options.output).weights)
+
+
 def _archive(options: argparse.Namespace) -> dict[str, Any]:
-    settings = validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
+    settings = config_of(ArchiveConfig, options).model_dump()
     if "strict" in options:
-        settings |= validated(StrictConfig, with_flags(StrictConfig, {}, options)).model_dump()
+        settings |= config_of(StrictConfig, options).model_dump()
     return settings
 
 

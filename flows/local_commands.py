@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.exit_handling import say
-from flows.settings import validated, with_flags
+from flows.settings import config_of
 from zssmnet.config import DicomConfig, ExportConfig, MaskChecksConfig, NnunetDatasetConfig, PackageConfig, UploadConfig
 from zssmnet.errors import DicomError, InputError
 from zssmnet.storage import folder_and_name, open_storage, read_file
 from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.keys import printable
-from zssmnet.storage.ownership import check_ours
 
 
 def import_dicom(options: argparse.Namespace) -> None:
@@ -24,9 +23,10 @@ def import_dicom(options: argparse.Namespace) -> None:
     Raises:
         InputError: a file that was named cannot be used, or none of the studies makes a case.
     """
-    config = validated(DicomConfig, with_flags(DicomConfig, {}, options))
+    config = config_of(DicomConfig, options)
+    from zssmnet.data.case_ids import hashed_ids, table_of_ids
     from zssmnet.data.dicom_choice import read_overrides
-    from zssmnet.data.dicom_import import TABLE, hashed_ids, import_dicom, table_of_ids
+    from zssmnet.data.dicom_import import TABLE, import_dicom
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if config.ids:
@@ -35,7 +35,6 @@ def import_dicom(options: argparse.Namespace) -> None:
         ids = hashed_ids(_key(str(config.key_file), options.output))
     overrides = read_overrides(read_file(config.overrides), config.overrides) if config.overrides else {}
     archive = open_storage(options.output)
-    check_ours(archive, TABLE, lambda file: file.read_bytes().startswith(b"case,series,"))
     with counter("files") as advance:
         done = import_dicom(local_path(config.dicom_path), archive, ids, config, overrides, advance)
     if done.passed_over:
@@ -50,7 +49,7 @@ def import_dicom(options: argparse.Namespace) -> None:
 
 def check_masks(options: argparse.Namespace) -> None:
     """Check zonal masks; InputError if there are findings, or no masks."""
-    config = validated(MaskChecksConfig, with_flags(MaskChecksConfig, {}, options))
+    config = config_of(MaskChecksConfig, options)
     from zssmnet.report.masks_page import PAGE, publish_masks_page
 
     output = open_storage(options.output)
@@ -71,13 +70,13 @@ def upload(options: argparse.Namespace) -> None:
     """Copy a folder to where the service reads it: what is new there, and the marker of new data last."""
     from zssmnet.storage.upload import send
 
-    config = validated(UploadConfig, with_flags(UploadConfig, {}, options))
+    config = config_of(UploadConfig, options)
     source, target = open_storage(options.source), open_storage(options.output)
     if target.uri.startswith(S3):
-        from zssmnet.storage.s3 import make_bucket
+        from zssmnet.storage.s3 import S3Storage, make_bucket
 
-        if make_bucket(bucket := target.uri.split("/")[2]):
-            say(f"bucket {bucket} is made")
+        if isinstance(target, S3Storage) and make_bucket(target.bucket):
+            say(f"bucket {target.bucket} is made")
     with counter("files") as advance:
         entries, sent = send(source, target, config.force, advance)
     say(f"{len(entries)} files, {sum(entry.size for entry in entries):,} bytes: {target.uri}")
@@ -94,7 +93,7 @@ def _key(file: str, archive: str) -> bytes:
 
 def nnunet_dataset(options: argparse.Namespace) -> None:
     """Write a raw data set for nnU-Net v2."""
-    config = validated(NnunetDatasetConfig, with_flags(NnunetDatasetConfig, {}, options))
+    config = config_of(NnunetDatasetConfig, options)
     from zssmnet.handoff.nnunet_dataset import dataset_folder, write_nnunet_dataset
 
     folder = dataset_folder(local_path(options.output), config)
@@ -110,7 +109,7 @@ def nnunet_dataset(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write weights for nnU-Net."""
-    config = validated(ExportConfig, with_flags(ExportConfig, {}, options))
+    config = config_of(ExportConfig, options)
     from zssmnet.handoff.export import export_nnunet_v1, export_nnunet_v2
 
     if config.to == "nnunet-v1":
@@ -123,7 +122,7 @@ def export(options: argparse.Namespace) -> None:
 
 def package(options: argparse.Namespace) -> None:
     """Write weights as a package with a model card."""
-    config = validated(PackageConfig, with_flags(PackageConfig, {}, options))
+    config = config_of(PackageConfig, options)
     from zssmnet.handoff.package import CARD, write_package
 
     folder = write_package(options.model, options.output, config)

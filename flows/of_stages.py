@@ -11,6 +11,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from tasks.announcement import announce
+from tasks.attention import check_disks
 from tasks.folders import check_valid_everywhere, given
 from tasks.hand_off import HERE, HandOff
 from tasks.run_control import ends_cancelled
@@ -62,6 +63,7 @@ def as_flow(
             given(**{one: arguments[one] for one in required})
         options = {option: arguments.pop(option) for option in own}
         check_valid_everywhere(*_addresses(arguments), elsewhere=bool(options.get("hand_off", HERE).deployment))
+        check_disks(arguments[root])
         with flow_runner(**options) as runner:
             done = stage(**arguments, runner=runner)
         after(arguments)

@@ -7,6 +7,7 @@ from prefect import flow
 from prefect.events import emit_event
 from prefect.variables import Variable
 
+from tasks.attention import check_disks
 from tasks.folders import check_valid_everywhere, given
 from tasks.run_names import named_after
 from zssmnet.storage import open_storage
@@ -18,7 +19,7 @@ ARRIVED = "zssmnet.data.arrived"
 """The event that starts ``retrain-on-new-data``."""
 
 
-@flow(name="watch-for-data", flow_run_name=named_after("images_path"))
+@flow(name="watch-for-data", flow_run_name=named_after("images_path"), persist_result=False)  # 288 runs a day
 def watch_for_data(images_path: str | None = None, marker: str = MARKER) -> bool:
     """Emit an event when the marker exists and has changed since the last check; the marker stays.
 
@@ -28,6 +29,7 @@ def watch_for_data(images_path: str | None = None, marker: str = MARKER) -> bool
     """
     (images_path,) = given(images_path=images_path)
     check_valid_everywhere(images_path)
+    check_disks()
     archive = open_storage(images_path)
     seen = f"zssmnet_marker_{hashlib.sha256(archive.where(marker).encode()).hexdigest()[:16]}"
     entry = archive.stat(marker)

@@ -15,12 +15,12 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempoten
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.context import get_run_context
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, Pause
-from prefect.states import Cancelling, Suspended
+from prefect.exceptions import ObjectNotFound, Pause, TerminationSignal
+from prefect.states import Cancelled, Cancelling, Suspended
 from prefect.utilities.urls import url_for
 from pydantic import BaseModel, Field
 
-from tasks.run_control import LOST, CancelledByUser, check_cancelled, check_suspended
+from tasks.run_control import LOST, CancelledByUser, ask_now, check_cancelled, check_suspended
 from tasks.run_names import run_name
 from zssmnet.errors import ServiceError, without_credentials
 from zssmnet.report.markdown import code, text
@@ -55,7 +55,7 @@ HERE = HandOff()
 
 
 @task(task_run_name="hand over to {hand_off.deployment}", cache_policy=NO_CACHE)
-def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
+def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary | State[Any]:
     """Send pre-training to its work pool as a subflow, addresses only, and wait for it.
 
     A crashed run is resubmitted and continues from its last checkpoint, which is found by the
@@ -64,6 +64,13 @@ def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
     Raises:
         ServiceError: no such deployment, no worker, or a run that failed, was cancelled or crashed too often.
     """
+    try:
+        return _handed_over(work, hand_off)
+    except CancelledByUser:
+        return Cancelled(message="Cancelled by a user.")  # the task has not failed
+
+
+def _handed_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
     before = recorded_summary(work)
     with get_client(sync_client=True) as client:
         crashes = 0
@@ -132,6 +139,12 @@ def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun
                 raise ServiceError(f"pre-training was not started within {hand_off.patience_min:g} min: {pool.reason}")
             time.sleep(POLL_S)
             run = client.read_flow_run(run.id)
+        except TerminationSignal:
+            # Its worker ends it when it is cancelled, and would then import all flows to look for hooks before it
+            # reports that: half a minute in which the run is Cancelling.
+            ask_now()
+            _pass_on(client, run)
+            raise
         except httpx.HTTPError as error:  # training does not need the server to go on
             reason = without_credentials(str(error))
             log.warning("Prefect's server does not answer; retrying in %g s: %s", SERVER_AWAY_S, reason)

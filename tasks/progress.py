@@ -53,10 +53,23 @@ class _Stage:
         return " · ".join(part for part in parts if part)
 
 
+@dataclass
+class Signs:
+    """When a stage last showed that it advances, and its longest silence before that, in seconds."""
+
+    last: float
+    longest: float = 0.0
+
+
 class RunProgress(Progress):
-    """Shows the progress of the present flow run on its page; while a training advances, users may end it here."""
+    """Shows the progress of the present flow run on its page; while a training advances, users may end it here.
+
+    Attributes:
+        signs: of the present stage; None before its first step and after its last.
+    """
 
     def __init__(self) -> None:
+        self.signs: Signs | None = None
         self._stages: dict[str, _Stage] = {}
         self._sections: dict[str, str] = {}
         self._page: UUID | None = None
@@ -71,6 +84,7 @@ class RunProgress(Progress):
 
     @override
     def begin(self, stage: str, total: int, unit: str, may_end_early: bool = False) -> None:
+        self.signs = None
         with server_may_be_away():
             artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"0 of {total} {unit}")
             self._stages[stage] = _Stage(cast(UUID, artifact), total, unit, may_end_early)
@@ -82,6 +96,7 @@ class RunProgress(Progress):
             if known := self._stages.get(stage):
                 known.done += steps
                 known.skipped += steps * earlier  # steps of an earlier run say nothing about how long one takes
+                self._advanced(known)
                 self._show(known)
 
     @override
@@ -90,10 +105,12 @@ class RunProgress(Progress):
         with self._lock:
             if known := self._stages.get(stage):
                 known.text = text
+                self._advanced(known)
                 self._show(known)
 
     @override
     def end(self, stage: str) -> None:
+        self.signs = None
         check_now()
 
     @override
@@ -109,6 +126,11 @@ class RunProgress(Progress):
             self._page = cast(UUID, made)
         else:
             update_artifact(self._page, page)
+
+    def _advanced(self, stage: _Stage) -> None:
+        now, before = time.monotonic(), self.signs
+        longest = max(before.longest, now - before.last) if before else 0.0
+        self.signs = Signs(now, longest) if stage.done < stage.total else None
 
     def _show(self, stage: _Stage) -> None:
         now = time.monotonic()

@@ -118,11 +118,16 @@ def check_suspended() -> None:
 
 def check_now() -> None:
     """Ask the server at once, if it answers, and raise what the other two raise."""
+    ask_now()
+    check_cancelled()
+    check_suspended()
+
+
+def ask_now() -> None:
+    """Ask the server for the states at once, if it answers."""
     if control := _control.get():
         with get_client(sync_client=True) as client:
             control.look(client)
-        check_cancelled()
-        check_suspended()
 
 
 @contextmanager

@@ -11,13 +11,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import as_completed
+from prefect.states import State
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from tasks.announcement import announce
+from tasks.attention import watched
 from tasks.folders import STARTED_BY_WORKER
 from tasks.hand_off import HERE, HandOff, hand_over
+from tasks.models_page import publish_models_page
 from tasks.progress import RunProgress
-from tasks.run_control import controlled, wait_for_server
+from tasks.run_control import CancelledByUser, controlled, wait_for_server
 from zssmnet.data.archive import shortened
 from zssmnet.runner import core_count, progress_shown_on
 from zssmnet.stages.prepare import CaseToPrepare
@@ -107,11 +110,16 @@ class FlowRunner:
             if not isinstance(item, Training):
                 (result,) = named(function, Parts([item]))
             elif self._hand_off.deployment:
-                result = hand_over(item, self._hand_off)  # type: ignore[assignment]
+                done = hand_over(item, self._hand_off)
+                if isinstance(done, State):  # the task's own: it was cancelled
+                    raise CancelledByUser
+                result = done  # type: ignore[assignment]
             else:
                 (result,) = named(function, Parts([item]))
                 wait_for_server()
-                announce(open_storage(item.output_path), "challenge" if item.challenge else "pretraining")
+                weights = open_storage(item.output_path)
+                announce(weights, "challenge" if item.challenge else "pretraining")
+                publish_models_page(weights)
         return result
 
 
@@ -144,5 +152,5 @@ def flow_runner(hand_off: HandOff = HERE, cases_per_task: int | None = None) -> 
     context = FlowRunContext.get()
     name = f"run {context.flow_run.name!r}" if context and context.flow_run else LockOptions.name
     timeout_s = math.inf if variable(STARTED_BY_WORKER) else LockOptions.timeout_s
-    with lock_options(LockOptions(name, timeout_s)), RunProgress() as progress:
+    with lock_options(LockOptions(name, timeout_s)), RunProgress() as progress, watched(progress):
         yield FlowRunner(progress, hand_off, cases_per_task)

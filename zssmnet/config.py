@@ -7,7 +7,7 @@ Axis order of all triples is (x, y, z) unless a name says otherwise.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 ArchiveFormat = Literal["nnunet", "picai", "bids"]
 SplitMode = Literal["reference", "stable"]
 Recipe = Literal["reference", "per-channel", "masked"]
+IntensityScaling = Literal["maximum", "percentile"]
 
 PICAI_PATIENT = r"^(?P<patient>\d+)_\d+$"
 """Pattern of PI-CAI's case ids, ``<patient>_<study>`` in digits."""
@@ -187,6 +188,11 @@ class CubesConfig(_Frozen):
     dtype: Annotated[Literal["float16", "float32", "float64"], Flag("dtype")] = Field(
         "float16", description="dtype on disk; the published program wrote float64"
     )
+    intensity_scaling: Annotated[IntensityScaling, Flag("intensity_scaling")] = Field(
+        "maximum",
+        description="T2W and DWI to 0..1: maximum: by minimum and maximum, as published; percentile: by the 0.1th and "
+        "99.9th percentiles, clipped",
+    )
     seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**63, description="Seed of the cubes' positions")
 
     @model_validator(mode="after")
@@ -245,8 +251,10 @@ class MaskingConfig(_Frozen):
 
     ratio: float = Field(0.65, gt=0, le=1, description="Share of the blocks that are hidden; at least one is")
     block: tuple[int, int, int] = Field((8, 8, 2), description="Size of a block x, y, z in voxels")
-    jointly: bool = Field(
-        False, description="Whether T2W, ADC and DWI hide the same blocks; otherwise each image hides its own"
+    jointly: bool | Probability = Field(
+        False,
+        description="Share of the cubes in which T2W, ADC and DWI hide the same blocks (true: all; false: none); in "
+        "the others each image hides its own",
     )
     loss: Literal["all", "hidden"] = Field("all", description="Voxels that the loss counts: all, or the hidden ones")
 
@@ -257,6 +265,13 @@ class MaskingConfig(_Frozen):
         if max(self.block) > 2**26:
             raise ValueError(f"block must be 67 million voxels at most on each axis, not {self.block}")
         return self
+
+
+class ZoneTaskConfig(_Frozen):
+    """The co-task: the network segments the zones of cubes whose zone channels are blank, beside restoring them."""
+
+    share: Probability = Field(0.0, description="Share of the cubes whose zones are segmented; 0: no co-task")
+    weight: float = Field(0.1, gt=0, le=1000, description="Weight of the zones' cross-entropy beside the squared error")
 
 
 class CorruptionConfig(_Frozen):
@@ -273,6 +288,7 @@ class CorruptionConfig(_Frozen):
     intensity: IntensityConfig = Field(IntensityConfig(), description="Intensity map")
     painting: PaintingConfig = Field(PaintingConfig(), description="In- and out-painting")
     masking: MaskingConfig = Field(MaskingConfig(), description="Hidden blocks, in the recipe masked alone")
+    zone_task: ZoneTaskConfig = Field(ZoneTaskConfig(), description="Co-task: segment the zones")
 
 
 class NetworkConfig(_Frozen):
@@ -294,9 +310,27 @@ class NetworkConfig(_Frozen):
         return self
 
 
+_ADAMW = {
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "schedule": "cosine",
+    "warm_up_epochs": 5,
+    "calibrated_head": True,
+}
+
+
 class TrainingConfig(_Frozen):
     """The training recipe."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "adamw": {**_ADAMW, "learning_rate": 0.001, "epochs": 200, "patience": 200}
+    }
+
+    preset: Annotated[Literal["published", "adamw"], Flag("preset")] = Field(
+        "published",
+        description="Defaults of the training recipe; adamw: AdamW with a warm-up, a cosine and a calibrated head; "
+        "what is set beside it takes precedence",
+    )
     epochs: Annotated[int, Flag("epochs", "N")] = Field(
         1000, ge=1, le=1_000_000, description="Largest number of epochs"
     )
@@ -320,6 +354,11 @@ class TrainingConfig(_Frozen):
     calibrated_head: bool = Field(
         False,
         description="Start from each channel's mean as prediction, so that no training starts saturated",
+    )
+    loss_weighting: Annotated[Literal["equal", "variance"], Flag("loss_weighting")] = Field(
+        "equal",
+        description="Weights of T2W, ADC and DWI in the loss: equal, as published, or the inverse of each one's "
+        "variance in the training cubes",
     )
     patience: Annotated[int, Flag("patience", "N")] = Field(
         20, ge=1, le=1_000_000, description="Epochs without a better validation loss before training stops"
@@ -352,6 +391,11 @@ class TrainingConfig(_Frozen):
         "auto", description="Where cubes lie: device: GPU memory; host: on disk, read ahead; auto: device if they fit"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        return cls.presets.get(str(values.get("preset")), {}) | values if isinstance(values, dict) else values
+
 
 class PretrainConfig(_Frozen):
     """Everything that decides which weights come out, given the cubes."""
@@ -363,6 +407,8 @@ class PretrainConfig(_Frozen):
 
 class ChallengerTrainingConfig(TrainingConfig):
     """The training recipe of a challenger, which starts from trained weights: a small learning rate, fewer epochs."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"adamw": {**_ADAMW, "learning_rate": 0.0001}}
 
     epochs: Annotated[int, Flag("epochs", "N")] = Field(100, ge=1, le=1_000_000, description="Largest number of epochs")
     learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
@@ -569,7 +615,7 @@ class RetrainingConfig(_Frozen):
     """When a challenger is trained, how, and when it wins."""
 
     min_new_cases: MinNewCases = 10
-    margin_percent: MarginPercent = 0.0
+    margin_percent: MarginPercent = 2.0
     pretraining: ChallengerConfig = Field(
         ChallengerConfig(), description="The challenger's budget; its network is that of the published model"
     )

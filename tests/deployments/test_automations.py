@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from datetime import timedelta
 from threading import Event, Thread
 from typing import Any
 
@@ -31,13 +30,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 State = StateOfAnything[Any]
 PARAMETERS = {"cubes_path": "s3://bucket/cubes", "output_path": "s3://bucket/weights"}
-SOON = timedelta(seconds=10)
+SOON_S = 10
 """The least that Prefect takes."""
-SETTLING = timedelta(seconds=20)
+SETTLING_S = 20
 """A heartbeat must be there before, on however slow a machine."""
 STARTS = 2
 PATIENCE_S = 400
-AUTOMATIONS = automations(SOON, SETTLING, SOON, STARTS)
+AUTOMATIONS = automations(SILENCE_S=SOON_S, SETTLING_S=SETTLING_S, STARTING_S=SOON_S, STARTS=STARTS)
 TAKEN = (Pending(), Running())
 NOT_AGAIN = (
     f"It crashed before it began, or for the {STARTS}th time, so it is not restarted automatically. The reason is in "
@@ -250,6 +249,6 @@ def test_a_run_that_the_server_has_forgotten_is_asked_for_a_sign_of_life(
 def test_what_is_not_as_it_should_be_is_made_anew(server: Server) -> None:
     wanted = AUTOMATIONS[-1]
     with get_client(sync_client=True) as client:
-        assert make(client, automations(SOON * 2)[-1])
+        assert make(client, automations(SILENCE_S=2 * SOON_S)[-1])
         assert make(client, wanted)
         assert [one.name for one in client.read_automations()].count(wanted.name) == 1

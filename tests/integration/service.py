@@ -139,11 +139,11 @@ class Service:
         )
         return found
 
-    def until(self, condition: Callable[[], bool]) -> None:
+    def until(self, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
         """Wait for a condition."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while not condition():
-            assert time.monotonic() < deadline, f"nothing happened within {PATIENCE_S} s"
+            assert time.monotonic() < deadline, f"nothing happened within {patience_s} s"
             time.sleep(0.5)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:

@@ -36,6 +36,8 @@ class Stream(IntEnum):
     BOX_START = 14
     NOISE = 15
     MASKING = 16
+    MASKING_JOINTLY = 17
+    BLANK_ZONES = 18
 
 
 def _signed(pattern: int, bits: int) -> int:

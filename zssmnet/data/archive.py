@@ -66,8 +66,7 @@ class Inventory:
 
     Attributes:
         cases: whole by their file names, sorted by id.
-        faults: cases with a missing channel or mask, with one that is there twice, or with an id that cannot name
-            files; one error a case.
+        faults: one for each case that lacks a file, has one twice, or an id that cannot name files.
     """
 
     cases: tuple[Case, ...]
@@ -107,22 +106,15 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
 
 
 def patient_of(case_id: str, pattern: str = PICAI_PATIENT) -> str:
-    """The patient a case belongs to.
+    """The patient that ``pattern`` finds in an id; where it does not match, the case is a patient of its own.
 
-    Args:
-        case_id: the case's id.
-        pattern: regular expression with a group ``patient``. The default takes the part before ``_`` of
-            PI-CAI's ``<patient>_<study>``, and the subject of BIDS' ``sub-<label>_ses-<label>``; where it does not
-            match, the case is a patient of its own.
-
-    Raises:
-        InputError: ``pattern`` is no regular expression, or has no such group.
+    The default takes the part before ``_`` of PI-CAI's ``<patient>_<study>``, or BIDS' subject. See `patient_in`.
     """
     return patient_in(case_id, pattern) or case_id
 
 
 def patient_in(case_id: str, pattern: str) -> str | None:
-    """The patient that ``pattern`` finds in an id (see `patient_of`); None if it finds none."""
+    """The group ``patient`` of a regular expression in an id, or None; InputError if it has none, or is none."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:

@@ -170,12 +170,9 @@ def check_grid(case_id: str, address: str, image: sitk.Image, reference: sitk.Im
         raise CaseError(case_id, address, f"has the size {image.GetSize()}, but T2W has {reference.GetSize()}")
     mm, voxels = _displacement(image, reference)
     if not voxels <= GRID_TOLERANCE:
-        raise CaseError(
-            case_id,
-            address,
-            f"lies up to {mm:.3g} mm away from T2W's grid, {voxels:.2g} voxels (origin {image.GetOrigin()} against "
-            f"{reference.GetOrigin()}, spacing {image.GetSpacing()} against {reference.GetSpacing()})",
-        )
+        reason = f"lies up to {mm:.3g} mm away from T2W's grid, {voxels:.2g} voxels (origin {image.GetOrigin()} "
+        reason += f"against {reference.GetOrigin()}, spacing {image.GetSpacing()} against {reference.GetSpacing()})"
+        raise CaseError(case_id, address, reason)
 
 
 def _displacement(image: sitk.Image, reference: sitk.Image) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zssmnet.config import CubesConfig, PackageConfig, PreparationConfig
+from zssmnet.data.archive import CHANNELS
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import InputError, StorageError
 from zssmnet.handoff.network_input import CHANNEL_NAMES
@@ -131,6 +132,9 @@ def _cube_size(record: PretrainedModel | None) -> Triple:
 def _config(weights: Weights, config: PackageConfig) -> dict[str, Any]:
     """What is needed to build the network and its input."""
     record = weights.record
+    scaled = (
+        f"0..1 by {'percentiles' if record and record.intensity_scaling == 'percentile' else 'minimum and maximum'}"
+    )
     return {
         "architecture": "MNet",
         "in_channels": weights.in_channels,
@@ -138,8 +142,8 @@ def _config(weights: Weights, config: PackageConfig) -> dict[str, Any]:
         "merge": weights.merge,
         "input_channels": list(CHANNEL_NAMES),
         "input_axes": "N, C, Z, Y, X",
-        "intensities": {"T2W": "0..1 by minimum and maximum", "ADC": f"clipped to 0..{HIGHEST_ADC:g}, divided by it"}
-        | {"DWI": "0..1 by minimum and maximum", "zones": "one-hot"},
+        "intensities": {"T2W": scaled, "ADC": f"clipped to 0..{HIGHEST_ADC:g}, divided by it"}
+        | {"DWI": scaled, "zones": "one-hot"},
         "spacing_mm_xyz": list(_spacing_mm(record)),
         "patch_size_zyx": list(_cube_size(record))[::-1],
         "library": "zssmnet",
@@ -227,6 +231,10 @@ def _validation(record: PretrainedModel) -> list[str]:
         lines.append(
             f"- explained variance of the restored images: {100 * explained:.1f} % (100 % is perfect, 0 % what the "
             "best constant for each channel has)"
+        )
+    if by_channel := record.best.explained_by_channel:
+        lines.append(
+            "- of each alone: " + ", ".join(f"{n} {100 * x:.1f} %" for n, x in zip(CHANNELS, by_channel, strict=True))
         )
     return lines
 

@@ -97,7 +97,8 @@ def _name(weights: Sequence[Weights]) -> str:
     if first.record is None:
         stem = PurePosixPath(first.address).stem
         return f"{stem} and {more} more" if more else stem
-    recipe = first.record.parameters.corruption.recipe
+    corruption = first.record.parameters.corruption
+    recipe = corruption.recipe + (" with zones" if corruption.zone_task.share else "")
     return f"{recipe}, {more + 1} trainings" if more else f"{recipe} {first.record.run_id}"
 
 

@@ -20,6 +20,7 @@ class ProbedWeights(BaseModel, frozen=True):
     Attributes:
         explained: explained variance of each training that recorded it.
         trained_cases: number of cases that they were trained with; None where a file has no record.
+        knows_blank_zones: whether zone channels were blank in their training at times, as in the task zones.
     """
 
     name: str
@@ -27,6 +28,7 @@ class ProbedWeights(BaseModel, frozen=True):
     recipe: str | None = None
     explained: tuple[float, ...] = ()
     trained_cases: int | None = None
+    knows_blank_zones: bool = True
 
 
 class Comparison(BaseModel, frozen=True):

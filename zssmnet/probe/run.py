@@ -138,11 +138,13 @@ def _trained_cases(records: Iterable[PretrainedModel]) -> set[str]:
 
 def _described(one: Arm) -> ProbedWeights:
     records = one.records
+    corruption = records[0].parameters.corruption if records else None
     explained = [record.metrics["explained_variance"] for record in records if "explained_variance" in record.metrics]
     return ProbedWeights(
         name=one.name,
         sha256=one.sha256,
-        recipe=records[0].parameters.corruption.recipe if records else None,
+        recipe=corruption.recipe if corruption else None,
         explained=tuple(explained),
         trained_cases=len(_trained_cases(records)) if len(records) == len(one.weights) else None,
+        knows_blank_zones=not corruption or corruption.recipe != "masked" or corruption.zone_task.share > 0,
     )

@@ -16,12 +16,13 @@ from pathlib import Path
 from pydantic import Field
 from typing_extensions import override
 
-from zssmnet.config import PretrainConfig, TrainingConfig
+from zssmnet.config import IntensityScaling, PretrainConfig, TrainingConfig
 from zssmnet.data.archive import shortened
 from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import CheckpointError
 from zssmnet.preparation.cubes import Spacing
 from zssmnet.registry.lineage import CaseData
+from zssmnet.registry.rollbacks import record_rollback
 from zssmnet.storage import Storage, sha256_of
 from zssmnet.storage.lock import locked
 from zssmnet.storage.records import (
@@ -58,6 +59,8 @@ class PretrainedModel(Record):
         metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
         data: the cases behind the cubes; none where the cubes have no records.
         spacing_mm: of the cubes, x, y, z; None if it was not recorded.
+        intensity_scaling: of T2W and DWI in the cubes.
+        channel_weights: of T2W, ADC and DWI in the loss, measured on the training cubes; None: equal.
         number: 1, 2, 3, ... in the order in which versions were first published; 0 for a model of an earlier program.
             A count and no time, so that the same work gives the same record.
         replaces: run id of the model that was the stable one when this version was first published.
@@ -74,6 +77,8 @@ class PretrainedModel(Record):
     history: tuple[EpochResult, ...]
     data: tuple[CaseData, ...] = ()
     spacing_mm: Spacing | None = None
+    intensity_scaling: IntensityScaling = "maximum"
+    channel_weights: tuple[float, float, float] | None = None
     number: int = 0
     replaces: Name | None = None
 
@@ -81,6 +86,11 @@ class PretrainedModel(Record):
     def is_valid_for(self, name: str) -> bool:
         is_whole = len(self.inputs) >= len(SUBSETS) and len(self.history) >= self.best_epoch >= 1
         return is_whole and [output.key for output in self.outputs] == [name] == [MODEL]
+
+    @property
+    def best(self) -> EpochResult:
+        """The results of the epoch whose weights are published."""
+        return self.history[self.best_epoch - 1]
 
     def is_finished(self, recipe: TrainingConfig) -> bool:
         """Whether this recipe asks for nothing more than what was done."""
@@ -197,12 +207,13 @@ def promote(weights: Storage, run_id: str) -> bool:
         return True
 
 
-def roll_back(weights: Storage, run_id: str | None = None) -> PretrainedModel:
+def roll_back(weights: Storage, run_id: str | None = None, comment: str = "") -> PretrainedModel:
     """Make an earlier version the stable model again; naming a later one rolls forward.
 
     Args:
         run_id: of the version; None takes the one that the stable model replaced. Where a switch of the stable model
             was interrupted, None completes that switch and does no more: repeated, it does not go back twice.
+        comment: why; it is kept with the record of the rollback.
 
     Returns:
         The record of what is now the stable model.
@@ -213,10 +224,13 @@ def roll_back(weights: Storage, run_id: str | None = None) -> PretrainedModel:
     with locked(weights, PUBLICATION_S):
         stable = stable_model(weights)
         run_id = _one_before(weights, stable) if run_id is None else run_id
-        version = _named(weights, run_id)
+        version, replaced = _named(weights, run_id), stable.run_id if stable else None
+        if replaced != run_id:  # else it is there already, or is being completed
+            checked_model(weights, version)
+            record_rollback(weights, run_id, replaced, comment)
         if not promote(weights, run_id):
             raise CheckpointError(f"{weights.where(MODEL)}: is version {run_id} already; {_versions_listed(weights)}")
-        log.info("version %s is the stable model now, in place of %s", run_id, stable.run_id if stable else "none")
+        log.info("version %s is the stable model now, in place of %s", run_id, replaced or "none")
         return version
 
 

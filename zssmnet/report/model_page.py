@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from zssmnet.data.archive import CHANNELS
 from zssmnet.data.splits import SUBSETS, VALIDATION_SUBSET
 from zssmnet.preparation.cubes import find_cubes, open_cubes
 from zssmnet.registry.challenge import JUDGEMENT, Judgement
@@ -25,11 +26,11 @@ _SHOWN = 12
 
 def model_section(weights: Storage, reports: Storage, made: PretrainedModel, before: PretrainedModel | None) -> str:
     """The published model: its losses, how it compares with the one before, its pictures, record and lineage."""
-    explained = made.metrics.get("explained_variance")
+    quality = made.best.quality
     lines = [
         f"{code(weights.where(MODEL))}, kept beside it as {code(version_key(made.run_id))}",
         f"validation loss **{made.best_validation_loss:.5f}** in epoch {made.best_epoch} of {len(made.history)}"
-        + (f", explained variance **{explained:.1%}**. {EXPLAINED_VARIANCE}" if explained is not None else ""),
+        + (f", **{quality}**. {EXPLAINED_VARIANCE}" if quality else ""),
         _compared(made, before),
     ]
     pictures = (Picture(key, reports.read(key)) for key in (LOSS_CURVES, RESTORED_CUBES) if reports.stat(key))
@@ -60,6 +61,9 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
         "network": f"channels {', '.join(map(str, network.channels))}, merge {network.merge}",
         "corruption": record.parameters.corruption.recipe,
         "device": f"{record.device}, convolutions in {record.precision}" if record.device else "not recorded",
+        "weights in the loss": ", ".join(
+            f"{name} {weight:.2f}" for name, weight in zip(CHANNELS, record.channel_weights or (1, 1, 1), strict=True)
+        ),
         "recipe": f"batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
         "versions": text(", ".join(f"{name} {version}" for name, version in record.versions.items())),
     }
@@ -102,10 +106,10 @@ def _compared(made: PretrainedModel, before: PretrainedModel | None) -> str:
 
 def _contest_rows(judgement: Judgement, champion: PretrainedModel) -> Iterator[tuple[str, str, str]]:
     yield "version", code(champion.run_id), code(judgement.run_id) + ("" if judgement.published else ", not published")
-    yield "loss on the same validation cubes", _loss(judgement.champion_loss), _loss(judgement.challenger_loss)
+    yield "loss on the same validation cubes", loss_text(judgement.champion_loss), loss_text(judgement.challenger_loss)
     yield "cases", str(len(champion.data)), f"{len(judgement.data)} ({_data_added(champion, judgement)})"
     yield "best epoch", _best_epoch(champion), _best_epoch(judgement)
-    theirs, ours = (_flat(one.parameters.model_dump(mode="json")) for one in (champion, judgement))
+    theirs, ours = (flat_settings(one.parameters.model_dump(mode="json")) for one in (champion, judgement))
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             yield code(name), text(str(theirs.get(name))), text(str(ours.get(name)))
@@ -140,17 +144,18 @@ def _contest_pictures(
     if challenger.stat(BEST):
         files.append(("challenger", challenger.local(BEST), judgement.challenger_loss))
     for name, file, loss in files:
-        title = f"Validation cubes, restored by the {name} (loss {_loss(loss)})"
+        title = f"Validation cubes, restored by the {name} (loss {loss_text(loss)})"
         yield embedded(Picture(f"{name}.png", draw_restored_by(file, validation, judgement.parameters, title).png))
 
 
-def _loss(loss: float | None) -> str:
+def loss_text(loss: float | None) -> str:
+    """A loss in digits."""
     return "not finite" if loss is None else f"{loss:.5f}"
 
 
-def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested settings by dotted names."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+        flat |= flat_settings(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
     return flat

@@ -135,7 +135,7 @@ def _origin(result: ProbeResult) -> list[str]:
             if one.trained_cases is None
             else f"trained with {one.trained_cases} cases, none of whose patients is tested"
         )
-        blank = "; has never seen blank zone channels" if result.task == "zones" and one.recipe == "masked" else ""
+        blank = "; has never seen blank zone channels" if result.task == "zones" and not one.knows_blank_zones else ""
         lines.append(f"- {one.name}: explained variance {explained}; {cases}{blank}.")
     if result.pool < result.config.seeds * result.config.labelled:
         lines.append(

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from zssmnet.data.archive import CHANNELS
-from zssmnet.report.palette import FAINT, INK, TRAINING_COLOUR, VALIDATION_COLOUR, Array
+from zssmnet.report.palette import CUBE_COLOUR, FAINT, INK, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES, Array
 from zssmnet.report.style import heading, legend, new_figure, new_sheet, png_of, put_image, without_frame
 
 Epoch = tuple[int, float, float, float]
@@ -44,6 +44,35 @@ def loss_curves(history: Sequence[Epoch], best_epoch: int, title: str) -> bytes:
         best = validation[epochs.index(best_epoch)]
         _mark_best(losses, rates, best_epoch, best)
         entries.append((INK, f"best: epoch {best_epoch}, {best:.4g}"))
+    heading(figure, title)
+    legend(figure, entries)
+    return png_of(figure)
+
+
+def compared_losses(curves: Sequence[tuple[str, Sequence[tuple[int, float]], bool]], title: str) -> bytes:
+    """Draw the validation losses of several trainings.
+
+    Args:
+        curves: name, epoch and loss of each epoch, and whether it is the stable model; the latest last.
+
+    Returns:
+        A PNG; losses have a logarithmic scale. The last five have colours, earlier ones are grey.
+    """
+    figure = new_figure(8.0, 4.2)
+    ax = figure.subplots()
+    colours = iter([TRAINING_COLOUR, *(colour for colour, _ in ZONES), CUBE_COLOUR])
+    entries = []
+    for name, losses, is_stable in reversed(curves):
+        colour = VALIDATION_COLOUR if is_stable else next(colours, FAINT)
+        epochs, values = zip(*losses, strict=True)
+        marker = "o" if len(losses) < 40 else ""
+        width, above = (2.2, 3) if is_stable else (1.4, 2)
+        ax.plot(epochs, values, marker=marker, color=colour, linewidth=width, markersize=3, zorder=above)
+        if colour != FAINT:
+            entries.append((colour, f"{name}, stable" if is_stable else name))
+    ax.set_xlabel("epoch", fontsize=9, color=FAINT)
+    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+    _style(ax, "validation loss")
     heading(figure, title)
     legend(figure, entries)
     return png_of(figure)

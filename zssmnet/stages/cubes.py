@@ -104,11 +104,10 @@ def generate_cubes(
                 runner.progress.advance(STAGE, one.cases - one.shown, earlier=not one.is_new)
         done.sort(key=lambda one: one.subset)
         check_outputs_visible(output, [cubes_key(config, one.subset) for one in done])
-        if subsets is None:
-            _tidy(output, config)
+        removed = _tidy(output, config) if subsets is None else ""
     _publish_pictures(data, output, open_storage(reports_path or reports_beside(output.uri)), wanted, config)
     summary = CubesSummary(cubes_path=output.uri, subsets=done)
-    runner.progress.show("Cubes", lambda: f"{summary.cubes} cubes in {code(output.uri)}")
+    runner.progress.show("Cubes", lambda: f"{summary.cubes} cubes in {code(output.uri)}{removed}")
     new = sum(one.is_new for one in done)
     log.info("%d cubes in %d subsets, %d of them new or renewed", summary.cubes, len(done), new)
     return summary
@@ -134,11 +133,16 @@ def cut_part(part: SubsetToCut) -> SubsetSummary:
     )
 
 
-def _tidy(output: Storage, config: CubesConfig) -> None:
-    """Remove cubes that earlier runs made in another number or size, and what killed runs left half-written."""
-    if removed := remove_other_sets(output, config):
-        log.warning("%d files of cubes of another number or size are removed: %s", len(removed), shortened(removed))
+def _tidy(output: Storage, config: CubesConfig) -> str:
+    """Remove cubes that earlier runs made in another number or size, and what killed runs left half-written.
+
+    Returns a sentence for the run's page; empty if there were no other cubes.
+    """
     output.sweep()
+    if not (removed := remove_other_sets(output, config)):
+        return ""
+    log.warning("%d files of cubes of another number or size are removed: %s", len(removed), shortened(removed))
+    return f". **{len(removed)} files of cubes of another number or size were removed**: {code(shortened(removed))}"
 
 
 def _publish_pictures(

@@ -61,6 +61,12 @@ _options: ContextVar[LockOptions] = ContextVar("lock options", default=_DEFAULT_
 _locks: "ContextVar[Mapping[str, Lock] | None]" = ContextVar("locks", default=None)
 
 
+def lock_name() -> str:
+    """Who locks folders here, as others' messages name it."""
+    process = this_process()
+    return f"{_options.get().name} (process {process.process} on {process.host})"
+
+
 class LockOwner(BaseModel):
     """Content of the lock's file.
 
@@ -99,7 +105,7 @@ class Lock:
         self._storage = storage
         self._timing = timing
         self._owner = LockOwner(
-            name=f"{_options.get().name} (process {process.process} on {process.host})",
+            name=lock_name(),
             since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
             process=str(process),
             id=str(next(_counter)),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zssmnet.data.archive import CHANNELS
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
 from zssmnet.training.optimizer import MACHINE_CHOICES, load_state, state_of
@@ -28,7 +29,8 @@ class EpochResult:
     """Results of one epoch, counted from 1.
 
     Attributes:
-        explained, spread: as in `Validation`; None in a checkpoint of an earlier version.
+        explained, explained_by_channel, spread: as in `Validation`; None in a checkpoint of an earlier version.
+        collapsed: channels that this epoch found and left collapsed, see `collapsed_channels`.
     """
 
     epoch: int
@@ -37,15 +39,30 @@ class EpochResult:
     learning_rate: float
     explained: float | None = None
     spread: tuple[float, float, float] | None = None
+    explained_by_channel: tuple[float, float, float] | None = None
+    collapsed: tuple[str, ...] = ()
+
+    @property
+    def quality(self) -> str:
+        """Explained variance, of all images and of each, for a line; empty if it was not recorded."""
+        each = zip(CHANNELS, self.explained_by_channel or (), strict=False)
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in each)
+        total = "" if self.explained is None else f"explained variance {self.explained:.1%}"
+        return f"{total} ({shares})" if shares else total
 
 
 @dataclass
 class Progress:
-    """Progress of a run."""
+    """Progress of a run.
+
+    Attributes:
+        channel_weights: of T2W, ADC and DWI in the loss, measured when it began; None: equal.
+    """
 
     history: list[EpochResult] = field(default_factory=list)
     best_epoch: int = 0
     best_loss: float = float("inf")
+    channel_weights: tuple[float, float, float] | None = None
 
     @property
     def epoch(self) -> int:
@@ -85,6 +102,7 @@ def content_of(state: TrainingState) -> dict[str, Any]:
         "history": [asdict(result) for result in state.progress.history],
         "best_epoch": state.progress.best_epoch,
         "best_loss": state.progress.best_loss,
+        "channel_weights": state.progress.channel_weights,
     }
 
 
@@ -96,6 +114,7 @@ def load_content(state: TrainingState, content: dict[str, Any]) -> None:
     state.generator.set_state(content["generator_state"])
     state.progress.history = [EpochResult(**one) for one in content["history"]]
     state.progress.best_epoch, state.progress.best_loss = content["best_epoch"], content["best_loss"]
+    state.progress.channel_weights = content.get("channel_weights")
 
 
 def publish_best(workplace: Storage, state: TrainingState) -> None:

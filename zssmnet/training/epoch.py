@@ -12,7 +12,7 @@ from zssmnet.corruption import sample_keys
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.training.batches import Batches
 from zssmnet.training.distributed import SINGLE, Group
-from zssmnet.training.loss import loss_of, restore
+from zssmnet.training.loss import Restored, loss_of, restore
 
 OnStep = Callable[[int, int], None]
 OnCheck = Callable[[int, Tensor], None]
@@ -28,7 +28,9 @@ class Validation:
         loss: mean squared error, as in training.
         explained: share of the images' variance that is restored: 1 for a perfect network, 0 for one that predicts the
             best constant of each channel, below 0 for a worse one. In the recipe `masked` hidden voxels alone count,
-            whatever the loss does: what is not hidden could be copied.
+            whatever the loss does: what is not hidden could be copied. Of all three images together, so that it is
+            mostly that of the ones that vary most.
+        explained_by_channel: the same of T2W, ADC and DWI alone; 0 for one that is constant.
         spread: of T2W, ADC and DWI, how much the restored images vary within a cube, relative to the images: standard
             deviations, averaged over the cubes. 0 for a channel that is restored as a constant; 1 for one that is a
             constant itself.
@@ -36,6 +38,7 @@ class Validation:
 
     loss: float
     explained: float
+    explained_by_channel: tuple[float, float, float]
     spread: tuple[float, float, float]
 
 
@@ -50,6 +53,7 @@ def train_epoch(
     group: Group = SINGLE,
     loss_scale: float = 1.0,
     on_check: OnCheck | None = None,
+    channel_weights: Tensor | None = None,
 ) -> float:
     """One pass over the training cubes in random order, each corrupted anew; a last partial batch is dropped.
 
@@ -61,6 +65,7 @@ def train_epoch(
         group: processes that share each batch, each with the same generator.
         loss_scale: see `training_step`.
         on_check: called whenever the loss is checked, with the number of steps done and what the last one restored.
+        channel_weights: see `loss_of`.
 
     Returns:
         The mean loss.
@@ -77,7 +82,7 @@ def train_epoch(
     for step, (batch, keys_of_all) in enumerate(zip(batches, keys, strict=True), 1):
         share = len(batch) / batch_size
         loss, restored = training_step(
-            network, optimizer, batch, group.share(keys_of_all), corruption, share, group, loss_scale
+            network, optimizer, batch, group.share(keys_of_all), corruption, share, group, loss_scale, channel_weights
         )
         total += loss * share
         if step % CHECK_EVERY == 0 or step == steps:
@@ -98,6 +103,7 @@ def training_step(
     share: float = 1.0,
     group: Group = SINGLE,
     loss_scale: float = 1.0,
+    channel_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step: corrupt, restore, compare, change the weights.
 
@@ -107,13 +113,14 @@ def training_step(
         share: part of the whole batch that they are.
         group: processes whose gradients are summed.
         loss_scale: what the loss is multiplied with, and the gradients divided by: small ones vanish in float16.
+        channel_weights: see `loss_of`.
 
     Returns:
         The mean loss of these cubes, and the restored images (N, 3, Z, Y, X).
     """
     optimizer.zero_grad(set_to_none=True)
     shown = restore(network, cubes_NCZYX, keys, corruption)
-    loss = loss_of(shown, corruption)
+    loss = loss_of(shown, corruption, channel_weights)
     (loss * (share * loss_scale)).backward()  # type: ignore[no-untyped-call]
     group.sum_gradients(network)
     if loss_scale != 1:
@@ -134,12 +141,14 @@ def validate(
     group: Group = SINGLE,
     *,
     fill: bool = False,
+    channel_weights: Tensor | None = None,
 ) -> Validation:
     """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
 
     Args:
         fill: whether to fill up the last batch with cubes that do not count, so that a compiled network or
             convolutions chosen for a shape see one shape only.
+        channel_weights: see `loss_of`.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
@@ -152,23 +161,20 @@ def validate(
         counted = group.share(torch.arange(len(numbers) + more) < len(numbers))
         if len(counted):
             shares.append((numbers_share, keys_share, int(counted.sum())))
-    errors = torch.zeros(2, device=cubes.device, dtype=torch.float64)  # the loss, and the error of what is to restore
-    statistics = torch.zeros((4, 3), device=cubes.device, dtype=torch.float64)
+    losses = torch.zeros(1, device=cubes.device, dtype=torch.float64)
+    statistics = torch.zeros((5, 3), device=cubes.device, dtype=torch.float64)
     batches = cubes.batches(numbers for numbers, _, _ in shares)
     for batch, (_, keys, count) in zip(batches, shares, strict=True):
         shown = restore(network, batch, keys, corruption)
         if not count:
             continue
         shown = shown.first(count)
-        loss = loss_of(shown, corruption)
-        error = shown.squared_error_of_hidden() if corruption.recipe == "masked" else loss
-        errors += torch.stack([loss, error]).double() * count
-        statistics += _statistics(shown.restored, shown.target)
+        losses += loss_of(shown, corruption, channel_weights).double() * count
+        statistics += _statistics(shown, corruption.recipe == "masked")
     # the one wait for the device
-    loss_sum, error_sum, *sums = group.total(torch.cat([errors, statistics.flatten()])).tolist()
+    loss_sum, *sums = group.total(torch.cat([losses, statistics.flatten()])).tolist()
     _check_finite(loss_sum, "in validation")
-    means = torch.tensor(sums, dtype=torch.float64).view(4, 3) / len(cubes)
-    return _validation(loss_sum / len(cubes), error_sum / len(cubes), means)
+    return _validation(loss_sum / len(cubes), torch.tensor(sums, dtype=torch.float64).view(5, 3) / len(cubes))
 
 
 def check_weights(model: nn.Module) -> None:
@@ -193,24 +199,28 @@ def validation_batches(count: int, batch_size: int, seed: int) -> Iterator[tuple
         yield indices, keys[indices]
 
 
-def _statistics(restored: Tensor, target: Tensor) -> Tensor:
-    """Sums over cubes, in float64, for each channel: (4, 3).
+def _statistics(shown: Restored, hidden_alone: bool) -> Tensor:
+    """Sums over cubes, in float64, for each channel: (5, 3).
 
-    They are of the standard deviation within a cube, restored and wanted, and of the target's mean and mean square.
+    They are of the standard deviation within a cube, restored and wanted, of the target's mean and mean square, and of
+    the squared error.
     """
-    restored_variance = torch.var(restored.flatten(2).double(), dim=2, correction=0)
-    target_variance, target_mean = torch.var_mean(target.flatten(2).double(), dim=2, correction=0)
-    mean_square = target_variance + target_mean.square()
-    return torch.stack([restored_variance.sqrt(), target_variance.sqrt(), target_mean, mean_square]).sum(dim=1)
+    restored_variance = torch.var(shown.restored.flatten(2).double(), dim=2, correction=0)
+    variance, mean = torch.var_mean(shown.target.flatten(2).double(), dim=2, correction=0)
+    errors = shown.squared_errors(hidden_alone).double()
+    return torch.stack([restored_variance.sqrt(), variance.sqrt(), mean, variance + mean.square(), errors]).sum(dim=1)
 
 
-def _validation(loss: float, error: float, means: Tensor) -> Validation:
-    """From the loss, the squared error of what is to be restored, and the means of what `_statistics` sums."""
-    restored_std, target_std, target_mean, mean_square = means
-    variance = float((mean_square - target_mean.square()).mean())
+def _validation(loss: float, means: Tensor) -> Validation:
+    """From the loss, and the means of what `_statistics` sums."""
+    restored_std, target_std, target_mean, mean_square, error = means
+    variance = mean_square - target_mean.square()
+    variance = torch.where(variance > 1e-12, variance, 0.0)  # rounding leaves some of a constant
+    explained = torch.where(variance > 0, 1 - error / variance, 0.0)
     spread = torch.where(target_std > 0, restored_std / target_std, 1.0)
-    t2w, adc, dwi = spread.tolist()
-    return Validation(loss, 1 - error / variance if variance > 0 else 0.0, (t2w, adc, dwi))
+    by_channel, spreads = ((float(t2w), float(adc), float(dwi)) for t2w, adc, dwi in (explained, spread))
+    pooled = float(1 - error.sum() / variance.sum()) if variance.any() else 0.0
+    return Validation(loss, pooled, by_channel, spreads)
 
 
 def _check_finite(total: float, where: str, loss_scale: float = 1.0) -> None:

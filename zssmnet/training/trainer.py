@@ -16,10 +16,10 @@ from zssmnet.config import CorruptionConfig, PretrainConfig
 from zssmnet.corruption import LAYOUT, sample_keys, swap_x_and_z
 from zssmnet.errors import OutOfMemoryError
 from zssmnet.training.batches import place_cubes
-from zssmnet.training.calibration import calibrate_head
+from zssmnet.training.calibration import calibrate_head, measure_channel_weights
 from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, content_of, load_content, load_weights
 from zssmnet.training.dataset import CubeSet
-from zssmnet.training.diagnostics import warn_if_saturated
+from zssmnet.training.diagnostics import collapsed_channels, warn_if_saturated
 from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
 from zssmnet.training.loss import restoration_loss, restoring_network
@@ -58,6 +58,9 @@ class Trainer:
         self._config = config
         self._group = group
         self._size = training.size
+        weights = state.progress.channel_weights
+        self._channel_weights = torch.tensor(weights, device=self._device) if weights else None
+        self._before: Validation | None = None
         where = config.training.cubes_in
         with self._computing():
             self._training = place_cubes(training, self._device, where)
@@ -66,7 +69,7 @@ class Trainer:
             )
 
     def epoch(self, on_step: OnStep = lambda done, steps: None) -> EpochResult:
-        """Train for one epoch, step the schedule, validate.
+        """Train for one epoch, step the schedule, validate; before the first one, too, to see what it changes.
 
         Raises:
             NonFiniteLossError: the loss or a weight is NaN or infinite.
@@ -74,6 +77,7 @@ class Trainer:
         """
         state, is_first = self._state, not self._state.progress.epoch
         learning_rate = float(state.schedule.get_last_lr()[0])
+        before = self._before or self.validate()
         with self._computing():
             loss = train_epoch(
                 self._network,
@@ -86,11 +90,21 @@ class Trainer:
                 self._group,
                 FLOAT16_LOSS_SCALE if self._precision == "float16" else 1.0,
                 warn_if_saturated if is_first and not self._group.rank else None,
+                self._channel_weights,
             )
         state.schedule.step()
         check_weights(state.model)
-        found = self.validate()
-        return EpochResult(state.progress.epoch + 1, loss, found.loss, learning_rate, found.explained, found.spread)
+        found = self._before = self.validate()
+        return EpochResult(
+            epoch=state.progress.epoch + 1,
+            train_loss=loss,
+            validation_loss=found.loss,
+            learning_rate=learning_rate,
+            explained=found.explained,
+            spread=found.spread,
+            explained_by_channel=found.explained_by_channel,
+            collapsed=collapsed_channels(before, found),
+        )
 
     def validate(self) -> Validation:
         """Validate with all validation cubes, corrupted in the same way every time; errors as in `epoch`."""
@@ -104,6 +118,7 @@ class Trainer:
                 recipe.validation_seed,
                 self._group,
                 fill=recipe.compile not in ("auto", "off") or self._device.type == "cuda",
+                channel_weights=self._channel_weights,
             )
 
     @contextmanager
@@ -135,12 +150,13 @@ def initial_state(
 
     Args:
         initial: file of the weights to begin with; None draws them from the seed.
-        cubes: training cubes, with which new weights are calibrated if the recipe asks for it.
+        cubes: training cubes, on which the loss's weights are measured and a new head is calibrated, if the recipe asks
+            for it.
     """
     recipe = config.training
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone: the weights are drawn there
-        model = restoring_network(config.network)
+        model = restoring_network(config.network, config.corruption.zone_task.share > 0)
     if initial:
         load_weights(model, initial)
     model.to(memory_format=LAYOUT)  # type: ignore[call-overload]
@@ -149,7 +165,9 @@ def initial_state(
     model.to(device)
     optimizer = make_optimizer(model, device, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
-    return TrainingState(model, optimizer, make_schedule(optimizer, recipe), generator, Progress())
+    weights = measure_channel_weights(cubes) if recipe.loss_weighting == "variance" and cubes else None
+    progress = Progress(channel_weights=weights)
+    return TrainingState(model, optimizer, make_schedule(optimizer, recipe), generator, progress)
 
 
 def largest_batch(fits: Callable[[int], bool], below: int) -> int:

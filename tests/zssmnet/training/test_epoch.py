@@ -247,10 +247,11 @@ class TestQuality:
         shown = restore(model, cubes, keys, CORRUPTION)
         restored, target = (one.detach().double().numpy() for one in (shown.restored, shown.target))
         spreads = [one.std(axis=(2, 3, 4)).mean(axis=0) for one in (restored, target)]
-        explained = 1 - np.mean((restored - target) ** 2) / target.var(axis=(0, 2, 3, 4)).mean()
+        errors, variances = ((restored - target) ** 2).mean(axis=(0, 2, 3, 4)), target.var(axis=(0, 2, 3, 4))
         for batch_size in (1, 2, 7):
             found = self.quality(model, batch_size)
-            assert found.explained == pytest.approx(explained, abs=1e-6)
+            assert found.explained == pytest.approx(1 - errors.mean() / variances.mean(), abs=1e-6)
+            assert found.explained_by_channel == pytest.approx(tuple(1 - errors / variances), abs=1e-6)
             assert found.spread == pytest.approx(tuple(spreads[0] / spreads[1]), rel=1e-5)
 
     @pytest.mark.parametrize("voxels", ["all", "hidden"])
@@ -268,6 +269,7 @@ class TestQuality:
         found = validate(model, StreamedCubes(CubeSet([cubes]), CPU), 4, masked, 0)
         variance = cubes[:, :3].var(axis=(0, 2, 3, 4), dtype="float64").mean()
         assert found.explained == pytest.approx(0, abs=0.03)
+        assert found.explained_by_channel == pytest.approx((0, 0, 0), abs=0.1)
         assert found.loss == pytest.approx(variance * (1.0 if voxels == "hidden" else 0.5), rel=0.05)
 
     def test_one_collapsed_channel_is_told_apart(self) -> None:
@@ -332,3 +334,4 @@ def test_of_constant_images_nothing_is_explained() -> None:
     cubes = CubeSet([np.full((2, 4, 16, 16, 4), 0.5, dtype="float32")])
     found = validate(small_model(), StreamedCubes(cubes, CPU), 2, CORRUPTION, 0)
     assert (found.explained, found.spread) == (0.0, (1.0, 1.0, 1.0))
+    assert found.explained_by_channel == (0.0, 0.0, 0.0)

@@ -95,6 +95,8 @@ class TestPrecision:
         new = {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warm_up_epochs": 2}
         new |= {"calibrated_head": True}
         assert not set(new) & set(decisive(small_config())["training"])
+        assert "zone_task" not in decisive(small_config())["corruption"]
+        assert "preset" not in decisive(small_config(preset="adamw"))["training"]
         assert all(decisive(small_config(**{name: value}))["training"][name] == value for name, value in new.items())
         cosines = [decisive(small_config(schedule="cosine", epochs=epochs)) for epochs in (2, 3)]
         assert cosines[0] != cosines[1]  # the number of epochs shapes it

@@ -1,0 +1,62 @@
+"""Records of rollbacks: who made which version the stable model in place of which, and why."""
+
+from typing_extensions import override
+
+from zssmnet.storage import Storage
+from zssmnet.storage.lock import lock_name
+from zssmnet.storage.records import Name, Record, publish_record, read_record, record_names
+
+METHOD = 1
+_PREFIX = "rollback-"
+
+
+class Rollback(Record):
+    """A rollback.
+
+    Attributes:
+        number: 1, 2, 3, ... in order.
+        version, replaced: run ids of the stable model since and before; None if that was not known.
+        by: the run or command that did it.
+        comment: of whoever wanted it.
+    """
+
+    number: int
+    version: Name
+    replaced: Name | None
+    by: str
+    comment: str
+
+    @override
+    def is_valid_for(self, name: str) -> bool:
+        return name == rollback_name(self.number) and not self.outputs
+
+
+def rollback_name(number: int) -> str:
+    """The name of a rollback's record."""
+    return f"{_PREFIX}{number:04}"
+
+
+def record_rollback(weights: Storage, version: str, replaced: str | None, comment: str) -> Rollback:
+    """Publish the record of a rollback that is about to be made, once if it is repeated; the folder is locked."""
+    last = next(reversed(rollbacks(weights)), None)
+    is_repeated = last is not None and (last.version, last.replaced) == (version, replaced)
+    number = (last.number if last else 0) + (not is_repeated)
+    made = Rollback(
+        method=METHOD,
+        inputs=(),
+        outputs=(),
+        number=number,
+        version=version,
+        replaced=replaced,
+        by=lock_name(),
+        comment=" ".join(comment.split()),
+    )
+    publish_record(weights, rollback_name(number), made)
+    return made
+
+
+def rollbacks(weights: Storage) -> list[Rollback]:
+    """All rollbacks of a folder of weights, in order."""
+    names = [name for name in record_names(weights) if name.startswith(_PREFIX)]
+    found = (read_record(weights, name, Rollback) for name in names)
+    return sorted((one for one in found if one), key=lambda one: one.number)
