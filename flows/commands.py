@@ -1,7 +1,6 @@
 """The commands, one function each: settings, the stage, and a few result lines."""
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +10,31 @@ from typing import Any
 from flows.console import shown_progress
 from flows.exit_handling import say
 from flows.local_commands import check_masks as check_masks
+from flows.local_commands import evaluate as evaluate
 from flows.local_commands import export as export
 from flows.local_commands import import_dicom as import_dicom
 from flows.local_commands import nnunet_dataset as nnunet_dataset
 from flows.local_commands import package as package
 from flows.local_commands import upload as upload
-from flows.settings import retraining_of, settings_of, validated, with_flags
-from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
+from flows.settings import config_of, retraining_of, settings_of
+from zssmnet.config import (
+    ArchiveConfig,
+    DemoConfig,
+    GivenMasksConfig,
+    LabelledConfig,
+    MaskedArchiveConfig,
+    ProbeConfig,
+    SegmentConfig,
+    StrictConfig,
+    ZonesConfig,
+)
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
-from zssmnet.storage.address import local_path
+from zssmnet.storage import Storage, open_storage
+from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
+from zssmnet.storage.layout import Layout
 
 STAGES = {
     "prepare": ("zssmnet.stages.prepare:prepare_archive", "flows.of_stages:prepare_data"),
@@ -31,6 +43,8 @@ STAGES = {
     "run": ("zssmnet.stages.pipeline:run_pipeline", "flows.of_stages:ssl_pretraining"),
     "retrain": ("zssmnet.stages.retrain:retrain", "flows.of_stages:retrain_on_new_data"),
     "probe": ("zssmnet.stages.probe:probe_weights", "flows.of_stages:probe"),
+    "train-zones": ("zssmnet.stages.train_zones:train_zones", "flows.of_stages:train_zones"),
+    "segment-zones": ("zssmnet.stages.segment_zones:segment_zones", "flows.of_stages:segment_zones"),
 }
 """Where each stage is as a plain function and as a flow; imported when it runs. Both take the same arguments."""
 
@@ -41,7 +55,7 @@ def torchrun_part() -> Iterator[bool]:
 
     Yields whether this process was such a worker, for which nothing is left to do; see `torchrun_command`.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not variable("TORCHELASTIC_RUN_ID"):
         yield False  # and PyTorch need not be imported for that
         return
     from zssmnet.training.processes import torchrun_command
@@ -53,7 +67,13 @@ def torchrun_part() -> Iterator[bool]:
 def prepare(options: argparse.Namespace) -> None:
     """Prepare an archive."""
     settings = settings_of(options)
-    done = _run(options, "prepare", **_archive(options), output_path=options.output_path, config=settings.preparation)
+    done = _run(
+        options,
+        "prepare",
+        **_archive(options, ArchiveConfig),
+        output_path=options.output_path,
+        config=settings.preparation,
+    )
     say(f"{done.prepared} cases prepared, {done.others}: {done.data_path}")
 
 
@@ -117,10 +137,8 @@ def versions(options: argparse.Namespace) -> None:
     from zssmnet.data.splits import VALIDATION_SUBSET
     from zssmnet.probe.note import notes_of
     from zssmnet.registry.versions import list_versions, stable_model, version_key
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.layout import Layout
 
-    weights = open_storage(Layout(options.output).weights)
+    weights = _weights(options)
     stable, published = stable_model(weights), list_versions(weights)
     if not published:
         raise CheckpointError(f"{weights.uri}: no published model there; give the working root of 'zssmnet run'")
@@ -140,10 +158,8 @@ def versions(options: argparse.Namespace) -> None:
 def rollback(options: argparse.Namespace) -> None:
     """Publish an earlier model again; CheckpointError if there is no such version, or none to go back to."""
     from zssmnet.registry.versions import MODEL, roll_back
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.layout import Layout
 
-    weights = open_storage(Layout(options.output).weights)
+    weights = _weights(options)
     model = roll_back(weights, options.to, options.comment)
     if _as_flow(options):
         from tasks.announcement import announce
@@ -157,10 +173,8 @@ def rollback(options: argparse.Namespace) -> None:
 def clean(options: argparse.Namespace) -> None:
     """Show what of the weights' folder is no longer needed, and remove it where that is wanted."""
     from zssmnet.registry.clean import removable, remove
-    from zssmnet.storage import open_storage
-    from zssmnet.storage.layout import Layout
 
-    weights = open_storage(Layout(options.output).weights)
+    weights = _weights(options)
     items = [one for one in removable(weights) if options.unpublished or one.kind != "unpublished"]
     if not items:
         say(f"{weights.uri}: nothing to remove")
@@ -182,7 +196,10 @@ def clean(options: argparse.Namespace) -> None:
 
 def probe(options: argparse.Namespace) -> None:
     """Ask whether weights help."""
-    config = validated(ProbeConfig, with_flags(ProbeConfig, {}, options))
+    config = config_of(ProbeConfig, options)
+    for one in ",".join([*options.weights, options.positive_control or ""]).split(","):
+        if one and not one.startswith(S3) and not local_path(one).exists():  # known before PyTorch is imported
+            raise CheckpointError(f"{one}: no such file; name the .model file that pre-training wrote")
     done = _run(
         options,
         "probe",
@@ -191,10 +208,29 @@ def probe(options: argparse.Namespace) -> None:
         weights=options.weights,
         output_path=options.output,
         labels_path=options.labels_path,
+        positive_control=options.positive_control,
         patient_pattern=options.patient_pattern,
         config=config,
     )
     say(*done.sentences, f"figures: {done.result}", f"table:   {done.table}", f"picture: {done.picture}")
+
+
+def train_zones(options: argparse.Namespace) -> None:
+    """Train networks that make zonal masks."""
+    config = config_of(ZonesConfig, options)
+    more = config_of(LabelledConfig, options).model_dump()
+    folders = {"images_path": options.images_path, "zonal_mask_path": options.zonal_mask_path, "root": options.output}
+    done = _run(options, "train-zones", **folders, **more, config=config)
+    say(done.sentence, f"networks: {done.model}", f"page:     {done.page}")
+
+
+def segment_zones(options: argparse.Namespace) -> None:
+    """Make zonal masks."""
+    config = config_of(SegmentConfig, options)
+    more = config_of(GivenMasksConfig, options).model_dump()
+    folders = {"model": options.model, "images_path": options.images_path, "output_path": options.output}
+    done = _run(options, "segment-zones", **folders, **more, config=config)
+    say(f"{done.sentence}: {done.masks_path}", f"page: {done.page}")
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -202,17 +238,23 @@ def demo(options: argparse.Namespace) -> None:
     from zssmnet.phantom import evenly_split_cases
     from zssmnet.stages.demo import demo_run
 
-    wanted = validated(DemoConfig, with_flags(DemoConfig, {}, options))
+    wanted = config_of(DemoConfig, options)
     cases, root = evenly_split_cases(wanted.cases), local_path(options.output)
     done = _run(options, "run", **demo_run(root, cases, wanted.epochs, wanted.seed))
     say(f"{len(cases)} synthetic examinations, made in {root / 'archive'}, through all stages:")
     say(*done.lines())
 
 
-def _archive(options: argparse.Namespace) -> dict[str, Any]:
-    settings = validated(ArchiveConfig, with_flags(ArchiveConfig, {}, options)).model_dump()
+def _weights(options: argparse.Namespace) -> Storage:
+    return open_storage(Layout(options.output).weights)
+
+
+def _archive(
+    options: argparse.Namespace, kind: type[ArchiveConfig | MaskedArchiveConfig] = MaskedArchiveConfig
+) -> dict[str, Any]:
+    settings = config_of(kind, options).model_dump()
     if "strict" in options:
-        settings |= validated(StrictConfig, with_flags(StrictConfig, {}, options)).model_dump()
+        settings |= config_of(StrictConfig, options).model_dump()
     return settings
 
 

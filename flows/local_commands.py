@@ -2,16 +2,26 @@
 
 import argparse
 import itertools
+import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from flows.exit_handling import say
-from flows.settings import validated, with_flags
-from zssmnet.config import DicomConfig, ExportConfig, MaskChecksConfig, NnunetDatasetConfig, PackageConfig, UploadConfig
-from zssmnet.errors import DicomError, InputError
+from flows.settings import config_of
+from zssmnet.config import (
+    DicomConfig,
+    EvaluationConfig,
+    ExportConfig,
+    MaskChecksConfig,
+    NnunetDatasetConfig,
+    PackageConfig,
+    UploadConfig,
+)
+from zssmnet.errors import ConfigError, DicomError, InputError
 from zssmnet.storage import folder_and_name, open_storage, read_file
 from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.keys import printable
@@ -24,9 +34,10 @@ def import_dicom(options: argparse.Namespace) -> None:
     Raises:
         InputError: a file that was named cannot be used, or none of the studies makes a case.
     """
-    config = validated(DicomConfig, with_flags(DicomConfig, {}, options))
+    config = config_of(DicomConfig, options)
+    from zssmnet.data.case_ids import hashed_ids, table_of_ids
     from zssmnet.data.dicom_choice import read_overrides
-    from zssmnet.data.dicom_import import TABLE, hashed_ids, import_dicom, table_of_ids
+    from zssmnet.data.dicom_import import TABLE, import_dicom
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if config.ids:
@@ -35,7 +46,6 @@ def import_dicom(options: argparse.Namespace) -> None:
         ids = hashed_ids(_key(str(config.key_file), options.output))
     overrides = read_overrides(read_file(config.overrides), config.overrides) if config.overrides else {}
     archive = open_storage(options.output)
-    check_ours(archive, TABLE, lambda file: file.read_bytes().startswith(b"case,series,"))
     with counter("files") as advance:
         done = import_dicom(local_path(config.dicom_path), archive, ids, config, overrides, advance)
     if done.passed_over:
@@ -50,7 +60,7 @@ def import_dicom(options: argparse.Namespace) -> None:
 
 def check_masks(options: argparse.Namespace) -> None:
     """Check zonal masks; InputError if there are findings, or no masks."""
-    config = validated(MaskChecksConfig, with_flags(MaskChecksConfig, {}, options))
+    config = config_of(MaskChecksConfig, options)
     from zssmnet.report.masks_page import PAGE, publish_masks_page
 
     output = open_storage(options.output)
@@ -71,13 +81,13 @@ def upload(options: argparse.Namespace) -> None:
     """Copy a folder to where the service reads it: what is new there, and the marker of new data last."""
     from zssmnet.storage.upload import send
 
-    config = validated(UploadConfig, with_flags(UploadConfig, {}, options))
+    config = config_of(UploadConfig, options)
     source, target = open_storage(options.source), open_storage(options.output)
     if target.uri.startswith(S3):
-        from zssmnet.storage.s3 import make_bucket
+        from zssmnet.storage.s3 import S3Storage, make_bucket
 
-        if make_bucket(bucket := target.uri.split("/")[2]):
-            say(f"bucket {bucket} is made")
+        if isinstance(target, S3Storage) and make_bucket(target.bucket):
+            say(f"bucket {target.bucket} is made")
     with counter("files") as advance:
         entries, sent = send(source, target, config.force, advance)
     say(f"{len(entries)} files, {sum(entry.size for entry in entries):,} bytes: {target.uri}")
@@ -94,23 +104,47 @@ def _key(file: str, archive: str) -> bytes:
 
 def nnunet_dataset(options: argparse.Namespace) -> None:
     """Write a raw data set for nnU-Net v2."""
-    config = validated(NnunetDatasetConfig, with_flags(NnunetDatasetConfig, {}, options))
-    from zssmnet.handoff.nnunet_dataset import dataset_folder, write_nnunet_dataset
+    config = config_of(NnunetDatasetConfig, options)
+    from zssmnet.handoff.nnunet_dataset import dataset_folder, write_new_cases, write_nnunet_dataset
 
+    if config.predict == bool(config.lesion_path):
+        raise ConfigError("give --lesion_path, the labels to train with, or --predict, which takes none")
     folder = dataset_folder(local_path(options.output), config)
-    images, masks, lesions = map(open_storage, (options.images_path, options.zonal_mask_path, options.lesion_path))
+    images, masks = open_storage(options.images_path), open_storage(options.zonal_mask_path)
     with counter("cases") as advance:
-        done = write_nnunet_dataset(images, masks, lesions, folder, config, lambda case_id: advance())
+        if config.lesion_path:
+            lesions = open_storage(config.lesion_path)
+            done = write_nnunet_dataset(images, masks, lesions, folder, config, lambda case_id: advance())
+        else:
+            done = write_new_cases(images, masks, folder, config, lambda case_id: advance())
     say(*(f"left out: {fault}" for fault in done.left_out))
+    if config.predict:
+        say(f"{len(done.cases)} cases to predict, {len(done.left_out)} left out: {done.folder}")
+        return
     say(
         f"{len(done.cases)} cases, {done.with_lesion} with a lesion, {len(done.left_out)} left out: {done.folder}",
         f"after planning, copy {done.folder / 'splits_final.json'} to nnUNet_preprocessed/{done.folder.name}",
     )
 
 
+def evaluate(options: argparse.Namespace) -> None:
+    """Figures of detection, as the PI-CAI challenge defines them."""
+    config = config_of(EvaluationConfig, options)
+    from zssmnet.handoff.detection import evaluate_detection
+
+    found = evaluate_detection(options.predictions, options.labels)
+    figures = {"cases": len(found.subject_list), "AP": float(found.AP), "AUROC": float(found.auroc)}
+    if config.output:
+        folder, name = folder_and_name(config.output)
+        check_ours(folder, name, lambda file: file.read_bytes().startswith(b'{"cases": '), config.force)
+        folder.publish_bytes(name, json.dumps(figures).replace("NaN", "null").encode() + b"\n")
+    auroc = "not defined: all cases, or none, have a lesion" if math.isnan(found.auroc) else f"{found.auroc:.3f}"
+    say(f"{figures['cases']} cases: AP of lesions {found.AP:.3f}, AUROC of cases {auroc}")
+
+
 def export(options: argparse.Namespace) -> None:
     """Write weights for nnU-Net."""
-    config = validated(ExportConfig, with_flags(ExportConfig, {}, options))
+    config = config_of(ExportConfig, options)
     from zssmnet.handoff.export import export_nnunet_v1, export_nnunet_v2
 
     if config.to == "nnunet-v1":
@@ -123,7 +157,7 @@ def export(options: argparse.Namespace) -> None:
 
 def package(options: argparse.Namespace) -> None:
     """Write weights as a package with a model card."""
-    config = validated(PackageConfig, with_flags(PackageConfig, {}, options))
+    config = config_of(PackageConfig, options)
     from zssmnet.handoff.package import CARD, write_package
 
     folder = write_package(options.model, options.output, config)

@@ -4,7 +4,6 @@ import argparse
 import json
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
@@ -79,17 +78,12 @@ def address(text: str) -> str:
     """The value of a flag that names a folder or file: a local one by its whole path, from where the user stands.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty, or in the home of a user that there is not.
+        argparse.ArgumentTypeError: it is empty.
         InputError: it cannot be used, see `checked_address`.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty address; name a local folder or file, or s3://bucket/prefix")
-    if checked_address(text).startswith(S3):
-        return text
-    try:
-        return str(Path(text).expanduser().absolute())
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+    return text if checked_address(text).startswith(S3) else str(local_path(text).absolute())
 
 
 def addresses(text: str) -> str:
@@ -122,6 +116,11 @@ def with_flags(config: type[BaseModel], values: dict[str, Any], options: argpars
     return values
 
 
+def config_of(config: type[ConfigT], options: argparse.Namespace) -> ConfigT:
+    """The configuration that a command's flags ask for; ConfigError if they cannot be used."""
+    return validated(config, with_flags(config, {}, options))
+
+
 def validated(config: type[ConfigT], values: dict[str, Any], source: str = "") -> ConfigT:
     """A configuration with these values; ConfigError if they make none, which begins with ``source``.
 
@@ -137,7 +136,7 @@ def validated(config: type[ConfigT], values: dict[str, Any], source: str = "") -
 def read_toml(address: Address) -> dict[str, Any]:
     """The content of a TOML file; ConfigError if it cannot be read, or is none."""
     try:
-        return tomllib.loads(local_path(address).read_text(encoding="utf-8"))
+        return tomllib.loads(local_path(address).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{address}: not a readable TOML file: {error}") from error
 

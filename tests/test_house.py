@@ -70,8 +70,10 @@ BELOW: dict[str, set[str]] = {
 """What each room of the library may import from, beside itself."""
 BELOW["registry"] = BELOW["training"] | {"training"}
 BELOW["handoff"] = BELOW["registry"] | {"registry"}
-BELOW["probe"] = BELOW["handoff"] | {"handoff"}  # it asks for what the next step would load
-BELOW["report"] = BELOW["phantom"] = BELOW["probe"] | {"probe"}
+BELOW["finetuning"] = BELOW["handoff"] | {"handoff"}  # it begins with what the next step would load
+BELOW["probe"] = BELOW["finetuning"] | {"finetuning"}
+BELOW["zones"] = BELOW["finetuning"] | {"finetuning"}
+BELOW["report"] = BELOW["phantom"] = BELOW["probe"] | {"probe", "zones"}
 BELOW["stages"] = BELOW["report"] | {"report", "phantom", "runner"}
 
 

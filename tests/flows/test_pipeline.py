@@ -144,7 +144,7 @@ def test_pictures_show_in_the_ui_itself(done: PipelineSummary, flow_run: FlowRun
 def test_the_models_record_and_the_lineage_of_its_data_show(done: PipelineSummary, sections: dict[str, str]) -> None:
     model = sections["Model"]
     assert f"validation loss **{done.training.best_validation_loss:.5f}**" in model
-    assert re.search(r"explained variance \*\*-?[\d.]+%\*\*", model)
+    assert re.search(r"\*\*explained variance -?[\d.]+% \(T2W -?[\d.]+%, ADC -?[\d.]+%, DWI -?[\d.]+%\)\*\*", model)
     assert done.training.sha256 in model
     assert f"| cases | {done.preparation.prepared} |" in model
     assert "| device | cpu, convolutions in float32 |" in model

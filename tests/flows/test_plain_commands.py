@@ -23,7 +23,8 @@ WATCHED = """
 import json, sys
 started = []
 def watch(event, arguments):
-    if event in ("os.fork", "os.forkpty") or (event == "subprocess.Popen" and sys.executable in str(arguments)):
+    is_python = event == "subprocess.Popen" and sys.executable in str(arguments)
+    if event in ("os.fork", "os.forkpty", "socket.connect") or is_python:
         started.append(f"{event} {arguments}"[:200])  # libraries ask ldconfig and fc-list: these are none of ours
 sys.addaudithook(watch)
 from zssmnet.__main__ import main
@@ -88,7 +89,9 @@ def spoil(folder: Path) -> Path:
 def test_no_command_of_the_pipeline_needs_prefect_a_process_or_a_home(
     archive: tuple[Path, Path], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """One after the other in one process, in a folder whose settings end Prefect."""
+    """One after the other in one process, in a folder whose settings end Prefect, among variables that do; none of them
+    connects to anything, either.
+    """
     root, settings = tmp_path / "root" / "SSL", tmp_path / "quick.toml"
     settings.write_text(QUICK_SETTINGS)
     where = ["--images_path", str(archive[0]), "--zonal_mask_path", str(archive[1])]
@@ -104,7 +107,13 @@ def test_no_command_of_the_pipeline_needs_prefect_a_process_or_a_home(
         ["verify", "--output", str(root.parent)],
     ]
     code = f"SERVICE = {SERVICE}{WATCHED}"
-    done = python("-c", code, json.dumps(commands), environment=environment, cwd=spoil(tmp_path / "here"))
+    in_the_way = {
+        "PREFECT_PROFILE": "no-such-profile",
+        "PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////proc/nowhere.db",
+        "ALL_PROXY": "socks5://127.0.0.1:9",
+    }
+    here = spoil(tmp_path / "here")
+    done = python("-c", code, json.dumps(commands), environment=environment, cwd=here, **in_the_way)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     needs_torch = {words[0]: words[0] != "prepare" for words in commands}

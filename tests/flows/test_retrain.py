@@ -63,7 +63,7 @@ class Group:
             str(self.root),
             min_new_cases=min_new_cases,
             pretraining=config or recipe(),
-            **{"cubes": CubesConfig(cubes_per_case=2), **more},
+            **{"cubes": CubesConfig(cubes_per_case=2), "margin_percent": 0.0, **more},
         )
         assert isinstance(done, RetrainingSummary)
         return done

@@ -13,6 +13,7 @@ from zssmnet.errors import InputError
 from zssmnet.mnet import MNet
 from zssmnet.storage import open_storage, read_file
 from zssmnet.storage.address import checked_address, local_path
+from zssmnet.storage.s3 import S3Storage
 
 ARCHIVE = "--images_path {inputs} --zonal_mask_path {inputs}"
 COMMANDS = {
@@ -66,6 +67,8 @@ USABLE = {
     "question mark": "a?b=c",
     "umlaut": "Prüfung",
     "colon": "10:30",
+    "a quote": "d'Arc",
+    "dollar": "5$",
 }
 REFUSED = {
     "s3 with one slash": "s3:/bucket/root",
@@ -84,6 +87,15 @@ REFUSED = {
     "another machine": "server:/data",
     "s3 upwards": "s3://bucket/../x",
     "a line break": "new\nfolder",
+    "ARN": "arn:aws:s3:::bucket/root",
+    "drive": "C:\\data",
+    "drive, slashes": "d:/data",
+    "drive alone": "C:",
+    "share": "\\\\server\\data",
+    "variable": "$HOME/data",
+    "variable of Windows": "%USERPROFILE%/data",
+    "quotes": '"new"',
+    "single quotes": "'s3://bucket/x'",
 }
 
 
@@ -134,6 +146,7 @@ def test_what_is_no_address_is_refused_in_one_line(command: str, home: Path) -> 
     before = set(home.rglob("*"))
     for kind, address in REFUSED.items():
         done = ended(command, COMMANDS.get(command, "--output"), address, home)
+        address = address.format(home=home)
         assert done.status in (1, 2) and address.split("\n")[0] in done.line, (kind, done)
         assert set(home.rglob("*")) == before, kind
 
@@ -142,6 +155,7 @@ def test_what_is_no_address_is_refused_in_one_line(command: str, home: Path) -> 
 def test_what_is_no_address_is_not_read(command: str, home: Path) -> None:
     for kind, address in REFUSED.items():
         done = ended(command, READING[command], address, home)
+        address = address.format(home=home)
         assert done.status in (1, 2) and address.split("\n")[0] in done.line, (kind, done)
         assert not (home / "new").exists()
 
@@ -190,12 +204,38 @@ def test_a_folder_where_a_file_is_asked_for(home: Path) -> None:
     assert files(home) == before
 
 
-@pytest.mark.parametrize("address", [*REFUSED.values(), "", " ", Path("s3://bucket/x"), Path("file:///x")])
+@pytest.mark.parametrize("address", [*REFUSED.values(), "", " ", "${WORK}/x", Path("s3://bucket/x"), Path("file:///x")])
 def test_python_functions_refuse_them_too(address: str | Path) -> None:
     for function in (checked_address, local_path, open_storage, read_file):
         with pytest.raises(InputError, match=r"^(.|\n)+$") as refused:
             function(address)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "bucket", "prefix"),
+    [
+        ("s3://bucket", "bucket", ""),
+        ("s3://bucket/", "bucket", ""),
+        ("s3://bucket/a/b/", "bucket", "a/b"),
+        ("s3://arn:aws:s3:us-east-2:123456789012:accesspoint/name/a/b", "accesspoint/name", "a/b"),
+        ("s3://arn:aws:s3:us-east-2:123456789012:accesspoint/name", "accesspoint/name", ""),
+        ("s3://arn:aws:s3:us-east-2:123456789012:accesspoint:name/a", "accesspoint:name", "a"),
+        ("s3://arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/n/a", "op-1/accesspoint/n", "a"),
+    ],
+)
+def test_a_bucket_may_be_an_access_point(address: str, bucket: str, prefix: str, s3_endpoint: str) -> None:
+    storage = S3Storage(address)
+    assert storage.bucket.endswith(bucket)
+    assert storage._prefix == prefix
+    assert storage.where("x") == f"{address.rstrip('/')}/x"
+
+
+def test_a_folder_whose_name_only_begins_alike_is_another(s3_root: str) -> None:
+    for folder in ("data", "data_private", "dat"):
+        open_storage(f"{s3_root}/{folder}").publish_bytes("x", b"1")
+    assert [entry.key for entry in open_storage(f"{s3_root}/data").list()] == ["x"]
+    assert [entry.key for entry in open_storage(s3_root).list("data")] == ["data/x"]
 
 
 def test_a_device_is_no_file_to_replace(home: Path) -> None:

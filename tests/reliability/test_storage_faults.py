@@ -3,6 +3,7 @@
 import datetime
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import s3fs
 from _pytest.mark.structures import ParameterSet
 
 from tests.reliability import faulty_s3
-from tests.reliability.faulty_s3 import Fault, FaultyS3, Rule, faulty_proxy, refused
+from tests.reliability.faulty_s3 import Answer, Exchange, Fault, FaultyS3, Rule, faulty_proxy, refused
 from tests.reliability.ledger import Ledger
 from zssmnet.errors import StorageError
 from zssmnet.storage.cache import Cache
@@ -391,6 +392,106 @@ class TestLasting:
         proxy.rules.append(Rule(refused(403, "AccessDenied")))
         with ledger.tried(AREA, "access denied"), pytest.raises(StorageError, match="cannot be made: access is denied"):
             make_bucket("another")
+
+
+@pytest.mark.parametrize("minute_s", [0.6, pytest.param(60.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("action", ACTIONS)
+def test_answers_503_for_a_minute(
+    action: str, minute_s: float, storage: S3Storage, proxy: FaultyS3, ledger: Ledger
+) -> None:
+    """All waits as they are, or all a hundredth of that."""
+    scale, start = minute_s / 60, time.monotonic()
+    policy = RetryPolicy(first_s=RetryPolicy.first_s * scale, longest_s=RetryPolicy.longest_s * scale)
+    away = refused(503, "ServiceUnavailable")
+    proxy.rules.append(Rule(lambda one: (away if time.monotonic() < start + minute_s else faulty_s3.pass_on)(one)))
+    with ledger.tried(AREA, "answers 503 for a minute"):
+        ACTIONS[action](S3Storage(storage.uri, retry=policy, part_bytes=PART_BYTES))
+    assert time.monotonic() >= start + minute_s
+
+
+PAGE = b"<html><head><title>Sign in</title></head></html>"
+
+
+def page(status: int) -> Fault:
+    """A page for people, of whatever stands before a storage or in its place."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.tell(Answer(status, [("Content-Type", "text/html")], b"" if exchange.command == "HEAD" else PAGE))
+        exchange.write(PAGE)
+
+    return fault
+
+
+CHECKSUMS = "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
+WRONG_REGION = "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-nl-1'"
+REPORTED = {
+    "MissingContentLength, boto3": (refused(411, "MissingContentLength", "Unknown"), CHECKSUMS),
+    "MissingContentMD5, s3fs": (refused(400, "MissingContentMD5", "Missing required header"), CHECKSUMS),
+    "BadRequest(400), botocore": (refused(400, "AuthorizationHeaderMalformed", "BadRequest(400)"), CHECKSUMS),
+    "trailers, botocore": (refused(400, "InvalidArgument", "aws-chunked is not supported"), CHECKSUMS),
+    "wrong region, s3fs-fuse": (
+        refused(400, "AuthorizationHeaderMalformed", WRONG_REGION),
+        "'eu-nl-1' .AuthorizationHeaderMalformed.: set AWS_DEFAULT_REGION to the storage's region$",
+    ),
+    "request too large, minio-py": (
+        page(413),
+        "proxy .* takes no request of this size .413.: let it .*client_max_body",
+    ),
+    "proxy asks for a user": (page(407), "a proxy asks who you are .407.: check HTTPS_PROXY"),
+    "a page that leads back to itself": (page(302), "this is no S3 storage|leads back to itself: check AWS_ENDPOINT"),
+    "a page for a bad request": (page(400), "this is no S3 storage: .*: check AWS_ENDPOINT_URL"),
+    "quota": (refused(403, "QuotaExceeded", "None"), "the storage is full .QuotaExceeded.: make room"),
+    "disk of the storage full": (
+        refused(507, "XMinioStorageFull", "x"),
+        "the storage is full .XMinioStorageFull.: make",
+    ),
+    "left-over session token": (
+        refused(403, "InvalidTokenId", "x"),
+        "credentials have expired .InvalidTokenId.: renew",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_reported_refusals_name_the_way_out(name: str, storage: S3Storage, proxy: FaultyS3, ledger: Ledger) -> None:
+    fault, line = REPORTED[name]
+    proxy.rules.append(Rule(fault))
+    with ledger.tried(AREA, "refusals of public reports"):
+        for action in ("read", "written"):
+            with pytest.raises(StorageError, match=line) as caught:
+                ACTIONS[action](storage)
+            assert "\n" not in str(caught.value)
+        assert proxy.requests.count("PUT") == 1
+
+
+def test_https_where_there_is_none_is_tried_once(
+    s3_root: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint.replace("http:", "https:"))
+    with pytest.raises(StorageError, match=r"check AWS_ENDPOINT_URL \(http or https\?\)"):
+        S3Storage(s3_root).list()
+    assert "retrying" not in caplog.text
+
+
+def refuses_checksums(exchange: Exchange) -> None:
+    """As storages do that are older than the checksums of newer clients."""
+    has_one = any(name.lower().startswith(("x-amz-checksum", "x-amz-sdk-checksum")) for name in exchange.headers)
+    (refused(400, "InvalidArgument", "x-amz-checksum-crc32") if has_one else faulty_s3.pass_on)(exchange)
+
+
+def test_a_storage_that_refuses_checksums_works_with_the_setting_that_is_named(
+    storage: S3Storage, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.rules.append(Rule(refuses_checksums))
+    with pytest.raises(StorageError, match=CHECKSUMS) as caught:
+        storage.publish_bytes("a", SMALL)
+    for setting in re.findall(r"AWS_\w+=\w+", str(caught.value)):
+        monkeypatch.setenv(*setting.split("="))
+    again = S3Storage(storage.uri, retry=POLICY, part_bytes=PART_BYTES)
+    again.publish_bytes("a", SMALL)
+    again.publish_bytes("large", LARGE)
+    assert again.read("large") == LARGE
+    assert again.exchange("lock", b"1", None)
 
 
 class TestUploadsThatWereKilled:

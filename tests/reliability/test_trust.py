@@ -14,11 +14,19 @@ import torch
 from flows.settings import Settings, read_toml, validated
 from tests.reliability.command import zssmnet
 from tests.s3_server import new_root
-from zssmnet.config import PackageConfig
+from zssmnet.config import CubesConfig, PackageConfig, PretrainConfig
+from zssmnet.data.archive import IMAGE_SUFFIXES
+from zssmnet.data.dicom_choice import Choice, read_overrides
+from zssmnet.data.dicom_import import TABLE, _publish_table
 from zssmnet.errors import ConfigError, InputError, StorageError
 from zssmnet.handoff.export import export_nnunet_v1, export_nnunet_v2
 from zssmnet.handoff.package import write_package
 from zssmnet.mnet import MNet
+from zssmnet.preparation.cubes import cubes_key, cut_subset
+from zssmnet.preparation.prepare import prepared_keys
+from zssmnet.registry import runs
+from zssmnet.registry.lineage import TrainingInputs
+from zssmnet.registry.runs import MODEL, train_and_publish
 from zssmnet.report.masks_page import PAGE, publish_masks_page
 from zssmnet.storage import LocalStorage, interface, open_storage
 from zssmnet.storage.cache import Cache
@@ -53,6 +61,28 @@ class TestVariables:
         monkeypatch.setenv(name, value)
         with pytest.raises(ConfigError, match=f"^{name}={value}: .*{reason}.*; set it to its default.*or unset it$"):
             variable(name)
+
+    S3 = tuple(name for name in Environment.model_fields if name.startswith("AWS_"))
+
+    @pytest.mark.parametrize("value", ['"secret"', "'secret'", "se cret", "se\ncret", "secret'"])
+    @pytest.mark.parametrize("name", [name for name in S3 if name != "AWS_PROFILE"])
+    def test_quotes_and_spaces_in_what_s3_needs(
+        self, name: str, value: str, s3_root: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in files with variables that no shell reads."""
+        monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigError, match=f"^{name}=.*has a space, line break or quotation mark") as refused:
+            open_storage(s3_root)
+        shown = str(refused.value)
+        assert ("cret" in shown) == (name in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"))
+
+    @pytest.mark.parametrize("end", ["\r", "\n", " "])
+    def test_spaces_around_what_s3_needs(self, end: str, s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As files with variables have them that were edited on Windows."""
+        for name in self.S3:
+            monkeypatch.setenv(name, os.environ.get(name, "") + end)
+        assert open_storage(s3_root).list() == []
+        assert not {"AWS_PROFILE", "AWS_SESSION_TOKEN"} & set(os.environ)
 
     @pytest.mark.parametrize("value", ["", " ", None])
     def test_an_empty_one_has_its_default(self, value: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -112,6 +142,11 @@ class TestTypes:
         with pytest.raises(ConfigError, match=rf"^c.toml: .*{name}.*") as refused:
             validated(Settings, read_toml(tmp_path / "c.toml"), "c.toml: ")
         assert "\n" not in str(refused.value)
+
+    def test_a_mark_of_byte_order_is_no_fault(self, tmp_path: Path) -> None:
+        (tmp_path / "c.toml").write_text("[preparation]\nmargin_mm = 30\n", encoding="utf-8-sig")
+        assert validated(Settings, read_toml(tmp_path / "c.toml")).preparation.margin_mm == 30
+        assert read_overrides((b"\xef\xbb\xbf[a]\nt2w = 4\n"), "o.toml")["a"].t2w
 
     def test_whole_numbers_are_numbers(self, tmp_path: Path) -> None:
         (tmp_path / "c.toml").write_text("[preparation]\nmargin_mm = 25\nspacing_mm = [1, 1, 3]\n")
@@ -173,6 +208,44 @@ class TestFlushing:
         self.failing(monkeypatch, name, folders)
         with pytest.raises(StorageError, match="cannot be written"):
             LocalStorage(tmp_path).publish_bytes("a/b", b"x")
+
+
+def test_a_folder_on_another_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a subset's folder is a link to another disk."""
+
+    def replace(path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path), None, str(target))
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(
+        StorageError, match=f"^{tmp_path}/a: cannot be written: Invalid cross-device link: a folder below"
+    ):
+        LocalStorage(tmp_path).publish_bytes("a", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestFoldersThatCannotBeListed:
+    @pytest.fixture(autouse=True)
+    def closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Folders of these names can be read by the system's administrator alone."""
+        scandir = os.scandir
+
+        def scan(path: Any) -> Any:
+            if os.fspath(path).endswith(("lost+found", "private")):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", scan)
+
+    def test_the_systems_own_one_is_passed_over(self, tmp_path: Path) -> None:
+        (tmp_path / "lost+found").mkdir()
+        (tmp_path / "case.nii.gz").write_bytes(b"x")
+        assert [entry.key for entry in LocalStorage(tmp_path).list()] == ["case.nii.gz"]
+
+    def test_any_other_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "a" / "private").mkdir(parents=True)
+        with pytest.raises(StorageError, match=f"^{tmp_path}/a/private: cannot be listed: Permission denied: give"):
+            LocalStorage(tmp_path).list()
 
 
 Request = dict[str, Any]
@@ -345,6 +418,46 @@ class TestFilesOfOthers:
         publish_record(stage, "archive", record.model_copy(update={"outputs": (to_come,)}))  # by a killed run
         publish_recorded(stage, "archive", record, files)
         assert stage.read("archive.html") == b"ours"
+
+    def test_cubes_of_others_are_kept(self, tmp_path: Path) -> None:
+        data, cubes, config = LocalStorage(tmp_path / "data"), LocalStorage(tmp_path / "cubes"), CubesConfig()
+        key = cubes_key(config, 0)
+        for file in prepared_keys("c", 0):
+            data.publish_bytes(file, b"no image")
+        cubes.publish_bytes(key, b"of the published program")
+        with pytest.raises(InputError, match=f"{key}: {REFUSAL}"):
+            cut_subset(0, data, cubes, config)
+        assert [entry.key for entry in cubes.list()] == [key]
+        cubes.remove(key)
+        with pytest.raises(InputError, match="prepare the case again"):
+            cut_subset(0, data, cubes, config)
+        cubes.publish_bytes(key, b"of a run that was killed before its record")
+        with pytest.raises(InputError, match="prepare the case again"):
+            cut_subset(0, data, cubes, config)
+
+    def test_a_model_of_others_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        weights = LocalStorage(tmp_path)
+        weights.publish_bytes(MODEL, b"of the published program")
+        inputs = TrainingInputs(files=(), data=(), spacing_mm=None)
+        monkeypatch.setattr(runs, "training_inputs", lambda *more: inputs)
+        with pytest.raises(InputError, match=f"{MODEL}: {REFUSAL}"):
+            train_and_publish(LocalStorage(tmp_path / "cubes"), weights, PretrainConfig())
+        assert [entry.key for entry in weights.list()] == [MODEL]
+
+    @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES["picai"])
+    def test_an_import_replaces_no_image_of_others(self, suffix: str, tmp_path: Path) -> None:
+        archive = LocalStorage(tmp_path)
+        choice = Choice(None, None, (), None, (), "for a test")
+        archive.publish_bytes(f"1/1_2{suffix}", b"mine")
+        with pytest.raises(InputError, match=f"1/1_2{suffix}: {REFUSAL}"):
+            _publish_table(archive, {"1_2": choice})
+        assert archive.stat(TABLE) is None
+        archive.publish_bytes(TABLE, b"case,series,\n1_3,1\n")
+        with pytest.raises(InputError, match=f"1/1_2{suffix}: {REFUSAL}"):
+            _publish_table(archive, {"1_2": choice, "1_3": choice})
+        archive.publish_bytes(TABLE, b"case,series,\n1_2,1\n")  # ours, by an import that was killed
+        _publish_table(archive, {"1_2": choice, "1_3": choice})
+        assert b"1_3," in archive.read(TABLE)
 
     def test_nothing_there_is_no_file_of_others(self, tmp_path: Path) -> None:
         check_ours(LocalStorage(tmp_path), "a", lambda file: False)

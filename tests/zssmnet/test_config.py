@@ -22,7 +22,7 @@ from zssmnet.errors import ConfigError
         ),
         (lambda: zssmnet.CubesConfig(sizes=1), "CubesConfig: sizes = 1: no such setting"),  # type: ignore[call-arg]
         (lambda: zssmnet.CubesConfig(size=(0, 1, 1)), "CubesConfig: size must be at least 1 voxel on each axis, not"),
-        (lambda: ProbeConfig(labelled=(3, 2)), "ProbeConfig: labelled must rise"),
+        (lambda: ProbeConfig(tuning_cases=0), "ProbeConfig: without tuning_cases"),
         (
             lambda: zssmnet.Corruption("mask"),  # type: ignore[arg-type]
             "CorruptionConfig: recipe = 'mask': Input should be 'reference', 'per-channel' or 'masked'",
@@ -62,3 +62,18 @@ def test_configurations_can_be_copied_and_sent() -> None:
     config = zssmnet.PretrainConfig(training=TrainingConfig(epochs=3))
     assert config == pickle.loads(pickle.dumps(config)) == copy.deepcopy(config)  # noqa: S301
     assert config == zssmnet.PretrainConfig.model_validate_json(config.model_dump_json())
+
+
+def test_a_preset_gives_defaults_and_what_is_set_beside_it_counts() -> None:
+    assert TrainingConfig(preset="published") == TrainingConfig()
+    adamw = TrainingConfig(preset="adamw", epochs=7)
+    assert (adamw.optimizer, adamw.schedule, adamw.calibrated_head, adamw.epochs) == ("adamw", "cosine", True, 7)
+    plain = TrainingConfig(preset="adamw", calibrated_head=False)
+    assert not TrainingConfig.model_validate_json(plain.model_dump_json(), strict=True).calibrated_head
+    challenger = ChallengerConfig(training={"preset": "adamw"}).training  # type: ignore[arg-type]
+    assert (challenger.learning_rate, challenger.epochs, challenger.optimizer) == (0.0001, 100, "adamw")
+
+
+def test_a_preset_that_there_is_not_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="TrainingConfig: preset = 'best': Input should be 'published' or 'adamw'"):
+        TrainingConfig(preset="best")  # type: ignore[arg-type]

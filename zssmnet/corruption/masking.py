@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import MaskingConfig
-from zssmnet.corruption.random import Stream, uniform
+from zssmnet.corruption.random import Stream, happens, uniform
 
 HIDDEN = -1.0
 """The value of a hidden voxel: images lie in 0..1, so that it cannot be mistaken for tissue or background."""
@@ -34,10 +34,12 @@ def sample_masking(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: MaskingC
     """
     channels, *size = shape_CXYZ
     blocks = math.prod(block_counts(tuple(size), config.block))
-    drawn_NCB = uniform(keys_N, Stream.MASKING, (1 if config.jointly else channels, blocks))
+    drawn_NCB = uniform(keys_N, Stream.MASKING, (channels, blocks))
+    jointly_N11 = happens(keys_N, Stream.MASKING_JOINTLY, (1, 1), float(config.jointly))
+    drawn_NCB = torch.where(jointly_N11, drawn_NCB[:, :1], drawn_NCB)
     rank_NCB = drawn_NCB.argsort(dim=-1).argsort(dim=-1)
     count = max(1, round(config.ratio * blocks))
-    return (rank_NCB < count).expand(-1, channels, -1)
+    return rank_NCB < count
 
 
 def find_hidden(hidden_NCB: Tensor, size: tuple[int, ...], block: tuple[int, ...]) -> Tensor:

@@ -14,9 +14,9 @@ from zssmnet.corruption.flip import apply_flip, sample_flip
 from zssmnet.corruption.intensity import apply_intensity, sample_intensity
 from zssmnet.corruption.masking import HIDDEN, find_hidden, sample_masking
 from zssmnet.corruption.painting import apply_painting, sample_painting
-from zssmnet.corruption.random import sample_keys
+from zssmnet.corruption.random import Stream, happens, sample_keys
 from zssmnet.corruption.shuffling import apply_shuffling
-from zssmnet.corruption.windows import sample_shuffling
+from zssmnet.corruption.windows import choose_channels, pad_channels, sample_shuffling
 
 IMAGE_CHANNELS = 3  # channels T2W, ADC, DWI; the mask follows
 ZONE_CHANNELS = 3  # mask values 0 background, 1 peripheral zone, 2 rest of the gland
@@ -28,7 +28,8 @@ class Corrupted(NamedTuple):
     Attributes:
         input_NCZYX: (N, 6, Z, Y, X), float32: the corrupted T2W, ADC and DWI, then background, peripheral zone and
             rest of the gland as zeros and ones. A voxel without a zone has three zeros, a hidden one -1.
-        target_NCZYX: (N, 3, Z, Y, X), float32: T2W, ADC and DWI, flipped like the input and otherwise uncorrupted.
+        target_NCZYX: (N, 3, Z, Y, X), float32: T2W, ADC and DWI, flipped like the input and otherwise uncorrupted. With
+            the co-task (N, 6, Z, Y, X): then the zones of cubes whose zone channels are blank, zeros for the others.
     """
 
     input_NCZYX: Tensor
@@ -68,7 +69,24 @@ class Corruption:
         return corrupt(cubes_NCZYX, sample_keys(len(cubes_NCZYX), generator), self.config)
 
 
-def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Corrupted:
+def channels_to_shuffle(keys_N: Tensor, config: CorruptionConfig) -> Tensor | None:
+    """The shuffled channels of a batch as `corrupt` takes them, padded so that nothing depends on how many they are.
+
+    Args:
+        keys_N: the cubes' keys, on the CPU.
+
+    Returns:
+        int64; None for the rare batch that has more of them than usual.
+    """
+    if config.recipe == "masked":
+        return keys_N[:0]
+    channels = IMAGE_CHANNELS + 1
+    return pad_channels(choose_channels(keys_N, channels, config.shuffling), len(keys_N) * channels, config.shuffling)
+
+
+def corrupt(
+    cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig, shuffled_P: Tensor | None = None
+) -> Corrupted:
     """Corrupt cubes, each as its key determines, whatever the batch or the device.
 
     The steps: flip, local shuffling, intensity map of the images, painting, mask to zones; in the recipe `masked`
@@ -80,12 +98,15 @@ def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
       there, a painted one none.
     - `masked`: blocks of the images are hidden, which is the value -1. The mask is flipped, and otherwise kept.
 
+    With `zone_task`, zone channels are blank (zeros) in a share of the cubes, in any recipe, and their zones a target.
+
     Args:
         cubes_NCZYX: cubes (N, 4, Z, Y, X), channels T2W, ADC, DWI in 0..1 and the mask (0, 1, 2), any float dtype;
             not changed. Fastest if they lie in memory as in files, with z innermost, as `CubeSet` gives them.
         keys_N: one key a cube, int64, from `sample_keys`; on any device. With keys on the CPU the host never waits
             for the cubes' device.
         config: the pretext task.
+        shuffled_P: from `channels_to_shuffle`, on the cubes' device, as the keys then are; None draws them here.
 
     Returns:
         Input and target, on the device of the cubes, in the memory layout that convolutions are fastest with.
@@ -95,25 +116,39 @@ def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
     """
     _check(cubes_NCZYX, keys_N)
     cubes_NCXYZ = swap_x_and_z(cubes_NCZYX)
-    both_NCXYZ = (_masked if config.recipe == "masked" else _distorted)(cubes_NCXYZ, keys_N, config)
+    if config.recipe == "masked":
+        input_NCXYZ, cubes_NCXYZ = _masked(cubes_NCXYZ, keys_N, config)
+    else:
+        input_NCXYZ, cubes_NCXYZ = _distorted(cubes_NCXYZ, keys_N, config, shuffled_P)
+    target_NCXYZ = cubes_NCXYZ[:, :IMAGE_CHANNELS]
+    if config.zone_task.share:
+        blank_N = happens(keys_N, Stream.BLANK_ZONES, (1, 1, 1, 1), config.zone_task.share)
+        blank_N = blank_N.to(cubes_NCXYZ.device, non_blocking=True)
+        input_NCXYZ[:, IMAGE_CHANNELS:] *= ~blank_N
+        target_NCXYZ = torch.cat((target_NCXYZ, mask_to_zones(cubes_NCXYZ[:, IMAGE_CHANNELS]) & blank_N), dim=1)
+    both_NCXYZ = input_NCXYZ, target_NCXYZ
     return Corrupted(*(swap_x_and_z(one).contiguous(memory_format=LAYOUT) for one in both_NCXYZ))
 
 
 def _masked(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
-    """Input and target of the recipe `masked`."""
+    """Input of the recipe `masked`, and the flipped cubes."""
     keys_N = keys_N.to(cubes_NCXYZ.device, non_blocking=True)
     flipped = apply_flip(cubes_NCXYZ, sample_flip(keys_N, config.flip)).float()
     images = flipped[:, :IMAGE_CHANNELS]
     size = tuple(images.shape[2:])
     hidden = find_hidden(sample_masking(keys_N, (IMAGE_CHANNELS, *size), config.masking), size, config.masking.block)
-    return torch.cat((images.masked_fill(hidden, HIDDEN), mask_to_zones(flipped[:, IMAGE_CHANNELS])), dim=1), images
+    return torch.cat((images.masked_fill(hidden, HIDDEN), mask_to_zones(flipped[:, IMAGE_CHANNELS])), dim=1), flipped
 
 
-def _distorted(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
-    """Input and target of the recipes `reference` and `per-channel`."""
+def _distorted(
+    cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig, shuffled_P: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Input of the recipes `reference` and `per-channel`, and the flipped cubes."""
     shape_CXYZ, device = tuple(cubes_NCXYZ.shape[1:]), cubes_NCXYZ.device
     from_t2w = config.recipe == "reference"
-    shuffling = sample_shuffling(keys_N, shape_CXYZ, config.shuffling, from_first_channel=from_t2w, device=device)
+    shuffling = sample_shuffling(
+        keys_N, shape_CXYZ, config.shuffling, from_first_channel=from_t2w, device=device, chosen_P=shuffled_P
+    )
     keys_N = keys_N.to(device, non_blocking=True)
 
     flipped = apply_flip(cubes_NCXYZ, sample_flip(keys_N, config.flip)).float()
@@ -127,7 +162,7 @@ def _distorted(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) ->
     zones = mask_to_zones(corrupted[:, IMAGE_CHANNELS])
     if not from_t2w:
         zones &= ~painted[:, IMAGE_CHANNELS:]  # noise may happen to be exactly 0, which is no background
-    return torch.cat((corrupted[:, :IMAGE_CHANNELS], zones), dim=1), flipped[:, :IMAGE_CHANNELS]
+    return torch.cat((corrupted[:, :IMAGE_CHANNELS], zones), dim=1), flipped
 
 
 def mask_to_zones(mask_NXYZ: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def read_overrides(text: bytes, source: str) -> dict[str, Override]:
         DicomError: not TOML, or not that form.
     """
     try:
-        return TypeAdapter(dict[str, Override]).validate_python(tomllib.loads(text.decode()))
+        return TypeAdapter(dict[str, Override]).validate_python(tomllib.loads(text.decode("utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DicomError(f"{source}: not a TOML file: {error}") from error
     except ValidationError as error:

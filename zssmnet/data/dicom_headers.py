@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,13 @@ from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, MRImageStorage
 
-from zssmnet.data.dicom_marks import Diffusion, b_value, diffusion_kind, marked, numbers
+from zssmnet.data.dicom_marks import Diffusion, Marks, b_value, diffusion_kind, numbers, read_marks
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings show values, of birth dates too
 _MR_IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 NOT_MR = frozenset({"no MR image", "in colour"})
-Position = tuple[float, float, float]
-_GEOMETRY = (
-    ("ImagePositionPatient", 3),
-    ("ImageOrientationPatient", 6),
-    ("PixelSpacing", 2),
-    ("Rows", 1),
-    ("Columns", 1),
-)
+_GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "Rows": 1, "Columns": 1}
 _NESTED = ("MRDiffusionSequence", "DiffusionGradientDirectionSequence", "RealWorldValueMappingSequence")
 _WITHOUT_PREAMBLE = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """First bytes of a DICOM file that lacks the usual 128 bytes and ``DICM``: group 0002 or 0008."""
@@ -64,7 +58,7 @@ class Slice:
     acquisition: int  # as the next, may distinguish slices at one position
     temporal_position: int
     orientation: tuple[float, ...]  # directions of a row and of a column in the patient (LPS)
-    position: Position  # of the first pixel, LPS, mm
+    position: tuple[float, float, float]  # of the first pixel, LPS, mm
     spacing: tuple[float, float]  # between columns (x) and rows (y), mm
     shape: tuple[int, int]  # columns (x), rows (y)
     scaling: tuple[float, float]  # slope and intercept of stored values
@@ -122,7 +116,9 @@ def _groups(item: Dataset, private: bool = False) -> list[Dataset]:
 
 def _slice(file: Path, frame: int | None, places: list[Dataset], unusable: str = "") -> Slice:
     for name in _NESTED:
-        places += [place[name].value[0] for place in places if place.get(name)]
+        tag = _tag_of(name)
+        places += [place[tag].value[0] for place in places if tag in place and place[tag].value]
+    marks = read_marks(places)
     kind = _texts(places, "FrameType") or _texts(places, "ImageType")
     description = _text(places, "SeriesDescription")
     number = int(_number(places, "SeriesNumber") or 0)
@@ -148,10 +144,10 @@ def _slice(file: Path, frame: int | None, places: list[Dataset], unusable: str =
         or _text(places, "AcquisitionDate", "ContentDate") + _text(places, "AcquisitionTime", "ContentTime"),
         kind=kind,
         description=description,
-        traits=frozenset(_traits(places)),
+        traits=frozenset(_traits(places, marks)),
         echo_ms=_number(places, "EffectiveEchoTime", "EchoTime"),
-        b=b_value(places, (_text(places, "SequenceName", "PulseSequenceName"), description)),
-        diffusion=diffusion_kind(places, kind),
+        b=b_value(marks, (_text(places, "SequenceName", "PulseSequenceName"), description)),
+        diffusion=diffusion_kind(marks, kind),
         acquisition=int(_number(places, "FrameAcquisitionNumber", "AcquisitionNumber") or 0),
         temporal_position=int(_number(places, "TemporalPositionIndex", "TemporalPositionIdentifier") or 0),
         orientation=geometry["ImageOrientationPatient"],
@@ -160,7 +156,7 @@ def _slice(file: Path, frame: int | None, places: list[Dataset], unusable: str =
         shape=(int(geometry["Columns"][0]), int(geometry["Rows"][0])),
         scaling=mapped if rescale == (1.0, 0.0) else rescale,
         is_mapped=mapped != (1.0, 0.0),
-        scale_slope=next((found[0] for one in marked(places, "scale") if (found := numbers(one)) > [0]), None),
+        scale_slope=next((found[0] for one in marks["scale"] if (found := numbers(one)) > [0]), None),
         is_signed=bool(_number(places, "PixelRepresentation")),
         unusable=unusable or odd,
     )
@@ -170,7 +166,7 @@ def _geometry(places: list[Dataset]) -> tuple[dict[str, tuple[float, ...]], str]
     """Fields that place a slice, and what is wrong with the first one that cannot be used (its values are zeros)."""
     geometry: dict[str, tuple[float, ...]] = {}
     fault = ""
-    for name, count in _GEOMETRY:
+    for name, count in _GEOMETRY.items():
         value = _first(places, name)
         found = tuple(numbers(value))[: 1 if count == 1 else None] if value is not None else ()
         is_right = len(found) == count and (count in (3, 6) or min(found) > 0)
@@ -179,7 +175,7 @@ def _geometry(places: list[Dataset]) -> tuple[dict[str, tuple[float, ...]], str]
             cosine = sum(a * b for a, b in zip(row, column, strict=True))
             is_right = max(abs(math.hypot(*row) - 1), abs(math.hypot(*column) - 1), abs(cosine)) < 0.01
         if not is_right:
-            tag = tag_for_keyword(name) or 0
+            tag = _tag_of(name)
             state = "without" if value is None else "with an odd"
             fault = fault or f"{state} {name} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
         geometry[name] = found if is_right else (0.0,) * count
@@ -188,11 +184,16 @@ def _geometry(places: list[Dataset]) -> tuple[dict[str, tuple[float, ...]], str]
 
 def _first(places: Iterable[Dataset], *names: str) -> Any:
     """The first value of a field, or of those that stand for it, that is there, not empty, and can be decoded."""
-    for name, place in product(names, places):
+    for tag, place in product(map(_tag_of, names), places):
         with suppress(Exception):  # pydicom meets damage with errors of any type
-            if (value := place.get(name)) is not None and value != "" and value != []:
+            if tag in place and (value := place[tag].value) is not None and value != "" and value != []:
                 return value
     return None
+
+
+@cache
+def _tag_of(name: str) -> int:
+    return tag_for_keyword(name) or 0
 
 
 def _text(places: list[Dataset], *names: str) -> str:
@@ -211,12 +212,10 @@ def _texts(places: Iterable[Dataset], name: str) -> tuple[str, ...]:
     return tuple(str(one).strip().upper() for one in values)
 
 
-def _traits(places: list[Dataset]) -> Iterator[str]:
+def _traits(places: list[Dataset], marks: Marks) -> Iterator[str]:
     yield from _texts(places, "ScanningSequence")
-    pulse, has_epi_factor = (
-        _first(places, "EchoPulseSequence"),
-        any(numbers(one) > [1] for one in marked(places, "EPI factor")),
-    )
+    pulse = _first(places, "EchoPulseSequence")
+    has_epi_factor = any(numbers(one) > [1] for one in marks["EPI factor"])
     signs = {
         "SE": pulse in ("SPIN", "BOTH"),
         "GR": pulse in ("GRADIENT", "BOTH"),

@@ -14,15 +14,14 @@ from pathlib import Path
 
 from zssmnet.config import SeriesConfig
 from zssmnet.data.archive import IMAGE_SUFFIXES, duplicated, shortened
-from zssmnet.data.case_ids import CaseIds as CaseIds
-from zssmnet.data.case_ids import hashed_ids as hashed_ids
-from zssmnet.data.case_ids import table_of_ids as table_of_ids
+from zssmnet.data.case_ids import CaseIds
 from zssmnet.data.dicom_choice import Choice, Override, choose
 from zssmnet.data.dicom_series import find_studies
 from zssmnet.data.dicom_volume import compute_high_b, read_volume
 from zssmnet.data.image_io import write_image
 from zssmnet.errors import CaseError, DicomError
 from zssmnet.storage import Storage
+from zssmnet.storage.ownership import check_ours
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +59,10 @@ def import_dicom(
 
     Raises:
         DicomError: no MR image there, ids that stand for several studies, or overrides of cases that are not there.
+        InputError: files of others lie where ours would.
         StorageError: the archive cannot be written.
     """
+    check_ours(archive, TABLE, lambda file: file.read_bytes().startswith(b"case,series,"))
     studies, passed_over = find_studies(folder, advance)
     if not studies:
         seen = ", ".join(f"{count} {reason}" for reason, count in passed_over.most_common(3))
@@ -78,25 +79,38 @@ def import_dicom(
     if unknown := sorted(set(overrides) - known):
         raise DicomError(f"overrides of {len(unknown)} cases that are not there: {shortened(unknown)}")
     archive.sweep()
-    archive.sweep()
-    done: list[str] = []
-    faults: list[CaseError] = []
-    rows: list[tuple[object, ...]] = []
+    choices: dict[str, Choice] = {}
     for case_id, study in sorted(named, key=lambda one: one[0]):
-        choice = choose(study, config, overrides.get(case_id))
-        rows += _rows(case_id, choice)
+        choices[case_id] = choose(study, config, overrides.get(case_id))
         if study.note:
             log.warning("%s: %s", case_id, study.note)
+    _publish_table(archive, choices)
+    done: list[str] = []
+    faults: list[CaseError] = []
+    for case_id, choice in choices.items():
         try:
             _write(case_id, choice, archive)
             done.append(case_id)
         except CaseError as fault:
             log.warning("%s is left out: %s", case_id, fault.reason)
             faults.append(fault)
+    return ImportSummary(tuple(done), tuple(faults), passed_over, len(studies) - len(named))
+
+
+def _publish_table(archive: Storage, choices: Mapping[str, Choice]) -> None:
+    """Publish the table before the images, so that they are known as ours; InputError where other files lie."""
+    earlier = archive.read(TABLE).decode().splitlines() if archive.stat(TABLE) else []
+    for case_id in choices.keys() - {row.partition(",")[0] for row in earlier}:
+        for key in _keys(case_id):
+            check_ours(archive, key, lambda file: False)
     table = io.StringIO()
+    rows = [row for case_id, choice in choices.items() for row in _rows(case_id, choice)]
     csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *rows])
     archive.publish_bytes(TABLE, table.getvalue().encode())
-    return ImportSummary(tuple(done), tuple(faults), passed_over, len(studies) - len(named))
+
+
+def _keys(case_id: str) -> list[str]:
+    return [f"{case_id.partition('_')[0]}/{case_id}{suffix}" for suffix in IMAGE_SUFFIXES["picai"]]
 
 
 def _write(case_id: str, choice: Choice, archive: Storage) -> None:
@@ -108,8 +122,8 @@ def _write(case_id: str, choice: Choice, archive: Storage) -> None:
         dwi = compute_high_b(choice.dwi, choice.computed_b or 0.0) if is_computed else read_volume(choice.dwi[0])
     except DicomError as error:
         raise CaseError(case_id, "DICOM", str(error)) from error
-    for suffix, image in zip(IMAGE_SUFFIXES["picai"], (t2w, adc, dwi), strict=True):
-        with archive.publishing(f"{case_id.partition('_')[0]}/{case_id}{suffix}") as path:
+    for key, image in zip(_keys(case_id), (t2w, adc, dwi), strict=True):
+        with archive.publishing(key) as path:
             write_image(image, path)
     made = f"b {choice.computed_b:g} computed" if is_computed else choice.dwi[0].name
     log.info("%s: T2W %s, ADC %s, DWI %s", case_id, choice.t2w.name, choice.adc.name, made)

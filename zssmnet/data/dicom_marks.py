@@ -6,7 +6,9 @@ vendor (what their values mean).
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from pydicom import Dataset
 
 Diffusion = Literal["trace", "direction", ""]
 """Mean of all gradient directions, one of them, or unknown."""
+Marks = dict[str, list[list[Any]]]
 
 
 class Mark(NamedTuple):
@@ -69,43 +72,45 @@ def numbers(value: Any) -> list[float]:
     return found if all(map(math.isfinite, found)) else []
 
 
-def b_value(places: list[Dataset], texts: Iterable[str]) -> float | None:
+def b_value(marks: Marks, texts: Iterable[str]) -> float | None:
     """The b-value in s/mm2: the standard field's, then the vendor's, then that of SequenceName or SeriesDescription."""
-    for values in marked(places, "b"):
+    for values in marks["b"]:
         if (found := numbers(values[:1])) and found[0] >= 0:
             return found[0] % _GE_OFFSET
     return next((float(match[1]) for text in texts if (match := _B_IN_TEXT.search(text))), None)
 
 
-def diffusion_kind(places: list[Dataset], image_type: Iterable[str]) -> Diffusion:
+def diffusion_kind(marks: Marks, image_type: Iterable[str]) -> Diffusion:
     """Whether a diffusion image shows one gradient direction or all; a mark of all outweighs the others."""
-    kinds = {_KINDS.get(str(values[0]).strip().upper(), "") for values in marked(places, "kind")}
+    kinds = {_KINDS.get(str(values[0]).strip().upper(), "") for values in marks["kind"]}
     if "trace" in kinds or not _TRACES.isdisjoint(image_type):
         return "trace"
-    has_vector = any(math.hypot(*numbers(values)) > 0.1 for values in marked(places, "vector"))
+    has_vector = any(math.hypot(*numbers(values)) > 0.1 for values in marks["vector"])
     return "direction" if "direction" in kinds or has_vector else ""
 
 
-def marked(places: list[Dataset], meaning: str) -> Iterator[list[Any]]:
-    """The values of each field of a meaning that is there, in the table's order."""
+def read_marks(places: list[Dataset]) -> Marks:
+    """The values of each field that is there, by its meaning, in the table's order."""
+    marks: Marks = defaultdict(list)
     blocks = [_blocks(place) for place in places]
-    for mark in (mark for mark in MARKS if mark.meaning == meaning):
-        for place, block in zip(places, blocks, strict=True):
-            start = block.get((mark.group, mark.creator)) if mark.creator else 0
-            if start is not None and (values := _values(place, mark, start)):
-                yield values
+    for mark, (place, block) in product(MARKS, zip(places, blocks, strict=True)):
+        start = block.get((mark.group, mark.creator)) if mark.creator else 0
+        tag = mark.group << 16 | (start or 0) | mark.element
+        if start is not None and tag in place and (values := _values(place, mark, tag)):
+            marks[mark.meaning].append(values)
+    return marks
 
 
 def _blocks(place: Dataset) -> dict[tuple[int, str], int]:
     """Where the elements of each group and private creator begin; pydicom's own search sorts all fields each time."""
-    creators = (tag for tag in list(place.keys()) if (tag >> 16) & 1 and 0x10 <= tag & 0xFFFF <= 0xFF)
+    creators = [tag for tag in place.keys() if (tag >> 16) & 1 and 0x10 <= tag & 0xFFFF <= 0xFF]  # noqa: SIM118
     return {(tag >> 16, str(place[tag].value).strip()): (tag & 0xFF) << 8 for tag in creators}
 
 
-def _values(place: Dataset, mark: Mark, block: int) -> list[Any]:
+def _values(place: Dataset, mark: Mark, tag: int) -> list[Any]:
     try:
-        value = place[mark.group, block | mark.element].value
-    except Exception:  # it is not there, or damaged
+        value = place[tag].value
+    except Exception:  # it is damaged
         return []
     if isinstance(value, bytes):  # its type is lost
         text = value.rstrip(b"\0 ").decode("latin-1")

@@ -17,45 +17,15 @@ import numpy.typing as npt
 
 _NIFTI_1, _NIFTI_2 = 348, 540
 """Bytes of a NIfTI header, with which it begins, in the byte order of the file."""
-_FIELDS = {  # of NIfTI-1's header (nifti1.h): byte and format
-    "dim": (40, "8i2"),
-    "datatype": (70, "i2"),
-    "bitpix": (72, "i2"),
-    "pixdim": (76, "8f4"),
-    "vox_offset": (108, "f4"),
-    "scl_slope": (112, "f4"),
-    "scl_inter": (116, "f4"),
-    "qform_code": (252, "i2"),
-    "sform_code": (254, "i2"),
-    "quatern": (256, "3f4"),
-    "qoffset": (268, "3f4"),
-    "srow": (280, "(3,4)f4"),
-    "magic": (344, "S4"),
-}
-_HEADER = np.dtype(
-    {
-        "names": list(_FIELDS),
-        "offsets": [byte for byte, _ in _FIELDS.values()],
-        "formats": [form for _, form in _FIELDS.values()],
-        "itemsize": _NIFTI_1,
-    }
-)
-_TYPES = {
-    2: "u1",
-    4: "i2",
-    8: "i4",
-    16: "f4",
-    32: "c8",
-    64: "f8",
-    128: "V3",
-    256: "i1",
-    512: "u2",
-    768: "u4",
-    1024: "i8",
-    1280: "u8",
-    1792: "c16",
-    2304: "V4",
-}
+# of NIfTI-1's header (nifti1.h): byte and format
+_FIELDS = {"dim": (40, "8i2"), "datatype": (70, "i2"), "bitpix": (72, "i2"), "pixdim": (76, "8f4")}
+_FIELDS |= {"vox_offset": (108, "f4"), "scl_slope": (112, "f4"), "scl_inter": (116, "f4"), "magic": (344, "S4")}
+_FIELDS |= {"qform_code": (252, "i2"), "quatern": (256, "3f4"), "qoffset": (268, "3f4")}
+_FIELDS |= {"sform_code": (254, "i2"), "srow": (280, "(3,4)f4")}
+_BYTES, _FORMATS = zip(*_FIELDS.values(), strict=True)
+_HEADER = np.dtype({"names": list(_FIELDS), "offsets": _BYTES, "formats": _FORMATS, "itemsize": _NIFTI_1})
+_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 32: "c8", 64: "f8", 128: "V3", 256: "i1", 512: "u2", 768: "u4"}
+_TYPES |= {1024: "i8", 1280: "u8", 1792: "c16", 2304: "V4"}
 """Types of NIfTI-1's voxels by their code; V are colours. Complex numbers and colours are refused later."""
 _EXTENSIONS = 4
 NIFTI_HEADER_BYTES = _NIFTI_1 + _EXTENSIONS

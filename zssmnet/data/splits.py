@@ -28,13 +28,10 @@ _REFERENCE_SEED = 1
 
 
 def reference_subsets(folds_val: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The published program's six subsets.
+    """The published program's six subsets, each a list of case ids in its order.
 
     Each fold's ``val`` list is shuffled and cut at ``int(0.8 * n)``: the first part is the fold's training subset,
     the remainders of all folds together are the validation subset.
-
-    Returns:
-        Six lists of case ids, in the published program's order.
     """
     shuffler = random.Random(_REFERENCE_SEED)
     training: list[list[str]] = []
@@ -56,13 +53,10 @@ def stable_subset(case_id: str, patient_pattern: str = PICAI_PATIENT) -> int:
 
 
 def read_folds(text: bytes, source: str) -> list[list[str]]:
-    """The five ``val`` lists of a splits.json.
+    """The five ``val`` lists of a splits.json; SplitsError: not JSON, not that form, or lists that overlap.
 
     Args:
         text: the file's content: a list of 5 objects ``{"train": [...], "val": [...]}``.
-
-    Raises:
-        SplitsError: not JSON, not that form, or ``val`` lists that overlap.
     """
     try:
         folds = json.loads(text)
@@ -133,15 +127,9 @@ def _reference_split(case_ids: Sequence[str], folds: list[list[str]], source: st
 def _check_pattern(case_ids: Sequence[str], pattern: str) -> None:
     """Where no patient is found in an id, its case is a patient of its own, perhaps on both sides of the split."""
     unmatched = [case_id for case_id in case_ids if patient_in(case_id, pattern) is None]
-    if len(unmatched) < len(case_ids):
-        if unmatched:
-            log.warning(
-                "%d of %d case ids have no patient by the pattern %r and count as patients of their own: %s",
-                len(unmatched),
-                len(case_ids),
-                pattern,
-                shortened(unmatched),
-            )
+    if 0 < len(unmatched) < len(case_ids):
+        text = "%d of %d case ids have no patient by the pattern %r and count as patients of their own: %s"
+        log.warning(text, len(unmatched), len(case_ids), pattern, shortened(unmatched))
     elif unmatched and pattern != PICAI_PATIENT:
         raise ConfigError(
             f"the pattern {pattern!r} finds a patient in none of {len(case_ids)} case ids (such as "

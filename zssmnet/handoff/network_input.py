@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zssmnet.config import PreparationConfig
+from zssmnet.config import IntensityScaling, PreparationConfig
 from zssmnet.data.examination import read_files
 from zssmnet.data.image_io import array_of
 from zssmnet.preparation.cubes import scaled_volume
@@ -22,6 +22,7 @@ def network_input(
     images: Sequence[str | os.PathLike[str]],
     zonal_mask: str | os.PathLike[str],
     preparation: PreparationConfig | None = None,
+    intensity_scaling: IntensityScaling = "maximum",
 ) -> Tensor:
     """Read a case from files as the network takes it.
 
@@ -30,6 +31,7 @@ def network_input(
         zonal_mask: local file of the zonal mask on T2W's grid.
         preparation: resample and crop the files like this first, as raw ones need it (`PreparationConfig()`); None
             takes them on T2W's grid as it is.
+        intensity_scaling: of T2W and DWI, as in pre-training: `maximum`, or `percentile`, see `CubesConfig`.
 
     Returns:
         Float32 tensor (6, Z, Y, X): T2W, ADC, DWI, and one channel for each zone: background, peripheral zone, rest
@@ -46,14 +48,16 @@ def network_input(
     """
     case_id, examination = read_files(images, zonal_mask)
     if preparation is None:
-        return torch.from_numpy(input_CZYX(examination.images, examination.mask))
+        return torch.from_numpy(input_CZYX(examination.images, examination.mask, intensity_scaling))
     prepared = prepare_volumes(case_id, examination, preparation)
-    return torch.from_numpy(input_CZYX(prepared.images, prepared.mask))
+    return torch.from_numpy(input_CZYX(prepared.images, prepared.mask, intensity_scaling))
 
 
-def input_CZYX(images: tuple[Any, Any, Any], mask: Any) -> npt.NDArray[np.float32]:  # noqa: N802  (axes)
+def input_CZYX(  # noqa: N802  (axes)
+    images: tuple[Any, Any, Any], mask: Any, intensity_scaling: IntensityScaling = "maximum"
+) -> npt.NDArray[np.float32]:
     """The six channels of a case, axes (channel, z, y, x), of its SimpleITK images T2W, ADC, DWI and zonal mask."""
     t2w, adc, dwi = (array_of(image) for image in images)
-    volume_CZYX = scaled_volume((t2w, adc, dwi), array_of(mask)).transpose(0, 3, 2, 1)
+    volume_CZYX = scaled_volume((t2w, adc, dwi), array_of(mask), intensity_scaling).transpose(0, 3, 2, 1)
     zones = [volume_CZYX[3] == zone for zone in range(3)]
     return np.concatenate([volume_CZYX[:3], np.stack(zones)], dtype=np.float32)

@@ -4,12 +4,14 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from zssmnet.config import CubesConfig, PackageConfig, PreparationConfig
+from zssmnet.data.archive import CHANNELS, shortened
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import InputError, StorageError
 from zssmnet.handoff.network_input import CHANNEL_NAMES
@@ -56,6 +58,9 @@ Intensities and spacing are in `{config}`.
 
 ## Please cite
 """
+PICAI_CASE = re.compile(r"1\d{4}_100\d{4}")
+"""Ids of PI-CAI's public cases, whose licence is CC BY-NC 4.0: weights made from them are non-commercial, too."""
+PICAI_LICENCE = "cc-by-nc-4.0"
 _ASSUMED = "; the spacing is the published one, as it was not recorded"
 
 
@@ -72,18 +77,20 @@ def write_package(
     Args:
         model_path: what `load_pretrained` reads.
         folder: a local folder; files of an earlier package there are replaced.
-        config: the name and the licence on the card, and the probe's result. Without a licence there is a field to
-            be filled in.
+        config: the name and the licence on the card, and the probe's result. Without a licence it is that of PI-CAI
+            where the weights have seen its cases, else a field to be filled in.
 
     Raises:
         CheckpointError: `model_path` is not usable.
-        InputError: the probe's file is no JSON object, or another file has the name of one of the package.
+        InputError: the probe's file is no JSON object, another file has the name of one of the package, or the licence
+            contradicts that of the cases.
         StorageError: the folder cannot be written, or the probe's file not be read.
     """
     from safetensors.torch import save
 
     weights = read_weights(model_path)
     check_finite(weights.address, weights.tensors)
+    config = config.model_copy(update={"licence": _licence(weights, config)})
     card = _card(weights, config, _read_probe(config.probe_path))
     output = LocalStorage(folder)
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
@@ -104,6 +111,23 @@ def write_package(
         output.publish_bytes(key, content)
     log.info("%s: %d tensors of %s", output.folder, len(tensors), weights.address)
     return output.folder
+
+
+def _licence(weights: Weights, config: PackageConfig) -> str:
+    """The licence on the card: non-commercial where a case of PI-CAI was trained on or validated with."""
+    data = weights.record.data if weights.record else ()
+    ids = [case.case_id for case in data if PICAI_CASE.fullmatch(case.case_id)]
+    if not ids:
+        return config.licence
+    if config.licence == PackageConfig().licence:
+        return PICAI_LICENCE
+    if "-nc" not in config.licence.lower() and not config.force:
+        raise InputError(
+            f"the licence {config.licence!r} contradicts that of the cases: {len(ids)} of {len(data)} have ids of "
+            f"PI-CAI ({shortened(ids, 2)}), whose data are {PICAI_LICENCE}; give --licence {PICAI_LICENCE}, or --force "
+            "if they are other cases"
+        )
+    return config.licence
 
 
 def _as_json(value: object) -> bytes:
@@ -131,6 +155,9 @@ def _cube_size(record: PretrainedModel | None) -> Triple:
 def _config(weights: Weights, config: PackageConfig) -> dict[str, Any]:
     """What is needed to build the network and its input."""
     record = weights.record
+    scaled = (
+        f"0..1 by {'percentiles' if record and record.intensity_scaling == 'percentile' else 'minimum and maximum'}"
+    )
     return {
         "architecture": "MNet",
         "in_channels": weights.in_channels,
@@ -138,8 +165,8 @@ def _config(weights: Weights, config: PackageConfig) -> dict[str, Any]:
         "merge": weights.merge,
         "input_channels": list(CHANNEL_NAMES),
         "input_axes": "N, C, Z, Y, X",
-        "intensities": {"T2W": "0..1 by minimum and maximum", "ADC": f"clipped to 0..{HIGHEST_ADC:g}, divided by it"}
-        | {"DWI": "0..1 by minimum and maximum", "zones": "one-hot"},
+        "intensities": {"T2W": scaled, "ADC": f"clipped to 0..{HIGHEST_ADC:g}, divided by it"}
+        | {"DWI": scaled, "zones": "one-hot"},
         "spacing_mm_xyz": list(_spacing_mm(record)),
         "patch_size_zyx": list(_cube_size(record))[::-1],
         "library": "zssmnet",
@@ -227,6 +254,10 @@ def _validation(record: PretrainedModel) -> list[str]:
         lines.append(
             f"- explained variance of the restored images: {100 * explained:.1f} % (100 % is perfect, 0 % what the "
             "best constant for each channel has)"
+        )
+    if by_channel := record.best.explained_by_channel:
+        lines.append(
+            "- of each alone: " + ", ".join(f"{n} {100 * x:.1f} %" for n, x in zip(CHANNELS, by_channel, strict=True))
         )
     return lines
 

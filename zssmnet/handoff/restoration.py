@@ -4,6 +4,7 @@ import os
 import textwrap
 
 from zssmnet.config import NetworkConfig
+from zssmnet.corruption import IMAGE_CHANNELS
 from zssmnet.errors import CheckpointError
 from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
@@ -20,7 +21,8 @@ def load_restoration(path: str | os.PathLike[str]) -> MNet:
 
     Returns:
         The network, on the CPU, in float32 and evaluation mode. It takes (N, 6, Z, Y, X), the corrupted T2W, ADC and
-        DWI and three zones, and gives (N, 3, Z, Y, X).
+        DWI and three zones, and gives (N, 3, Z, Y, X); with the co-task (N, 6, Z, Y, X), the last three logits of
+        background, peripheral zone and rest of the gland.
 
     Raises:
         CheckpointError: no such file, not a checkpoint, or weights that are not finite or do not fit.
@@ -30,7 +32,8 @@ def load_restoration(path: str | os.PathLike[str]) -> MNet:
     >>> restored_NCZYX = torch.sigmoid(network(input_NCZYX))  # doctest: +SKIP
     """
     weights = read_weights(path)
-    network = restoring_network(NetworkConfig(channels=weights.channels, merge=weights.merge))
+    segments_zones = any(len(weights.tensors[head]) > IMAGE_CHANNELS for head in weights.heads)
+    network = restoring_network(NetworkConfig(channels=weights.channels, merge=weights.merge), segments_zones)
     try:
         network.load_state_dict(weights.tensors)
     except RuntimeError as error:

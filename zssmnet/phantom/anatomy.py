@@ -16,7 +16,8 @@ class Tissue(IntEnum):
     """Tissue of a voxel: its number, then its mean signals.
 
     Means are after PI-CAI's examinations; lesions as PI-RADS v2.1 describes them: dark, restricted diffusion. What
-    mimics a subtle lesion differs from it in one of the images, or in its rim and place alone.
+    mimics a subtle lesion differs from it in one of the images, or in its rim and place alone; what is bilateral,
+    like a central zone, in that it is on both sides.
 
     Attributes:
         t2w: signal of a T2-weighted turbo spin echo, urine = 1.
@@ -57,6 +58,7 @@ class Tissue(IntEnum):
     STROMAL_NODULE = 18, 0.18, 930, 0.92, 0.2
     HAEMORRHAGE = 19, 0.18, 850, 0.6, 0.25
     INFLAMMATION = 20, 0.36, 1050, 1.1, 0.3
+    BILATERAL = 21, 0.20, 950, 0.92, 0.2
 
 
 def table(attribute: str) -> npt.NDArray[np.float32]:
@@ -122,8 +124,12 @@ class Anatomy:
     distortion: tuple[SmoothField, SmoothField]
     texture: SmoothField
 
-    def tissues(self, positions: Positions, zones_zyx: Labels) -> Labels:
-        """The tissues, axes (z, y, x), at these positions, where the zonal mask on the same voxels has them."""
+    def tissues(self, positions: Positions, zones_zyx: Labels, given_zyx: Labels) -> Labels:
+        """The tissues, axes (z, y, x), at these positions, where the zonal mask on the same voxels has them.
+
+        Args:
+            given_zyx: tissues that are painted last, within the gland; 0 where none is given.
+        """
         tissues = np.full(positions.shape, Tissue.AIR, np.uint8)
         for organ in self.organs:
             organ.paint(tissues, positions)
@@ -136,6 +142,8 @@ class Anatomy:
             tissues[box][within] = focus.tissue
             if focus.has_capsule:
                 tissues[box][within & (distance > 0.8)] = Tissue.CAPSULE
+        is_given = (given_zyx > 0) & (zones_zyx > 0)
+        tissues[is_given] = given_zyx[is_given]
         return tissues
 
     def _paint_seams(self, tissues: Labels, positions: Positions, zones_zyx: Labels) -> None:

@@ -21,25 +21,35 @@ _FOLDERS: dict[ArchiveFormat, str] = {"nnunet": "nnunet_raw", "picai": "picai_mh
 
 
 def phantom_case(
-    case_id: str, seed: int = 0, grids: Sequence[GridSpec] = DEMO_GRIDS, subtle: bool = False
+    case_id: str,
+    seed: int = 0,
+    grids: Sequence[GridSpec] = DEMO_GRIDS,
+    subtle: bool = False,
+    contrast_spread: float = 0.0,
 ) -> PhantomCase:
     """Draw a case; its id and the seed alone decide the grid, the patient and the noise.
 
     Args:
         seed: another seed gives other patients under the same ids.
         grids: T2W's grid is one of these.
-        subtle: see `draw_case`.
+        subtle, contrast_spread: see `draw_case`.
     """
     digest = hashlib.sha256(case_id.encode()).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest)])
     grid = grids[int(rng.integers(len(grids)))]
-    return draw_case(case_id, zonal_mask(grid, rng), rng, subtle)
+    return draw_case(case_id, zonal_mask(grid, rng), rng, subtle, contrast_spread=contrast_spread)
 
 
-def phantom_around(case_id: str, mask: sitk.Image, subtle: bool = False) -> PhantomCase:
-    """Draw a case around a zonal mask that is given, a real one say; its id decides the rest."""
+def phantom_around(
+    case_id: str,
+    mask: sitk.Image,
+    subtle: bool = False,
+    lesions: sitk.Image | None = None,
+    contrast_spread: float = 0.0,
+) -> PhantomCase:
+    """Draw a case around masks that are given, real ones say; see `draw_case`. Its id decides the rest."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(case_id.encode()).digest()))
-    return draw_case(case_id, mask, rng, subtle)
+    return draw_case(case_id, mask, rng, subtle, lesions, contrast_spread)
 
 
 def case_ids(count: int) -> list[str]:
@@ -70,6 +80,7 @@ def write_archive(
     grids: Sequence[GridSpec] = DEMO_GRIDS,
     layout: ArchiveFormat = "nnunet",
     subtle: bool = False,
+    contrast_spread: float = 0.0,
 ) -> tuple[Path, Path]:
     """Write an archive of phantom cases.
 
@@ -81,6 +92,7 @@ def write_archive(
         layout: ``nnunet`` (``imagesTr/<case>_000{0,1,2}.nii.gz``, all on T2W's grid) or ``picai``
             (``<patient>/<patient>_<study>_{t2w,adc,hbv}.mha``, each on its own).
         subtle: see `draw_case`; then the maps of the lesions are kept as well, in ``lesions/<case>.nii.gz``.
+        contrast_spread: see `draw_case`.
 
     Returns:
         The folders of the images, ``nnunet_raw`` or ``picai_mha``, and of the zonal masks, ``zonal_masks``.
@@ -90,7 +102,7 @@ def write_archive(
     """
     ids = case_ids(cases) if isinstance(cases, int) else list(cases)
     for case_id in ids:  # one case in memory at a time
-        write_case(folder, phantom_case(case_id, seed, grids, subtle), layout, with_lesions=subtle)
+        write_case(folder, phantom_case(case_id, seed, grids, subtle, contrast_spread), layout, with_lesions=subtle)
     return folder / _FOLDERS[layout], folder / "zonal_masks"
 
 

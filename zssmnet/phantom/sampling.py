@@ -23,7 +23,14 @@ def gland_box(grid: GridSpec, zones_zyx: Labels) -> tuple[Point, Point]:
 
 
 def sample_anatomy(
-    grid: GridSpec, zones_zyx: Labels, reach: tuple[Axes, ...], rng: np.random.Generator, subtle: bool = False
+    grid: GridSpec,
+    zones_zyx: Labels,
+    reach: tuple[Axes, ...],
+    rng: np.random.Generator,
+    subtle: bool = False,
+    *,
+    lesions: bool = True,
+    bilateral: bool = False,
 ) -> Anatomy:
     """Draw an anatomy.
 
@@ -33,18 +40,22 @@ def sample_anatomy(
         reach: positions, in mm from the gland's centre, of all grids that will be painted.
         rng: source of everything that varies between patients.
         subtle: whether lesions are subtle, one case in three has none, and there are mimics of them.
+        lesions: whether lesions are drawn.
+        bilateral: whether two foci look like subtle lesions, but mirror each other.
     """
     centre_mm, half_mm = gland_box(grid, zones_zyx)
     x, y, z = half_mm
     extent = _union(reach)
     organs = surroundings(half_mm, rng)
     nodules = _nodules(grid, zones_zyx, centre_mm, rng)
-    lesions = _lesions(grid, zones_zyx, centre_mm, rng, subtle)
+    foci = _lesions(grid, zones_zyx, centre_mm, rng, subtle) if lesions else ()
     distortion = [SmoothField.sample(rng, extent, (14.0, 14.0, 16.0)) for _ in range(2)]
     texture = SmoothField.sample(rng, extent, (4.0, 4.0, 5.0))
     mimics = _mimics(grid, zones_zyx, centre_mm, rng) if subtle else ()
+    if bilateral:
+        mimics += _bilateral(grid, zones_zyx, centre_mm, rng)
     half_mm = (x + MARGIN_MM, y + MARGIN_MM, z + MARGIN_MM)
-    return Anatomy(centre_mm, half_mm, organs, nodules, (*mimics, *lesions), (distortion[0], distortion[1]), texture)
+    return Anatomy(centre_mm, half_mm, organs, nodules, (*mimics, *foci), (distortion[0], distortion[1]), texture)
 
 
 def _union(reach: tuple[Axes, ...]) -> Axes:
@@ -107,6 +118,14 @@ def _mimics(grid: GridSpec, zones_zyx: Labels, centre_mm: Point, rng: np.random.
         x, y, z = rng.uniform(4.5, 8.0) * rng.uniform(0.8, 1.25, size=3)
         mimics.append(Focus(tissue, Ellipsoid(centre, (x, y, max(z, 5.0)), rng.uniform(0, 180)), (zone,), has_capsule))
     return tuple(mimics)
+
+
+def _bilateral(grid: GridSpec, zones_zyx: Labels, centre_mm: Point, rng: np.random.Generator) -> tuple[Focus, ...]:
+    """A focus and its mirror image on the other side."""
+    (centre,) = _somewhere(grid, zones_zyx > 0, centre_mm, 1, rng)
+    x, y, z = rng.uniform(4.5, 7.5) * rng.uniform(0.8, 1.25, size=3)
+    shape = Ellipsoid(centre, (x, y, max(z, 5.0)), rng.uniform(0, 180))
+    return Focus(Tissue.BILATERAL, shape), Focus(Tissue.BILATERAL, shape.mirrored())
 
 
 def surroundings(half_mm: Point, rng: np.random.Generator) -> tuple[Organ, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from zssmnet.config import CubesConfig
+from zssmnet.config import CubesConfig, IntensityScaling
 from zssmnet.data.archive import IMAGE_SUFFIXES, MASK_SUFFIX, shortened
 from zssmnet.data.image_io import array_of, check_values, read_image
 from zssmnet.data.splits import SUBSETS
@@ -23,12 +23,15 @@ from zssmnet.errors import CaseError, CubesError, InputError, StorageError, Unre
 from zssmnet.preparation.cropping import Triple
 from zssmnet.preparation.prepare import PreparedCase, prepared_keys
 from zssmnet.storage import Storage, sha256_of
+from zssmnet.storage.ownership import check_ours
 from zssmnet.storage.records import (
+    NOT_YET,
     Output,
     Record,
     fingerprints,
     publish_record,
     read_record,
+    record_key,
     record_names,
     refresh_record,
     remove_record,
@@ -44,6 +47,8 @@ METHOD = 1
 HIGHEST_ADC = 3000.0
 """ADC is clipped to 0..3000 (1e-6 mm2/s) and divided by it."""
 CHANNEL_COUNT = 4
+PERCENTILES = (0.1, 99.9)
+"""Of the region of interest, which become 0 and 1: a few voxels of a vessel or an artefact set no scale."""
 _SUFFIXES = IMAGE_SUFFIXES["nnunet"]
 Spacing = tuple[float, float, float]
 _CUBES = re.compile(r"bat_\d+_s_(\d+)x(\d+)x(\d+)_\d\.npy")
@@ -106,6 +111,7 @@ def cut_subset(
 
     Raises:
         CaseError: a prepared case is incomplete or unreadable.
+        InputError: cubes without a record are there: somebody else's.
         StorageError: prepared cases have changed meanwhile.
     """
     folder = f"subset{subset}"
@@ -120,6 +126,11 @@ def cut_subset(
         refresh_record(output, key, present)
         log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
         return present, False
+    made: dict[str, Any] = {"method": METHOD, "inputs": inputs, "subset": subset, "parameters": config}
+    if output.stat(record_key(key)) is None:
+        check_ours(output, key, lambda file: False)
+        to_come = Output(key=key, size=NOT_YET, sha256="")
+        publish_record(output, key, SubsetCubes(outputs=(to_come,), cases=(), spacing_mm=None, **made))
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
         if data.list(folder) != seen:
@@ -128,15 +139,8 @@ def cut_subset(
                 "wait until no other run prepares cases there, and cut them again"
             )
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
-    record = SubsetCubes(
-        method=METHOD,
-        inputs=inputs,
-        outputs=(with_version(output, produced),),
-        subset=subset,
-        parameters=config,
-        cases=tuple(cases),
-        spacing_mm=_spacing(data, case_ids),
-    )
+    outputs = (with_version(output, produced),)
+    record = SubsetCubes(outputs=outputs, cases=tuple(cases), spacing_mm=_spacing(data, case_ids), **made)
     publish_record(output, key, record)
     log.info("subset %d: %d cubes of %d cases", subset, _count(record), len(case_ids))
     return record, True
@@ -204,17 +208,19 @@ def cube_starts(case_id: str, size: Triple, config: CubesConfig) -> npt.NDArray[
     return draws.integers(0, last_start, size=(config.cubes_per_case, 3), endpoint=True)
 
 
-def scaled_volume(images_ZYX: tuple[npt.NDArray[Any], ...], mask_ZYX: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def scaled_volume(
+    images_ZYX: tuple[npt.NDArray[Any], ...], mask_ZYX: npt.NDArray[Any], scaling: IntensityScaling = "maximum"
+) -> npt.NDArray[np.float32]:
     """The four channels of a case, scaled, with axes (channel, x, y, z).
 
-    T2W and DWI are scaled to 0..1 by their own minimum and maximum, ADC is clipped to 0..3000 and divided by 3000,
-    the mask stays 0, 1, 2.
+    T2W and DWI are scaled to 0..1 by their own minimum and maximum, or by percentiles and clipped, ADC is clipped to
+    0..3000 and divided by 3000, the mask stays 0, 1, 2.
     """
     t2w, adc, dwi = (image.astype(np.float32, copy=False) for image in images_ZYX)
     channels = [
-        _to_unit_range(t2w),
+        _to_unit_range(t2w, scaling),
         np.clip(adc, 0, HIGHEST_ADC) / np.float32(HIGHEST_ADC),
-        _to_unit_range(dwi),
+        _to_unit_range(dwi, scaling),
         mask_ZYX,
     ]
     return np.stack([channel.astype(np.float32, copy=False).transpose(2, 1, 0) for channel in channels])
@@ -280,7 +286,7 @@ def _write_cubes(
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(config.dtype)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         for case_id in case_ids:
-            volume = padded(_read_prepared(case_id, subset, data), config.size)
+            volume = padded(_read_prepared(case_id, subset, data, config.intensity_scaling), config.size)
             starts = cube_starts(case_id, volume.shape[1:], config)
             for start in starts:
                 window = tuple(slice(low, low + size) for low, size in zip(start, config.size, strict=True))
@@ -296,7 +302,7 @@ def _spacing(data: Storage, case_ids: list[str]) -> Spacing | None:
     return next((record.parameters.spacing_mm for record in records if record), None)
 
 
-def _read_prepared(case_id: str, subset: int, data: Storage) -> npt.NDArray[np.float32]:
+def _read_prepared(case_id: str, subset: int, data: Storage, scaling: IntensityScaling) -> npt.NDArray[np.float32]:
     keys = prepared_keys(case_id, subset)
     volumes = []
     for key in keys:
@@ -310,10 +316,14 @@ def _read_prepared(case_id: str, subset: int, data: Storage) -> npt.NDArray[np.f
     for key, volume in zip(keys[:3], volumes, strict=False):
         check_values(case_id, data.where(key), volume, "the image")
     arrays = [array_of(volume) for volume in volumes]
-    return scaled_volume((arrays[0], arrays[1], arrays[2]), arrays[3])
+    return scaled_volume((arrays[0], arrays[1], arrays[2]), arrays[3], scaling)
 
 
-def _to_unit_range(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _to_unit_range(image: npt.NDArray[np.float32], scaling: IntensityScaling) -> npt.NDArray[np.float32]:
+    if scaling == "percentile":
+        low, high = np.percentile(image, PERCENTILES).astype(np.float32)
+        if low < high:  # else hardly more than one value
+            image = image.clip(low, high)
     low, high = image.min(), image.max()
     scaled: npt.NDArray[np.float32] = (image - low) / (high - low)
     return scaled

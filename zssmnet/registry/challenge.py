@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from zssmnet.config import CubesConfig, NetworkConfig, PretrainConfig
+from zssmnet.config import ChallengerConfig, CubesConfig, NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
 from zssmnet.preparation.cubes import SubsetCubes
 from zssmnet.registry.lineage import CaseData, training_inputs
@@ -48,6 +48,13 @@ log = logging.getLogger(__name__)
 
 JUDGEMENT = "challenge"
 """The record of the last judgement, in the weights' folder."""
+
+
+_INHERITED = (
+    *("batch_size", "momentum", "halve_every", "optimizer", "weight_decay", "schedule", "warm_up_epochs"),
+    *("calibrated_head", "loss_weighting"),
+)
+"""Settings of the training recipe that are the champion's where no other is asked for."""
 
 
 class Judgement(Record):
@@ -166,11 +173,11 @@ def _contest(
 ) -> tuple[PretrainedModel, float, float, bool]:
     """Train the challenger, and publish it if it is better: its record, both losses, and whether it is."""
     champion_model = checked_model(run.weights, champion)
-    _, validation = open_training_data(run.cubes, run.config.training.batch_size)
-    champion_loss = evaluate(champion_model, validation, run.config)
+    training, validation = open_training_data(run.cubes, run.config.training.batch_size)
+    champion_loss = evaluate(champion_model, validation, run.config, training)
     made = run.train(on_epoch, on_step, _initial(champion_model, champion_loss))
     before_publication()
-    challenger_loss = evaluate(run.model, validation, run.config)
+    challenger_loss = evaluate(run.model, validation, run.config, training)
     is_better = _is_better(challenger_loss, champion_loss, margin_percent)
     if is_better:
         _announce_judgement(run.weights, run.files)
@@ -199,10 +206,11 @@ def _is_better(challenger_loss: float, champion_loss: float, margin_percent: flo
 def challenger_settings(
     weights: Storage, cubes: Storage, config: PretrainConfig, cut: CubesConfig | None
 ) -> tuple[PretrainConfig, CubesConfig]:
-    """A challenger's settings, before any work: network and cubes are the champion's where no others are asked for.
+    """A challenger's settings, before any work: all but its budget is the champion's where no other is asked for.
 
     Args:
-        config: what is asked for; the default network stands for the champion's.
+        config: what is asked for. A setting at its default stands for the champion's, and the learning rate for the
+            champion's where that is smaller; the numbers of epochs are its own.
         cut: how cubes are asked for; None for as they were cut before.
 
     Raises:
@@ -211,10 +219,31 @@ def challenger_settings(
     if champion := stable_model(weights):
         if config.network != NetworkConfig():
             _check_network(weights, champion, config.network)
-        config = config.model_copy(update={"network": champion.parameters.network})
-        log.info("as the published model %s: a network with %s", champion.run_id, _described(config.network))
+        config = _with_recipe_of(champion.parameters, config)
+        log.info(
+            "as the published model %s: a network with %s, recipe %r, optimizer %s at %g",
+            champion.run_id,
+            _described(config.network),
+            config.corruption.recipe,
+            config.training.optimizer,
+            config.training.learning_rate,
+        )
     records = (read_record(cubes, name, SubsetCubes) for name in record_names(cubes))
     return config, cut or next((record.parameters for record in records if record), CubesConfig())
+
+
+def _with_recipe_of(champion: PretrainConfig, asked: PretrainConfig) -> PretrainConfig:
+    default = ChallengerConfig()
+    recipe = {
+        name: getattr(champion.training, name)
+        for name in _INHERITED
+        if getattr(asked.training, name) == getattr(default.training, name)
+    }
+    if asked.training.learning_rate == default.training.learning_rate:
+        recipe["learning_rate"] = min(asked.training.learning_rate, champion.training.learning_rate)
+    training = asked.training.model_copy(update=recipe)
+    corruption = champion.corruption if asked.corruption == default.corruption else asked.corruption
+    return asked.model_copy(update={"network": champion.network, "corruption": corruption, "training": training})
 
 
 def seen_data(weights: Storage) -> frozenset[CaseData]:

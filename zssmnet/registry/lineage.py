@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from zssmnet.config import IntensityScaling
 from zssmnet.data.archive import shortened
 from zssmnet.data.splits import SUBSETS, VALIDATION_SUBSET
 from zssmnet.errors import CubesError
@@ -59,11 +60,13 @@ class TrainingInputs:
         files: fingerprints of its six files.
         data: the recorded cases behind them.
         spacing_mm: recorded spacing x, y, z.
+        intensity_scaling: recorded scaling of T2W and DWI.
     """
 
     files: tuple[Input, ...]
     data: tuple[CaseData, ...]
     spacing_mm: Spacing | None
+    intensity_scaling: IntensityScaling = "maximum"
 
 
 def training_inputs(cubes: Storage, earlier: Sequence[Input] = ()) -> TrainingInputs:
@@ -77,20 +80,21 @@ def training_inputs(cubes: Storage, earlier: Sequence[Input] = ()) -> TrainingIn
     by_subset = find_cubes(cubes)
     keys = [by_subset[subset] for subset in SUBSETS]
     known, data, spacing = list(earlier), list[CaseData](), None
+    scaling: IntensityScaling = "maximum"
     for key in keys:
         record = read_record(cubes, key, SubsetCubes)
         if present := up_to_date(cubes, record):
             (output,) = present.outputs
             known.append(Input(name=key, size=output.size, version=output.version, sha256=output.sha256))
             data.extend(data_of_cubes(present))
-            spacing = spacing or present.spacing_mm
+            spacing, scaling = spacing or present.spacing_mm, present.parameters.intensity_scaling
         elif record:
             log.warning(
                 "%s: does not match its record; 'zssmnet cubes' cuts the cubes of the prepared cases anew",
                 cubes.where(key),
             )
     _check_sides(cubes, data)
-    return TrainingInputs(fingerprints([(cubes, key) for key in keys], known), tuple(data), spacing)
+    return TrainingInputs(fingerprints([(cubes, key) for key in keys], known), tuple(data), spacing, scaling)
 
 
 def _digest(sha256s: Iterable[str]) -> str:

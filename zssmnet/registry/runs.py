@@ -23,7 +23,8 @@ from zssmnet.registry.lineage import TrainingInputs, training_inputs
 from zssmnet.registry.versions import MODEL, PretrainedModel, find_version, promote, publish, stable_model
 from zssmnet.storage import Storage
 from zssmnet.storage.lock import locked
-from zssmnet.storage.records import Input
+from zssmnet.storage.ownership import check_ours
+from zssmnet.storage.records import Input, record_key
 from zssmnet.training.checkpoint import BEST, Progress, TrainingState, check_best
 from zssmnet.training.dataset import open_training_data
 from zssmnet.training.epoch import OnStep
@@ -36,7 +37,17 @@ log = logging.getLogger(__name__)
 
 METHOD = 1
 """Raised whenever the same cubes and configuration would give other weights."""
-_NOT_DECISIVE = {"epochs", "patience", "device", "processes", "compile", "cubes_in"}
+_NOT_DECISIVE = {
+    "preset",
+    "epochs",
+    "patience",
+    "device",
+    "processes",
+    "compile",
+    "cubes_in",
+    "accumulate",
+    "deterministic",
+}
 """Parts of the recipe that decide when training ends, and where and how fast it runs, not what an epoch does."""
 
 _ADDED = {
@@ -46,6 +57,7 @@ _ADDED = {
     "schedule": "halving",
     "warm_up_epochs": 0,
     "calibrated_head": False,
+    "loss_weighting": "equal",
 }
 """Settings that earlier versions did not have, and the values that they stood for: their runs are continued."""
 
@@ -64,6 +76,8 @@ def decisive(config: PretrainConfig) -> dict[str, Any]:
     undecisive |= {name for name, default in _ADDED.items() if recipe[name] == default}
     if config.corruption.recipe != "masked":
         del settings["corruption"]["masking"]
+    if not config.corruption.zone_task.share:
+        del settings["corruption"]["zone_task"]
     settings["training"] = {name: value for name, value in recipe.items() if name not in undecisive}
     return settings
 
@@ -103,15 +117,17 @@ class Run:
             outputs=(),
             run_id=self.run_id,
             parameters=self.config,
-            versions=_library_versions(),
+            versions=library_versions(),
             device=device.type,
             precision=choose_precision(self.config.training, device),
             best_epoch=progress.best_epoch,
             best_validation_loss=progress.best_loss,
             metrics=_metrics(progress),
             history=tuple(progress.history),
+            channel_weights=progress.channel_weights,
             data=self._inputs.data,
             spacing_mm=self._inputs.spacing_mm,
+            intensity_scaling=self._inputs.intensity_scaling,
         )
 
 
@@ -130,12 +146,17 @@ def train_and_publish(
 
     Returns:
         The model's record, and whether any work was done.
+
+    Raises:
+        InputError: a model without a record is there: somebody else's.
     """
     stable = stable_model(weights)
     run = Run(cubes, weights, config, training_inputs(cubes, stable.inputs if stable else ()))
     known = find_version(weights, run.run_id) or (stable if stable and stable.run_id == run.run_id else None)
     if known and known.is_finished(config.training):
         return known, promote(weights, run.run_id)
+    if weights.stat(record_key(MODEL)) is None and stable is None:
+        check_ours(weights, MODEL, lambda file: False)
     made = run.train(on_epoch, on_step)
     before_publication()
     made = publish(weights, made, run.model)
@@ -189,10 +210,12 @@ def _metrics(progress: Progress) -> dict[str, float]:
     metrics = {"validation_loss": best.validation_loss, "training_loss": best.train_loss}
     if best.explained is not None:
         metrics["explained_variance"] = best.explained
-    return metrics | {f"spread_{channel}": spread for channel, spread in zip(CHANNELS, best.spread or (), strict=False)}
+    for name, values in (("explained_variance", best.explained_by_channel), ("spread", best.spread)):
+        metrics |= {f"{name}_{channel}": value for channel, value in zip(CHANNELS, values or (), strict=False)}
+    return metrics
 
 
-def _library_versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide the numbers."""
     packages = {name: metadata.version(name) for name in ("zssmnet", "numpy", "SimpleITK")}
     return {"python": platform.python_version(), "torch": str(torch.__version__)} | packages

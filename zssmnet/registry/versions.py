@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import Field
 from typing_extensions import override
 
-from zssmnet.config import PretrainConfig, TrainingConfig
+from zssmnet.config import IntensityScaling, PretrainConfig, TrainingConfig
 from zssmnet.data.archive import shortened
 from zssmnet.data.splits import SUBSETS
 from zssmnet.errors import CheckpointError
@@ -59,6 +59,8 @@ class PretrainedModel(Record):
         metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
         data: the cases behind the cubes; none where the cubes have no records.
         spacing_mm: of the cubes, x, y, z; None if it was not recorded.
+        intensity_scaling: of T2W and DWI in the cubes.
+        channel_weights: of T2W, ADC and DWI in the loss, measured on the training cubes; None: equal.
         number: 1, 2, 3, ... in the order in which versions were first published; 0 for a model of an earlier program.
             A count and no time, so that the same work gives the same record.
         replaces: run id of the model that was the stable one when this version was first published.
@@ -75,6 +77,8 @@ class PretrainedModel(Record):
     history: tuple[EpochResult, ...]
     data: tuple[CaseData, ...] = ()
     spacing_mm: Spacing | None = None
+    intensity_scaling: IntensityScaling = "maximum"
+    channel_weights: tuple[float, float, float] | None = None
     number: int = 0
     replaces: Name | None = None
 
@@ -82,6 +86,11 @@ class PretrainedModel(Record):
     def is_valid_for(self, name: str) -> bool:
         is_whole = len(self.inputs) >= len(SUBSETS) and len(self.history) >= self.best_epoch >= 1
         return is_whole and [output.key for output in self.outputs] == [name] == [MODEL]
+
+    @property
+    def best(self) -> EpochResult:
+        """The results of the epoch whose weights are published."""
+        return self.history[self.best_epoch - 1]
 
     def is_finished(self, recipe: TrainingConfig) -> bool:
         """Whether this recipe asks for nothing more than what was done."""

@@ -9,12 +9,13 @@ from matplotlib.patches import Rectangle
 from zssmnet.preparation.cropping import Triple
 from zssmnet.preparation.cubes import HIGHEST_ADC, Spacing
 from zssmnet.report.palette import CUBE_COLOUR, FAINT, INK, ZONES, Array
-from zssmnet.report.style import heading, legend, new_figure, outline_zones, png_of
+from zssmnet.report.style import heading, legend, new_sheet, outline_zones, png_of, put_image
 from zssmnet.report.thumbnails import shown_slices
 
 _HEADINGS = ("T2W", f"ADC  (0 to {HIGHEST_ADC:.0f} µm²/s)", "DWI, high b-value")
-_PANEL = 2.35  # inches
-_AROUND = (0.85, 1.75)  # inches beside and above the panels, for heading, legend and labels
+_PANEL, _GAP = 2.35, 0.08  # inches
+_LEFT, _TOP, _BELOW = 0.35, 0.8, 0.4  # inches for the slices' numbers, for heading and titles, for the legend
+_BAR_MM = 20
 
 
 def case_montage(
@@ -35,30 +36,32 @@ def case_montage(
         spacing_mm: voxel size x, y, z.
 
     Returns:
-        A PNG of three rows (slices, towards the head above) and three columns (T2W, ADC, DWI).
+        A PNG of three rows (slices, towards the head above) and three columns (T2W, ADC, DWI), with a scale bar.
     """
-    windows = (_window(images[0]), (0.0, HIGHEST_ADC), _window(images[2]))
+    windows = (_window(images[0]), (0.0, float(HIGHEST_ADC)), _window(images[2]))
     depth, rows, columns = mask_ZYX.shape
-    extent = (0.0, columns * spacing_mm[0], rows * spacing_mm[1], 0.0)
-    figure = new_figure(3 * _PANEL + _AROUND[0], 3 * _PANEL * extent[2] / extent[1] + _AROUND[1])
-    axes = figure.subplots(3, 3, sharex=True, sharey=True, gridspec_kw={"wspace": 0.03, "hspace": 0.03})
+    inches = _PANEL / (columns * spacing_mm[0])  # a mm
+    size = (_PANEL, rows * spacing_mm[1] * inches)
+    ax, figure = new_sheet(_LEFT + 3 * (_PANEL + _GAP), _TOP + 3 * (size[1] + _GAP) + _BELOW)
     starts = [(int(x), int(y), int(z)) for x, y, z in cube_starts_xyz]
     for row, z in enumerate(shown_slices(mask_ZYX)):
-        for ax, volume, (low, high) in zip(axes[row], images, windows, strict=True):
-            ax.imshow(volume[z], "gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
-            outline_zones(ax, mask_ZYX[z], extent)
-            ax.set_xlabel("x (mm)", fontsize=8, color=FAINT)
-            ax.set_ylabel(f"slice {z + 1} of {depth}\ny (mm)", fontsize=8, color=FAINT, linespacing=1.4)
-            ax.label_outer(remove_inner_ticks=True)
-            ax.tick_params(labelsize=7, colors=FAINT, length=2.5, width=0.6)
-            ax.spines[:].set_visible(False)
-        _outline_cubes(axes[row][0], starts, cube_size_xyz, spacing_mm, z)
-    axes[0][0].set_xticks(np.arange(0, extent[1] - 8, 20))  # the last label keeps off the next panel's first
-    for ax, name in zip(axes[0], _HEADINGS, strict=True):
-        ax.set_title(name, fontsize=9, color=INK, pad=5)
+        left, top = _LEFT, _TOP + row * (size[1] + _GAP)
+        middle, name = top + size[1] / 2, f"slice {z + 1} of {depth}"
+        ax.text(left - 0.07, middle, name, fontsize=8, color=FAINT, ha="right", va="center", rotation=90)
+        for image, window in zip(images, windows, strict=True):
+            put_image(ax, image[z], (left, top), size, window, "bilinear")
+            outline_zones(ax, mask_ZYX[z], (left, top), size)
+            left += _PANEL + _GAP
+        for x, y, first in starts:
+            if first <= z < first + cube_size_xyz[2]:
+                corner = (_LEFT + x * spacing_mm[0] * inches, top + y * spacing_mm[1] * inches)
+                extent = (cube_size_xyz[0] * spacing_mm[0] * inches, cube_size_xyz[1] * spacing_mm[1] * inches)
+                ax.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=CUBE_COLOUR, linewidth=0.7))
+    for column, name in enumerate(_HEADINGS):
+        ax.text(_LEFT + column * (_PANEL + _GAP) + _PANEL / 2, _TOP - 0.07, name, fontsize=9, color=INK, ha="center")
+    _draw_scale_bar(ax, _BAR_MM * inches)
     heading(figure, title)
-    size = " × ".join(str(n) for n in cube_size_xyz)
-    cubes = (CUBE_COLOUR, f"cubes of {size} voxels through the slice ({len(starts)} in the case)")
+    cubes = (CUBE_COLOUR, f"cubes of {' × '.join(map(str, cube_size_xyz))} voxels ({len(starts)} in the case)")
     legend(figure, [*ZONES, cubes] if starts else ZONES)
     return png_of(figure)
 
@@ -69,9 +72,8 @@ def _window(volume_ZYX: Array) -> tuple[float, float]:
     return float(low), max(float(high), float(low) + 1e-6)
 
 
-def _outline_cubes(ax: Axes, starts_xyz: list[Triple], size_xyz: Triple, spacing_mm: Spacing, slice_index: int) -> None:
-    width, height = size_xyz[0] * spacing_mm[0], size_xyz[1] * spacing_mm[1]
-    for x, y, z in starts_xyz:
-        if z <= slice_index < z + size_xyz[2]:
-            corner = (x * spacing_mm[0], y * spacing_mm[1])
-            ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=CUBE_COLOUR, linewidth=0.7))
+def _draw_scale_bar(ax: Axes, length: float) -> None:
+    """At the right, beside the legend; ``length`` in inches."""
+    right, y = ax.get_xlim()[1] - _GAP, ax.get_ylim()[0] - 0.19
+    ax.plot([right - length, right], [y, y], color=INK, linewidth=1.5, solid_capstyle="butt")
+    ax.text(right - length - 0.06, y, f"{_BAR_MM} mm", fontsize=8, color=INK, ha="right", va="center")

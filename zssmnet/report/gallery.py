@@ -101,17 +101,15 @@ def draw_restored(model: nn.Module, validation: CubeSet, config: PretrainConfig,
 
 def draw_restored_by(model: Path, validation: CubeSet, config: PretrainConfig, title: str) -> Picture:
     """The same with a file of weights."""
-    network = restoring_network(config.network)
+    network = restoring_network(config.network, config.corruption.zone_task.share > 0)
     load_weights(network, model)
     return draw_restored(network, validation, config, title)
 
 
 def _training_pictures(cubes: Storage, weights: Storage, record: PretrainedModel) -> Iterator[Picture]:
     yield draw_losses(record.history, record.best_epoch, f"Pre-training {record.run_id}")
-    explained = record.metrics.get("explained_variance")
-    described = "" if explained is None else f"explained variance {explained:.0%}, "
-    best = f"best model (epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})"
-    title = f"Validation cubes, {described}{best}"
+    loss = f"Best epoch {record.best_epoch}, validation loss {record.best_validation_loss:.4f}"
+    title = ", ".join(filter(None, (loss, record.best.quality)))
     validation = CubeSet([open_cubes(cubes.local(record.inputs[VALIDATION_SUBSET].name))])
     yield draw_restored_by(weights.local(MODEL), validation, record.parameters, title)
 

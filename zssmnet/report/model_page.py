@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from zssmnet.data.archive import CHANNELS
 from zssmnet.data.splits import SUBSETS, VALIDATION_SUBSET
 from zssmnet.preparation.cubes import find_cubes, open_cubes
 from zssmnet.registry.challenge import JUDGEMENT, Judgement
@@ -25,11 +26,11 @@ _SHOWN = 12
 
 def model_section(weights: Storage, reports: Storage, made: PretrainedModel, before: PretrainedModel | None) -> str:
     """The published model: its losses, how it compares with the one before, its pictures, record and lineage."""
-    explained = made.metrics.get("explained_variance")
+    quality = made.best.quality
     lines = [
         f"{code(weights.where(MODEL))}, kept beside it as {code(version_key(made.run_id))}",
         f"validation loss **{made.best_validation_loss:.5f}** in epoch {made.best_epoch} of {len(made.history)}"
-        + (f", explained variance **{explained:.1%}**. {EXPLAINED_VARIANCE}" if explained is not None else ""),
+        + (f", **{quality}**. {EXPLAINED_VARIANCE}" if quality else ""),
         _compared(made, before),
     ]
     pictures = (Picture(key, reports.read(key)) for key in (LOSS_CURVES, RESTORED_CUBES) if reports.stat(key))
@@ -60,6 +61,9 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
         "network": f"channels {', '.join(map(str, network.channels))}, merge {network.merge}",
         "corruption": record.parameters.corruption.recipe,
         "device": f"{record.device}, convolutions in {record.precision}" if record.device else "not recorded",
+        "weights in the loss": ", ".join(
+            f"{name} {weight:.2f}" for name, weight in zip(CHANNELS, record.channel_weights or (1, 1, 1), strict=True)
+        ),
         "recipe": f"batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
         "versions": text(", ".join(f"{name} {version}" for name, version in record.versions.items())),
     }

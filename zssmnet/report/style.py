@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 
+import contourpy
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,19 +36,44 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), facecolor="white", layout=margins)
 
 
-def outline_zones(ax: Axes, zones_YX: Array, extent: tuple[float, float, float, float]) -> None:
-    """Draw the outlines of the zones of a slice, labels 0, 1, 2, over its image of this extent."""
+def new_sheet(width: float, height: float) -> tuple[Axes, Figure]:
+    """An empty figure of a size in inches whose panels are put by hand, in a fifth of the time that axes of their own
+    take; coordinates are inches from its upper left corner.
+    """
+    figure = Figure(figsize=(width, height), facecolor="white")
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    ax.set_axis_off()
+    return ax, figure
+
+
+def put_image(
+    ax: Axes,
+    image_YX: Array,
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    window: tuple[float, float],
+    interpolation: str,
+) -> None:
+    """Put a slice on a sheet: its upper left corner and size in inches, the values of black and white."""
+    (x, y), (width, height), (low, high) = corner, size, window
+    extent = (x, x + width, y + height, y)
+    ax.imshow(image_YX, "gray", vmin=low, vmax=high, extent=extent, interpolation=interpolation, aspect="auto")
+
+
+def outline_zones(ax: Axes, zones_YX: Array, corner: tuple[float, float], size: tuple[float, float]) -> None:
+    """Draw the outlines of the zones of a slice, labels 0, 1, 2, over its image."""
+    step = np.divide(size, zones_YX.shape[::-1])
     for label, (colour, _) in enumerate(ZONES, start=1):
-        inside = zones_YX == label
-        if inside.any() and not inside.all():
-            ax.contour(inside, levels=[0.5], colors=[colour], linewidths=1.0, origin="image", extent=extent)
+        for line in contourpy.contour_generator(z=(zones_YX == label).astype(np.float64)).lines(0.5):
+            ax.add_line(Line2D(*(corner + (np.asarray(line) + 0.5) * step).T, color=colour, linewidth=1.0))
 
 
 def legend(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
     """Write a legend of lines (colour, name) in one row below all."""
     figure.legend(
         handles=[Line2D([], [], color=colour, linewidth=1.8, label=name) for colour, name in entries],
-        loc="outside lower left",
+        loc="outside lower left" if figure.get_layout_engine() else "lower left",
         ncols=len(entries),
         frameon=False,
         fontsize=8,
@@ -99,19 +125,21 @@ def _place(figure: Figure) -> None:
 
 
 def _drawn(figure: Figure, dpi: int) -> Array:
-    """Colours, shape (rows, columns, 3), 0..255."""
+    """Colours, shape (3, rows, columns), 0..255."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba())[..., :3].astype(np.int32)  # type: ignore[no-untyped-call]
+    rgba = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return np.stack([rgba[..., channel] for channel in range(3)]).astype(np.int32)
 
 
-def _png(rgb: Array, greys: int) -> bytes:
+def _png(rgb_CYX: Array, greys: int) -> bytes:
     """PNG with a palette of some grey levels, and of the lines' colours in the shades that smooth edges need."""
     shades = _line_shades()
-    indices = np.rint(rgb.sum(axis=-1) * ((greys - 1) / (3 * 255))).astype(np.uint8)
-    coloured = rgb.max(axis=-1) - rgb.min(axis=-1) > _LARGEST_TINT
-    indices[coloured] = greys + ((rgb[coloured][:, None] - shades) ** 2).sum(axis=-1).argmin(axis=-1)
+    indices = np.rint(rgb_CYX.sum(axis=0) * ((greys - 1) / (3 * 255))).astype(np.uint8)
+    coloured = rgb_CYX.max(axis=0) - rgb_CYX.min(axis=0) > _LARGEST_TINT
+    distances = (rgb_CYX[:, coloured].T[:, None] - shades) ** 2
+    indices[coloured] = greys + distances.sum(axis=-1).argmin(axis=-1)
     picture = Image.fromarray(indices).convert("P")
     levels = np.linspace(0, 255, greys)[:, None] * np.ones(3)
     picture.putpalette(np.rint(np.vstack([levels, shades])).astype(np.uint8).ravel().tolist())

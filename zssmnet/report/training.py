@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from zssmnet.data.archive import CHANNELS
 from zssmnet.report.palette import CUBE_COLOUR, FAINT, INK, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES, Array
-from zssmnet.report.style import heading, legend, new_figure, png_of, without_axes, without_frame
+from zssmnet.report.style import heading, legend, new_figure, new_sheet, png_of, put_image, without_frame
 
 Epoch = tuple[int, float, float, float]
 
@@ -98,7 +98,13 @@ def _style(ax: Axes, label: str) -> None:
 
 
 _STAGES = ("corrupted", "restored", "target")
-_ROW, _AROUND = 1.2, 1.45  # inches
+_SIDE, _GAP, _ROW, _IMAGE = (
+    1.06,
+    0.06,
+    1.3,
+    3.5,
+)  # inches: a slice, between slices, from row to row, from image to image
+_LEFT, _TOP, _BELOW = 0.3, 0.85, 0.3  # inches
 
 
 def restoration_triptych(
@@ -120,25 +126,24 @@ def restoration_triptych(
     """
     count, middle = len(target_NCZYX), target_NCZYX.shape[2] // 2
     stages = (corrupted_NCZYX, restored_NCZYX, target_NCZYX)
-    figure = new_figure(10.8, count * _ROW + _AROUND)
-    axes = figure.subplots(count, 11, squeeze=False, width_ratios=[1, 1, 1, 0.1, 1, 1, 1, 0.1, 1, 1, 1])
-    for gap in axes[:, 3::4].flat:
-        gap.set_axis_off()
     errors_NC = np.mean((restored_NCZYX.astype(np.float64) - target_NCZYX) ** 2, axis=(2, 3, 4))
+    ax, figure = new_sheet(_LEFT + 3 * _IMAGE, _TOP + count * _ROW + _BELOW)
     for row, channel, stage in np.ndindex(count, 3, 3):
-        ax = axes[row, 4 * channel + stage]
-        shown = ax.imshow(stages[stage][row, channel, middle], "gray", vmin=0, vmax=1, interpolation="nearest")
-        without_axes(ax)
+        left, top = _LEFT + channel * _IMAGE + stage * (_SIDE + _GAP), _TOP + row * _ROW
+        centre = left + _SIDE / 2
+        put_image(ax, stages[stage][row, channel, middle], (left, top), (_SIDE, _SIDE), (0, 1), "nearest")
         if row == 0:
-            ax.set_title(f"{CHANNELS[channel]}, {_STAGES[stage]}", fontsize=8, color=INK, pad=4)
+            name = f"{CHANNELS[channel]}, {_STAGES[stage]}"
+            ax.text(centre, top - 0.07, name, fontsize=8, color=INK, ha="center")
         if stage == 1:
-            ax.set_xlabel(f"MSE {errors_NC[row, channel]:.4f}", fontsize=7, color=FAINT, labelpad=2.5)
+            error = f"MSE {errors_NC[row, channel]:.4f}"
+            ax.text(centre, top + _SIDE + 0.14, error, fontsize=7, color=FAINT, ha="center")
         if channel == stage == 0:
-            ax.set_ylabel(f"cube {row + 1}", fontsize=8, color=INK, labelpad=4)
-    bar = figure.colorbar(shown, ax=axes, ticks=[0, 0.5, 1], aspect=30, pad=0.01)
-    bar.set_label("scaled intensity (no unit)", fontsize=8, color=FAINT)
-    bar.ax.tick_params(labelsize=7, colors=FAINT, length=2, width=0.6)
+            middle_y = top + _SIDE / 2
+            ax.text(
+                left - 0.08, middle_y, f"cube {row + 1}", fontsize=8, color=INK, ha="right", va="center", rotation=90
+            )
     heading(figure, title)
-    note = "middle slices; MSE: mean squared error over the whole cube"
-    figure.supxlabel(note, x=0.99, ha="right", fontsize=8, color=FAINT)
+    note = "middle slices, scaled intensity, black 0 to white 1; MSE: mean squared error over the whole cube"
+    ax.text(_LEFT + 3 * _IMAGE - 0.1, ax.get_ylim()[0] - 0.1, note, fontsize=8, color=FAINT, ha="right")
     return png_of(figure)

@@ -184,8 +184,8 @@ class EpochDisplay:
             f"loss {result.train_loss:.4f}, validation {result.validation_loss:.4f}"
             f" (best {progress.best_loss:.4f}, epoch {progress.best_epoch})"
         )
-        if result.explained is not None:
-            self._losses += f", explained variance {result.explained:.1%}"
+        if result.quality:
+            self._losses += f", {result.quality}"
         if found := training_warnings(progress.history, self._steps):
             self._losses += f" · warnings: {', '.join(one.name for one in found)}"
         if epochs := progress.epoch - progress.best_epoch:
@@ -236,8 +236,7 @@ class EpochDisplay:
         progress, result = state.progress, state.progress.history[-1]
         cubes = open_storage(self._work.cubes_path)
         validation = CubeSet([open_cubes(cubes.local(find_cubes(cubes)[VALIDATION_SUBSET]))])
-        explained = "" if result.explained is None else f", explained variance {result.explained:.0%}"
-        title = f"Validation cubes after epoch {result.epoch}, loss {result.validation_loss:.4f}{explained}"
+        title = f"After epoch {result.epoch}, validation loss {result.validation_loss:.4f}, {result.quality}"
         curves = draw_losses(progress.history, progress.best_epoch, f"After epoch {result.epoch}")
         restored = draw_restored(state.model, validation, self._work.config, title)
         return "\n\n".join([f"is being trained: {self._losses}", embedded(curves), embedded(restored)])

@@ -2,7 +2,6 @@
 
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from zssmnet.errors import InputError
@@ -13,8 +12,13 @@ Address = str | os.PathLike[str]
 
 S3 = "s3://"
 _ACCESS_POINT = "arn:aws:s3:"
-_OTHER = re.compile(r"[^/]*://|(s3[an]?|file|gs|https?):|[a-z][a-z0-9+.-]+:(/|$)|(.*/)?(s3|file):/", re.IGNORECASE)
-"""Other schemes, and addresses with one slash, as tools that tidy paths write them: no local folders."""
+_OTHER = re.compile(
+    r"[^/]*://|(s3[an]?|file|gs|https?|arn):|[a-z][a-z0-9+.-]+:(/|$)|(.*/)?(s3|file):/"
+    r"|[a-z]:([\\/]|$)|\\\\|\$\{?\w|%\w+%|([\"']).*\6$",
+    re.IGNORECASE,
+)
+"""Other schemes, and addresses with one slash, as tools that tidy paths write them; drives of Windows; variables and
+quotation marks that no shell has replaced: no local folders."""
 
 
 def checked_address(address: Address) -> str:
@@ -37,7 +41,8 @@ def checked_address(address: Address) -> str:
         if {"", ".", ".."}.intersection(folders):
             raise InputError(f"{address}: has an empty part, '.' or '..' in its prefix; expected s3://bucket/prefix")
     elif "://" in address or _OTHER.match(address):
-        raise InputError(f"{address}: only local folders and s3://bucket/prefix can be used")
+        hint = "" if address[0].isalpha() and address[1:2] != ":" else ", without quotes, variables and drive letters"
+        raise InputError(f"{address}: only local folders and s3://bucket/prefix can be used{hint}")
     return address
 
 
@@ -56,11 +61,13 @@ def local_path(address: Address) -> Path:
     """The local path of an address, in which ``~`` is the home.
 
     Raises:
-        InputError: it cannot be used, or is in S3, for what works with local files alone.
+        InputError: it cannot be used, is in the home of a user that there is not, or in S3, for what works with local
+            files alone.
     """
     text = checked_address(address)
     if text.startswith(S3):
         raise InputError(f"{text}: is in S3, but only a local path can be used here; 'zssmnet upload' sends a folder")
-    with suppress(RuntimeError):  # no such user: taken as it is, as a shell does
+    try:
         return Path(text).expanduser()
-    return Path(text)
+    except RuntimeError as error:
+        raise InputError(f"{text}: the home {Path(text).parts[0]} is not known; name the whole path") from error

@@ -2,34 +2,25 @@
 the same table. A variable is checked where it is used, and only there."""
 
 import os
-from pathlib import Path
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from zssmnet.errors import ConfigError, InputError
 from zssmnet.storage.address import checked_address, local_path
+from zssmnet.storage.keys import printable
 
 
-def _address(text: str) -> str:
-    try:
-        return checked_address(text)
-    except InputError as error:
-        raise ValueError(str(error)) from error
+def _word(text: str) -> str:
+    if re.search(r"[\s\"']", text):
+        raise ValueError("has a space, line break or quotation mark in it, as of a file that is not read by a shell")
+    return text
 
 
-def _folder(text: str) -> Path:
-    try:
-        folder = local_path(text)
-    except InputError as error:
-        raise ValueError(str(error)) from error
-    if folder.parts[0].startswith("~"):
-        raise ValueError(f"the home {folder.parts[0]} is not known; name the whole path")
-    return folder.absolute()
-
-
-_Address = Annotated[str, AfterValidator(_address), Field(title="folder or s3://bucket/prefix")]
-_Folder = Annotated[str, AfterValidator(_folder), Field(title="local folder")]
+_Word = Annotated[str, AfterValidator(_word)]
+_Address = Annotated[str, AfterValidator(checked_address), Field(title="folder or s3://bucket/prefix")]
+_Folder = Annotated[str, AfterValidator(lambda text: local_path(text).absolute()), Field(title="local folder")]
 
 
 class Environment(BaseModel):
@@ -49,16 +40,19 @@ class Environment(BaseModel):
     )
     ZSSMNET_IMAGES: _Address = Field("", description="images with which `make deploy` lets deployments start")
     ZSSMNET_MASKS: _Address = Field("", description="zonal masks, likewise")
+    ZSSMNET_ZONES_MODEL: _Address = Field("", description="networks that make zonal masks, likewise")
     ZSSMNET_SPLITS: _Address = Field("", description="splits.json, likewise")
     ZSSMNET_ROOT: _Address = Field("", description="working root, likewise")
     ZSSMNET_BUCKET: str = Field(
         "", pattern=r"^[^/:\s]*$", description="bucket for the results of runs; `make deploy` makes it"
     )
     ZSSMNET_GPU_WORKERS: int = Field(1, ge=1, le=1024, description="workers that share the GPUs of a machine")
-    AWS_ENDPOINT_URL: str = Field("", description="S3 storage, as for all its tools: `https://host:9000`")
-    AWS_ACCESS_KEY_ID: str = Field("", description="key for it")
-    AWS_SECRET_ACCESS_KEY: str = Field("", description="secret key for it")
+    AWS_ENDPOINT_URL: _Word = Field("", description="S3 storage, as for all its tools: `https://host:9000`")
+    AWS_ACCESS_KEY_ID: _Word = Field("", description="key for it")
+    AWS_SECRET_ACCESS_KEY: _Word = Field("", description="secret key for it")
+    AWS_SESSION_TOKEN: _Word = Field("", description="token of temporary keys")
     AWS_PROFILE: str = Field("", description="or a profile of `~/.aws` with both")
+    AWS_DEFAULT_REGION: _Word = Field("", description="region of the storage, where it has several")
     PREFECT_API_URL: str = Field(
         "",
         description="a Prefect server: commands run as flows there; without it, and without `--prefect`, they run "
@@ -86,6 +80,8 @@ def variable(name: str) -> Any:
     try:
         annotation: Any = Annotated[field.annotation, field]
         return TypeAdapter(annotation, config=Environment.model_config).validate_python(text or field.default)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{name}={text}: {reason}; set it to its default, {field.default!r}, or unset it") from error
+    except (ValidationError, InputError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = first.removeprefix("Value error, ")
+        shown = "..." if re.search("KEY|TOKEN", name) else printable(text)
+        raise ConfigError(f"{name}={shown}: {reason}; set it to its default, {field.default!r}, or unset it") from None

@@ -206,13 +206,14 @@ def _files_below(top: Path) -> Iterator[Path]:
                 folders.clear()
                 continue
             entered.add(place)
-            folders[:] = sorted(set(folders) - {PARTIAL})
+            folders[:] = sorted(set(folders) - {PARTIAL, "lost+found"})  # the system's own, readable for root alone
             yield from (Path(folder, name) for name in names)
 
 
 def _raise_unless_missing(error: OSError) -> None:
     if error.errno not in _MISSING:
-        raise error
+        with storage_errors(Path(error.filename), "listed"):
+            raise error
 
 
 def _move(file: Path, target: Path) -> None:

@@ -27,9 +27,9 @@ class GaveUpError(Exception):
 class RetryPolicy:
     """Attempts, time limits and backoff.
 
-    Between attempts the wait is drawn from 0 to a limit that doubles (exponential backoff with full jitter), so that
-    many who were refused at once do not come back at once. With these values a storage may be away for 26 s on average,
-    52 s at most.
+    Between attempts the wait is drawn from half of a limit that doubles to all of it (exponential backoff with jitter),
+    so that many who were refused at once do not come back at once. With these values a storage may be away for a
+    minute, 99 s on average.
 
     Attributes:
         attempts: how often at most, the first time included.
@@ -41,7 +41,7 @@ class RetryPolicy:
         draw: draws a number between two limits.
     """
 
-    attempts: int = 8
+    attempts: int = 12
     first_s: float = 0.5
     longest_s: float = 20.0
     connect_s: float = 10.0
@@ -89,7 +89,8 @@ class RetryPolicy:
             raise error
         if attempt >= self.attempts:
             raise GaveUpError(attempt) from error
-        pause_s = self.draw(0.0, min(self.longest_s, self.first_s * 2.0 ** (attempt - 1)))
+        limit_s = min(self.longest_s, self.first_s * 2.0 ** (attempt - 1))
+        pause_s = self.draw(limit_s / 2, limit_s)
         log.warning(
             "%s: %s; retrying in %.1f s (attempt %d of %d)", what, one_line(error), pause_s, attempt + 1, self.attempts
         )

@@ -28,7 +28,6 @@ from zssmnet.storage.s3_errors import (
     MISSING,
     NOT_THAT_VERSION,
     WrongContentError,
-    code_of,
     is_of_this_machine,
     needs_a_new_start,
     reason_of,
@@ -42,6 +41,8 @@ UNFINISHED_FOR = timedelta(days=1)
 _MOST_ATTEMPTS = RetryPolicy.attempts
 _MOST_STARTS = 3
 """How often a whole file is sent or fetched, where its requests succeed but do not fit together."""
+_PARTS = re.compile(r"(arn:[^/]*(?::accesspoint|:outpost/[^/]+/accesspoint)/[^/]+|[^/]+)/?(.*)", re.DOTALL)
+"""A bucket, or the ARN of an access point, and a prefix."""
 _MD5 = re.compile("[0-9a-f]{32}")
 _NO_VERSION = hashlib.md5(b"no object has this content", usedforsecurity=False).hexdigest()
 _testing, _tested = threading.Lock(), set[tuple[str, S3Client]]()
@@ -54,7 +55,7 @@ class S3Storage(Storage):
     """A prefix in a bucket: ``s3://bucket/prefix``.
 
     An upload appears whole when it is complete: S3 shows no half-written objects. Files to read are copied into a
-    bounded local cache (`zssmnet.storage.cache`), whole and in the version that was listed. A request is sent up to 8
+    bounded local cache (`zssmnet.storage.cache`), whole and in the version that was listed. A request is sent up to 12
     times while its errors are transient; a file whose requests succeed but do not fit together, up to 3 times.
 
     Args:
@@ -71,7 +72,8 @@ class S3Storage(Storage):
         part_bytes: int | None = None,
     ) -> None:
         self.uri = "s3://" + uri.removeprefix("s3://").strip("/")
-        self._bucket, _, self._prefix = self.uri.removeprefix("s3://").partition("/")
+        found = _PARTS.fullmatch(self.uri.removeprefix("s3://"))
+        self.bucket, self._prefix = found.groups() if found else ("", "")
         self._cache = cache or Cache.from_environment()
         self._retry = retry or RetryPolicy(_MOST_ATTEMPTS)
         self._new_starts = replace(self._retry, attempts=min(self._retry.attempts, _MOST_STARTS))
@@ -83,15 +85,15 @@ class S3Storage(Storage):
         return f"{_below(self._prefix)}{checked_key(key)}"
 
     def _send(self, operation: str, key: str, expected: Sequence[str] = (), **request: Any) -> dict[str, Any] | None:
-        return self._client.send(operation, expected, Bucket=self._bucket, Key=self._key(key), **request)
+        return self._client.send(operation, expected, Bucket=self.bucket, Key=self._key(key), **request)
 
     @override
     def list(self, prefix: str = "") -> list[Entry]:
         top = self._key(prefix) if prefix else self._prefix
-        request = {"Bucket": self._bucket, "Prefix": _below(top)}
+        request = {"Bucket": self.bucket, "Prefix": _below(top)}
         ours = len(_below(self._prefix))
         entries: list[Entry] = []
-        with self._faults(f"s3://{self._bucket}/{top}".rstrip("/"), "listed"):
+        with self._faults(f"s3://{self.bucket}/{top}".rstrip("/"), "listed"):
             while page := self._client.send("list_objects_v2", **request):
                 files = (one for one in page.get("Contents", []) if not one["Key"].endswith("/"))  # no empty folders
                 entries += (Entry(one["Key"][ours:], one["Size"], _version(one), one["LastModified"]) for one in files)
@@ -105,15 +107,14 @@ class S3Storage(Storage):
         with self._faults(self.where(key), "read"):
             try:
                 found = self._send("head_object", key, MISSING)
-            except ClientError as error:
-                if code_of(error) in ("400", "403"):  # this answer has no text with the reason: another one has
-                    self._look_at_bucket(key)
+            except ClientError:
+                self._look_at_bucket(key)  # an answer to HEAD has no text with the reason: another one has
                 raise
         return Entry(key, found["ContentLength"], _version(found), found["LastModified"]) if found else None
 
     def _look_at_bucket(self, key: str) -> None:
         """Fail if the bucket is not there or may not be read."""
-        self._client.send("list_objects_v2", Bucket=self._bucket, Prefix=self._key(key), MaxKeys=1)
+        self._client.send("list_objects_v2", Bucket=self.bucket, Prefix=self._key(key), MaxKeys=1)
 
     @override
     def local(self, key: str) -> Path:
@@ -139,9 +140,9 @@ class S3Storage(Storage):
 
     def _fetch(self, key: str, version: str, size: int, path: Path) -> None:
         part_bytes = self._part_bytes or PART_BYTES
-        fetching = self._client.fetch(self._bucket, self._key(key), version, size, path, part_bytes)
+        fetching = self._client.fetch(self.bucket, self._key(key), version, size, path, part_bytes)
         details = self._client.run(fetching)
-        if not (size and _is_md5(version, details, self._bucket)):
+        if not (size and _is_md5(version, details, self.bucket)):
             return
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "md5").hexdigest()
@@ -156,7 +157,7 @@ class S3Storage(Storage):
             partial = folder / key.rpartition("/")[2]
             yield partial
             self._new_starts.call(
-                lambda: self._client.run(self._client.put(self._bucket, target, partial, self._part_bytes)),
+                lambda: self._client.run(self._client.put(self.bucket, target, partial, self._part_bytes)),
                 needs_a_new_start,
                 address,
             )
@@ -164,9 +165,9 @@ class S3Storage(Storage):
     @override
     def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
         with _testing:
-            if (self._bucket, self._client) not in _tested:
+            if (self.bucket, self._client) not in _tested:
                 self._test(f"{key.rpartition('/')[0]}/test-{new_name()}".lstrip("/"))
-                _tested.add((self._bucket, self._client))
+                _tested.add((self.bucket, self._client))
         return self._exchange(key, data, version)
 
     def _test(self, key: str) -> None:
@@ -210,11 +211,11 @@ class S3Storage(Storage):
         self._cache.sweep()
         before = datetime.now(UTC) - UNFINISHED_FOR
         try:
-            found = self._client.send("list_multipart_uploads", Bucket=self._bucket, Prefix=_below(self._prefix)) or {}
+            found = self._client.send("list_multipart_uploads", Bucket=self.bucket, Prefix=_below(self._prefix)) or {}
             for upload in found.get("Uploads", []):
                 if upload["Initiated"] < before:
                     which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-                    self._client.send("abort_multipart_upload", Bucket=self._bucket, **which)
+                    self._client.send("abort_multipart_upload", Bucket=self.bucket, **which)
         except FAULTS as error:  # many credentials may not list uploads, and nothing depends on it
             log.info("%s: could not abort unfinished uploads: %s", self.uri, reason_of(error))
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import s3fs
 from botocore.exceptions import ClientError, IncompleteReadError
 
+from zssmnet.storage.environment import Environment, variable
 from zssmnet.storage.retry import RetryPolicy
 from zssmnet.storage.s3_errors import FAULTS, code_of, is_transient
 
@@ -32,6 +33,13 @@ def _client_of(process: int, environment: tuple[tuple[str, str], ...], retry: Re
 
 def connect(retry: RetryPolicy) -> "S3Client":
     """The client that this process has in this environment: a fork has no thread, and the endpoint may be another."""
+    for name in Environment.model_fields:
+        if (
+            name.startswith("AWS_") and name in os.environ
+        ):  # botocore takes an empty one for a value, and spaces as such
+            os.environ[name] = variable(name)
+            if not os.environ[name]:
+                del os.environ[name]
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     return _client_of(os.getpid(), environment, retry)
 

@@ -8,7 +8,15 @@ from botocore.parsers import ResponseParserError
 
 from zssmnet.storage.retry import GaveUpError, one_line
 
-FAULTS = (OSError, exceptions.BotoCoreError, exceptions.ClientError, HTTPFault, ResponseParserError, GaveUpError)
+FAULTS = (
+    OSError,
+    exceptions.BotoCoreError,
+    exceptions.ClientError,
+    HTTPFault,
+    ResponseParserError,
+    GaveUpError,
+    RecursionError,  # botocore's, of an answer that leads to where it came from
+)
 """All that aiobotocore and what lies below it raise."""
 MISSING = ("404", "NoSuchKey", "NoSuchBucket")
 """Codes of the answers to a request for what is not there."""
@@ -17,12 +25,16 @@ RUN_AGAIN = "run it again when the storage answers: what is done is not done aga
 NOT_THAT_VERSION = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404")
 """Codes of the answers to a conditional write of an object that has changed, is being changed, or is gone."""
 
-_ABOUT_CHECKSUMS = re.compile("checksum|trailer|aws-chunked|content-sha256", re.IGNORECASE)
+_ABOUT_CHECKSUMS = re.compile(
+    "checksum|trailer|aws-chunked|content-sha256|content-?(md5|length)|badrequest", re.IGNORECASE
+)
 _CHECKSUMS = (
     "; where it refuses the checksums of newer clients, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and "
     "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
 )
 _CHECK_CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_CHECK_ENDPOINT = "check AWS_ENDPOINT_URL"
+_LASTING = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER")
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _TRANSIENT_CODES = frozenset(
     {
@@ -73,7 +85,17 @@ _MEANINGS = {
         "InvalidToken",
         "RequestExpired",
         "TokenRefreshRequired",
+        "InvalidTokenId",
     ),
+    "the storage is full ({code}): make room there, or have the quota raised": (
+        "507",
+        "QuotaExceeded",
+        "XMinioStorageFull",
+    ),
+    "a proxy before the storage takes no request of this size ({code}): let it take 100 MiB, in nginx by "
+    "client_max_body_size": ("413", "EntityTooLarge"),
+    "a proxy asks who you are ({code}): check HTTPS_PROXY, and NO_PROXY for storage that needs none": ("407",),
+    f"this is no S3 storage: it answers with a page ({{code}}): {_CHECK_ENDPOINT}": ("302", "303", "307", "308", "400"),
     "access is denied ({code}): give these credentials the right to, or use others": (
         "403",
         "AccessDenied",
@@ -83,8 +105,8 @@ _MEANINGS = {
     f"the credentials are not accepted ({{code}}): {_CHECK_CREDENTIALS}": (
         "InvalidAccessKeyId",
         "SignatureDoesNotMatch",
-        "AuthorizationHeaderMalformed",
     ),
+    "{message} ({code}): set AWS_DEFAULT_REGION to the storage's region": ("AuthorizationHeaderMalformed",),
     "the clock of this machine is wrong ({code}): set it": ("RequestTimeTooSkewed",),
     "the bucket lies in another region ({code}): set AWS_DEFAULT_REGION": (
         "301",
@@ -101,7 +123,10 @@ class WrongContentError(Exception):
 
 def code_of(error: BaseException) -> str:
     """The code of S3's answer, such as "SlowDown", or "503" for an answer without a text; "" if there was none."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, exceptions.ClientError) else ""
+    if not isinstance(error, exceptions.ClientError):
+        return ""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+    return str(error.response.get("Error", {}).get("Code", "") or status)
 
 
 def is_transient(error: Exception) -> bool:
@@ -109,7 +134,7 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, exceptions.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return status in _TRANSIENT_STATUS or code_of(error) in _TRANSIENT_CODES
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+    if any(reason in str(error) for reason in _LASTING):
         return False
     return isinstance(error, _TRANSIENT_ERRORS)
 
@@ -132,14 +157,18 @@ def reason_of(error: BaseException) -> str:
         return f"{one_line(error)}: {_CHECK_CREDENTIALS}"
     if isinstance(error, _OLD_CREDENTIALS):
         return f"{one_line(error)}: renew the credentials and run again"
+    if isinstance(error, RecursionError):
+        return f"the endpoint leads back to itself: {_CHECK_ENDPOINT}"
     if isinstance(error, exceptions.ConnectionError):
-        return f"{one_line(error)}: check AWS_ENDPOINT_URL and the network"
+        return f"{one_line(error)}: {_CHECK_ENDPOINT} (http or https?) and the network"
     if not isinstance(error, exceptions.ClientError):
         return one_line(error)
     code = code_of(error)
     message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
-    hint = _CHECKSUMS if code in ("NotImplemented", "501") or _ABOUT_CHECKSUMS.search(message) else ""
-    return _MEANING_OF.get(code, f"{message or 'refused'} ({{code}})").replace("{code}", code) + hint
+    is_unknown = code in ("NotImplemented", "501", "411")
+    hint = _CHECKSUMS if is_unknown or _ABOUT_CHECKSUMS.search(f"{code} {message}") else ""
+    meaning = _MEANING_OF.get(code, "{message} ({code})")
+    return meaning.replace("{code}", code).replace("{message}", message or "refused") + hint
 
 
 def is_of_this_machine(error: BaseException) -> bool:

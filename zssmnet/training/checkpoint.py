@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
+from zssmnet.data.archive import CHANNELS
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
 from zssmnet.training.optimizer import MACHINE_CHOICES, load_state, state_of
@@ -28,7 +30,8 @@ class EpochResult:
     """Results of one epoch, counted from 1.
 
     Attributes:
-        explained, spread: as in `Validation`; None in a checkpoint of an earlier version.
+        explained, explained_by_channel, spread: as in `Validation`; None in a checkpoint of an earlier version.
+        collapsed: channels that this epoch found and left collapsed, see `collapsed_channels`.
     """
 
     epoch: int
@@ -37,15 +40,30 @@ class EpochResult:
     learning_rate: float
     explained: float | None = None
     spread: tuple[float, float, float] | None = None
+    explained_by_channel: tuple[float, float, float] | None = None
+    collapsed: tuple[str, ...] = ()
+
+    @property
+    def quality(self) -> str:
+        """Explained variance, of all images and of each, for a line; empty if it was not recorded."""
+        each = zip(CHANNELS, self.explained_by_channel or (), strict=False)
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in each)
+        total = "" if self.explained is None else f"explained variance {self.explained:.1%}"
+        return f"{total} ({shares})" if shares else total
 
 
 @dataclass
 class Progress:
-    """Progress of a run."""
+    """Progress of a run.
+
+    Attributes:
+        channel_weights: of T2W, ADC and DWI in the loss, measured when it began; None: equal.
+    """
 
     history: list[EpochResult] = field(default_factory=list)
     best_epoch: int = 0
     best_loss: float = float("inf")
+    channel_weights: tuple[float, float, float] | None = None
 
     @property
     def epoch(self) -> int:
@@ -69,6 +87,8 @@ class TrainingState:
     schedule: torch.optim.lr_scheduler.LRScheduler
     generator: torch.Generator
     progress: Progress
+    scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu"))
+    """Of the loss in float16."""
 
 
 def publish_last(workplace: Storage, state: TrainingState) -> None:
@@ -82,9 +102,11 @@ def content_of(state: TrainingState) -> dict[str, Any]:
     return _weights(state) | {
         "schedule_state_dict": state.schedule.state_dict(),
         "generator_state": state.generator.get_state(),
+        "scaler_state_dict": state.scaler.state_dict(),
         "history": [asdict(result) for result in state.progress.history],
         "best_epoch": state.progress.best_epoch,
         "best_loss": state.progress.best_loss,
+        "channel_weights": state.progress.channel_weights,
     }
 
 
@@ -94,8 +116,11 @@ def load_content(state: TrainingState, content: dict[str, Any]) -> None:
     load_state(state.optimizer, content["optimizer_state_dict"])
     state.schedule.load_state_dict(content["schedule_state_dict"])
     state.generator.set_state(content["generator_state"])
+    if "scaler_state_dict" in content:  # earlier versions had a fixed scale
+        state.scaler.load_state_dict(content["scaler_state_dict"])
     state.progress.history = [EpochResult(**one) for one in content["history"]]
     state.progress.best_epoch, state.progress.best_loss = content["best_epoch"], content["best_loss"]
+    state.progress.channel_weights = content.get("channel_weights")
 
 
 def publish_best(workplace: Storage, state: TrainingState) -> None:

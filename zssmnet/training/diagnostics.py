@@ -1,11 +1,11 @@
 """Training warnings: an output that collapsed or saturated, a network that learns nothing, a stuck validation.
 
 A warning is logged and training continues: networks have recovered from all of these. Training stops where none can:
-when all three restored images are constant to the last digit and an epoch of training changed nothing.
+when a channel is restored as a constant, no better than the best one, and an epoch of training changed nothing in it.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,16 +13,20 @@ from torch import Tensor
 from zssmnet.data.archive import CHANNELS
 from zssmnet.errors import CollapsedError
 from zssmnet.training.checkpoint import EpochResult, Progress
+from zssmnet.training.epoch import Validation
 
 log = logging.getLogger(__name__)
 
 CONSTANT = 1e-3
 """Spread of a channel, relative to the images', below which it counts as constant: what learns stays above 2e-3."""
+UNCHANGED = 1e-6
+"""Relative change of a channel's squared error below which an epoch left it as it was."""
 BEGINNERS_STEPS = 500
 """Steps after which a network has to be better than a constant; small networks needed more than 80."""
 SATURATED, SATURATED_SHARE = 1e-3, 0.99
 """Distance from 0 or 1 below which a voxel is saturated; share of saturated voxels above which a channel is."""
 _WAY_OUT = "train anew with a smaller learning_rate or another --seed"
+_WAYS_TO_LEARN = 'with loss_weighting = "variance", or look for odd cubes in the reports'
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,17 @@ def training_warnings(history: Sequence[EpochResult], steps: int) -> list[Traini
     """Warnings about the last epoch."""
     last, before = history[-1], history[-2] if len(history) > 1 else None
     found = []
-    spreads = zip(CHANNELS, last.spread or (), strict=False)
-    if channels := ", ".join(name for name, spread in spreads if spread < CONSTANT):
+    if channels := ", ".join(name for name, spread in _by_channel(last.spread) if spread < CONSTANT):
         found.append(
             TrainingWarning(
                 f"{channels} collapsed", f"{channels} is restored as a constant; if it stays so, {_WAY_OUT}"
             )
         )
-    if before and last.explained is not None and last.explained <= 0 and last.epoch * steps >= BEGINNERS_STEPS:
-        meaning = "the network restores no better than one constant for each channel; if it stays so"
-        found.append(
-            TrainingWarning("no better than a constant", f"{meaning}, {_WAY_OUT}, or look for odd cubes in the reports")
-        )
+    poor = [name for name, explained in _by_channel(last.explained_by_channel) if explained <= 0]
+    if before and poor and last.epoch * steps >= BEGINNERS_STEPS:
+        channels = ", ".join(poor)
+        meaning = f"{channels} is restored no better than by one constant; if it stays so, {_WAY_OUT}"
+        found.append(TrainingWarning(f"{channels} no better than a constant", f"{meaning}, or {_WAYS_TO_LEARN}"))
     if before and last.validation_loss == before.validation_loss:
         meaning = "the validation loss is that of the epoch before to the last digit: the weights change no more"
         way_out = f"at the learning rate {last.learning_rate:g} it cannot improve; stop, or train anew with another one"
@@ -75,26 +78,37 @@ def warn_if_saturated(step: int, restored_NCZYX: Tensor) -> None:
         )
 
 
+def collapsed_channels(before: Validation, after: Validation) -> tuple[str, ...]:
+    """Channels that are restored as constants, no better than the best one, and that an epoch has not changed."""
+    return tuple(
+        name
+        for name, spread, was, now in zip(
+            CHANNELS, after.spread, before.explained_by_channel, after.explained_by_channel, strict=True
+        )
+        if spread < CONSTANT and now <= 0 and abs(now - was) <= UNCHANGED * (1 - now)
+    )
+
+
 def check_alive(progress: Progress) -> None:
-    """Raise a CollapsedError if the output was constant to the last digit for two epochs, and nothing changed."""
-    if progress.epoch > 1:
-        before, last = progress.history[-2:]
-        if _is_constant(before) and _is_constant(last) and before.validation_loss == last.validation_loss:
-            kept = "" if _is_constant(progress.history[progress.best_epoch - 1]) else "; the best model so far is kept"
-            raise CollapsedError(
-                f"the restored images are constant after epoch {before.epoch}, and epoch {last.epoch} changed nothing: "
-                f"the network cannot learn any more{kept}; {_WAY_OUT}"
-            )
+    """Raise a CollapsedError if a channel has collapsed in a way that the last epoch did not change."""
+    last = progress.history[-1]
+    if last.collapsed:
+        kept = "" if progress.best_epoch == last.epoch else "; the best model so far is kept"
+        raise CollapsedError(
+            f"{', '.join(last.collapsed)} is restored as a constant, and epoch {last.epoch} changed nothing: the "
+            f"network cannot learn it any more{kept}; {_WAY_OUT}"
+        )
 
 
 def check_predictions(progress: Progress) -> None:
-    """Raise a CollapsedError if the best model predicts constants, to the last digit: it is not published."""
+    """Raise a CollapsedError if the best model restores all channels as constants: it is not published."""
     best = progress.history[progress.best_epoch - 1]
-    if _is_constant(best):
+    if best.spread and max(best.spread) < CONSTANT and (best.explained or 0.0) <= 0:
         raise CollapsedError(
             f"the best model, of epoch {best.epoch}, restores all cubes as constants: it is not published; {_WAY_OUT}"
         )
 
 
-def _is_constant(result: EpochResult) -> bool:
-    return result.spread == (0.0, 0.0, 0.0)
+def _by_channel(values: Sequence[float] | None) -> Iterable[tuple[str, float]]:
+    """With the channels' names; empty for results that earlier versions did not have."""
+    return zip(CHANNELS, values or (), strict=False)

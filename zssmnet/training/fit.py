@@ -80,14 +80,17 @@ def fit(
     return state
 
 
-def evaluate(model: Path, validation: CubeSet, config: PretrainConfig) -> float:
+def evaluate(model: Path, validation: CubeSet, config: PretrainConfig, training: CubeSet | None = None) -> float:
     """The validation loss of a file of weights, as `fit` takes it after an epoch; infinite if it is not finite.
+
+    Args:
+        training: the training cubes, on which `loss_weighting` measures.
 
     Raises:
         CheckpointError: the file cannot be used with the network of ``config``.
         OutOfMemoryError: a batch does not fit into the GPU's memory.
     """
-    state = initial_state(config, choose_device(config.training.device), model)
+    state = initial_state(config, choose_device(config.training.device), model, training)
     try:
         return Trainer(state, validation, validation, config).validate().loss
     except NonFiniteLossError:
@@ -114,14 +117,13 @@ def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, re
     result = progress.history[-1]
     standing = "best so far" if is_best else f"best {progress.best_loss:.5f} in epoch {progress.best_epoch}"
     log.info(
-        "epoch %d of %d: training loss %.5f, validation loss %.5f (%s), explained variance %s, "
-        "learning rate %g, %.1f cubes/s",
+        "epoch %d of %d: training loss %.5f, validation loss %.5f (%s), %s, learning rate %g, %.1f cubes/s",
         result.epoch,
         recipe.epochs,
         result.train_loss,
         result.validation_loss,
         standing,
-        f"{result.explained or 0.0:.1%}",
+        result.quality,
         result.learning_rate,
         cubes / seconds,
     )

@@ -1,6 +1,7 @@
 """The optimizer and its learning rate, and the optimizer's state in checkpoints."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,16 +13,32 @@ MACHINE_CHOICES = ("foreach", "fused")
 """Options of an optimizer that each machine chooses for itself; checkpoints hold None."""
 
 
-def make_optimizer(model: nn.Module, device: torch.device, recipe: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, as published, or AdamW; on a GPU one kernel updates all weights."""
+def make_optimizer(
+    model: nn.Module, device: torch.device, recipe: TrainingConfig, factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """SGD with momentum, as published, or AdamW; one kernel updates all weights where that is faster.
+
+    Args:
+        factors: by how much faster than the rest weights learn whose names begin so.
+    """
     options: dict[str, Any] = {
         "lr": recipe.learning_rate,
         "weight_decay": recipe.weight_decay,
-        "fused": True if device.type == "cuda" else None,
+        "fused": True if device.type == "cuda" or recipe.optimizer == "adamw" else None,
     }
+    groups = _groups(model, recipe.learning_rate, factors or {})
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), betas=(recipe.momentum, 0.999), **options)
-    return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, **options)
+        return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), **options)
+    return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
+
+
+def _groups(model: nn.Module, rate: float, factors: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The weights by learning rate, those of the rest first."""
+    by_factor: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, weight in model.named_parameters():
+        factor = next((factor for start, factor in factors.items() if name.startswith(start)), 1.0)
+        by_factor.setdefault(factor, []).append(weight)
+    return [{"params": weights, "lr": rate * factor} for factor, weights in by_factor.items() if weights]
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:

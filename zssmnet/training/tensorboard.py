@@ -47,9 +47,10 @@ def publish_logs(workplace: Storage, state: TrainingState, validation: CubeSet, 
 
 def _quality(result: EpochResult) -> dict[str, float]:
     """Results of validation beside the loss, by the names of their scalars."""
-    spreads = zip(CHANNELS, result.spread or (), strict=False)
-    explained = {} if result.explained is None else {"explained variance": result.explained}
-    return explained | {f"spread/{channel}": spread for channel, spread in spreads}
+    found = {} if result.explained is None else {"explained variance": result.explained}
+    for name, values in (("explained variance", result.explained_by_channel), ("spread", result.spread)):
+        found |= {f"{name}/{channel}": value for channel, value in zip(CHANNELS, values or (), strict=False)}
+    return found
 
 
 def validation_examples(model: torch.nn.Module, validation: CubeSet, config: PretrainConfig, count: int) -> Restored:

@@ -11,20 +11,22 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from zssmnet.config import CorruptionConfig, PretrainConfig
 from zssmnet.corruption import LAYOUT, sample_keys, swap_x_and_z
 from zssmnet.errors import OutOfMemoryError
 from zssmnet.training.batches import place_cubes
-from zssmnet.training.calibration import calibrate_head
+from zssmnet.training.calibration import calibrate_head, measure_channel_weights
 from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, content_of, load_content, load_weights
 from zssmnet.training.dataset import CubeSet
-from zssmnet.training.diagnostics import warn_if_saturated
+from zssmnet.training.diagnostics import collapsed_channels, warn_if_saturated
 from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
 from zssmnet.training.loss import restoration_loss, restoring_network
 from zssmnet.training.optimizer import make_optimizer, make_schedule
-from zssmnet.training.precision import FLOAT16_LOSS_SCALE, Accelerated, accelerated, choose_precision, gpu_settings
+from zssmnet.training.precision import Accelerated, accelerated, choose_precision, gpu_settings, is_captured
+from zssmnet.training.step import CapturedStep, Step
 
 
 class Trainer:
@@ -52,12 +54,19 @@ class Trainer:
                 load_content(state, content)
         self._device = next(state.model.parameters()).device
         steps = config.training.epochs * (len(training) // config.training.batch_size)
-        self._network = accelerated(state.model, self._device, config.training, steps)
+        network = accelerated(state.model, self._device, config.training, steps)
         self._precision = choose_precision(config.training, self._device)
         self._state = state
         self._config = config
         self._group = group
         self._size = training.size
+        weights = state.progress.channel_weights
+        kind = CapturedStep if is_captured(config.training, self._device) else Step
+        self._new_step = partial(
+            kind, network, config.corruption, torch.tensor(weights, device=self._device) if weights else None
+        )
+        self._step = self._new_step()
+        self._before: Validation | None = None
         where = config.training.cubes_in
         with self._computing():
             self._training = place_cubes(training, self._device, where)
@@ -66,7 +75,7 @@ class Trainer:
             )
 
     def epoch(self, on_step: OnStep = lambda done, steps: None) -> EpochResult:
-        """Train for one epoch, step the schedule, validate.
+        """Train for one epoch, step the schedule, validate; before the first one, too, to see what it changes.
 
         Raises:
             NonFiniteLossError: the loss or a weight is NaN or infinite.
@@ -74,54 +83,62 @@ class Trainer:
         """
         state, is_first = self._state, not self._state.progress.epoch
         learning_rate = float(state.schedule.get_last_lr()[0])
+        before = self._before or self.validate()
         with self._computing():
             loss = train_epoch(
-                self._network,
+                self._step,
                 state.optimizer,
                 self._training,
                 self._config.training.batch_size,
-                self._config.corruption,
                 state.generator,
                 on_step,
                 self._group,
-                FLOAT16_LOSS_SCALE if self._precision == "float16" else 1.0,
+                state.scaler if self._precision == "float16" else None,
                 warn_if_saturated if is_first and not self._group.rank else None,
+                self._config.training.accumulate,
             )
         state.schedule.step()
         check_weights(state.model)
-        found = self.validate()
-        return EpochResult(state.progress.epoch + 1, loss, found.loss, learning_rate, found.explained, found.spread)
+        found = self._before = self.validate()
+        return EpochResult(
+            epoch=state.progress.epoch + 1,
+            train_loss=loss,
+            validation_loss=found.loss,
+            learning_rate=learning_rate,
+            explained=found.explained,
+            spread=found.spread,
+            explained_by_channel=found.explained_by_channel,
+            collapsed=collapsed_channels(before, found),
+        )
 
     def validate(self) -> Validation:
         """Validate with all validation cubes, corrupted in the same way every time; errors as in `epoch`."""
-        recipe, corruption = self._config.training, self._config.corruption
+        recipe = self._config.training
+        fill = recipe.compile not in ("auto", "off") or self._device.type == "cuda"
         with self._computing():
             return validate(
-                self._network,
-                self._validation,
-                recipe.batch_size,
-                corruption,
-                recipe.validation_seed,
-                self._group,
-                fill=recipe.compile not in ("auto", "off") or self._device.type == "cuda",
+                self._step, self._validation, recipe.batch_size, recipe.validation_seed, self._group, fill=fill
             )
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """In the recipe's precision; PyTorch's error of memory becomes one with advice, after trying what fits."""
-        with gpu_settings(self._precision == "tf32"):
+        with gpu_settings(self._precision == "tf32", self._config.training.deterministic):
             try:
                 yield
                 return
             except torch.OutOfMemoryError:
                 pass  # the error refers to what the step had in memory: try only when it is gone
             torch.compiler.reset()  # graphs keep their memory
-            size, batch = self._group.size, self._config.training.batch_size
+            self._state.optimizer.zero_grad(set_to_none=True)
+            self._step = self._new_step()
+            size, batch, passes = self._group.size, self._config.training.batch_size, self._config.training.accumulate
             plain = Accelerated(self._state.model, self._device, self._precision)  # each try would compile another
             tried = partial(fits_in_memory, plain, self._size, self._device, self._config.corruption)
-            largest = size * largest_batch(tried, below=-(-batch // size))
+            of_a_rank = -(-batch // size)
+            largest = largest_batch(tried, below=-(-of_a_rank // passes))
         advice = (
-            f"{largest} would: choose --batch-size {largest}"
+            f"{largest} at a time would: choose --accumulate {-(-of_a_rank // largest)}, which gives the same weights"
             if largest
             else "nor does one cube: choose fewer --channels"
         )
@@ -135,12 +152,13 @@ def initial_state(
 
     Args:
         initial: file of the weights to begin with; None draws them from the seed.
-        cubes: training cubes, with which new weights are calibrated if the recipe asks for it.
+        cubes: training cubes, on which the loss's weights are measured and a new head is calibrated, if the recipe asks
+            for it.
     """
     recipe = config.training
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone: the weights are drawn there
-        model = restoring_network(config.network)
+        model = restoring_network(config.network, config.corruption.zone_task.share > 0)
     if initial:
         load_weights(model, initial)
     model.to(memory_format=LAYOUT)  # type: ignore[call-overload]
@@ -149,7 +167,11 @@ def initial_state(
     model.to(device)
     optimizer = make_optimizer(model, device, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
-    return TrainingState(model, optimizer, make_schedule(optimizer, recipe), generator, Progress())
+    weights = measure_channel_weights(cubes) if recipe.loss_weighting == "variance" and cubes else None
+    progress = Progress(channel_weights=weights)
+    return TrainingState(
+        model, optimizer, make_schedule(optimizer, recipe), generator, progress, GradScaler(device.type)
+    )
 
 
 def largest_batch(fits: Callable[[int], bool], below: int) -> int:

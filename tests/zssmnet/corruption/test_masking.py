@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tests.zssmnet.corruption.laws import assert_rate
 from zssmnet.config import MaskingConfig
 from zssmnet.corruption.masking import block_counts, find_hidden, sample_masking
 from zssmnet.corruption.random import sample_keys
@@ -36,6 +37,16 @@ def test_images_hide_the_same_place_or_each_its_own(jointly: bool) -> None:
     found = hidden(8, MaskingConfig(jointly=jointly, block=(8, 8, 2)))
     same = (found[:, :1] == found).flatten(1).all(dim=1)
     assert same.all() if jointly else not same.any()
+
+
+def test_a_share_of_the_cubes_hides_the_same_place() -> None:
+    config = MaskingConfig(jointly=0.3, block=(8, 8, 2))
+    found = sample_masking(keys(1000), (3, *SIZE), config)
+    same_N = (found[:, :1] == found).flatten(1).all(dim=1)
+    assert_rate(same_N, 0.3)
+    for jointly in (True, False):  # each cube as if all or none did
+        alike = sample_masking(keys(1000), (3, *SIZE), config.model_copy(update={"jointly": jointly}))
+        assert torch.equal(found[same_N == jointly], alike[same_N == jointly])
 
 
 def test_blocks_that_do_not_divide_the_cube_are_cut_off() -> None:

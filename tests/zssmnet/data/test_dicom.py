@@ -26,8 +26,9 @@ from tests.zssmnet.data.dicom_files import (
 from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import SeriesConfig
 from zssmnet.data.archive import take_inventory
+from zssmnet.data.case_ids import hashed_ids, table_of_ids
 from zssmnet.data.dicom_choice import Override, read_overrides
-from zssmnet.data.dicom_import import ImportSummary, hashed_ids, import_dicom, table_of_ids
+from zssmnet.data.dicom_import import ImportSummary, import_dicom
 from zssmnet.data.dicom_series import find_studies
 from zssmnet.data.dicom_volume import compute_high_b, read_volume
 from zssmnet.errors import ArchiveError, DicomError

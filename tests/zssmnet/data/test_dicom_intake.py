@@ -18,8 +18,9 @@ from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from tests.zssmnet.data.dicom_files import ADC, DWI, T2W, change, multi_frame, series, voxels, whole_study
 from zssmnet.config import SeriesConfig
+from zssmnet.data.case_ids import hashed_ids
 from zssmnet.data.dicom_choice import Override, read_overrides
-from zssmnet.data.dicom_import import ImportSummary, hashed_ids, import_dicom
+from zssmnet.data.dicom_import import ImportSummary, import_dicom
 from zssmnet.data.dicom_marks import MARKS
 from zssmnet.data.dicom_series import Stack, find_studies
 from zssmnet.data.dicom_volume import read_volume

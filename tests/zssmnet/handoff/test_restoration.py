@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from tests.zssmnet.training.examples import small_config, write_cubes
-from zssmnet.config import NetworkConfig, PretrainConfig
+from zssmnet.config import NetworkConfig, PretrainConfig, ZoneTaskConfig
 from zssmnet.errors import CheckpointError
+from zssmnet.handoff.export import export_nnunet_v2
+from zssmnet.handoff.load import load_pretrained
 from zssmnet.handoff.restoration import load_restoration
+from zssmnet.handoff.weights import HEADS
+from zssmnet.probe.arms import read_arm
 from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL
 from zssmnet.storage import LocalStorage
@@ -76,3 +80,21 @@ def test_weights_that_cannot_restore_are_one_line(tmp_path: Path, change: Any, m
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         load_restoration(tmp_path / "a.model")
+
+
+def test_weights_of_the_co_task_load_as_others_do(tmp_path: Path) -> None:
+    small = small_config(epochs=1)
+    corruption = small.corruption.model_copy(update={"zone_task": ZoneTaskConfig(share=0.5)})
+    config = small.model_copy(update={"corruption": corruption})
+    train_and_publish(write_cubes(tmp_path / "cubes"), LocalStorage(tmp_path / "weights"), config)
+    file = tmp_path / "weights" / MODEL
+    with torch.no_grad():
+        assert load_restoration(file)(INPUT).shape[1] == 6
+    plain = dict(restoring_network(small.network).state_dict())
+    segmenting = load_pretrained(file, num_classes=2)
+    export_nnunet_v2(file, tmp_path / "a.pth")
+    exported = torch.load(tmp_path / "a.pth", weights_only=True)["network_weights"]
+    body = [name for name in plain if not name.startswith(HEADS)]
+    for tensors in (segmenting.state_dict(), exported):
+        assert [tensors[name].shape for name in body] == [plain[name].shape for name in body]
+    assert read_arm(str(file), force=True)

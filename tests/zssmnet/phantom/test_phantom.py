@@ -283,3 +283,73 @@ class TestArchives:
         np.testing.assert_array_equal(array(written), array(case.mask))
         with pytest.raises(InputError, match=r"any-id.*<patient>_<study>"):
             write_case(tmp_path, case, "picai")
+
+
+class TestGivenLesions:
+    def lesions(self) -> sitk.Image:
+        """A ball at the gland's back, half of it outside."""
+        zones = array(drawn("oblique", 0).mask)
+        z, _, x = np.argwhere(zones == PERIPHERAL_ZONE).mean(axis=0).astype(int)
+        back = np.flatnonzero(zones[z, :, x]).max()
+        ball = np.indices(zones.shape) - np.array([z, back, x])[:, None, None, None]
+        image = sitk.GetImageFromArray(
+            (np.square(ball * [[[[3]]], [[[1]]], [[[1]]]]).sum(axis=0) < 64).astype(np.uint8)
+        )
+        image.CopyInformation(drawn("oblique", 0).mask)
+        return image
+
+    @pytest.mark.parametrize("subtle", [False, True])
+    def test_lie_where_they_are_given_within_the_gland(self, subtle: bool) -> None:
+        given = self.lesions()
+        case = phantom_around("a", drawn("oblique", 0).mask, subtle, given)
+        expected = (array(given) > 0) & (array(drawn("oblique", 0).mask) > 0)
+        assert 0 < expected.sum() < array(given).sum()
+        assert np.array_equal(array(case.lesions) > 0, expected)
+        zones, adc = array(drawn("oblique", 0).mask), array(onto_grid(case.adc, case.mask))
+        inside = ndimage.binary_erosion(expected, iterations=2)
+        assert np.median(adc[inside]) < 0.75 * np.median(adc[(zones == PERIPHERAL_ZONE) & ~expected])
+
+    def test_an_empty_mask_is_a_healthy_case(self) -> None:
+        assert not array(
+            phantom_around("a", drawn("oblique", 0).mask, lesions=drawn("oblique", 0).mask * 0).lesions
+        ).any()
+
+    def test_of_another_size_are_refused(self) -> None:
+        with pytest.raises(InputError, match="lesion mask: has the size"):
+            phantom_around("a", drawn("oblique", 0).mask, lesions=self.lesions()[:-1, :, :])
+
+    def test_of_real_shapes(self, shared: Path) -> None:
+        masks = (shared / "data" / "lesion_case" / name for name in ("zonal_masks", "cspca_masks"))
+        zones, lesions = (sitk.ReadImage(str(folder / "10503_1000512.nii.gz")) for folder in masks)
+        case = phantom_around("real", zones, True, lesions, 0.25)
+        expected = (array(lesions) > 0) & (array(zones) > 0)
+        assert expected.sum() > 500
+        assert np.array_equal(array(case.lesions) > 0, expected)
+
+
+class TestContrast:
+    def medians(self, spread: float, count: int = 5) -> np.ndarray:
+        """T2W of both zones and of the lesion in the peripheral one, of several cases around one mask."""
+        mask, found = drawn("oblique", 0).mask, []
+        zones, lesions = array(mask), TestGivenLesions().lesions()
+        for number in range(count):
+            case = phantom_around(f"{number}", mask, True, lesions, spread)
+            inside = (array(case.lesions) > 0) & (zones == PERIPHERAL_ZONE)
+            parts = (zones == PERIPHERAL_ZONE) & ~inside, zones == TRANSITION_ZONE, inside
+            found.append([np.median(array(case.t2w)[part]) for part in parts])
+        return np.array(found)
+
+    def test_differs_from_case_to_case_and_lesions_follow_their_zone(self) -> None:
+        alike, different = np.log(self.medians(0.0)), np.log(self.medians(0.3))
+        assert (alike.std(axis=0) < 0.2).all()
+        assert (different.std(axis=0) > 0.25).all()
+        zone, _, lesion = different.T
+        assert (lesion < zone).all()  # in its own case; across cases
+        assert np.exp(lesion).max() > np.exp(zone).min()
+        assert np.corrcoef(lesion, zone)[0, 1] > 0.5
+
+    def test_archives_can_have_it(self, tmp_path: Path) -> None:
+        write_archive(tmp_path, ["1_1"], grids=[STRAIGHT], subtle=True, contrast_spread=0.25)
+        written = sitk.ReadImage(str(tmp_path / "nnunet_raw" / "imagesTr" / "1_1_0000.nii.gz"))
+        assert np.array_equal(array(written), array(phantom_case("1_1", 0, [STRAIGHT], True, 0.25).t2w))
+        assert not np.array_equal(array(written), array(phantom_case("1_1", 0, [STRAIGHT], True).t2w))

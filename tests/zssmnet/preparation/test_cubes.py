@@ -139,6 +139,23 @@ class TestScaling:
         image = np.array([[[0, 40000, 65535]]], np.uint16)
         assert scaled_volume((image, image, image), image)[0, :, 0, 0] == pytest.approx([0, 40000 / 65535, 1])
 
+    def test_percentiles_are_not_set_by_a_few_voxels(self):
+        image = np.random.default_rng(0).uniform(0, 100, (20, 20, 20)).astype(np.float32)
+        image[0, 0, :3] = 10_000
+        adc = image.copy()
+        volume = scaled_volume((image, adc, image), adc, "percentile")
+        low, high = np.percentile(image, (0.1, 99.9))
+        expected = ((image - low) / (high - low)).clip(0, 1).transpose(2, 1, 0)
+        assert volume[0] == pytest.approx(expected, abs=1e-5)
+        assert np.array_equal(volume[2], volume[0])
+        assert np.array_equal(volume[1], scaled_volume((image, adc, image), adc)[1])
+
+    def test_an_image_of_hardly_more_than_one_value_keeps_its_maximum(self):
+        image = np.zeros((20, 20, 20), np.float32)
+        image[3, 4, 5] = 7
+        volumes = [scaled_volume((image, image, image), image, scaling) for scaling in ("maximum", "percentile")]
+        assert np.array_equal(*volumes)
+
 
 class TestPadding:
     def test_on_both_sides_the_odd_voxel_at_the_end(self):

@@ -22,9 +22,15 @@ from tests.zssmnet.training.examples import (
     stopping_at,
     write_cubes,
 )
-from zssmnet.config import NetworkConfig, PretrainConfig
+from zssmnet.config import (
+    ChallengerConfig,
+    ChallengerTrainingConfig,
+    CorruptionConfig,
+    NetworkConfig,
+    PretrainConfig,
+)
 from zssmnet.errors import CheckpointError, NonFiniteLossError
-from zssmnet.registry.challenge import JUDGEMENT, Judgement, challenge
+from zssmnet.registry.challenge import JUDGEMENT, Judgement, challenge, challenger_settings
 from zssmnet.registry.lineage import training_inputs
 from zssmnet.registry.runs import identify, train_and_publish
 from zssmnet.registry.versions import MODEL, list_versions, publish, roll_back, stable_model, version_key
@@ -383,3 +389,26 @@ class TestErrors:
             evaluate(weights.local(MODEL), validation, other)
         assert str(caught.value).startswith(f"{weights.local(MODEL)}: does not fit: Error(s) in loading state_dict")
         assert "\n" not in str(caught.value)
+
+
+class TestSettings:
+    def test_all_but_the_budget_is_the_champions_where_no_other_is_asked_for(self, made: Path, tmp_path: Path) -> None:
+        corruption = CorruptionConfig(recipe="per-channel", shuffling=FIRST.corruption.shuffling)
+        first = small_config(epochs=1, optimizer="adamw", learning_rate=0.002, calibrated_head=True)
+        first = first.model_copy(update={"corruption": corruption})
+        weights = LocalStorage(tmp_path / "weights")
+        train_and_publish(LocalStorage(made / "earlier"), weights, first)
+        cubes = LocalStorage(made / "cubes")
+        default, _ = challenger_settings(weights, cubes, ChallengerConfig(), None)
+        assert (default.network, default.corruption) == (first.network, corruption)
+        recipe = default.training
+        assert (recipe.optimizer, recipe.calibrated_head, recipe.batch_size) == ("adamw", True, 2)
+        assert (recipe.learning_rate, recipe.epochs, recipe.patience) == (0.002, 100, 10)
+        other = ChallengerConfig(
+            corruption=CorruptionConfig(recipe="masked"),
+            training=ChallengerTrainingConfig(weight_decay=0.5, learning_rate=0.3),
+        )
+        asked, _ = challenger_settings(weights, cubes, other, None)
+        assert asked.corruption == other.corruption
+        assert (asked.training.weight_decay, asked.training.learning_rate) == (0.5, 0.3)
+        assert asked.training.optimizer == "adamw"

@@ -109,7 +109,7 @@ class TestCaseMontage:
 
     def test_millimetres_decide_the_aspect(self) -> None:
         tall = pixels(case_montage(volumes(), mask_of(), STARTS, CUBE, (0.5, 1.0, 3.0), "Case 1"))
-        around = 175  # pixels for heading, legend and gaps
+        around = 144  # pixels for heading, legend and gaps
         assert len(tall) - around == pytest.approx(2 * (len(pixels(montage())) - around), rel=0.01)
 
     def test_takes_an_empty_mask(self) -> None:

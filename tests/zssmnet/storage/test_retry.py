@@ -39,7 +39,7 @@ def perform(request: pytest.FixtureRequest) -> Callable[[RetryPolicy, Callable[[
     return request.param
 
 
-def test_waits_are_drawn_from_nothing_to_a_limit_that_doubles(
+def test_waits_are_drawn_from_half_of_a_limit_that_doubles_to_all_of_it(
     perform: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[float, float]] = []
@@ -55,7 +55,7 @@ def test_waits_are_drawn_from_nothing_to_a_limit_that_doubles(
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setattr("asyncio.sleep", sleep)
     assert perform(RetryPolicy(attempts=8, draw=draw), Failing(7)) == "done"
-    assert asked == [(0.0, limit) for limit in (0.5, 1, 2, 4, 8, 16, 20)]
+    assert asked == [(limit / 2, limit) for limit in (0.5, 1, 2, 4, 8, 16, 20)]
     assert waited == [high / 2 for _, high in asked]
 
 

@@ -106,7 +106,7 @@ def gave_up(error: Exception) -> GaveUpError:
         (answer(403, "InvalidAccessKeyId"), "the credentials are not accepted (InvalidAccessKeyId): check AWS_ACCESS"),
         (answer(403, "RequestTimeTooSkewed"), "the clock of this machine is wrong (RequestTimeTooSkewed): set it"),
         (answer(301, "PermanentRedirect"), "the bucket lies in another region (PermanentRedirect): set AWS_DEFAULT_R"),
-        (answer(409, "Odd", "two\n lines {code}"), "two lines Odd (Odd)"),
+        (answer(409, "Odd", "two\n lines {code}"), "two lines {code} (Odd)"),
         (answer(409, "Odd"), "refused (Odd)"),
         (exceptions.NoCredentialsError(), "Unable to locate credentials: check AWS_ACCESS_KEY_ID"),
         (exceptions.ProfileNotFound(profile="x"), "The config profile (x) could not be found: check AWS_ACCESS_KEY_ID"),
@@ -136,7 +136,7 @@ def test_the_reason_in_one_line(error: Exception, line: str) -> None:
         ("NotImplemented", "use a newer version of it"),
         ("ExpiredTokenException InvalidToken RequestExpired TokenRefreshRequired", "renew them and run again"),
         ("AccessDenied AllAccessDisabled AccountProblem", "give these credentials the right to, or use others"),
-        ("SignatureDoesNotMatch AuthorizationHeaderMalformed", "check AWS_ACCESS_KEY_ID"),
+        ("SignatureDoesNotMatch InvalidAccessKeyId", "check AWS_ACCESS_KEY_ID"),
         ("IllegalLocationConstraintException 301", "set AWS_DEFAULT_REGION"),
     ],
 )
@@ -166,7 +166,7 @@ def test_credentials_that_are_not_whole_are_checked() -> None:
 
 def test_the_way_out_of_an_unreachable_endpoint() -> None:
     line = reason_of(exceptions.EndpointConnectionError(endpoint_url="http://h"))
-    assert line.endswith(": check AWS_ENDPOINT_URL and the network")
+    assert line.endswith(": check AWS_ENDPOINT_URL (http or https?) and the network")
 
 
 def test_what_the_operating_system_reports_is_of_this_machine() -> None:

@@ -62,15 +62,19 @@ class WatchedCubes(CubeSet):
         return super().batch(indices, pinned=pinned)
 
 
-def saturate(weights: dict[str, torch.Tensor]) -> None:
-    """Make MNet answer exactly 1 to everything, so that no gradient flows."""
+def saturate(weights: dict[str, torch.Tensor], head: Sequence[float] = (100.0, 100.0, 100.0)) -> None:
+    """Make MNet answer the same to everything; by default exactly 1, so that no gradient flows.
+
+    Args:
+        head: weights of T2W's, ADC's and DWI's logits, which are some times as large.
+    """
     for name, weight in weights.items():
         if name.endswith("norm.weight"):
             weight.fill_(0)
         elif name.endswith("norm.bias"):
             weight.fill_(1)
         elif name.startswith("outputs."):
-            weight.fill_(100)
+            weight.copy_(torch.tensor(head).view(-1, 1, 1, 1, 1).expand_as(weight))
 
 
 class StoppedError(Exception):

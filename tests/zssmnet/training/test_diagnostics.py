@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,17 +9,22 @@ from zssmnet.training.diagnostics import (
     BEGINNERS_STEPS,
     check_alive,
     check_predictions,
+    collapsed_channels,
     new_training_warnings,
     training_warnings,
     warn_if_saturated,
 )
+from zssmnet.training.epoch import Validation
 
 FINE, FLAT = (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)
 
 
 def history(*epochs: tuple[float, float, tuple[float, float, float]]) -> list[EpochResult]:
-    """Epochs of these validation losses, explained variances and spreads."""
-    return [EpochResult(number, 0.1, loss, 0.1, *rest) for number, (loss, *rest) in enumerate(epochs, 1)]
+    """Epochs of these validation losses, explained variances (of DWI; the others' is 0.5) and spreads."""
+    return [
+        EpochResult(number, 0.1, loss, 0.1, 0.4, spread, (0.5, 0.5, explained))
+        for number, (loss, explained, spread) in enumerate(epochs, 1)
+    ]
 
 
 def names(results: list[EpochResult], steps: int = BEGINNERS_STEPS) -> list[str]:
@@ -51,7 +58,7 @@ def test_who_should_know_better_has_to_be_better_than_a_constant(
     explained: float, epochs: int, steps: int, warned: bool
 ) -> None:
     results = history(*((1 / epoch, explained, FINE) for epoch in range(1, epochs + 1)))
-    assert (names(results, steps) == ["no better than a constant"]) == warned
+    assert (names(results, steps) == ["DWI no better than a constant"]) == warned
 
 
 @pytest.mark.parametrize(
@@ -84,29 +91,45 @@ def test_a_warning_that_stays_is_given_once_and_one_that_comes_back_again() -> N
 
 
 @pytest.mark.parametrize(
-    "results",
+    ("before", "after", "spread", "found"),
     [
-        history((0.3, -2, FLAT)),
-        history((0.3, -2, FLAT), (0.29, -2, FLAT)),
-        history((0.3, -2, FLAT), (0.3, -2, (0.0, 0.0, 1e-9))),
-        history((0.3, -2, FINE), (0.3, -2, FINE)),
-        history((0.3, -2, FINE), (0.3, -2, FLAT)),
+        (-2.0, -2.0, 0.0, ("ADC",)),
+        (-2.0, -2.0 - 2e-6, 9e-4, ("ADC",)),  # a hundredth of a millionth more is noise
+        (-2.0, -1.9999, 0.0, ()),  # it comes back
+        (0.01, 0.01, 0.0, ()),  # it tells cubes apart
+        (-2.0, -2.0, 0.002, ()),  # it is no constant
     ],
 )
-def test_training_goes_on_while_there_is_hope(results: list[EpochResult]) -> None:
-    check_alive(Progress(results, 1, 0.3))
+def test_a_channel_has_collapsed_if_it_is_constant_poor_and_unchanged(
+    before: float, after: float, spread: float, found: tuple[str, ...]
+) -> None:
+    was = Validation(0.1, 0.3, (0.5, before, 0.5), FINE)
+    now = Validation(0.1, 0.3, (0.5, after, 0.5), (0.5, spread, 0.5))
+    assert collapsed_channels(was, now) == found
 
 
-@pytest.mark.parametrize("first", [FLAT, FINE])
-def test_and_ends_where_there_is_none(first: tuple[float, float, float]) -> None:
-    progress = Progress(history((0.2, -1, first), (0.3, -2, FLAT), (0.3, -2, FLAT)), 1, 0.2)
-    with pytest.raises(CollapsedError) as caught:
+@pytest.mark.parametrize("best_epoch", [1, 2])
+def test_then_training_ends(best_epoch: int) -> None:
+    fine, *_ = results = history((0.2, 0.1, FINE), (0.3, -2, FLAT))
+    check_alive(Progress(results, 1, 0.2))
+    progress = Progress([fine, replace(results[1], collapsed=("ADC", "DWI"))], best_epoch, 0.2)
+    with pytest.raises(
+        CollapsedError, match=r"^ADC, DWI is restored as a constant, and epoch 2 changed noth"
+    ) as caught:
         check_alive(progress)
-    assert ("the best model so far is kept" in str(caught.value)) == (first == FINE)
+    assert ("the best model so far is kept" in str(caught.value)) == (best_epoch == 1)
     assert str(caught.value).endswith("train anew with a smaller learning_rate or another --seed")
 
 
 def test_the_best_model_is_one_that_answers() -> None:
+    dark = replace(history((0.3, -2, (1e-9, 1e-9, 1e-9)))[0], explained=-3.0)
     check_predictions(Progress(history((0.2, 0.1, FINE), (0.3, -2, FLAT)), 1, 0.2))
-    with pytest.raises(CollapsedError, match="the best model, of epoch 2, restores all cubes as constants"):
-        check_predictions(Progress(history((0.4, 0.1, FINE), (0.3, -2, FLAT)), 2, 0.3))
+    with pytest.raises(CollapsedError, match="the best model, of epoch 1, restores all cubes as constants"):
+        check_predictions(Progress([dark], 1, 0.3))
+
+
+def test_a_line_names_every_channel() -> None:
+    (result,) = history((0.2, -0.1, FINE))
+    assert result.quality == "explained variance 40.0% (T2W 50.0%, ADC 50.0%, DWI -10.0%)"
+    assert replace(result, explained_by_channel=None).quality == "explained variance 40.0%"
+    assert EpochResult(1, 0.1, 0.1, 0.1).quality == ""

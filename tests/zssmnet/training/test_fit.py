@@ -2,6 +2,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from zssmnet.training.epoch import Validation, validate
 from zssmnet.training.fit import is_finished
 from zssmnet.training.loss import restoration_loss
 from zssmnet.training.precision import choose_device
+from zssmnet.training.step import Step
 from zssmnet.training.trainer import initial_state
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
@@ -164,7 +166,9 @@ class TestSeeds:
         config = small_config(epochs=1, seed=seed, validation_seed=3)
         state = run(tmp_path, config)
         for validation_seed in (3, 4):
-            loss = validate(state.model, StreamedCubes(VALIDATION, CPU), 3, config.corruption, validation_seed).loss
+            loss = validate(
+                Step(state.model, config.corruption), StreamedCubes(VALIDATION, CPU), 3, validation_seed
+            ).loss
             recorded = state.progress.history[0].validation_loss
             assert (loss == pytest.approx(recorded, rel=1e-6)) == (validation_seed == 3)
 
@@ -235,11 +239,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[float]
     def train_with(folder: Path, losses: list[float], **recipe: Any) -> list[float]:
         rates.clear()
         monkeypatch.setattr(trainer, "train_epoch", train)
+        ones = (1.0, 1.0, 1.0)
         monkeypatch.setattr(
-            trainer, "validate", lambda *_, **__: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0))
+            trainer, "validate", lambda *_, **__: Validation(losses[len(progress.history)], 0.5, ones, ones)
         )
         progress = Progress()
-        monkeypatch.setattr(trainer, "Progress", lambda: progress)
+        monkeypatch.setattr(trainer, "Progress", lambda channel_weights: progress)
         run(folder, small_config(**recipe))
         assert [result.validation_loss for result in progress.history] == losses[: progress.epoch]
         return list(rates)
@@ -351,27 +356,41 @@ def initial(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
 
 
 class TestCollapse:
-    def test_is_said_in_its_epoch_and_ends_training_when_an_epoch_changes_nothing(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize(
+        ("head", "channels"),
+        [
+            ((100.0, 100.0, 100.0), "T2W, ADC, DWI"),
+            ((-25.0, -25.0, -25.0), "T2W, ADC, DWI"),
+            ((0.1, 0.1, -25.0), "DWI"),
+            ((100.0, 0.1, 0.1), "T2W"),
+        ],
+        ids=["bright", "dark", "dark DWI", "bright T2W"],
+    )
+    def test_of_any_channel_dark_or_bright_ends_training_within_an_epoch(
+        self, head: tuple[float, float, float], channels: str, tmp_path: Path
     ) -> None:
-        with pytest.raises(CollapsedError) as caught:
-            run(tmp_path / "run", initial=initial(tmp_path, saturate))
-        assert str(caught.value) == (
-            "the restored images are constant after epoch 1, and epoch 2 changed nothing: the network cannot learn any "
-            "more; train anew with a smaller learning_rate or another --seed"
-        )
-        saturated, first, second = (record.message for record in caplog.records if record.levelname == "WARNING")
-        assert saturated.startswith("after 2 steps T2W, ADC, DWI is restored as 0 or 1 nearly everywhere (saturated)")
-        assert first.startswith("epoch 1: T2W, ADC, DWI is restored as a constant; if it stays so, train anew with")
-        assert second.startswith("epoch 2: the validation loss is that of the epoch before to the last digit")
-        assert torch.load(tmp_path / "run" / LAST, weights_only=True)["epoch"] == 1
+        """The head's weights are those of logits; nothing is published, and nothing is kept that began so."""
+        initial_weights = initial(tmp_path, partial(saturate, head=head))
+        for _ in range(2):  # the second run finds nothing done
+            with pytest.raises(CollapsedError) as caught:
+                run(tmp_path / "run", small_config(epochs=1), initial=initial_weights)
+            assert str(caught.value) == (
+                f"{channels} is restored as a constant, and epoch 1 changed nothing: the network cannot learn it any "
+                "more; train anew with a smaller learning_rate or another --seed"
+            )
+        assert not list((tmp_path / "run").glob("*.*"))
 
-    def test_a_constant_is_not_published_as_the_best_model(self, tmp_path: Path) -> None:
-        for _ in range(2):  # the second run finds everything done
-            with pytest.raises(
-                CollapsedError, match=r"^the best model, of epoch 1, restores all cubes as constants: it"
-            ):
-                run(tmp_path / "run", small_config(epochs=1), initial=initial(tmp_path, saturate))
+    @pytest.mark.parametrize("head", [(-25.0, -25.0, -25.0), (0.1, -25.0, 0.1)])
+    def test_in_the_course_of_training_too(self, head: tuple[float, float, float], tmp_path: Path) -> None:
+        def collapse(state: TrainingState) -> None:
+            if state.progress.epoch == 2:
+                saturate(state.model.state_dict(), head)
+
+        with pytest.raises(CollapsedError, match=r"and epoch 4 changed nothing: .*; the best model so far is kept"):
+            run(tmp_path / "run", small_config(epochs=6), on_epoch=collapse)
+        assert torch.load(tmp_path / "run" / LAST, weights_only=True)["epoch"] == 3
+        with pytest.raises(CollapsedError, match="and epoch 4 changed nothing"):  # resumed, it finds the same
+            run(tmp_path / "run", small_config(epochs=6))
 
     def test_a_learning_rate_too_small_for_the_weights_is_said_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -11,6 +11,7 @@ from zssmnet.config import (
     MaskingConfig,
     PaintingConfig,
     ShufflingConfig,
+    ZoneTaskConfig,
 )
 from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
 from zssmnet.training.loss import Restored, loss_of, restoration_loss, restore
@@ -116,3 +117,31 @@ def test_settings_of_masking_count_in_the_recipe_masked_alone() -> None:
     hidden = plain.model_copy(update={"masking": MaskingConfig(loss="hidden")})
     shown = restore(Linear(), CUBES, KEYS, plain)
     assert torch.equal(loss_of(shown, hidden), loss_of(shown, plain))
+
+
+def test_weights_of_channels_weigh_their_squared_errors() -> None:
+    shown, weights = restore(Linear(), CUBES, KEYS, ALL), torch.tensor([0.5, 1.0, 3.0])
+    errors = (shown.restored - shown.target).square().mean(dim=(0, 2, 3, 4))
+    assert loss_of(shown, ALL, weights).item() == pytest.approx((errors * weights).mean().item(), rel=1e-5)
+    assert torch.equal(loss_of(shown, ALL, torch.ones(3)), loss_of(shown, ALL))
+
+
+class TestZoneTask:
+    CONFIG = ALL.model_copy(update={"zone_task": ZoneTaskConfig(share=0.5, weight=0.2)})
+
+    def test_adds_the_cross_entropy_of_the_hidden_zones(self) -> None:
+        model = nn.Conv3d(6, 6, 1)
+        seen, target = corrupt(CUBES, KEYS, self.CONFIG)
+        asked = target[:, 3:].flatten(1).any(dim=1)
+        assert 0 < asked.sum() < len(asked)
+        logits = model(seen)
+        entropy = nn.functional.cross_entropy(logits[asked, 3:], target[asked, 3:].argmax(dim=1))
+        error = (torch.sigmoid(logits[:, :3]) - target[:, :3]).square().mean()
+        expected = error + 0.2 * entropy * asked.float().mean() / 0.5
+        assert restoration_loss(model, CUBES, KEYS, self.CONFIG).item() == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_a_batch_is_the_mean_of_its_cubes(self) -> None:
+        """So that processes that share a batch train as one."""
+        model = nn.Conv3d(6, 6, 1)
+        each = [restoration_loss(model, CUBES[i : i + 1], KEYS[i : i + 1], self.CONFIG).item() for i in range(4)]
+        assert restoration_loss(model, CUBES, KEYS, self.CONFIG).item() == pytest.approx(np.mean(each), rel=1e-5)
