@@ -35,6 +35,7 @@ def test_a_disk_that_is_nearly_full_is_reported_once_for_all_that_lies_on_it(
 ) -> None:
     monkeypatch.setenv("ZSSMNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(attention, "PREFECT_HOME", type("Setting", (), {"value": lambda self: tmp_path})())
+    monkeypatch.setattr(attention, "FREE_GB", 0.0)
     with caplog.at_level(logging.WARNING, "zssmnet"):
         check_disks("s3://bucket/root")
         check_disks(str(tmp_path / "root" / "not" / "there" / "yet"))

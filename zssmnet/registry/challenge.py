@@ -152,7 +152,8 @@ def challenge(
         history=made.history,
         margin_percent=margin_percent,
     )
-    publish_record(weights, f"{JUDGEMENT}-{made.run_id}", judgement.model_copy(update={"inputs": ()}))
+    if champion:
+        publish_record(weights, f"{JUDGEMENT}-{made.run_id}", judgement.model_copy(update={"inputs": ()}))
     publish_record(weights, JUDGEMENT, judgement)
     return judgement, True
 

@@ -120,11 +120,9 @@ def _decisions(weights: Storage) -> Iterator[tuple[str, str, str]]:
 
 
 def _contest(judged: Judgement) -> str:
-    if judged.champion is None:
-        return "there was no model to challenge"
     losses = f"loss {loss_text(judged.challenger_loss)} against {loss_text(judged.champion_loss)}"
     asked = f", lower by {judged.margin_percent:g} % was asked for" if judged.margin_percent else ""
-    return f"challenge of {code(judged.champion)}: {losses}{asked}"
+    return f"challenge of {code(str(judged.champion))}: {losses}{asked}"
 
 
 def _when(weights: Storage, key: str) -> str:

@@ -30,7 +30,7 @@ from zssmnet.config import (
     PretrainConfig,
 )
 from zssmnet.errors import CheckpointError, NonFiniteLossError
-from zssmnet.registry.challenge import JUDGEMENT, Judgement, challenge, challenger_settings
+from zssmnet.registry.challenge import JUDGEMENT, Judgement, challenge, challenger_settings, judgements
 from zssmnet.registry.lineage import training_inputs
 from zssmnet.registry.runs import identify, train_and_publish
 from zssmnet.registry.versions import MODEL, list_versions, publish, roll_back, stable_model, version_key
@@ -145,6 +145,8 @@ class TestJudgement:
         assert judgement.challenger_loss > judgement.champion_loss
         now = {key: content for key, content in timeless(weights.folder).items() if not key.startswith("training/")}
         assert now.pop(f"records/{JUDGEMENT}.json")
+        assert now.pop(f"records/{JUDGEMENT}-{judgement.run_id}.json")
+        assert [(one.run_id, one.published) for _, one in judgements(weights)] == [(judgement.run_id, False)]
         assert now == before
         assert weights.stat(f"training/{judgement.run_id}/{BEST}")
         assert caplog.messages[-1] == (
