@@ -124,7 +124,7 @@ class TestTypes:
             "[cubes]\ndtype = true",
             "[pretraining.network]\nchannels = [32, 48, true, 80, 96]",
             "[pretraining.network]\nchannels = [1000000000, 1, 1, 1, 1]",
-            "[pretraining.corruption.masking]\njointly = 0",
+            "[pretraining.corruption.masking]\njointly = 2",
             "[pretraining.corruption.masking]\nblock = [8, 8, true]",
             "[pretraining.corruption.masking]\nblock = [8, 8, 1000000000000]",
             "[pretraining.corruption.flip]\nprobability = true",
@@ -431,6 +431,8 @@ class TestFilesOfOthers:
         cubes.remove(key)
         with pytest.raises(InputError, match="prepare the case again"):
             cut_subset(0, data, cubes, config)
+        to_come = Output(key=key, size=NOT_YET, sha256="")
+        publish_record(cubes, key, Record(method=1, inputs=(), outputs=(to_come,)))
         cubes.publish_bytes(key, b"of a run that was killed before its record")
         with pytest.raises(InputError, match="prepare the case again"):
             cut_subset(0, data, cubes, config)
