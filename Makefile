@@ -18,7 +18,7 @@ ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: help setup demo evidence service service-stop deploy test format lint types tests tests-long test-nnunet reliability-page bench bench-gpu gpu-check bench-nnunet bench-page docs wheel fix lock audit clean
+.PHONY: help setup demo evidence evidence-page service service-stop deploy test format lint types tests tests-long test-nnunet reliability-page bench bench-gpu gpu-check bench-nnunet bench-page docs wheel fix lock audit clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,9 +39,11 @@ $(READY): uv.lock pyproject.toml .ci/pin
 demo: setup  ## synthetic examinations through every stage as a Prefect flow, with a small MNet, on the CPU
 	$(BIN)/zssmnet demo --prefect --output demo
 
-evidence: setup  ## do the recipes' weights help? Runs and docs/evidence.md, half an hour of a CPU; continues in .evidence
-	@mkdir -p $(RESULTS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --root .evidence --json $(RESULTS)/evidence.json --page docs/evidence.md
+evidence: setup  ## can the probe tell, and do the recipes' weights help? Runs and docs/evidence.md; continues in .evidence
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --root .evidence --json benchmarks/evidence.json --page docs/evidence.md
+
+evidence-page:  ## docs/evidence.md anew from the figures in benchmarks/evidence.json
+	$(BIN)/python -m benchmarks.evidence --json benchmarks/evidence.json --page docs/evidence.md
 
 service: setup  ## the service on this machine without containers: server, workers
 	$(BIN)/zssmnet-service start

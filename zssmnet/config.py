@@ -106,6 +106,8 @@ MaxWarnings = Annotated[
 
 Force = Annotated[bool, Field(description="Replace files that this command did not make"), Flag("force")]
 
+NO_MASKS = "no zonal masks: give --zonal_mask_path, or --zones-model to make them, or both"
+
 CasesPerTask = Annotated[
     int | None,
     Field(ge=1, description="Cases per Prefect task (default 1; more above 2,000 cases)"),
@@ -113,16 +115,38 @@ CasesPerTask = Annotated[
 ]
 
 
-class ArchiveConfig(_Frozen):
-    """Where examinations and masks are, how they are split into subsets, and their preparation into tasks."""
+class _ImagesConfig(_Frozen):
+    """Where examinations are, how they are split into subsets, and their preparation into tasks."""
 
     images_path: ImagesPath
-    zonal_mask_path: MaskPath
     splits_path: SplitsPath = None
     split_mode: SplitModeChoice = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
     cases_per_task: CasesPerTask = None
+
+
+class ArchiveConfig(_ImagesConfig):
+    """An archive with zonal masks."""
+
+    zonal_mask_path: MaskPath
+
+
+class MaskedArchiveConfig(_ImagesConfig):
+    """An archive with zonal masks, or with networks that make them for the cases that have none."""
+
+    zonal_mask_path: Annotated[str | None, Flag("zonal_mask_path", "D")] = Field(
+        None, description="Folder or s3://bucket/prefix of zonal masks, CASE.nii.gz; not needed with --zones-model"
+    )
+    zones_model: Annotated[str | None, Flag("zones_model", "F")] = Field(
+        None, description="Root of 'train-zones', or its zones.model: makes masks for cases that have none"
+    )
+
+    @model_validator(mode="after")
+    def _has_masks(self) -> Self:
+        if not (self.zonal_mask_path or self.zones_model):
+            raise ValueError(NO_MASKS)
+        return self
 
 
 class StrictConfig(_Frozen):
@@ -498,10 +522,23 @@ class NnunetDatasetConfig(_Frozen):
         "gland; native: on T2W's grid, whole",
     )
     preparation: PreparationConfig = Field(PreparationConfig(), description="Target spacing and margin")
+    lesion_path: Annotated[str | None, Flag("lesion_path", "D")] = Field(
+        None, description="Folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"
+    )
+    predict: Annotated[bool, Flag("predict")] = Field(
+        False, description="Add new cases without labels to imagesTs, prepared as the data set there"
+    )
     force: Force = False
     splits_path: SplitsPath = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class EvaluationConfig(_Frozen):
+    """Detection figures of predictions."""
+
+    output: Annotated[str | None, Flag("output", "F")] = Field(None, description="JSON file for the figures")
+    force: Force = False
 
 
 class UploadConfig(_Frozen):
@@ -552,7 +589,7 @@ class ProbeScale(_Frozen):
 
 PROBE_SCALES = {
     "cpu": ProbeScale(spacing_mm=(1.0, 1.0, 3.0), window=(32, 32, 8), windows=(2, 2, 2), batch_size=4),
-    "coarse": ProbeScale(spacing_mm=(2.0, 2.0, 3.0), window=(32, 32, 16), windows=(1, 1, 1), batch_size=2),
+    "coarse": ProbeScale(spacing_mm=(8 / 3, 8 / 3, 4.0), window=(24, 24, 12), windows=(1, 1, 1), batch_size=2),
     "gpu": ProbeScale(spacing_mm=(0.5, 0.5, 3.0), window=(64, 64, 16), windows=(2, 2, 1), batch_size=8),
 }
 
@@ -563,26 +600,28 @@ class ProbeConfig(_Frozen):
     task: Annotated[Literal["lesions", "zones"], Flag("task")] = Field(
         "lesions", description="lesions: csPCa, needs labels; zones: the zonal masks, from the images alone"
     )
-    preset: Annotated[Literal["cpu", "coarse", "gpu"], Flag("preset")] = Field(
-        "cpu",
-        description="cpu: 1 x 1 x 3 mm in small windows; coarse: 2 x 2 x 3 mm, a whole gland in one window; "
-        "gpu: 0.5 x 0.5 x 3 mm",
+    preset: Annotated[Literal["cpu", "coarse", "gpu"] | None, Flag("preset")] = Field(
+        None,
+        description="cpu: 1 x 1 x 3 mm in small windows; coarse: 2.7 x 2.7 x 4 mm, a whole gland in one window; "
+        "gpu: 0.5 x 0.5 x 3 mm (default: the spacing of the weights, by their record)",
     )
-    labelled: Annotated[tuple[int, ...], Flag("labelled", "A,B,...")] = Field(
-        (2, 4, 8), min_length=1, description="Numbers of labelled cases to train on, nested"
+    labelled: Annotated[int, Flag("labelled", "N")] = Field(4, ge=1, description="Labelled cases to train on")
+    many_labelled: Annotated[int, Flag("many_labelled", "N")] = Field(
+        64, ge=1, description="Labelled cases, or all there are, of the arm that shows what more labels gain"
     )
     seeds: Annotated[int, Flag("seeds", "N")] = Field(
         5, ge=3, description="Paired repetitions with other labelled cases, order and heads"
     )
-    looks: Annotated[tuple[int, ...], Flag("looks", "A,B,...")] = Field(
-        (50, 100, 300), min_length=1, description="Evaluate after these steps; the last decides"
-    )
+    steps: Annotated[int, Flag("steps", "N")] = Field(200, ge=1, description="Steps of fine-tuning")
     learning_rates: Annotated[tuple[float, ...], Flag("learning_rates", "X,Y,...")] = Field(
-        (0.001, 0.003, 0.01), min_length=1, description="Candidate learning rates, tuned per arm"
+        (0.001, 0.003, 0.01, 0.02), min_length=1, description="Candidate learning rates of the body, tuned per arm"
     )
-    test_cases: Annotated[int, Flag("test_cases", "N")] = Field(16, ge=1, description="Test cases")
+    head_factors: Annotated[tuple[float, ...], Flag("head_factors", "X,Y,...")] = Field(
+        (1.0, 20.0), min_length=1, description="By how much faster the new heads learn: candidates, tuned per arm"
+    )
+    test_cases: Annotated[int, Flag("test_cases", "N")] = Field(32, ge=1, description="Test cases")
     tuning_cases: Annotated[int, Flag("tuning_cases", "N")] = Field(
-        4, ge=0, description="Cases for tuning the learning rates, not tested"
+        8, ge=0, description="Cases for tuning the learning rates, not tested"
     )
     force: Annotated[bool, Flag("force")] = Field(False, description="Also probe weights with explained variance <= 0")
     seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**31, description="Seed of the choice of cases")
@@ -590,17 +629,98 @@ class ProbeConfig(_Frozen):
 
     @property
     def scale(self) -> ProbeScale:
-        """That of the preset."""
+        """That of the preset; ValueError without one."""
+        if self.preset is None:
+            raise ValueError("a probe without weights needs a preset")
         return PROBE_SCALES[self.preset]
 
     @model_validator(mode="after")
-    def _rising(self) -> Self:
-        for name, numbers in (("labelled", self.labelled), ("looks", self.looks)):
-            if sorted(set(numbers)) != list(numbers) or min(numbers) < 1:
-                raise ValueError(f"{name} must rise and begin with 1 at least, not {numbers}")
-        if len(self.learning_rates) > 1 and not self.tuning_cases:
-            raise ValueError("without tuning_cases no learning rate can be chosen: give one of learning_rates")
+    def _tuned(self) -> Self:
+        if len(self.learning_rates) * len(self.head_factors) > 1 and not self.tuning_cases:
+            raise ValueError(
+                "without tuning_cases no learning rate can be chosen: give one of learning_rates and of head_factors"
+            )
         return self
+
+
+class ZonesScale(_Frozen):
+    """Spacing, windows, network and length of training with which zones are found in a box around the gland."""
+
+    spacing_mm: tuple[float, float, float] = Field(description="Spacing x, y, z in mm")
+    window: tuple[int, int, int] = Field(description="Size of a window x, y, z in voxels")
+    batch_size: int = Field(ge=1, description="Windows in a batch")
+    kernels: tuple[int, int, int, int, int] = Field(description="Kernels of MNet's five levels, without weights")
+    epochs: int = Field(ge=1, description="Epochs where none are chosen")
+
+
+ZONES_SCALES = {
+    "cpu": ZonesScale(
+        spacing_mm=(1.0, 1.0, 3.0), window=(48, 48, 16), batch_size=2, kernels=(8, 12, 16, 20, 24), epochs=8
+    ),
+    "gpu": ZonesScale(
+        spacing_mm=(0.5, 0.5, 3.0), window=(128, 128, 16), batch_size=4, kernels=(32, 48, 64, 80, 96), epochs=80
+    ),
+}
+
+
+class ZonesConfig(_Frozen):
+    """Training of networks that make zonal masks."""
+
+    channels: Annotated[Literal["t2w", "t2w,adc,dwi"], Flag("channels")] = Field(
+        "t2w", description="Images that zones are found in"
+    )
+    preset: Annotated[Literal["cpu", "gpu"], Flag("preset")] = Field(
+        "gpu", description="cpu: zones at 1 x 1 x 3 mm by a small MNet; gpu: at 0.5 x 0.5 x 3 mm, as in pre-training"
+    )
+    members: Annotated[int, Flag("members", "N")] = Field(
+        3, ge=2, le=10, description="Networks of the ensemble; each holds out another share of the patients"
+    )
+    epochs: Annotated[int | None, Flag("epochs", "N")] = Field(
+        None, ge=1, le=100_000, description="Largest number of epochs, of 25 batches each (default: 8 or 80, by preset)"
+    )
+    patience: Annotated[int, Flag("patience", "N")] = Field(
+        10, ge=1, le=100_000, description="Epochs without a better loss on held-out patients before training stops"
+    )
+    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
+        0.01, gt=0, le=1e3, description="Highest learning rate"
+    )
+    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**31, description="Seed of everything")
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field("auto", description="Device to train on")
+
+    @property
+    def scale(self) -> ZonesScale:
+        """That of the preset."""
+        return ZONES_SCALES[self.preset]
+
+
+class LabelledConfig(_Frozen):
+    """What a training of zones begins with, and whose cases are whose."""
+
+    weights: Annotated[str | None, Flag("weights", "F")] = Field(
+        None, description="Pre-trained weights to begin with (default: from scratch)"
+    )
+    archive_format: FormatChoice = None
+    patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class GivenMasksConfig(_Frozen):
+    """Masks that are there already."""
+
+    zonal_mask_path: Annotated[str | None, Flag("zonal_mask_path", "D")] = Field(
+        None, description="Folder of masks that are there already: their cases keep them, as copies"
+    )
+    archive_format: FormatChoice = None
+
+
+class SegmentConfig(_Frozen):
+    """Making of zonal masks for an archive."""
+
+    bound: Annotated[Probability, Flag("bound", "X")] = Field(
+        0.7, description="Dice of the zones between the ensemble's members below which a mask is doubtful"
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
+        "auto", description="Device to predict on"
+    )
 
 
 MarginPercent = Annotated[

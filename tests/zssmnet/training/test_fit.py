@@ -239,11 +239,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[float]
     def train_with(folder: Path, losses: list[float], **recipe: Any) -> list[float]:
         rates.clear()
         monkeypatch.setattr(trainer, "train_epoch", train)
+        ones = (1.0, 1.0, 1.0)
         monkeypatch.setattr(
-            trainer, "validate", lambda *_, **__: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0))
+            trainer, "validate", lambda *_, **__: Validation(losses[len(progress.history)], 0.5, ones, ones)
         )
         progress = Progress()
-        monkeypatch.setattr(trainer, "Progress", lambda: progress)
+        monkeypatch.setattr(trainer, "Progress", lambda channel_weights: progress)
         run(folder, small_config(**recipe))
         assert [result.validation_loss for result in progress.history] == losses[: progress.epoch]
         return list(rates)
