@@ -328,6 +328,12 @@ def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> 
             help="weight files, local or in S3, or packages; comma-separated trainings of one recipe form one arm",
         )
         parser.add_argument(
+            *spellings("positive_control"),
+            metavar="F[,F...]",
+            type=addresses,
+            help="weights trained with labels of other cases, one training a seed: without them no verdict counts",
+        )
+        parser.add_argument(
             *spellings("patient_pattern"),
             metavar="RE",
             default=config.PICAI_PATIENT,

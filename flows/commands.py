@@ -31,7 +31,7 @@ from zssmnet.config import (
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
 from zssmnet.storage import Storage, open_storage
-from zssmnet.storage.address import local_path
+from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
 from zssmnet.storage.layout import Layout
@@ -197,6 +197,9 @@ def clean(options: argparse.Namespace) -> None:
 def probe(options: argparse.Namespace) -> None:
     """Ask whether weights help."""
     config = config_of(ProbeConfig, options)
+    for one in ",".join([*options.weights, options.positive_control or ""]).split(","):
+        if one and not one.startswith(S3) and not local_path(one).exists():  # known before PyTorch is imported
+            raise CheckpointError(f"{one}: no such file; name the .model file that pre-training wrote")
     done = _run(
         options,
         "probe",
@@ -205,6 +208,7 @@ def probe(options: argparse.Namespace) -> None:
         weights=options.weights,
         output_path=options.output,
         labels_path=options.labels_path,
+        positive_control=options.positive_control,
         patient_pattern=options.patient_pattern,
         config=config,
     )

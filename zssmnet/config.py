@@ -361,6 +361,13 @@ class TrainingConfig(_Frozen):
     batch_size: Annotated[int, Flag("batch_size", "N")] = Field(
         24, ge=1, le=100_000, description="Cubes in a batch; a last partial batch is dropped in training"
     )
+    accumulate: Annotated[int, Flag("accumulate", "N")] = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="Parts of a batch that are computed one after another, for a GPU with little memory (gradient "
+        "accumulation); the weights are the same",
+    )
     learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
         0.1, gt=0, le=1e30, description="Initial learning rate"
     )
@@ -396,20 +403,25 @@ class TrainingConfig(_Frozen):
     device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
         "auto", description="Device to train on; auto: a GPU if there is one"
     )
+    deterministic: Annotated[bool, Flag("deterministic")] = Field(
+        False,
+        description="On a GPU, algorithms that give the same bits every time, so that an interrupted run ends as an "
+        "uninterrupted one; slower",
+    )
     processes: Annotated[int, Flag("processes", "N")] = Field(
         0, ge=0, le=1024, description="Processes that share each batch, one per GPU; 0: one per GPU, else one"
     )
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
         "auto",
         description="Precision of the convolutions; auto takes bfloat16 on GPUs that support it, else float32; "
-        "tf32: float32 with TF32-rounded inputs; float16 has a fixed loss scale",
+        "tf32: float32 with TF32-rounded inputs; float16 has a loss scale that adapts",
     )
     compile: Annotated[
         Literal["auto", "off", "cudagraphs", "default", "reduce-overhead", "max-autotune"], Flag("compile")
     ] = Field(
         "auto",
         description="Mode of torch.compile; auto takes reduce-overhead on a GPU in trainings of 10,000 steps or more, "
-        "else off; cudagraphs: CUDA graphs alone",
+        "else off; cudagraphs: no compiler, a step is one CUDA graph with kernels of our own (not yet measured)",
     )
     cubes_in: Literal["auto", "device", "host"] = Field(
         "auto", description="Where cubes lie: device: GPU memory; host: on disk, read ahead; auto: device if they fit"
@@ -577,7 +589,7 @@ class ProbeScale(_Frozen):
 
 PROBE_SCALES = {
     "cpu": ProbeScale(spacing_mm=(1.0, 1.0, 3.0), window=(32, 32, 8), windows=(2, 2, 2), batch_size=4),
-    "coarse": ProbeScale(spacing_mm=(2.0, 2.0, 3.0), window=(32, 32, 16), windows=(1, 1, 1), batch_size=2),
+    "coarse": ProbeScale(spacing_mm=(8 / 3, 8 / 3, 4.0), window=(24, 24, 12), windows=(1, 1, 1), batch_size=2),
     "gpu": ProbeScale(spacing_mm=(0.5, 0.5, 3.0), window=(64, 64, 16), windows=(2, 2, 1), batch_size=8),
 }
 
@@ -588,26 +600,28 @@ class ProbeConfig(_Frozen):
     task: Annotated[Literal["lesions", "zones"], Flag("task")] = Field(
         "lesions", description="lesions: csPCa, needs labels; zones: the zonal masks, from the images alone"
     )
-    preset: Annotated[Literal["cpu", "coarse", "gpu"], Flag("preset")] = Field(
-        "cpu",
-        description="cpu: 1 x 1 x 3 mm in small windows; coarse: 2 x 2 x 3 mm, a whole gland in one window; "
-        "gpu: 0.5 x 0.5 x 3 mm",
+    preset: Annotated[Literal["cpu", "coarse", "gpu"] | None, Flag("preset")] = Field(
+        None,
+        description="cpu: 1 x 1 x 3 mm in small windows; coarse: 2.7 x 2.7 x 4 mm, a whole gland in one window; "
+        "gpu: 0.5 x 0.5 x 3 mm (default: the spacing of the weights, by their record)",
     )
-    labelled: Annotated[tuple[int, ...], Flag("labelled", "A,B,...")] = Field(
-        (2, 4, 8), min_length=1, description="Numbers of labelled cases to train on, nested"
+    labelled: Annotated[int, Flag("labelled", "N")] = Field(4, ge=1, description="Labelled cases to train on")
+    many_labelled: Annotated[int, Flag("many_labelled", "N")] = Field(
+        64, ge=1, description="Labelled cases, or all there are, of the arm that shows what more labels gain"
     )
     seeds: Annotated[int, Flag("seeds", "N")] = Field(
         5, ge=3, description="Paired repetitions with other labelled cases, order and heads"
     )
-    looks: Annotated[tuple[int, ...], Flag("looks", "A,B,...")] = Field(
-        (50, 100, 300), min_length=1, description="Evaluate after these steps; the last decides"
-    )
+    steps: Annotated[int, Flag("steps", "N")] = Field(200, ge=1, description="Steps of fine-tuning")
     learning_rates: Annotated[tuple[float, ...], Flag("learning_rates", "X,Y,...")] = Field(
-        (0.001, 0.003, 0.01), min_length=1, description="Candidate learning rates, tuned per arm"
+        (0.001, 0.003, 0.01, 0.02), min_length=1, description="Candidate learning rates of the body, tuned per arm"
     )
-    test_cases: Annotated[int, Flag("test_cases", "N")] = Field(16, ge=1, description="Test cases")
+    head_factors: Annotated[tuple[float, ...], Flag("head_factors", "X,Y,...")] = Field(
+        (1.0, 20.0), min_length=1, description="By how much faster the new heads learn: candidates, tuned per arm"
+    )
+    test_cases: Annotated[int, Flag("test_cases", "N")] = Field(32, ge=1, description="Test cases")
     tuning_cases: Annotated[int, Flag("tuning_cases", "N")] = Field(
-        4, ge=0, description="Cases for tuning the learning rates, not tested"
+        8, ge=0, description="Cases for tuning the learning rates, not tested"
     )
     force: Annotated[bool, Flag("force")] = Field(False, description="Also probe weights with explained variance <= 0")
     seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**31, description="Seed of the choice of cases")
@@ -615,16 +629,17 @@ class ProbeConfig(_Frozen):
 
     @property
     def scale(self) -> ProbeScale:
-        """That of the preset."""
+        """That of the preset; ValueError without one."""
+        if self.preset is None:
+            raise ValueError("a probe without weights needs a preset")
         return PROBE_SCALES[self.preset]
 
     @model_validator(mode="after")
-    def _rising(self) -> Self:
-        for name, numbers in (("labelled", self.labelled), ("looks", self.looks)):
-            if sorted(set(numbers)) != list(numbers) or min(numbers) < 1:
-                raise ValueError(f"{name} must rise and begin with 1 at least, not {numbers}")
-        if len(self.learning_rates) > 1 and not self.tuning_cases:
-            raise ValueError("without tuning_cases no learning rate can be chosen: give one of learning_rates")
+    def _tuned(self) -> Self:
+        if len(self.learning_rates) * len(self.head_factors) > 1 and not self.tuning_cases:
+            raise ValueError(
+                "without tuning_cases no learning rate can be chosen: give one of learning_rates and of head_factors"
+            )
         return self
 
 

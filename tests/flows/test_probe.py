@@ -18,8 +18,8 @@ from zssmnet.probe.run import RESULT
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data"
 CASE = "10503_1000512"
-FEW = ["--test-cases", "1", "--tuning-cases", "0", "--labelled", "1", "--seeds", "3", "--looks", "1,2"]
-FEW += ["--learning-rates", "0.01", "--device", "cpu"]
+FEW = ["--test-cases", "1", "--tuning-cases", "0", "--labelled", "1", "--seeds", "3", "--steps", "2"]
+FEW += ["--learning-rates", "0.01", "--head-factors", "20", "--device", "cpu", "--preset", "cpu"]
 
 
 def real_archive(folder: Path) -> list[str]:
@@ -71,6 +71,24 @@ def test_lesions_need_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     command = ["probe", "--images_path", str(tmp_path), "--zonal_mask_path", str(tmp_path), "--weights", weights]
     assert status_of(*command, "--output", str(tmp_path / "out")) == 2
     assert "the task 'lesions' needs --labels-path; or choose --task zones" in capsys.readouterr().err
+
+
+def test_weights_and_settings_are_checked_before_the_archive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = [
+        "probe",
+        *flags(tmp_path / "none", tmp_path / "none", tmp_path / "none"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert status_of(*nowhere, "--weights", str(tmp_path / "mistyped.model")) == 1
+    assert "mistyped.model: no such file; name the .model file" in capsys.readouterr().err
+    weights = [save_weights(tmp_path / f"{name}.model") for name in "ab"]
+    assert status_of(*nowhere, "--weights", ",".join(weights)) == 2
+    assert "2 files for 5 seeds" in capsys.readouterr().err
+    assert status_of(*nowhere, "--weights", weights[0]) == 2
+    assert "have no record of their spacing; choose one with --preset: cpu, coarse, gpu" in capsys.readouterr().err
 
 
 @pytest.mark.long

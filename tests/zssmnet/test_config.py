@@ -22,7 +22,7 @@ from zssmnet.errors import ConfigError
         ),
         (lambda: zssmnet.CubesConfig(sizes=1), "CubesConfig: sizes = 1: no such setting"),  # type: ignore[call-arg]
         (lambda: zssmnet.CubesConfig(size=(0, 1, 1)), "CubesConfig: size must be at least 1 voxel on each axis, not"),
-        (lambda: ProbeConfig(labelled=(3, 2)), "ProbeConfig: labelled must rise"),
+        (lambda: ProbeConfig(tuning_cases=0), "ProbeConfig: without tuning_cases"),
         (
             lambda: zssmnet.Corruption("mask"),  # type: ignore[arg-type]
             "CorruptionConfig: recipe = 'mask': Input should be 'reference', 'per-channel' or 'masked'",

@@ -1,22 +1,25 @@
 """The arms of a comparison: weights, the same values permuted, and scratch; all arms of a seed have the same heads."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal
 
 import torch
 
-from zssmnet.config import NetworkConfig
+from zssmnet.config import PROBE_SCALES, NetworkConfig, ProbeConfig
 from zssmnet.corruption import LAYOUT
 from zssmnet.errors import CheckpointError, ConfigError
 from zssmnet.handoff.load import load_body
 from zssmnet.handoff.weights import HEADS, Weights, read_weights
 from zssmnet.mnet import MNet
 from zssmnet.registry.versions import PretrainedModel
+from zssmnet.storage import sha256_of
 
-SCRATCH, AGAIN = "scratch", "scratch again"
+SCRATCH, AGAIN, MANY, POSITIVE = "scratch", "scratch again", "scratch, many labels", "positive control"
 _INITIAL, _AGAIN, _PERMUTATION = 500, 10_500, 900
 
 
@@ -27,7 +30,7 @@ class Arm:
     Attributes:
         kind: ``weights`` as they are; ``permuted``: their values permuted within each tensor, which keeps the scale and
             loses the structure; ``scratch``; ``again``: scratch from another initial seed, for the control.
-        weights: of the first two kinds: one file, or one of each pre-training seed, which the seeds take in turn.
+        weights: of the first two kinds: one file for all seeds, or one training for each.
     """
 
     name: str
@@ -39,9 +42,14 @@ class Arm:
         """The records of the weights that have one."""
         return [one.record for one in self.weights if one.record]
 
+    @cached_property
+    def sha256(self) -> tuple[str, ...]:
+        """Of each file."""
+        return tuple(sha256_of(one.path) for one in self.weights)
+
 
 def all_arms(weights: Sequence[Arm]) -> list[Arm]:
-    """All arms with a network: scratch and its control, then each arm of weights and the same permuted."""
+    """All arms that are tuned: scratch and its control, then each arm of weights and the same permuted."""
     arms = [Arm(SCRATCH, "scratch"), Arm(AGAIN, "again")]
     for arm in weights:
         arms += [arm, replace(arm, name=permuted_name(arm.name), kind="permuted")]
@@ -89,8 +97,21 @@ def _name(weights: Sequence[Weights]) -> str:
     if first.record is None:
         stem = PurePosixPath(first.address).stem
         return f"{stem} and {more} more" if more else stem
-    recipe = first.record.parameters.corruption.recipe
+    corruption = first.record.parameters.corruption
+    recipe = corruption.recipe + (" with zones" if corruption.zone_task.share else "")
     return f"{recipe}, {more + 1} trainings" if more else f"{recipe} {first.record.run_id}"
+
+
+def with_preset(config: ProbeConfig, first: Weights) -> ProbeConfig:
+    """The settings with the preset that has the spacing of the weights, unless one is asked for; or ConfigError."""
+    if config.preset:
+        return config
+    spacing = first.record.spacing_mm if first.record else None
+    for name, scale in PROBE_SCALES.items():
+        if spacing and all(math.isclose(*both, rel_tol=0.02) for both in zip(scale.spacing_mm, spacing, strict=True)):
+            return config.model_copy(update={"preset": name})
+    known = f"were trained at {spacing} mm, which no preset has" if spacing else "have no record of their spacing"
+    raise ConfigError(f"{first.address}: these weights {known}; choose one with --preset: {', '.join(PROBE_SCALES)}")
 
 
 def network_of(arms: Sequence[Arm]) -> NetworkConfig:

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from zssmnet.finetuning.overlap import dice, surface_distance_mm
-from zssmnet.handoff.detection import lesion_candidates
 from zssmnet.probe.labels import LabelledCase
 
 Array = npt.NDArray[Any]
@@ -15,19 +14,43 @@ CaseFigures = Mapping[str, float | None]
 ENDPOINTS = {"lesions": "ap", "zones": "dice"}
 """The one figure of a case by which the arms are judged, named before anything is trained."""
 ENDPOINT_NAMES = {
-    "lesions": "average precision over a case's voxels, mean over the test cases with a lesion",
+    "lesions": "average precision over the voxels of a case with a lesion and of its share of the cases without, "
+    "together; mean over the test cases with a lesion",
     "zones": "Dice, mean of peripheral zone and rest of the gland, mean over the test cases",
 }
 
 
-def case_figures(task: str, probabilities_KZYX: Any, case: LabelledCase, spacing_mm: Sequence[float]) -> CaseFigures:
-    """The figures of one test case; None where a figure needs what the case has not."""
+def without_lesion(cases: Sequence[LabelledCase]) -> dict[int, list[int]]:
+    """Which cases without a lesion are judged with which case with one, by number: an equal share for each.
+
+    So an arm loses that lights up healthy glands, and cases remain units that vary independently.
+    """
+    having = [number for number, case in enumerate(cases) if case.label_ZYX.any()]
+    healthy = [number for number in range(len(cases)) if number not in having]
+    return {
+        number: healthy[place :: len(having)] or healthy[place % len(healthy) :][:1] if healthy else []
+        for place, number in enumerate(having)
+    }
+
+
+def case_figures(
+    task: str,
+    probabilities_KZYX: Any,
+    case: LabelledCase,
+    spacing_mm: Sequence[float],
+    healthy_KZYX: Sequence[Any] = (),
+) -> CaseFigures:
+    """The figures of one test case; None where a figure needs what the case has not.
+
+    Args:
+        healthy_KZYX: probabilities of the cases without a lesion that are judged with it, see `without_lesion`.
+    """
     probabilities, label = np.asarray(probabilities_KZYX), case.label_ZYX.numpy()
     if task == "lesions":
         score, truth = probabilities[1], label == 1
         found = score > 0.5
         return {
-            "ap": average_precision(score, truth) if truth.any() else None,
+            "ap": _with_healthy(score, truth, healthy_KZYX) if truth.any() else None,
             "dice": dice(found, truth) if truth.any() else None,
             "score": float(score.max()),
             "has_lesion": float(truth.any()),
@@ -42,29 +65,11 @@ def case_figures(task: str, probabilities_KZYX: Any, case: LabelledCase, spacing
     }
 
 
-def picai_figures(
-    probabilities_KZYX: Sequence[Any],
-    cases: Sequence[LabelledCase],
-) -> dict[str, float | None] | None:
-    """The PI-CAI challenge's figures of all test cases, by picai_eval; None where it is not installed.
-
-    Returns:
-        ``ap``: average precision over lesions, whose candidates are extracted as PI-CAI does; ``auroc``: of cases; None
-        where there are not both kinds.
-    """
-    try:
-        import report_guided_annotation  # noqa: F401  (which lesion_candidates takes)
-        from picai_eval import evaluate
-    except ModuleNotFoundError:
-        return None
-    scores = [np.clip(np.asarray(one[1], np.float64), 0, 1) for one in probabilities_KZYX]
-    found = [lesion_candidates(score) for score in scores]
-    metrics = evaluate(found, [case.label_ZYX.numpy() == 1 for case in cases], num_parallel_calls=1)
-    has_lesion = [bool((case.label_ZYX == 1).any()) for case in cases]
-    return {
-        "ap": float(metrics.AP) if any(has_lesion) else None,
-        "auroc": float(metrics.auroc) if any(has_lesion) and not all(has_lesion) else None,
-    }
+def _with_healthy(score: Array, truth: Array, healthy_KZYX: Sequence[Any]) -> float:
+    scores = [score.ravel(), *(np.asarray(one)[1].ravel() for one in healthy_KZYX)]
+    padded = np.zeros(sum(map(len, scores)), bool)
+    padded[: truth.size] = truth.ravel()
+    return average_precision(np.concatenate(scores), padded)
 
 
 def average_precision(score: Array, truth: Array) -> float:

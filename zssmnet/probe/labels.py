@@ -1,17 +1,19 @@
 """Labelled cases as the probe takes them: a box around the gland with six channels, and what is to be found in it.
 
-Some are tested, some tuned on, some trained on.
+Some are tested, some tuned on, some trained on: that is decided by their ids, and only what is used is read.
 """
 
+import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zssmnet.config import PreparationConfig, ProbeConfig, ProbeScale
+from zssmnet.config import PICAI_PATIENT, PreparationConfig, ProbeConfig, ProbeScale
 from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
 from zssmnet.data.examination import read_examination
 from zssmnet.data.image_io import array_of
@@ -25,6 +27,9 @@ from zssmnet.storage.interface import Listed
 
 log = logging.getLogger(__name__)
 
+TUNING_SEEDS = 2
+"""By one seed alone, a rate with which every other training fails may win."""
+
 
 @dataclass(frozen=True)
 class LabelledCase:
@@ -37,65 +42,86 @@ class LabelledCase:
     """
 
     id: str
-    patient: str
     input_CZYX: Tensor
     label_ZYX: Tensor
     gland_ZYX: Tensor
 
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits of what is learnt from it, or tested."""
+        content = hashlib.sha256(self.id.encode())
+        for tensor in (self.input_CZYX, self.label_ZYX):
+            content.update(tensor.numpy().tobytes())
+        return content.hexdigest()[:12]
 
-def read_labelled_cases(
-    images: Storage, zonal_masks: Storage, labels: Storage | None, config: ProbeConfig, patient_pattern: str
-) -> list[LabelledCase]:
-    """Read all cases of an archive that have a label, sorted by id.
+
+@dataclass(frozen=True)
+class LabelledCases:
+    """Cases by their ids, and how one of them is read.
+
+    Attributes:
+        ids: sorted.
+        read: raises CaseError where a case cannot be used.
+    """
+
+    ids: Collection[str]
+    read: Callable[[str], LabelledCase]
+
+
+def find_labelled_cases(
+    images: Storage, zonal_masks: Storage, labels: Storage | None, scale: ProbeScale
+) -> LabelledCases:
+    """Find all cases of an archive that have a label; none of them is read yet.
 
     Args:
         labels: folder of lesions ``<case>.nii.gz`` on T2W's grid, any value above 0 is a lesion; needed for lesions
             alone. A case without such a file is left out: nobody knows whether it has a lesion.
-        patient_pattern: regular expression whose group ``patient`` names a case's patient.
 
     Raises:
         ArchiveError: no archive there, or no case that can be used.
     """
     inventory = take_inventory(images, zonal_masks)
-    found, faults = list[LabelledCase](), list(inventory.faults)
+    found, faults = dict[str, Case](), list(inventory.faults)
     labels = Listed(labels) if labels else None
     for case in inventory.cases:
         try:
-            volume_CZYX = _read_volume(case, images, zonal_masks, labels, config.scale)
+            if labels:
+                check_labelled(case.id, labels)
+            found[case.id] = case
         except CaseError as fault:
             faults.append(fault)
-            continue
-        mask = volume_CZYX[3]
-        zones_CZYX = torch.stack([mask == zone for zone in range(3)]).float()
-        zones_CZYX = zones_CZYX if labels else torch.zeros_like(zones_CZYX)
-        input_CZYX = torch.cat([volume_CZYX[:3], zones_CZYX])
-        patient = patient_of(case.id, patient_pattern)
-        found.append(LabelledCase(case.id, patient, input_CZYX, volume_CZYX[-1].long(), mask > 0))
     for one in faults:
         log.warning("left out: %s", one)
     if not found:
         raise ArchiveError(f"{images.uri}: no case can be used; the first: {faults[0] if faults else 'there is none'}")
-    return found
+    return LabelledCases(list(found), partial(_read, found, images, zonal_masks, labels, scale))
 
 
-def _read_volume(
-    case: Case, images: Storage, zonal_masks: Storage, labels: Storage | None, scale: ProbeScale
-) -> Tensor:
-    """T2W, ADC, DWI, zonal mask and label (lesions, or the mask again) in the box around the gland (C, Z, Y, X)."""
-    if labels:
-        check_labelled(case.id, labels)
+def _read(
+    cases: Mapping[str, Case],
+    images: Storage,
+    zonal_masks: Storage,
+    labels: Storage | None,
+    scale: ProbeScale,
+    case_id: str,
+) -> LabelledCase:
     preparation = PreparationConfig(spacing_mm=scale.spacing_mm)
-    examination = read_examination(case, images, zonal_masks)
+    examination = read_examination(cases[case_id], images, zonal_masks)
     if labels:
-        lesions = read_lesions(case.id, labels, examination, "binary")
-        prepared, label = prepare_with_label(case.id, examination, lesions, preparation)
+        lesions = read_lesions(case_id, labels, examination, "binary")
+        prepared, label = prepare_with_label(case_id, examination, lesions, preparation)
     else:
-        prepared = prepare_volumes(case.id, examination, preparation)
+        prepared = prepare_volumes(case_id, examination, preparation)
         label = prepared.mask
     t2w, adc, dwi = (array_of(image) for image in prepared.images)
     volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask))
     label_XYZ = array_of(label).transpose(2, 1, 0).astype(np.float32)
-    return _around_gland(np.concatenate([volume_CXYZ, label_XYZ[None]]), scale)
+    volume_CZYX = _around_gland(np.concatenate([volume_CXYZ, label_XYZ[None]]), scale)
+    mask = volume_CZYX[3]
+    zones_CZYX = torch.stack([mask == zone for zone in range(3)]).float()
+    zones_CZYX = zones_CZYX if labels else torch.zeros_like(zones_CZYX)
+    input_CZYX = torch.cat([volume_CZYX[:3], zones_CZYX])
+    return LabelledCase(case_id, input_CZYX, volume_CZYX[-1].long(), mask > 0)
 
 
 def _around_gland(volume_CXYZ: np.ndarray, scale: ProbeScale) -> Tensor:
@@ -117,37 +143,54 @@ class Split:
     Attributes:
         test: never trained on, by no weights and no arm.
         tuning: on which learning rates are chosen.
-        pool: from which labelled cases are drawn.
+        pool: from which labelled cases are taken, in this order.
+        each: number of labelled cases of a seed.
     """
 
     test: tuple[LabelledCase, ...]
     tuning: tuple[LabelledCase, ...]
     pool: tuple[LabelledCase, ...]
+    each: int
 
     def labelled(self, count: int, seed: int) -> list[LabelledCase]:
-        """This number of labelled cases of a seed; smaller sets are nested in larger ones."""
-        order = np.random.default_rng([seed, 1]).permutation(len(self.pool))
-        return [self.pool[number] for number in order[:count]]
+        """The labelled cases of a seed, negative for tuning: no two have one in common, as far as the pool reaches."""
+        first = (seed + TUNING_SEEDS) * self.each
+        return [self.pool[(first + number) % len(self.pool)] for number in range(count)]
 
 
-def split_cases(cases: Sequence[LabelledCase], trained_patients: Iterable[str], config: ProbeConfig) -> Split:
-    """Split cases by patient, those that weights were trained with never tested; InputError if they are too few."""
-    trained = set(trained_patients)
-    patients = sorted({case.patient for case in cases})
+def split_cases(
+    cases: LabelledCases, trained_patients: Iterable[str], config: ProbeConfig, patient_pattern: str = PICAI_PATIENT
+) -> Split:
+    """Split cases by patient, and read those that are used; no patient that weights were trained with is tested.
+
+    Raises:
+        InputError: too few cases, or no lesion among those to test.
+    """
+    trained, by_patient = set(trained_patients), dict[str, list[str]]()
+    for case_id in cases.ids:
+        by_patient.setdefault(patient_of(case_id, patient_pattern), []).append(case_id)
+    patients = sorted(by_patient)
     order = [patients[number] for number in np.random.default_rng(config.seed).permutation(len(patients))]
     order.sort(key=lambda patient: patient in trained)  # stable: untouched patients first
+    wanted = max((config.seeds + TUNING_SEEDS) * config.labelled, config.many_labelled)
     test, tuning, pool = parts = list[LabelledCase](), list[LabelledCase](), list[LabelledCase]()
-    needs = (config.test_cases, config.tuning_cases, max(config.labelled))
     for patient in order:
-        part = next((part for part, need in zip(parts[:2], needs, strict=False) if len(part) < need), pool)
-        if part is test and patient in trained:
+        needs = (config.test_cases, config.tuning_cases, wanted)
+        part = next((part for part, need in zip(parts, needs, strict=True) if len(part) < need), None)
+        if part is None or (part is test and patient in trained):
             break
-        part += [case for case in cases if case.patient == patient]
+        for case_id in by_patient[patient]:
+            try:
+                part.append(cases.read(case_id))
+            except CaseError as fault:
+                log.warning("left out: %s", fault)
+    needs = (config.test_cases, config.tuning_cases, config.labelled)
     if any(len(part) < need for part, need in zip(parts, needs, strict=True)):
+        unknown = sum(len(ids) for patient, ids in by_patient.items() if patient not in trained)
         raise InputError(
-            f"{len(cases)} labelled cases, {sum(case.patient not in trained for case in cases)} of them unknown to the "
-            f"weights, are too few for {needs[0]} to test, {needs[1]} to choose learning rates and {needs[2]} to learn "
-            "from: add cases, or ask for fewer with --test-cases, --tuning-cases and --labelled"
+            f"{len(cases.ids)} labelled cases, {unknown} of them unknown to the weights, are too few for "
+            f"{needs[0]} to test, {needs[1]} to choose learning rates and {needs[2]} to learn from: add cases, or ask "
+            "for fewer with --test-cases, --tuning-cases and --labelled"
         )
     for name, part in (("test", test), ("tuning", tuning)):
         if config.task == "lesions" and part and not any(case.label_ZYX.any() for case in part):
@@ -155,4 +198,10 @@ def split_cases(cases: Sequence[LabelledCase], trained_patients: Iterable[str], 
                 f"none of the {len(part)} {name} cases ({shortened(case.id for case in part)}) has a lesion near the "
                 f"gland; choose other ones with --seed, or more with --{name}-cases"
             )
-    return Split(tuple(test), tuple(tuning), tuple(pool))
+    if len(pool) < config.seeds * config.labelled:
+        log.warning(
+            "%d labelled cases to learn from are too few for %d seeds of %d each without repeating any: the intervals "
+            "do not cover other labelled cases; add cases, or ask for fewer with --labelled",
+            len(pool), config.seeds, config.labelled,
+        )  # fmt: skip
+    return Split(tuple(test), tuple(tuning), tuple(pool), config.labelled)

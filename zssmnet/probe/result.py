@@ -1,17 +1,17 @@
-"""The probe's result: comparisons and verdicts, as figures and as sentences."""
+"""The probe's result: comparisons, what the gate says of them, and verdicts, as figures and as sentences."""
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import numpy as np
 from pydantic import BaseModel
 
 from zssmnet.config import NetworkConfig, ProbeConfig
-from zssmnet.probe.arms import AGAIN, SCRATCH, permuted_name
+from zssmnet.probe.arms import AGAIN, MANY, POSITIVE, SCRATCH, permuted_name
 from zssmnet.probe.figures import ENDPOINT_NAMES, auroc
 from zssmnet.probe.floor import RIDGE, RULE
-from zssmnet.probe.statistics import Difference, holm, paired_difference, verdict
-from zssmnet.probe.trials import Example, Trial
+from zssmnet.probe.gate import CANNOT_TELL, Condition, conditions, missing
+from zssmnet.probe.statistics import Difference, detectable_gain, holm, paired_difference, share_of, verdict
+from zssmnet.probe.trials import Example, LearningRate, Trial
 
 
 class ProbedWeights(BaseModel, frozen=True):
@@ -20,6 +20,7 @@ class ProbedWeights(BaseModel, frozen=True):
     Attributes:
         explained: explained variance of each training that recorded it.
         trained_cases: number of cases that they were trained with; None where a file has no record.
+        knows_blank_zones: whether zone channels were blank in their training at times, as in the task zones.
     """
 
     name: str
@@ -27,6 +28,7 @@ class ProbedWeights(BaseModel, frozen=True):
     recipe: str | None = None
     explained: tuple[float, ...] = ()
     trained_cases: int | None = None
+    knows_blank_zones: bool = True
 
 
 class Comparison(BaseModel, frozen=True):
@@ -39,21 +41,42 @@ class Comparison(BaseModel, frozen=True):
 
 
 class Verdict(BaseModel, frozen=True):
-    """Whether weights help."""
+    """Whether weights help.
+
+    Attributes:
+        detectable: smallest true gain over scratch that is found to help in four of five runs like this one.
+        share: gain as a share of the positive control's, with its 95 % interval; None without a control that helps.
+    """
 
     weights: str
     verdict: str
     sentence: str
+    detectable: float
+    share: tuple[float, float, float] | None = None
+
+
+class Picture(BaseModel, frozen=True):
+    """A slice of the test case of median difficulty, by ridge regression.
+
+    Attributes:
+        truth: what there is to be found, classes (y, x).
+        t2w: 0 to 255 (y, x).
+    """
+
+    case: str
+    truth: Example
+    t2w: Example
 
 
 class ProbeResult(BaseModel, frozen=True):
     """Everything that a probe found.
 
     Attributes:
+        gate: four conditions; unless all hold, no verdict of weights counts.
         learning_rates: of each arm, chosen on the tuning cases.
         control: scratch from another initial seed against scratch: its interval should contain 0. Weights are
             compared with the mean of both, so that a control that fails by coincidence does not favour them.
-        truth: what there is to be found in the example slice.
+        pool: number of cases from which labelled ones are taken.
     """
 
     verdict: str
@@ -63,75 +86,110 @@ class ProbeResult(BaseModel, frozen=True):
     network: NetworkConfig
     weights: tuple[ProbedWeights, ...]
     test_cases: tuple[str, ...]
-    learning_rates: dict[str, float]
+    learning_rates: dict[str, LearningRate]
     trials: tuple[Trial, ...]
+    gate: tuple[Condition, ...]
     comparisons: tuple[Comparison, ...]
     control: Comparison
     verdicts: tuple[Verdict, ...]
-    truth: Example | None = None
+    picture: Picture
+    pool: int
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether the gate is open."""
+        return all(one.holds for one in self.gate)
 
     def arms(self) -> list[str]:
         """Names of all arms."""
         return list(dict.fromkeys(trial.arm for trial in self.trials))
 
-    def trials_of(self, arm: str, labelled: int | None = None) -> list[Trial]:
-        """The trials of an arm, of one number of labelled cases or of all."""
-        return [one for one in self.trials if one.arm == arm and labelled in (None, one.labelled)]
+    def shown_arms(self) -> list[str]:
+        """Names of the arms that may be shown: without an open gate not those of weights, but of the instrument."""
+        hidden = {name for one in self.weights if one.name != POSITIVE for name in (one.name, permuted_name(one.name))}
+        return [name for name in self.arms() if self.can_tell or name not in hidden]
+
+    def trials_of(self, arm: str) -> list[Trial]:
+        """The trials of an arm, one of each seed."""
+        return [one for one in self.trials if one.arm == arm]
 
 
 def judge(
     trials: Sequence[Trial],
-    rates: dict[str, float],
+    rates: dict[str, LearningRate],
     weights: Sequence[ProbedWeights],
-    test_cases: Sequence[str],
     network: NetworkConfig,
     config: ProbeConfig,
+    picture: Picture,
+    pool: int,
 ) -> ProbeResult:
-    """Compare all arms by the endpoint: after the last step, averaged over the numbers of labelled cases."""
-    figures = {arm: endpoint_SC(trials, arm, config) for arm in dict.fromkeys(trial.arm for trial in trials)}
+    """Compare all arms by the endpoint."""
+    figures = {arm: endpoint_SC(trials, arm, config.task) for arm in dict.fromkeys(trial.arm for trial in trials)}
+
+    def difference(first: str, second: str) -> Difference:
+        return paired_difference(figures[first], figures[second])
 
     def compare(first: str, second: str) -> Comparison:
-        return Comparison(first=first, second=second, difference=paired_difference(figures[first], figures[second]))
+        return Comparison(first=first, second=second, difference=difference(first, second))
 
     control = compare(AGAIN, SCRATCH)
+    again_SC = figures[AGAIN] - figures[SCRATCH]
     figures[SCRATCH] = (figures[SCRATCH] + figures[AGAIN]) / 2
     floor = max((name for name in (RIDGE, RULE) if name in figures), key=lambda name: float(figures[name].mean()))
-    names = [one.name for one in weights]
+    lead = float((figures[SCRATCH] - figures[floor]).mean())
+
+    def judged(name: str, adjusted_p: float, family: int) -> tuple[str, str, float]:
+        """The word, its reason and what could have been shown, were the gate open."""
+        against = [SCRATCH, permuted_name(name), floor]
+        parts = [figures[name] - figures[other] for other in against]
+        reach = detectable_gain(np.stack([*parts, again_SC]), lead, family)
+        if control.difference.excludes_zero:
+            return "not shown", "the control failed: scratch differs from scratch", reach
+        scratch, permuted, its_floor = (difference(name, other) for other in against)
+        return (*verdict(scratch, adjusted_p, permuted, its_floor), reach)
+
+    names = [one.name for one in weights if one.name != POSITIVE]
+    positive = next((one for one in weights if one.name == POSITIVE), None)
+    of_positive = judged(POSITIVE, difference(POSITIVE, SCRATCH).p, 1)[0] if positive else None
+    has_all_trainings = positive is not None and len(positive.sha256) == config.seeds
+    gate = conditions(difference, figures, floor, control.difference, of_positive, has_all_trainings)
+    lacking, verdicts = missing(gate), list[Verdict]()
     against_scratch = _adjusted([compare(name, SCRATCH) for name in names])
-    against_permuted = [compare(name, permuted_name(name)) for name in names]
-    against_floor = [compare(name, floor) for name in names]
-    verdicts = tuple(map(partial(_verdict, control), against_scratch, against_permuted, against_floor))
+    for one, described in zip(against_scratch, (one for one in weights if one.name != POSITIVE), strict=True):
+        word, reason, reach = judged(one.first, one.adjusted_p or 0.0, len(names))
+        share = None
+        if of_positive == "helps":
+            share = share_of(figures[one.first] - figures[SCRATCH], figures[POSITIVE] - figures[SCRATCH])
+        if lacking:
+            word, reason, share = CANNOT_TELL, "the gate is closed", None
+        sentence = _sentence(one, word, reason, reach, share, len(described.sha256) < config.seeds)
+        verdicts.append(Verdict(weights=one.first, verdict=word, sentence=sentence, detectable=reach, share=share))
     between = [compare(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    summary = "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts)
-    if control.difference.excludes_zero:
-        summary += "; scratch differs from scratch: take more seeds or steps"
+    probed = [*names, *([POSITIVE] if positive else [])]
     return ProbeResult(
-        verdict=summary,
+        verdict=lacking or "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts) or "this probe can tell",
         task=config.task,
         endpoint=ENDPOINT_NAMES[config.task],
         config=config,
         network=network,
         weights=tuple(weights),
-        test_cases=tuple(test_cases),
+        test_cases=tuple(trials[0].cases),
         learning_rates=rates,
         trials=tuple(trials),
+        gate=gate,
         comparisons=(
             *against_scratch,
-            *against_permuted,
-            *against_floor,
+            *(compare(name, SCRATCH) for name in (POSITIVE, MANY) if name in figures),
+            *(compare(name, permuted_name(name)) for name in probed),
+            *(compare(name, floor) for name in probed),
             compare(SCRATCH, floor),
             *_adjusted(between),
         ),
         control=control,
-        verdicts=verdicts,
+        verdicts=tuple(verdicts),
+        picture=picture,
+        pool=pool,
     )
-
-
-def _verdict(control: Comparison, scratch: Comparison, permuted: Comparison, floor: Comparison) -> Verdict:
-    word, reason = "not shown", "the control failed: scratch differs from scratch"
-    if not control.difference.excludes_zero and scratch.adjusted_p is not None:
-        word, reason = verdict(scratch.difference, scratch.adjusted_p, permuted.difference, floor.difference)
-    return Verdict(weights=scratch.first, verdict=word, sentence=_sentence(scratch, word, reason))
 
 
 def _adjusted(family: Sequence[Comparison]) -> list[Comparison]:
@@ -141,10 +199,10 @@ def _adjusted(family: Sequence[Comparison]) -> list[Comparison]:
 
 
 def case_auroc(trials: Sequence[Trial]) -> float | None:
-    """Area under the ROC curve of cases with and without a lesion at the last step, averaged over trials."""
+    """Area under the ROC curve of cases with and without a lesion, averaged over trials."""
     each = []
     for trial in trials:
-        cases = [one for one in trial.looks[-1].cases.values() if "score" in one]
+        cases = [one for one in trial.cases.values() if "score" in one]
         each.append(auroc([one["score"] or 0.0 for one in cases], [bool(one["has_lesion"]) for one in cases]))
     return mean_of(each)
 
@@ -155,23 +213,24 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def endpoint_SC(trials: Sequence[Trial], arm: str, config: ProbeConfig) -> np.ndarray:  # noqa: N802  (axes)
-    """The endpoint of an arm, axes (seed, case), averaged over the numbers of labelled cases."""
-    rows = []
-    for seed in range(config.seeds):
-        each = [one.endpoint(config.task) for one in trials if (one.arm, one.seed) == (arm, seed)]
-        rows.append([np.mean([one[case_id] for one in each]) for case_id in each[0]])
-    return np.array(rows)
+def endpoint_SC(trials: Sequence[Trial], arm: str, task: str) -> np.ndarray:  # noqa: N802  (axes)
+    """The endpoint of an arm, axes (seed, case)."""
+    return np.array([list(one.endpoint(task).values()) for one in trials if one.arm == arm])
 
 
-def _sentence(comparison: Comparison, word: str, reason: str) -> str:
+def _sentence(
+    comparison: Comparison,
+    word: str,
+    reason: str,
+    reach: float,
+    share: tuple[float, float, float] | None,
+    is_single: bool,
+) -> str:
     found = comparison.difference
-    more = (
-        f"half of that would need {found.seeds_for_half} seeds"
-        if found.seeds_for_half
-        else "half of that would need more test cases"
-    )
+    of_control = f", {share[0]:.0%} ({share[1]:.0%} to {share[2]:.0%}) of the positive control's gain" if share else ""
     return (
         f"{comparison.first}: {word} ({reason}): {found.mean:+.3f} against scratch, 95 % interval {found.low:+.3f} to "
-        f"{found.high:+.3f}. Detectable at 80 % power: {found.detectable:.3f}; {more}."
+        f"{found.high:+.3f}{of_control}. A true gain of {reach:.3f} would be found to help in four of five such runs; "
+        f"to find less, add {found.limited_by}."
+        + (" This is about one training, not about its recipe." if is_single else "")
     )

@@ -1,34 +1,33 @@
 """A probe from cases and weights to its result."""
 
-import hashlib
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from zssmnet.config import PICAI_PATIENT, NetworkConfig, ProbeConfig
+import torch
+
+from zssmnet.config import PICAI_PATIENT, ProbeConfig
 from zssmnet.data.archive import patient_of
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import ConfigError
-from zssmnet.probe.arms import AGAIN, SCRATCH, Arm, all_arms, build_network, network_of
+from zssmnet.probe.arms import MANY, SCRATCH, Arm, all_arms, build_network, network_of, with_preset
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.floor import RIDGE, RULE
-from zssmnet.probe.labels import LabelledCase, split_cases
-from zssmnet.probe.result import ProbedWeights, ProbeResult, judge
-from zssmnet.probe.trials import TUNING_SEEDS, Trial, Trials, example_of
+from zssmnet.probe.labels import TUNING_SEEDS, LabelledCases, split_cases
+from zssmnet.probe.result import Picture, ProbedWeights, ProbeResult, judge
+from zssmnet.probe.trials import FINALISTS, LearningRate, Trial, Trials, example_of
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import Storage, sha256_of
+from zssmnet.storage import Storage
 from zssmnet.training.precision import choose_device
 
 log = logging.getLogger(__name__)
 
-METHOD = 2
-"""Raised whenever the same cases, weights and settings would give other figures."""
 RESULT = "probe.json"
 
 
 def compare_arms(
-    cases: Sequence[LabelledCase],
+    cases: LabelledCases,
     weights: Sequence[Arm],
     output: Storage,
     config: ProbeConfig,
@@ -39,69 +38,55 @@ def compare_arms(
     """Compare weights with each other, with scratch, with permuted weights and with what needs no network.
 
     Args:
-        weights: arms of weights, all of one network; see `read_arm`.
+        weights: arms of weights, all of one network, checked by `check_arms`; that named `POSITIVE` is the positive
+            control.
         output: where ``probe.json`` and the trials go; those that are there already are not done again.
         patient_pattern: regular expression whose group ``patient`` names a case's patient.
         on_plan: called before the first trial, with their number and the seconds that all will take.
         on_trial: called with each trial that is done.
 
     Raises:
-        CheckpointError: weights of several networks.
-        ConfigError: no weights, two arms of one name, or more files in an arm than seeds.
+        CheckpointError, ConfigError: see `check_arms`.
         InputError: too few cases.
         NonFiniteLossError: a loss that is not finite.
     """
-    _check_names(weights, config)
+    config = check_arms(weights, config)
     for one in weights:
         if not all(file.record and file.record.data for file in one.weights):
             log.warning("%s: no record of its training cases, so test cases may be among them", one.name)
-    network = network_of(weights)
     trained = {patient_of(case_id, patient_pattern) for one in weights for case_id in _trained_cases(one.records)}
-    split = split_cases(cases, trained, config)
-    probed = [_described(one) for one in weights]
-    folder = output.child(f"trials/{_identity(cases, probed, network, config)}")
+    split = split_cases(cases, trained, config, patient_pattern)
+    folder = output.child("trials")
     for used in (output, folder):
         used.sweep()
-    trials, arms = Trials(split, network, config, folder, on_trial), all_arms(weights)
-    on_plan(*_plan(trials, arms))
-    rates = {arm.name: trials.tuned(arm) for arm in arms if arm.kind != "again"}
-    rates[AGAIN] = rates[SCRATCH]
-    done = _all_trials(trials, arms, rates)
-    truth = example_of(split.test, [case.label_ZYX for case in split.test])
-    result = judge(done, rates, probed, [case.id for case in split.test], network, config)
-    result = result.model_copy(update={"truth": truth})
+    trials, arms = Trials(split, network_of(weights), config, folder, on_trial), all_arms(weights)
+    of_ridge = trials.floor(RIDGE, 0).endpoint(config.task)
+    median = sorted(of_ridge, key=lambda case_id: of_ridge[case_id])[len(of_ridge) // 2]
+    shown = next(number for number, case in enumerate(split.test) if case.id == median)
+    trials = replace(trials, shown=shown)
+    many = min(config.many_labelled, len(split.pool))
+    on_plan(*_plan(trials, arms, many > config.labelled))
+    rates = {arm.name: trials.tuned(arm) for arm in arms}
+    done = _all_trials(trials, arms, rates, many if many > config.labelled else 0)
+    case = split.test[shown]
+    picture = Picture(
+        case=case.id,
+        truth=example_of(case, case.label_ZYX),
+        t2w=example_of(case, (255 * case.input_CZYX[0].clamp(0, 1)).to(torch.uint8)),
+    )
+    described = [_described(one) for one in weights]
+    result = judge(done, rates, described, trials.network, config, picture, len(split.pool))
     output.publish_bytes(RESULT, (result.model_dump_json(indent=1) + "\n").encode())
     return result
 
 
-def _all_trials(trials: Trials, arms: Sequence[Arm], rates: Mapping[str, float]) -> list[Trial]:
-    """The trials of all arms with a network and of the floor on the test cases."""
-    floor = (RIDGE, RULE) if trials.config.task == "lesions" else (RIDGE,)
-    done = list[Trial]()
-    for seed in range(trials.config.seeds):
-        for labelled in trials.config.labelled:
-            done += [trials.tested(arm, labelled, seed, rates[arm.name]) for arm in arms]
-            done += [trials.floor(name, labelled, seed) for name in floor]
-    return done
+def check_arms(weights: Sequence[Arm], config: ProbeConfig) -> ProbeConfig:
+    """Check weights and settings before any case is read; the settings, with the preset of the weights.
 
-
-def _plan(trials: Trials, arms: Sequence[Arm]) -> tuple[int, float]:
-    """Number of trials, and seconds for all, by one step and one prediction that are done for it."""
-    config = trials.config
-    tuned = (len(arms) - 1) * len(config.learning_rates) * len(TUNING_SEEDS)
-    count = tuned * (len(config.learning_rates) > 1) + len(arms) * len(config.labelled) * config.seeds
-    scratch = next(arm for arm in arms if arm.name == SCRATCH)
-    model = build_network(scratch, 0, CLASSES[config.task], trials.network, choose_device(config.device))
-    for steps in (1, 3):  # the first warms up
-        started = time.perf_counter()
-        list(fine_tune(model, trials.split.labelled(1, 0), (), 1e-3, 0, config.model_copy(update={"looks": (steps,)})))
-    step_s = (time.perf_counter() - started) / steps
-    x, y, z = config.scale.windows
-    look_s = len(trials.split.test) * x * y * z / config.scale.batch_size * step_s / 3  # no gradients
-    return count, count * (config.looks[-1] * step_s + len(config.looks) * look_s)
-
-
-def _check_names(weights: Sequence[Arm], config: ProbeConfig) -> None:
+    Raises:
+        CheckpointError: weights of several networks.
+        ConfigError: no weights, two arms of one name, as many trainings as neither one nor the seeds, or no preset.
+    """
     if not weights:
         raise ConfigError("no weights are named; give --weights F, once or more")
     names = [one.name for one in weights]
@@ -111,10 +96,40 @@ def _check_names(weights: Sequence[Arm], config: ProbeConfig) -> None:
                 f"{one.weights[0].address}: another one of the weights has the name {one.name!r}; name each file once, "
                 "and the trainings of one recipe as one arm, separated by commas"
             )
-        if len(one.weights) > config.seeds:
+        if len(one.weights) not in (1, config.seeds):
             raise ConfigError(
-                f"{one.name}: {len(one.weights)} files for {config.seeds} seeds, of which each takes one; raise --seeds"
+                f"{one.name}: {len(one.weights)} files for {config.seeds} seeds: trainings that are taken twice count "
+                "twice; give one for each seed, or one file, which then stands for itself alone"
             )
+    network_of(weights)
+    return with_preset(config, weights[0].weights[0])
+
+
+def _all_trials(trials: Trials, arms: Sequence[Arm], rates: dict[str, LearningRate], many: int) -> list[Trial]:
+    """The trials of all arms with a network and of the floor on the test cases."""
+    floor = (RIDGE, RULE) if trials.config.task == "lesions" else (RIDGE,)
+    done = list[Trial]()
+    for seed in range(trials.config.seeds):
+        done += [trials.tested(arm, trials.config.labelled, seed, rates[arm.name]) for arm in arms]
+        done += [trials.floor(name, seed) for name in floor]
+        if many:
+            done.append(trials.tested(Arm(MANY, "scratch"), many, seed, rates[SCRATCH]))
+    return done
+
+
+def _plan(trials: Trials, arms: Sequence[Arm], has_many: bool) -> tuple[int, float]:
+    """Number of trials, and seconds for all, by one step and one prediction that are done for it."""
+    config, candidates = trials.config, len(trials.candidates())
+    tuned = candidates + min(FINALISTS, candidates) * (TUNING_SEEDS - 1) if candidates > 1 else 0
+    count = len(arms) * (tuned + config.seeds) + has_many * config.seeds
+    model = build_network(arms[0], 0, CLASSES[config.task], trials.network, choose_device(config.device))
+    for steps in (1, 3):  # the first warms up
+        started = time.perf_counter()
+        fine_tune(model, trials.split.labelled(1, 0), (), 1e-3, 0, config.model_copy(update={"steps": steps}))
+    step_s = (time.perf_counter() - started) / steps
+    x, y, z = config.scale.windows
+    test_s = len(trials.split.test) * x * y * z / config.scale.batch_size * step_s / 3  # no gradients
+    return count, count * (config.steps * step_s + test_s)
 
 
 def _trained_cases(records: Iterable[PretrainedModel]) -> set[str]:
@@ -123,25 +138,13 @@ def _trained_cases(records: Iterable[PretrainedModel]) -> set[str]:
 
 def _described(one: Arm) -> ProbedWeights:
     records = one.records
+    corruption = records[0].parameters.corruption if records else None
     explained = [record.metrics["explained_variance"] for record in records if "explained_variance" in record.metrics]
     return ProbedWeights(
         name=one.name,
-        sha256=tuple(sha256_of(weights.path) for weights in one.weights),
-        recipe=records[0].parameters.corruption.recipe if records else None,
+        sha256=one.sha256,
+        recipe=corruption.recipe if corruption else None,
         explained=tuple(explained),
         trained_cases=len(_trained_cases(records)) if len(records) == len(one.weights) else None,
+        knows_blank_zones=not corruption or corruption.recipe != "masked" or corruption.zone_task.share > 0,
     )
-
-
-def _identity(
-    cases: Sequence[LabelledCase], weights: Sequence[ProbedWeights], network: NetworkConfig, config: ProbeConfig
-) -> str:
-    """12 hex digits of everything that decides a trial's figures."""
-    settings: Mapping[str, object] = config.model_dump(mode="json", exclude={"seeds", "force", "device"})
-    reported = [METHOD, settings, network.model_dump(mode="json"), [one.sha256 for one in weights]]
-    digest = hashlib.sha256(json.dumps(reported, sort_keys=True).encode())
-    for case in cases:
-        digest.update(f"{case.id} {case.patient}".encode())
-        digest.update(case.input_CZYX.numpy().tobytes())
-        digest.update(case.label_ZYX.numpy().tobytes())
-    return digest.hexdigest()[:12]

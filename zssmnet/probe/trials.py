@@ -1,7 +1,14 @@
-"""Trials: one arm, so many labelled cases, one seed. Each is published when it is done, and not done again."""
+"""Trials: one arm, so many labelled cases, one seed. Each is published when it is done, and not done again.
 
+Its file is named after everything that decides its figures: more seeds or other weights add trials, other settings make
+them anew.
+"""
+
+import hashlib
+import itertools
+import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,50 +16,56 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from zssmnet.config import NetworkConfig, ProbeConfig
+from zssmnet.errors import NonFiniteLossError
 from zssmnet.probe.arms import Arm, build_network
-from zssmnet.probe.figures import ENDPOINTS, case_figures, picai_figures
+from zssmnet.probe.figures import ENDPOINTS, CaseFigures, case_figures, without_lesion
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.floor import RULE, ridge_probabilities, rule_probabilities
-from zssmnet.probe.labels import LabelledCase, Split
+from zssmnet.probe.labels import TUNING_SEEDS, LabelledCase, Split
 from zssmnet.storage import Storage
 from zssmnet.training.precision import choose_device
 
-TUNING_SEEDS = (5000, 5001)
+METHOD = 3
+"""Raised whenever the same cases, weights and settings would give other figures."""
+FINALISTS = 3
+"""Candidates of which more than one seed is tried: the best of the first."""
 Example = tuple[tuple[int, ...], ...]
 
 
-class Evaluation(BaseModel, frozen=True):
-    """The figures of each tested case after some steps; 0 steps for what needs no network."""
+class LearningRate(BaseModel, frozen=True):
+    """That of the body, and by how much faster the new heads learn."""
 
-    step: int
-    cases: dict[str, dict[str, float | None]]
+    body: float
+    head_factor: float
+
+    def __str__(self) -> str:
+        return f"{self.body:g}" + (f", heads x {self.head_factor:g}" if self.head_factor != 1 else "")
 
 
 class Trial(BaseModel, frozen=True):
     """The figures of an arm with so many labelled cases and one seed.
 
     Attributes:
-        looks: at the test cases, by rising steps.
-        example: classes (y, x) in the example slice after the last step; of one trial of each arm.
-        picai: picai_eval's figures after the last step, see `picai_figures`.
+        rate: None for what needs no network.
+        cases: the figures of each tested case.
+        example: classes (y, x) in the example slice; of one trial of each arm.
     """
 
     arm: str
     labelled: int
     seed: int
-    learning_rate: float
-    looks: tuple[Evaluation, ...]
+    rate: LearningRate | None
+    cases: dict[str, CaseFigures]
     example: Example | None = None
-    picai: dict[str, float | None] | None = None
 
-    def endpoint(self, task: str, look: int = -1) -> dict[str, float]:
+    def endpoint(self, task: str) -> dict[str, float]:
         """The endpoint's figure of each tested case that has one."""
-        figures = {case_id: one[ENDPOINTS[task]] for case_id, one in self.looks[look].cases.items()}
+        figures = {case_id: one[ENDPOINTS[task]] for case_id, one in self.cases.items()}
         return {case_id: value for case_id, value in figures.items() if value is not None}
 
-    def mean(self, task: str, look: int = -1) -> float:
+    def mean(self, task: str) -> float:
         """The endpoint, averaged over the tested cases."""
-        return float(np.mean(list(self.endpoint(task, look).values())))
+        return float(np.mean(list(self.endpoint(task).values())))
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,7 @@ class Trials:
     Attributes:
         folder: where trials are published.
         on_trial: called with a trial when it is done, or found done.
+        shown: number of the test case whose example is kept.
     """
 
     split: Split
@@ -69,47 +83,64 @@ class Trials:
     config: ProbeConfig
     folder: Storage
     on_trial: Callable[[Trial], None]
+    shown: int = 0
 
-    def tuned(self, arm: Arm) -> float:
+    def candidates(self) -> list[LearningRate]:
+        """Learning rates from which that of an arm is tuned."""
+        pairs = itertools.product(self.config.learning_rates, self.config.head_factors)
+        return [LearningRate(body=rate, head_factor=factor) for rate, factor in pairs]
+
+    def tuned(self, arm: Arm) -> LearningRate:
         """The learning rate with which an arm does best on the tuning cases, by seeds that are not tested.
 
-        By one seed alone, a rate with which every other training fails may win.
+        The best by the first seed are tried with the others as well; their mean decides.
         """
-        labelled, task = max(self.config.labelled), self.config.task
-        rates = self.config.learning_rates
-        if len(rates) == 1:
-            return rates[0]
+        candidates = self.candidates()
+        if len(candidates) == 1:
+            return candidates[0]
 
-        def total(rate: float) -> float:
-            trials = (self._trial(arm, labelled, seed, rate, self.split.tuning, "tuning") for seed in TUNING_SEEDS)
-            return sum(one.mean(task) for one in trials)
+        def figure(rate: LearningRate, seed: int) -> float:
+            try:
+                trial = self._trial(arm, self.config.labelled, seed, rate, self.split.tuning, "tuning")
+            except NonFiniteLossError:
+                return -np.inf
+            return trial.mean(self.config.task)
 
-        return max(rates, key=total)
+        first = {rate: figure(rate, -1) for rate in candidates}
+        best = sorted(candidates, key=lambda rate: -first[rate])[:FINALISTS]
+        means = {rate: first[rate] + sum(figure(rate, -seed) for seed in range(2, TUNING_SEEDS + 1)) for rate in best}
+        return max(best, key=lambda rate: means[rate])
 
-    def tested(self, arm: Arm, labelled: int, seed: int, learning_rate: float) -> Trial:
+    def tested(self, arm: Arm, labelled: int, seed: int, rate: LearningRate) -> Trial:
         """An arm on the test cases."""
-        return self._trial(arm, labelled, seed, learning_rate, self.split.test, "test")
+        return self._trial(arm, labelled, seed, rate, self.split.test, "test")
 
-    def floor(self, name: str, labelled: int, seed: int) -> Trial:
+    def floor(self, name: str, seed: int) -> Trial:
         """Ridge regression or rule on the test cases."""
-        test, classes = self.split.test, CLASSES[self.config.task]
+        test, labelled, classes = self.split.test, self.config.labelled, CLASSES[self.config.task]
         if name == RULE:
             found = rule_probabilities(test)
         else:
             found = ridge_probabilities(self.split.labelled(labelled, seed), test, classes, seed)
-        return self._evaluated(name, labelled, seed, 0.0, [(0, found)], test)
+        return self._evaluated(name, labelled, seed, None, found, test)
 
     def _trial(
-        self, arm: Arm, labelled: int, seed: int, rate: float, cases: Sequence[LabelledCase], side: str
+        self, arm: Arm, labelled: int, seed: int, rate: LearningRate, cases: Sequence[LabelledCase], side: str
     ) -> Trial:
-        name = re.sub(r"[\W_]", "_", arm.name)
-        key = f"{side}/{name}-{labelled}-{seed}-{rate:g}.json"
+        learning, config = self.split.labelled(labelled, seed), self.config
+        decisive = (
+            METHOD,
+            (config.task, config.scale.model_dump(), config.steps, self.network.model_dump(), self.shown),
+            (arm.kind, arm.sha256[seed % len(arm.sha256)] if arm.weights else "", seed, rate.model_dump()),
+            ([one.digest for one in learning], [one.digest for one in cases]),
+        )
+        name, digest = re.sub(r"[\W_]+", "_", arm.name), hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
+        key = f"{side}/{name}-{labelled}-{seed}-{digest}.json"
         trial = self._known(key)
         if trial is None:
-            device = choose_device(self.config.device)
-            model = build_network(arm, seed, CLASSES[self.config.task], self.network, device)
-            predictions = fine_tune(model, self.split.labelled(labelled, seed), cases, rate, seed, self.config)
-            trial = self._evaluated(arm.name, labelled, seed, rate, predictions, cases)
+            model = build_network(arm, seed, CLASSES[config.task], self.network, choose_device(config.device))
+            found = fine_tune(model, learning, cases, rate.body, seed, config, rate.head_factor)
+            trial = self._evaluated(arm.name, labelled, seed, rate, found, cases)
             self.folder.publish_bytes(key, trial.model_dump_json().encode())
         self.on_trial(trial)
         return trial
@@ -127,31 +158,22 @@ class Trials:
         name: str,
         labelled: int,
         seed: int,
-        rate: float,
-        predictions: Iterable[tuple[int, list[Tensor]]],
+        rate: LearningRate | None,
+        found: Sequence[Tensor],
         cases: Sequence[LabelledCase],
     ) -> Trial:
-        task, looks, last = self.config.task, list[Evaluation](), list[Tensor]()
-        for step, last in predictions:
-            figures = {
-                case.id: dict(case_figures(task, found, case, self.config.scale.spacing_mm))
-                for case, found in zip(cases, last, strict=True)
-            }
-            looks.append(Evaluation(step=step, cases=figures))
-        is_shown = seed == 0 and labelled == max(self.config.labelled)
-        return Trial(
-            arm=name,
-            labelled=labelled,
-            seed=seed,
-            learning_rate=rate,
-            looks=tuple(looks),
-            example=example_of(cases, [found.argmax(dim=0) for found in last]) if is_shown else None,
-            picai=picai_figures(last, cases) if task == "lesions" else None,
-        )
+        task, spacing_mm = self.config.task, self.config.scale.spacing_mm
+        healthy = without_lesion(cases) if task == "lesions" else {}
+        figures = {
+            case.id: case_figures(task, one, case, spacing_mm, [found[other] for other in healthy.get(number, ())])
+            for number, (case, one) in enumerate(zip(cases, found, strict=True))
+        }
+        is_shown = seed == 0 and cases is self.split.test
+        example = example_of(cases[self.shown], found[self.shown].argmax(dim=0)) if is_shown else None
+        return Trial(arm=name, labelled=labelled, seed=seed, rate=rate, cases=figures, example=example)
 
 
-def example_of(cases: Sequence[LabelledCase], classes_ZYX: Sequence[Tensor]) -> Example:
-    """Classes (y, x) in the slice that is shown: of all cases, where there is most to be found."""
-    sizes = [case.label_ZYX.ne(0).sum(dim=(1, 2)) for case in cases]
-    number = max(range(len(cases)), key=lambda one: int(sizes[one].max()))
-    return tuple(tuple(row) for row in classes_ZYX[number][int(sizes[number].argmax())].tolist())
+def example_of(case: LabelledCase, values_ZYX: Tensor) -> Example:
+    """Values (y, x) in the slice of a case where there is most to be found."""
+    number = int(case.label_ZYX.ne(0).sum(dim=(1, 2)).argmax())
+    return tuple(tuple(row) for row in values_ZYX[number].tolist())

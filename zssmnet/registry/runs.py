@@ -37,7 +37,17 @@ log = logging.getLogger(__name__)
 
 METHOD = 1
 """Raised whenever the same cubes and configuration would give other weights."""
-_NOT_DECISIVE = {"preset", "epochs", "patience", "device", "processes", "compile", "cubes_in"}
+_NOT_DECISIVE = {
+    "preset",
+    "epochs",
+    "patience",
+    "device",
+    "processes",
+    "compile",
+    "cubes_in",
+    "accumulate",
+    "deterministic",
+}
 """Parts of the recipe that decide when training ends, and where and how fast it runs, not what an epoch does."""
 
 _ADDED = {

@@ -1,106 +1,114 @@
 """The probe's result as a picture and as a table."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from zssmnet.probe.arms import POSITIVE
+from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.result import Comparison, ProbeResult, case_auroc, mean_of
 from zssmnet.report.palette import FAINT, INK
-from zssmnet.report.style import heading, new_figure, without_axes, without_frame
+from zssmnet.report.style import heading, new_figure, outline_zones, without_axes, without_frame
 
-_COLOURS = (
-    "#20262e",
-    "#8a94a0",
-    "#2f78a8",
-    "#9cc3dc",
-    "#d1495b",
-    "#eeaab3",
-    "#3d8f5f",
-    "#a5d3b7",
-    "#b07d2b",
-    "#e0c795",
-)
 _SHORT = {"lesions": "average precision", "zones": "Dice"}
+_ABOVE, _BELOW, _CONTROL = "#3d8f5f", "#d1495b", "#8a94a0"
+_MOST_SLICES = 12
+_CONDITIONS = (
+    "scratch beats what needs no network",
+    "many labels beat few, by twice what is detectable",
+    "the positive control helps",
+    "scratch again and the control permuted do not",
+)
 
 
 def probe_picture(result: ProbeResult) -> bytes:
-    """Draw the learning curves of all arms, a panel for each number of labelled cases, and what each arm finds.
+    """Draw the differences that are judged, with their 95 % intervals, and what each arm finds in one slice of T2W.
 
-    Lines are means over seeds, points are seeds, dashed lines need no network.
+    Small points are seeds. The slice is of a test case of median difficulty.
     """
-    arms, counts = result.arms(), result.config.labelled
-    shown = [(arm, one.example) for arm in arms for one in result.trials_of(arm) if one.example]
-    if result.truth:
-        shown = [("to be found", result.truth), *shown]
-    figure = new_figure(max(9.0, 3.4 * len(counts)), 7.2)
-    parts: Any = figure.subfigures(2, 1, height_ratios=[2.6, 1])
-    above, below = parts
-    panels = above.subplots(1, len(counts), sharey=True, squeeze=False)
-    colours = dict(zip(arms, _COLOURS * len(arms), strict=False))
-    for ax, labelled in zip(panels[0], counts, strict=True):
-        for arm in arms:
-            _draw_curve(ax, result, arm, labelled, colours[arm])
-        ax.set_title(f"{labelled} labelled cases", fontsize=9, color=INK)
-        ax.set_xlabel("steps", fontsize=8, color=FAINT)
-        without_frame(ax)
-    panels[0][0].set_ylabel(_SHORT[result.task], fontsize=9, color=FAINT)
-    handles, names = panels[0][0].get_legend_handles_labels()
-    above.legend(handles, names, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
-    row = below.subplots(1, max(1, len(shown)), squeeze=False)[0]
-    for ax, (arm, example) in zip(row, shown, strict=False):
-        ax.imshow(np.array(example), "gray", vmin=0, vmax=2 if result.task == "zones" else 1, interpolation="nearest")
-        ax.set_title(arm.replace(" ", "\n"), fontsize=6, color=FAINT)
+    rows = [one for one in _shown(result) if one.second not in (RIDGE, RULE)]  # far off, and on the table
+    slices = [("to be found", result.picture.truth)]
+    slices += [(arm, one.example) for arm in result.shown_arms() for one in result.trials_of(arm)[:1] if one.example]
+    slices = slices[:_MOST_SLICES]
+    across = min(6, len(slices))
+    down = -(-len(slices) // across)
+    figure = new_figure(9.0, 1.2 + 0.3 * len(rows) + 1.75 * down)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[0.8 + 0.3 * len(rows), 1.75 * down])
+    _draw_differences(parts[0].subplots(), rows, _SHORT[result.task])
+    for ax, (arm, found) in zip(parts[1].subplots(down, across, squeeze=False).flat, slices, strict=False):
+        ax.imshow(np.array(result.picture.t2w), "gray", interpolation="nearest")
+        outline_zones(ax, np.array(found), (-0.5, -0.5), np.shape(found)[::-1])
+        ax.set_title(arm.replace(", ", "\n"), fontsize=7, color=FAINT)
+    for ax in parts[1].axes:
         without_axes(ax)
-    heading(figure, f"Probe, {result.task}: curves, and what each arm finds in one slice")
+    heading(figure, f"Probe, {result.task}: differences with 95 % intervals, and what each arm finds in one slice")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=90)
     return stream.getvalue()
 
 
+def _shown(result: ProbeResult) -> list[Comparison]:
+    """The comparisons that may be shown: without an open gate none of weights but the positive control."""
+    arms = result.shown_arms()
+    return [one for one in (*result.comparisons, result.control) if one.first in arms and one.second in arms]
+
+
+def _draw_differences(ax: Axes, rows: Sequence[Comparison], unit: str) -> None:
+    for y, one in enumerate(reversed(rows)):
+        found = one.difference
+        colour = _ABOVE if found.low > 0 else _BELOW if found.high < 0 else _CONTROL
+        ax.plot([found.low, found.high], [y, y], color=colour, linewidth=2)
+        ax.plot(found.mean, y, "o", color=colour, markersize=5)
+        ax.plot(found.each_seed, [y] * len(found.each_seed), "|", color=colour, markersize=8, alpha=0.6)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    names = [f"{one.first} \N{MINUS SIGN} {one.second}" for one in reversed(rows)]
+    ax.set_yticks(range(len(rows)), names, fontsize=8, color=INK)
+    ax.set_xlabel(f"difference in {unit}", fontsize=8, color=FAINT)
+    without_frame(ax)
+
+
 def probe_table(result: ProbeResult) -> str:
-    """The result in Markdown: verdicts, figures of each arm, comparisons, and how it was done."""
-    config = result.config
-    lines = [
-        *(f"- {one.sentence}" for one in result.verdicts),
-        "",
-        f"Endpoint: {result.endpoint}; {_setting(result)}.",
-        "",
+    """The result in Markdown: gate, verdicts, figures of each arm, comparisons, and how it was done."""
+    lines = [*([] if result.can_tell else [f"**{result.verdict}**", ""]), "| the probe can tell if | | |"]
+    lines += ["| --- | --- | --- |"]
+    lines += [
+        f"| ({letter}) {name} | {'yes' if one.holds else '**no**'} | {one.sentence} |"
+        for letter, name, one in zip("abcd", _CONDITIONS, result.gate, strict=True)
     ]
-    others = "Dice | AP of lesions | AUROC of cases" if result.task == "lesions" else "surface distance, mm"
-    lines += [f"| arm | learning rate | {' | '.join(f'{n} labelled' for n in config.labelled)} | {others} |"]
+    if result.can_tell:
+        lines += ["", *(f"- {one.sentence}" for one in result.verdicts)]
+    lines += ["", f"Endpoint: {result.endpoint}; {_setting(result)}.", ""]
+    others = "Dice | AUROC of cases" if result.task == "lesions" else "surface distance, mm"
+    lines += [f"| arm | labelled | learning rate | {_SHORT[result.task]} | worst seed | {others} |"]
     lines += ["| --- " * (lines[-1].count("|") - 1) + "|"]
-    for arm in result.arms():
-        each = [[one.mean(result.task) for one in result.trials_of(arm, n)] for n in config.labelled]
-        cells = [f"{np.mean(one):.3f} ± {np.std(one, ddof=1):.3f}" for one in each]
-        rate = result.learning_rates.get(arm)
-        lines.append(f"| {arm} | {rate if rate else ''} | {' | '.join(cells)} | {_other_figures(result, arm)} |")
+    for arm in result.shown_arms():
+        trials = result.trials_of(arm)
+        each, rate = [one.mean(result.task) for one in trials], trials[0].rate or ""
+        cells = f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f} | {min(each):.3f} | {_other_figures(result, arm)}"
+        lines.append(f"| {arm} | {trials[0].labelled} | {rate} | {cells} |")
     lines += ["", "| difference | mean | 95 % interval | p | p after Holm |", "| --- | --- | --- | --- | --- |"]
-    lines += [_compared(one) for one in (*result.comparisons, result.control)]
+    lines += [_compared(one) for one in _shown(result)]
     lines += ["", *(_origin(result))]
     return "\n".join(lines) + "\n"
 
 
 def _setting(result: ProbeResult) -> str:
-    config = result.config
-    by_picai = any(one.picai for one in result.trials)
+    config, spacing_mm = result.config, result.config.scale.spacing_mm
     return (
-        f"{len(result.test_cases)} test cases, {config.seeds} seeds, {config.looks[-1]} steps, after the last of which "
-        "it is taken; ± is the standard deviation over seeds"
-        + ("; AP of lesions and AUROC of cases are PI-CAI's, by picai_eval" if by_picai else "")
+        f"{len(result.test_cases)} test cases, {config.seeds} seeds, {config.steps} steps, at "
+        f"{' x '.join(f'{mm:.3g}' for mm in spacing_mm)} mm near the gland, so that no figure can be compared with the "
+        "challenge's; ± is the standard deviation over seeds"
     )
 
 
 def _other_figures(result: ProbeResult, arm: str) -> str:
     trials = result.trials_of(arm)
     name = "dice" if result.task == "lesions" else "surface_mm"
-    values = [case[name] for one in trials for case in one.looks[-1].cases.values()]
-    first = _figure(mean_of(values))
-    if result.task == "zones":
-        return first
-    ap, auroc = (mean_of([one.picai[name] for one in trials if one.picai]) for name in ("ap", "auroc"))
-    return f"{first} | {_figure(ap)} | {_figure(case_auroc(trials) if auroc is None else auroc)}"
+    first = _figure(mean_of(case[name] for one in trials for case in one.cases.values()))
+    return first if result.task == "zones" else f"{first} | {_figure(case_auroc(trials))}"
 
 
 def _figure(value: float | None) -> str:
@@ -118,22 +126,20 @@ def _origin(result: ProbeResult) -> list[str]:
     """Origin of each weight file, as far as recorded."""
     lines = []
     for one in result.weights:
+        if one.name == POSITIVE:
+            lines.append(f"- {one.name}: {len(one.sha256)} trainings with labels of other cases; no record of which.")
+            continue
         explained = ", ".join(f"{share:.1%}" for share in one.explained) or "unknown"
         cases = (
             "no record of its training cases, so test cases may be among them"
             if one.trained_cases is None
             else f"trained with {one.trained_cases} cases, none of whose patients is tested"
         )
-        lines.append(f"- {one.name}: explained variance {explained}; {cases}.")
+        blank = "; has never seen blank zone channels" if result.task == "zones" and not one.knows_blank_zones else ""
+        lines.append(f"- {one.name}: explained variance {explained}; {cases}{blank}.")
+    if result.pool < result.config.seeds * result.config.labelled:
+        lines.append(
+            f"- The labelled cases of the seeds overlap, since there are {result.pool} to learn from: the intervals do "
+            "not cover other labelled cases."
+        )
     return lines
-
-
-def _draw_curve(ax: Axes, result: ProbeResult, arm: str, labelled: int, colour: str) -> None:
-    trials = result.trials_of(arm, labelled)
-    steps = [look.step for look in trials[0].looks]
-    values_SL = np.array([[one.mean(result.task, look) for look in range(len(steps))] for one in trials])
-    if steps == [0]:
-        ax.axhline(values_SL.mean(), color=colour, linewidth=1.2, linestyle="--", label=arm)
-        return
-    ax.plot(steps, values_SL.mean(axis=0), color=colour, linewidth=1.6, label=arm)
-    ax.plot(steps, values_SL.T, ".", color=colour, markersize=4, alpha=0.6)

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from typing_extensions import override
 
 from zssmnet.config import PICAI_PATIENT, ProbeConfig
 from zssmnet.errors import ConfigError
-from zssmnet.probe.arms import files_of, read_arm
-from zssmnet.probe.labels import read_labelled_cases
+from zssmnet.probe.arms import POSITIVE, files_of, read_arm
+from zssmnet.probe.labels import find_labelled_cases
 from zssmnet.probe.note import note_verdict
-from zssmnet.probe.run import RESULT, compare_arms
+from zssmnet.probe.run import RESULT, check_arms, compare_arms
 from zssmnet.probe.trials import Trial
 from zssmnet.report.gallery import Picture
 from zssmnet.report.model_page import embedded
@@ -46,6 +47,7 @@ def probe_weights(
     weights: Sequence[str],
     output_path: Address,
     labels_path: Address | None = None,
+    positive_control: str | None = None,
     patient_pattern: str = PICAI_PATIENT,
     config: ProbeConfig | None = None,
     runner: Runner | None = None,
@@ -59,6 +61,7 @@ def probe_weights(
             commas, are one arm.
         output_path: folder for the result, its table and picture, and the trials.
         labels_path: folder of lesions ``<case>.nii.gz``, for the task lesions.
+        positive_control: files of weights that were trained with labels of other cases, separated by commas.
         patient_pattern: regular expression whose group ``patient`` names a case's patient.
         config: task, preset, numbers of cases and seeds; none: the defaults.
         runner: whose progress shows the trials; none: none does.
@@ -74,9 +77,11 @@ def probe_weights(
     output, progress = open_storage(output_path), runner.progress
     for key in (RESULT, TABLE, PICTURE):  # the first is written first, and tells whose they are
         check_ours(output, key, lambda file: _is_result(output))
-    cases = read_labelled_cases(
-        open_storage(images_path), open_storage(zonal_mask_path), labels, config, patient_pattern
-    )
+    arms = [read_arm(one, config.force) for one in weights]
+    if positive_control:
+        arms.append(replace(read_arm(positive_control, force=True), name=POSITIVE))
+    config = check_arms(arms, config)
+    cases = find_labelled_cases(open_storage(images_path), open_storage(zonal_mask_path), labels, config.scale)
 
     def on_plan(trials: int, seconds: float) -> None:
         log.info("%d trials, about %.0f min on this machine", trials, max(1.0, seconds / 60))
@@ -88,7 +93,6 @@ def probe_weights(
             STAGE, f"{trial.arm}, {trial.labelled} labelled, seed {trial.seed}: {trial.mean(config.task):.3f}"
         )
 
-    arms = [read_arm(one, config.force) for one in weights]
     result = compare_arms(cases, arms, output, config, patient_pattern, on_plan, on_trial)
     for addresses, verdict in zip(weights, result.verdicts, strict=True):
         for address in files_of(addresses):

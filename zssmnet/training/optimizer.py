@@ -16,7 +16,7 @@ MACHINE_CHOICES = ("foreach", "fused")
 def make_optimizer(
     model: nn.Module, device: torch.device, recipe: TrainingConfig, factors: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, as published, or AdamW; on a GPU one kernel updates all weights.
+    """SGD with momentum, as published, or AdamW; one kernel updates all weights where that is faster.
 
     Args:
         factors: by how much faster than the rest weights learn whose names begin so.
@@ -24,7 +24,7 @@ def make_optimizer(
     options: dict[str, Any] = {
         "lr": recipe.learning_rate,
         "weight_decay": recipe.weight_decay,
-        "fused": True if device.type == "cuda" else None,
+        "fused": True if device.type == "cuda" or recipe.optimizer == "adamw" else None,
     }
     groups = _groups(model, recipe.learning_rate, factors or {})
     if recipe.optimizer == "adamw":

@@ -1,5 +1,6 @@
 """Small labelled cases in memory, and weights for them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from zssmnet.config import ProbeConfig
 from zssmnet.mnet import MNet
 from zssmnet.probe.arms import Arm, read_arm
-from zssmnet.probe.labels import LabelledCase
+from zssmnet.probe.labels import LabelledCase, LabelledCases
 
 CHANNELS = (2, 2, 2, 2, 2)
 
@@ -27,8 +28,14 @@ def made_cases(count: int, size: tuple[int, int, int] = (4, 16, 16)) -> list[Lab
         y, x = torch.meshgrid(torch.arange(size[1]), torch.arange(size[2]), indexing="ij")
         gland = ((y - 8) ** 2 + (x - 8) ** 2 < 60).expand(size)
         zones = torch.stack([~gland, gland & (y > 8), gland & (y <= 8)]).float()
-        cases.append(LabelledCase(f"c{number}_1", f"c{number}", torch.cat([images, zones]), lesion.long(), gland))
+        cases.append(LabelledCase(f"{number}_1", torch.cat([images, zones]), lesion.long(), gland))
     return cases
+
+
+def as_read(cases: Sequence[LabelledCase]) -> LabelledCases:
+    """These cases, as if they were read from an archive."""
+    by_id = {case.id: case for case in cases}
+    return LabelledCases(list(by_id), by_id.__getitem__)
 
 
 def _ball(size: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
@@ -39,10 +46,13 @@ def _ball(size: tuple[int, int, int], generator: torch.Generator) -> torch.Tenso
 
 def small_probe(**changes: Any) -> ProbeConfig:
     settings: dict[str, Any] = {
-        "labelled": (2, 4),
+        "labelled": 4,
         "seeds": 3,
-        "looks": (1, 2),
+        "steps": 2,
         "learning_rates": (0.01,),
+        "head_factors": (1.0,),
+        "many_labelled": 8,
+        "preset": "cpu",
         "test_cases": 5,
         "tuning_cases": 2,
         "device": "cpu",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.zssmnet.handoff.conftest import with_record
-from tests.zssmnet.probe.examples import made_cases, save_weights, small_probe
+from tests.zssmnet.probe.examples import as_read, made_cases, save_weights, small_probe
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError, StorageError
@@ -15,7 +15,7 @@ from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
 from zssmnet.probe.arms import read_arm
 from zssmnet.probe.note import note_verdict, notes_of
-from zssmnet.probe.run import compare_arms
+from zssmnet.probe.run import check_arms, compare_arms
 from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, version_key
 from zssmnet.storage import LocalStorage, open_storage
@@ -32,8 +32,8 @@ def test_weights_in_s3_are_read_with_their_record_and_get_their_verdict(s3_root:
     one = read_arm(address, force=True)
     assert one.records == [made] and one.weights[0].merge == "sum"
     assert one.name == f"{made.parameters.corruption.recipe} {made.run_id}"
-    settings = small_probe(labelled=(2,), looks=(1,))
-    result = compare_arms(made_cases(12), [one], LocalStorage(tmp_path / "out"), settings)
+    settings = small_probe(labelled=2, steps=1)
+    result = compare_arms(as_read(made_cases(20)), [one], LocalStorage(tmp_path / "out"), settings)
     assert result.network.merge == "sum"
     for where in (address, folder.where(version_key(made.run_id))):
         assert note_verdict(where, result.verdicts[0], result)
@@ -67,3 +67,24 @@ def test_weights_that_explain_nothing_are_refused(tmp_path: Path, explained: flo
 def test_an_arm_without_a_file_is_an_error() -> None:
     with pytest.raises(ConfigError, match="name no file"):
         read_arm(",")
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "preset"), [((0.5, 0.5, 3.0), "gpu"), ((2.6667, 2.6667, 4.0), "coarse"), ((0.7, 0.7, 3.0), None)]
+)
+def test_the_preset_is_that_of_the_weights_spacing(
+    tmp_path: Path, spacing_mm: tuple[float, float, float], preset: str | None
+) -> None:
+    file = tmp_path / MODEL
+    torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
+    with_record(file)
+    record = read_weights(file).record
+    assert record
+    publish_record(LocalStorage(tmp_path), file.name, record.model_copy(update={"spacing_mm": spacing_mm}))
+    arm, config = read_arm(file, force=True), small_probe(preset=None)
+    if preset:
+        assert check_arms([arm], config).preset == preset
+        assert check_arms([arm], small_probe(preset="cpu")).preset == "cpu"
+    else:
+        with pytest.raises(ConfigError, match=r"trained at \(0\.7, 0\.7, 3\.0\) mm, which no preset has.*--preset"):
+            check_arms([arm], config)

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from zssmnet.probe.figures import auroc, average_precision, case_figures, dice, picai_figures, surface_distance_mm
+from zssmnet.probe.figures import (
+    auroc,
+    average_precision,
+    case_figures,
+    dice,
+    surface_distance_mm,
+    without_lesion,
+)
 from zssmnet.probe.labels import LabelledCase
 
 
@@ -28,28 +35,13 @@ def test_dice_and_surface_distance_of_shifted_boxes() -> None:
     assert surface_distance_mm(first, np.zeros_like(first), (1, 1, 1)) is None
 
 
-def test_figures_of_the_challenge_by_its_own_package() -> None:
-    pytest.importorskip("picai_eval", reason="picai_eval is not installed here (pip install 'zssmnet[nnunet]')")
-    cases, scores = [], []
-    for number in range(4):
-        label = torch.zeros(4, 16, 16, dtype=torch.long)
-        label[1:3, 4:8, 4:8] = int(number > 0)
-        score = 0.9 * label.clone().float()
-        score[1:3, 10:14, 10:14] = 0.5 if number == 0 else 0.0  # a false alarm where there is no lesion
-        cases.append(LabelledCase(f"c{number}_1", f"c{number}", torch.zeros(6, 4, 16, 16), label, label > 0))
-        scores.append(torch.stack([1 - score, score]))
-    assert picai_figures(scores, cases) == {"ap": pytest.approx(1), "auroc": pytest.approx(1)}
-    assert picai_figures(scores[1:], cases[1:]) == {"ap": pytest.approx(1), "auroc": None}
-    assert picai_figures(scores[:1], cases[:1]) == {"ap": None, "auroc": None}
-
-
 def test_a_perfect_answer_has_perfect_figures() -> None:
     label = torch.zeros(2, 8, 8, dtype=torch.long)
     label[:, 2:4, 2:6], label[:, 4:6, 2:6] = 1, 2
     one_hot = torch.nn.functional.one_hot(label, 3).movedim(-1, 0).double()
-    case = LabelledCase("a_1", "a", torch.zeros(6, 2, 8, 8), label, label > 0)
+    case = LabelledCase("a_1", torch.zeros(6, 2, 8, 8), label, label > 0)
     assert case_figures("zones", one_hot, case, (1, 1, 3)) == {"dice": 1, "surface_mm": 0}
-    lesion = LabelledCase("a_1", "a", torch.zeros(6, 2, 8, 8), (label == 1).long(), label > 0)
+    lesion = LabelledCase("a_1", torch.zeros(6, 2, 8, 8), (label == 1).long(), label > 0)
     scores = torch.stack([1 - one_hot[1], one_hot[1]])
     assert case_figures("lesions", scores, lesion, (1, 1, 3)) == {"ap": 1, "dice": 1, "score": 1, "has_lesion": 1}
     half = torch.where(scores[1] > 0, 0.45, 0.0)
@@ -57,5 +49,26 @@ def test_a_perfect_answer_has_perfect_figures() -> None:
     one_zone = one_hot.clone()
     one_zone[2] = 0
     assert case_figures("zones", one_zone, case, (1, 1, 3))["dice"] == 0.5
-    none = LabelledCase("a_1", "a", torch.zeros(6, 2, 8, 8), torch.zeros_like(label), label > 0)
+    none = LabelledCase("a_1", torch.zeros(6, 2, 8, 8), torch.zeros_like(label), label > 0)
     assert case_figures("lesions", scores, none, (1, 1, 3))["ap"] is None
+
+
+def test_an_arm_that_lights_up_healthy_glands_loses() -> None:
+    """Two arms find a lesion alike; one of them is as sure where there is none."""
+    label = torch.zeros(2, 8, 8, dtype=torch.long)
+    label[:, 2:4, 2:6] = 1
+    cases = [LabelledCase(f"{n}_1", torch.zeros(6, 2, 8, 8), label * (n == 1), label > 0) for n in range(3)]
+    assert without_lesion(cases) == {1: [0, 2]}
+    score = torch.stack([1 - 0.8 * label, 0.8 * label])
+    calm, sure = (case_figures("lesions", score, cases[1], (1, 1, 3), [0 * score, one]) for one in (0 * score, score))
+    assert (calm["ap"], sure["ap"]) == (1, 0.5)
+
+
+def test_cases_without_a_lesion_are_shared_out() -> None:
+    def of(*has: int) -> dict[int, list[int]]:
+        label = torch.ones(1, 2, 2, dtype=torch.long)
+        return without_lesion([LabelledCase("", torch.zeros(0), label * one, label > 0) for one in has])
+
+    assert of(1, 0, 1, 0, 0) == {0: [1, 4], 2: [3]}
+    assert of(1, 1, 0) == {0: [2], 1: [2]}
+    assert of(1, 1) == {0: [], 1: []}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.zssmnet.probe.examples import made_cases, small_probe
+from tests.zssmnet.probe.examples import as_read, made_cases, small_probe
 from zssmnet.errors import InputError, NonFiniteLossError
 from zssmnet.finetuning.loss import class_frequencies
 from zssmnet.probe.fine_tuning import fine_tune
@@ -57,7 +57,7 @@ def marked_case() -> list:
 
 def test_every_other_window_lies_around_the_foreground() -> None:
     spy = Spy()
-    list(fine_tune(spy, marked_case(), (), 0.01, 0, small_probe(looks=(8,))))
+    fine_tune(spy, marked_case(), (), 0.01, 0, small_probe(steps=8))
     given = torch.stack(spy.given)
     assert given.shape[:2] == (8, 2)
     assert (given[:, 0, 0].amax(dim=(1, 2, 3)) == 1).all()
@@ -73,11 +73,11 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     spoilt = [replace(case, input_CZYX=case.input_CZYX * float("nan")) for case in CASES[:2]]
     model = nn.Conv3d(6, 2, 1)
     with pytest.raises(NonFiniteLossError, match=r"fine-tuning at learning rate 0\.01: the loss is nan"):
-        list(fine_tune(model, spoilt, (), 0.01, 0, small_probe(looks=(1,))))
+        fine_tune(model, spoilt, (), 0.01, 0, small_probe(steps=1))
 
 
 def test_tests_without_any_lesion_near_the_gland_are_refused() -> None:
     cases = [replace(case, label_ZYX=torch.zeros_like(case.label_ZYX)) for case in made_cases(20)]
     with pytest.raises(InputError, match=r"none of the 5 test cases .* has a lesion near the gland; .*--test-cases"):
-        split_cases(cases, (), small_probe())
-    assert split_cases(cases, (), small_probe(task="zones")).test
+        split_cases(as_read(cases), (), small_probe())
+    assert split_cases(as_read(cases), (), small_probe(task="zones")).test

@@ -11,7 +11,7 @@ from zssmnet.config import PICAI_PATIENT, PROBE_SCALES, ProbeScale
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.errors import ArchiveError
 from zssmnet.phantom import GridSpec, write_archive
-from zssmnet.probe.labels import read_labelled_cases
+from zssmnet.probe.labels import LabelledCase, LabelledCases, find_labelled_cases
 from zssmnet.probe.run import compare_arms
 from zssmnet.storage import LocalStorage, open_storage
 
@@ -25,11 +25,16 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read(archive: Path, task: str, preset: str = "cpu"):
+def found(archive: Path, task: str, preset: str = "cpu") -> LabelledCases:
     images, masks, lesions = (open_storage(archive / name) for name in ("nnunet_raw", "zonal_masks", "lesions"))
-    return read_labelled_cases(
-        images, masks, lesions if task == "lesions" else None, small_probe(task=task, preset=preset), PICAI_PATIENT
+    return find_labelled_cases(
+        images, masks, lesions if task == "lesions" else None, PROBE_SCALES[preset], PICAI_PATIENT
     )
+
+
+def read(archive: Path, task: str, preset: str = "cpu") -> list[LabelledCase]:
+    cases = found(archive, task, preset)
+    return [cases.read(case_id) for case_id in cases.ids]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +45,7 @@ def box_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lesions_lie_where_they_lay_and_all_channels_are_given(archive: Path) -> None:
     for case in read(archive, "lesions"):
-        assert case.input_CZYX.shape == (6, 16, 64, 64) and case.patient == case.id.partition("_")[0]
+        assert case.input_CZYX.shape == (6, 16, 64, 64)
         lesions = read_image(archive / "lesions" / f"{case.id}.nii.gz")
         assert (
             int(case.label_ZYX.sum()) == array_of(lesions).sum()
@@ -61,21 +66,21 @@ def test_zones_are_the_label_and_no_input(archive: Path) -> None:
         assert abs(rows[0] + rows[-1] - 63) <= 1  # the gland is in the middle
 
 
-@pytest.mark.parametrize(("preset", "shape"), [("coarse", (16, 32, 32)), ("gpu", (16, 128, 128))])
+@pytest.mark.parametrize(("preset", "shape"), [("coarse", (12, 24, 24)), ("gpu", (16, 128, 128))])
 def test_every_preset_sees_the_same_box_of_64_mm(archive: Path, preset: str, shape: tuple[int, int, int]) -> None:
-    found = read(archive, "zones", preset)
-    sizes = [int(case.gland_ZYX.sum()) for case in found]
+    cases = read(archive, "zones", preset)
+    sizes = [int(case.gland_ZYX.sum()) for case in cases]
     expected = [int(case.gland_ZYX.sum()) for case in read(archive, "zones")]
-    assert {tuple(case.label_ZYX.shape) for case in found} == {shape}
-    assert np.divide(sizes, expected) == pytest.approx(shape[1] * shape[2] / 64**2, rel=0.05)
+    assert {tuple(case.label_ZYX.shape) for case in cases} == {shape}
+    assert np.divide(sizes, expected) == pytest.approx(np.prod(shape) / (16 * 64**2), rel=0.05)
 
 
 @pytest.mark.long
 def test_the_preset_gpu_goes_through_where_there_is_none(archive: Path, tmp_path: Path) -> None:
-    config = {"labelled": (1,), "looks": (1,), "test_cases": 1, "tuning_cases": 0, "device": "auto", "preset": "gpu"}
+    config = {"labelled": 1, "steps": 1, "test_cases": 1, "tuning_cases": 0, "device": "auto", "preset": "gpu"}
     settings = small_probe(task="zones", **config)
     (weights,) = read_arms(save_weights(tmp_path / "a.model"))
-    result = compare_arms(read(archive, "zones", "gpu"), [weights], LocalStorage(tmp_path / "out"), settings)
+    result = compare_arms(found(archive, "zones", "gpu"), [weights], LocalStorage(tmp_path / "out"), settings)
     assert result.config.scale.box == (128, 128, 16)
     assert all(0 <= trial.mean("zones") <= 1 for trial in result.trials)
 
@@ -85,8 +90,9 @@ def test_a_case_without_a_lesion_map_is_left_out(archive: Path, tmp_path: Path) 
     first = sorted((archive / "lesions").iterdir())[0]
     (tmp_path / "one" / first.name).symlink_to(first)
     images, masks = open_storage(archive / "nnunet_raw"), open_storage(archive / "zonal_masks")
-    (case,) = read_labelled_cases(images, masks, open_storage(tmp_path / "one"), small_probe(), PICAI_PATIENT)
-    assert first.name == f"{case.id}.nii.gz"
+    scale = PROBE_SCALES["cpu"]
+    (case_id,) = find_labelled_cases(images, masks, open_storage(tmp_path / "one"), scale).ids
+    assert first.name == f"{case_id}.nii.gz"
     (tmp_path / "none").mkdir()
     with pytest.raises(ArchiveError, match=r"no case can be used; the first: .*the case has no lesion label"):
-        read_labelled_cases(images, masks, open_storage(tmp_path / "none"), small_probe(), PICAI_PATIENT)
+        find_labelled_cases(images, masks, open_storage(tmp_path / "none"), scale)

@@ -1,8 +1,8 @@
 """MNet in nnU-Net v2: `nnUNetTrainerZssmnet` from pre-trained weights, `nnUNetTrainerZssmnetScratch` without them.
 
 Each has a variant without deep supervision, with `NoDS` at the end of its name. All have the same loss (cross-entropy
-and focal, as published), the same linear warm-up and the same network; from weights the learning rate is 1e-3, else
-1e-2.
+and focal, as published), the same linear warm-up and the same network; from weights the learning rate is 1e-3, and that
+of the new heads 2e-2, else 1e-2.
 
 The network is MNet with its default channels and merging unit, or that of the file which the environment variable
 ``ZSSMNET_WEIGHTS`` names; it is noted in the plans, so that prediction needs no variable. Weights come from
@@ -70,7 +70,7 @@ class WarmUpThenPoly(PolyLRScheduler):
         super().step(current_step)
         epoch = self.ctr - 1 if current_step is None or current_step == -1 else current_step
         for group in self.optimizer.param_groups:
-            group["lr"] *= min(1.0, (epoch + 1) / (self.warm_up_epochs + 1))
+            group["lr"] *= group.get("factor", 1.0) * min(1.0, (epoch + 1) / (self.warm_up_epochs + 1))
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
@@ -78,6 +78,7 @@ class nnUNetTrainerZssmnet(nnUNetTrainer):  # noqa: N801  (nnU-Net's way of nami
     """Fine-tunes a pre-trained MNet with deep supervision."""
 
     learning_rate = 1e-3
+    head_factor = 20.0  # new heads that learn as slowly as the body hardly move
     warm_up_share = 0.05  # 50 of 1000 epochs
     from_weights = True
     deep_supervision = True
@@ -183,8 +184,12 @@ class nnUNetTrainerZssmnet(nnUNetTrainer):  # noqa: N801  (nnU-Net's way of nami
 
     @override
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
-        """nnU-Net's SGD, with a linear warm-up."""
+        """nnU-Net's SGD, with a linear warm-up, and new heads that learn faster than the body."""
         optimizer, _ = super().configure_optimizers()
+        heads = list(self.bare_network.outputs.parameters())
+        (body,) = optimizer.param_groups
+        body["params"] = [weight for weight in body["params"] if not any(weight is head for head in heads)]
+        optimizer.add_param_group({"params": heads, "factor": self.head_factor})
         warm_up = round(self.warm_up_share * self.num_epochs)
         return optimizer, WarmUpThenPoly(optimizer, self.initial_lr, self.num_epochs, warm_up)
 
@@ -199,6 +204,7 @@ class nnUNetTrainerZssmnetScratch(nnUNetTrainerZssmnet):  # noqa: N801
     """The same training from scratch, for a fair comparison."""
 
     learning_rate = 1e-2
+    head_factor = 1.0
     from_weights = False
 
 
