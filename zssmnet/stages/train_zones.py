@@ -24,7 +24,7 @@ from zssmnet.storage.records import Input, Record, fingerprints, output_of, publ
 from zssmnet.training.checkpoint import Progress as Epochs
 from zssmnet.training.precision import choose_device
 from zssmnet.zones.ensemble import Ensemble
-from zssmnet.zones.masks import figures_against, odd_about
+from zssmnet.zones.masks import NAMES, figures_against, odd_about
 from zssmnet.zones.model import (
     METHOD,
     MODEL,
@@ -71,7 +71,7 @@ class ZonesSummary(Summary):
     @property
     def sentence(self) -> str:
         """The figures in words."""
-        dices = ", ".join(f"{part} {self.figures[f'dice_{part}']:.3f}" for part in ("gland", "peripheral", "rest"))
+        dices = ", ".join(f"{name} {self.figures[f'dice_{part}']:.3f}" for part, name in NAMES.items())
         return f"Dice on {self.cases} held-out cases: {dices}"
 
 

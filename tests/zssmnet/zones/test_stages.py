@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from tests.phantoms import small_archive
@@ -176,6 +177,27 @@ class TestSegmentation:
         assert (again.given, again.persons) == (0, 3)
         assert (output / first.name).read_bytes() == third.read_bytes()
         assert segment(root, archive, output, given=tmp_path / "given").new == 0
+
+    def test_the_mask_of_an_image_that_is_stored_in_another_order_lies_on_its_own_grid(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        (tmp_path / "imagesTr").mkdir()
+        t2w = read_image(next(archive[0].rglob("*_0000.nii.gz")))
+        for name, stored in (
+            ("lps", t2w),
+            ("ras", sitk.DICOMOrient(t2w, "RAS")),
+            ("pls", sitk.DICOMOrient(t2w, "PLS")),
+        ):
+            write_image(stored, tmp_path / f"imagesTr/{name}_0000.nii.gz")
+        segment(root, (tmp_path, tmp_path), tmp_path / "masks")
+        masks = {file.name[:3]: read_image(file) for file in (tmp_path / "masks").rglob("*.nii.gz")}
+        assert set(masks) == {"lps", "ras", "pls"}
+        for name, mask in masks.items():
+            stored = read_image(tmp_path / f"imagesTr/{name}_0000.nii.gz")
+            assert (mask.GetSize(), mask.GetDirection()) == (stored.GetSize(), stored.GetDirection())
+            assert np.allclose(mask.GetOrigin(), stored.GetOrigin())
+            ordered = sitk.DICOMOrient(mask, "LPS")
+            assert np.array_equal(array_of(ordered), array_of(masks["lps"])) and array_of(ordered).any()
 
     def test_an_image_that_cannot_be_used_is_left_out_with_its_reason(
         self, root: Path, archive: tuple[Path, Path], tmp_path: Path
