@@ -240,7 +240,7 @@ def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
             return publish_recorded(output, case.id, record, {_keys_of(case.id)[0]: copy}, _outputs(known)), True
         settings, ensemble = _ensemble(part.model, part.model_input.sha256, part.config.device)
         used = channel_count(settings)
-        files = []
+        files = list[Input]()
         for key in case.images[:used]:
             with file_errors(case.id, images, key):
                 files += fingerprints([(images, key)], known.inputs if known else ())
