@@ -32,7 +32,8 @@ Array = npt.NDArray[Any]
 
 def inverted(values_ZYX: Array) -> Array:
     """An image with its contrast inverted."""
-    return values_ZYX.max() - values_ZYX
+    turned: Array = values_ZYX.max() - values_ZYX
+    return turned
 
 
 def thigh(values_ZYX: Array) -> Array:

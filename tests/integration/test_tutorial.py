@@ -48,8 +48,8 @@ def write_dicom(folder: Path, number: int) -> tuple[np.ndarray, sitk.Image]:
         values = np.clip(array_of(on := onto_grid(image, case.t2w)), 0, 65535).astype(np.uint16)
         del on
         positions = [z * index for index in range(len(values))]
-        uid = {"SeriesInstanceUID": f"1.2.3.{number}.{kind}"}
-        series(folder / str(number), kind, values, positions, **fields, **shared, **uid)
+        own: dict[str, Any] = {**shared, **fields, "SeriesInstanceUID": f"1.2.3.{number}.{kind}"}
+        series(folder / str(number), kind, values, positions, **own)
         if kind == 4:
             voxels = values
     return voxels, case.mask
