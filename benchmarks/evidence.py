@@ -27,7 +27,11 @@ from zssmnet.config import (
     ProbeConfig,
     Recipe,
 )
-from zssmnet.phantom import GridSpec, evenly_split_cases, phantom_case, write_case
+from zssmnet.data.archive import MASK_SUFFIX
+from zssmnet.data.image_io import read_image
+from zssmnet.phantom import GridSpec, evenly_split_cases, phantom_around, phantom_case, write_case
+from zssmnet.preparation.cropping import bounding_box
+from zssmnet.preparation.resampling import grid_of, resample_mask, target_grid
 from zssmnet.probe.arms import AGAIN, POSITIVE, SCRATCH, Arm, build_network, read_arm
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.labels import LabelledCase, LabelledCases, find_labelled_cases
@@ -48,6 +52,9 @@ UNLABELLED, LABELLED, EPOCHS, CONTROL_STEPS = 100, 136, 5, 600
 CONFIG = ProbeConfig(task="zones", preset="coarse", seeds=TRAININGS, test_cases=40, device="cpu")
 GRID = GridSpec.centred((112, 112, 21), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))
 CONTRAST_SPREAD = 0.25
+MASKS = [Path(__file__).resolve().parents[2] / "shared/data" / name for name in ("zonal_masks", "more_zonal_masks")]
+"""Real zonal masks, where they are: no part of the project. Without them all are drawn."""
+_AROUND = 35
 _CONTROL_SEED = 700
 
 
@@ -72,15 +79,35 @@ def waited_for(files: Sequence[Path]) -> None:
     raise TimeoutError(f"another process of this root has ended: {files[0].parent} lacks files")
 
 
-def write_cases(folder: Path, ids: list[str], share: Share) -> None:
-    """Write examinations with subtle lesions around drawn zones, each with contrasts, gains and bias of its own.
+def real_masks() -> list[Path]:
+    """Real zonal masks, one of each patient, where there are any."""
+    files = sorted(file for folder in MASKS for file in folder.glob(f"*{MASK_SUFFIX}"))
+    return list({file.name.partition("_")[0]: file for file in files}.values())
+
+
+def near_gland(file: Path) -> sitk.Image:
+    """A mask at the phantoms' spacing; what lies far from the gland need not be drawn."""
+    mask = read_image(file)
+    mask = resample_mask(mask, target_grid(grid_of(mask), GRID.spacing_mm))
+    gland = bounding_box(sitk.GetArrayFromImage(mask))
+    assert gland
+    (x0, y0, _), (x1, y1, _), (width, height, _) = gland.start, gland.stop, mask.GetSize()
+    return mask[max(0, x0 - _AROUND) : min(width, x1 + _AROUND), max(0, y0 - _AROUND) : min(height, y1 + _AROUND), :]
+
+
+def write_cases(folder: Path, ids: Sequence[str], masks: Sequence[Path], share: Share) -> None:
+    """Write examinations with subtle lesions around zones, each with contrasts, gains and bias of its own.
 
     With the same contrasts in all cases, thresholds that hold for one hold for the next, and four labelled cases teach
     as much as sixty.
     """
-    for case_id in share.of(ids):
+    for case_id, mask in share.of([*itertools.zip_longest(ids, masks[: len(ids)])]):
         if not (folder / f"{case_id}.written").exists():
-            write_case(folder, phantom_case(case_id, 0, [GRID], subtle=True, contrast_spread=CONTRAST_SPREAD))
+            if mask:
+                case = phantom_around(case_id, near_gland(mask), subtle=True, contrast_spread=CONTRAST_SPREAD)
+            else:
+                case = phantom_case(case_id, 0, [GRID], subtle=True, contrast_spread=CONTRAST_SPREAD)
+            write_case(folder, case)
             (folder / f"{case_id}.written").touch()
     waited_for([folder / f"{case_id}.written" for case_id in ids])
 
@@ -163,8 +190,9 @@ def measure(root: Path, file: Path, share: Share) -> None:
         times.write_text(json.dumps(spent))
         return done
 
-    timed("examinations", lambda root: write_cases(root / "unlabelled", evenly_split_cases(UNLABELLED), share))
-    timed("examinations", lambda root: write_cases(root / "labelled", _ids(LABELLED), share))
+    masks, unlabelled = real_masks(), evenly_split_cases(UNLABELLED)
+    timed("examinations", lambda root: write_cases(root / "labelled", _ids(LABELLED), masks, share))
+    timed("examinations", lambda root: write_cases(root / "unlabelled", unlabelled, masks[LABELLED:], share))
     control, trained = timed("positive control", controls, share), list[str]()
     for recipe in (None, *RECIPES):
         if recipe:
@@ -174,7 +202,9 @@ def measure(root: Path, file: Path, share: Share) -> None:
             spent = Counter[str]()
             for one in root.glob("times-*.json"):
                 spent.update(json.loads(one.read_text()))
-            file.write_text(json.dumps({"cpu_s": spent, "result": _small(result.model_dump(mode="json"))}) + "\n")
+            figures = {"cpu_s": spent, "real_masks": min(len(masks), LABELLED + UNLABELLED)}
+            figures["result"] = _small(result.model_dump(mode="json"))
+            file.write_text(json.dumps(figures) + "\n")
 
 
 def _ids(count: int) -> list[str]:
@@ -206,9 +236,10 @@ def page(figures: dict[str, Any], picture: str) -> str:
         "Below: whether the probe can tell at all, and what it says of the recipes, with synthetic examinations and a "
         "small network on a CPU.",
         "## How",
-        f"{UNLABELLED} synthetic examinations for pre-training and {LABELLED} others for the probe, all around drawn "
-        "zonal masks, in the probe's preset `coarse`, 2.7 x 2.7 x 4 mm. Tissue contrasts are drawn anew for each case, "
-        "so that no threshold of one case holds for the next. Task: zones, from the images alone.",
+        f"{UNLABELLED} synthetic examinations for pre-training and {LABELLED} others for the probe, "
+        f"{figures['real_masks']} of them around real zonal masks, each of another patient, the rest around drawn "
+        "ones, in the probe's preset `coarse`, 2.7 x 2.7 x 4 mm. Contrasts are drawn anew for each case, so that "
+        "no threshold of one case holds for the next. Task: zones, from the images alone.",
         f"Channels {', '.join(map(str, result.network.channels))}. {TRAININGS} trainings, one for each seed of the "
         f"probe, of the positive control ({CONTROL_STEPS} steps with the zones of the {UNLABELLED} cases; the probe "
         f"gives it new heads) and of every recipe ({EPOCHS} epochs of AdamW at 0.01 with a cosine and a calibrated "
