@@ -18,7 +18,7 @@ ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: help setup demo evidence evidence-page service service-stop deploy test format lint types tests tests-long test-nnunet reliability-page bench bench-gpu bench-nnunet bench-page docs wheel fix lock audit clean
+.PHONY: help setup demo evidence evidence-page service service-stop deploy test format lint types tests tests-long test-nnunet reliability-page bench bench-gpu gpu-check bench-nnunet bench-page docs wheel fix lock audit clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,10 @@ bench: setup  ## timings against the plain way, twenty minutes; figures also in 
 bench-gpu: setup  ## everything about the GPU, within ten minutes; figures also in benchmarks/results
 	@mkdir -p $(RESULTS)
 	$(BIN)/python -m benchmarks.gpu --json $(RESULTS)/gpu.json --png $(RESULTS)/gpu_loss_curves.png
+
+gpu-check: setup  ## what ten minutes on a card have to answer, most valuable first; continues with what is missing
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m benchmarks.gpu_check --json $(RESULTS)/gpu_check.json
 
 bench-nnunet: $(NNUNET)/.ready  ## fine-tuning in nnU-Net v2 from weights and from scratch, on synthetic cases; half an hour
 	@mkdir -p $(RESULTS)

@@ -16,7 +16,8 @@ from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.report.palette import FAINT
 from zssmnet.report.style import heading, legend, new_figure, png_of, without_frame
 from zssmnet.training.epoch import training_step
-from zssmnet.training.precision import FLOAT16_LOSS_SCALE, accelerated, gpu_settings
+from zssmnet.training.precision import accelerated, gpu_settings, is_captured
+from zssmnet.training.step import CapturedStep, Step
 from zssmnet.training.trainer import initial_state
 
 COLOURS = ("#2f78a8", "#8fb8d4", "#d1495b", "#ffb000", "#4d8b57", "#7b5ea7")
@@ -48,7 +49,9 @@ def run(course: Course, sizes: Sizes) -> list[float]:
     state = initial_state(config, device)
     network = accelerated(state.model, device, config.training)
     network.train()
-    scale = FLOAT16_LOSS_SCALE if course.precision == "float16" else 1.0
+    scaler = state.scaler if course.precision == "float16" else None
+    kind = CapturedStep if is_captured(config.training, device) else Step
+    computed = kind(network, config.corruption)
     cubes = torch.from_numpy(draw_cubes(max(DIFFERENT, sizes.batch), sizes.size, kind="smooth")).to(device)
     losses = torch.zeros(sizes.steps, device=device)
     with gpu_settings(course.precision == "tf32"):
@@ -56,7 +59,7 @@ def run(course: Course, sizes: Sizes) -> list[float]:
             numbers = torch.randperm(len(cubes), generator=state.generator)[: sizes.batch]
             keys = sample_keys(sizes.batch, state.generator)
             batch = swap_x_and_z(cubes.index_select(0, numbers.to(device, non_blocking=True)))
-            losses[step], _ = training_step(network, state.optimizer, batch, keys, config.corruption, loss_scale=scale)
+            losses[step], _ = training_step(computed, state.optimizer, batch, keys, scaler=scaler)
     reported: list[float] = losses.tolist()
     return reported
 

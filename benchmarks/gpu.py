@@ -118,8 +118,6 @@ def steps(session: Session) -> None:
     """(c) The step, plainly and accelerated, without compilation."""
     if found := session.measured("steps", "steps", 60):
         session.results.table(*tables.steps(found, session.sizes, _card()))
-        if share := tables.share_of_corruption(session.found):
-            session.results.note(share)
 
 
 def profile(session: Session) -> None:

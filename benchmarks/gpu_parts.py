@@ -22,7 +22,6 @@ from zssmnet.storage import LocalStorage
 from zssmnet.training.batches import Batches, ResidentCubes, StreamedCubes
 from zssmnet.training.dataset import CubeSet, open_training_data
 from zssmnet.training.epoch import CHECK_EVERY, train_epoch
-from zssmnet.training.optimizer import make_optimizer
 from zssmnet.training.precision import gpu_settings
 from zssmnet.training.trainer import fits_in_memory, largest_batch
 
@@ -56,9 +55,8 @@ def waits(sizes: Told, cubes: str) -> Iterator[Told]:
 
 def _waits_with(batches: Batches, training: CubeSet, sizes: Sizes) -> Told:
     step = Step(TOGETHER, sizes)
-    optimizer = make_optimizer(step.model, step.device, step.recipe)
     watched = _WatchedBatches(batches)
-    epoch = partial(train_epoch, step.network, optimizer, batch_size=sizes.batch, corruption=CorruptionConfig())
+    epoch = partial(train_epoch, step.computed, step.optimizer, batch_size=sizes.batch)
     try:
         for batches_now in (batches, watched):  # what is done once only, is done in the first epoch
             epoch(cubes=batches_now, generator=torch.Generator().manual_seed(0), on_step=lambda done, steps: None)
@@ -160,7 +158,7 @@ def largest(sizes: Told, tried_at_most: int = LARGEST_TRIED) -> Iterator[Told]:
     asked = Sizes.of(sizes)
     found: Told = {"tried_at_most": tried_at_most}
     for name, variant in (("float32", replace(TOGETHER, precision="float32")), ("bfloat16", TOGETHER)):
-        with gpu_settings(variant.tf32):
+        with gpu_settings(bool(variant.tf32)):
             step = Step(variant, asked)
             fits = partial(fits_in_memory, step.network, asked.size, step.device, CorruptionConfig())
             found[name] = _largest(fits, asked.batch, tried_at_most)

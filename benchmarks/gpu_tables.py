@@ -10,7 +10,7 @@ from benchmarks.steps import Sizes
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 Found = dict[str, Any]
-_STEP_HEAD = ("variant", "step", "cubes/s", "to plain", "memory", "of the bfloat16 peak")
+_STEP_HEAD = ("variant", "step", "launching", "cubes/s", "to plain", "memory reserved", "of the bfloat16 peak")
 
 
 def corruption(found: Found, sizes: Sizes) -> Table:
@@ -48,15 +48,6 @@ def compiled(found: Mapping[Any, Found], eager: Found, sizes: Sizes, card: str) 
             name += f" (first step {one['first_step_s']:.0f} s)"
         rows.append(_step_row(name, one, eager, sizes, card))
     return f"{_step_title(sizes, card)}, compiled", _STEP_HEAD, rows
-
-
-def share_of_corruption(found: Found) -> str:
-    """Corruption's share of the accelerated step; empty where one of both is not known."""
-    step, corrupting = found.get("steps", {}).get("all together", {}), found.get("corruption")
-    if not corrupting or "median_ms" not in step:
-        return ""
-    share = corrupting["ms"]["whole"] / step["median_ms"]
-    return f"Corruption alone takes {share:.1%} of the time of a step with all together."
 
 
 def profile(found: Found) -> Table:
@@ -131,11 +122,12 @@ def processes(found: Mapping[int, Found], steps: int) -> Table:
 
 def _step_row(name: str, one: Found, found: Found, sizes: Sizes, card: str) -> tuple[str, ...]:
     if "error" in one:
-        return name, one["error"], "", "", "", ""
+        return name, one["error"], "", "", "", "", ""
     plain = found.get("plain", {}).get("median_ms")
     ratio = f"{plain / one['median_ms']:.2f} x" if plain else ""
     memory = _gib(one["peak_gpu_bytes"])
-    return name, f"{one['median_ms']:.1f} ms", f"{one['cubes_per_second']:.0f}", ratio, memory, _share(one, sizes, card)
+    times = f"{one['median_ms']:.1f} ms", f"{one['host_ms']:.1f} ms"
+    return name, *times, f"{one['cubes_per_second']:.0f}", ratio, memory, _share(one, sizes, card)
 
 
 def _share(one: Found, sizes: Sizes, card: str) -> str:

@@ -23,7 +23,7 @@ from zssmnet.training.precision import gpu_settings
 
 KINDS = (
     ("convolutions", ("conv",)),
-    ("norms and activations", ("batch_norm", "instance_norm", "leaky_relu")),
+    ("norms and activations", ("batch_norm", "instance_norm", "leaky_relu", "norm_and_activate")),
     ("pooling and up-sampling", ("max_pool", "upsample", "aten::bmm", "aten::mm")),
     ("copies: layouts, number types", ("aten::copy_", "aten::clone", "aten::contiguous")),
     ("optimizer", ("_fused_sgd", "_foreach", "Optimizer")),
@@ -67,7 +67,7 @@ def forward_gflop(sizes: Sizes) -> float:
 
 def where_time_goes(sizes: Sizes, steps: int = 3) -> dict[str, Any]:
     """A step's time by kind of operation, as the profiler sees it, and what norms achieve of the bandwidth."""
-    with gpu_settings(TOGETHER.tf32):
+    with gpu_settings(bool(TOGETHER.tf32)):
         step = Step(TOGETHER, sizes)
         step()
         corruption_ms, _ = _profiled(lambda: _corrupted(step), steps, step.device)

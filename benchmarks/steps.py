@@ -3,6 +3,7 @@
 import itertools
 import statistics
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -15,10 +16,12 @@ from torch.nn import functional
 from benchmarks.random_cubes import Triple, draw_cubes
 from zssmnet.config import CorruptionConfig, NetworkConfig, TrainingConfig
 from zssmnet.corruption import LAYOUT, corrupt, sample_keys, swap_x_and_z
-from zssmnet.training.epoch import CHECK_EVERY
-from zssmnet.training.loss import restoration_loss, restoring_network
+from zssmnet.training import step as restoring
+from zssmnet.training.epoch import CHECK_EVERY, training_step
+from zssmnet.training.loss import restoring_network
 from zssmnet.training.optimizer import make_optimizer
-from zssmnet.training.precision import Compile, accelerated, gpu_settings
+from zssmnet.training.precision import Compile, accelerated, gpu_settings, is_captured
+from zssmnet.training.step import CapturedStep
 
 Channels = tuple[int, int, int, int, int]
 POOL = 48
@@ -30,29 +33,33 @@ class Variant:
 
     Attributes:
         channels_last: memory layout of the network and of what it sees.
-        tf32: whether float32 convolutions may use it (a GPU's tensor cores).
+        tf32: whether float32 products are rounded to it; None: PyTorch as it comes, which rounds those of convolutions
+            and does not try cuDNN's algorithms.
         precision: number type of the convolutions.
         fused: one kernel for the optimizer.
         resident: cubes lie on the device; otherwise each batch is gathered on the host and copied from pageable
             memory, while everything waits.
         seldom: the loss is looked at every 20 steps, not at each.
-        compile: mode of torch.compile.
+        compile: mode of torch.compile, or `cudagraphs`.
+        kernels: whether norms and merging are Triton kernels; None: as `compile` has it.
     """
 
     channels_last: bool = False
-    tf32: bool = False
+    tf32: bool | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     fused: bool = False
     resident: bool = False
     seldom: bool = False
     compile: Compile = "off"
+    kernels: bool | None = None
 
 
 PLAIN = Variant()
 TOGETHER = Variant(True, True, "bfloat16", True, True, True)
 ALONE = {
     "channels last": replace(PLAIN, channels_last=True),
-    "TF32": replace(PLAIN, tf32=True),
+    "no TF32": replace(PLAIN, tf32=False),
+    "algorithms tried": replace(PLAIN, tf32=True),
     "bfloat16": replace(PLAIN, precision="bfloat16"),
     "bfloat16 and channels last": replace(PLAIN, precision="bfloat16", channels_last=True),
     "fused optimizer": replace(PLAIN, fused=True),
@@ -103,7 +110,11 @@ class Step:
         layout = LAYOUT if variant.channels_last else torch.contiguous_format
         self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.network = accelerated(self.model, self.device, self.recipe)
-        self._optimizer = self._make_optimizer()
+        if variant.kernels is not None:
+            self.model.fuse(variant.kernels)
+        kind = CapturedStep if is_captured(self.recipe, self.device) else restoring.Step
+        self.computed = kind(self.network, self.corruption)
+        self.optimizer = self._make_optimizer()
         self._cubes = draw_cubes(min(POOL, 2 * sizes.batch), sizes.size)
         self._resident = torch.from_numpy(self._cubes).to(self.device) if variant.resident else None
         self._steps = 0
@@ -113,19 +124,16 @@ class Step:
         numbers = torch.randint(len(self._cubes), (self.sizes.batch,), generator=self._generator)
         keys = sample_keys(self.sizes.batch, self._generator)
         batch = self._batch(numbers)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(batch, keys)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        if self.variant.channels_last:
+            loss, _ = training_step(self.computed, self.optimizer, batch, keys)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = plain_loss(self.network, batch, keys, self.corruption)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
         self._steps += 1
         if not self.variant.seldom or self._steps % CHECK_EVERY == 0:
             float(loss.detach())
-
-    def loss(self, batch: Tensor, keys: Tensor) -> Tensor:
-        """The loss of a batch of cubes on the device."""
-        if self.variant.channels_last:
-            return restoration_loss(self.network, batch, keys, self.corruption)
-        return plain_loss(self.network, batch, keys, self.corruption)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """A batch on the device and its keys."""
@@ -157,12 +165,12 @@ def settle(device: torch.device) -> None:
 
 
 def measure(variant: Variant, sizes: Sizes, warm_up: int = 3) -> dict[str, Any]:
-    """Milliseconds of a step, cubes a second, the largest memory, and how long the first step took.
+    """Milliseconds of a step, of its launches on the host, cubes a second, memory, and how long the first step took.
 
-    On a GPU, steps that do not wait for each other are timed as a row, from one end to the next, by events in the
-    stream; the median of these is what counts.
+    Memory is what PyTorch has reserved: pools of CUDA graphs are in it. On a GPU, steps that do not wait for each
+    other are timed as a row, from one end to the next, by events in the stream; the median of these is what counts.
     """
-    with gpu_settings(variant.tf32):
+    with nullcontext() if variant.tf32 is None else gpu_settings(variant.tf32):
         step = Step(variant, sizes)
         start = time.perf_counter()
         step()
@@ -177,13 +185,26 @@ def measure(variant: Variant, sizes: Sizes, warm_up: int = 3) -> dict[str, Any]:
         median = statistics.median(milliseconds)
         return {
             "median_ms": median,
+            "host_ms": _host_ms(step, 5),
             "ms": milliseconds,
             "cubes_per_second": 1e3 * sizes.batch / median,
             "cubes_per_second_of_all": sizes.batch * sizes.steps / whole_s,
             "first_step_s": first_s,
-            "peak_gpu_bytes": torch.cuda.max_memory_allocated() if step.device.type == "cuda" else None,
+            "peak_gpu_bytes": torch.cuda.max_memory_reserved() if step.device.type == "cuda" else None,
             "variant": asdict(variant),
         }
+
+
+def _host_ms(step: Step, count: int) -> float:
+    """Milliseconds until a step returns to the host, with nothing before it in the GPU's queue; the median."""
+    found = []
+    for _ in range(count):
+        settle(step.device)
+        start = time.perf_counter()
+        step()
+        found.append(1e3 * (time.perf_counter() - start))
+    settle(step.device)
+    return statistics.median(found)
 
 
 def _timed_row(step: Step, count: int) -> tuple[list[float], float]:

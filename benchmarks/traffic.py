@@ -32,20 +32,20 @@ from zssmnet.training.optimizer import make_optimizer
 
 CARDS = {"H100": (3.35, 989), "A100": (2.04, 312), "RTX 4090": (1.01, 165)}
 """Bandwidth in TB/s and dense bfloat16 in TFLOP/s, as the manufacturer tells."""
-LAUNCH_US = 4.0
-"""Of the host, for an operation from Python; the GPU waits where its kernels are shorter."""
+LAUNCH_US = 25.0
+"""Of the host, for a kernel of an uncompiled step, autograd and Python included: 22 to 29 on the hosts of two H100s."""
 KINDS = {
     "convolutions": ("convolution",),
-    "norms and activations": ("batch_norm", "leaky_relu"),
+    "norms and activations": ("batch_norm", "leaky_relu", "norm_and_activate"),
     "copies: layouts, number types": ("copy", "clone"),
     "pooling": ("max_pool",),
     "up-sampling": ("upsample", "lerp", "stack", "bmm", "mm"),
-    "merging and concatenation": ("cat", "sub", "abs", "sgn", "neg"),
+    "merging and concatenation": ("cat", "sub", "abs", "sgn", "neg", "absolute_difference"),
     "optimizer": ("_foreach", "_fused"),
 }
 FREE = ("empty", "detach", "lift_fresh", "_unsafe_view")
 """Operations that move nothing, besides views."""
-TWO_KERNELS = ("batch_norm", "convolution_backward")
+TWO_KERNELS = ("convolution_backward",)
 
 
 @dataclass
@@ -95,12 +95,12 @@ class _Counting(TorchDispatchMode):
         moved = sum(map(_bytes, taken)) + sum(_bytes(one) for one in tree_leaves(given) if isinstance(one, Tensor))
         if name == "copy_":
             moved -= _bytes(args[0])  # is only written
-        if "batch_norm" in name:
-            moved += sum(_bytes(one) for one in taken if one.ndim > 1)
+        if "norm" in name:
+            moved += sum(_bytes(one) for one in taken if one.ndim > 3)
         if "convolution" in name:
             self._copy_to_channels_last(taken[: 2 if "backward" in name else 1])
             given = _channels_last(given)
-        self.traffic.add(name, moved, 2 if name.endswith(TWO_KERNELS) or "batch_norm" in name else 1)
+        self.traffic.add(name, moved, 2 if name.endswith(TWO_KERNELS) or "norm" in name else 1)
         return given
 
     def _copy_to_channels_last(self, tensors: list[Tensor]) -> None:
@@ -128,14 +128,16 @@ def _channels_last(given: Any) -> Any:
     return type(given)(_channels_last(one) if isinstance(one, Tensor) else one for one in given)
 
 
-def step_traffic(sizes: Sizes) -> Traffic:
-    """Of the second of two steps, which has momentum."""
+def step_traffic(sizes: Sizes, fused: bool = False) -> Traffic:
+    """Of the second of two steps, which has momentum; `fused`: with norms of our own, as in CUDA graphs."""
     with torch.device("meta"):
         network = restoring_network(NetworkConfig(channels=sizes.channels))
         shape = (sizes.batch, network.in_channels, *sizes.size[::-1])
         corrupted = torch.empty(shape).contiguous(memory_format=LAYOUT)
         target = corrupted[:, : network.num_classes].contiguous(memory_format=LAYOUT)
     network.to(memory_format=LAYOUT)  # type: ignore[call-overload]
+    if fused:
+        network.fuse()
     optimizer = make_optimizer(network, torch.device("meta"), TrainingConfig())
     optimizer.param_groups[0]["foreach"] = True
     for _ in range(2):
@@ -174,16 +176,18 @@ def main() -> None:
     sizes = Sizes(options.batch, tuple(options.channels), tuple(options.size), "meta", 1)
     told = {"batch": sizes.batch, "channels": list(sizes.channels), "size": list(sizes.size), "precision": "bfloat16"}
     results = Results("traffic", told, options.json)
-    traffic = step_traffic(sizes)
-    results.add("step", traffic.told())
-    rows = [
-        (kind, f"{traffic.bytes[kind] / 1e9:.1f} GB", str(traffic.kernels[kind]))
-        for kind in sorted(traffic.bytes, key=lambda kind: -traffic.bytes[kind])
-    ]
-    rows.append(("together", f"{sum(traffic.bytes.values()) / 1e9:.1f} GB", str(sum(traffic.kernels.values()))))
-    results.table(f"What a step of {sizes.batch} cubes moves", ("operations", "memory", "kernels"), rows)
-    head = ("card", "computing", "memory, as it is", "memory of the convolutions alone", "launches")
-    results.table("What a step takes at least", head, roofline(traffic, sizes))
+    for name, fused in (("uncompiled", False), ("as a CUDA graph", True)):
+        traffic = step_traffic(sizes, fused)
+        results.add(name, traffic.told())
+        rows = [
+            (kind, f"{traffic.bytes[kind] / 1e9:.1f} GB", str(traffic.kernels[kind]))
+            for kind in sorted(traffic.bytes, key=lambda kind: -traffic.bytes[kind])
+        ]
+        rows.append(("together", f"{sum(traffic.bytes.values()) / 1e9:.1f} GB", str(sum(traffic.kernels.values()))))
+        title = f"What a step of {sizes.batch} cubes moves, {name}"
+        results.table(title, ("operations", "memory", "kernels"), rows)
+        head = ("card", "computing", "memory", "memory of the convolutions alone", "launches from Python")
+        results.table(f"What a step takes at least, {name}", head, roofline(traffic, sizes))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def _message(webhook: UUID, occasion: str, line: str, trigger: dict[str, Any], e
         name=f"zssmnet: say that {occasion}",
         description=f"Calls the webhook block when {occasion}. Switch it on when that block has your address.",
         enabled=enabled,
-        trigger=trigger,  # type: ignore[arg-type]  # pydantic makes one of it
+        trigger=trigger,  # pydantic makes one of it
         actions=[CallWebhook(block_document_id=webhook, payload=f'{{"text": {{{{ ({line}) | tojson }}}}}}')],
     )
 

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import httpx
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events import Event
+from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
 
-from zssmnet.errors import ServiceError
+from zssmnet.errors import ServiceError, without_credentials
 
 BLOCK = "zssmnet-notifications"
 NOWHERE = "https://webhook.invalid/"
@@ -30,26 +32,29 @@ def send_test_message() -> str:
     """Send a message by the way of all others; what the receiver answered.
 
     Raises:
-        ServiceError: it did not arrive.
+        ServiceError: it did not arrive, or no server answers.
     """
-    with get_client(sync_client=True) as client:
-        test = str(uuid4())
-        payload = {"message": "This is a test message of zssmnet. Nothing needs to be done."}
-        event = Event(event=TEST, resource={"prefect.resource.id": f"zssmnet.test.{test}"}, payload=payload)
-        client.request("POST", "/events", json=[event.model_dump(mode="json")])
-        deadline = time.monotonic() + ANSWERS_S
-        while not (answer := _answer(client, event)):
-            if time.monotonic() > deadline:
-                raise ServiceError(
-                    f"the message was not sent within {ANSWERS_S:g} s: run 'zssmnet-deploy', and check that the "
-                    "automation 'zssmnet: say that messages arrive' is on"
-                )
-            time.sleep(0.5)
-        status = answer.get("status_code")
-        if status is None or status >= 400:
-            reason = f"the receiver answered {status}" if status else str(answer.get("reason", "no reason given"))
-            raise ServiceError(f"the message did not arrive: {reason}; check the address in block webhook/{BLOCK}")
-        return f"the receiver answered {status}; automations that are switched on send their messages there"
+    payload = {"message": "This is a test message of zssmnet. Nothing needs to be done."}
+    event = Event(event=TEST, resource={"prefect.resource.id": f"zssmnet.test.{uuid4()}"}, payload=payload)
+    try:
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=[event.model_dump(mode="json")])
+            deadline = time.monotonic() + ANSWERS_S
+            while not (answer := _answer(client, event)) and time.monotonic() < deadline:
+                time.sleep(0.5)
+    except (httpx.HTTPError, RuntimeError) as error:  # Prefect's client raises the last one, too
+        reason = without_credentials(f"{PREFECT_API_URL.value()}: {' '.join(str(error).split())}")
+        raise ServiceError(reason) from error
+    if answer is None:
+        raise ServiceError(
+            f"the message was not sent within {ANSWERS_S:g} s: run 'zssmnet-deploy', and check that the "
+            "automation 'zssmnet: say that messages arrive' is on"
+        )
+    status = answer.get("status_code")
+    if status is None or status >= 400:
+        reason = f"the receiver answered {status}" if status else str(answer.get("reason", "no reason given"))
+        raise ServiceError(f"the message did not arrive: {reason}; check the address in block webhook/{BLOCK}")
+    return f"the receiver answered {status}; automations that are switched on send their messages there"
 
 
 def _answer(client: SyncPrefectClient, event: Event) -> Mapping[str, Any] | None:

@@ -41,6 +41,7 @@ POOLS = {
 PARAMETERS = {
     "images_path": "ZSSMNET_IMAGES",
     "zonal_mask_path": "ZSSMNET_MASKS",
+    "zones_model": "ZSSMNET_ZONES_MODEL",
     "splits_path": "ZSSMNET_SPLITS",
     "root": "ZSSMNET_ROOT",
 }

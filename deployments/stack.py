@@ -225,9 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="zssmnet-service", description="Prefect's server and workers as processes of this machine."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (work, help) in _COMMANDS.items():
+    for name, (run, help) in _COMMANDS.items():
         command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-        command.set_defaults(work=work)
+        command.set_defaults(run=run)
         if name in ("backup", "restore"):
             command.add_argument("file", metavar="FILE", type=lambda name: Path(name).absolute())
     options = parser.parse_args(arguments)
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         nonlocal status
-        status = options.work(LocalStack(FOLDER, port=PORT), options)
+        status = options.run(LocalStack(FOLDER, port=PORT), options)
 
     return run_to_its_end(work) or status
 

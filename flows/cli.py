@@ -98,7 +98,7 @@ COMMANDS = {
         "run all stages, from an archive to weights",
         f"{_ARCHIVE} --output root",
         _ROOT,
-        ("ArchiveConfig", "StrictConfig", "CubesConfig", "PretrainConfig"),
+        ("MaskedArchiveConfig", "StrictConfig", "CubesConfig", "PretrainConfig"),
         is_stage=True,
         trains=True,
     ),
@@ -106,9 +106,31 @@ COMMANDS = {
         "continue training with new cases and publish the model if it is better",
         f"{_ARCHIVE} --output root --min_new_cases 10",
         _ROOT,
-        ("ArchiveConfig", "RetrainingConfig"),
+        ("MaskedArchiveConfig", "RetrainingConfig"),
         is_stage=True,
         trains=True,
+    ),
+    "train-zones": Command(
+        "train networks that make zonal masks, on the cases that have one",
+        f"{_ARCHIVE} --output root",
+        {
+            "images_path": ("D", "folder or s3://bucket/prefix of the images"),
+            "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks of some or all cases, CASE.nii.gz"),
+            "output": ("ROOT", "working root; the networks go to ROOT/SSL/zones_model"),
+        },
+        ("ZonesConfig", "LabelledConfig"),
+        is_stage=True,
+    ),
+    "segment-zones": Command(
+        "make zonal masks for the cases of an archive that have none",
+        "--model root --images_path archive/images --output masks",
+        {
+            "model": ("F", "root of 'train-zones', or its zones.model"),
+            "images_path": ("D", "folder or s3://bucket/prefix of the images"),
+            "output": ("D", "folder for the masks; those that need a look go to doubtful/ in it"),
+        },
+        ("SegmentConfig", "GivenMasksConfig"),
+        is_stage=True,
     ),
     "import-dicom": Command(
         "convert a tree of DICOM files into a de-identified archive in PI-CAI's layout",
@@ -143,10 +165,18 @@ COMMANDS = {
         {
             "images_path": ("D", "folder or s3://bucket/prefix of the images"),
             "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
-            "lesion_path": ("D", "folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"),
             "output": ("D", "nnU-Net's folder of raw data sets (nnUNet_raw)"),
         },
         ("NnunetDatasetConfig",),
+    ),
+    "evaluate": Command(
+        "compute the PI-CAI challenge's figures of predictions of csPCa",
+        "--predictions predicted --labels nn/raw/Dataset501_csPCa/labelsTr",
+        {
+            "predictions": ("D", "folder of CASE.npz, by nnUNetv2_predict --save_probabilities"),
+            "labels": ("D", "folder of csPCa labels on the same grids, CASE.nii.gz"),
+        },
+        ("EvaluationConfig",),
     ),
     "export": Command(
         "export pre-trained weights to a file for nnU-Net",
@@ -261,7 +291,10 @@ def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> 
         )
     settings: list[type[BaseModel]] = [getattr(config, one) for one in command.settings]
     add_flags(parser, (setting for one in settings for setting in flags_of(one)))
-    parts = {field.annotation for field in Settings.model_fields.values()} | {config.ArchiveConfig}
+    parts = {field.annotation for field in Settings.model_fields.values()} | {
+        config.ArchiveConfig,
+        config.MaskedArchiveConfig,
+    }
     if parts.intersection(settings):
         parser.add_argument(
             "--config", metavar="F", type=address, help="TOML file of all settings; flags take precedence"

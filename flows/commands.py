@@ -10,13 +10,24 @@ from typing import Any
 from flows.console import shown_progress
 from flows.exit_handling import say
 from flows.local_commands import check_masks as check_masks
+from flows.local_commands import evaluate as evaluate
 from flows.local_commands import export as export
 from flows.local_commands import import_dicom as import_dicom
 from flows.local_commands import nnunet_dataset as nnunet_dataset
 from flows.local_commands import package as package
 from flows.local_commands import upload as upload
 from flows.settings import config_of, retraining_of, settings_of
-from zssmnet.config import ArchiveConfig, DemoConfig, ProbeConfig, StrictConfig
+from zssmnet.config import (
+    ArchiveConfig,
+    DemoConfig,
+    GivenMasksConfig,
+    LabelledConfig,
+    MaskedArchiveConfig,
+    ProbeConfig,
+    SegmentConfig,
+    StrictConfig,
+    ZonesConfig,
+)
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
 from zssmnet.storage import Storage, open_storage
@@ -32,6 +43,8 @@ STAGES = {
     "run": ("zssmnet.stages.pipeline:run_pipeline", "flows.of_stages:ssl_pretraining"),
     "retrain": ("zssmnet.stages.retrain:retrain", "flows.of_stages:retrain_on_new_data"),
     "probe": ("zssmnet.stages.probe:probe_weights", "flows.of_stages:probe"),
+    "train-zones": ("zssmnet.stages.train_zones:train_zones", "flows.of_stages:train_zones"),
+    "segment-zones": ("zssmnet.stages.segment_zones:segment_zones", "flows.of_stages:segment_zones"),
 }
 """Where each stage is as a plain function and as a flow; imported when it runs. Both take the same arguments."""
 
@@ -54,7 +67,13 @@ def torchrun_part() -> Iterator[bool]:
 def prepare(options: argparse.Namespace) -> None:
     """Prepare an archive."""
     settings = settings_of(options)
-    done = _run(options, "prepare", **_archive(options), output_path=options.output_path, config=settings.preparation)
+    done = _run(
+        options,
+        "prepare",
+        **_archive(options, ArchiveConfig),
+        output_path=options.output_path,
+        config=settings.preparation,
+    )
     say(f"{done.prepared} cases prepared, {done.others}: {done.data_path}")
 
 
@@ -196,6 +215,24 @@ def probe(options: argparse.Namespace) -> None:
     say(*done.sentences, f"figures: {done.result}", f"table:   {done.table}", f"picture: {done.picture}")
 
 
+def train_zones(options: argparse.Namespace) -> None:
+    """Train networks that make zonal masks."""
+    config = config_of(ZonesConfig, options)
+    more = config_of(LabelledConfig, options).model_dump()
+    folders = {"images_path": options.images_path, "zonal_mask_path": options.zonal_mask_path, "root": options.output}
+    done = _run(options, "train-zones", **folders, **more, config=config)
+    say(done.sentence, f"networks: {done.model}", f"page:     {done.page}")
+
+
+def segment_zones(options: argparse.Namespace) -> None:
+    """Make zonal masks."""
+    config = config_of(SegmentConfig, options)
+    more = config_of(GivenMasksConfig, options).model_dump()
+    folders = {"model": options.model, "images_path": options.images_path, "output_path": options.output}
+    done = _run(options, "segment-zones", **folders, **more, config=config)
+    say(f"{done.sentence}: {done.masks_path}", f"page: {done.page}")
+
+
 def demo(options: argparse.Namespace) -> None:
     """Synthetic examinations through all stages."""
     from zssmnet.phantom import evenly_split_cases
@@ -212,8 +249,10 @@ def _weights(options: argparse.Namespace) -> Storage:
     return open_storage(Layout(options.output).weights)
 
 
-def _archive(options: argparse.Namespace) -> dict[str, Any]:
-    settings = config_of(ArchiveConfig, options).model_dump()
+def _archive(
+    options: argparse.Namespace, kind: type[ArchiveConfig | MaskedArchiveConfig] = MaskedArchiveConfig
+) -> dict[str, Any]:
+    settings = config_of(kind, options).model_dump()
     if "strict" in options:
         settings |= config_of(StrictConfig, options).model_dump()
     return settings

@@ -2,7 +2,9 @@
 
 import argparse
 import itertools
+import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,11 +12,20 @@ from pathlib import Path
 
 from flows.exit_handling import say
 from flows.settings import config_of
-from zssmnet.config import DicomConfig, ExportConfig, MaskChecksConfig, NnunetDatasetConfig, PackageConfig, UploadConfig
-from zssmnet.errors import DicomError, InputError
+from zssmnet.config import (
+    DicomConfig,
+    EvaluationConfig,
+    ExportConfig,
+    MaskChecksConfig,
+    NnunetDatasetConfig,
+    PackageConfig,
+    UploadConfig,
+)
+from zssmnet.errors import ConfigError, DicomError, InputError
 from zssmnet.storage import folder_and_name, open_storage, read_file
 from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.keys import printable
+from zssmnet.storage.ownership import check_ours
 
 
 def import_dicom(options: argparse.Namespace) -> None:
@@ -94,17 +105,41 @@ def _key(file: str, archive: str) -> bytes:
 def nnunet_dataset(options: argparse.Namespace) -> None:
     """Write a raw data set for nnU-Net v2."""
     config = config_of(NnunetDatasetConfig, options)
-    from zssmnet.handoff.nnunet_dataset import dataset_folder, write_nnunet_dataset
+    from zssmnet.handoff.nnunet_dataset import dataset_folder, write_new_cases, write_nnunet_dataset
 
+    if config.predict == bool(config.lesion_path):
+        raise ConfigError("give --lesion_path, the labels to train with, or --predict, which takes none")
     folder = dataset_folder(local_path(options.output), config)
-    images, masks, lesions = map(open_storage, (options.images_path, options.zonal_mask_path, options.lesion_path))
+    images, masks = open_storage(options.images_path), open_storage(options.zonal_mask_path)
     with counter("cases") as advance:
-        done = write_nnunet_dataset(images, masks, lesions, folder, config, lambda case_id: advance())
+        if config.lesion_path:
+            lesions = open_storage(config.lesion_path)
+            done = write_nnunet_dataset(images, masks, lesions, folder, config, lambda case_id: advance())
+        else:
+            done = write_new_cases(images, masks, folder, config, lambda case_id: advance())
     say(*(f"left out: {fault}" for fault in done.left_out))
+    if config.predict:
+        say(f"{len(done.cases)} cases to predict, {len(done.left_out)} left out: {done.folder}")
+        return
     say(
         f"{len(done.cases)} cases, {done.with_lesion} with a lesion, {len(done.left_out)} left out: {done.folder}",
         f"after planning, copy {done.folder / 'splits_final.json'} to nnUNet_preprocessed/{done.folder.name}",
     )
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Figures of detection, as the PI-CAI challenge defines them."""
+    config = config_of(EvaluationConfig, options)
+    from zssmnet.handoff.detection import evaluate_detection
+
+    found = evaluate_detection(options.predictions, options.labels)
+    figures = {"cases": len(found.subject_list), "AP": float(found.AP), "AUROC": float(found.auroc)}
+    if config.output:
+        folder, name = folder_and_name(config.output)
+        check_ours(folder, name, lambda file: file.read_bytes().startswith(b'{"cases": '), config.force)
+        folder.publish_bytes(name, json.dumps(figures).replace("NaN", "null").encode() + b"\n")
+    auroc = "not defined: all cases, or none, have a lesion" if math.isnan(found.auroc) else f"{found.auroc:.3f}"
+    say(f"{figures['cases']} cases: AP of lesions {found.AP:.3f}, AUROC of cases {auroc}")
 
 
 def export(options: argparse.Namespace) -> None:

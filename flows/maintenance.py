@@ -4,7 +4,8 @@ import logging
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from tasks.announcement import announce
 from tasks.folders import check_valid_everywhere, given

@@ -25,6 +25,8 @@ from zssmnet.stages.prepare import prepare_archive
 from zssmnet.stages.pretrain import pretrain as train
 from zssmnet.stages.probe import probe_weights
 from zssmnet.stages.retrain import retrain
+from zssmnet.stages.segment_zones import segment_zones as make_masks
+from zssmnet.stages.train_zones import train_zones as train_networks
 from zssmnet.storage import Address, open_storage
 from zssmnet.storage.layout import Layout
 
@@ -59,7 +61,8 @@ def as_flow(
         bound.apply_defaults()
         arguments = bound.arguments
         if is_scheduled:
-            required = [one for one, kept in inspect.signature(stage).parameters.items() if kept.default is kept.empty]
+            kept = inspect.signature(stage, eval_str=True).parameters.values()
+            required = [one.name for one in kept if one.default is one.empty and one.annotation == Address]
             given(**{one: arguments[one] for one in required})
         options = {option: arguments.pop(option) for option in own}
         check_valid_everywhere(*_addresses(arguments), elsewhere=bool(options.get("hand_off", HERE).deployment))
@@ -98,9 +101,9 @@ def _parameters(
 def _addresses(arguments: dict[str, Any]) -> Iterator[str]:
     """The addresses among arguments; a list of weights has several, also separated by commas."""
     for name, value in arguments.items():
-        if name == "weights":
-            yield from (file for one in value for file in one.split(","))
-        elif isinstance(value, str) and (name == "root" or name.endswith("_path")):
+        if name == "weights" and value:
+            yield from (file for one in ([value] if isinstance(value, str) else value) for file in one.split(","))
+        elif isinstance(value, str) and (name in ("root", "model", "zones_model") or name.endswith("_path")):
             yield value
 
 
@@ -134,4 +137,6 @@ ssl_pretraining = as_flow(run_pipeline, "ssl-pretraining", "root", _CASES_PER_TA
 retrain_on_new_data = as_flow(
     retrain, "retrain-on-new-data", "root", _CASES_PER_TASK | _HAND_OFF, is_scheduled=True, after=_announce
 )
+train_zones = as_flow(train_networks, "train-zones", "root")
+segment_zones = as_flow(make_masks, "segment-zones", "output_path")
 probe = as_flow(probe_weights, "probe", "output_path")

@@ -8,6 +8,7 @@ import os
 import sys
 
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import CancelledRun
 from prefect.logging.handlers import APILogHandler
 from rich.console import Console
 
@@ -23,7 +24,7 @@ def set_up_logs() -> None:
         handler = APILogHandler()
         handler.addFilter(lambda record: bool(TaskRunContext.get() or FlowRunContext.get()))
         library.addHandler(handler)
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_traceback)
     Console.on_broken_pipe = _fall_silent  # type: ignore[method-assign, assignment]
 
@@ -35,10 +36,11 @@ def hide_tracebacks() -> None:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """The message of a foreseen error is complete: the traceback is dropped."""
-    if record.exc_info and isinstance(record.exc_info[1], ZssmnetError):
+    """The message of a foreseen error is complete: the traceback is dropped; a cancellation is no error at all."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ZssmnetError):
         record.exc_info = None
-    return True
+    return not isinstance(error, CancelledRun)
 
 
 def _without_any_traceback(record: logging.LogRecord) -> bool:

@@ -21,6 +21,7 @@ DISTRIBUTION = {
     "botocore": "s3fs",
     "contourpy": "matplotlib",  # comes with it
     "report_guided_annotation": "picai_eval",  # comes with it
+    "triton": "torch",  # comes with its builds for GPUs
     "typing_extensions": "typing-extensions",
 }
 

@@ -72,7 +72,8 @@ BELOW["registry"] = BELOW["training"] | {"training"}
 BELOW["handoff"] = BELOW["registry"] | {"registry"}
 BELOW["finetuning"] = BELOW["handoff"] | {"handoff"}  # it begins with what the next step would load
 BELOW["probe"] = BELOW["finetuning"] | {"finetuning"}
-BELOW["report"] = BELOW["phantom"] = BELOW["probe"] | {"probe"}
+BELOW["zones"] = BELOW["finetuning"] | {"finetuning"}
+BELOW["report"] = BELOW["phantom"] = BELOW["probe"] | {"probe", "zones"}
 BELOW["stages"] = BELOW["report"] | {"report", "phantom", "runner"}
 
 

@@ -106,6 +106,8 @@ MaxWarnings = Annotated[
 
 Force = Annotated[bool, Field(description="Replace files that this command did not make"), Flag("force")]
 
+NO_MASKS = "no zonal masks: give --zonal_mask_path, or --zones-model to make them, or both"
+
 CasesPerTask = Annotated[
     int | None,
     Field(ge=1, description="Cases per Prefect task (default 1; more above 2,000 cases)"),
@@ -113,16 +115,38 @@ CasesPerTask = Annotated[
 ]
 
 
-class ArchiveConfig(_Frozen):
-    """Where examinations and masks are, how they are split into subsets, and their preparation into tasks."""
+class _ImagesConfig(_Frozen):
+    """Where examinations are, how they are split into subsets, and their preparation into tasks."""
 
     images_path: ImagesPath
-    zonal_mask_path: MaskPath
     splits_path: SplitsPath = None
     split_mode: SplitModeChoice = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
     cases_per_task: CasesPerTask = None
+
+
+class ArchiveConfig(_ImagesConfig):
+    """An archive with zonal masks."""
+
+    zonal_mask_path: MaskPath
+
+
+class MaskedArchiveConfig(_ImagesConfig):
+    """An archive with zonal masks, or with networks that make them for the cases that have none."""
+
+    zonal_mask_path: Annotated[str | None, Flag("zonal_mask_path", "D")] = Field(
+        None, description="Folder or s3://bucket/prefix of zonal masks, CASE.nii.gz; not needed with --zones-model"
+    )
+    zones_model: Annotated[str | None, Flag("zones_model", "F")] = Field(
+        None, description="Root of 'train-zones', or its zones.model: makes masks for cases that have none"
+    )
+
+    @model_validator(mode="after")
+    def _has_masks(self) -> Self:
+        if not (self.zonal_mask_path or self.zones_model):
+            raise ValueError(NO_MASKS)
+        return self
 
 
 class StrictConfig(_Frozen):
@@ -337,6 +361,13 @@ class TrainingConfig(_Frozen):
     batch_size: Annotated[int, Flag("batch_size", "N")] = Field(
         24, ge=1, le=100_000, description="Cubes in a batch; a last partial batch is dropped in training"
     )
+    accumulate: Annotated[int, Flag("accumulate", "N")] = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="Parts of a batch that are computed one after another, for a GPU with little memory (gradient "
+        "accumulation); the weights are the same",
+    )
     learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
         0.1, gt=0, le=1e30, description="Initial learning rate"
     )
@@ -372,20 +403,25 @@ class TrainingConfig(_Frozen):
     device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
         "auto", description="Device to train on; auto: a GPU if there is one"
     )
+    deterministic: Annotated[bool, Flag("deterministic")] = Field(
+        False,
+        description="On a GPU, algorithms that give the same bits every time, so that an interrupted run ends as an "
+        "uninterrupted one; slower",
+    )
     processes: Annotated[int, Flag("processes", "N")] = Field(
         0, ge=0, le=1024, description="Processes that share each batch, one per GPU; 0: one per GPU, else one"
     )
     precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
         "auto",
         description="Precision of the convolutions; auto takes bfloat16 on GPUs that support it, else float32; "
-        "tf32: float32 with TF32-rounded inputs; float16 has a fixed loss scale",
+        "tf32: float32 with TF32-rounded inputs; float16 has a loss scale that adapts",
     )
     compile: Annotated[
         Literal["auto", "off", "cudagraphs", "default", "reduce-overhead", "max-autotune"], Flag("compile")
     ] = Field(
         "auto",
         description="Mode of torch.compile; auto takes reduce-overhead on a GPU in trainings of 10,000 steps or more, "
-        "else off; cudagraphs: CUDA graphs alone",
+        "else off; cudagraphs: no compiler, a step is one CUDA graph with kernels of our own (not yet measured)",
     )
     cubes_in: Literal["auto", "device", "host"] = Field(
         "auto", description="Where cubes lie: device: GPU memory; host: on disk, read ahead; auto: device if they fit"
@@ -486,10 +522,23 @@ class NnunetDatasetConfig(_Frozen):
         "gland; native: on T2W's grid, whole",
     )
     preparation: PreparationConfig = Field(PreparationConfig(), description="Target spacing and margin")
+    lesion_path: Annotated[str | None, Flag("lesion_path", "D")] = Field(
+        None, description="Folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"
+    )
+    predict: Annotated[bool, Flag("predict")] = Field(
+        False, description="Add new cases without labels to imagesTs, prepared as the data set there"
+    )
     force: Force = False
     splits_path: SplitsPath = None
     archive_format: FormatChoice = None
     patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class EvaluationConfig(_Frozen):
+    """Detection figures of predictions."""
+
+    output: Annotated[str | None, Flag("output", "F")] = Field(None, description="JSON file for the figures")
+    force: Force = False
 
 
 class UploadConfig(_Frozen):
@@ -592,6 +641,86 @@ class ProbeConfig(_Frozen):
                 "without tuning_cases no learning rate can be chosen: give one of learning_rates and of head_factors"
             )
         return self
+
+
+class ZonesScale(_Frozen):
+    """Spacing, windows, network and length of training with which zones are found in a box around the gland."""
+
+    spacing_mm: tuple[float, float, float] = Field(description="Spacing x, y, z in mm")
+    window: tuple[int, int, int] = Field(description="Size of a window x, y, z in voxels")
+    batch_size: int = Field(ge=1, description="Windows in a batch")
+    kernels: tuple[int, int, int, int, int] = Field(description="Kernels of MNet's five levels, without weights")
+    epochs: int = Field(ge=1, description="Epochs where none are chosen")
+
+
+ZONES_SCALES = {
+    "cpu": ZonesScale(
+        spacing_mm=(1.0, 1.0, 3.0), window=(48, 48, 16), batch_size=2, kernels=(8, 12, 16, 20, 24), epochs=8
+    ),
+    "gpu": ZonesScale(
+        spacing_mm=(0.5, 0.5, 3.0), window=(128, 128, 16), batch_size=4, kernels=(32, 48, 64, 80, 96), epochs=80
+    ),
+}
+
+
+class ZonesConfig(_Frozen):
+    """Training of networks that make zonal masks."""
+
+    channels: Annotated[Literal["t2w", "t2w,adc,dwi"], Flag("channels")] = Field(
+        "t2w", description="Images that zones are found in"
+    )
+    preset: Annotated[Literal["cpu", "gpu"], Flag("preset")] = Field(
+        "gpu", description="cpu: zones at 1 x 1 x 3 mm by a small MNet; gpu: at 0.5 x 0.5 x 3 mm, as in pre-training"
+    )
+    members: Annotated[int, Flag("members", "N")] = Field(
+        3, ge=2, le=10, description="Networks of the ensemble; each holds out another share of the patients"
+    )
+    epochs: Annotated[int | None, Flag("epochs", "N")] = Field(
+        None, ge=1, le=100_000, description="Largest number of epochs, of 25 batches each (default: 8 or 80, by preset)"
+    )
+    patience: Annotated[int, Flag("patience", "N")] = Field(
+        10, ge=1, le=100_000, description="Epochs without a better loss on held-out patients before training stops"
+    )
+    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
+        0.01, gt=0, le=1e3, description="Highest learning rate"
+    )
+    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**31, description="Seed of everything")
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field("auto", description="Device to train on")
+
+    @property
+    def scale(self) -> ZonesScale:
+        """That of the preset."""
+        return ZONES_SCALES[self.preset]
+
+
+class LabelledConfig(_Frozen):
+    """What a training of zones begins with, and whose cases are whose."""
+
+    weights: Annotated[str | None, Flag("weights", "F")] = Field(
+        None, description="Pre-trained weights to begin with (default: from scratch)"
+    )
+    archive_format: FormatChoice = None
+    patient_pattern: PatientPattern = PICAI_PATIENT
+
+
+class GivenMasksConfig(_Frozen):
+    """Masks that are there already."""
+
+    zonal_mask_path: Annotated[str | None, Flag("zonal_mask_path", "D")] = Field(
+        None, description="Folder of masks that are there already: their cases keep them, as copies"
+    )
+    archive_format: FormatChoice = None
+
+
+class SegmentConfig(_Frozen):
+    """Making of zonal masks for an archive."""
+
+    bound: Annotated[Probability, Flag("bound", "X")] = Field(
+        0.7, description="Dice of the zones between the ensemble's members below which a mask is doubtful"
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
+        "auto", description="Device to predict on"
+    )
 
 
 MarginPercent = Annotated[

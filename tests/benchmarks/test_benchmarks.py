@@ -173,6 +173,35 @@ def test_traffic_is_counted_without_a_gpu() -> None:
     assert one.kernels["norms and activations"] == 84 * (2 + 2 + 1 + 1)
 
 
+def test_a_step_as_a_cuda_graph_moves_little_more_than_half() -> None:
+    """At full width, counted: nothing is copied between layouts, and norms are two kernels each way."""
+    traffic = step_traffic(Sizes(24, (32, 48, 64, 80, 96), (64, 64, 16), "meta", 1), fused=True)
+    assert sum(traffic.bytes.values()) < 33e9
+    assert sum(traffic.kernels.values()) <= 1250
+    assert traffic.bytes["copies: layouts, number types"] < 0.4e9
+    assert traffic.kernels["norms and activations"] == 84 * (2 + 2)
+
+
+@pytest.mark.long
+def test_gpu_check_continues_with_what_is_missing(tmp_path: Path) -> None:
+    options = ("--tiny", "--device", "cpu", "--parts", "bandwidth")
+    assert run(tmp_path, "gpu_check", *options, "--budget", "1")["figures"] == {}
+    measured = run(tmp_path, "gpu_check", *options)["figures"]
+    assert measured["bandwidth"]["result"]["copy_gb_per_s"] > 0
+    assert run(tmp_path, "gpu_check", *options)["figures"]["bandwidth"] == measured["bandwidth"]
+
+
+@pytest.mark.long
+def test_gpu_check_of_training(tmp_path: Path) -> None:
+    parts = ("convolutions", "steps", "eighth", "trainer", "resumed", "refused")
+    figures = run(tmp_path, "gpu_check", "--tiny", "--device", "cpu", "--budget", "900", "--parts", *parts)["figures"]
+    assert not [one for one in figures.values() if "error" in one or one["trouble"]]
+    assert all("median_ms" in one for one in figures["steps"]["result"].values())
+    assert figures["resumed"]["result"]["off"]["equal"]
+    assert figures["refused"]["result"]["a learning rate of 0 changes nothing"]
+    assert "the loss is nan" in figures["refused"]["result"]["a NaN"]
+
+
 def test_the_page_shows_tables_and_notes(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n" + "\nold\n".join(report.MARKS) + "\nafter\n")

@@ -13,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Completed, Crashed, Failed, Late, Pending, Running
 from pydantic import SecretStr
 
@@ -152,6 +153,11 @@ def test_a_test_message_says_whether_it_arrived(client: SyncPrefectClient, recei
     assert receiver.about("test message")
     receiver.status = 404
     with pytest.raises(ServiceError, match="did not arrive: the receiver answered 404; check the address in block"):
+        send_test_message()
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(ServiceError, match=r"http://127.0.0.1:9/api: "),
+    ):
         send_test_message()
     receiver.status = 200
     Webhook(method="POST", url=SecretStr("http://127.0.0.1:9/")).save(BLOCK, overwrite=True)

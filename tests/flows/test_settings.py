@@ -66,7 +66,9 @@ class TestSources:
     def test_a_file_sets_what_it_names_and_nothing_else(self, file: Path) -> None:
         found = settings(FULL, file)
         assert (found.preparation.margin_mm, found.preparation.spacing_mm) == (20, (0.5, 0.5, 3.6))
-        assert found.cubes.model_dump() == {"cubes_per_case": 3, "size": (32, 32, 8), "dtype": "float32", "seed": 4}
+        assert found.cubes.model_dump() == {"cubes_per_case": 3, "size": (32, 32, 8), "dtype": "float32", "seed": 4} | {
+            "intensity_scaling": "maximum"
+        }
         assert found.pretraining.network.model_dump() == {"channels": (4, 6, 8, 10, 12), "merge": "cat"}
         assert found.pretraining.corruption.shuffling.windows == 100
         default = Settings().pretraining
@@ -82,10 +84,12 @@ class TestSources:
         [
             ("scale", 2, ["cubes.cubes_per_case"]),
             ("dtype", "float64", ["cubes.dtype"]),
+            ("intensity_scaling", "percentile", ["cubes.intensity_scaling"]),
             ("epochs", 3, ["pretraining.training.epochs"]),
             ("patience", 3, ["pretraining.training.patience"]),
             ("batch_size", 3, ["pretraining.training.batch_size"]),
             ("learning_rate", 0.5, ["pretraining.training.learning_rate"]),
+            ("loss_weighting", "variance", ["pretraining.training.loss_weighting"]),
             ("channels", (1, 2, 3, 4, 5), ["pretraining.network.channels"]),
             ("merge", "sum", ["pretraining.network.merge"]),
             ("recipe", "reference", ["pretraining.corruption.recipe"]),
@@ -109,8 +113,13 @@ class TestSources:
         changed = {name for name, old in flat(before.model_dump()).items() if flat(after.model_dump())[name] != old}
         assert changed <= set(settings_named)
 
+    def test_a_preset_changes_what_neither_file_nor_flags_name(self, file: Path) -> None:
+        training = settings(FULL, file, preset="adamw", patience=4).pretraining.training
+        assert (training.preset, training.optimizer, training.calibrated_head) == ("adamw", "adamw", True)
+        assert (training.epochs, training.learning_rate, training.patience) == (7, 0.01, 4)
+
     def test_every_flag_is_tested_above(self) -> None:
-        assert len(FLAGS) == 14
+        assert len(FLAGS) == 17
 
     def test_flags_not_given_leave_the_file_alone(self, file: Path) -> None:
         assert settings(FULL, file, **dict.fromkeys(FLAGS)) == settings(FULL, file)

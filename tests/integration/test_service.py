@@ -191,7 +191,7 @@ def test_deploying_again_makes_nothing_twice(
         assert one.description
         assert one.tags
         assert one.version
-        trains = one.name in ("pretrain", "probe", "ssl-pretraining", "retrain-on-new-data")
+        trains = one.name in ("pretrain", "probe", "train-zones", "ssl-pretraining", "retrain-on-new-data")
         assert (one.global_concurrency_limit is None) == trains  # a limit is a lease, which ends with the server
         assert not any(schedule.active for schedule in one.schedules)
         helps = {name: field.get("description") for name, field in one.parameter_openapi_schema["properties"].items()}

@@ -210,6 +210,20 @@ class TestFlushing:
             LocalStorage(tmp_path).publish_bytes("a/b", b"x")
 
 
+def test_a_folder_on_another_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a subset's folder is a link to another disk."""
+
+    def replace(path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path), None, str(target))
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(
+        StorageError, match=f"^{tmp_path}/a: cannot be written: Invalid cross-device link: a folder below"
+    ):
+        LocalStorage(tmp_path).publish_bytes("a", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
 class TestFoldersThatCannotBeListed:
     @pytest.fixture(autouse=True)
     def closed(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,15 @@
 """A run whose worker has gone has nobody to write its lines to."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from prefect.exceptions import CancelledRun
+
+import tasks  # noqa: F401  # sets up the logs
+from zssmnet.errors import CubesError
 
 CODE = """
 import logging, sys
@@ -30,3 +37,20 @@ def test_a_run_goes_on_when_nobody_reads_its_lines(tmp_path: Path) -> None:
     run.stdin.close()
     assert run.wait(timeout=900) == 0
     assert (tmp_path / "end").read_text() == "went on"
+
+
+@pytest.mark.parametrize(("error", "lines"), [
+    (CancelledRun("by a user"), []),
+    (CubesError("no cubes"), [("it ended", None)]),
+])  # fmt: skip
+def test_foreseen_ends_of_a_run_have_no_traceback(error: Exception, lines: list[tuple[str, None]]) -> None:
+    kept: list[tuple[str, object]] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: kept.append((record.getMessage(), record.exc_info))  # type: ignore[method-assign]
+    log = logging.getLogger("prefect.flow_runs")
+    log.addHandler(handler)
+    try:
+        log.error("it ended", exc_info=error)
+    finally:
+        log.removeHandler(handler)
+    assert kept == lines

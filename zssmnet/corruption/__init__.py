@@ -12,7 +12,7 @@
 from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
 from zssmnet.corruption.masking import was_hidden
 from zssmnet.corruption.random import sample_keys
-from zssmnet.corruption.recipe import IMAGE_CHANNELS, ZONE_CHANNELS, Corrupted, Corruption, corrupt
+from zssmnet.corruption.recipe import IMAGE_CHANNELS, ZONE_CHANNELS, Corrupted, Corruption, channels_to_shuffle, corrupt
 
 __all__ = [
     "IMAGE_CHANNELS",
@@ -20,6 +20,7 @@ __all__ = [
     "ZONE_CHANNELS",
     "Corrupted",
     "Corruption",
+    "channels_to_shuffle",
     "corrupt",
     "sample_keys",
     "swap_x_and_z",

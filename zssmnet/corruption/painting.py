@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import PaintingConfig
-from zssmnet.corruption.random import Stream, happens, integers, uniform, until_first_failure
+from zssmnet.corruption.random import Stream, constant, happens, integers, uniform, until_first_failure
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ def sample_painting(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: Paintin
     hits_NCB = happens(keys_N, Stream.BOX, draws, config.box_probability)
     hits_NCB[..., 0] |= outer_NC  # out-painting keeps one box at least
 
-    limits = [box_limits(tuple(size), config.border, outer=outer) for outer in (False, True)]
-    limits_KA3 = torch.tensor(limits).to(keys_N.device, non_blocking=True)
+    limits = tuple(tuple(box_limits(tuple(size), config.border, outer=outer)) for outer in (False, True))
+    limits_KA3 = constant(limits, keys_N.device)
     smallest, largest, border = limits_KA3[outer_NC.to(torch.int64)].unsqueeze(2).unbind(dim=-1)
     size_NCBA = integers(keys_N, Stream.BOX_SIZE, (*draws, len(size)), smallest, largest)
-    room = torch.tensor(size).to(keys_N.device, non_blocking=True) - size_NCBA
+    room = constant(tuple(size), keys_N.device) - size_NCBA
     return Painting(
         happens_NC=happens(keys_N, Stream.PAINTING, (channels,), config.probability),
         outer_NC=outer_NC,

@@ -11,6 +11,8 @@ splittable pseudorandom number generators", OOPSLA 2014 (keys).
 
 import math
 from enum import IntEnum
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +63,13 @@ def _mix_(bits: Tensor, rounds: tuple[tuple[int, int], ...]) -> Tensor:
         if factor != 1:
             bits.mul_(factor)
     return bits
+
+
+@cache
+def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """A tensor of plain numbers, copied to a device once: a graph of kernels cannot copy from the host."""
+    with torch.inference_mode(False):
+        return torch.tensor(values).to(device, non_blocking=True)
 
 
 def sample_keys(n: int, generator: torch.Generator) -> Tensor:

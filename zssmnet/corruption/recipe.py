@@ -16,7 +16,7 @@ from zssmnet.corruption.masking import HIDDEN, find_hidden, sample_masking
 from zssmnet.corruption.painting import apply_painting, sample_painting
 from zssmnet.corruption.random import Stream, happens, sample_keys
 from zssmnet.corruption.shuffling import apply_shuffling
-from zssmnet.corruption.windows import sample_shuffling
+from zssmnet.corruption.windows import choose_channels, pad_channels, sample_shuffling
 
 IMAGE_CHANNELS = 3  # channels T2W, ADC, DWI; the mask follows
 ZONE_CHANNELS = 3  # mask values 0 background, 1 peripheral zone, 2 rest of the gland
@@ -69,7 +69,24 @@ class Corruption:
         return corrupt(cubes_NCZYX, sample_keys(len(cubes_NCZYX), generator), self.config)
 
 
-def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Corrupted:
+def channels_to_shuffle(keys_N: Tensor, config: CorruptionConfig) -> Tensor | None:
+    """The shuffled channels of a batch as `corrupt` takes them, padded so that nothing depends on how many they are.
+
+    Args:
+        keys_N: the cubes' keys, on the CPU.
+
+    Returns:
+        int64; None for the rare batch that has more of them than usual.
+    """
+    if config.recipe == "masked":
+        return keys_N[:0]
+    channels = IMAGE_CHANNELS + 1
+    return pad_channels(choose_channels(keys_N, channels, config.shuffling), len(keys_N) * channels, config.shuffling)
+
+
+def corrupt(
+    cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig, shuffled_P: Tensor | None = None
+) -> Corrupted:
     """Corrupt cubes, each as its key determines, whatever the batch or the device.
 
     The steps: flip, local shuffling, intensity map of the images, painting, mask to zones; in the recipe `masked`
@@ -89,6 +106,7 @@ def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
         keys_N: one key a cube, int64, from `sample_keys`; on any device. With keys on the CPU the host never waits
             for the cubes' device.
         config: the pretext task.
+        shuffled_P: from `channels_to_shuffle`, on the cubes' device, as the keys then are; None draws them here.
 
     Returns:
         Input and target, on the device of the cubes, in the memory layout that convolutions are fastest with.
@@ -98,7 +116,10 @@ def corrupt(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Co
     """
     _check(cubes_NCZYX, keys_N)
     cubes_NCXYZ = swap_x_and_z(cubes_NCZYX)
-    input_NCXYZ, cubes_NCXYZ = (_masked if config.recipe == "masked" else _distorted)(cubes_NCXYZ, keys_N, config)
+    if config.recipe == "masked":
+        input_NCXYZ, cubes_NCXYZ = _masked(cubes_NCXYZ, keys_N, config)
+    else:
+        input_NCXYZ, cubes_NCXYZ = _distorted(cubes_NCXYZ, keys_N, config, shuffled_P)
     target_NCXYZ = cubes_NCXYZ[:, :IMAGE_CHANNELS]
     if config.zone_task.share:
         blank_N = happens(keys_N, Stream.BLANK_ZONES, (1, 1, 1, 1), config.zone_task.share)
@@ -119,11 +140,15 @@ def _masked(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tu
     return torch.cat((images.masked_fill(hidden, HIDDEN), mask_to_zones(flipped[:, IMAGE_CHANNELS])), dim=1), flipped
 
 
-def _distorted(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
+def _distorted(
+    cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig, shuffled_P: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Input of the recipes `reference` and `per-channel`, and the flipped cubes."""
     shape_CXYZ, device = tuple(cubes_NCXYZ.shape[1:]), cubes_NCXYZ.device
     from_t2w = config.recipe == "reference"
-    shuffling = sample_shuffling(keys_N, shape_CXYZ, config.shuffling, from_first_channel=from_t2w, device=device)
+    shuffling = sample_shuffling(
+        keys_N, shape_CXYZ, config.shuffling, from_first_channel=from_t2w, device=device, chosen_P=shuffled_P
+    )
     keys_N = keys_N.to(device, non_blocking=True)
 
     flipped = apply_flip(cubes_NCXYZ, sample_flip(keys_N, config.flip)).float()

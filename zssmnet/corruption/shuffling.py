@@ -30,12 +30,12 @@ def apply_shuffling(cubes_NCXYZ: Tensor, shuffling: Shuffling) -> Tensor:
     """
     n, channels, *size = cubes_NCXYZ.shape
     source = cubes_NCXYZ.reshape(n * channels, math.prod(size))
-    shuffled = source.clone()
+    shuffled = pad(source, (0, 0, 0, 1))  # a last row for the channel that is none
     offsets_YZK = tabulate_offsets(shuffling.bounds.largest, size, source.device)
     for some in shuffling.split(MOST_AT_ONCE):
         cell = torch.arange(len(some.target_P) * shuffling.bounds.cells, device=source.device)
         shuffled[some.target_P] = _move(source, some, *list_cells(some, size, offsets_YZK, cell))
-    return shuffled.reshape(cubes_NCXYZ.shape)
+    return shuffled[:-1].reshape(cubes_NCXYZ.shape)
 
 
 def list_cells(
@@ -102,5 +102,6 @@ def _move(source: Tensor, shuffling: Shuffling, window: Tensor, voxel: Tensor, c
     origin = key.sort(stable=True).indices.index_select(0, last_cell.clamp(min=0))
     values = source.index_select(0, shuffling.source_P).flatten()
     moved = values.index_select(0, voxel.index_select(0, origin))
+    kept_P = shuffling.target_P.clamp(max=len(source) - 1)
     covered_PV = (last_cell >= 0).reshape(p, -1)
-    return torch.where(covered_PV, moved.reshape(p, -1), source.index_select(0, shuffling.target_P))
+    return torch.where(covered_PV, moved.reshape(p, -1), source.index_select(0, kept_P))

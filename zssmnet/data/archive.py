@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from zssmnet.config import PICAI_PATIENT as PICAI_PATIENT
@@ -27,6 +27,8 @@ IMAGE_SUFFIXES: dict[ArchiveFormat, tuple[str, str, str]] = {
 }
 """File names of a case's T2W, ADC and DWI after its id, in each kind of archive."""
 MASK_SUFFIX = ".nii.gz"
+DOUBTFUL = "doubtful"
+"""Folder of masks that are not used unless a person moves them out of it, or names it as the folder of masks."""
 _EXPECTED = (
     "expected imagesTr/<case>_0000.nii.gz (nnU-Net raw; such as imagesTr/11373_1001396_0000.nii.gz), "
     "<patient>/<patient>_<study>_t2w.mha (PI-CAI; such as 11373/11373_1001396_t2w.mha) "
@@ -50,8 +52,8 @@ class Case:
     Attributes:
         id: the case's id, of any form; ``<patient>_<study>`` in PI-CAI.
         format: the archive it comes from; images of ``picai`` and ``bids`` lie each on a grid of its own.
-        images: keys of T2W, ADC, DWI below the images' root.
-        mask: key of the zonal mask below the masks' root.
+        images: keys of T2W, ADC, DWI below the images' root; "" of one that is not needed and not there.
+        mask: key of the zonal mask below the masks' root; "" where none is looked for.
     """
 
     id: str
@@ -73,13 +75,16 @@ class Inventory:
     faults: tuple[CaseError, ...]
 
 
-def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveFormat | None = None) -> Inventory:
+def take_inventory(
+    images: Storage, masks: Storage | None, archive_format: ArchiveFormat | None = None, needed: int = len(CHANNELS)
+) -> Inventory:
     """Find all cases and pair them with their masks.
 
     Args:
         images: an nnU-Net raw archive (its ``imagesTr`` or the folder above), PI-CAI's MHA archive or a BIDS folder.
-        masks: folder of ``<case>.nii.gz``.
+        masks: folder of ``<case>.nii.gz``; None: cases need no mask.
         archive_format: None detects it automatically, by the names of the files.
+        needed: channels that a case must have, from T2W on.
 
     Raises:
         ArchiveError: no archive there, two kinds in one folder, no case in it, or no mask.
@@ -87,20 +92,22 @@ def take_inventory(images: Storage, masks: Storage, archive_format: ArchiveForma
     image_keys = _keys(images)
     archive_format = archive_format or _recognise(image_keys, images)
     found = _channels_by_case(image_keys, archive_format, images)
-    mask_keys = masks_by_case(masks)
+    mask_keys = masks_by_case(masks) if masks else None
     cases: list[Case] = []
     faults: list[CaseError] = []
     for case_id, channels in sorted(found.items()):
         try:
             _check_id(case_id, channels[min(channels)][0], found)
-            cases.append(_paired(case_id, archive_format, channels, mask_keys, masks))
+            cases.append(_paired(case_id, archive_format, channels, needed))
+            if masks and mask_keys is not None:
+                cases.append(_with_mask(cases.pop(), mask_keys, masks))
         except CaseError as fault:
             if not case_id.startswith("."):  # a hidden file is a case only if all of the case is there
                 faults.append(fault)
     if archive_format == "bids":
         for case in cases:
             log.info("%s: %s", case.id, ", ".join(map("{} {}".format, CHANNELS, map(printable, case.images))))
-    if without := sorted(set(mask_keys) - set(found)):
+    if masks and (without := sorted(set(mask_keys or ()) - set(found))):
         log.warning("%s: %d masks without images, not used: %s", masks.uri, len(without), shortened(without))
     return Inventory(tuple(cases), tuple(faults))
 
@@ -229,7 +236,7 @@ def masks_by_case(masks: Storage) -> dict[str, list[str]]:
     """Keys of the files that are called like a case's mask, by the case's id; ArchiveError if there is none."""
     found: dict[str, list[str]] = {}
     for key in _keys(masks):
-        if _name(key).endswith(MASK_SUFFIX):
+        if _name(key).endswith(MASK_SUFFIX) and DOUBTFUL not in key.split("/")[:-1]:
             found.setdefault(_name(key).removesuffix(MASK_SUFFIX), []).append(key)
     if not found:
         raise ArchiveError(
@@ -258,30 +265,32 @@ def _check_key(case_id: str, key: str) -> None:
         raise CaseError(printable(case_id), printable(key), str(error)) from error
 
 
-def _paired(
-    case_id: str,
-    archive_format: ArchiveFormat,
-    channels: dict[int, list[str]],
-    mask_keys: dict[str, list[str]],
-    masks: Storage,
-) -> Case:
+def _paired(case_id: str, archive_format: ArchiveFormat, channels: dict[int, list[str]], needed: int) -> Case:
     suffixes = IMAGE_SUFFIXES[archive_format]
-    for channel, name in enumerate(CHANNELS):
+    for channel, name in enumerate(CHANNELS[:needed]):
         if channel not in channels:
             raise CaseError(case_id, f"{case_id}{suffixes[channel]}", f"missing: the case has no {name} image")
-    if case_id not in mask_keys:
-        raise CaseError(case_id, masks.where(case_id + MASK_SUFFIX), "missing: the case has no zonal mask")
-    for keys in (channels[0], channels[1], channels[2], mask_keys[case_id]):
-        if len(keys) > 1:
-            raise CaseError(
-                case_id, printable(keys[1]), f"the id is there twice, in {printable(keys[0])} as well; rename one"
-            )
-        _check_key(case_id, keys[0])
-    (mask,) = mask_keys[case_id]
+    t2w, adc, dwi = (_only(case_id, channels[number]) if number in channels else "" for number in range(len(CHANNELS)))
+    return Case(case_id, archive_format, (t2w, adc, dwi), "")
+
+
+def _with_mask(case: Case, mask_keys: dict[str, list[str]], masks: Storage) -> Case:
+    if case.id not in mask_keys:
+        raise CaseError(case.id, masks.where(case.id + MASK_SUFFIX), "missing: the case has no zonal mask")
+    mask = _only(case.id, mask_keys[case.id])
     own = Path(mask).name.removesuffix(MASK_SUFFIX)
-    if all(Path(channels[channel][0]).name.startswith(own) for channel in channels):
-        case_id = own  # decomposed throughout: so the files are called
-    return Case(case_id, archive_format, (channels[0][0], channels[1][0], channels[2][0]), mask)
+    is_decomposed = all(Path(key).name.startswith(own) for key in case.images if key)
+    return replace(case, mask=mask, id=own if is_decomposed else case.id)  # so the files are called
+
+
+def _only(case_id: str, keys: list[str]) -> str:
+    """The key of a file that must not be there twice."""
+    if len(keys) > 1:
+        raise CaseError(
+            case_id, printable(keys[1]), f"the id is there twice, in {printable(keys[0])} as well; rename one"
+        )
+    _check_key(case_id, keys[0])
+    return keys[0]
 
 
 def duplicated(names: Iterable[str]) -> list[str]:

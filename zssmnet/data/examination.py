@@ -82,34 +82,52 @@ def read_examination(case: Case, images: Storage, masks: Storage) -> Examination
             the third, grids differ by more than a quarter of a voxel, the mask has no foreground or other labels than
             0, 1, 2, values are not finite or impossible, or an image is constant.
     """
-    sources = [(images, key) for key in case.images] + [(masks, case.mask)]
-    files = tuple(storage.where(key) for storage, key in sources)
-    volumes: list[sitk.Image] = []
-    for storage, key in sources:
-        with file_errors(case.id, storage, key):
-            volumes.append(read_image(storage.local(key)))
-    warnings = []
-    for file, volume, name in zip(files, volumes, CHANNELS, strict=False):
-        check_values(case.id, file, volume, f"the {name} image")
-        warnings += _outlier(case.id, file, volume, name)
-    for number, file in enumerate(files):
+    (t2w, adc, dwi), measured, warnings = read_images(case, images)
+    mask = read_mask(case, masks, t2w)
+    t2w_file, adc_file, dwi_file = map(images.where, case.images)
+    return Examination(t2w, adc, dwi, mask, (t2w_file, adc_file, dwi_file, masks.where(case.mask)), measured, warnings)
+
+
+def read_images(
+    case: Case, images: Storage, count: int = len(CHANNELS)
+) -> tuple[list[sitk.Image], tuple[sitk.Image, sitk.Image] | None, tuple[str, ...]]:
+    """The first ``count`` images of a case on T2W's grid, ADC and DWI as measured, and warnings: `read_examination`."""
+    keys = case.images[:count]
+    files = [images.where(key) for key in keys]
+    volumes, warnings, measured = list[sitk.Image](), list[str](), None
+    for key in keys:
+        with file_errors(case.id, images, key):
+            volumes.append(read_image(images.local(key)))
+    for number, (file, name) in enumerate(zip(files, CHANNELS, strict=False)):
+        check_values(case.id, file, volumes[number], f"the {name} image")
+        warnings += _outlier(case.id, file, volumes[number], name)
         with case_errors(case.id, file):
             volumes[number] = in_axial_order(volumes[number])
-    t2w, adc, dwi, mask = volumes
+    t2w, *others = volumes
     if (tilt := tilt_degrees(t2w)) > STRONGLY_OBLIQUE_DEGREES:
         warnings.append(f"axes are tilted by {tilt:.0f} degrees against the patient's: is this an axial examination?")
-    measured = None
-    if case.format != "nnunet":
-        for file, image in zip(files[1:3], (adc, dwi), strict=True):
+    if case.format != "nnunet" and others:
+        for file, image in zip(files[1:], others, strict=True):
             check_can_be_interpolated(case.id, file, image)
-        measured = adc, dwi
-        adc, dwi = (onto_grid(image, t2w) for image in measured)
-    for file, volume in zip(files[1:], (adc, dwi, mask), strict=True):
+        measured = others[0], others[1]
+        others = [onto_grid(image, t2w) for image in others]
+    for file, volume in zip(files[1:], others, strict=True):
         check_grid(case.id, file, volume, t2w)
         volume.CopyInformation(t2w)
-    with case_errors(case.id, files[3]):
-        mask = with_whole_labels(mask)
-    return Examination(t2w, adc, dwi, mask, (files[0], files[1], files[2], files[3]), measured, tuple(warnings))
+    return [t2w, *others], measured, tuple(warnings)
+
+
+def read_mask(case: Case, masks: Storage, t2w: sitk.Image) -> sitk.Image:
+    """A case's zonal mask with whole labels, on T2W's grid exactly; CaseError as of `read_examination`."""
+    file = masks.where(case.mask)
+    with file_errors(case.id, masks, case.mask):
+        mask = read_image(masks.local(case.mask))
+    with case_errors(case.id, file):
+        mask = in_axial_order(mask)
+    check_grid(case.id, file, mask, t2w)
+    mask.CopyInformation(t2w)
+    with case_errors(case.id, file):
+        return with_whole_labels(mask)
 
 
 @contextmanager

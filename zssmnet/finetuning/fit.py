@@ -18,7 +18,8 @@ from zssmnet.storage import Storage
 from zssmnet.training.checkpoint import LAST, EpochResult, Progress, TrainingState, publish_best, publish_last, resume
 from zssmnet.training.fit import is_finished
 from zssmnet.training.optimizer import make_optimizer, make_schedule
-from zssmnet.training.precision import accelerated, choose_precision, gpu_settings
+from zssmnet.training.precision import accelerated, choose_precision, gpu_settings, is_captured
+from zssmnet.training.step import Captured, add_gradients
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,9 @@ class FineTuner:
         schedule = make_schedule(optimizer, recipe.training)
         generator = torch.Generator().manual_seed(seed)
         self.state = TrainingState(model, optimizer, schedule, generator, Progress())
+        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+        captured = is_captured(recipe.training, self._device)
+        self._gradients = Captured(self._add_gradients) if captured else self._add_gradients
 
     def epoch(self) -> Tensor:
         """Train for an epoch; its mean loss, a scalar on the device, for which nobody has waited."""
@@ -80,13 +84,16 @@ class FineTuner:
                 inputs, labels = sample_batch(
                     self._cases, recipe.window, recipe.training.batch_size, state.generator, recipe.intensity
                 )
-                state.optimizer.zero_grad(set_to_none=True)
-                loss = segmentation_loss(self.network(inputs.to(self._device)), labels.to(self._device))
-                loss.backward()  # type: ignore[no-untyped-call]
+                state.optimizer.zero_grad(set_to_none=False)
+                total += self._gradients(inputs.to(self._device), labels.to(self._device))
                 state.optimizer.step()
-                total += loss.detach()
         state.schedule.step()
         return total / recipe.steps
+
+    def _add_gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        loss = segmentation_loss(self.network(inputs), labels)
+        add_gradients(loss, self._weights)
+        return loss.detach()
 
     def fit(self, held_out: Sequence[Labelled], workplace: Storage, on_epoch: OnEpoch = lambda progress: None) -> None:
         """Train until the epochs are done or the loss on held-out cases has not improved for ``patience`` epochs.

@@ -52,19 +52,29 @@ def evaluate_detection(predictions: str | os.PathLike[str], labels: str | os.Pat
         labels: folder of ``<case>.nii.gz`` (``labelsTr``); any value above 0 is csPCa.
 
     Raises:
-        InputError: no predictions there, or one that cannot be read.
+        InputError: no predictions there, one that cannot be read, or has no label of its size; or no picai_eval.
     """
-    from picai_eval import evaluate
-
+    try:
+        from picai_eval import evaluate
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is needed; install it with: pip install picai_eval report-guided-annotation"
+        ) from error
     files = sorted(local_path(predictions).glob("*.npz"))
     if not files:
         raise InputError(f"{predictions}: no <case>.npz; predict with --save_probabilities")
     names = [file.stem for file in files]
     lesions = [_lesions(local_path(labels) / f"{name}.nii.gz") for name in names]
-    return evaluate([detection_map(file) for file in files], lesions, subject_list=names, num_parallel_calls=1)
+    maps = [detection_map(file) for file in files]
+    for file, found, truth in zip(files, maps, lesions, strict=True):
+        if found.shape != truth.shape:
+            raise InputError(f"{file}: has the shape {found.shape} (z, y, x), but its label in {labels} {truth.shape}")
+    return evaluate(maps, lesions, subject_list=names, num_parallel_calls=1)
 
 
 def _lesions(file: Path) -> npt.NDArray[Any]:
+    if not file.is_file():
+        raise InputError(f"{file}: missing: this prediction has no csPCa label; name the folder with --labels")
     image = read_image(file)
     lesions: npt.NDArray[Any] = array_of(image) > 0  # a view of the image, which must live until here
     return lesions

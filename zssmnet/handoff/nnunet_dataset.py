@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from zssmnet.config import NnunetDatasetConfig
+from zssmnet.config import NnunetDatasetConfig, PreparationConfig
 from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
 from zssmnet.data.examination import read_examination
 from zssmnet.data.image_io import array_of, write_image
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 FOLDS = 5
 NO_NORMALISATION = "noNorm"
 """Name of a channel whose intensities nnU-Net leaves alone."""
+_NEW = "imagesTs"
+"""nnU-Net's folder of images to predict."""
 _OURS = "zssmnet"
 """Entry of dataset.json by which a data set of this program is known."""
 _LABELS: dict[Labels, dict[str, int]] = {
@@ -121,25 +123,61 @@ def write_nnunet_dataset(
     return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), tuple(left_out))
 
 
+def write_new_cases(
+    images: Storage,
+    zonal_masks: Storage,
+    folder: str | os.PathLike[str],
+    config: NnunetDatasetConfig = NnunetDatasetConfig(),
+    on_case: Callable[[str], None] = lambda case_id: None,
+) -> NnunetDataset:
+    """Write cases without labels to ``imagesTs``, prepared as those of the data set there, for ``nnUNetv2_predict``.
+
+    Raises:
+        ArchiveError: no archive there, no case that can be used, or no data set of `write_nnunet_dataset`.
+    """
+    output = LocalStorage(folder)
+    if output.stat("dataset.json") is None or not _is_ours(output, force=False):
+        raise ArchiveError(f"{output.folder}: no data set there; give the --output, --dataset and --name of training")
+    known = json.loads(output.read("dataset.json"))[_OURS]
+    chosen = {"volume": known["volume"], "preparation": PreparationConfig.model_validate(known["preparation"])}
+    config = config.model_copy(update=chosen)
+    inventory = take_inventory(images, zonal_masks, config.archive_format)
+    written, left_out = list[str](), list(inventory.faults)
+    for case in inventory.cases:
+        try:
+            _write_case(case, images, zonal_masks, None, output, config)
+        except CaseError as error:
+            left_out.append(error)
+            continue
+        written.append(case.id)
+        on_case(case.id)
+    if not written:
+        raise ArchiveError(f"{images.uri}: no case can be used; {left_out[0] if left_out else 'there is none'}")
+    return NnunetDataset(output.folder / _NEW, tuple(written), 0, tuple(left_out))
+
+
 def _write_case(
     case: Case,
     images: Storage,
     zonal_masks: Storage,
-    lesions: Storage,
+    lesions: Storage | None,
     output: LocalStorage,
     config: NnunetDatasetConfig,
 ) -> bool:
-    """Write a case's six channels and its label; whether it has a lesion."""
+    """Write a case's six channels and its label, if it has one; whether there is a lesion."""
     examination = read_examination(case, images, zonal_masks)
-    label = read_lesions(case.id, lesions, examination, config.labels)
+    label = read_lesions(case.id, lesions, examination, config.labels) if lesions else examination.mask
     volumes, mask, preparation = examination.images, examination.mask, config.preparation
     if config.volume == "cropped":
         preparation = preparation.model_copy(update={"spacing_mm": grid_of(examination.t2w).spacing})
     if config.volume != "native":
         prepared, label = prepare_with_label(case.id, examination, label, preparation)
         volumes, mask = prepared.images, prepared.mask
+    images_folder = "imagesTr" if lesions else _NEW
     for number, channel in enumerate(input_CZYX(volumes, mask)):
-        _publish_image(output, f"imagesTr/{case.id}_{number:04d}.nii.gz", channel, mask)
+        _publish_image(output, f"{images_folder}/{case.id}_{number:04d}.nii.gz", channel, mask)
+    if not lesions:
+        return False
     values = array_of(label)
     _publish_image(output, f"labelsTr/{case.id}.nii.gz", values.astype(np.uint8), mask)
     return bool(values.any())

@@ -4,13 +4,14 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from zssmnet.config import CubesConfig, PackageConfig, PreparationConfig
-from zssmnet.data.archive import CHANNELS
+from zssmnet.data.archive import CHANNELS, shortened
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import InputError, StorageError
 from zssmnet.handoff.network_input import CHANNEL_NAMES
@@ -57,6 +58,9 @@ Intensities and spacing are in `{config}`.
 
 ## Please cite
 """
+PICAI_CASE = re.compile(r"1\d{4}_100\d{4}")
+"""Ids of PI-CAI's public cases, whose licence is CC BY-NC 4.0: weights made from them are non-commercial, too."""
+PICAI_LICENCE = "cc-by-nc-4.0"
 _ASSUMED = "; the spacing is the published one, as it was not recorded"
 
 
@@ -73,18 +77,20 @@ def write_package(
     Args:
         model_path: what `load_pretrained` reads.
         folder: a local folder; files of an earlier package there are replaced.
-        config: the name and the licence on the card, and the probe's result. Without a licence there is a field to
-            be filled in.
+        config: the name and the licence on the card, and the probe's result. Without a licence it is that of PI-CAI
+            where the weights have seen its cases, else a field to be filled in.
 
     Raises:
         CheckpointError: `model_path` is not usable.
-        InputError: the probe's file is no JSON object, or another file has the name of one of the package.
+        InputError: the probe's file is no JSON object, another file has the name of one of the package, or the licence
+            contradicts that of the cases.
         StorageError: the folder cannot be written, or the probe's file not be read.
     """
     from safetensors.torch import save
 
     weights = read_weights(model_path)
     check_finite(weights.address, weights.tensors)
+    config = config.model_copy(update={"licence": _licence(weights, config)})
     card = _card(weights, config, _read_probe(config.probe_path))
     output = LocalStorage(folder)
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
@@ -105,6 +111,23 @@ def write_package(
         output.publish_bytes(key, content)
     log.info("%s: %d tensors of %s", output.folder, len(tensors), weights.address)
     return output.folder
+
+
+def _licence(weights: Weights, config: PackageConfig) -> str:
+    """The licence on the card: non-commercial where a case of PI-CAI was trained on or validated with."""
+    data = weights.record.data if weights.record else ()
+    ids = [case.case_id for case in data if PICAI_CASE.fullmatch(case.case_id)]
+    if not ids:
+        return config.licence
+    if config.licence == PackageConfig().licence:
+        return PICAI_LICENCE
+    if "-nc" not in config.licence.lower() and not config.force:
+        raise InputError(
+            f"the licence {config.licence!r} contradicts that of the cases: {len(ids)} of {len(data)} have ids of "
+            f"PI-CAI ({shortened(ids, 2)}), whose data are {PICAI_LICENCE}; give --licence {PICAI_LICENCE}, or --force "
+            "if they are other cases"
+        )
+    return config.licence
 
 
 def _as_json(value: object) -> bytes:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,6 +39,7 @@ FIRST_OF_LEVEL = tuple(
     f"{node}.CB2d.conv1.conv.weight" for node in ("down11", "down12", "down13", "down14", "bottleneck1")
 )
 TAKES_PAIR = "down22.CB2d.conv1.conv.weight"
+_SEES_INPUT = ("down11.CB2d.conv1.", "down11.CB3d.conv1.")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ class Weights:
     def body(self) -> dict[str, Tensor]:
         """All tensors but the heads'."""
         return {name: tensor for name, tensor in self.tensors.items() if not name.startswith(HEADS)}
+
+    def with_channels(self, count: int) -> "Weights":
+        """The weights of the network that sees the first channels alone: as if the others were 0 everywhere."""
+        first = {
+            name: tensor[:, :count].contiguous() if tensor.dim() == 5 and name.startswith(_SEES_INPUT) else tensor
+            for name, tensor in self.tensors.items()
+        }
+        return replace(self, tensors=first, in_channels=count)
 
     @property
     def heads(self) -> tuple[str, ...]:

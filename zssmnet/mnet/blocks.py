@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zssmnet.mnet.fused import absolute_difference, can_fuse
 from zssmnet.mnet.norm import is_channels_last, norm_and_activate
 
 StreamKind = Literal["2d", "3d"]
@@ -25,7 +26,12 @@ class ConvNormAct(nn.Module):
 
     Args:
         kernel: odd size of the kernel (z, y, x).
+
+    Attributes:
+        fused: see `norm_and_activate`.
     """
+
+    fused = False
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
@@ -36,7 +42,8 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X)."""
-        return norm_and_activate(convolve(x, self.conv.weight), self.norm.weight, self.norm.bias, self.norm.eps)
+        features = convolve(x, self.conv.weight)
+        return norm_and_activate(features, self.norm.weight, self.norm.bias, self.norm.eps, self.fused)
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -124,11 +131,16 @@ def pooled_slices(slices: int) -> int:
     return slices if slices < FEWEST_SLICES_POOLED else slices // 2
 
 
-def merge_streams(features_2d: Tensor, features_3d: Tensor, how: Merge) -> Tensor:
+def merge_streams(features_2d: Tensor, features_3d: Tensor, how: Merge, fused: bool = False) -> Tensor:
     """The feature merging unit: two streams of the same shape into one.
+
+    Args:
+        fused: whether the difference is one kernel of our own on a GPU, where there is Triton.
 
     Returns the absolute difference ("sub"), the sum ("sum") or both, 2D first, with twice the channels ("cat").
     """
+    if how == "sub" and fused and can_fuse(features_2d, features_3d):
+        return absolute_difference(features_2d, features_3d)
     if how == "sub":
         return (features_2d - features_3d).abs()
     if how == "sum":

@@ -12,7 +12,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from zssmnet.mnet.blocks import Merge, Node, StreamKind, merge_streams, pool, pooled_slices
+from zssmnet.mnet.blocks import ConvNormAct, Merge, Node, StreamKind, merge_streams, pool, pooled_slices
 from zssmnet.mnet.upsampling import upsample_like
 
 BOTH: tuple[StreamKind, ...] = ("2d", "3d")
@@ -140,6 +140,7 @@ class MNet(nn.Module):
         self.channels = tuple(channels)
         self.merge: Merge = merge
         self.deep_supervision = deep_supervision
+        self.fused = False
 
         nodes = {node: Node(self._channels_taken(*takes), channels[level(node)], gives) for node, gives, takes in DOWN}
         for node, gives, takes, skip in UP:
@@ -152,6 +153,13 @@ class MNet(nn.Module):
         self.outputs = nn.ModuleList(
             nn.Conv3d(channels[level(_split(head[0])[0])], num_classes, 1, bias=False) for head in HEAD_STREAMS
         )
+
+    def fuse(self, fused: bool = True) -> None:
+        """Let norms and merging keep the channels last on a GPU, by kernels of our own where there is Triton."""
+        self.fused = fused
+        for module in self.modules():
+            if isinstance(module, ConvNormAct):
+                module.fused = fused
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits, before the sigmoid, of the first head; with deep supervision a tuple of all seven.
@@ -189,7 +197,7 @@ class MNet(nn.Module):
         return logits
 
     def _merged(self, streams: list[Tensor]) -> Tensor:
-        return streams[0] if len(streams) == 1 else merge_streams(streams[0], streams[1], self.merge)
+        return streams[0] if len(streams) == 1 else merge_streams(streams[0], streams[1], self.merge, self.fused)
 
     def _channels_taken(self, *streams: str) -> int:
         """Channels of one stream, or of a pair after merging."""

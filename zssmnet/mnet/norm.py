@@ -1,4 +1,4 @@
-"""Affine instance norm and LeakyReLU in one, in three ways of computing the same: each is the fastest somewhere.
+"""Affine instance norm and LeakyReLU in one, in four ways of computing the same: each is the fastest somewhere.
 
 Its input is a convolution's output and is needed again backward, its output is the next convolution's input: two
 features a layer stay in memory. All features are (N, C, Z, Y, X).
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SLOPE = 0.01
-"""Of LeakyReLU below zero."""
+from zssmnet.mnet import fused as kernels
+from zssmnet.mnet.fused import SLOPE
+
 LARGE = 2**16
 """Values of a cube's features from which on `ByLines` pays: it makes some calls more."""
 
 
-def norm_and_activate(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def norm_and_activate(features: Tensor, weight: Tensor, bias: Tensor, eps: float, fused: bool = False) -> Tensor:
     """Normalise each channel of each cube by its own mean and variance, scale and shift it, apply LeakyReLU(0.01).
 
     Args:
@@ -24,6 +25,7 @@ def norm_and_activate(features: Tensor, weight: Tensor, bias: Tensor, eps: float
         weight: scale of each channel, (C,).
         bias: shift of each channel, (C,).
         eps: added to the variance.
+        fused: whether features with the channels last keep them on a GPU, by kernels of our own where there is Triton.
 
     Returns:
         A new tensor of the same shape and dtype.
@@ -33,6 +35,10 @@ def norm_and_activate(features: Tensor, weight: Tensor, bias: Tensor, eps: float
     if features.device.type == "cpu" and is_channels_last(features) and features[0].numel() >= LARGE:
         activated: Tensor = ByLines.apply(features, weight, bias, eps)  # type: ignore[no-untyped-call]
         return activated
+    if fused and features.device.type != "cpu" and is_channels_last(features):
+        if kernels.can_fuse(features):
+            return kernels.norm_and_activate(features, weight, bias, eps)
+        return by_batch_norm(features, weight, bias, eps).contiguous(memory_format=torch.channels_last_3d)
     return by_batch_norm(features, weight, bias, eps)
 
 

@@ -59,7 +59,7 @@ def resample_image(image: sitk.Image, target: Grid, region: Box) -> sitk.Image:
     else:
         x, y, z = (new / old for old, new in zip(source.spacing, target.spacing, strict=True))
         values_ZYX = interpolate(array_of(image), (x, y, z), region)
-    return _placed(values_ZYX.astype(np.float32), image, target, region)
+    return placed(values_ZYX.astype(np.float32), image, target, region)
 
 
 def resample_mask(mask: sitk.Image, target: Grid) -> sitk.Image:
@@ -73,7 +73,7 @@ def resample_mask(mask: sitk.Image, target: Grid) -> sitk.Image:
 
 def crop_mask(mask: sitk.Image, region: Box) -> sitk.Image:
     """A region of a mask, with its place in space."""
-    return _placed(array_of(mask)[region.window_ZYX].copy(), mask, grid_of(mask), region)
+    return placed(array_of(mask)[region.window_ZYX].copy(), mask, grid_of(mask), region)
 
 
 def _reaches_the_edge(region: Box, source: Grid, target: Grid) -> bool:
@@ -101,7 +101,7 @@ def _resample(image: sitk.Image, target: Grid, interpolator: int) -> sitk.Image:
     return resampler.Execute(image)
 
 
-def _placed(values_ZYX: npt.NDArray[Any], whole: sitk.Image, grid: Grid, region: Box) -> sitk.Image:
+def placed(values_ZYX: npt.NDArray[Any], whole: sitk.Image, grid: Grid, region: Box) -> sitk.Image:
     """An image of a region of a grid that begins where ``whole`` does."""
     result = sitk.GetImageFromArray(values_ZYX)
     direction = np.reshape(whole.GetDirection(), (3, 3))

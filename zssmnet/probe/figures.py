@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from zssmnet.finetuning.overlap import dice, surface_distance_mm
 from zssmnet.probe.labels import LabelledCase
 
 Array = npt.NDArray[Any]
@@ -90,18 +90,3 @@ def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
         return None
     above = with_lesion[:, None] - without[None, :]
     return float(((above > 0) + 0.5 * (above == 0)).mean())
-
-
-def dice(found: Array, truth: Array) -> float:
-    """Dice's overlap of two masks, of which one at least is not empty."""
-    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
-
-
-def surface_distance_mm(found_ZYX: Array, truth_ZYX: Array, spacing_mm: Sequence[float]) -> float | None:
-    """Mean distance between the surfaces of two masks, both ways; None if one is empty. Spacing is x, y, z."""
-    if not found_ZYX.any() or not truth_ZYX.any():
-        return None
-    surfaces = [one & ~binary_erosion(one) for one in (found_ZYX, truth_ZYX)]
-    sampling = tuple(spacing_mm)[::-1]
-    ways = [distance_transform_edt(~other, sampling=sampling)[one] for one, other in (surfaces, surfaces[::-1])]
-    return float(np.concatenate(ways).mean())

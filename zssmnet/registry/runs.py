@@ -37,7 +37,17 @@ log = logging.getLogger(__name__)
 
 METHOD = 1
 """Raised whenever the same cubes and configuration would give other weights."""
-_NOT_DECISIVE = {"preset", "epochs", "patience", "device", "processes", "compile", "cubes_in"}
+_NOT_DECISIVE = {
+    "preset",
+    "epochs",
+    "patience",
+    "device",
+    "processes",
+    "compile",
+    "cubes_in",
+    "accumulate",
+    "deterministic",
+}
 """Parts of the recipe that decide when training ends, and where and how fast it runs, not what an epoch does."""
 
 _ADDED = {
@@ -107,7 +117,7 @@ class Run:
             outputs=(),
             run_id=self.run_id,
             parameters=self.config,
-            versions=_library_versions(),
+            versions=library_versions(),
             device=device.type,
             precision=choose_precision(self.config.training, device),
             best_epoch=progress.best_epoch,
@@ -205,7 +215,7 @@ def _metrics(progress: Progress) -> dict[str, float]:
     return metrics
 
 
-def _library_versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide the numbers."""
     packages = {name: metadata.version(name) for name in ("zssmnet", "numpy", "SimpleITK")}
     return {"python": platform.python_version(), "torch": str(torch.__version__)} | packages

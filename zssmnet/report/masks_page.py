@@ -60,12 +60,14 @@ def publish_masks_page(
     archive_format: ArchiveFormat | None = None,
     advance: Callable[[], object] = lambda: None,
     force: bool = False,
+    known: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
 ) -> list[DrawnMask]:
     """Check all masks and publish ``masks.html``, repeatedly until it is complete.
 
     Args:
         masks: folder of ``<case>.nii.gz``.
         images: the archive, to check that glands lie in their images, and to draw them there.
+        known: key and known findings of each mask, by case; none: all masks in the folder.
 
     Returns:
         All masks, those with most findings first.
@@ -79,18 +81,18 @@ def publish_masks_page(
     t2w_keys: Mapping[str, str] = {}
     if images is not None:
         t2w_keys = {
-            in_one_form(case.id): case.images[0] for case in take_inventory(images, masks, archive_format).cases
+            in_one_form(case.id): case.images[0] for case in take_inventory(images, None, archive_format, 1).cases
         }
     output.sweep()
     earlier = {row.source: row for row in _rows(output)}
 
     def drawn(case: tuple[str, Sequence[str]]) -> DrawnMask:
         case_id, keys = case
+        odd = known[case_id][1] if known else ()
         t2w_key = t2w_keys.get(case_id)
         files = [masks.stat(keys[0])] + ([images.stat(t2w_key)] if images is not None and t2w_key else [])
-        source = (
-            f"{METHOD} {case_id} {images is not None} {[(file.key, file.size, file.version) for file in files if file]}"
-        )
+        versions = [(file.key, file.size, file.version) for file in files if file]
+        source = f"{METHOD} {case_id} {images is not None} {versions}{odd or ''}"
         if source in earlier:
             return earlier[source]
         try:
@@ -98,10 +100,12 @@ def publish_masks_page(
         except (UnreadableFileError, ImageError) as error:
             reason = error.reason if isinstance(error, UnreadableFileError) else str(error)
             row = DrawnMask(case_id=case_id, check=MaskCheck(0.0, 0.0, (reason,)))
-        return row.model_copy(update={"source": source})
+        findings = tuple(dict.fromkeys((*odd, *row.check.findings)))
+        return row.model_copy(update={"source": source, "check": replace(row.check, findings=findings)})
 
     found: list[DrawnMask] = []
-    cases = sorted(masks_by_case(masks).items())
+    found_keys = {case_id: [key] for case_id, (key, _) in known.items()} if known else masks_by_case(masks)
+    cases = sorted(found_keys.items())
     while len(found) < len(cases):
         some = max(_MASKS_AT_ONCE, len(found) // 4)
         found += draw_all(drawn, cases[len(found) : len(found) + some], advance)

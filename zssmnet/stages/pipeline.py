@@ -16,6 +16,7 @@ from zssmnet.runner import PlainRunner, Runner, Summary
 from zssmnet.stages.cubes import CubesSummary, generate_cubes
 from zssmnet.stages.prepare import PreparationSummary, find_archive, prepare_cases
 from zssmnet.stages.pretrain import PretrainingSummary, pretrain
+from zssmnet.stages.segment_zones import masks_of_run
 from zssmnet.storage import Address, open_storage
 from zssmnet.storage.layout import Layout
 from zssmnet.storage.lock import locked
@@ -52,9 +53,10 @@ class PipelineSummary(Summary):
 
 def run_pipeline(
     images_path: Address,
-    zonal_mask_path: Address,
+    zonal_mask_path: Address | None,
     root: Address,
     *,
+    zones_model: Address | None = None,
     splits_path: Address | None = None,
     split_mode: SplitMode | None = None,
     archive_format: ArchiveFormat | None = None,
@@ -70,8 +72,9 @@ def run_pipeline(
 
     Args:
         images_path: an nnU-Net raw, PI-CAI MHA or BIDS archive.
-        zonal_mask_path: folder of zonal masks ``<case>.nii.gz``.
+        zonal_mask_path: folder of zonal masks ``<case>.nii.gz``; none: ``zones_model`` makes them all.
         root: working root; all files lie in ``SSL/`` below it.
+        zones_model: networks of `train_zones` that make masks for cases that have none; none: those are left out.
         splits_path: splits.json with five folds; without it subsets follow from a hash of the patient's id.
         split_mode: ``reference`` needs a splits.json, ``stable`` takes none; none: by ``splits_path``.
         archive_format: ``nnunet``, ``picai`` or ``bids``; none: detected automatically.
@@ -89,9 +92,8 @@ def run_pipeline(
     limits = StrictConfig(strict=strict, max_warnings=max_warnings)
     layout = Layout(open_storage(root).uri)
     splits = None if splits_path is None else str(splits_path)
-    archive = find_archive(
-        images_path, zonal_mask_path, layout.data, splits, split_mode, archive_format, patient_pattern, limits
-    )
+    masks = masks_of_run(zones_model, images_path, zonal_mask_path, layout, archive_format, runner)
+    archive = find_archive(images_path, masks, layout.data, splits, split_mode, archive_format, patient_pattern, limits)
     with locked(open_storage(layout.data)), locked(open_storage(layout.cubes)):
         prepared = prepare_cases(archive, archive.changes(preparation), preparation, runner, limits, layout.reports)
         cut = generate_cubes(layout.data, layout.cubes, cubes, reports_path=layout.reports, runner=runner)

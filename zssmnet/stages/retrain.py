@@ -27,6 +27,7 @@ from zssmnet.runner import PlainRunner, Runner, Summary
 from zssmnet.stages.cubes import generate_cubes
 from zssmnet.stages.prepare import find_archive, prepare_cases
 from zssmnet.stages.pretrain import PretrainingSummary, pretrain
+from zssmnet.stages.segment_zones import masks_of_run
 from zssmnet.storage import Address, open_storage
 from zssmnet.storage.layout import Layout
 from zssmnet.storage.lock import locked
@@ -56,9 +57,10 @@ class RetrainingSummary(Summary):
 
 def retrain(
     images_path: Address,
-    zonal_mask_path: Address,
+    zonal_mask_path: Address | None,
     root: Address,
     *,
+    zones_model: Address | None = None,
     min_new_cases: MinNewCases = DEFAULTS.min_new_cases,
     margin_percent: MarginPercent = DEFAULTS.margin_percent,
     splits_path: Address | None = None,
@@ -74,8 +76,9 @@ def retrain(
 
     Args:
         images_path: an nnU-Net raw, PI-CAI MHA or BIDS archive.
-        zonal_mask_path: folder of zonal masks ``<case>.nii.gz``.
+        zonal_mask_path: folder of zonal masks ``<case>.nii.gz``; none: ``zones_model`` makes them all.
         root: working root; all files lie in ``SSL/`` below it.
+        zones_model: networks of `train_zones` that make masks for cases that have none; none: those are left out.
         min_new_cases: new or changed cases that are worth a training; with fewer, nothing is done.
         margin_percent: by how much a challenger's validation loss must be lower than that of the published model.
         splits_path: splits.json with five folds; without it subsets follow from a hash of the patient's id.
@@ -94,7 +97,8 @@ def retrain(
     weights, cubes_folder, data = (open_storage(path) for path in (layout.weights, layout.cubes, layout.data))
     config, cubes = challenger_settings(weights, cubes_folder, pretraining or DEFAULTS.pretraining, cubes)
     splits = None if splits_path is None else str(splits_path)
-    archive = find_archive(images_path, zonal_mask_path, data.uri, splits, split_mode, archive_format, patient_pattern)
+    masks = masks_of_run(zones_model, images_path, zonal_mask_path, layout, archive_format, runner)
+    archive = find_archive(images_path, masks, data.uri, splits, split_mode, archive_format, patient_pattern)
     changes = archive.changes(preparation, weights)
     log.info(
         "since the last model: %d cases new, %d changed, %d gone",

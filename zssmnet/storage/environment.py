@@ -40,6 +40,7 @@ class Environment(BaseModel):
     )
     ZSSMNET_IMAGES: _Address = Field("", description="images with which `make deploy` lets deployments start")
     ZSSMNET_MASKS: _Address = Field("", description="zonal masks, likewise")
+    ZSSMNET_ZONES_MODEL: _Address = Field("", description="networks that make zonal masks, likewise")
     ZSSMNET_SPLITS: _Address = Field("", description="splits.json, likewise")
     ZSSMNET_ROOT: _Address = Field("", description="working root, likewise")
     ZSSMNET_BUCKET: str = Field(

@@ -28,6 +28,7 @@ _WAYS_OUT = {
     errno.EPERM: ": give this user the right to, or name another folder",
     errno.ENOTDIR: ": a file is where a folder is needed; name another folder",
     errno.EISDIR: ": a folder is where a file is needed; move it away",
+    errno.EXDEV: ": a folder below it is on another disk, where nothing appears in one step; keep them on one",
     errno.EIO: ": the disk or its connection is damaged; check it",
     errno.ESTALE: ": the network folder was lost; mount it again",
 }

@@ -28,6 +28,16 @@ class Layout:
         return self._folder("pretrained_weights")
 
     @property
+    def zones(self) -> str:
+        """Zonal masks that were made, and those that were given."""
+        return self._folder("zones")
+
+    @property
+    def zones_model(self) -> str:
+        """Networks that make zonal masks."""
+        return self._folder("zones_model")
+
+    @property
     def reports(self) -> str:
         """Pictures."""
         return self._folder("reports")

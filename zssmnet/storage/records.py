@@ -196,6 +196,12 @@ def same_content(ours: Sequence[Input], theirs: Sequence[Input]) -> bool:
     return [(one.name, one.sha256) for one in ours] == [(one.name, one.sha256) for one in theirs]
 
 
+def output_of(storage: Storage, key: str) -> Output:
+    """A file that is there, as an output."""
+    file = storage.local(key)
+    return with_version(storage, Output(key=key, size=file.stat().st_size, sha256=sha256_of(file)))
+
+
 def with_version(storage: Storage, output: Output) -> Output:
     """An output that was just published, with its version."""
     entry = storage.stat(output.key)

@@ -35,12 +35,13 @@ class Finding:
 def verify_root(root: str) -> list[Finding]:
     """Check all stages below a working root, every file; VerificationError if there is no record at all."""
     layout = Layout(root)
-    data, cubes, weights, reports = (
-        open_storage(folder) for folder in (layout.data, layout.cubes, layout.weights, layout.reports)
-    )
-    if not any(record_names(stage) for stage in (data, cubes, weights, reports)):
+    folders = layout.zones_model, layout.zones, layout.data, layout.cubes, layout.weights, layout.reports
+    stages = zones_model, zones, data, cubes, weights, reports = [open_storage(folder) for folder in folders]
+    if not any(record_names(stage) for stage in stages):
         raise VerificationError(f"{root}: no record below SSL; name the working root of 'zssmnet run'")
     return [
+        *verify_stage(zones_model, _WORKPLACES),
+        *verify_stage(zones),
         *verify_stage(data),
         *verify_stage(cubes),
         *_outdated_cubes(data, cubes),

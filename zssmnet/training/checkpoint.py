@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from zssmnet.data.archive import CHANNELS
 from zssmnet.errors import CheckpointError
@@ -86,6 +87,8 @@ class TrainingState:
     schedule: torch.optim.lr_scheduler.LRScheduler
     generator: torch.Generator
     progress: Progress
+    scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu"))
+    """Of the loss in float16."""
 
 
 def publish_last(workplace: Storage, state: TrainingState) -> None:
@@ -99,6 +102,7 @@ def content_of(state: TrainingState) -> dict[str, Any]:
     return _weights(state) | {
         "schedule_state_dict": state.schedule.state_dict(),
         "generator_state": state.generator.get_state(),
+        "scaler_state_dict": state.scaler.state_dict(),
         "history": [asdict(result) for result in state.progress.history],
         "best_epoch": state.progress.best_epoch,
         "best_loss": state.progress.best_loss,
@@ -112,6 +116,8 @@ def load_content(state: TrainingState, content: dict[str, Any]) -> None:
     load_state(state.optimizer, content["optimizer_state_dict"])
     state.schedule.load_state_dict(content["schedule_state_dict"])
     state.generator.set_state(content["generator_state"])
+    if "scaler_state_dict" in content:  # earlier versions had a fixed scale
+        state.scaler.load_state_dict(content["scaler_state_dict"])
     state.progress.history = [EpochResult(**one) for one in content["history"]]
     state.progress.best_epoch, state.progress.best_loss = content["best_epoch"], content["best_loss"]
     state.progress.channel_weights = content.get("channel_weights")

@@ -5,12 +5,14 @@ Each takes its share of every batch, and all run the same loop (`fit`). Rank 0 d
 
 import io
 import logging
+import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 COLLECTIVE_TIMEOUT = timedelta(hours=1)
 """Longer than any publication by rank 0, for which workers wait; a process that ends is noticed at once."""
+HANG_TIMEOUT_S = 300.0
+"""After which a process that others wait for is named and ended; a first step, with compiling, takes half as long."""
+NOTE_INTERVAL_S = 5.0
 RENDEZVOUS_TIMEOUT_S = 600.0
 """For the processes to start: a busy machine takes a minute to import PyTorch."""
 POLL_INTERVAL_S = 0.1
@@ -41,6 +46,8 @@ class Group:
         size: number of processes.
         local_rank: its number on its machine, and of its GPU.
         check: raises a `TrainingError` if a worker has ended.
+        enters: called before each exchange with the others.
+        kill: ends the worker with this rank; None where another program started it.
     """
 
     rank: int = 0
@@ -48,6 +55,8 @@ class Group:
     local_rank: int = 0
     device: torch.device = CPU
     check: Callable[[], None] = lambda: None
+    enters: Callable[[], object] = lambda: None
+    kill: Callable[[int], None] | None = None
 
     def share(self, batch: Tensor) -> Tensor:
         """This process's rows of a batch, perhaps none."""
@@ -60,6 +69,7 @@ class Group:
             return
         gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
         together = torch.cat([gradient.flatten() for gradient in gradients])
+        self.enters()
         dist.all_reduce(together)
         parts = torch.split(together, [gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
@@ -70,6 +80,7 @@ class Group:
         if self.size == 1:
             return value
         total = value.clone()
+        self.enters()
         dist.all_reduce(total)
         return total
 
@@ -85,6 +96,7 @@ class Group:
         if not self.rank:
             torch.save(content, file)
         length = torch.tensor([file.tell()], device=self.device)
+        self.enters()
         dist.broadcast(length, src=0)
         data = torch.empty(int(length), dtype=torch.uint8, device=self.device)
         if not self.rank:
@@ -104,7 +116,7 @@ def connected(group: Group, store: Store) -> Iterator[Group]:
     """A group, once all its processes are connected through a store that only they use.
 
     Raises:
-        TrainingError: a worker has ended, or not all processes arrive in time.
+        TrainingError: a worker has ended or hangs, or not all processes arrive in time.
         RuntimeError: a connection broke.
     """
     threads = torch.get_num_threads()
@@ -113,11 +125,61 @@ def connected(group: Group, store: Store) -> Iterator[Group]:
     try:
         _wait_for_all(group, store)
         _connect(group, store)
-        yield group
+        with _watched(group, store) as group:
+            yield group
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _watched(group: Group, store: Store) -> Iterator[Group]:
+    """Each process notes how many exchanges it has entered; rank 0 names and ends one that lags behind for minutes."""
+    done, found, entered = threading.Event(), list[str](), 0
+
+    def enters() -> None:
+        nonlocal entered
+        entered += 1
+
+    def watch() -> None:
+        seen = dict.fromkeys(range(1, group.size), (0, time.monotonic()))
+        while not done.wait(NOTE_INTERVAL_S):
+            store.set(f"entered {group.rank}", f"{entered} {platform.node()}")
+            for rank, (before, since) in seen.items() if not group.rank else ():
+                if not store.check([f"entered {rank}"]):
+                    continue
+                text, _, machine = store.get(f"entered {rank}").decode().partition(" ")
+                if int(text) != before or int(text) >= entered:
+                    seen[rank] = int(text), time.monotonic()
+                elif time.monotonic() - since > HANG_TIMEOUT_S:
+                    found.append(
+                        f"rank {rank} of {group.size}, on {machine}, hangs: the others have waited for it for "
+                        f"{HANG_TIMEOUT_S:g} s; look at that machine, and run it again to continue from the last "
+                        "checkpoint"
+                    )
+                    _end(group, rank, found[0])
+                    return
+
+    threading.Thread(target=watch, daemon=True, name="hang watch").start()
+    try:
+        yield replace(group, enters=enters)
+    except RuntimeError as error:
+        if found:
+            raise TrainingError(found[0]) from error
+        raise
+    finally:
+        done.set()
+
+
+def _end(group: Group, rank: int, reason: str) -> None:
+    """End the waiting for a process that hangs."""
+    if group.kill:
+        group.kill(rank)
+    elif dist.get_backend() != "nccl":  # Gloo lets go of no one, but torchrun ends all where one ends
+        log.error("%s", reason)
+        os._exit(1)
+    abort_collectives()
 
 
 def in_thread(call: Callable[[], Result], check: Callable[[], None] = lambda: None) -> Result:

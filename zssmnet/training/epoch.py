@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
-from zssmnet.config import CorruptionConfig
 from zssmnet.corruption import sample_keys
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.training.batches import Batches
 from zssmnet.training.distributed import SINGLE, Group
-from zssmnet.training.loss import Restored, loss_of, restore
+from zssmnet.training.step import Step
 
 OnStep = Callable[[int, int], None]
 OnCheck = Callable[[int, Tensor], None]
@@ -43,17 +43,16 @@ class Validation:
 
 
 def train_epoch(
-    network: nn.Module,
+    step: Step,
     optimizer: torch.optim.Optimizer,
     cubes: Batches,
     batch_size: int,
-    corruption: CorruptionConfig,
     generator: torch.Generator,
     on_step: OnStep,
     group: Group = SINGLE,
-    loss_scale: float = 1.0,
+    scaler: GradScaler | None = None,
     on_check: OnCheck | None = None,
-    channel_weights: Tensor | None = None,
+    passes: int = 1,
 ) -> float:
     """One pass over the training cubes in random order, each corrupted anew; a last partial batch is dropped.
 
@@ -63,9 +62,8 @@ def train_epoch(
         generator: CPU generator of the order and the corruption.
         on_step: called after each step with the number of steps done and of all steps; a GPU may lag behind.
         group: processes that share each batch, each with the same generator.
-        loss_scale: see `training_step`.
+        scaler, passes: see `training_step`.
         on_check: called whenever the loss is checked, with the number of steps done and what the last one restored.
-        channel_weights: see `loss_of`.
 
     Returns:
         The mean loss.
@@ -73,37 +71,34 @@ def train_epoch(
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
     """
-    network.train()
+    step.network.train()
     steps = len(cubes) // batch_size
     order = torch.split(torch.randperm(len(cubes), generator=generator)[: steps * batch_size], batch_size)
     keys = torch.split(sample_keys(steps * batch_size, generator), batch_size)
     total, checked = torch.zeros((), device=cubes.device), 0.0
     batches = cubes.batches(map(group.share, order))
-    for step, (batch, keys_of_all) in enumerate(zip(batches, keys, strict=True), 1):
+    for done, (batch, keys_of_all) in enumerate(zip(batches, keys, strict=True), 1):
         share = len(batch) / batch_size
-        loss, restored = training_step(
-            network, optimizer, batch, group.share(keys_of_all), corruption, share, group, loss_scale, channel_weights
-        )
+        loss, restored = training_step(step, optimizer, batch, group.share(keys_of_all), share, group, scaler, passes)
         total += loss * share
-        if step % CHECK_EVERY == 0 or step == steps:
+        if done % CHECK_EVERY == 0 or done == steps:
             checked = float(group.total(total))
-            _check_finite(checked, f"after step {step} of {steps}", loss_scale)
+            _check_finite(checked, f"after step {done} of {steps}", scaled=scaler is not None)
             if on_check:
-                on_check(step, restored)
-        on_step(step, steps)
+                on_check(done, restored)
+        on_step(done, steps)
     return checked / steps
 
 
 def training_step(
-    network: nn.Module,
+    step: Step,
     optimizer: torch.optim.Optimizer,
     cubes_NCZYX: Tensor,
     keys: Tensor,
-    corruption: CorruptionConfig,
     share: float = 1.0,
     group: Group = SINGLE,
-    loss_scale: float = 1.0,
-    channel_weights: Tensor | None = None,
+    scaler: GradScaler | None = None,
+    passes: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """One step: corrupt, restore, compare, change the weights.
 
@@ -112,67 +107,57 @@ def training_step(
         keys: of their corruption.
         share: part of the whole batch that they are.
         group: processes whose gradients are summed.
-        loss_scale: what the loss is multiplied with, and the gradients divided by: small ones vanish in float16.
-        channel_weights: see `loss_of`.
+        scaler: in float16, what the loss is multiplied with, and the gradients divided by: small ones vanish in it. It
+            adapts, and leaves out a step whose gradients overflow.
+        passes: parts of this share whose gradients are added up one after another: less memory, the same weights.
 
     Returns:
-        The mean loss of these cubes, and the restored images (N, 3, Z, Y, X).
+        The mean loss of these cubes, and the restored images (N, 3, Z, Y, X) of the last pass.
     """
-    optimizer.zero_grad(set_to_none=True)
-    shown = restore(network, cubes_NCZYX, keys, corruption)
-    loss = loss_of(shown, corruption, channel_weights)
-    (loss * (share * loss_scale)).backward()  # type: ignore[no-untyped-call]
-    group.sum_gradients(network)
-    if loss_scale != 1:
-        for weight in network.parameters():
-            if weight.grad is not None:
-                weight.grad.div_(loss_scale)
-    optimizer.step()
-    return loss.detach(), shown.restored.detach()
+    optimizer.zero_grad(set_to_none=not step.keeps_gradients)
+    whole, length = len(cubes_NCZYX), -(-len(cubes_NCZYX) // passes)
+    losses = []
+    for part, keys_of_part in zip(torch.split(cubes_NCZYX, length), torch.split(keys, length), strict=True):
+        factor = share * len(part) / whole
+        scaled = scaler.scale(torch.full((), factor, device=part.device)) if scaler else factor
+        loss, restored = step.gradients(part, keys_of_part, scaled)
+        losses.append(loss if passes == 1 else loss * (len(part) / whole))  # it is overwritten
+    group.sum_gradients(step.network)
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
+    return losses[0] if passes == 1 else torch.stack(losses).sum(), restored
 
 
 @torch.no_grad()
 def validate(
-    network: nn.Module,
-    cubes: Batches,
-    batch_size: int,
-    corruption: CorruptionConfig,
-    seed: int,
-    group: Group = SINGLE,
-    *,
-    fill: bool = False,
-    channel_weights: Tensor | None = None,
+    step: Step, cubes: Batches, batch_size: int, seed: int, group: Group = SINGLE, *, fill: bool = False
 ) -> Validation:
     """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
 
     Args:
         fill: whether to fill up the last batch with cubes that do not count, so that a compiled network or
             convolutions chosen for a shape see one shape only.
-        channel_weights: see `loss_of`.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
     """
-    network.eval()
+    step.network.eval()
     shares: list[tuple[Tensor, Tensor, int]] = []
     for numbers, keys in validation_batches(len(cubes), batch_size, seed):
         more = batch_size - len(numbers) if fill else 0
         numbers_share, keys_share = (group.share(torch.cat((one, one[-1:].expand(more)))) for one in (numbers, keys))
         counted = group.share(torch.arange(len(numbers) + more) < len(numbers))
-        if len(counted):
+        if counted.any():
             shares.append((numbers_share, keys_share, int(counted.sum())))
-    losses = torch.zeros(1, device=cubes.device, dtype=torch.float64)
-    statistics = torch.zeros((5, 3), device=cubes.device, dtype=torch.float64)
+    figures = torch.zeros(16, device=cubes.device, dtype=torch.float64)
     batches = cubes.batches(numbers for numbers, _, _ in shares)
     for batch, (_, keys, count) in zip(batches, shares, strict=True):
-        shown = restore(network, batch, keys, corruption)
-        if not count:
-            continue
-        shown = shown.first(count)
-        losses += loss_of(shown, corruption, channel_weights).double() * count
-        statistics += _statistics(shown, corruption.recipe == "masked")
+        figures += step.figures(batch, keys, count)
     # the one wait for the device
-    loss_sum, *sums = group.total(torch.cat([losses, statistics.flatten()])).tolist()
+    loss_sum, *sums = group.total(figures).tolist()
     _check_finite(loss_sum, "in validation")
     return _validation(loss_sum / len(cubes), torch.tensor(sums, dtype=torch.float64).view(5, 3) / len(cubes))
 
@@ -199,20 +184,8 @@ def validation_batches(count: int, batch_size: int, seed: int) -> Iterator[tuple
         yield indices, keys[indices]
 
 
-def _statistics(shown: Restored, hidden_alone: bool) -> Tensor:
-    """Sums over cubes, in float64, for each channel: (5, 3).
-
-    They are of the standard deviation within a cube, restored and wanted, of the target's mean and mean square, and of
-    the squared error.
-    """
-    restored_variance = torch.var(shown.restored.flatten(2).double(), dim=2, correction=0)
-    variance, mean = torch.var_mean(shown.target.flatten(2).double(), dim=2, correction=0)
-    errors = shown.squared_errors(hidden_alone).double()
-    return torch.stack([restored_variance.sqrt(), variance.sqrt(), mean, variance + mean.square(), errors]).sum(dim=1)
-
-
 def _validation(loss: float, means: Tensor) -> Validation:
-    """From the loss, and the means of what `_statistics` sums."""
+    """From the loss, and the means of what `statistics` sums."""
     restored_std, target_std, target_mean, mean_square, error = means
     variance = mean_square - target_mean.square()
     variance = torch.where(variance > 1e-12, variance, 0.0)  # rounding leaves some of a constant
@@ -223,9 +196,9 @@ def _validation(loss: float, means: Tensor) -> Validation:
     return Validation(loss, pooled, by_channel, spreads)
 
 
-def _check_finite(total: float, where: str, loss_scale: float = 1.0) -> None:
+def _check_finite(total: float, where: str, scaled: bool = False) -> None:
     if not math.isfinite(total):
-        precision = "" if loss_scale == 1 else " or another precision"
+        precision = " or another precision" if scaled else ""
         raise NonFiniteLossError(
             f"the loss is {total} {where}: training stops, the last checkpoint is kept; "
             f"try a smaller learning rate{precision}, and look for odd cubes in the reports"

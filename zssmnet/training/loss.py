@@ -48,9 +48,11 @@ def restoring_network(config: NetworkConfig, zones: bool = False) -> MNet:
     return MNet(IMAGE_CHANNELS + ZONE_CHANNELS, outputs, config.channels, config.merge)
 
 
-def restore(model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig) -> Restored:
-    """Corrupt cubes, and let the network restore them."""
-    corrupted, target = corrupt(cubes_NCZYX, keys, config)
+def restore(
+    model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig, shuffled_P: Tensor | None = None
+) -> Restored:
+    """Corrupt cubes (see `corrupt`), and let the network restore them."""
+    corrupted, target = corrupt(cubes_NCZYX, keys, config, shuffled_P)
     logits, zone_errors = model(corrupted), None
     if target.shape[1] > IMAGE_CHANNELS:
         log_shares = torch.log_softmax(logits[:, IMAGE_CHANNELS:], dim=1)

@@ -4,15 +4,17 @@ The wrapper around the network is not saved, so that no prefix (`module.`, `_ori
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from zssmnet.config import TrainingConfig
 from zssmnet.errors import InputError
+from zssmnet.mnet import MNet
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +22,6 @@ Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Compile = Literal["off", "cudagraphs", "default", "reduce-overhead", "max-autotune"]
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """dtype of the convolutions, for the precisions with another one than float32."""
-FLOAT16_LOSS_SCALE = 2.0**16
-"""Gradients of a mean over millions of voxels vanish in float16 without it. Those of weights overflow above 1: 40 times
-the largest one of a fresh network of full width.
-"""
 COMPILED_FROM = 10_000
 """Steps of a training from which ``auto`` compiles on a GPU. Compiling takes about two minutes; a step of 24 cubes then
 takes 41 ms instead of 70 to 100 (H100).
@@ -57,17 +55,24 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
     Args:
         name: what the recipe asks for.
-        local_rank: number of this process on its machine, of several that train together, each on its GPU.
+        local_rank: number of this process on its machine, of several that train together, each on its GPU. Where each
+            sees one GPU alone, as some schedulers arrange it, that is its own.
 
     Raises:
-        InputError: ``cuda`` without a usable GPU.
+        InputError: ``cuda`` without a usable GPU, or fewer GPUs than processes.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device can be used here; choose --device auto or --device cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    if not local_rank:
+    visible = torch.cuda.device_count()
+    if not local_rank or visible == 1:
         return torch.device("cuda")
+    if local_rank >= visible:
+        raise InputError(
+            f"process {local_rank} of this machine (LOCAL_RANK) needs a GPU of its own, and it sees {visible}; start "
+            "as many processes as there are GPUs, or let each see one alone"
+        )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
@@ -80,9 +85,9 @@ def accelerated(model: nn.Module, device: torch.device, recipe: TrainingConfig, 
     """
     network = Accelerated(model, device, choose_precision(recipe, device))
     mode = choose_compile(recipe, device, steps)
-    if mode == "cudagraphs":
-        network.compile(backend="cudagraphs", dynamic=False)
-    elif mode != "off":
+    if is_captured(recipe, device) and isinstance(model, MNet):
+        model.fuse()
+    if mode not in ("off", "cudagraphs"):
         network.compile(mode=mode, dynamic=False)
     return network
 
@@ -95,12 +100,21 @@ def choose_precision(recipe: TrainingConfig, device: torch.device) -> Precision:
     return "bfloat16" if in_bfloat16 else "float32"
 
 
+def is_captured(recipe: TrainingConfig, device: torch.device) -> bool:
+    """Whether steps are CUDA graphs (`zssmnet.training.step`): asked for, and on such a GPU."""
+    return recipe.compile == "cudagraphs" and device.type == "cuda"
+
+
 def choose_compile(recipe: TrainingConfig, device: torch.device, steps: int) -> Compile:
     """The mode of torch.compile; ``auto`` is ``reduce-overhead`` on a GPU where that pays and works, else ``off``.
+
+    ``cudagraphs`` are not torch.compile's, but those of `zssmnet.training.step`; without such a GPU that is ``off``.
 
     Args:
         steps: of the whole training.
     """
+    if recipe.compile == "cudagraphs":
+        return "cudagraphs" if is_captured(recipe, device) else "off"
     if recipe.compile != "auto":
         return recipe.compile
     pays = device.type == "cuda" and steps >= COMPILED_FROM
@@ -124,17 +138,45 @@ def _can_compile(device: torch.device) -> bool:
 
 
 @contextmanager
-def gpu_settings(tf32: bool) -> Iterator[None]:
+def gpu_settings(tf32: bool, deterministic: bool = False) -> Iterator[None]:
     """PyTorch's settings for GPUs. cuDNN tries which of its algorithms is the fastest, since shapes are fixed.
 
     Args:
         tf32: whether factors of float32 products are rounded to TF32, as in convolutions by PyTorch's default.
+        deterministic: only algorithms that give the same bits in every process; none are tried, as the fastest is
+            another one now and then.
     """
-    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark
-    convolutions.allow_tf32 = products.allow_tf32 = tf32
-    convolutions.benchmark = True
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = not deterministic, deterministic
     try:
+        with _rounding(tf32):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
+@contextmanager
+def _rounding(tf32: bool) -> Iterator[None]:
+    """Factors of float32 convolutions and products, rounded to TF32 or not.
+
+    PyTorch has two ways to set it, and refuses to read the old one where a program has used the new one.
+    """
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    settings: tuple[Any, ...] = (cudnn, products)
+    name = "allow_tf32"
+    value: bool | str = tf32
+    try:
+        before = [getattr(one, name) for one in settings]
+    except RuntimeError:
+        settings, name, value = (cudnn.conv, products), "fp32_precision", "tf32" if tf32 else "ieee"
+        before = [getattr(one, name) for one in settings]
+    try:
+        for one in settings:
+            setattr(one, name, value)
         yield
     finally:
-        convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before
+        for one, former in zip(settings, before, strict=True):
+            setattr(one, name, former)

@@ -71,7 +71,8 @@ def process_group(job: Job) -> Iterator[Group]:
         places = [(rank, (file, str(rank), str(size))) for rank in range(1, size)]
         workers = [stack.enter_context(started_worker(rank, __name__, *place)) for rank, place in places]
         stack.enter_context(failures_reported(workers))
-        yield stack.enter_context(launch.connected(number, device, lambda: check_workers(workers)))
+        check, kill = (lambda: check_workers(workers)), (lambda rank: workers[rank - 1].process.kill())
+        yield stack.enter_context(launch.connected(number, device, check, kill))
 
 
 @contextmanager
@@ -111,10 +112,14 @@ class _Launch:
     local_rank: int
 
     def connected(
-        self, job: int, device: torch.device, check: Callable[[], None] = lambda: None
+        self,
+        job: int,
+        device: torch.device,
+        check: Callable[[], None] = lambda: None,
+        kill: Callable[[int], None] | None = None,
     ) -> AbstractContextManager[Group]:
         """The process group of a job."""
-        group = Group(self.rank, self.size, self.local_rank, device, check)
+        group = Group(self.rank, self.size, self.local_rank, device, check, kill=kill)
         return connected(group, PrefixStore(f"job {job}/", self.store))
 
 

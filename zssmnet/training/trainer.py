@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from zssmnet.config import CorruptionConfig, PretrainConfig
 from zssmnet.corruption import LAYOUT, sample_keys, swap_x_and_z
@@ -24,7 +25,8 @@ from zssmnet.training.distributed import SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
 from zssmnet.training.loss import restoration_loss, restoring_network
 from zssmnet.training.optimizer import make_optimizer, make_schedule
-from zssmnet.training.precision import FLOAT16_LOSS_SCALE, Accelerated, accelerated, choose_precision, gpu_settings
+from zssmnet.training.precision import Accelerated, accelerated, choose_precision, gpu_settings, is_captured
+from zssmnet.training.step import CapturedStep, Step
 
 
 class Trainer:
@@ -52,14 +54,18 @@ class Trainer:
                 load_content(state, content)
         self._device = next(state.model.parameters()).device
         steps = config.training.epochs * (len(training) // config.training.batch_size)
-        self._network = accelerated(state.model, self._device, config.training, steps)
+        network = accelerated(state.model, self._device, config.training, steps)
         self._precision = choose_precision(config.training, self._device)
         self._state = state
         self._config = config
         self._group = group
         self._size = training.size
         weights = state.progress.channel_weights
-        self._channel_weights = torch.tensor(weights, device=self._device) if weights else None
+        kind = CapturedStep if is_captured(config.training, self._device) else Step
+        self._new_step = partial(
+            kind, network, config.corruption, torch.tensor(weights, device=self._device) if weights else None
+        )
+        self._step = self._new_step()
         self._before: Validation | None = None
         where = config.training.cubes_in
         with self._computing():
@@ -80,17 +86,16 @@ class Trainer:
         before = self._before or self.validate()
         with self._computing():
             loss = train_epoch(
-                self._network,
+                self._step,
                 state.optimizer,
                 self._training,
                 self._config.training.batch_size,
-                self._config.corruption,
                 state.generator,
                 on_step,
                 self._group,
-                FLOAT16_LOSS_SCALE if self._precision == "float16" else 1.0,
+                state.scaler if self._precision == "float16" else None,
                 warn_if_saturated if is_first and not self._group.rank else None,
-                self._channel_weights,
+                self._config.training.accumulate,
             )
         state.schedule.step()
         check_weights(state.model)
@@ -108,35 +113,32 @@ class Trainer:
 
     def validate(self) -> Validation:
         """Validate with all validation cubes, corrupted in the same way every time; errors as in `epoch`."""
-        recipe, corruption = self._config.training, self._config.corruption
+        recipe = self._config.training
+        fill = recipe.compile not in ("auto", "off") or self._device.type == "cuda"
         with self._computing():
             return validate(
-                self._network,
-                self._validation,
-                recipe.batch_size,
-                corruption,
-                recipe.validation_seed,
-                self._group,
-                fill=recipe.compile not in ("auto", "off") or self._device.type == "cuda",
-                channel_weights=self._channel_weights,
+                self._step, self._validation, recipe.batch_size, recipe.validation_seed, self._group, fill=fill
             )
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """In the recipe's precision; PyTorch's error of memory becomes one with advice, after trying what fits."""
-        with gpu_settings(self._precision == "tf32"):
+        with gpu_settings(self._precision == "tf32", self._config.training.deterministic):
             try:
                 yield
                 return
             except torch.OutOfMemoryError:
                 pass  # the error refers to what the step had in memory: try only when it is gone
             torch.compiler.reset()  # graphs keep their memory
-            size, batch = self._group.size, self._config.training.batch_size
+            self._state.optimizer.zero_grad(set_to_none=True)
+            self._step = self._new_step()
+            size, batch, passes = self._group.size, self._config.training.batch_size, self._config.training.accumulate
             plain = Accelerated(self._state.model, self._device, self._precision)  # each try would compile another
             tried = partial(fits_in_memory, plain, self._size, self._device, self._config.corruption)
-            largest = size * largest_batch(tried, below=-(-batch // size))
+            of_a_rank = -(-batch // size)
+            largest = largest_batch(tried, below=-(-of_a_rank // passes))
         advice = (
-            f"{largest} would: choose --batch-size {largest}"
+            f"{largest} at a time would: choose --accumulate {-(-of_a_rank // largest)}, which gives the same weights"
             if largest
             else "nor does one cube: choose fewer --channels"
         )
@@ -167,7 +169,9 @@ def initial_state(
     generator = torch.Generator().manual_seed(recipe.seed)
     weights = measure_channel_weights(cubes) if recipe.loss_weighting == "variance" and cubes else None
     progress = Progress(channel_weights=weights)
-    return TrainingState(model, optimizer, make_schedule(optimizer, recipe), generator, progress)
+    return TrainingState(
+        model, optimizer, make_schedule(optimizer, recipe), generator, progress, GradScaler(device.type)
+    )
 
 
 def largest_batch(fits: Callable[[int], bool], below: int) -> int:

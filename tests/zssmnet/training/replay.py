@@ -2,7 +2,8 @@
 
 A graph that was recorded on a GPU reads its weights and writes its results where they lay then, whenever it is
 replayed. So a result is overwritten when the next step begins, whoever still has it, and a weight that lies elsewhere
-by now is not seen. Here a compiled network writes its results into such memory, which the next step fills with NaN.
+by now is not seen. Here a compiled network (`Replay`) or a whole function (`record`) writes its results into such
+memory, which the next step fills with NaN.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from torch._dynamo.backends.cudagraphs import find_input_mutations, get_device_n
 from torch._dynamo.backends.debugging import boxed_nop
 from torch._inductor.utils import get_first_incompatible_cudagraph_node
 from torch.fx import GraphModule
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Boxed = Callable[[list[Any]], list[Any]]
 
@@ -100,3 +103,61 @@ def what_keeps_it_from_being_recorded(network: nn.Module, *shape: int) -> list[s
     with torch.no_grad():
         network.eval()(torch.empty(shape, device="meta"))
     return found
+
+
+class HostLooksError(RuntimeError):
+    """The host looks at a value, which does not exist while a graph is recorded."""
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down what is computed: what changes something that was there before is undone at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[Tensor]]] = []
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._new: set[int] = set()
+        self.kept: list[Any] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise HostLooksError(function)
+        written = [
+            one
+            for argument, given in zip(function._schema.arguments, args, strict=False)
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for one in tree_leaves(given)
+        ]
+        for one in written:
+            if one.untyped_storage().data_ptr() not in self._new:
+                self.before.setdefault(id(one), (one, one.clone()))
+        given = function(*args, **kwargs)
+        results = [one for one in tree_leaves(given) if isinstance(one, Tensor)]
+        if not function.is_view and not written:
+            self._new |= {one.untyped_storage().data_ptr() for one in results}
+        if not function.is_view:
+            self.calls.append((function, args, kwargs, [] if written else results))
+        self.kept.append((args, given))
+        return given
+
+
+def record(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    """In place of `zssmnet.training.step.record`; each replay begins with memory full of NaN."""
+    recorder = _Recorder()
+    with recorder:
+        result = function()
+    for one, value in recorder.before.values():
+        one.copy_(value)
+
+    def replay() -> None:
+        with torch.no_grad():
+            for *_, results in recorder.calls:
+                for one in results:
+                    one.detach().fill_(torch.nan if one.is_floating_point() else 1)
+            for call, args, kwargs, results in recorder.calls:
+                given = [one for one in tree_leaves(call(*args, **kwargs)) if isinstance(one, Tensor)]
+                for place, value in zip(results, given, strict=False):
+                    place.detach().copy_(value)
+
+    return replay, result

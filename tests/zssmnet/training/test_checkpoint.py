@@ -26,6 +26,7 @@ from zssmnet.training.checkpoint import (
     resume,
 )
 from zssmnet.training.epoch import training_step
+from zssmnet.training.step import Step
 from zssmnet.training.trainer import initial_state
 
 
@@ -338,4 +339,4 @@ def fused_state(config: PretrainConfig) -> TrainingState:
 def step(state: TrainingState, seed: int) -> None:
     cubes = swap_x_and_z(torch.from_numpy(cubes_of(2, seed, (32, 32, 8))))
     keys = sample_keys(2, torch.Generator().manual_seed(seed))
-    training_step(state.model, state.optimizer, cubes, keys, CorruptionConfig())
+    training_step(Step(state.model, CorruptionConfig()), state.optimizer, cubes, keys)

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from zssmnet.config import CorruptionConfig, MaskingConfig
 from zssmnet.corruption import sample_keys, swap_x_and_z
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.training import epoch
+from zssmnet.training import step as step_module
 from zssmnet.training.batches import BATCHES_AHEAD, StreamedCubes
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.distributed import Group
 from zssmnet.training.epoch import check_weights, train_epoch, validate, validation_batches
 from zssmnet.training.loss import Restored, restoration_loss, restore
+from zssmnet.training.step import Step
 
 CORRUPTION = small_config().corruption
 CUBES = cubes_of(7, size=(8, 6, 4))
@@ -35,7 +38,7 @@ def train(
     on_step=lambda done, steps: None,
 ) -> float:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return train_epoch(model, optimizer, StreamedCubes(cubes, CPU), batch_size, CORRUPTION, generator, on_step)
+    return train_epoch(Step(model, CORRUPTION), optimizer, StreamedCubes(cubes, CPU), batch_size, generator, on_step)
 
 
 def seed(number: int) -> torch.Generator:
@@ -74,11 +77,11 @@ class TestOrder:
     def test_cubes_are_corrupted_anew_in_every_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         used: list[int] = []
 
-        def watched(model: nn.Module, cubes: Tensor, keys: Tensor, corruption) -> Restored:
+        def watched(model: nn.Module, cubes: Tensor, keys: Tensor, *others: Any) -> Restored:
             used.extend(keys.tolist())
-            return restore(model, cubes, keys, corruption)
+            return restore(model, cubes, keys, *others)
 
-        monkeypatch.setattr(epoch, "restore", watched)
+        monkeypatch.setattr(step_module, "restore", watched)
         generator = seed(0)
         for _ in range(3):
             train(small_model(), CubeSet([CUBES]), 2, generator)
@@ -148,7 +151,7 @@ class _OneAfterTheOther(Group):
 
 class TestValidation:
     def loss(self, batch_size: int = 2, seed: int = 0, cubes: np.ndarray = CUBES) -> float:
-        return validate(small_model(), StreamedCubes(CubeSet([cubes]), CPU), batch_size, CORRUPTION, seed).loss
+        return validate(Step(small_model(), CORRUPTION), StreamedCubes(CubeSet([cubes]), CPU), batch_size, seed).loss
 
     def test_is_the_same_every_time(self) -> None:
         first = self.loss()
@@ -181,7 +184,7 @@ class TestValidation:
             model.register_forward_hook(lambda _, inputs, output, seen=seen: seen.append(len(inputs[0])))
             for rank in range(processes):
                 cubes = StreamedCubes(CubeSet([CUBES]), CPU)
-                one = validate(model, cubes, 5, corruption, 0, replace(group, rank=rank), fill=fill)
+                one = validate(Step(model, corruption), cubes, 5, 0, replace(group, rank=rank), fill=fill)
             found.append((one.loss, one.explained, *one.spread))
             sizes.append(sum(seen))
         assert found[1] == pytest.approx(found[0], rel=1e-6)
@@ -196,7 +199,7 @@ class TestValidation:
     def test_changes_neither_weights_nor_gradients(self) -> None:
         model = small_model()
         before = bits(model.state_dict())
-        validate(model, StreamedCubes(CubeSet([CUBES]), CPU), 2, CORRUPTION, 0)
+        validate(Step(model, CORRUPTION), StreamedCubes(CubeSet([CUBES]), CPU), 2, 0)
         assert bits(model.state_dict()) == before
         assert all(weight.grad is None for weight in model.parameters())
 
@@ -223,7 +226,7 @@ class _Answers(nn.Module):
 
 class TestQuality:
     def quality(self, model: nn.Module, batch_size: int = 2) -> epoch.Validation:
-        return validate(model, StreamedCubes(CubeSet([CUBES]), CPU), batch_size, CORRUPTION, 0)
+        return validate(Step(model, CORRUPTION), StreamedCubes(CubeSet([CUBES]), CPU), batch_size, 0)
 
     def test_the_best_constants_explain_nothing_and_do_not_spread(self) -> None:
         best = CUBES[:, :3].mean(axis=(0, 2, 3, 4), dtype="float64")
@@ -236,7 +239,7 @@ class TestQuality:
         def perfect(model: nn.Module, cubes: Tensor, *_: object) -> Restored:
             return Restored(cubes[:, :3], cubes[:, :3], cubes[:, :3])
 
-        monkeypatch.setattr(epoch, "restore", perfect)
+        monkeypatch.setattr(step_module, "restore", perfect)
         found = self.quality(small_model())
         assert (found.loss, found.explained) == (0, 1)
         assert found.spread == pytest.approx((1, 1, 1))
@@ -266,7 +269,7 @@ class TestQuality:
         masked = CorruptionConfig(recipe="masked", masking=MaskingConfig(ratio=0.5, block=(1, 1, 1), loss=voxels))
         cubes = cubes_of(40, size=(8, 6, 4))
         model = Copies(cubes[:, :3].mean(axis=(0, 2, 3, 4), dtype="float64"))
-        found = validate(model, StreamedCubes(CubeSet([cubes]), CPU), 4, masked, 0)
+        found = validate(Step(model, masked), StreamedCubes(CubeSet([cubes]), CPU), 4, 0)
         variance = cubes[:, :3].var(axis=(0, 2, 3, 4), dtype="float64").mean()
         assert found.explained == pytest.approx(0, abs=0.03)
         assert found.explained_by_channel == pytest.approx((0, 0, 0), abs=0.1)
@@ -280,7 +283,7 @@ class TestQuality:
     def test_a_channel_whose_images_are_constant_is_not_blamed(self) -> None:
         cubes = CUBES.copy()
         cubes[:, 1] = 0.25
-        found = validate(_Answers(np.full(3, 0.5)), StreamedCubes(CubeSet([cubes]), CPU), 2, CORRUPTION, 0)
+        found = validate(Step(_Answers(np.full(3, 0.5)), CORRUPTION), StreamedCubes(CubeSet([cubes]), CPU), 2, 0)
         assert found.spread == (0, 1, 0)
 
 
@@ -305,7 +308,7 @@ def test_nothing_is_drawn_from_the_global_generators() -> None:
     model = small_model()
     before = torch.get_rng_state()
     train(model, CubeSet([CUBES]), 2, seed(0))
-    validate(model, StreamedCubes(CubeSet([CUBES]), CPU), 2, CORRUPTION, 0)
+    validate(Step(model, CORRUPTION), StreamedCubes(CubeSet([CUBES]), CPU), 2, 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -326,7 +329,7 @@ def test_between_two_looks_at_the_loss_nobody_waits_for_the_device() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     optimizer.register_step_post_hook(lambda *_: done.append(1))
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        train_epoch(model, optimizer, _Valueless(), 1, CORRUPTION, seed(0), lambda *_: None)
+        train_epoch(Step(model, CORRUPTION), optimizer, _Valueless(), 1, seed(0), lambda *_: None)
     assert len(done) == 7  # all steps; the look at their end failed
 
 

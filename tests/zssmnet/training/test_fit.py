@@ -34,6 +34,7 @@ from zssmnet.training.epoch import Validation, validate
 from zssmnet.training.fit import is_finished
 from zssmnet.training.loss import restoration_loss
 from zssmnet.training.precision import choose_device
+from zssmnet.training.step import Step
 from zssmnet.training.trainer import initial_state
 
 TRAINING, VALIDATION = CubeSet([cubes_of(5)]), CubeSet([cubes_of(3, seed=9)])
@@ -165,7 +166,9 @@ class TestSeeds:
         config = small_config(epochs=1, seed=seed, validation_seed=3)
         state = run(tmp_path, config)
         for validation_seed in (3, 4):
-            loss = validate(state.model, StreamedCubes(VALIDATION, CPU), 3, config.corruption, validation_seed).loss
+            loss = validate(
+                Step(state.model, config.corruption), StreamedCubes(VALIDATION, CPU), 3, validation_seed
+            ).loss
             recorded = state.progress.history[0].validation_loss
             assert (loss == pytest.approx(recorded, rel=1e-6)) == (validation_seed == 3)
 
@@ -236,11 +239,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[float]
     def train_with(folder: Path, losses: list[float], **recipe: Any) -> list[float]:
         rates.clear()
         monkeypatch.setattr(trainer, "train_epoch", train)
+        ones = (1.0, 1.0, 1.0)
         monkeypatch.setattr(
-            trainer, "validate", lambda *_, **__: Validation(losses[len(progress.history)], 0.5, (1.0, 1.0, 1.0))
+            trainer, "validate", lambda *_, **__: Validation(losses[len(progress.history)], 0.5, ones, ones)
         )
         progress = Progress()
-        monkeypatch.setattr(trainer, "Progress", lambda: progress)
+        monkeypatch.setattr(trainer, "Progress", lambda channel_weights: progress)
         run(folder, small_config(**recipe))
         assert [result.validation_loss for result in progress.history] == losses[: progress.epoch]
         return list(rates)

@@ -1,5 +1,8 @@
 """Device, precision and compilation."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from zssmnet.mnet import MNet
 from zssmnet.registry.runs import decisive
 from zssmnet.storage import LocalStorage
 from zssmnet.training import fit, precision
-from zssmnet.training.checkpoint import BEST, LAST
+from zssmnet.training.checkpoint import BEST, LAST, EpochResult, publish_last, resume
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.precision import (
     COMPILED_FROM,
@@ -66,10 +69,49 @@ class TestPrecision:
                 patch.setattr(MNet, "forward", watched)
                 trained.epoch()
             assert flags() == before
-        assert seen == {"float32": {(False, False, True)}, "tf32": {(True, True, True)}}
-        with pytest.raises(KeyError), gpu_settings(not before[0]):
+        assert seen == {"float32": {("ieee", "ieee", True, False)}, "tf32": {("tf32", "tf32", True, False)}}
+        with pytest.raises(KeyError), gpu_settings(before[0] != "tf32"):
             raise KeyError
         assert flags() == before
+
+    @pytest.mark.parametrize("chosen", ["torch.backends", "torch.backends.cudnn.conv", "torch.backends.cuda.matmul"])
+    def test_a_program_that_chose_by_pytorchs_new_way_trains(self, chosen: str) -> None:
+        """In a process of its own: once used, the new way stays in use."""
+        asked = "(c.conv.fp32_precision, m.fp32_precision)"
+        lines = [
+            "import torch",
+            f"{chosen}.fp32_precision = 'tf32'",
+            "from zssmnet.training.precision import gpu_settings",
+            "c, m = torch.backends.cudnn, torch.backends.cuda.matmul",
+            f"before = {asked}",
+            f"with gpu_settings(tf32=False): assert {asked} == ('ieee', 'ieee'), {asked}",
+            f"with gpu_settings(tf32=True): assert {asked} == ('tf32', 'tf32'), {asked}",
+            f"assert {asked} == before, {asked}",
+        ]
+        subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(lines)], check=True)
+
+    def test_deterministic_algorithms_are_not_tried_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        before = flags()
+        with gpu_settings(tf32=False, deterministic=True):
+            assert flags()[2:] == (False, True)
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert flags() == before
+
+    def test_float16s_scale_adapts_skips_and_is_kept_in_the_checkpoint(self, tmp_path: Path) -> None:
+        """A scale that overflows is halved, and its step left out; the checkpoint has what it came to."""
+        config, workplace = small_config(precision="float16", epochs=1), LocalStorage(tmp_path)
+        state = initial_state(config, CPU)
+        before = [weight.clone() for weight in state.model.parameters()]
+        state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 2.0**60})
+        Trainer(state, CubeSet([cubes_of(2)]), VALIDATION, config).epoch()
+        assert state.scaler.get_scale() == 2.0**59
+        assert all(map(torch.equal, before, state.model.parameters()))
+        state.progress.add(EpochResult(1, 0.5, 0.5, 0.1))
+        publish_last(workplace, state)
+        resumed = initial_state(config, CPU)
+        resume(workplace, resumed)
+        assert resumed.scaler.get_scale() == 2.0**59
 
     def test_float16_scales_the_loss_and_its_gradients_are_those_of_float32(self) -> None:
         """To float16's rounding: what multiplies the loss divides its gradients."""
@@ -126,7 +168,7 @@ class TestLossCurve:
 class TestCompilation:
     @pytest.mark.parametrize(
         ("chosen", "options"),
-        [("off", None), ("cudagraphs", {"backend": "cudagraphs"}), ("default", {"mode": "default"})],
+        [("off", None), ("cudagraphs", None), ("default", {"mode": "default"})],
     )
     def test_is_asked_for_as_pytorch_calls_it(self, chosen: str, options, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = []
@@ -142,6 +184,8 @@ class TestCompilation:
             ("auto", "cpu", COMPILED_FROM, "off"),
             ("default", "cpu", 1, "default"),
             ("off", "cuda", COMPILED_FROM, "off"),
+            ("cudagraphs", "cuda", 1, "cudagraphs"),
+            ("cudagraphs", "cpu", 1, "off"),
         ],
     )
     def test_is_chosen_where_it_pays(
@@ -191,9 +235,18 @@ class TestDevice:
         chosen: list[int] = []
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
         assert choose_device("cuda", 2) == torch.device("cuda:2")
         assert choose_device("cpu", 2) == CPU
         assert chosen == [2]
+        with pytest.raises(InputError, match=r"process 3 of this machine .* it sees 3"):
+            choose_device("cuda", 3)
+
+    def test_a_process_that_sees_one_gpu_alone_takes_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As SLURM arranges it: LOCAL_RANK is 1, and the GPU's number 0."""
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        assert choose_device("cuda", 1) == torch.device("cuda")
 
     def test_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -201,9 +254,14 @@ class TestDevice:
             choose_device("cuda")
 
 
-def flags() -> tuple[bool, bool, bool]:
-    convolutions = torch.backends.cudnn
-    return convolutions.allow_tf32, torch.backends.cuda.matmul.allow_tf32, convolutions.benchmark
+def flags() -> tuple[str, str, bool, bool]:
+    """How convolutions and products round (by PyTorch's new way, which sees what the old one chose), and cuDNN's ways.
+
+    What is off by default and what was switched off are one.
+    """
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    rounding = ("ieee" if one == "none" else one for one in (cudnn.conv.fp32_precision, products.fp32_precision))
+    return (*rounding, cudnn.benchmark, cudnn.deterministic)
 
 
 def _smooth(curve: np.ndarray) -> np.ndarray:

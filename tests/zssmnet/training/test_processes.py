@@ -135,6 +135,19 @@ class TestTheEnd:
         with pytest.raises(error):
             run(cubes, tmp_path / "a", small_config(epochs=3, processes=2), on_epoch=stop)
 
+    def test_when_a_worker_hangs(self, cubes: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is alive, and does nothing more: rank 0 names it, and ends it."""
+        monkeypatch.setattr(distributed, "NOTE_INTERVAL_S", 0.2)
+
+        def freeze(state: TrainingState) -> None:
+            monkeypatch.setattr(distributed, "HANG_TIMEOUT_S", 2.0)
+            for worker in workers_alive():
+                os.kill(worker, signal.SIGSTOP)
+
+        with pytest.raises(TrainingError, match=r"^rank 1 of 2, on \S+, hangs: .* run it again to continue"):
+            run(cubes, tmp_path / "a", small_config(epochs=3, processes=2), on_epoch=freeze)
+        assert content(tmp_path / "a")["epoch"] == 1
+
     @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
     def test_when_rank_0_is_killed(self, number: signal.Signals, cubes: LocalStorage, tmp_path: Path) -> None:
         code = (

@@ -16,6 +16,7 @@ from zssmnet.training.batches import StreamedCubes
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.optimizer import make_optimizer
 from zssmnet.training.precision import Accelerated
+from zssmnet.training.step import Step
 
 CUBES = StreamedCubes(CubeSet([cubes_of(7)]), CPU)
 OnStep = Callable[[nn.Module], None]
@@ -26,7 +27,7 @@ class Trained:
 
     Args:
         backend: of `torch.compile`.
-        loss_scale: see `training_step`.
+        loss_scale: initial one of float16's scaler; 1: no scaler.
         on_step: what is done after each step.
     """
 
@@ -38,23 +39,23 @@ class Trained:
         network.compile(backend=backend, dynamic=False)
         config = small_config()
         optimizer, generator = make_optimizer(network, CPU, config.training), torch.Generator().manual_seed(0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=loss_scale)
         self.shown: list[Tensor] = []
         self.figures: list[float] = []
         for _ in range(2):
             self.figures.append(
                 epoch.train_epoch(
-                    network,
+                    Step(network, config.corruption),
                     optimizer,
                     CUBES,
                     2,
-                    config.corruption,
                     generator,
                     lambda done, steps: on_step(network),
-                    loss_scale=loss_scale,
+                    scaler=scaler if loss_scale != 1 else None,
                     on_check=lambda step, restored: self.shown.append(restored),
                 )
             )
-            validation = epoch.validate(network, CUBES, 2, config.corruption, seed=1, fill=True)
+            validation = epoch.validate(Step(network, config.corruption), CUBES, 2, seed=1, fill=True)
             self.figures += [validation.loss, validation.explained, *validation.spread]
         self.weights = network.model.state_dict()
 

@@ -30,6 +30,7 @@ from zssmnet.training.batches import StreamedCubes
 from zssmnet.training.checkpoint import EpochResult, TrainingState
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.epoch import validate
+from zssmnet.training.step import Step
 from zssmnet.training.tensorboard import LOGGED_EXAMPLES, LOGS, publish_logs, validation_examples
 from zssmnet.training.trainer import initial_state
 
@@ -218,9 +219,8 @@ class TestExamples:
     def test_are_corrupted_as_in_validation(self) -> None:
         model = initial_state(CONFIG, CPU).model
         examples = validation_examples(model, VALIDATION, CONFIG, len(VALIDATION))
-        loss = validate(
-            model, StreamedCubes(VALIDATION, CPU), 2, CONFIG.corruption, CONFIG.training.validation_seed
-        ).loss
+        step = Step(model, CONFIG.corruption)
+        loss = validate(step, StreamedCubes(VALIDATION, CPU), 2, CONFIG.training.validation_seed).loss
         assert torch.mean((examples.restored - examples.target) ** 2).item() == pytest.approx(loss, rel=1e-6)
         few = validation_examples(model, VALIDATION, CONFIG, 2)
         assert torch.equal(few.corrupted, examples.corrupted[[0, 4]])

@@ -48,7 +48,11 @@ class TestMemory:
 
     @pytest.mark.parametrize(
         ("most", "advice"),
-        [(3, "3 would: choose --batch-size 3"), (1, "1 would: choose --batch-size 1"), (0, "nor does one cube")],
+        [
+            (3, "3 at a time would: choose --accumulate 2"),
+            (1, "1 at a time would: choose --accumulate 5"),
+            (0, "nor does one cube"),
+        ],
     )
     def test_an_error_names_the_batch_that_would_fit(
         self, most: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,204 @@
+"""Labelled cases to networks to masks: what is kept, what is continued, what is refused."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.phantoms import small_archive
+from zssmnet.config import ZONES_SCALES, SegmentConfig, ZonesConfig, ZonesScale
+from zssmnet.data.archive import take_inventory
+from zssmnet.data.image_io import array_of, image_like, read_image, write_image
+from zssmnet.errors import ArchiveError, CheckpointError, ConfigError, InputError
+from zssmnet.handoff.weights import read_weights
+from zssmnet.mnet import MNet
+from zssmnet.runner import PlainRunner, Progress
+from zssmnet.stages.pipeline import run_pipeline
+from zssmnet.stages.segment_zones import SegmentSummary, segment_zones
+from zssmnet.stages.train_zones import ZonesSummary, train_zones
+from zssmnet.storage import open_storage
+from zssmnet.storage.verification import verify_root
+from zssmnet.zones import ensemble, training, views
+from zssmnet.zones.model import find_model
+
+CONFIG = ZonesConfig(preset="cpu", members=2, device="cpu")
+CPU = SegmentConfig(device="cpu", bound=0.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_scale() -> Iterator[None]:
+    """Networks and windows as small as they can be, and one thread, which is faster then."""
+    small = ZonesScale(spacing_mm=(2.0, 2.0, 3.3), window=(16, 16, 4), batch_size=1, kernels=(2, 2, 2, 2, 2), epochs=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ZONES_SCALES, "cpu", small)
+        patch.setattr(views, "FINDER_SPACING_MM", (4.0, 4.0, 4.0))
+        patch.setattr(training, "STEPS", 2)
+        for module in (views, ensemble, training):
+            patch.setattr(module, "FINDER_WINDOW", (16, 16, 4))
+        yield
+    torch.set_num_threads(threads)
+
+
+def train(archive: tuple[Path, Path], root: Path, progress: Progress | None = None, **more: object) -> ZonesSummary:
+    return train_zones(*archive, root, config=CONFIG, runner=PlainRunner(progress), **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return small_archive(tmp_path_factory.mktemp("archive"))
+
+
+@pytest.fixture(scope="module")
+def root(archive: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("root")
+    train(archive, root)
+    return root
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*.nii.gz"))
+    }
+
+
+class Stop(Progress):
+    """Ends a stage after so many steps, as an interrupt does."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def advance(self, stage: str, steps: int = 1, earlier: bool = False) -> None:
+        self.left -= steps
+        if self.left <= 0:
+            raise KeyboardInterrupt
+
+
+class TestTraining:
+    def test_every_labelled_case_is_held_out_once_and_the_record_and_the_page_say_how_well(self, root: Path) -> None:
+        weights = open_storage(root / "SSL/zones_model")
+        model = find_model(weights)
+        assert model and model.number == 1 and model.replaces is None
+        assert len({one.case_id for one in model.held_out}) == len(model.held_out) == 6
+        assert {one.member for one in model.held_out} == {0, 1}
+        assert len(model.inputs) == 12  # T2W and the mask of each case
+        page = (root / "SSL/reports/zones.html").read_text()
+        worst = min(model.held_out, key=lambda one: min(value for k, value in one.figures.items() if "dice" in k))
+        assert page.index(worst.case_id) == min(page.index(one.case_id) for one in model.held_out)
+        assert verify_root(str(root)) == []
+
+    def test_it_is_not_done_twice_and_interrupted_it_ends_with_the_same_networks(
+        self, archive: tuple[Path, Path], root: Path, tmp_path: Path
+    ) -> None:
+        model = root / "SSL/zones_model/zones.model"
+        before = model.stat().st_mtime_ns
+        assert not train(archive, root).is_new and model.stat().st_mtime_ns == before
+        for after in (2, 1, 3):  # in the finder of the first member, in its zones, in the second member
+            with pytest.raises(KeyboardInterrupt):
+                train(archive, tmp_path, Stop(after))
+        assert train(archive, tmp_path).is_new
+        assert (tmp_path / "SSL/zones_model/zones.model").read_bytes() == model.read_bytes()
+
+    def test_from_weights_that_saw_more_channels(self, archive: tuple[Path, Path], tmp_path: Path) -> None:
+        torch.manual_seed(3)
+        torch.save({"state_dict": (whole := MNet(6, 3, (2, 2, 2, 2, 2))).state_dict()}, tmp_path / "a.model")
+        (first := MNet(1, 3, (2, 2, 2, 2, 2))).load_state_dict(
+            read_weights(tmp_path / "a.model").with_channels(1).tensors
+        )
+        t2w = torch.rand(1, 1, 4, 16, 16)
+        blank = torch.cat([t2w, torch.zeros(1, 5, 4, 16, 16)], dim=1)
+        torch.testing.assert_close(first(t2w), whole(blank))
+        done = train(archive, tmp_path / "root", weights=tmp_path / "a.model")
+        record = find_model(open_storage(tmp_path / "root/SSL/zones_model"))
+        assert done.is_new and record and record.inputs[-1].name == "weights"
+
+    def test_one_patient_or_one_zone_is_too_little(self, archive: tuple[Path, Path], tmp_path: Path) -> None:
+        images, masks = archive
+        (tmp_path / "one").mkdir()
+        first, *others = sorted(masks.glob("*.nii.gz"))
+        shutil.copy(first, tmp_path / "one")
+        with pytest.raises(InputError, match=r"1 labelled cases of 1 patients .*at least two patients"):
+            train((images, tmp_path / "one"), tmp_path / "root")
+        for file in others:
+            mask = read_image(file)
+            write_image(image_like((array_of(mask) == 1).astype(np.uint8), mask), tmp_path / "one" / file.name)
+        with pytest.raises(InputError, match=r"1 labelled cases of 1 patients"):
+            train((images, tmp_path / "one"), tmp_path / "root")
+        with pytest.raises(ArchiveError, match="no zonal mask"):
+            train((images, tmp_path / "root"), tmp_path / "root")
+
+
+def segment(
+    root: Path, archive: tuple[Path, Path], output: Path, progress: Progress | None = None, given: Path | None = None
+) -> SegmentSummary:
+    runner = PlainRunner(progress, workers=1)
+    return segment_zones(root, archive[0], output, zonal_mask_path=given, config=CPU, runner=runner)
+
+
+class TestSegmentation:
+    def test_masks_are_the_same_after_an_interruption_and_are_not_made_twice(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        done = segment(root, archive, tmp_path / "whole")
+        assert done.new == 6 and done.made + len(done.doubtful) == 6
+        assert segment(root, archive, tmp_path / "whole").new == 0
+        with pytest.raises(KeyboardInterrupt):
+            segment(root, archive, tmp_path / "broken", Stop(3))
+        assert segment(root, archive, tmp_path / "broken").new in (3, 4)
+        assert digests(tmp_path / "whole") == digests(tmp_path / "broken")
+
+    def test_given_masks_and_those_of_a_person_are_kept_and_doubtful_ones_not_used(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        images, masks = archive
+        first, second, third, *_ = sorted(masks.glob("*.nii.gz"))
+        (tmp_path / "given").mkdir()
+        shutil.copy(first, tmp_path / "given")
+        output = tmp_path / "masks"
+        output.mkdir()
+        shutil.copy(second, output)  # a person's
+        done = segment(root, archive, output, given=tmp_path / "given")
+        assert (done.given, done.persons, done.made + len(done.doubtful)) == (1, 1, 4)
+        assert (output / first.name).read_bytes() == first.read_bytes()
+        assert done.doubtful  # so little was learnt
+        usable = {case.id for case in take_inventory(open_storage(images), open_storage(output)).cases}
+        assert len(usable) == 6 - len(done.doubtful) and not usable & done.doubtful.keys()
+        moved = sorted(output.glob("doubtful/*.nii.gz"))[0]
+        moved.rename(output / moved.name)
+        shutil.copy(third, output / first.name)  # corrected by hand
+        again = segment(root, archive, output, given=tmp_path / "given")
+        assert (again.given, again.persons) == (0, 3)
+        assert (output / first.name).read_bytes() == third.read_bytes()
+        assert segment(root, archive, output, given=tmp_path / "given").new == 0
+
+    def test_an_image_that_cannot_be_used_is_left_out_with_its_reason(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        images = tmp_path / "imagesTr"
+        images.mkdir()
+        source = read_image(next((archive[0]).rglob("*_0000.nii.gz")))
+        write_image(source[:, :, :1], images / "thin_0000.nii.gz")
+        write_image(source, images / "whole_0000.nii.gz")
+        (images / "cut_0000.nii.gz").write_bytes((images / "whole_0000.nii.gz").read_bytes()[:5000])
+        done = segment(root, (tmp_path, tmp_path), tmp_path / "masks")
+        assert set(done.left_out) == {"thin", "cut"} and done.new == 1
+        assert "cubic interpolation needs 4 voxels" in done.left_out["thin"]
+        assert "truncated" in done.left_out["cut"]
+
+    def test_what_is_no_model_is_refused(self, archive: tuple[Path, Path], tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"no zones\.model there; train one"):
+            segment(tmp_path, archive, tmp_path / "masks")
+        torch.save({"state_dict": {}}, tmp_path / "zones.model")
+        with pytest.raises(CheckpointError, match="is no ensemble of 'zssmnet train-zones'"):
+            segment(tmp_path, archive, tmp_path / "masks")
+
+
+def test_a_run_takes_masks_or_networks(archive: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no zonal masks: give --zonal_mask_path, or --zones-model"):
+        run_pipeline(archive[0], None, tmp_path)

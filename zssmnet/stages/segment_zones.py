@@ -1,0 +1,326 @@
+"""Stage: zonal masks for the cases of an archive that have none, a part a case."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from zssmnet.config import NO_MASKS, ArchiveFormat, SegmentConfig, ZonesConfig
+from zssmnet.data.archive import DOUBTFUL, MASK_SUFFIX, Case, masks_by_case, take_inventory
+from zssmnet.data.examination import check_can_be_interpolated, file_errors, read_images
+from zssmnet.data.image_io import write_image
+from zssmnet.errors import CaseError, ConfigError
+from zssmnet.report.masks_page import PAGE, ROWS, publish_masks_page
+from zssmnet.runner import PlainRunner, Runner, Summary
+from zssmnet.storage import Address, Storage, folder_and_name, open_storage, sha256_of
+from zssmnet.storage.layout import Layout, reports_beside
+from zssmnet.storage.lock import locked
+from zssmnet.storage.records import (
+    Input,
+    Record,
+    fingerprints,
+    output_of,
+    present_outputs,
+    publish_record,
+    publish_recorded,
+    read_record,
+    refresh_record,
+    same_content,
+    up_to_date,
+)
+from zssmnet.zones.ensemble import Ensemble
+from zssmnet.zones.masks import odd_about
+from zssmnet.zones.model import channel_count, load_ensemble, locate_model
+
+log = logging.getLogger(__name__)
+
+STAGE = "segment-zones"
+METHOD = 1
+"""Raised whenever the same images and networks would give other masks."""
+
+
+class MadeMask(Record):
+    """The record of a case's zonal mask.
+
+    Attributes:
+        inputs: the images and the networks; or the given mask.
+        source: ``made`` by the networks; ``given``, a copy; or a ``person``'s, who moved or changed the file.
+        agreed: Dice between the ensemble's members, by part.
+        findings: why it lies in ``doubtful/``; where no gland was found there is no mask.
+    """
+
+    case_id: str
+    source: Literal["made", "given", "person"]
+    bound: float = 0.0
+    agreed: dict[str, float] = Field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+
+    @override
+    def is_valid_for(self, name: str) -> bool:
+        return name == self.case_id and {one.key for one in self.outputs} <= set(_keys_of(name))
+
+
+class SegmentSummary(Summary):
+    """Outcome of making masks.
+
+    Attributes:
+        made, given, persons: numbers of masks that can be used, by where they come from.
+        doubtful: why masks are doubtful, by case.
+        left_out: reason and file of each case that cannot be read.
+        new: number of cases that were not up to date.
+    """
+
+    masks_path: str
+    page: str
+    made: int
+    given: int
+    persons: int
+    doubtful: dict[str, str]
+    left_out: dict[str, str]
+    new: int
+
+    @property
+    @override
+    def outcome(self) -> tuple[str, str]:
+        state = "Doubtful masks" if self.doubtful else "Cases left out" if self.left_out else "Completed"
+        return state, self.sentence
+
+    @property
+    def sentence(self) -> str:
+        """The numbers in words."""
+        return (
+            f"{self.made} masks made, {self.given} given, {self.persons} by a person, {len(self.doubtful)} doubtful, "
+            f"{len(self.left_out)} cases left out"
+        )
+
+
+@dataclass(frozen=True)
+class CaseToSegment:
+    """A part of this stage: one case, its given mask if it has one, the networks, and where its mask goes."""
+
+    case: Case
+    images_path: str
+    masks_path: str
+    output_path: str
+    model: str
+    model_input: Input
+    config: SegmentConfig
+
+    def __str__(self) -> str:
+        return f"segment-{self.case.id}"
+
+
+def segment_zones(
+    model: Address,
+    images_path: Address,
+    output_path: Address,
+    *,
+    zonal_mask_path: Address | None = None,
+    archive_format: ArchiveFormat | None = None,
+    config: SegmentConfig | None = None,
+    runner: Runner | None = None,
+) -> SegmentSummary:
+    """Make zonal masks ``<case>.nii.gz`` on T2W's own grid; doubtful ones go to ``doubtful/``, where none uses them.
+
+    Move a doubtful mask beside the others, or correct it there, to use it: a file that a person changed stays.
+
+    Args:
+        model: a working root of `train_zones`, or the file of an ensemble.
+        images_path: an nnU-Net raw, PI-CAI MHA or BIDS archive.
+        output_path: folder for the masks.
+        zonal_mask_path: masks that are there already: their cases keep them, as copies; none: there are none.
+        archive_format: ``nnunet``, ``picai`` or ``bids``; none: detected automatically.
+        config: when a mask is doubtful; none: the default.
+        runner: what runs the cases; none: threads of this process.
+
+    Raises:
+        ArchiveError: no archive there.
+        CheckpointError: no ensemble there.
+        LockedError: another run makes masks there.
+    """
+    runner, config = runner or PlainRunner(), config or SegmentConfig()
+    folder, name = locate_model(model)
+    file = folder.local(name)
+    networks = Input(name="model", size=file.stat().st_size, version="", sha256=sha256_of(file))
+    settings, _ = _ensemble(folder.where(name), networks.sha256, config.device)
+    images, output = open_storage(images_path), open_storage(output_path)
+    masks = open_storage(zonal_mask_path) if zonal_mask_path else None
+    given = masks_by_case(masks) if masks else {}
+    inventory = take_inventory(images, None, archive_format, channel_count(settings))
+    parts = [
+        CaseToSegment(
+            case=Case(one.id, one.format, one.images, (given.get(one.id) or [""])[0]),
+            images_path=images.uri,
+            masks_path=masks.uri if masks else "",
+            output_path=output.uri,
+            model=folder.where(name),
+            model_input=networks,
+            config=config,
+        )
+        for one in inventory.cases
+    ]
+    with locked(output):
+        output.sweep()
+        runner.progress.begin(STAGE, len(parts), "cases")
+        records, faults, new = list[MadeMask](), list(inventory.faults), 0
+        with closing(runner.map(segment_part, parts)) as results:
+            for done in results:
+                if isinstance(done, CaseError):
+                    faults.append(done)
+                else:
+                    records.append(done[0])
+                    new += done[1]
+                runner.progress.advance(STAGE)
+        records.sort(key=lambda one: one.case_id)
+        reports = open_storage(reports_beside(output.uri))
+        if records:
+            _publish_page(records, output, reports, images, archive_format)
+    summary = SegmentSummary(
+        masks_path=output.uri,
+        page=reports.where(PAGE),
+        made=sum(one.source == "made" and not one.findings for one in records),
+        given=sum(one.source == "given" for one in records),
+        persons=sum(one.source == "person" for one in records),
+        doubtful={one.case_id: "; ".join(one.findings) for one in records if one.findings},
+        left_out={one.case_id: f"{one.reason}: {one.file}" for one in sorted(faults, key=lambda one: one.case_id)},
+        new=new,
+    )
+    for case_id, reason in [*summary.left_out.items(), *summary.doubtful.items()]:
+        log.warning("%s: no mask is used: %s", case_id, reason)
+    log.info("%s", summary.sentence)
+    runner.progress.show("Zonal masks", lambda: summary.sentence)
+    return summary
+
+
+def masks_of_run(
+    model: Address | None,
+    images_path: Address,
+    zonal_mask_path: Address | None,
+    layout: Layout,
+    archive_format: ArchiveFormat | None,
+    runner: Runner,
+) -> Address:
+    """The folder of the masks that a run takes: the given one; or, with networks, ``SSL/zones``, which is made.
+
+    Raises:
+        ConfigError: neither masks nor networks.
+    """
+    if model is None:
+        if zonal_mask_path is None:
+            raise ConfigError(NO_MASKS)
+        return zonal_mask_path
+    segment_zones(
+        model, images_path, layout.zones, zonal_mask_path=zonal_mask_path, archive_format=archive_format, runner=runner
+    )
+    return layout.zones
+
+
+def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
+    """Make, copy or keep the mask of one case; its record, and whether anything was done."""
+    images, output, case = open_storage(part.images_path), open_storage(part.output_path), part.case
+    known = read_record(output, case.id, MadeMask)
+    try:
+        if kept := _persons(case.id, output, known):
+            return kept
+        if case.mask:
+            masks = open_storage(part.masks_path)
+            with file_errors(case.id, masks, case.mask):
+                inputs = fingerprints([(masks, case.mask)], known.inputs if known else ())
+            record = MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=case.id, source="given")
+            if present := _present(output, known, record):
+                return present, False
+            copy = partial(shutil.copyfile, masks.local(case.mask))
+            return publish_recorded(output, case.id, record, {_keys_of(case.id)[0]: copy}, _outputs(known)), True
+        settings, ensemble = _ensemble(part.model, part.model_input.sha256, part.config.device)
+        used = channel_count(settings)
+        files = []
+        for key in case.images[:used]:
+            with file_errors(case.id, images, key):
+                files += fingerprints([(images, key)], known.inputs if known else ())
+        record = MadeMask(
+            method=METHOD,
+            inputs=(*files, part.model_input),
+            outputs=(),
+            case_id=case.id,
+            source="made",
+            bound=part.config.bound,
+        )
+        if present := _present(output, known, record):
+            return present, False
+        volumes, _, warnings = read_images(case, images, used)
+        for key, volume in zip(case.images, volumes, strict=False):
+            check_can_be_interpolated(case.id, images.where(key), volume)
+        found = ensemble.segment(volumes)
+        odd = (*odd_about(found.mask, volumes[0], found.agreed, part.config.bound), *warnings)
+        record = record.model_copy(update={"agreed": found.agreed, "findings": odd})
+        plain, doubtful = _keys_of(case.id)
+        write = {doubtful if odd else plain: partial(write_image, found.mask)} if found.agreed else {}
+        return publish_recorded(output, case.id, record, write, _outputs(known)), True
+    except CaseError as fault:
+        return fault
+
+
+def _persons(case_id: str, output: Storage, known: MadeMask | None) -> tuple[MadeMask, bool] | None:
+    """The record of a mask that a person put, moved or changed there; None if it is none."""
+    plain, doubtful = _keys_of(case_id)
+    if output.stat(plain) is None:
+        return None
+    outputs = {one.key: one for one in known.outputs} if known else {}
+    if known and plain in outputs and (present := present_outputs(output, known.outputs)):
+        if known.source != "person":
+            return None
+        refresh_record(output, case_id, known.model_copy(update={"outputs": present}))
+        return known, False
+    if known and plain in outputs and outputs[plain].size < 0:
+        return None  # a run that was killed while it published
+    record = MadeMask(method=METHOD, inputs=(), outputs=(output_of(output, plain),), case_id=case_id, source="person")
+    publish_record(output, case_id, record)
+    output.remove(doubtful)
+    return record, True
+
+
+def _present(output: Storage, known: MadeMask | None, wanted: MadeMask) -> MadeMask | None:
+    """The known record, if it is that of the same work and its files are there."""
+    if known is None or (known.method, known.source, known.bound) != (wanted.method, wanted.source, wanted.bound):
+        return None
+    present = up_to_date(output, known, wanted.inputs) if same_content(known.inputs, wanted.inputs) else None
+    if present:
+        refresh_record(output, known.case_id, present)
+    return present
+
+
+def _keys_of(case_id: str) -> tuple[str, str]:
+    """Where a case's mask lies, and where if it is doubtful."""
+    return f"{case_id}{MASK_SUFFIX}", f"{DOUBTFUL}/{case_id}{MASK_SUFFIX}"
+
+
+def _outputs(known: MadeMask | None) -> list[str]:
+    return [one.key for one in known.outputs] if known else []
+
+
+@lru_cache(maxsize=1)
+def _ensemble(address: str, sha256: str, device: str) -> tuple[ZonesConfig, Ensemble]:
+    """The networks, loaded once by a process; the digest tells a new version under the same name apart."""
+    folder, name = folder_and_name(address)
+    return load_ensemble(folder.local(name), device, address)
+
+
+def _publish_page(
+    records: Sequence[MadeMask],
+    output: Storage,
+    reports: Storage,
+    images: Storage,
+    archive_format: ArchiveFormat | None,
+) -> None:
+    known = {one.case_id: (one.outputs[0].key, one.findings) for one in records if one.outputs}
+    if not known:
+        return
+    publish_masks_page(output, reports, images, archive_format, known=known)
+    files = tuple(output_of(reports, key) for key in (PAGE, ROWS))
+    publish_record(reports, "masks", Record(method=METHOD, inputs=(), outputs=files))

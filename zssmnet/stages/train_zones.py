@@ -1,0 +1,260 @@
+"""Stage: networks that make zonal masks, trained on the cases that have one; one part."""
+
+import logging
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from pydantic import BaseModel
+from typing_extensions import override
+
+from zssmnet.config import PICAI_PATIENT, ArchiveFormat, NetworkConfig, ZonesConfig
+from zssmnet.data.archive import Case, shortened, take_inventory
+from zssmnet.data.examination import read_images, read_mask
+from zssmnet.errors import CaseError, InputError
+from zssmnet.handoff.weights import Weights, read_weights
+from zssmnet.registry.runs import library_versions, run_folder
+from zssmnet.report.page import draw_all
+from zssmnet.report.zones_page import HeldOutRow, draw_held_out, zones_page
+from zssmnet.runner import PlainRunner, Progress, Runner, Summary, current_progress
+from zssmnet.storage import Address, Storage, open_storage, sha256_of
+from zssmnet.storage.layout import Layout
+from zssmnet.storage.lock import locked
+from zssmnet.storage.records import Input, Record, fingerprints, output_of, publish_record
+from zssmnet.training.checkpoint import Progress as Epochs
+from zssmnet.training.precision import choose_device
+from zssmnet.zones.ensemble import Ensemble
+from zssmnet.zones.masks import figures_against, odd_about
+from zssmnet.zones.model import (
+    METHOD,
+    MODEL,
+    HeldOut,
+    ZonesModel,
+    all_versions,
+    channel_count,
+    find_model,
+    identify,
+    promote,
+    publish_version,
+)
+from zssmnet.zones.training import LabelledCase, read_labelled, shares_of, single, train_member, training_recipe
+
+log = logging.getLogger(__name__)
+
+STAGE = "train-zones"
+PAGE = "zones.html"
+
+
+class ZonesSummary(Summary):
+    """The published ensemble, and how well it finds zones in patients that its members were trained without.
+
+    Attributes:
+        model: address of the ensemble under its stable name.
+        page: address of the page, the worst cases first.
+        cases, left_out: numbers of labelled cases that were used, and that cannot be.
+        figures: means over the held-out cases, by name.
+    """
+
+    model: str
+    page: str
+    run_id: str
+    cases: int
+    left_out: int
+    figures: dict[str, float]
+    is_new: bool
+
+    @property
+    @override
+    def outcome(self) -> tuple[str, str]:
+        return "Completed", self.sentence
+
+    @property
+    def sentence(self) -> str:
+        """The figures in words."""
+        dices = ", ".join(f"{part} {self.figures[f'dice_{part}']:.3f}" for part in ("gland", "peripheral", "rest"))
+        return f"Dice on {self.cases} held-out cases: {dices}"
+
+
+class ZonesTraining(BaseModel, frozen=True):
+    """The one part of this stage: where labelled cases are, where the ensemble goes, and how to train."""
+
+    images_path: str
+    zonal_mask_path: str
+    root: str
+    weights: str | None
+    archive_format: ArchiveFormat | None
+    patient_pattern: str
+    config: ZonesConfig
+
+    def __str__(self) -> str:
+        return STAGE
+
+
+def train_zones(
+    images_path: Address,
+    zonal_mask_path: Address,
+    root: Address,
+    weights: Address | None = None,
+    *,
+    archive_format: ArchiveFormat | None = None,
+    patient_pattern: str = PICAI_PATIENT,
+    config: ZonesConfig | None = None,
+    runner: Runner | None = None,
+) -> ZonesSummary:
+    """Train networks that make zonal masks, on cases that have one; an interrupted training continues.
+
+    Args:
+        images_path: an nnU-Net raw, PI-CAI MHA or BIDS archive.
+        zonal_mask_path: masks ``<case>.nii.gz`` of some or all of its cases.
+        root: working root; the ensemble goes to ``SSL/zones_model``, the page to ``SSL/reports``.
+        weights: pre-trained weights to begin with; none: from scratch.
+        archive_format: ``nnunet``, ``picai`` or ``bids``; none: detected automatically.
+        patient_pattern: regular expression whose group ``patient`` names a case's patient.
+        config: images, preset, members and length of the training; none: the defaults.
+        runner: what runs the training; none: this process.
+
+    Raises:
+        InputError: labelled cases of fewer than two patients.
+        CheckpointError: weights that cannot be used.
+        LockedError: another run trains there.
+    """
+    work = ZonesTraining(
+        images_path=open_storage(images_path).uri,
+        zonal_mask_path=open_storage(zonal_mask_path).uri,
+        root=open_storage(root).uri,
+        weights=None if weights is None else str(weights),
+        archive_format=archive_format,
+        patient_pattern=patient_pattern,
+        config=config or ZonesConfig(),
+    )
+    (summary,) = (runner or PlainRunner()).map(train_zones_part, [work])
+    return summary
+
+
+def train_zones_part(work: ZonesTraining) -> ZonesSummary:
+    """Train the members one after the other, and publish them."""
+    layout = Layout(work.root)
+    output, progress = open_storage(layout.zones_model), current_progress() or Progress()
+    images, masks = open_storage(work.images_path), open_storage(work.zonal_mask_path)
+    inventory = take_inventory(images, masks, work.archive_format, channel_count(work.config))
+    weights = read_weights(work.weights) if work.weights else None
+    with locked(output):
+        output.sweep()
+        stable = find_model(output)
+        inputs = _fingerprints(inventory.cases, images, masks, work.config, stable)
+        if weights:
+            inputs += (
+                Input(name="weights", size=weights.path.stat().st_size, version="", sha256=sha256_of(weights.path)),
+            )
+        run_id = identify([one.sha256 for one in inputs], work.config)
+        known = next((one for one in all_versions(output) if one.run_id == run_id), None)
+        page = open_storage(layout.reports)
+        if known and page.stat(PAGE):
+            return _summary(promote(output, known), output, page, 0, False)
+        cases, faults = _read_all(inventory.cases, images, masks, work)
+        _check_patients(cases, masks)
+        network = _network(work.config, weights)
+        workplace = run_folder(output, run_id)
+        epochs, members = training_recipe(work.config).epochs, min(work.config.members, len({c.patient for c in cases}))
+        progress.begin(STAGE, 2 * epochs * members, "epochs", may_end_early=True)
+        shares = shares_of([one.patient for one in cases], members, work.config.seed)
+        rows, contents = list[HeldOutRow](), []
+        for number in range(members):
+            held_out = [one for one in cases if shares[one.patient] == number]
+            rest = [one for one in cases if shares[one.patient] != number]
+            log.info("member %d of %d: %d cases, %d held out", number + 1, members, len(rest), len(held_out))
+            folder = workplace.child(f"member{number}")
+
+            def on_epoch(done: Epochs, number: int = number) -> None:
+                progress.advance(STAGE)
+                progress.note(STAGE, f"member {number + 1}, held-out loss {done.history[-1].validation_loss:.3f}")
+
+            member, content = train_member(rest, held_out, number, work.config, network, weights, folder, on_epoch)
+            contents.append(content)
+            judge = partial(_held_out_row, images, masks, work.config, number, single(member, work.config))
+            rows += draw_all(judge, [one.case for one in held_out], lambda: None)
+        progress.end(STAGE)
+        made = ZonesModel(
+            method=METHOD,
+            inputs=inputs,
+            outputs=(),
+            run_id=run_id,
+            parameters=work.config,
+            network=network,
+            versions=library_versions(),
+            device=choose_device(work.config.device).type,
+            held_out=tuple(row.held_out for row in rows),
+        )
+        made = publish_version(output, made, contents)
+        page.publish_bytes(PAGE, zones_page(made, rows).encode())
+        publish_record(page, "zones", Record(method=METHOD, inputs=(), outputs=(output_of(page, PAGE),)))
+    summary = _summary(made, output, page, len(faults), True)
+    progress.show("Zones", lambda: summary.sentence)
+    log.info("published %s: %s", MODEL, summary.sentence)
+    return summary
+
+
+def _fingerprints(
+    cases: Sequence[Case], images: Storage, masks: Storage, config: ZonesConfig, stable: ZonesModel | None
+) -> tuple[Input, ...]:
+    used = channel_count(config)
+    files = [(images, key) for case in cases for key in case.images[:used]] + [(masks, case.mask) for case in cases]
+    return fingerprints(files, stable.inputs if stable else ())
+
+
+def _read_all(
+    found: Sequence[Case], images: Storage, masks: Storage, work: ZonesTraining
+) -> tuple[list[LabelledCase], list[CaseError]]:
+    def read(case: Case) -> LabelledCase | CaseError:
+        try:
+            return read_labelled(case, images, masks, work.config, work.patient_pattern)
+        except CaseError as fault:
+            log.warning("left out: %s", fault)
+            return fault
+
+    done = draw_all(read, found, lambda: None)
+    return [one for one in done if isinstance(one, LabelledCase)], [one for one in done if isinstance(one, CaseError)]
+
+
+def _check_patients(cases: Sequence[LabelledCase], masks: Storage) -> None:
+    patients = sorted({one.patient for one in cases})
+    if len(patients) < 2:
+        raise InputError(
+            f"{masks.uri}: {len(cases)} labelled cases of {len(patients)} patients ({shortened(patients) or 'none'}) "
+            "can be used; at least two patients are needed, of whom each member of the ensemble holds out one: "
+            "add masks with both zones, or correct --patient-pattern"
+        )
+
+
+def _network(config: ZonesConfig, weights: Weights | None) -> NetworkConfig:
+    if weights:
+        return NetworkConfig(channels=weights.channels, merge=weights.merge)
+    return NetworkConfig(channels=config.scale.kernels)
+
+
+def _held_out_row(
+    images: Storage, masks: Storage, config: ZonesConfig, number: int, ensemble: Ensemble, case: Case
+) -> HeldOutRow:
+    """A case, predicted by the member that was trained without it."""
+    volumes, _, _ = read_images(case, images, channel_count(config))
+    truth, found = read_mask(case, masks, volumes[0]), ensemble.segment(volumes)
+    held_out = HeldOut(
+        case_id=case.id,
+        member=number,
+        figures=figures_against(found.mask, truth),
+        findings=tuple(odd_about(found.mask, volumes[0], {}, 0.0)),
+    )
+    return draw_held_out(held_out, volumes[0], truth, found.mask)
+
+
+def _summary(made: ZonesModel, output: Storage, page: Storage, left_out: int, is_new: bool) -> ZonesSummary:
+    names = {name for one in made.held_out for name in one.figures}
+    return ZonesSummary(
+        model=output.where(MODEL),
+        page=page.where(PAGE),
+        run_id=made.run_id,
+        cases=len(made.held_out),
+        left_out=left_out,
+        figures={name: value for name in sorted(names) if not math.isnan(value := made.mean(name))},
+        is_new=is_new,
+    )

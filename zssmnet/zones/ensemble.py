@@ -1,0 +1,75 @@
+"""An ensemble that makes zonal masks: the gland in the whole field of view, then the zones in a box around it."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor, nn
+
+from zssmnet.config import TrainingConfig, ZonesScale
+from zssmnet.finetuning.windows import Triple, predict
+from zssmnet.preparation.cropping import bounding_box
+from zssmnet.training.precision import choose_precision, gpu_settings
+from zssmnet.zones.masks import agreement, largest_piece, mask_of
+from zssmnet.zones.views import FINDER_WINDOW, View, around_gland, onto_t2w, whole_field
+
+OVERLAP = 0.25
+"""Share of a window that the next one repeats, where whole views are predicted."""
+_predicting = threading.Lock()
+"""Cases are read side by side; a network uses all cores, or the GPU, for one."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Two networks that give logits (N, K, Z, Y, X): of the gland in `whole_field`, of its zones in `around_gland`."""
+
+    finder: nn.Module
+    zones: nn.Module
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A case's zonal mask on T2W's grid, empty if no gland was found; and the Dice between the members by part."""
+
+    mask: sitk.Image
+    agreed: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members whose probabilities are averaged."""
+
+    members: Sequence[Member]
+    scale: ZonesScale
+    recipe: TrainingConfig
+
+    def segment(self, images: Sequence[sitk.Image]) -> Segmented:
+        """The zonal mask of a case.
+
+        Args:
+            images: those that the networks were trained with, on T2W's grid, T2W first.
+        """
+        t2w, field = images[0], whole_field(images)
+        gland = bounding_box(largest_piece(self._mean([one.finder for one in self.members], field, FINDER_WINDOW)[0]))
+        if gland is None:
+            nothing = sitk.Image(t2w.GetSize(), sitk.sitkUInt8)
+            nothing.CopyInformation(t2w)
+            return Segmented(nothing, {})
+        view = around_gland(images, gland, field.grid, self.scale.spacing_mm, self.scale.window)
+        each = self._each([one.zones for one in self.members], view, self.scale.window)
+        cropped = [view.cropped(one) for one in each]
+        found, region = onto_t2w(np.mean(cropped, axis=0), view, t2w)
+        return Segmented(mask_of(found, region, t2w), agreement([one.argmax(axis=0) for one in cropped]))
+
+    def _each(self, networks: Sequence[nn.Module], view: View, window: Triple) -> list[Tensor]:
+        device = next(networks[0].parameters()).device
+        with _predicting, gpu_settings(choose_precision(self.recipe, device) == "tf32"):
+            batch = self.scale.batch_size
+            return [predict(one, [view.input_CZYX], window, batch, OVERLAP)[0] for one in networks]
+
+    def _mean(self, networks: Sequence[nn.Module], view: View, window: Triple) -> "np.ndarray":
+        """Where the members' mean probability of the foreground is above one half, (1, Z, Y, X)."""
+        return view.cropped(torch.stack(self._each(networks, view, window)).mean(dim=0)[1:]) > 0.5

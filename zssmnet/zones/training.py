@@ -1,0 +1,145 @@
+"""Training of an ensemble: each member holds out a share of the patients, on which it stops and is measured."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zssmnet.config import NetworkConfig, TrainingConfig, ZonesConfig
+from zssmnet.corruption import LAYOUT
+from zssmnet.data.archive import Case, patient_of
+from zssmnet.data.examination import case_errors, check_can_be_interpolated, read_images, read_mask
+from zssmnet.data.image_io import array_of
+from zssmnet.data.zonal_mask import zone_warning
+from zssmnet.errors import CaseError
+from zssmnet.finetuning.fit import FineTuner, Recipe
+from zssmnet.finetuning.loss import class_frequencies
+from zssmnet.handoff.load import load_body
+from zssmnet.handoff.weights import Weights
+from zssmnet.preparation.cropping import bounding_box
+from zssmnet.preparation.resampling import grid_of
+from zssmnet.storage import Storage
+from zssmnet.training.checkpoint import BEST, Progress, check_best, load_weights
+from zssmnet.training.precision import choose_device
+from zssmnet.zones.ensemble import Ensemble, Member
+from zssmnet.zones.model import CLASSES, channel_count, frozen_state, new_network
+from zssmnet.zones.views import FINDER_WINDOW, View, around_gland, whole_field
+
+log = logging.getLogger(__name__)
+
+STEPS = 25
+"""Batches of an epoch."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One view of a labelled case: input (C, Z, Y, X) in float16, classes (Z, Y, X) in uint8."""
+
+    input_CZYX: Tensor
+    label_ZYX: Tensor
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """A case with a zonal mask, as a member's two networks see it."""
+
+    case: Case
+    patient: str
+    finder: _Sample
+    zones: _Sample
+
+
+def read_labelled(case: Case, images: Storage, masks: Storage, config: ZonesConfig, pattern: str) -> LabelledCase:
+    """Read a case to learn from; CaseError if it cannot be used, or if its mask has not both zones in their place."""
+    volumes, _, warnings = read_images(case, images, channel_count(config))
+    for warning in warnings:
+        log.warning("%s: %s", case.id, warning)
+    mask = read_mask(case, masks, volumes[0])
+    if odd := zone_warning(mask):
+        raise CaseError(case.id, masks.where(case.mask), odd)
+    check_can_be_interpolated(case.id, images.where(case.images[0]), volumes[0])
+    box = bounding_box(array_of(mask))
+    assert box
+    field, scale = whole_field(volumes), config.scale
+    view = around_gland(volumes, box, grid_of(mask), scale.spacing_mm, scale.window)
+    whole = _Sample(field.input_CZYX, (field.label(mask) > 0).to(torch.uint8))
+    with case_errors(case.id, masks.where(case.mask)):
+        return LabelledCase(case, patient_of(case.id, pattern), whole, _sample(view, view.label(mask)))
+
+
+def _sample(view: View, label_ZYX: Tensor) -> _Sample:
+    return _Sample(view.input_CZYX, label_ZYX)
+
+
+def shares_of(patients: Sequence[str], members: int, seed: int) -> dict[str, int]:
+    """By which member each patient is held out: equal shares, at random."""
+    names = sorted(set(patients))
+    order = np.random.default_rng(seed).permutation(len(names)).tolist()
+    return {names[number]: place % members for place, number in enumerate(order)}
+
+
+def train_member(
+    cases: Sequence[LabelledCase],
+    held_out: Sequence[LabelledCase],
+    number: int,
+    config: ZonesConfig,
+    network: NetworkConfig,
+    weights: Weights | None,
+    workplace: Storage,
+    on_epoch: Callable[[Progress], None],
+) -> tuple[Member, dict[str, Any]]:
+    """Train one member's two networks, or continue them; the member, and what is published of it."""
+    networks, content = {}, {}
+    recipe = training_recipe(config)
+    for kind in CLASSES:
+        folder = workplace.child(kind)
+        folder.sweep()
+        seed = config.seed + number
+        model = _initial(kind, seed, config, network, weights)
+        model.to(memory_format=LAYOUT).to(choose_device(config.device))  # type: ignore[call-overload]
+        samples = [getattr(one, kind) for one in cases]
+        window = FINDER_WINDOW if kind == "finder" else config.scale.window
+        tuner = FineTuner(model, samples, CLASSES[kind], Recipe(recipe, window, STEPS, intensity=True), seed)
+        tuner.fit([getattr(one, kind) for one in held_out], folder, on_epoch)
+        check_best(folder, tuner.state.progress)
+        load_weights(model, folder.local(BEST))
+        networks[kind] = tuner.network.eval()
+        content[kind] = frozen_state(model.cpu(), class_frequencies(samples, CLASSES[kind]))
+        model.to(choose_device(config.device))
+    return Member(networks["finder"], networks["zones"]), content
+
+
+def single(member: Member, config: ZonesConfig) -> Ensemble:
+    """A member alone, to predict the cases that it was trained without."""
+    return Ensemble([member], config.scale, training_recipe(config))
+
+
+def training_recipe(config: ZonesConfig) -> TrainingConfig:
+    """AdamW, a warm-up, a cosine."""
+    epochs = config.epochs or config.scale.epochs
+    return TrainingConfig(
+        epochs=epochs,
+        batch_size=config.scale.batch_size,
+        learning_rate=config.learning_rate,
+        optimizer="adamw",
+        weight_decay=0.01,
+        schedule="cosine",
+        warm_up_epochs=max(1, epochs // 10),
+        patience=config.patience,
+        device=config.device,
+        compile="off",  # the last batch of a prediction is of another size
+    )
+
+
+def _initial(kind: str, seed: int, config: ZonesConfig, network: NetworkConfig, weights: Weights | None) -> Any:
+    """New networks, or pre-trained ones with new heads, which see the first channels of what those saw."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = new_network(kind, config, network)
+    if weights:
+        load_body(model, weights.with_channels(channel_count(config)))
+    return model
