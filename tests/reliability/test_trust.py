@@ -536,6 +536,7 @@ class TestUpload:
 @pytest.mark.parametrize("name", ["probe.json", "probe.md", "probe.png"])
 def test_a_probe_replaces_no_file_of_others(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text('{"mine": true}')
+    (tmp_path / "a.model").touch()
     done = zssmnet(
         *("probe", "--task", "zones", "--images_path", tmp_path, "--zonal_mask_path", tmp_path),
         *("--weights", tmp_path / "a.model", "--output", tmp_path),
