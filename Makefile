@@ -40,7 +40,9 @@ demo: setup  ## synthetic examinations through every stage as a Prefect flow, wi
 	$(BIN)/zssmnet demo --prefect --output demo
 
 evidence: setup  ## can the probe tell, and do the recipes' weights help? Runs and docs/evidence.md; continues in .evidence
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --root .evidence --json benchmarks/evidence.json --page docs/evidence.md
+	@export OMP_NUM_THREADS=1; set -- --root .evidence --json benchmarks/evidence.json --page docs/evidence.md --processes 2; \
+	  $(BIN)/python -m benchmarks.evidence "$$@" --number 1 & helper=$$!; \
+	  $(BIN)/python -m benchmarks.evidence "$$@"; ended=$$?; kill $$helper 2>/dev/null; exit $$ended
 
 evidence-page:  ## docs/evidence.md anew from the figures in benchmarks/evidence.json
 	$(BIN)/python -m benchmarks.evidence --json benchmarks/evidence.json --page docs/evidence.md

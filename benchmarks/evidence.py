@@ -1,18 +1,18 @@
 """Can the probe tell, and do the recipes' weights help? Synthetic examinations, a small network: docs/evidence.md.
 
 ``python -m benchmarks.evidence --root F --json F --page F`` runs what is not done yet, and writes the figures and the
-page; without ``--root`` it only writes the page anew. Two of them at a time on one root share the work.
+page; without ``--root`` it only writes the page anew. With ``--processes N``, N of them share the work.
 """
 
 import argparse
 import itertools
 import json
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,7 +28,10 @@ from zssmnet.config import (
     Recipe,
 )
 from zssmnet.data.archive import MASK_SUFFIX
-from zssmnet.phantom import GridSpec, evenly_split_cases, phantom_case, write_case
+from zssmnet.data.image_io import read_image
+from zssmnet.phantom import GridSpec, evenly_split_cases, phantom_around, phantom_case, write_case
+from zssmnet.preparation.cropping import bounding_box
+from zssmnet.preparation.resampling import grid_of, resample_mask, target_grid
 from zssmnet.probe.arms import AGAIN, POSITIVE, SCRATCH, Arm, build_network, read_arm
 from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.labels import LabelledCase, LabelledCases, find_labelled_cases
@@ -41,6 +44,7 @@ from zssmnet.stages.demo import CHANNELS, demo_pretraining
 from zssmnet.storage import open_storage
 from zssmnet.training.tensor_files import save_tensors
 
+T = TypeVar("T")
 RECIPES: tuple[Recipe, ...] = ("masked", "per-channel", "reference")
 TRAININGS = 5
 """Of each recipe and of the positive control, from other seeds; one for each seed of the probe."""
@@ -48,19 +52,64 @@ UNLABELLED, LABELLED, EPOCHS, CONTROL_STEPS = 100, 136, 5, 600
 CONFIG = ProbeConfig(task="zones", preset="coarse", seeds=TRAININGS, test_cases=40, device="cpu")
 GRID = GridSpec.centred((112, 112, 21), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))
 CONTRAST_SPREAD = 0.25
+MASKS = [Path(__file__).resolve().parents[2] / "shared/data" / name for name in ("zonal_masks", "more_zonal_masks")]
+"""Real zonal masks, where they are: no part of the project. Without them all are drawn."""
+_AROUND = 35
 _CONTROL_SEED = 700
 
 
-def write_cases(folder: Path, ids: list[str]) -> None:
-    """Write examinations with subtle lesions around drawn zones, each with contrasts, gains and bias of its own.
+@dataclass(frozen=True)
+class Share:
+    """This process's share of the work, of all processes on one root."""
+
+    number: int = 0
+    processes: int = 1
+
+    def of(self, work: Sequence[T]) -> Sequence[T]:
+        """Its part of some work."""
+        return work[self.number :: self.processes]
+
+
+def waited_for(files: Sequence[Path]) -> None:
+    """Wait until all files are there, made by other processes."""
+    for _ in range(720):
+        if all(file.exists() for file in files):
+            return
+        time.sleep(5)
+    raise TimeoutError(f"another process of this root has ended: {files[0].parent} lacks files")
+
+
+def real_masks() -> list[Path]:
+    """Real zonal masks, one of each patient, where there are any."""
+    files = sorted(file for folder in MASKS for file in folder.glob(f"*{MASK_SUFFIX}"))
+    return list({file.name.partition("_")[0]: file for file in files}.values())
+
+
+def near_gland(file: Path) -> sitk.Image:
+    """A mask at the phantoms' spacing; what lies far from the gland need not be drawn."""
+    mask = read_image(file)
+    mask = resample_mask(mask, target_grid(grid_of(mask), GRID.spacing_mm))
+    gland = bounding_box(sitk.GetArrayFromImage(mask))
+    assert gland
+    (x0, y0, _), (x1, y1, _), (width, height, _) = gland.start, gland.stop, mask.GetSize()
+    return mask[max(0, x0 - _AROUND) : min(width, x1 + _AROUND), max(0, y0 - _AROUND) : min(height, y1 + _AROUND), :]
+
+
+def write_cases(folder: Path, ids: Sequence[str], masks: Sequence[Path], share: Share) -> None:
+    """Write examinations with subtle lesions around zones, each with contrasts, gains and bias of its own.
 
     With the same contrasts in all cases, thresholds that hold for one hold for the next, and four labelled cases teach
     as much as sixty.
     """
-    for case_id in ids:
-        if not (folder / "lesions" / f"{case_id}{MASK_SUFFIX}").exists():  # written last
-            case = phantom_case(case_id, 0, [GRID], subtle=True, contrast_spread=CONTRAST_SPREAD)
+    for case_id, mask in share.of([*itertools.zip_longest(ids, masks[: len(ids)])]):
+        if not (folder / f"{case_id}.written").exists():
+            if mask:
+                case = phantom_around(case_id, near_gland(mask), subtle=True, contrast_spread=CONTRAST_SPREAD)
+            else:
+                case = phantom_case(case_id, 0, [GRID], subtle=True, contrast_spread=CONTRAST_SPREAD)
             write_case(folder, case)
+            (folder / f"{case_id}.written").touch()
+    waited_for([folder / f"{case_id}.written" for case_id in ids])
 
 
 def cases_of(archive: Path) -> LabelledCases:
@@ -69,33 +118,45 @@ def cases_of(archive: Path) -> LabelledCases:
     return find_labelled_cases(images, masks, None, CONFIG.scale)
 
 
-def controls(root: Path) -> str:
+def controls(root: Path, share: Share) -> str:
     """The positive control: networks that have learnt the zones of the unlabelled cases."""
     files, labelled = [root / f"control-{seed}.model" for seed in range(TRAININGS)], list[LabelledCase]()
     network = NetworkConfig(channels=CHANNELS)
-    for seed, file in enumerate(files, start=_CONTROL_SEED):
+    for seed, file in share.of([*enumerate(files, start=_CONTROL_SEED)]):
         if file.exists():
             continue
         cases = cases_of(root / "unlabelled")
         labelled = labelled or [cases.read(case_id) for case_id in cases.ids]
         model = build_network(Arm("", "scratch"), seed, CLASSES[CONFIG.task], network, torch.device("cpu"))
         fine_tune(model, labelled, (), 0.01, seed, CONFIG.model_copy(update={"steps": CONTROL_STEPS}))
-        save_tensors({"state_dict": model.state_dict()}, file)
+        save_tensors({"state_dict": model.state_dict()}, file.with_suffix(".unfinished"))
+        file.with_suffix(".unfinished").rename(file)
+    waited_for(files)
     return ",".join(map(str, files))
 
 
-def pretrained(root: Path, recipe: Recipe) -> str:
-    """Trainings of a recipe: the demo's network and settings, on the unlabelled cases."""
-    if not (root / "cubes").exists():
+def prepare_unlabelled(root: Path, share: Share) -> None:
+    """Cut the cubes of pre-training; the first process does."""
+    made = root / "cubes.made"
+    if share.number == 0 and not made.exists():
         images, masks = root / "unlabelled/nnunet_raw", root / "unlabelled/zonal_masks"
         zssmnet.prepare_archive(images, masks, root / "data", PreparationConfig(spacing_mm=CONFIG.scale.spacing_mm))
         zssmnet.generate_cubes(root / "data", root / "cubes", CubesConfig(cubes_per_case=3, size=CONFIG.scale.window))
-    for seed in range(TRAININGS):
+        made.touch()
+    waited_for([made])
+
+
+def pretrained(root: Path, recipe: Recipe, share: Share) -> str:
+    """Trainings of a recipe: the demo's network and settings, on the unlabelled cases."""
+    prepare_unlabelled(root, share)
+    folders = [root / f"{recipe}-{seed}" for seed in range(TRAININGS)]
+    for seed, folder in share.of([*enumerate(folders)]):
         config = demo_pretraining(EPOCHS, seed, recipe)
         masking = MaskingConfig(block=(4, 4, 2))
         config = config.model_copy(update={"corruption": config.corruption.model_copy(update={"masking": masking})})
-        zssmnet.pretrain(root / "cubes", root / f"{recipe}-{seed}", config)
-    return ",".join(str(root / f"{recipe}-{seed}" / MODEL) for seed in range(TRAININGS))
+        zssmnet.pretrain(root / "cubes", folder, config)
+    waited_for([folder / MODEL for folder in folders])
+    return ",".join(str(folder / MODEL) for folder in folders)
 
 
 def run_probe(root: Path, control: str, recipes: list[str]) -> ProbeResult:
@@ -111,7 +172,7 @@ def run_probe(root: Path, control: str, recipes: list[str]) -> ProbeResult:
     )
 
 
-def measure(root: Path, file: Path) -> None:
+def measure(root: Path, file: Path, share: Share) -> None:
     """Write all figures to a file, with the CPU time of each part; what an earlier call has done is not done again.
 
     First the gate alone, then with one recipe after another, so that an interrupted run has a page, too.
@@ -119,25 +180,31 @@ def measure(root: Path, file: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    times = root / "times.json"
+    times = root / f"times-{share.number}.json"
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
+    def timed(name: str, work: Callable[..., Any], *given: Any) -> Any:
         started = time.process_time()
-        done = work()
+        done = work(root, *given)
         spent = json.loads(times.read_text()) if times.exists() else {}
         spent[name] = spent.get(name, 0.0) + time.process_time() - started
         times.write_text(json.dumps(spent))
         return done
 
-    timed("examinations", partial(write_cases, root / "unlabelled", evenly_split_cases(UNLABELLED)))
-    timed("examinations", partial(write_cases, root / "labelled", _ids(LABELLED)))
-    control, trained = timed("positive control", partial(controls, root)), list[str]()
+    masks, unlabelled = real_masks(), evenly_split_cases(UNLABELLED)
+    timed("examinations", lambda root: write_cases(root / "labelled", _ids(LABELLED), masks, share))
+    timed("examinations", lambda root: write_cases(root / "unlabelled", unlabelled, masks[LABELLED:], share))
+    control, trained = timed("positive control", controls, share), list[str]()
     for recipe in (None, *RECIPES):
         if recipe:
-            trained.append(timed("pre-training", partial(pretrained, root, recipe)))
-        result = timed("probe", partial(run_probe, root, control, trained))
-        figures = {"cpu_s": json.loads(times.read_text()), "result": _small(result.model_dump(mode="json"))}
-        file.write_text(json.dumps(figures) + "\n")
+            trained.append(timed("pre-training", pretrained, recipe, share))
+        result = timed("probe", run_probe, control, trained)
+        if share.number == 0:
+            spent = Counter[str]()
+            for one in root.glob("times-*.json"):
+                spent.update(json.loads(one.read_text()))
+            figures = {"cpu_s": spent, "real_masks": min(len(masks), LABELLED + UNLABELLED)}
+            figures["result"] = _small(result.model_dump(mode="json"))
+            file.write_text(json.dumps(figures) + "\n")
 
 
 def _ids(count: int) -> list[str]:
@@ -169,9 +236,10 @@ def page(figures: dict[str, Any], picture: str) -> str:
         "Below: whether the probe can tell at all, and what it says of the recipes, with synthetic examinations and a "
         "small network on a CPU.",
         "## How",
-        f"{UNLABELLED} synthetic examinations for pre-training and {LABELLED} others for the probe, all around drawn "
-        "zonal masks, in the probe's preset `coarse`, 2.7 x 2.7 x 4 mm. Tissue contrasts are drawn anew for each case, "
-        "so that no threshold of one case holds for the next. Task: zones, from the images alone.",
+        f"{UNLABELLED} synthetic examinations for pre-training and {LABELLED} others for the probe, "
+        f"{figures['real_masks']} of them around real zonal masks, each of another patient, the rest around drawn "
+        "ones, in the probe's preset `coarse`, 2.7 x 2.7 x 4 mm. Contrasts are drawn anew for each case, so that "
+        "no threshold of one case holds for the next. Task: zones, from the images alone.",
         f"Channels {', '.join(map(str, result.network.channels))}. {TRAININGS} trainings, one for each seed of the "
         f"probe, of the positive control ({CONTROL_STEPS} steps with the zones of the {UNLABELLED} cases; the probe "
         f"gives it new heads) and of every recipe ({EPOCHS} epochs of AdamW at 0.01 with a cosine and a calibrated "
@@ -242,9 +310,13 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="working folder; an interrupted run continues there")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--page", type=Path, required=True)
+    parser.add_argument("--processes", type=int, default=1, help="processes on this root (%(default)s)")
+    parser.add_argument("--number", type=int, default=0, help="of this one, from 0; the first writes the page")
     options = parser.parse_args()
     if options.root:
-        measure(options.root, options.json)
+        measure(options.root, options.json, Share(options.number, options.processes))
+    if options.number:
+        return
     figures = json.loads(options.json.read_text())
     picture = options.page.parent / "images/evidence_zones.png"
     picture.write_bytes(probe_picture(_judged_anew(ProbeResult.model_validate(figures["result"]))))

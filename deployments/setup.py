@@ -188,8 +188,10 @@ def _complete(client: SyncPrefectClient, wanted: Mapping[str, Any]) -> None:
     client.request("PATCH", "/deployments/{id}", path_params={"id": deployment.id}, json=changes)
     described = ", ".join(f"{parameter}={value}" for parameter, value in given.items())
     say(f"deployment {name} is created" + (f" with {described}" if described else ""))
-    needed = [parameter for parameter in PARAMETERS if parameter in taken and parameter != "splits_path"]
-    if (missing := [one for one in needed if not {**deployment.parameters, **given}.get(one)]) and deployment.schedules:
+    has = {**deployment.parameters, **given}
+    optional = {"splits_path", "zones_model", "zonal_mask_path" if has.get("zones_model") else ""}
+    needed = [parameter for parameter in PARAMETERS if parameter in taken and parameter not in optional]
+    if (missing := [one for one in needed if not has.get(one)]) and deployment.schedules:
         say(
             f"note: deployment {name} cannot run by schedule or event before it has {', '.join(missing)}: set them in "
             "its parameters, or "

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from zssmnet.stages.prepare import prepare_archive, prepare_case
     from zssmnet.stages.pretrain import pretrain
     from zssmnet.stages.retrain import retrain
+    from zssmnet.stages.segment_zones import segment_zones
+    from zssmnet.stages.train_zones import train_zones
     from zssmnet.training.dataset import CubesDataset
 
 __all__ = [
@@ -52,6 +54,8 @@ __all__ = [
     "pretrain",
     "retrain",
     "run_pipeline",
+    "segment_zones",
+    "train_zones",
 ]
 
 _MODULES = {
@@ -68,6 +72,8 @@ _MODULES = {
     "stages.prepare": ("prepare_archive", "prepare_case"),
     "stages.pretrain": ("pretrain",),
     "stages.retrain": ("retrain",),
+    "stages.segment_zones": ("segment_zones",),
+    "stages.train_zones": ("train_zones",),
     "training.dataset": ("CubesDataset",),
 }
 _MODULE_OF = {name: f"zssmnet.{module}" for module, names in _MODULES.items() for name in names}

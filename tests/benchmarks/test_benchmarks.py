@@ -54,6 +54,12 @@ def test_preparation_and_corruption(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_zones(tmp_path: Path) -> None:
+    reported = run(tmp_path, "zones", *("--labelled", "4", "--few", "2", "--held-out", "2", "--epochs", "1"))
+    assert {"4 labelled, from scratch", "2 labelled, from scratch", "thighs"} <= reported["figures"].keys()
+
+
+@pytest.mark.long
 def test_cubes(tmp_path: Path) -> None:
     reported = run(tmp_path, "cubes", "--tiny", "--cases", "1", "4")
     for found in reported["figures"]["by_cases"].values():

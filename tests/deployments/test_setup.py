@@ -180,7 +180,7 @@ def test_the_run_form_shows_what_matters_first_and_folds_its_sections() -> None:
     """As far as Prefect's UI allows: a section that may be none is folded; fields come in the order of positions."""
     form = setup.run_form("flows.of_stages.ssl_pretraining")
     fields = sorted(form["properties"].items(), key=lambda one: one[1]["position"])
-    assert [name for name, _ in fields][:4] == ["images_path", "zonal_mask_path", "root", "splits_path"]
+    assert [name for name, _ in fields][:4] == ["images_path", "zonal_mask_path", "root", "zones_model"]
     sections = {name: field for name, field in fields if "$ref" in str(field)}
     assert [(name, field["default"]) for name, field in sections.items()][:-1] == [
         ("preparation", None),

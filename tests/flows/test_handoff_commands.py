@@ -11,6 +11,7 @@ import pytest
 
 from flows import cli
 from tests.zssmnet.handoff.conftest import CHANNELS, write_case
+from zssmnet.data.image_io import read_image
 from zssmnet.handoff.load import load_pretrained
 from zssmnet.mnet import MNet
 
@@ -48,6 +49,33 @@ def test_a_data_set_with_the_folds_of_a_splits_file(home: Path, capsys: pytest.C
     assert len(list((folder / "imagesTr").iterdir())) == 30
     splits = json.loads((folder / "splits_final.json").read_text())
     assert [fold["val"] for fold in splits] == [[f"{number}_1"] for number in range(5)]
+
+
+def test_new_cases_are_laid_out_as_the_data_set_was(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_case(home / "archive", "1_1", grade=3)
+    write_case(home / "new", "2_1", seed=5)
+    archive = ("--images-path", "~/archive/imagesTr", "--zonal-mask-path", "~/archive/zones", "--output", "~/raw")
+    new = ("nnunet-dataset", "--images-path", "~/new/imagesTr", "--zonal-mask-path", "~/new/zones", "--output", "~/raw")
+    for wrong in (new, (*new, "--predict", "--lesion-path", "~/new/lesions")):
+        assert "give --lesion_path, the labels to train with, or --predict" in refused(capsys, *wrong)
+    assert "no data set there" in refused(capsys, *new, "--predict")
+    run(capsys, "nnunet-dataset", *archive, "--lesion-path", "~/archive/lesions", "--volume", "native")
+    folder = home / "raw" / "Dataset501_csPCa"
+    before = (folder / "dataset.json").read_bytes()
+    assert f"1 cases to predict, 0 left out: {folder / 'imagesTs'}" in run(capsys, *new, "--predict")
+    laid_out = sorted(file.name for file in (folder / "imagesTs").iterdir())
+    assert laid_out == [f"2_1_{number:04d}.nii.gz" for number in range(6)]
+    assert read_image(folder / "imagesTs" / laid_out[0]).GetSize() == (24, 24, 8)  # native, as the data set
+    assert (folder / "dataset.json").read_bytes() == before
+    run(capsys, "nnunet-dataset", *archive, "--lesion-path", "~/archive/lesions", "--volume", "native")
+    assert sorted(file.name for file in (folder / "imagesTs").iterdir()) == laid_out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code in (1, 2)
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

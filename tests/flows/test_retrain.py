@@ -82,9 +82,7 @@ def test_without_its_parameters_it_fails_in_one_line(prefect_api: str) -> None:
         state = client.read_flow_run(run.id).state
     assert state
     assert (state.name, "\n" in str(state.message)) == ("Failed", False)
-    assert "not given: images_path, zonal_mask_path, root; set it once in the deployment's parameters" in str(
-        state.message
-    )
+    assert "not given: images_path, root; set it once in the deployment's parameters" in str(state.message)
 
 
 def test_too_few_cases_are_not_worth_a_training(group: Group) -> None:

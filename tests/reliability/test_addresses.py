@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from flows import cli
 from tests.reliability.command import Ended, zssmnet
 from zssmnet.errors import InputError
 from zssmnet.mnet import MNet
@@ -33,6 +34,9 @@ COMMANDS = {
     "export": "--model {home}/a.model --output",
     "package": "--model {home}/a.model --output",
     "probe": f"{ARCHIVE} --task zones --weights {{home}}/missing.model --output",
+    "train-zones": f"{ARCHIVE} --output",
+    "segment-zones": "--model {home}/missing --images_path {inputs} --output",
+    "evaluate": "--predictions {inputs} --labels {inputs} --output",
 }
 """Each with the flag of its output last; the input of those that would work for long is empty."""
 READING = {
@@ -50,6 +54,10 @@ READING = {
     "package": "--output {home}/new --model",
     "package probe": "--model {home}/a.model --output {home}/new --probe",
     "probe": f"{ARCHIVE} --task zones --output {{home}}/new --weights",
+    "train-zones": "--images_path {inputs} --output {home}/new --zonal_mask_path",
+    "segment-zones": "--images_path {inputs} --output {home}/new --model",
+    "evaluate": "--labels {inputs} --output {home}/new --predictions",
+    "evaluate labels": "--predictions {inputs} --output {home}/new --labels",
 }
 """The same of what commands read."""
 MAKES = {"check-masks": "masks.html", "upload": "c.nii.gz", "export": "", "package": "README.md"}
@@ -97,6 +105,10 @@ REFUSED = {
     "quotes": '"new"',
     "single quotes": "'s3://bucket/x'",
 }
+
+
+def test_every_command_is_tried() -> None:
+    assert {*COMMANDS, "demo"} == set(cli.COMMANDS)
 
 
 @pytest.fixture

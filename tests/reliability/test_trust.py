@@ -124,7 +124,7 @@ class TestTypes:
             "[cubes]\ndtype = true",
             "[pretraining.network]\nchannels = [32, 48, true, 80, 96]",
             "[pretraining.network]\nchannels = [1000000000, 1, 1, 1, 1]",
-            "[pretraining.corruption.masking]\njointly = 0",
+            "[pretraining.corruption.masking]\njointly = 2",
             "[pretraining.corruption.masking]\nblock = [8, 8, true]",
             "[pretraining.corruption.masking]\nblock = [8, 8, 1000000000000]",
             "[pretraining.corruption.flip]\nprobability = true",
@@ -431,6 +431,8 @@ class TestFilesOfOthers:
         cubes.remove(key)
         with pytest.raises(InputError, match="prepare the case again"):
             cut_subset(0, data, cubes, config)
+        to_come = Output(key=key, size=NOT_YET, sha256="")
+        publish_record(cubes, key, Record(method=1, inputs=(), outputs=(to_come,)))
         cubes.publish_bytes(key, b"of a run that was killed before its record")
         with pytest.raises(InputError, match="prepare the case again"):
             cut_subset(0, data, cubes, config)
@@ -534,6 +536,7 @@ class TestUpload:
 @pytest.mark.parametrize("name", ["probe.json", "probe.md", "probe.png"])
 def test_a_probe_replaces_no_file_of_others(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text('{"mine": true}')
+    (tmp_path / "a.model").touch()
     done = zssmnet(
         *("probe", "--task", "zones", "--images_path", tmp_path, "--zonal_mask_path", tmp_path),
         *("--weights", tmp_path / "a.model", "--output", tmp_path),

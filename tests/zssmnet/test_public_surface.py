@@ -49,6 +49,8 @@ def test_public_names() -> None:
         "pretrain",
         "retrain",
         "run_pipeline",
+        "segment_zones",
+        "train_zones",
     ]
     assert all(getattr(zssmnet, name).__doc__ for name in zssmnet.__all__)
     assert set(zssmnet.__all__) <= set(dir(zssmnet))

@@ -13,7 +13,7 @@ from zssmnet.data.image_io import array_of
 
 _INFINITE = float("inf")
 LIMITS: dict[str, tuple[float, float]] = {
-    "its outermost mm on one side has {:.0%} of its largest plane: is a part of it missing?": (0.0, 0.55),
+    "its outermost mm on one side has {:.0%} of its largest plane: is a part of it missing?": (0.0, 0.5),
     "its top slice has {:.0%} of the largest slice: is the upper part missing?": (0.0, 0.9),
     "its bottom slice has {:.0%} of the largest slice: is the lower part missing?": (0.0, 0.65),
     "{:.0f} slices within it are empty": (0.0, 0.0),
@@ -22,7 +22,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "{:.1%} of it are specks or threads": (0.0, 0.02),
     "its height is {:.2f} of its width": (0.5, 1.55),
     "its width is {:.2f} of its depth": (0.7, 1.8),
-    "it fills {:.0%} of the box around it": (0.28, 0.68),
+    "it fills {:.0%} of the box around it": (0.28, 0.64),
     "one side of the peripheral zone has {:.2f} of the other's volume": (0.14, _INFINITE),
     "the middles of the zones lie {:.1f} mm apart from front to back": (2.0, _INFINITE),
     "the peripheral zone lies {:.1f} mm above the rest": (-_INFINITE, 8.0),

@@ -31,6 +31,13 @@ def in_axial_order(image: sitk.Image) -> sitk.Image:
     )
 
 
+def as_stored(image: sitk.Image, stored: sitk.Image) -> sitk.Image:
+    """An image on the grid of `in_axial_order` of ``stored``, on the grid of ``stored`` itself."""
+    ordered = image if in_axial_order(stored) is stored else sitk.DICOMOrient(image, _name(stored))
+    ordered.CopyInformation(stored)
+    return ordered
+
+
 def tilt_degrees(image: sitk.Image) -> float:
     """The largest angle between an axis of the image and that of the patient which it should lie along."""
     cosines = np.diagonal(np.reshape(image.GetDirection(), (3, 3)))

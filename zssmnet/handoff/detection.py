@@ -57,9 +57,7 @@ def evaluate_detection(predictions: str | os.PathLike[str], labels: str | os.Pat
     try:
         from picai_eval import evaluate
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"{error.name} is needed; install it with: pip install picai_eval report-guided-annotation"
-        ) from error
+        raise InputError(f"{error.name} is needed; install it with: pip install 'zssmnet[nnunet]'") from error
     files = sorted(local_path(predictions).glob("*.npz"))
     if not files:
         raise InputError(f"{predictions}: no <case>.npz; predict with --save_probabilities")

@@ -30,7 +30,7 @@ def can_fuse(*features: Tensor) -> bool:
     )
 
 
-def norm_and_activate(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def fused_norm_and_activate(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """See `zssmnet.mnet.norm.norm_and_activate`; moments are in float32.
 
     Args:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zssmnet.mnet import fused as kernels
-from zssmnet.mnet.fused import SLOPE
+from zssmnet.mnet.fused import SLOPE, can_fuse, fused_norm_and_activate
 
 LARGE = 2**16
 """Values of a cube's features from which on `ByLines` pays: it makes some calls more."""
@@ -36,8 +35,8 @@ def norm_and_activate(features: Tensor, weight: Tensor, bias: Tensor, eps: float
         activated: Tensor = ByLines.apply(features, weight, bias, eps)  # type: ignore[no-untyped-call]
         return activated
     if fused and features.device.type != "cpu" and is_channels_last(features):
-        if kernels.can_fuse(features):
-            return kernels.norm_and_activate(features, weight, bias, eps)
+        if can_fuse(features):
+            return fused_norm_and_activate(features, weight, bias, eps)
         return by_batch_norm(features, weight, bias, eps).contiguous(memory_format=torch.channels_last_3d)
     return by_batch_norm(features, weight, bias, eps)
 

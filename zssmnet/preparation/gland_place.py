@@ -87,7 +87,7 @@ def information_by_move(mask: sitk.Image, images: Sequence[sitk.Image]) -> list[
         information = np.where(enough, _information(counts), here)
         best = int(information.argmax())
         z, y, x = (moves[best] * step_mm).tolist()
-        found.append((here, float(information[best]), (z, y, x), _CHANCE / len(places)))
+        found.append((here, float(information[best]), (z, y, x), _CHANCE / max(len(places), 1)))
     return found
 
 

@@ -16,7 +16,7 @@ from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.labels import TUNING_SEEDS, LabelledCases, split_cases
 from zssmnet.probe.result import Picture, ProbedWeights, ProbeResult, judge
-from zssmnet.probe.trials import FINALISTS, LearningRate, Trial, Trials, example_of
+from zssmnet.probe.trials import FINALISTS, LearningRate, Trial, Trials, example_of, shuffled
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage
 from zssmnet.training.precision import choose_device
@@ -66,7 +66,8 @@ def compare_arms(
     trials = replace(trials, shown=shown)
     many = min(config.many_labelled, len(split.pool))
     on_plan(*_plan(trials, arms, many > config.labelled))
-    rates = {arm.name: trials.tuned(arm) for arm in arms}
+    tuned = {arm.name: trials.tuned(arm) for arm in shuffled(arms)}
+    rates = {arm.name: tuned[arm.name] for arm in arms}
     done = _all_trials(trials, arms, rates, many if many > config.labelled else 0)
     case = split.test[shown]
     picture = Picture(
@@ -108,13 +109,12 @@ def check_arms(weights: Sequence[Arm], config: ProbeConfig) -> ProbeConfig:
 def _all_trials(trials: Trials, arms: Sequence[Arm], rates: dict[str, LearningRate], many: int) -> list[Trial]:
     """The trials of all arms with a network and of the floor on the test cases."""
     floor = (RIDGE, RULE) if trials.config.task == "lesions" else (RIDGE,)
-    done = list[Trial]()
-    for seed in range(trials.config.seeds):
-        done += [trials.tested(arm, trials.config.labelled, seed, rates[arm.name]) for arm in arms]
-        done += [trials.floor(name, seed) for name in floor]
-        if many:
-            done.append(trials.tested(Arm(MANY, "scratch"), many, seed, rates[SCRATCH]))
-    return done
+    tested = [(arm, trials.config.labelled, rates[arm.name]) for arm in arms]
+    tested += [(Arm(MANY, "scratch"), many, rates[SCRATCH])] if many else []
+    jobs = [(*one, seed) for one in tested for seed in range(trials.config.seeds)]
+    done = {number: trials.tested(*jobs[number]) for number in shuffled(range(len(jobs)))}
+    of_floor = [trials.floor(name, seed) for name in floor for seed in range(trials.config.seeds)]
+    return [done[number] for number in range(len(jobs))] + of_floor
 
 
 def _plan(trials: Trials, arms: Sequence[Arm], has_many: bool) -> tuple[int, float]:

@@ -100,10 +100,9 @@ def detectable_gain(differences_KSC: Array, lead: float, family: int) -> float:
     of_seeds = rows[:, :, 0] @ rows[:, :, 0].T / (seeds - 1) - of_rest / cases
     of_cases = columns[:, 0] @ columns[:, 0].T / max(cases - 1, 1) - of_rest / seeds
     rng = np.random.default_rng(0)
-    drawn_NKSC = sum(
-        np.moveaxis(rng.standard_normal((SIMULATED, *shape, kinds)) @ _root(covariance), -1, 1)
-        for shape, covariance in (((seeds, 1), of_seeds), ((1, cases), of_cases), ((seeds, cases), of_rest))
-    )
+    drawn_NKSC: Array = np.zeros((SIMULATED, kinds, seeds, cases))
+    for shape, covariance in (((seeds, 1), of_seeds), ((1, cases), of_cases), ((seeds, cases), of_rest)):
+        drawn_NKSC += np.moveaxis(rng.standard_normal((SIMULATED, *shape, kinds)) @ _root(covariance), -1, 1)
     error, degrees = _error(_mean_squares(drawn_NKSC), seeds, cases)
     found = drawn_NKSC.mean(axis=(2, 3))
     levels = np.array([LEVEL / family, LEVEL, LEVEL, LEVEL])

@@ -7,9 +7,12 @@ them anew.
 import hashlib
 import itertools
 import json
+import os
+import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -30,6 +33,7 @@ METHOD = 3
 FINALISTS = 3
 """Candidates of which more than one seed is tried: the best of the first."""
 Example = tuple[tuple[int, ...], ...]
+ItemT = TypeVar("ItemT")
 
 
 class LearningRate(BaseModel, frozen=True):
@@ -106,12 +110,12 @@ class Trials:
                 return -np.inf
             return trial.mean(self.config.task)
 
-        first = {rate: figure(rate, -1) for rate in candidates}
+        first = {rate: figure(rate, -1) for rate in shuffled(candidates)}
         best = sorted(candidates, key=lambda rate: -first[rate])[:FINALISTS]
         means = {rate: first[rate] + sum(figure(rate, -seed) for seed in range(2, TUNING_SEEDS + 1)) for rate in best}
         return max(best, key=lambda rate: means[rate])
 
-    def tested(self, arm: Arm, labelled: int, seed: int, rate: LearningRate) -> Trial:
+    def tested(self, arm: Arm, labelled: int, rate: LearningRate, seed: int) -> Trial:
         """An arm on the test cases."""
         return self._trial(arm, labelled, seed, rate, self.split.test, "test")
 
@@ -171,6 +175,11 @@ class Trials:
         is_shown = seed == 0 and cases is self.split.test
         example = example_of(cases[self.shown], found[self.shown].argmax(dim=0)) if is_shown else None
         return Trial(arm=name, labelled=labelled, seed=seed, rate=rate, cases=figures, example=example)
+
+
+def shuffled(work: Sequence[ItemT]) -> list[ItemT]:
+    """In another order in each process: those that probe into one folder share the trials."""
+    return random.Random(os.getpid()).sample(work, len(work))
 
 
 def example_of(case: LabelledCase, values_ZYX: Tensor) -> Example:

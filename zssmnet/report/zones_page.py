@@ -12,10 +12,10 @@ from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
 from zssmnet.report.archive_rows import Base64, Path
 from zssmnet.report.page import LEGEND, document, escaped
 from zssmnet.report.thumbnails import drawing, jpeg, outlines, shown_slices
+from zssmnet.zones.masks import NAMES, PARTS
 from zssmnet.zones.model import HeldOut, ZonesModel
 
 MARGIN_MM = 15.0
-_PARTS = ("gland", "peripheral", "rest")
 
 
 class HeldOutRow(BaseModel, frozen=True):
@@ -46,7 +46,7 @@ def draw_held_out(held_out: HeldOut, t2w: sitk.Image, given: sitk.Image, found: 
 def zones_page(model: ZonesModel, rows: Sequence[HeldOutRow]) -> str:
     """The page, HTML."""
     means = ", ".join(
-        f"{part} {model.mean(f'dice_{part}'):.3f} ({model.mean(f'surface_mm_{part}'):.2f} mm)" for part in _PARTS
+        f"{NAMES[part]} {model.mean(f'dice_{part}'):.3f} ({model.mean(f'surface_mm_{part}'):.2f} mm)" for part in PARTS
     )
     head = (
         f"<h1>Zones: {len(rows)} held-out cases</h1><p>Version {escaped(model.run_id)}. Mean Dice (and distance of the "
@@ -60,14 +60,14 @@ def zones_page(model: ZonesModel, rows: Sequence[HeldOutRow]) -> str:
 
 
 def _worst(one: HeldOut) -> float:
-    return min((value for part in _PARTS if (value := one.figures.get(f"dice_{part}")) is not None), default=math.nan)
+    return min((value for part in PARTS if (value := one.figures.get(f"dice_{part}")) is not None), default=math.nan)
 
 
 def _row(number: int, row: HeldOutRow) -> str:
     one = row.held_out
     pictures = (drawing(row.picture, row.given, f"g{number}"), drawing(row.picture, row.found, f"f{number}"))
     columns = [
-        "<br>".join(f"{part} {_shown(one.figures.get(f'{figure}_{part}'))}" for part in _PARTS)
+        "<br>".join(f"{NAMES[part]} {_shown(one.figures.get(f'{figure}_{part}'))}" for part in PARTS)
         for figure in ("dice", "surface_mm")
     ]
     cells = "".join(f"<td>{cell}" for cell in (*pictures, *columns))

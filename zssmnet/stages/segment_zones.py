@@ -14,7 +14,8 @@ from typing_extensions import override
 from zssmnet.config import NO_MASKS, ArchiveFormat, SegmentConfig, ZonesConfig
 from zssmnet.data.archive import DOUBTFUL, MASK_SUFFIX, Case, masks_by_case, take_inventory
 from zssmnet.data.examination import check_can_be_interpolated, file_errors, read_images
-from zssmnet.data.image_io import write_image
+from zssmnet.data.image_io import read_image, write_image
+from zssmnet.data.orientation import as_stored
 from zssmnet.errors import CaseError, ConfigError
 from zssmnet.report.masks_page import PAGE, ROWS, publish_masks_page
 from zssmnet.runner import PlainRunner, Runner, Summary
@@ -239,7 +240,7 @@ def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
             return publish_recorded(output, case.id, record, {_keys_of(case.id)[0]: copy}, _outputs(known)), True
         settings, ensemble = _ensemble(part.model, part.model_input.sha256, part.config.device)
         used = channel_count(settings)
-        files = []
+        files = list[Input]()
         for key in case.images[:used]:
             with file_errors(case.id, images, key):
                 files += fingerprints([(images, key)], known.inputs if known else ())
@@ -257,10 +258,11 @@ def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
         for key, volume in zip(case.images, volumes, strict=False):
             check_can_be_interpolated(case.id, images.where(key), volume)
         found = ensemble.segment(volumes)
+        mask = as_stored(found.mask, read_image(images.local(case.images[0])))
         odd = (*odd_about(found.mask, volumes[0], found.agreed, part.config.bound), *warnings)
         record = record.model_copy(update={"agreed": found.agreed, "findings": odd})
         plain, doubtful = _keys_of(case.id)
-        write = {doubtful if odd else plain: partial(write_image, found.mask)} if found.agreed else {}
+        write = {doubtful if odd else plain: partial(write_image, mask)} if found.agreed else {}
         return publish_recorded(output, case.id, record, write, _outputs(known)), True
     except CaseError as fault:
         return fault

@@ -24,7 +24,7 @@ from zssmnet.storage.records import Input, Record, fingerprints, output_of, publ
 from zssmnet.training.checkpoint import Progress as Epochs
 from zssmnet.training.precision import choose_device
 from zssmnet.zones.ensemble import Ensemble
-from zssmnet.zones.masks import figures_against, odd_about
+from zssmnet.zones.masks import NAMES, figures_against, odd_about
 from zssmnet.zones.model import (
     METHOD,
     MODEL,
@@ -71,7 +71,7 @@ class ZonesSummary(Summary):
     @property
     def sentence(self) -> str:
         """The figures in words."""
-        dices = ", ".join(f"{part} {self.figures[f'dice_{part}']:.3f}" for part in ("gland", "peripheral", "rest"))
+        dices = ", ".join(f"{name} {self.figures[f'dice_{part}']:.3f}" for part, name in NAMES.items())
         return f"Dice on {self.cases} held-out cases: {dices}"
 
 
@@ -149,7 +149,7 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
         run_id = identify([one.sha256 for one in inputs], work.config)
         known = next((one for one in all_versions(output) if one.run_id == run_id), None)
         page = open_storage(layout.reports)
-        if known and page.stat(PAGE):
+        if known:
             return _summary(promote(output, known), output, page, 0, False)
         cases, faults = _read_all(inventory.cases, images, masks, work)
         _check_patients(cases, masks)
@@ -185,9 +185,11 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
             device=choose_device(work.config.device).type,
             held_out=tuple(row.held_out for row in rows),
         )
-        made = publish_version(output, made, contents)
         page.publish_bytes(PAGE, zones_page(made, rows).encode())
         publish_record(page, "zones", Record(method=METHOD, inputs=(), outputs=(output_of(page, PAGE),)))
+        made = publish_version(output, made, contents)
+        for entry in workplace.list():  # the version has the best weights, and no run continues from the last ones
+            workplace.remove(entry.key)
     summary = _summary(made, output, page, len(faults), True)
     progress.show("Zones", lambda: summary.sentence)
     log.info("published %s: %s", MODEL, summary.sentence)

@@ -171,7 +171,8 @@ def _rounding(tf32: bool) -> Iterator[None]:
     try:
         before = [getattr(one, name) for one in settings]
     except RuntimeError:
-        settings, name, value = (cudnn.conv, products), "fp32_precision", "tf32" if tf32 else "ieee"
+        conv = cudnn.conv  # type: ignore[attr-defined]
+        settings, name, value = (conv, products), "fp32_precision", "tf32" if tf32 else "ieee"
         before = [getattr(one, name) for one in settings]
     try:
         for one in settings:

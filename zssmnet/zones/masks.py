@@ -17,7 +17,7 @@ from zssmnet.preparation.gland_place import odd_places
 
 PARTS: dict[str, tuple[int, ...]] = {"gland": (1, 2), "peripheral": (1,), "rest": (2,)}
 """What masks are compared in, and the labels of each."""
-NAMES = {"gland": "the gland", "peripheral": "the peripheral zone", "rest": "the rest of the gland"}
+NAMES = {"gland": "gland", "peripheral": "peripheral zone", "rest": "rest of the gland"}
 
 Labels = npt.NDArray[np.uint8]
 Figures = dict[str, float | None]
@@ -91,7 +91,7 @@ def odd_about(mask: sitk.Image, t2w: sitk.Image, agreed: dict[str, float], bound
         return
     for part, value in agreed.items():
         if value < bound:
-            yield f"the networks agree on {NAMES[part]} by a Dice of {value:.2f} only (bound {bound:g})"
+            yield f"the networks agree on the {NAMES[part]} by a Dice of {value:.2f} only (bound {bound:g})"
     yield from check_mask(mask, t2w).findings
     yield from odd_places(mask, [(CHANNELS[0], t2w, ELSEWHERE[0])])
 

@@ -100,7 +100,7 @@ def train_member(
         folder.sweep()
         seed = config.seed + number
         model = _initial(kind, seed, config, network, weights)
-        model.to(memory_format=LAYOUT).to(choose_device(config.device))  # type: ignore[call-overload]
+        model.to(memory_format=LAYOUT).to(choose_device(config.device))
         samples = [getattr(one, kind) for one in cases]
         window = FINDER_WINDOW if kind == "finder" else config.scale.window
         tuner = FineTuner(model, samples, CLASSES[kind], Recipe(recipe, window, STEPS, intensity=True), seed)

@@ -122,7 +122,7 @@ def test_the_limit_is_named():
     zones = ERRORS["left"](sitk.GetArrayFromImage(phantom(0)))
     found = "; ".join(odd_shape(image_like(zones, phantom(0))))
     assert "its outermost mm on one side has " in found
-    assert "(plausible: at most 0.55)" in found
+    assert "(plausible: at most 0.5)" in found
 
 
 def real_masks(shared: Path, every: int) -> list[Path]:

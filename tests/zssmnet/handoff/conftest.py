@@ -1,6 +1,6 @@
 """Weights and cases for the tests of the next step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def model(tmp_path: Path, pretrained: MNet) -> Path:
     return path
 
 
-def with_record(model: Path, merge: str = "sum") -> None:
+def with_record(model: Path, merge: str = "sum", ids: Sequence[str] = tuple(f"7777{i}_1" for i in range(4))) -> None:
     """Publish a record of a file of weights."""
     names = (f"bat_12_s_32x40x8_{subset}.npy" for subset in range(6))
     record = PretrainedModel(
@@ -58,7 +58,7 @@ def with_record(model: Path, merge: str = "sum") -> None:
         best_validation_loss=0.01234,
         metrics={"explained_variance": 0.5},
         history=(EpochResult(1, 0.02, 0.01234, 0.1),),
-        data=tuple(CaseData(f"7777{i}_1", subset, "0") for i, subset in enumerate((0, 0, 1, 5))),
+        data=tuple(CaseData(case_id, subset, "0") for case_id, subset in zip(ids, (0, 0, 1, 5), strict=False)),
         spacing_mm=(1.0, 1.0, 3.0),
     )
     publish_record(LocalStorage(model.parent), model.name, record)

@@ -1,11 +1,13 @@
 """Detection maps and figures with the real picai_eval."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from flows import cli
 from zssmnet.errors import InputError
 
 reason = "picai_eval is not installed here (pip install 'zssmnet[nnunet]')"
@@ -83,3 +85,20 @@ def test_without_a_case_that_has_no_lesion_there_is_no_auroc(folder: Path) -> No
     assert np.isnan(figures.auroc)
     found = (figures.AP, figures.num_lesions)
     assert found == pytest.approx((0.5, 2))
+
+
+def test_the_command_reports_the_figures_and_what_does_not_fit(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "--predictions", str(folder / "predicted"), "--labels", str(folder / "labelsTr")]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--output", str(folder / "figures.json")])
+    figures, expected = json.loads((folder / "figures.json").read_text()), evaluate_detection(*words[2::2])
+    assert figures == {"cases": 4, "AP": pytest.approx(expected.AP), "AUROC": pytest.approx(expected.auroc)}
+    assert f"4 cases: AP of lesions {expected.AP:.3f}, AUROC of cases {expected.auroc:.3f}" in capsys.readouterr().out
+    write(folder, "9_1", np.zeros((8, 32, 32)), np.zeros((8, 30, 32)))
+    with pytest.raises(InputError, match=r"9_1\.npz: has the shape \(8, 32, 32\).*\(8, 30, 32\)"):
+        evaluate_detection(*words[2::2])
+    (folder / "labelsTr/9_1.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"9_1\.nii\.gz: missing: this prediction has no csPCa label"):
+        evaluate_detection(*words[2::2])

@@ -54,6 +54,17 @@ def test_the_card_has_what_the_record_knows_and_names_no_case(model: Path, tmp_p
     )
 
 
+def test_the_licence_follows_the_cases(model: Path, tmp_path: Path) -> None:
+    with_record(model, ids=("10000_1000000", "77771_1"))
+    card = (write_package(model, tmp_path / "p") / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-nc-4.0\n")
+    with pytest.raises(InputError, match=r"'apache-2\.0' contradicts .* 1 of 2 have ids of PI-CAI \(10000_1000000\)"):
+        write_package(model, tmp_path / "q", PackageConfig(licence="apache-2.0"))
+    for config in (PackageConfig(licence="apache-2.0", force=True), PackageConfig(licence="CC-BY-NC-SA-4.0")):
+        folder = write_package(model, tmp_path / config.licence, config)
+        assert f"license: {config.licence}\n" in (folder / "README.md").read_text()
+
+
 def test_the_merge_of_the_record_goes_into_the_package(model: Path, tmp_path: Path) -> None:
     with_record(model, "sum")
     folder = write_package(model, tmp_path / "p")

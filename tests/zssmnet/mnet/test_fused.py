@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zssmnet.mnet import MNet
-from zssmnet.mnet.fused import absolute_difference, norm_and_activate
+from zssmnet.mnet.fused import absolute_difference, fused_norm_and_activate
 
 LAST = torch.channels_last_3d
 SHAPES = [(2, 8, 4, 6, 8), (3, 5, 3, 7, 9), (1, 1, 2, 3, 3), (2, 33, 1, 5, 7)]
@@ -51,7 +51,7 @@ def computed(way: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dt
 def test_values_and_gradients_are_pytorchs_within_rounding(
     shape: tuple[int, ...], dtype: torch.dtype, rounding: float
 ) -> None:
-    here, exact = (computed(norm_and_activate, shape, dtype, False), computed(plain, shape, dtype, True))
+    here, exact = (computed(fused_norm_and_activate, shape, dtype, False), computed(plain, shape, dtype, True))
     assert len(here) == 4
     assert [one.dtype for one in here] == [dtype, dtype, torch.float32, torch.float32]
     assert here[0].is_contiguous(memory_format=LAST)
@@ -67,7 +67,7 @@ def test_features_far_from_zero_keep_their_precision() -> None:
     )
     features, ones, zeros = features.to(DEVICE), torch.ones(3, device=DEVICE), torch.zeros(3, device=DEVICE)
     exact = plain(features.double(), ones.double(), zeros.double(), 1e-5)
-    assert (norm_and_activate(features, ones, zeros, 1e-5) - exact).abs().max() < 1e-2
+    assert (fused_norm_and_activate(features, ones, zeros, 1e-5) - exact).abs().max() < 1e-2
 
 
 @pytest.mark.usefixtures("interpreter")

@@ -24,6 +24,7 @@ from tests.zssmnet.training.examples import (
 )
 from zssmnet import load_pretrained
 from zssmnet.config import CorruptionConfig, CubesConfig, MaskingConfig, NetworkConfig, PretrainConfig
+from zssmnet.data.archive import CHANNELS
 from zssmnet.errors import CheckpointError, CubesError, InputError, NonFiniteLossError
 from zssmnet.preparation.cubes import CaseCubes, SubsetCubes
 from zssmnet.preparation.prepare import prepared_keys
@@ -136,6 +137,7 @@ class TestPublication:
             ("validation_loss", best.validation_loss),
             ("training_loss", best.train_loss),
             ("explained_variance", best.explained),
+            *((f"explained_variance_{name}", best.explained_by_channel[i]) for i, name in enumerate(CHANNELS)),
             *zip(("spread_T2W", "spread_ADC", "spread_DWI"), best.spread, strict=True),
         ]
 

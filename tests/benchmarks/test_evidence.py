@@ -1,0 +1,37 @@
+"""The page on evidence is made from figures, and says no more than they do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import evidence
+from tests.zssmnet.probe.test_gate import result_of
+from zssmnet.probe.arms import POSITIVE
+from zssmnet.probe.result import ProbeResult
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def figures_of(result: ProbeResult) -> dict:
+    return {"cpu_s": {"probe": 60.0}, "real_masks": 0, "result": evidence._small(result.model_dump(mode="json"))}
+
+
+def test_the_page_names_what_helps_and_what_was_not_run() -> None:
+    page = evidence.page(figures_of(result_of({POSITIVE: 0.1, "masked": 0.06})), "images/evidence_zones.png")
+    assert "The probe can tell: the gate is open." in page and "helps: masked." in page
+    assert "Nothing about per-channel, reference" in page
+
+
+def test_where_the_gate_is_closed_the_page_shows_no_recipe() -> None:
+    page = evidence.page(figures_of(result_of({POSITIVE: 0.0, "masked": 0.06})), "images/evidence_zones.png")
+    assert "No verdict counts: this probe cannot tell: (c)" in page
+    assert "| masked" not in page and "Recommended" not in page
+
+
+def test_the_page_in_the_docs_is_that_of_the_figures() -> None:
+    file = ROOT / "benchmarks/evidence.json"
+    if not file.exists():
+        pytest.skip("benchmarks/evidence.json is not there: make evidence has not ended yet")
+    page = evidence.page(json.loads(file.read_text()), "images/evidence_zones.png")
+    assert (ROOT / "docs/evidence.md").read_text() == page
