@@ -17,7 +17,7 @@ from zssmnet.training.loss import Restored, loss_of, restore
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor])
+Result = TypeVar("Result")
 EAGER_CALLS = 3
 """Calls before a function is recorded: cuDNN chooses its algorithms then, and caches are filled."""
 
