@@ -4,6 +4,7 @@ Each takes its share of every batch, and all run the same loop (`fit`). Rank 0 d
 """
 
 import io
+import itertools
 import logging
 import os
 import platform
@@ -135,7 +136,9 @@ def connected(group: Group, store: Store) -> Iterator[Group]:
 
 @contextmanager
 def _watched(group: Group, store: Store) -> Iterator[Group]:
-    """Each process notes how many exchanges it has entered; rank 0 names and ends one that lags behind for minutes."""
+    """Each process notes that it lives, and how many exchanges it has entered; rank 0 names and ends one that does not
+    live, or lags behind, for minutes.
+    """
     done, found, entered = threading.Event(), list[str](), 0
 
     def enters() -> None:
@@ -143,16 +146,21 @@ def _watched(group: Group, store: Store) -> Iterator[Group]:
         entered += 1
 
     def watch() -> None:
-        seen = dict.fromkeys(range(1, group.size), (0, time.monotonic()))
-        while not done.wait(NOTE_INTERVAL_S):
-            store.set(f"entered {group.rank}", f"{entered} {platform.node()}")
-            for rank, (before, since) in seen.items() if not group.rank else ():
-                if not store.check([f"entered {rank}"]):
-                    continue
-                text, _, machine = store.get(f"entered {rank}").decode().partition(" ")
-                if int(text) != before or int(text) >= entered:
-                    seen[rank] = int(text), time.monotonic()
-                elif time.monotonic() - since > HANG_TIMEOUT_S:
+        seen = dict.fromkeys(range(1, group.size), ("", ""))  # count and life
+        still = {rank: [0, 0] for rank in seen}  # looks, not time, since which each is unchanged: rank 0 may sleep, too
+        for life in itertools.count():
+            store.set(f"entered {group.rank}", f"{entered} {life} {platform.node()}")
+            if done.wait(NOTE_INTERVAL_S):
+                return
+            for rank, before in seen.items() if not group.rank else ():
+                noted = (
+                    store.get(f"entered {rank}").decode() if store.check([f"entered {rank}"]) else "-1 -1 its machine"
+                )
+                count, lives, machine = noted.split(" ", 2)
+                unchanged = (count == before[0] and int(count) < entered, lives == before[1])
+                seen[rank] = count, lives
+                still[rank] = [looks + 1 if is_so else 0 for looks, is_so in zip(still[rank], unchanged, strict=True)]
+                if max(still[rank]) * NOTE_INTERVAL_S > HANG_TIMEOUT_S:
                     found.append(
                         f"rank {rank} of {group.size}, on {machine}, hangs: the others have waited for it for "
                         f"{HANG_TIMEOUT_S:g} s; look at that machine, and run it again to continue from the last "
