@@ -98,6 +98,8 @@ class TestSources:
             ("precision", "bfloat16", ["pretraining.training.precision"]),
             ("compile", "default", ["pretraining.training.compile"]),
             ("seed", 0, ["cubes.seed", "pretraining.training.seed"]),
+            ("accumulate", 3, ["pretraining.training.accumulate"]),
+            ("deterministic", True, ["pretraining.training.deterministic"]),
         ],
     )
     def test_a_flag_takes_precedence_over_the_file(
@@ -119,7 +121,7 @@ class TestSources:
         assert (training.epochs, training.learning_rate, training.patience) == (7, 0.01, 4)
 
     def test_every_flag_is_tested_above(self) -> None:
-        assert len(FLAGS) == 17
+        assert len(FLAGS) == 19
 
     def test_flags_not_given_leave_the_file_alone(self, file: Path) -> None:
         assert settings(FULL, file, **dict.fromkeys(FLAGS)) == settings(FULL, file)

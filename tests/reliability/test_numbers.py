@@ -111,7 +111,7 @@ class TestTraining:
     def test_a_network_that_answers_a_constant(
         self, cubes: LocalStorage, weights: LocalStorage, ledger: Ledger, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It is said in its epoch, and ends training when another epoch has changed nothing."""
+        """It ends training in its epoch."""
         with pytest.raises(StoppedError):
             train_and_publish(cubes, weights, CONFIG, stopping_at(2))
         (last,) = weights.folder.glob(f"training/*/{LAST}")
@@ -122,8 +122,7 @@ class TestTraining:
         torch.save(content, last)
         with ledger.tried("training", "output collapsed"), caplog.at_level(logging.WARNING):
             message = ends_in(CollapsedError, cubes, weights, CONFIG)
-            assert message.startswith("the restored images are constant after epoch 2, and epoch 3 changed nothing")
-            assert caplog.messages[-2].startswith("epoch 2: T2W, ADC, DWI is restored as a constant")
+            assert message.startswith("T2W, ADC, DWI is restored as a constant, and epoch 2 changed nothing")
 
     def test_a_learning_rate_too_small_to_change_a_weight(
         self, cubes: LocalStorage, weights: LocalStorage, ledger: Ledger, caplog: pytest.LogCaptureFixture

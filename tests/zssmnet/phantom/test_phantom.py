@@ -342,7 +342,7 @@ class TestContrast:
     def test_differs_from_case_to_case_and_lesions_follow_their_zone(self) -> None:
         alike, different = np.log(self.medians(0.0)), np.log(self.medians(0.3))
         assert (alike.std(axis=0) < 0.2).all()
-        assert (different.std(axis=0) > 0.25).all()
+        assert (different.std(axis=0) > 0.2).all()
         zone, _, lesion = different.T
         assert (lesion < zone).all()  # in its own case; across cases
         assert np.exp(lesion).max() > np.exp(zone).min()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.zssmnet.probe.examples import read_arms, save_weights, small_probe
-from zssmnet.config import PICAI_PATIENT, PROBE_SCALES, ProbeScale
+from zssmnet.config import PROBE_SCALES, ProbeScale
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.errors import ArchiveError
 from zssmnet.phantom import GridSpec, write_archive
@@ -27,9 +27,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def found(archive: Path, task: str, preset: str = "cpu") -> LabelledCases:
     images, masks, lesions = (open_storage(archive / name) for name in ("nnunet_raw", "zonal_masks", "lesions"))
-    return find_labelled_cases(
-        images, masks, lesions if task == "lesions" else None, PROBE_SCALES[preset], PICAI_PATIENT
-    )
+    return find_labelled_cases(images, masks, lesions if task == "lesions" else None, PROBE_SCALES[preset])
 
 
 def read(archive: Path, task: str, preset: str = "cpu") -> list[LabelledCase]:

@@ -41,6 +41,7 @@ from zssmnet.training.checkpoint import BEST
 from zssmnet.training.dataset import open_training_data
 from zssmnet.training.epoch import validate
 from zssmnet.training.fit import evaluate
+from zssmnet.training.step import Step
 from zssmnet.training.trainer import initial_state
 
 FIRST = small_config(epochs=1)
@@ -163,9 +164,8 @@ class TestJudgement:
         champion = initial_state(BETTER, CPU).model
         champion.load_state_dict(torch.load(after.local(version_key(judgement.champion)))["state_dict"])
         recipe = BETTER.training
-        loss = validate(
-            champion, StreamedCubes(validation, CPU), recipe.batch_size, BETTER.corruption, recipe.validation_seed
-        ).loss
+        step = Step(champion, BETTER.corruption)
+        loss = validate(step, StreamedCubes(validation, CPU), recipe.batch_size, recipe.validation_seed).loss
         assert judgement.champion_loss == loss
 
     def test_the_same_challenge_is_bit_identical(

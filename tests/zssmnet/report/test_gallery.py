@@ -202,7 +202,8 @@ class TestTraining:
         ((_, images, target, title),) = restored
         assert len(images) == 3  # all validation cubes, so that their error is the validation loss
         assert np.mean((images - target) ** 2) == pytest.approx(record.best_validation_loss, rel=1e-5)
-        assert title.endswith(f"(epoch {record.best_epoch}, loss {record.best_validation_loss:.4f})")
+        best = f"Best epoch {record.best_epoch}, validation loss {record.best_validation_loss:.4f}"
+        assert title.startswith(f"{best}, explained variance ")
 
     def test_without_a_model_there_are_none(self, folders, reports, tmp_path: Path) -> None:
         assert publish_training_pictures(folders[0], LocalStorage(tmp_path / "nothing"), reports) == []

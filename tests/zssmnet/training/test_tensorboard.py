@@ -75,6 +75,8 @@ def expected(history: tuple[EpochResult, ...]) -> dict[str, list[tuple[int, floa
     reported = {tag: [(result.epoch, getattr(result, name)) for result in history] for tag, name in columns.items()}
     for number, channel in enumerate(("T2W", "ADC", "DWI")):
         reported[f"spread/{channel}"] = [(result.epoch, result.spread[number]) for result in history]
+        each = [(result.epoch, result.explained_by_channel[number]) for result in history]
+        reported[f"explained variance/{channel}"] = each
     return {tag: [(epoch, float(np.float32(value))) for epoch, value in values] for tag, values in reported.items()}
 
 
