@@ -666,7 +666,7 @@ ZONES_SCALES = {
 class ZonesConfig(_Frozen):
     """Training of networks that make zonal masks."""
 
-    channels: Annotated[Literal["t2w", "t2w,adc,dwi"], Flag("channels")] = Field(
+    channels: Annotated[Literal["t2w", "t2w,adc,dwi"], Flag("channels", "t2w|t2w,adc,dwi")] = Field(
         "t2w", description="Images that zones are found in"
     )
     preset: Annotated[Literal["cpu", "gpu"], Flag("preset")] = Field(

@@ -343,6 +343,7 @@ class TestContrast:
         alike, different = np.log(self.medians(0.0)), np.log(self.medians(0.3))
         assert (alike.std(axis=0) < 0.2).all()
         assert (different.std(axis=0) > 0.2).all()
+        assert different.std(axis=0).mean() > 0.25
         zone, _, lesion = different.T
         assert (lesion < zone).all()  # in its own case; across cases
         assert np.exp(lesion).max() > np.exp(zone).min()
