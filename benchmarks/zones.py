@@ -51,6 +51,8 @@ def thigh(values_ZYX: Array) -> Array:
 
 def write_phantoms(folder: Path, masks: list[Path], count: int) -> None:
     """T2W images and masks of phantoms."""
+    if folder.exists():
+        return
     for name in ("imagesTr", "masks"):
         (folder / name).mkdir(parents=True)
     for number, case_id in enumerate(case_ids(count) if not masks else [one.name[:-7] for one in masks[:count]]):
@@ -65,9 +67,14 @@ def held_out(model: Path, archive: Path, output: Path) -> tuple[dict[str, float]
     rows, doubtful, cases = [], 0, sorted((archive / "masks").glob("*.nii.gz"))
     for file in cases:
         record = read_record(open_storage(output), file.name[:-7], MadeMask)
-        doubtful += record is None or bool(record.findings)
+        odd = ("left out",) if record is None else record.findings
+        doubtful += bool(odd)
         if record and record.outputs:
             rows.append(figures_against(read_image(output / record.outputs[0].key), read_image(file)))
+        if odd:
+            print(
+                f"{file.name}: Dice {rows[-1]['dice_gland'] if record and record.outputs else 0:.3f}: {'; '.join(odd)}"
+            )
     names = [f"{figure}_{part}" for figure in ("dice", "surface_mm") for part in PARTS]
     known = {name: [value for row in rows if (value := row.get(name)) is not None] for name in names}
     return {name: float(np.mean(values)) for name, values in known.items() if values}, doubtful, len(cases)
@@ -75,6 +82,8 @@ def held_out(model: Path, archive: Path, output: Path) -> tuple[dict[str, float]
 
 def changed(archive: Path, to: Path, change: Callable[[Array], Array]) -> Path:
     """The archive with other values in its images."""
+    if to.exists():
+        return to
     (to / "imagesTr").mkdir(parents=True)
     (to / "masks").symlink_to(archive / "masks")
     for file in (archive / "imagesTr").iterdir():
@@ -90,7 +99,7 @@ def spoiled(model: Path, to: Path) -> Path:
     for name, weight in state.items():
         if not name.startswith("outputs."):
             state[name] = weight.flatten()[torch.randperm(weight.numel(), generator=generator)].view_as(weight)
-    to.mkdir()
+    to.mkdir(exist_ok=True)
     torch.save(content, to / "zones.model")
     return to
 
@@ -104,13 +113,14 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=8, help="labelled cases of the second training")
     parser.add_argument("--weights", help="pre-trained weights for a third one")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--folder", type=Path, help="working folder that is kept; what is there is not made again")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = Results("zones", vars(options), options.json)
     masks = sorted(options.masks.glob("*.nii.gz"))[::2] if options.masks else []
     config = ZonesConfig(preset="cpu", epochs=options.epochs, device="cpu")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = options.folder or Path(name)
         write_phantoms(folder / "held_out", masks, options.held_out)
         for part, count in (("labelled", options.labelled), ("few", options.few)):
             write_phantoms(folder / part, masks[options.held_out :], count)

@@ -86,11 +86,7 @@ def expect_heartbeats(client: SyncPrefectClient) -> int:
     heartbeat is sent in its name. A run that is alive sends the next one itself.
     """
     runs = _runs_in(client, StateType.RUNNING)
-    events = [
-        Event(event="prefect.flow-run.heartbeat", resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"})
-        for run in runs
-    ]
-    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
+    _report(client, [_event("prefect.flow-run.heartbeat", run) for run in runs])
     return len(runs)
 
 
@@ -98,27 +94,39 @@ def announce_crashes(client: SyncPrefectClient) -> int:
     """Report crashed runs to the automations again, except those that a parent handed over; their number.
 
     A server that ends right after a crash, as when all is stopped, may forget it before its automations have seen it.
-    The event follows no other: a new server would wait for a quarter of an hour for one that it has not seen itself.
     """
     runs = [
         run for run in _runs_in(client, StateType.CRASHED) if run.work_queue_id and run.work_queue_name != WORK_QUEUE
     ]
     events = [
-        Event(
-            event="prefect.flow-run.Crashed",
-            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)},
-            related=[
-                {
-                    "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
-                    "prefect.resource.role": "work-queue",
-                    "prefect.resource.name": str(run.work_queue_name),
-                }
-            ],
+        _event(
+            "prefect.flow-run.Crashed",
+            run,
+            {
+                "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
+                "prefect.resource.role": "work-queue",
+                "prefect.resource.name": str(run.work_queue_name),
+            },
         )
         for run in runs
     ]
-    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
+    _report(client, events)
     return len(runs)
+
+
+def _event(name: str, run: FlowRun, *related: dict[str, str]) -> Event:
+    """An event of a run, in place of that of its state.
+
+    It has the state's id, as that one had: the run's next event follows it, and a new server, which has not seen it,
+    would hold that one back for a quarter of an hour.
+    """
+    assert run.state_id
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)}
+    return Event(event=name, resource=resource, related=list(related), id=run.state_id)
+
+
+def _report(client: SyncPrefectClient, events: list[Event]) -> None:
+    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
 
 
 def _runs_in(client: SyncPrefectClient, state: StateType) -> list[FlowRun]:

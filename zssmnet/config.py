@@ -655,7 +655,7 @@ class ZonesScale(_Frozen):
 
 ZONES_SCALES = {
     "cpu": ZonesScale(
-        spacing_mm=(1.0, 1.0, 3.0), window=(48, 48, 16), batch_size=2, kernels=(8, 12, 16, 20, 24), epochs=8
+        spacing_mm=(1.0, 1.0, 3.0), window=(48, 48, 16), batch_size=2, kernels=(8, 12, 16, 20, 24), epochs=16
     ),
     "gpu": ZonesScale(
         spacing_mm=(0.5, 0.5, 3.0), window=(128, 128, 16), batch_size=4, kernels=(32, 48, 64, 80, 96), epochs=80
@@ -676,7 +676,10 @@ class ZonesConfig(_Frozen):
         3, ge=2, le=10, description="Networks of the ensemble; each holds out another share of the patients"
     )
     epochs: Annotated[int | None, Flag("epochs", "N")] = Field(
-        None, ge=1, le=100_000, description="Largest number of epochs, of 25 batches each (default: 8 or 80, by preset)"
+        None,
+        ge=1,
+        le=100_000,
+        description="Largest number of epochs, of 25 batches each (default: 16 or 80, by preset)",
     )
     patience: Annotated[int, Flag("patience", "N")] = Field(
         10, ge=1, le=100_000, description="Epochs without a better loss on held-out patients before training stops"

@@ -1,4 +1,4 @@
-"""An ensemble that makes zonal masks: the gland in the whole field of view, then the zones in a box around it."""
+"""An ensemble that makes zonal masks: the gland in the middle of the field of view, then the zones in a box around it."""
 
 import threading
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from zssmnet.finetuning.windows import Triple, predict
 from zssmnet.preparation.cropping import bounding_box
 from zssmnet.training.precision import choose_precision, gpu_settings
 from zssmnet.zones.masks import agreement, largest_piece, mask_of
-from zssmnet.zones.views import FINDER_WINDOW, View, around_gland, onto_t2w, whole_field
+from zssmnet.zones.views import FINDER_WINDOW, View, around_gland, middle_of_field, onto_t2w
 
 OVERLAP = 0.25
 """Share of a window that the next one repeats, where whole views are predicted."""
@@ -24,7 +24,7 @@ _predicting = threading.Lock()
 
 @dataclass(frozen=True)
 class Member:
-    """Two networks that give logits (N, K, Z, Y, X): of the gland in `whole_field`, of its zones in `around_gland`."""
+    """Two networks that give logits (N, K, Z, Y, X): of the gland in `middle_of_field`, of its zones in `around_gland`."""
 
     finder: nn.Module
     zones: nn.Module
@@ -52,8 +52,9 @@ class Ensemble:
         Args:
             images: those that the networks were trained with, on T2W's grid, T2W first.
         """
-        t2w, field = images[0], whole_field(images)
-        gland = bounding_box(largest_piece(self._mean([one.finder for one in self.members], field, FINDER_WINDOW)[0]))
+        t2w, field = images[0], middle_of_field(images)
+        found = self._mean([one.finder for one in self.members], field, FINDER_WINDOW)[0]
+        gland = bounding_box(field.in_grid(largest_piece(found)))
         if gland is None:
             nothing = sitk.Image(t2w.GetSize(), sitk.sitkUInt8)
             nothing.CopyInformation(t2w)
@@ -61,8 +62,8 @@ class Ensemble:
         view = around_gland(images, gland, field.grid, self.scale.spacing_mm, self.scale.window)
         each = self._each([one.zones for one in self.members], view, self.scale.window)
         cropped = [view.cropped(one) for one in each]
-        found, region = onto_t2w(np.mean(cropped, axis=0), view, t2w)
-        return Segmented(mask_of(found, region, t2w), agreement([one.argmax(axis=0) for one in cropped]))
+        zones, region = onto_t2w(np.mean(cropped, axis=0), view, t2w)
+        return Segmented(mask_of(zones, region, t2w), agreement([one.argmax(axis=0) for one in cropped]))
 
     def _each(self, networks: Sequence[nn.Module], view: View, window: Triple) -> list[Tensor]:
         device = next(networks[0].parameters()).device

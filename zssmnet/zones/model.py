@@ -26,7 +26,7 @@ from zssmnet.training.tensor_files import save_tensors
 from zssmnet.zones.ensemble import Ensemble, Member
 
 MODEL = "zones.model"
-METHOD = 1
+METHOD = 2
 """Raised whenever the same cases and settings would give other networks."""
 CLASSES = {"finder": 2, "zones": 3}
 """Of a member's two networks, background included."""

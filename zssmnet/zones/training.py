@@ -27,7 +27,7 @@ from zssmnet.training.checkpoint import BEST, Progress, check_best, load_weights
 from zssmnet.training.precision import choose_device
 from zssmnet.zones.ensemble import Ensemble, Member
 from zssmnet.zones.model import CLASSES, channel_count, frozen_state, new_network
-from zssmnet.zones.views import FINDER_WINDOW, View, around_gland, whole_field
+from zssmnet.zones.views import FINDER_WINDOW, View, around_gland, middle_of_field
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def read_labelled(case: Case, images: Storage, masks: Storage, config: ZonesConf
     check_can_be_interpolated(case.id, images.where(case.images[0]), volumes[0])
     box = bounding_box(array_of(mask))
     assert box
-    field, scale = whole_field(volumes), config.scale
+    field, scale = middle_of_field(volumes), config.scale
     view = around_gland(volumes, box, grid_of(mask), scale.spacing_mm, scale.window)
     whole = _Sample(field.input_CZYX, (field.label(mask) > 0).to(torch.uint8))
     with case_errors(case.id, masks.where(case.mask)):
