@@ -122,7 +122,7 @@ class TestTraining:
         torch.save(content, last)
         with ledger.tried("training", "output collapsed"):
             message = ends_in(CollapsedError, cubes, weights, CONFIG)
-            assert message.startswith("T2W, ADC, DWI is restored as a constant, and epoch 2 changed nothing")
+            assert message.startswith("the network restores a constant for T2W, ADC, DWI, and epoch 2 changed nothing")
 
     def test_a_learning_rate_too_small_to_change_a_weight(
         self, cubes: LocalStorage, weights: LocalStorage, ledger: Ledger, caplog: pytest.LogCaptureFixture

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from zssmnet.config import PROBE_SCALES, NetworkConfig, ProbeConfig
+from zssmnet.config import PROBE_SCALES, IntensityScaling, NetworkConfig, ProbeConfig
 from zssmnet.corruption import LAYOUT
 from zssmnet.errors import CheckpointError, ConfigError
 from zssmnet.handoff.load import load_body
@@ -125,6 +125,15 @@ def network_of(arms: Sequence[Arm]) -> NetworkConfig:
                 "probe weights of one network with six input channels at a time"
             )
     return NetworkConfig(channels=first.channels, merge=first.merge)
+
+
+def scaling_of(arms: Sequence[Arm]) -> IntensityScaling:
+    """How T2W and DWI were scaled for all weights, `maximum` by default; CheckpointError if in several ways."""
+    found = {one.record.intensity_scaling: one.address for arm in arms for one in arm.weights if one.record}
+    if len(found) > 1:
+        ways = ", ".join(f"{address}: {scaling}" for scaling, address in found.items())
+        raise CheckpointError(f"weights were trained with several scalings of intensities ({ways}); probe them apart")
+    return next(iter(found), "maximum")
 
 
 def build_network(arm: Arm, seed: int, classes: int, network: NetworkConfig, device: torch.device) -> MNet:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zssmnet.config import PICAI_PATIENT, PreparationConfig, ProbeConfig, ProbeScale
+from zssmnet.config import PICAI_PATIENT, IntensityScaling, PreparationConfig, ProbeConfig, ProbeScale
 from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
 from zssmnet.data.examination import read_examination
 from zssmnet.data.image_io import array_of
@@ -69,13 +69,18 @@ class LabelledCases:
 
 
 def find_labelled_cases(
-    images: Storage, zonal_masks: Storage, labels: Storage | None, scale: ProbeScale
+    images: Storage,
+    zonal_masks: Storage,
+    labels: Storage | None,
+    scale: ProbeScale,
+    intensity_scaling: IntensityScaling = "maximum",
 ) -> LabelledCases:
     """Find all cases of an archive that have a label; none of them is read yet.
 
     Args:
         labels: folder of lesions ``<case>.nii.gz`` on T2W's grid, any value above 0 is a lesion; needed for lesions
             alone. A case without such a file is left out: nobody knows whether it has a lesion.
+        intensity_scaling: of T2W and DWI, as of the weights.
 
     Raises:
         ArchiveError: no archive there, or no case that can be used.
@@ -94,7 +99,7 @@ def find_labelled_cases(
         log.warning("left out: %s", one)
     if not found:
         raise ArchiveError(f"{images.uri}: no case can be used; the first: {faults[0] if faults else 'there is none'}")
-    return LabelledCases(list(found), partial(_read, found, images, zonal_masks, labels, scale))
+    return LabelledCases(list(found), partial(_read, found, images, zonal_masks, labels, scale, intensity_scaling))
 
 
 def _read(
@@ -103,6 +108,7 @@ def _read(
     zonal_masks: Storage,
     labels: Storage | None,
     scale: ProbeScale,
+    intensity_scaling: IntensityScaling,
     case_id: str,
 ) -> LabelledCase:
     preparation = PreparationConfig(spacing_mm=scale.spacing_mm)
@@ -114,7 +120,7 @@ def _read(
         prepared = prepare_volumes(case_id, examination, preparation)
         label = prepared.mask
     t2w, adc, dwi = (array_of(image) for image in prepared.images)
-    volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask))
+    volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask), intensity_scaling)
     label_XYZ = array_of(label).transpose(2, 1, 0).astype(np.float32)
     volume_CZYX = _around_gland(np.concatenate([volume_CXYZ, label_XYZ[None]]), scale)
     mask = volume_CZYX[3]

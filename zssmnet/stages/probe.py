@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from zssmnet.config import PICAI_PATIENT, ProbeConfig
 from zssmnet.errors import ConfigError
-from zssmnet.probe.arms import POSITIVE, files_of, read_arm
+from zssmnet.probe.arms import POSITIVE, files_of, read_arm, scaling_of
 from zssmnet.probe.labels import find_labelled_cases
 from zssmnet.probe.note import note_verdict
 from zssmnet.probe.run import RESULT, check_arms, compare_arms
@@ -81,7 +81,8 @@ def probe_weights(
     if positive_control:
         arms.append(replace(read_arm(positive_control, force=True), name=POSITIVE))
     config = check_arms(arms, config)
-    cases = find_labelled_cases(open_storage(images_path), open_storage(zonal_mask_path), labels, config.scale)
+    images, masks = open_storage(images_path), open_storage(zonal_mask_path)
+    cases = find_labelled_cases(images, masks, labels, config.scale, scaling_of(arms))
 
     def on_plan(trials: int, seconds: float) -> None:
         log.info("%d trials, about %.0f min on this machine", trials, max(1.0, seconds / 60))

@@ -224,48 +224,49 @@ def masks_of_run(
 
 def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
     """Make, copy or keep the mask of one case; its record, and whether anything was done."""
-    images, output, case = open_storage(part.images_path), open_storage(part.output_path), part.case
-    known = read_record(output, case.id, MadeMask)
+    output = open_storage(part.output_path)
+    known = read_record(output, part.case.id, MadeMask)
     try:
-        if kept := _persons(case.id, output, known):
-            return kept
-        if case.mask:
-            masks = open_storage(part.masks_path)
-            with file_errors(case.id, masks, case.mask):
-                inputs = fingerprints([(masks, case.mask)], known.inputs if known else ())
-            record = MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=case.id, source="given")
-            if present := _present(output, known, record):
-                return present, False
-            copy = partial(shutil.copyfile, masks.local(case.mask))
-            return publish_recorded(output, case.id, record, {_keys_of(case.id)[0]: copy}, _outputs(known)), True
-        settings, ensemble = _ensemble(part.model, part.model_input.sha256, part.config.device)
-        used = channel_count(settings)
-        files = list[Input]()
-        for key in case.images[:used]:
-            with file_errors(case.id, images, key):
-                files += fingerprints([(images, key)], known.inputs if known else ())
-        record = MadeMask(
-            method=METHOD,
-            inputs=(*files, part.model_input),
-            outputs=(),
-            case_id=case.id,
-            source="made",
-            bound=part.config.bound,
-        )
-        if present := _present(output, known, record):
-            return present, False
-        volumes, _, warnings = read_images(case, images, used)
-        for key, volume in zip(case.images, volumes, strict=False):
-            check_can_be_interpolated(case.id, images.where(key), volume)
-        found = ensemble.segment(volumes)
-        mask = as_stored(found.mask, read_image(images.local(case.images[0])))
-        odd = (*odd_about(found.mask, volumes[0], found.agreed, part.config.bound), *warnings)
-        record = record.model_copy(update={"agreed": found.agreed, "findings": odd})
-        plain, doubtful = _keys_of(case.id)
-        write = {doubtful if odd else plain: partial(write_image, mask)} if found.agreed else {}
-        return publish_recorded(output, case.id, record, write, _outputs(known)), True
+        return _persons(part.case.id, output, known) or (_copied if part.case.mask else _segmented)(part, output, known)
     except CaseError as fault:
         return fault
+
+
+def _copied(part: CaseToSegment, output: Storage, known: MadeMask | None) -> tuple[MadeMask, bool]:
+    """The given mask."""
+    case, masks = part.case, open_storage(part.masks_path)
+    with file_errors(case.id, masks, case.mask):
+        inputs = fingerprints([(masks, case.mask)], known.inputs if known else ())
+    record = MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=case.id, source="given")
+    if present := _present(output, known, record):
+        return present, False
+    copy = partial(shutil.copyfile, masks.local(case.mask))
+    return publish_recorded(output, case.id, record, {_keys_of(case.id)[0]: copy}, _outputs(known)), True
+
+
+def _segmented(part: CaseToSegment, output: Storage, known: MadeMask | None) -> tuple[MadeMask, bool]:
+    """A mask by the networks."""
+    case, images, bound = part.case, open_storage(part.images_path), part.config.bound
+    settings, ensemble = _ensemble(part.model, part.model_input.sha256, part.config.device)
+    used = channel_count(settings)
+    files = list[Input]()
+    for key in case.images[:used]:
+        with file_errors(case.id, images, key):
+            files += fingerprints([(images, key)], known.inputs if known else ())
+    inputs = (*files, part.model_input)
+    record = MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=case.id, source="made", bound=bound)
+    if present := _present(output, known, record):
+        return present, False
+    volumes, _, warnings = read_images(case, images, used)
+    for key, volume in zip(case.images, volumes, strict=False):
+        check_can_be_interpolated(case.id, images.where(key), volume)
+    found = ensemble.segment(volumes)
+    mask = as_stored(found.mask, read_image(images.local(case.images[0])))
+    odd = (*odd_about(found.mask, volumes[0], found.agreed, bound), *warnings)
+    record = record.model_copy(update={"agreed": found.agreed, "findings": odd})
+    plain, doubtful = _keys_of(case.id)
+    write = {doubtful if odd else plain: partial(write_image, mask)} if found.agreed else {}
+    return publish_recorded(output, case.id, record, write, _outputs(known)), True
 
 
 def _persons(case_id: str, output: Storage, known: MadeMask | None) -> tuple[MadeMask, bool] | None:

@@ -44,13 +44,13 @@ def training_warnings(history: Sequence[EpochResult], steps: int) -> list[Traini
     if channels := ", ".join(name for name, spread in _by_channel(last.spread) if spread < CONSTANT):
         found.append(
             TrainingWarning(
-                f"{channels} collapsed", f"{channels} is restored as a constant; if it stays so, {_WAY_OUT}"
+                f"{channels} collapsed", f"the network restores a constant for {channels}; if it stays so, {_WAY_OUT}"
             )
         )
     poor = [name for name, explained in _by_channel(last.explained_by_channel) if explained <= 0]
     if before and poor and last.epoch * steps >= BEGINNERS_STEPS:
         channels = ", ".join(poor)
-        meaning = f"{channels} is restored no better than by one constant; if it stays so, {_WAY_OUT}"
+        meaning = f"the network restores {channels} no better than a constant does; if it stays so, {_WAY_OUT}"
         found.append(TrainingWarning(f"{channels} no better than a constant", f"{meaning}, or {_WAYS_TO_LEARN}"))
     if before and last.validation_loss == before.validation_loss:
         meaning = "the validation loss is that of the epoch before to the last digit: the weights change no more"
@@ -71,8 +71,8 @@ def warn_if_saturated(step: int, restored_NCZYX: Tensor) -> None:
     shares = extreme.float().mean(dim=(0, 2, 3, 4)).tolist()
     if channels := ", ".join(name for name, share in zip(CHANNELS, shares, strict=True) if share > SATURATED_SHARE):
         log.warning(
-            "after %d steps %s is restored as 0 or 1 nearly everywhere (saturated): it may never learn; stop, and "
-            "train anew with calibrated_head = true, another --seed or a smaller learning rate",
+            "after %d steps the network restores %s as 0 or 1 nearly everywhere (saturated): it may never learn; stop, "
+            "and train anew with calibrated_head = true, another --seed or a smaller learning rate",
             step,
             channels,
         )
@@ -95,8 +95,8 @@ def check_alive(progress: Progress) -> None:
     if last.collapsed:
         kept = "" if progress.best_epoch == last.epoch else "; the best model so far is kept"
         raise CollapsedError(
-            f"{', '.join(last.collapsed)} is restored as a constant, and epoch {last.epoch} changed nothing: the "
-            f"network cannot learn it any more{kept}; {_WAY_OUT}"
+            f"the network restores a constant for {', '.join(last.collapsed)}, and epoch {last.epoch} changed nothing: "
+            f"it cannot learn that any more{kept}; {_WAY_OUT}"
         )
 
 

@@ -1,4 +1,4 @@
-"""An ensemble that makes zonal masks: the gland in the middle of the field of view, then the zones in a box around it."""
+"""An ensemble that makes zonal masks: it finds the gland, coarsely, then the zones in a box around it."""
 
 import threading
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _predicting = threading.Lock()
 
 @dataclass(frozen=True)
 class Member:
-    """Two networks that give logits (N, K, Z, Y, X): of the gland in `middle_of_field`, of its zones in `around_gland`."""
+    """Two networks that give logits (N, K, Z, Y, X): of gland (`middle_of_field`) and zones (`around_gland`)."""
 
     finder: nn.Module
     zones: nn.Module

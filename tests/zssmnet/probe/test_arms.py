@@ -13,7 +13,7 @@ from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError, StorageError
 from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
-from zssmnet.probe.arms import read_arm
+from zssmnet.probe.arms import read_arm, scaling_of
 from zssmnet.probe.note import note_verdict, notes_of
 from zssmnet.probe.run import check_arms, compare_arms
 from zssmnet.registry.runs import train_and_publish
@@ -88,3 +88,19 @@ def test_the_preset_is_that_of_the_weights_spacing(
     else:
         with pytest.raises(ConfigError, match=r"trained at \(0\.7, 0\.7, 3\.0\) mm, which no preset has.*--preset"):
             check_arms([arm], config)
+
+
+def test_cases_are_scaled_as_for_the_weights_and_not_in_two_ways(tmp_path: Path) -> None:
+    arms = []
+    for scaling in ("percentile", "maximum"):
+        file = tmp_path / scaling / MODEL
+        file.parent.mkdir()
+        torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
+        with_record(file)
+        record = read_weights(file).record
+        assert record
+        publish_record(LocalStorage(file.parent), MODEL, record.model_copy(update={"intensity_scaling": scaling}))
+        arms.append(read_arm(file, force=True))
+        assert scaling_of(arms[-1:]) == scaling
+    with pytest.raises(CheckpointError, match=rf"several scalings .*{MODEL}: percentile.*{MODEL}: maximum.*probe them"):
+        scaling_of(arms)

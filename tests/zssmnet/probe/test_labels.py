@@ -64,6 +64,15 @@ def test_zones_are_the_label_and_no_input(archive: Path) -> None:
         assert abs(rows[0] + rows[-1] - 63) <= 1  # the gland is in the middle
 
 
+def test_cases_are_scaled_as_the_weights_were(archive: Path) -> None:
+    images, masks = (open_storage(archive / name) for name in ("nnunet_raw", "zonal_masks"))
+    cases = find_labelled_cases(images, masks, None, PROBE_SCALES["cpu"], "percentile")
+    for plain in read(archive, "zones"):
+        case = cases.read(plain.id)
+        same = [torch.equal(one, other) for one, other in zip(case.input_CZYX[:3], plain.input_CZYX[:3], strict=True)]
+        assert same == [False, True, False]  # ADC has a unit
+
+
 @pytest.mark.parametrize(("preset", "shape"), [("coarse", (12, 24, 24)), ("gpu", (16, 128, 128))])
 def test_every_preset_sees_the_same_box_of_64_mm(archive: Path, preset: str, shape: tuple[int, int, int]) -> None:
     cases = read(archive, "zones", preset)

@@ -72,7 +72,7 @@ def test_saturated_outputs_are_named_after_the_first_steps(tmp_path, caplog: pyt
     with caplog.at_level(logging.WARNING):
         fit(training, validation, config, LocalStorage(tmp_path / "run"), initial=tmp_path / "initial.model")
     (message,) = [one.getMessage() for one in caplog.records if "saturated" in one.getMessage()]
-    assert message.startswith("after 3 steps ADC, DWI is restored as 0 or 1 nearly everywhere (saturated)")
+    assert message.startswith("after 3 steps the network restores ADC, DWI as 0 or 1 nearly everywhere (saturated)")
 
 
 def test_images_with_much_background_are_not_taken_for_saturated(caplog: pytest.LogCaptureFixture) -> None:

@@ -71,7 +71,7 @@ def test_a_saturated_channel_is_nearly_0_or_1_nearly_everywhere(
     restored = torch.full((2, 3, 10, 10, 10), 0.5)
     restored[:, 1].flatten(1)[:, : round(1000 * share)] = value
     warn_if_saturated(20, restored)
-    assert ("after 20 steps ADC is restored as 0 or 1 nearly everywhere" in caplog.text) == warned
+    assert ("after 20 steps the network restores ADC as 0 or 1 nearly everywhere" in caplog.text) == warned
 
 
 def test_a_stuck_validation_is_the_same_to_the_last_digit() -> None:
@@ -114,7 +114,7 @@ def test_then_training_ends(best_epoch: int) -> None:
     check_alive(Progress(results, 1, 0.2))
     progress = Progress([fine, replace(results[1], collapsed=("ADC", "DWI"))], best_epoch, 0.2)
     with pytest.raises(
-        CollapsedError, match=r"^ADC, DWI is restored as a constant, and epoch 2 changed noth"
+        CollapsedError, match=r"^the network restores a constant for ADC, DWI, and epoch 2 changed noth"
     ) as caught:
         check_alive(progress)
     assert ("the best model so far is kept" in str(caught.value)) == (best_epoch == 1)

@@ -375,8 +375,8 @@ class TestCollapse:
             with pytest.raises(CollapsedError) as caught:
                 run(tmp_path / "run", small_config(epochs=1), initial=initial_weights)
             assert str(caught.value) == (
-                f"{channels} is restored as a constant, and epoch 1 changed nothing: the network cannot learn it any "
-                "more; train anew with a smaller learning_rate or another --seed"
+                f"the network restores a constant for {channels}, and epoch 1 changed nothing: it cannot learn that "
+                "any more; train anew with a smaller learning_rate or another --seed"
             )
         assert not list((tmp_path / "run").glob("*.*"))
 
