@@ -186,11 +186,11 @@ def test_a_service_that_is_destroyed_while_it_trains_goes_on_elsewhere(tmp_path:
             deployment = service.client.read_deployment_by_name(f"{name}/{name}")
             service.client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=True)
             before = {one.name: one.enabled for one in service.client.read_automations()}
-            parameters["pretraining"] = {**recipe, "training": {**training, "epochs": 20, "seed": 1}}
+            parameters["pretraining"] = {**recipe, "training": {**training, "epochs": 150, "seed": 1}}
             run = service.start("ssl-pretraining", parameters)
             service.until(lambda: any(service.state(one)[0] == "Running" for one in service.children(run, "pretrain")))
             (child,) = service.children(run, "pretrain")
-            service.until(lambda: "pretrain-progress" in service.artifacts(child))
+            service.until(lambda: "epoch 2" in service.log(child))
         old.back_up(file)
         for process in old.processes():
             os.kill(process, signal.SIGKILL)

@@ -16,6 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 
+from tasks.models_page import artifact_key
 from tests.integration.service import Service
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -105,7 +106,8 @@ def look_while_it_trains(page: Page, service: Service, run: FlowRun, folder: Pat
 
 
 def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
-    """Look at the dashboard, a finished run of ``ssl-pretraining``, its page, its training's, and the form of the next.
+    """Look at the dashboard, a finished run of ``ssl-pretraining`` on local folders, its page, its training's, those of the
+    archive and of all models, and the form of the next.
 
     What a new user sees first is looked at in both UIs.
     """
@@ -123,6 +125,9 @@ def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
         seen(f"summary{new}", ui + artifact(service, "summary", run), text("cases used"), text("Cubes"))
         model = ui + artifact(service, "summary", trained)
         seen(f"model{new}", model, text("validation loss"), picture, text("5, validation"), text("SHA-256"))
+    key = artifact_key(str(run.parameters["root"]))
+    seen("models", f"/artifacts/key/{key}", text("validation loss"), picture, text("explained"))
+    seen("archive", f"file://{run.parameters['root']}/SSL/reports/archive.html", shown("img"))
     seen("progress", artifact(service, "pretrain-progress", trained), text("epochs · loss"), text("Progress: 100%"))
     page.set_viewport_size({"width": 1400, "height": 2400})  # a form without its folded sections is one page
     for ui, new in (("", ""), (NEW_UI, "-new-ui")):

@@ -393,7 +393,7 @@ def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, training_run:
     with signed_in(service.stack.environment) as page:
         look_while_it_trains(page, service, training_run, tmp_path)
         look(page, service, first_run, tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 12
+    assert len(list(tmp_path.glob("*.png"))) == 14
 
 
 @pytest.fixture(scope="module")
