@@ -111,8 +111,8 @@ def look_while_it_trains(page: Page, service: Service, run: FlowRun, folder: Pat
 
 
 def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
-    """Look at the dashboard, a finished run of ``ssl-pretraining`` on local folders, its page, its training's, those of the
-    archive and of all models, and the form of the next.
+    """Look at the dashboard, a finished run of ``ssl-pretraining`` on local folders, the pages of it, its training, its
+    archive and all models, and the form of the next.
 
     What a new user sees first is looked at in both UIs.
     """
@@ -137,7 +137,7 @@ def look(page: Page, service: Service, run: FlowRun, folder: Path) -> None:
     page.set_viewport_size({"width": 1400, "height": 2400})  # a form without its folded sections is one page
     for ui, new in (("", ""), (NEW_UI, "-new-ui")):
         form = f"{ui}/deployments/deployment/{deployment.id}/run"
-        seen(f"form{new}", form, text("Folder or s3://bucket/prefix of an nnU-Net raw"), text("PretrainConfig"))
+        seen(f"form{new}", form, text("an nnU-Net raw, PI-CAI MHA or BIDS archive"), text("PretrainConfig"))
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from zssmnet.storage.interface import Listed
 log = logging.getLogger(__name__)
 
 TUNING_SEEDS = 5
-"""By one seed alone, a rate with which every other training fails may win; by two, scratch once got a rate with which it was
+"""By one alone, a rate with which every other training fails may win; by two, scratch once got one with which it was
 .05 worse than scratch again with its own."""
 
 

@@ -43,8 +43,8 @@ def models_page(weights: Storage) -> str:
         return ""
     latest = models[-_MOST:]
     lines = [
-        f"Models: {len(models)}, the latest first; **in bold** the stable one, {code(weights.where(MODEL))}. Losses can "
-        f"be compared where the validation cubes are the same. {EXPLAINED_VARIANCE}",
+        f"Models: {len(models)}, the latest first; **in bold** the stable one, {code(weights.where(MODEL))}. Losses "
+        f"can be compared where the validation cubes are the same. {EXPLAINED_VARIANCE}",
         _table(
             ("model", "made", "cases", "validation loss", "on cubes", "explained variance", "probe"),
             (_row(weights, one) for one in reversed(latest)),

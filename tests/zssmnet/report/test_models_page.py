@@ -50,7 +50,7 @@ def weights(tmp_path: Path) -> LocalStorage:
 
 def test_it_has_versions_challengers_differences_and_decisions(weights: LocalStorage):
     page = models_page(weights)
-    assert page.startswith("3 models, the latest first; **in bold** the stable one")
+    assert page.startswith("Models: 3, the latest first; **in bold** the stable one")
     rows = {row.split(" | ")[0].strip("| "): row for row in page.splitlines() if row.startswith("| ")}
     assert "50.0%" in rows["**`bbbb`**"]
     assert "| 0.40000 |" in rows["`cccc`, not published"]
