@@ -50,7 +50,7 @@ TRAININGS = 5
 """Of each recipe and of the positive control, from other seeds; one for each seed of the probe."""
 UNLABELLED, LABELLED, EPOCHS, CONTROL_STEPS = 100, 136, 5, 600
 CONFIG = ProbeConfig(task="zones", preset="coarse", seeds=TRAININGS, tuning_cases=24, test_cases=40, device="cpu")
-"""By 8 tuning cases, and by five seeds, scratch got a rate with which it was .05 worse in the test than scratch again."""
+"""By 8 tuning cases, of five seeds, scratch got a rate with which it was .05 worse in the test than scratch again."""
 GRID = GridSpec.centred((112, 112, 21), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))
 CONTRAST_SPREAD = 0.25
 MASKS = [Path(__file__).resolve().parents[2] / "shared/data" / name for name in ("zonal_masks", "more_zonal_masks")]
