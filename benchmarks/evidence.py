@@ -281,8 +281,8 @@ def _limits(recipes: list[str]) -> list[str]:
         "Nothing about the full network and hundreds of epochs on a GPU, for which the recipes were made.",
         "Nothing about lesions, or about fewer or more labelled cases, or more steps, than were tried.",
         "The regime (contrasts, labelled cases, steps) was chosen, on other examinations of the same kind, as one in "
-        "which the positive control helps. With the probe's default of 8 tuning cases the gate stayed closed here: by its "
-        "learning rate alone, scratch again was better than scratch by 0.052.",
+        "which the positive control helps. With the probe's default of 8 tuning cases the gate stayed closed here: by "
+        "its learning rate alone, scratch again was better than scratch by 0.052.",
     ]
     if missing := [recipe for recipe in RECIPES if recipe not in recipes]:
         lines.append(f"Nothing about {', '.join(missing)}: that part was not run to its end.")
