@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import yaml
@@ -84,9 +84,20 @@ def expect_heartbeats(client: SyncPrefectClient) -> int:
 
     A server that was away forgets what it expected: a run that was lost meanwhile would stay Running for ever. So one
     heartbeat is sent in its name. A run that is alive sends the next one itself.
+
+    That heartbeat has the id of the state, as the event of the state had: the run's next event follows that one, and a
+    new server, which has not seen it, would hold the next one back for a quarter of an hour.
     """
     runs = _runs_in(client, StateType.RUNNING)
-    _report(client, [_event("prefect.flow-run.heartbeat", run) for run in runs])
+    events = [
+        Event(
+            event="prefect.flow-run.heartbeat",
+            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"},
+            id=cast(UUID, run.state_id),
+        )
+        for run in runs
+    ]
+    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
     return len(runs)
 
 
@@ -94,39 +105,27 @@ def announce_crashes(client: SyncPrefectClient) -> int:
     """Report crashed runs to the automations again, except those that a parent handed over; their number.
 
     A server that ends right after a crash, as when all is stopped, may forget it before its automations have seen it.
+    The event follows no other: a new server would wait for a quarter of an hour for one that it has not seen itself.
     """
     runs = [
         run for run in _runs_in(client, StateType.CRASHED) if run.work_queue_id and run.work_queue_name != WORK_QUEUE
     ]
     events = [
-        _event(
-            "prefect.flow-run.Crashed",
-            run,
-            {
-                "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
-                "prefect.resource.role": "work-queue",
-                "prefect.resource.name": str(run.work_queue_name),
-            },
+        Event(
+            event="prefect.flow-run.Crashed",
+            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)},
+            related=[
+                {
+                    "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
+                    "prefect.resource.role": "work-queue",
+                    "prefect.resource.name": str(run.work_queue_name),
+                }
+            ],
         )
         for run in runs
     ]
-    _report(client, events)
-    return len(runs)
-
-
-def _event(name: str, run: FlowRun, *related: dict[str, str]) -> Event:
-    """An event of a run, in place of that of its state.
-
-    It has the state's id, as that one had: the run's next event follows it, and a new server, which has not seen it,
-    would hold that one back for a quarter of an hour.
-    """
-    assert run.state_id
-    resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)}
-    return Event(event=name, resource=resource, related=list(related), id=run.state_id)
-
-
-def _report(client: SyncPrefectClient, events: list[Event]) -> None:
     client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
+    return len(runs)
 
 
 def _runs_in(client: SyncPrefectClient, state: StateType) -> list[FlowRun]:
