@@ -40,7 +40,7 @@ def test_doubling_takes_a_quarter_and_three_quarters_which_bfloat16_holds(length
     larger = upsample_by_products(features, (2 * length,) * 3)
     assert larger.dtype == torch.bfloat16
     exact = functional.interpolate(features.float(), scale_factor=2, mode="trilinear")
-    assert (larger.float() - exact).abs().max() < 3 * 2**-9  # rounded once an axis
+    assert (larger.float() - exact).abs().max() <= 3 * 2**-9  # rounded once an axis, by half of 2**-8 at most
 
 
 def test_weights_drawn_in_inference_serve_training() -> None:
