@@ -42,7 +42,7 @@ from zssmnet.zones.model import channel_count, load_ensemble, locate_model
 log = logging.getLogger(__name__)
 
 STAGE = "segment-zones"
-METHOD = 1
+METHOD = 2
 """Raised whenever the same images and networks would give other masks."""
 
 
