@@ -281,8 +281,8 @@ def _limits(recipes: list[str]) -> list[str]:
         "Nothing about lesions, or about fewer or more labelled cases, or more steps, than were tried.",
         "The regime (contrasts, labelled cases, steps) was chosen, on other examinations of the same kind, as one in "
         "which the positive control helps. Of two draws of labelled cases this is the second: with "
-        "the first (8 tuning cases, the same rates for both) the gate was closed, scratch again being better than "
-        "scratch by 0.052 (0.006 to 0.097).",
+        "the first (8 tuning cases, which chose the same rates for these two) the gate was closed: scratch again was "
+        "better than scratch by 0.052 (0.006 to 0.097).",
     ]
     if missing := [recipe for recipe in RECIPES if recipe not in recipes]:
         lines.append(f"Nothing about {', '.join(missing)}: that part was not run to its end.")
