@@ -178,7 +178,7 @@ def cuts_cubes(service: Service, run: FlowRun) -> bool:
 def prepared_files(root: Path) -> int:
     """Cases of which all files are published: the mask is the last of them."""
     files = (root / "SSL/data").glob(f"subset*/*{MASK_SUFFIX}")
-    return sum(1 for file in files if not file.name.endswith(IMAGE_SUFFIXES))
+    return sum(1 for file in files if not file.name.endswith(IMAGE_SUFFIXES["nnunet"]))
 
 
 def completed_tasks(service: Service, run: FlowRun) -> int:
@@ -291,7 +291,7 @@ def test_the_plain_command(archive: Archive, tmp_path: Path, ledger: Ledger) -> 
         assert (tmp_path / "out").read_text().startswith(f"{CASES} cases prepared, 0 up to date, 0 left out")
         assert not HARM.search(told_at_last)
         masks = (path.name for path in output.glob(f"subset*/*{MASK_SUFFIX}"))
-        ids = [name.removesuffix(MASK_SUFFIX) for name in masks if not name.endswith(IMAGE_SUFFIXES)]
+        ids = [name.removesuffix(MASK_SUFFIX) for name in masks if not name.endswith(IMAGE_SUFFIXES["nnunet"])]
         assert sorted(ids) == archive.ids()
         assert verify_stage(LocalStorage(output)) == []
     ledger.measured(COMMAND_RUN, "time of zssmnet prepare", f"{took:.0f} s")
