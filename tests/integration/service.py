@@ -111,7 +111,8 @@ class Service:
 
     def artifacts(self, run: FlowRun) -> dict[str | None, Artifact]:
         """The latest artifact of each key of a run."""
-        found = self._post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [str(run.id)]}}})
+        wanted = {"flow_run_id": {"any_": [str(run.id)]}}
+        found = self._post("/artifacts/filter", {"artifacts": wanted, "sort": "UPDATED_DESC"})
         return {one.key: one for one in map(Artifact.model_validate, reversed(found))}
 
     def events(self, name: str) -> list[dict[str, Any]]:

@@ -119,11 +119,11 @@ class TestTraining:
         assert (tmp_path / "SSL/zones_model/zones.model").read_bytes() == model.read_bytes()
 
     def test_weights_that_saw_more_channels_see_zeros_in_them(self, weights: Path) -> None:
-        whole, first = MNet(6, 3, (2, 2, 2, 2, 2)), MNet(1, 3, (2, 2, 2, 2, 2))
+        whole, first = (MNet(channels, 3, (2, 2, 2, 2, 2)).double() for channels in (6, 1))
         whole.load_state_dict(read_weights(weights).tensors)
         first.load_state_dict(read_weights(weights).with_channels(1).tensors)
-        t2w = torch.rand(1, 1, 4, 16, 16)
-        blank = torch.cat([t2w, torch.zeros(1, 5, 4, 16, 16)], dim=1)
+        t2w = torch.rand(1, 1, 4, 16, 16, dtype=torch.float64)
+        blank = torch.cat([t2w, torch.zeros(1, 5, 4, 16, 16, dtype=torch.float64)], dim=1)
         torch.testing.assert_close(first(t2w), whole(blank))
 
     def test_one_patient_or_one_zone_is_too_little(self, archive: tuple[Path, Path], tmp_path: Path) -> None:
