@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import yaml
 from prefect.automations import Automation
@@ -82,20 +82,22 @@ def make(client: SyncPrefectClient, wanted: Automation) -> str:
 def expect_heartbeats(client: SyncPrefectClient) -> int:
     """Let the server expect heartbeats of all runs of deployments in state Running; their number.
 
-    A server that was away forgets what it expected: a run that was lost meanwhile would stay Running for ever. So one
-    heartbeat is sent in its name. A run that is alive sends the next one itself.
+    A server that was away forgets what it expected: a run that was lost meanwhile would stay Running for ever. So
+    heartbeats are sent in its name. A run that is alive sends the next one itself.
 
-    That heartbeat has the id of the state, as the event of the state had: the run's next event follows that one, and a
-    new server, which has not seen it, would hold the next one back for a quarter of an hour.
+    The first has the id of the state, as the event of the state had: the run's next event follows that one, and a new
+    server, which has not seen it, would hold the next one back for a quarter of an hour. A server that has seen it
+    takes the second alone.
     """
     runs = _runs_in(client, StateType.RUNNING)
     events = [
         Event(
             event="prefect.flow-run.heartbeat",
             resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"},
-            id=cast(UUID, run.state_id),
+            id=cast(UUID, known),
         )
         for run in runs
+        for known in (run.state_id, uuid4())
     ]
     client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
     return len(runs)

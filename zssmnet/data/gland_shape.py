@@ -18,6 +18,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "its bottom slice has {:.0%} of the largest slice: is the lower part missing?": (0.0, 0.65),
     "{:.0f} slices within it are empty": (0.0, 0.0),
     "from one slice to the next its area changes by {:.0%} of the largest": (0.0, 0.7),
+    "a slice of it lies {:.1f} mm beside those around it": (0.0, 4.0),
     "it has holes of {:.1%} of its volume": (0.0, 0.01),
     "{:.1%} of it are specks or threads": (0.0, 0.02),
     "its height is {:.2f} of its width": (0.5, 1.55),
@@ -31,6 +32,7 @@ LIMITS: dict[str, tuple[float, float]] = {
 """Smallest and largest plausible value of each measure, and how it is reported."""
 
 Planes = npt.NDArray[np.uint8]
+Doubles = npt.NDArray[np.float64]
 
 
 def odd_shape(mask: sitk.Image) -> Iterator[str]:
@@ -71,6 +73,7 @@ def _measures(zones: Planes, spacing: tuple[float, float, float]) -> Iterator[fl
     yield areas[0] / areas.max()
     yield float((areas == 0).sum())
     yield max(np.abs(np.diff(areas))[1:-1], default=0.0) / areas.max()
+    yield _shift(gland, areas, spacing)
     plane = _beside_each_other(gland)
     yield _voxels(sitk.BinaryFillhole(plane)) / count - 1
     yield 1 - _voxels(sitk.BinaryMorphologicalOpening(plane, (1, 1), sitk.sitkBox)) / count
@@ -91,6 +94,15 @@ def _measures(zones: Planes, spacing: tuple[float, float, float]) -> Iterator[fl
     third = max(1, len(zones) // 3)
     low, high = (peripheral[part].sum() / max(gland[part].sum(), 1) for part in (slice(third), slice(-third, None)))
     yield low - high
+
+
+def _shift(gland: npt.NDArray[np.bool_], areas: Doubles, spacing: tuple[float, float, float]) -> float:
+    """How far in mm the middle of a slice lies from between those of its neighbours, where all three are large."""
+    sums = [gland.sum(axis=3 - axis) @ np.arange(gland.shape[axis]) * spacing[axis] for axis in (1, 2)]
+    middles = np.stack(sums) / np.maximum(areas, 1)
+    shifts = np.linalg.norm(middles[:, 1:-1] - (middles[:, :-2] + middles[:, 2:]) / 2, axis=0)
+    is_large = areas >= areas.max() / 2
+    return float(max(shifts[is_large[:-2] & is_large[1:-1] & is_large[2:]], default=0.0))
 
 
 def _middle(zone: npt.NDArray[np.bool_], axis: int) -> float:

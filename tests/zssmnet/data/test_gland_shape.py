@@ -72,6 +72,17 @@ def relabelled(label: int, new: int, axis: int, upper: bool) -> Change:
     return change
 
 
+def shifted(mm: int) -> Change:
+    """The mask with its middle slice moved along both axes, by so many voxels of 1 mm or so."""
+
+    def change(zones: np.ndarray) -> np.ndarray:
+        z = middle(zones)[0]
+        zones[z] = np.roll(zones[z], (mm, mm), (0, 1))
+        return zones
+
+    return change
+
+
 ERRORS: dict[str, Change] = {
     "left": without(2, slice(0, None)),
     "right": without(2, slice(None, 0)),
@@ -90,6 +101,8 @@ ERRORS: dict[str, Change] = {
     "upper TZ called PZ": relabelled(2, 1, 0, upper=True),
     "back to front": lambda zones: zones[:, ::-1],
     "every second slice": lambda zones: np.where(np.arange(len(zones))[:, None, None] % 2, zones, 0),
+    "a slice moved there": shifted(8),
+    "a slice moved back": shifted(-8),
     "one zone's outline": lambda zones: np.where(np.roll(zones, 2, 2) * np.roll(zones, -2, 2) > 0, 0, zones),
 }
 
