@@ -174,11 +174,12 @@ def findings(root: str) -> list[Finding]:
 
 
 def digest(key: str, data: bytes) -> str:
-    """SHA-256 of a file; of a record without the versions of files, which depend on when they were written."""
+    """SHA-256 of a file; of a record without what differs from run to run: versions of files, and who rolled back."""
     if "/records/" in key:
         record = json.loads(data)
         for one in (*record["inputs"], *record["outputs"]):
             one.pop("version", None)
+        record.pop("by", None)
         data = json.dumps(record).encode()
     return hashlib.sha256(data).hexdigest()
 

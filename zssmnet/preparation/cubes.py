@@ -127,7 +127,7 @@ def cut_subset(
         log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
         return present, False
     made: dict[str, Any] = {"method": METHOD, "inputs": inputs, "subset": subset, "parameters": config}
-    if is_first := output.stat(record_key(key)) is None:
+    if output.stat(record_key(key)) is None:
         check_ours(output, key, lambda file: False)
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
@@ -137,9 +137,9 @@ def cut_subset(
                 "wait until no other run prepares cases there, and cut them again"
             )
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
-        if is_first:  # so that the file is known as ours if this run is killed between it and its record
-            to_come = Output(key=key, size=NOT_YET, sha256="")
-            publish_record(output, key, SubsetCubes(outputs=(to_come,), cases=(), spacing_mm=None, **made))
+        # if this run is killed between the file and its record, the file is ours, and no record tells of another
+        to_come = Output(key=key, size=NOT_YET, sha256="")
+        publish_record(output, key, SubsetCubes(outputs=(to_come,), cases=(), spacing_mm=None, **made))
     outputs = (with_version(output, produced),)
     record = SubsetCubes(outputs=outputs, cases=tuple(cases), spacing_mm=_spacing(data, case_ids), **made)
     publish_record(output, key, record)
