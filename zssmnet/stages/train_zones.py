@@ -20,7 +20,7 @@ from zssmnet.runner import PlainRunner, Progress, Runner, Summary, current_progr
 from zssmnet.storage import Address, Storage, open_storage, sha256_of
 from zssmnet.storage.layout import Layout
 from zssmnet.storage.lock import locked
-from zssmnet.storage.records import Input, Record, fingerprints, output_of, publish_record
+from zssmnet.storage.records import Input, Record, fingerprints, publish_recorded
 from zssmnet.training.checkpoint import Progress as Epochs
 from zssmnet.training.precision import choose_device
 from zssmnet.zones.ensemble import Ensemble
@@ -185,8 +185,9 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
             device=choose_device(work.config.device).type,
             held_out=tuple(row.held_out for row in rows),
         )
-        page.publish_bytes(PAGE, zones_page(made, rows).encode())
-        publish_record(page, "zones", Record(method=METHOD, inputs=(), outputs=(output_of(page, PAGE),)))
+        drawn = zones_page(made, rows).encode()
+        record = Record(method=METHOD, inputs=(), outputs=())
+        publish_recorded(page, "zones", record, {PAGE: lambda path: path.write_bytes(drawn)}, force=True)
         made = publish_version(output, made, contents)
         for entry in workplace.list():  # the version has the best weights, and no run continues from the last ones
             workplace.remove(entry.key)
