@@ -31,7 +31,7 @@ PAGE, ROWS = "masks.html", "masks-rows.jsonl"
 _TITLE = "Zonal masks: "
 _MARK = f"<title>{_TITLE}".encode()
 MARGIN_MM = 15.0
-METHOD = 1
+METHOD = 2
 """Raised whenever the same mask would give another row."""
 _MASKS_AT_ONCE = 16
 """Masks after which the page is published again; in the end after every quarter more."""
