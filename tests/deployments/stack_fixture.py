@@ -93,7 +93,15 @@ def processes_of(stack: LocalStack, service: str) -> list[int]:
     """All processes that a service has started, itself aside."""
     mark = f"SUPERVISOR_PROCESS_NAME={service}".encode()
     others = stack.processes() - {pid_of(stack, service)}
-    return [one for one in others if mark in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")]
+    return [one for one in others if was_given(one, mark)]
+
+
+def was_given(process: int, variable: bytes) -> bool:
+    """Whether ``NAME=value`` is in the environment that a process was started with; not if it has ended meanwhile."""
+    try:
+        return variable in Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def kill(stack: LocalStack, service: str) -> None:

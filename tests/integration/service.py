@@ -133,11 +133,7 @@ class Service:
     def process_of(self, run: FlowRun, service: str) -> int:
         """The process of a run, which this worker has started."""
         reported = f"PREFECT__FLOW_RUN_ID={run.id}".encode()
-        (found,) = (
-            one
-            for one in self.processes_of(service)
-            if reported in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
-        )
+        (found,) = (one for one in self.processes_of(service) if stack_fixture.was_given(one, reported))
         return found
 
     def until(self, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
