@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,9 +97,9 @@ class S3Storage(Storage):
             while page := self._client.send("list_objects_v2", **request):
                 files = (one for one in page.get("Contents", []) if not one["Key"].endswith("/"))  # no empty folders
                 entries += (Entry(one["Key"][ours:], one["Size"], _version(one), one["LastModified"]) for one in files)
-                if not page.get("NextContinuationToken"):
+                if not (token := page.get("NextContinuationToken")):
                     break
-                request["ContinuationToken"] = page["NextContinuationToken"]
+                request["ContinuationToken"] = token
         return sorted(entries, key=lambda entry: entry.key)
 
     @override
@@ -140,8 +140,7 @@ class S3Storage(Storage):
 
     def _fetch(self, key: str, version: str, size: int, path: Path) -> None:
         part_bytes = self._part_bytes or PART_BYTES
-        fetching = self._client.fetch(self.bucket, self._key(key), version, size, path, part_bytes)
-        details = self._client.run(fetching)
+        details = self._client.run(self._client.fetch(self.bucket, self._key(key), version, size, path, part_bytes))
         if not (size and _is_md5(version, details, self.bucket)):
             return
         with path.open("rb") as stream:
@@ -219,10 +218,9 @@ class S3Storage(Storage):
         except FAULTS as error:  # many credentials may not list uploads, and nothing depends on it
             log.info("%s: could not abort unfinished uploads: %s", self.uri, reason_of(error))
 
-    @contextmanager
-    def _faults(self, address: str, done: str) -> Iterator[None]:
-        with _storage_errors(address, done, f"in {self._cache.folder}: make room there, or name a folder in {FOLDER}"):
-            yield
+    def _faults(self, address: str, done: str) -> AbstractContextManager[None]:
+        place = f"in {self._cache.folder}: make room there, or name a folder in {FOLDER}"
+        return _storage_errors(address, done, place)
 
 
 def make_bucket(name: str) -> bool:

@@ -20,8 +20,6 @@ FAULTS = (
 """All that aiobotocore and what lies below it raise."""
 MISSING = ("404", "NoSuchKey", "NoSuchBucket")
 """Codes of the answers to a request for what is not there."""
-RUN_AGAIN = "run it again when the storage answers: what is done is not done again"
-
 NOT_THAT_VERSION = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404")
 """Codes of the answers to a conditional write of an object that has changed, is being changed, or is gone."""
 
@@ -123,7 +121,8 @@ def needs_a_new_start(error: Exception) -> bool:
 def reason_of(error: BaseException) -> str:
     """What is wrong and the way out, in one line."""
     if isinstance(error, GaveUpError) and error.__cause__:
-        return f"{reason_of(error.__cause__)} (tried {error.attempts} times); {RUN_AGAIN}"
+        again = "run it again when the storage answers: what is done is not done again"
+        return f"{reason_of(error.__cause__)} (tried {error.attempts} times); {again}"
     if isinstance(error, _NO_CREDENTIALS):
         return f"{one_line(error)}: {_CHECK_CREDENTIALS}"
     if isinstance(error, _OLD_CREDENTIALS):

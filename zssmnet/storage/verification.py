@@ -11,7 +11,7 @@ from typing import Literal
 from zssmnet.errors import UnreadableFileError, VerificationError
 from zssmnet.storage import Entry, Storage, open_storage, sha256_of
 from zssmnet.storage.layout import Layout
-from zssmnet.storage.records import NOT_YET, VERSIONS, Output, Record, read_record, record_key, record_names
+from zssmnet.storage.records import NOT_YET, VERSIONS, Record, read_record, record_key, record_names
 
 _WORKPLACES = ("training/",)
 """Where runs keep, below the weights, what has no record: checkpoints and logs."""
@@ -91,18 +91,12 @@ def _check(stage: Storage, record: Record, entries: Mapping[str, Entry]) -> Iter
             yield Finding("unfinished", stage.where(output.key))
         elif (entry := entries.get(output.key)) is None:
             yield Finding("missing", stage.where(output.key))
-        elif entry.size != output.size:
-            yield Finding("changed", stage.where(output.key))
         else:
-            yield from _compare(stage, output)
-
-
-def _compare(stage: Storage, output: Output) -> Iterator[Finding]:
-    try:
-        if sha256_of(stage.local(output.key)) != output.sha256:
-            yield Finding("changed", stage.where(output.key))
-    except UnreadableFileError:
-        yield Finding("unreadable", stage.where(output.key))
+            try:
+                if entry.size != output.size or sha256_of(stage.local(output.key)) != output.sha256:
+                    yield Finding("changed", stage.where(output.key))
+            except UnreadableFileError:
+                yield Finding("unreadable", stage.where(output.key))
 
 
 def _outdated_cubes(data: Storage, cubes: Storage) -> Iterator[Finding]:
