@@ -36,11 +36,12 @@ def rollback_name(number: int) -> str:
     return f"{_PREFIX}{number:04}"
 
 
-def record_rollback(weights: Storage, version: str, replaced: str | None, comment: str) -> Rollback:
+def record_rollback(weights: Storage, version: str, replaced: str | None, comment: str) -> None:
     """Publish the record of a rollback that is about to be made, once if it is repeated; the folder is locked."""
     last = next(reversed(rollbacks(weights)), None)
-    is_repeated = last is not None and (last.version, last.replaced) == (version, replaced)
-    number = (last.number if last else 0) + (not is_repeated)
+    number = last.number if last else 0
+    if last is None or (last.version, last.replaced) != (version, replaced):
+        number += 1
     made = Rollback(
         method=METHOD,
         inputs=(),
@@ -52,7 +53,6 @@ def record_rollback(weights: Storage, version: str, replaced: str | None, commen
         comment=" ".join(comment.split()),
     )
     publish_record(weights, rollback_name(number), made)
-    return made
 
 
 def rollbacks(weights: Storage) -> list[Rollback]:

@@ -44,7 +44,12 @@ class Cache:
         try:
             os.utime(copy)  # first of all: from now on nobody removes it
         except FileNotFoundError:
-            self._fetch(copy, fetch)
+            with self.workplace() as folder:
+                partial = folder / copy.name
+                fetch(partial)
+                flush_to_disk(partial)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                partial.replace(copy)
             if time.monotonic() - self._last_look > _LOOK_EVERY_S:
                 self._last_look = time.monotonic()
                 self.trim()
@@ -63,13 +68,6 @@ class Cache:
     def sweep(self) -> None:
         """Remove the folders of processes that were killed while they wrote."""
         sweep(self.folder / "partial")
-
-    def _fetch(self, copy: Path, fetch: Callable[[Path], None]) -> None:
-        with self.workplace() as folder:
-            fetch(folder / copy.name)
-            flush_to_disk(folder / copy.name)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            (folder / copy.name).replace(copy)
 
     def trim(self) -> None:
         """Remove the least recently used copies until the cache keeps its limit."""

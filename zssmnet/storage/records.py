@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from zssmnet.errors import StorageError, UnreadableFileError
 from zssmnet.storage import Storage, sha256_of
-from zssmnet.storage.keys import is_key
+from zssmnet.storage.keys import unusable
 from zssmnet.storage.ownership import check_ours
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ LARGEST_RECORD = 2**28
 
 
 def _key(value: str) -> str:
-    if not is_key(value):
-        raise ValueError("no name of a file below the root")
+    if reason := unusable(value):
+        raise ValueError(reason)
     return value
 
 
@@ -163,7 +163,7 @@ def remove_record(storage: Storage, name: str) -> None:
 
 def record_names(storage: Storage) -> list[str]:
     """Names of all records of a stage, sorted."""
-    keys = [entry.key for entry in storage.list(RECORDS) if entry.key.endswith(".json") and is_key(entry.key)]
+    keys = [one.key for one in storage.list(RECORDS) if one.key.endswith(".json") and not unusable(one.key)]
     return sorted(key.removeprefix(f"{RECORDS}/").removesuffix(".json") for key in keys)
 
 
