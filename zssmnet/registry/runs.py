@@ -1,8 +1,7 @@
 """One training run: its inputs, its id, its folder, and its record; from cubes to published weights.
 
 A run works in ``training/<run id>/`` of the weights' folder, where it keeps its best model and its last checkpoint.
-The run id is made from what decides the weights, so that the same work is continued and other work is not. When a run
-has finished, its best model is published as a version, and as ``ssl_mnet_zonal.model`` in one step.
+The run id is made from what decides the weights, so that the same work is continued and other work is not.
 """
 
 import hashlib
@@ -183,10 +182,7 @@ def run_training(
         config.training.batch_size,
         config.corruption.recipe,
     )
-    with (
-        locked(folder) as lock,
-        process_group(Job(cubes=cubes.uri, config=config)) as group,
-    ):
+    with locked(folder) as lock, process_group(Job(cubes=cubes.uri, config=config)) as group:
         folder.sweep()
 
         def watch(state: TrainingState) -> None:

@@ -1,13 +1,8 @@
 """Records: what a published file was made from, so that a second run knows what is up to date.
 
-A record lies in the folder ``records`` of its stage. It describes the inputs (fingerprints), the parameters, the
-version of the method, and the outputs. It is published last: no record, not done. A run may be killed at any moment,
-so the record of what is about to be replaced must not outlive it: it would describe files that are not there any more.
-
-Content decides what is up to date, never size alone. A file whose version (see `Entry`) is the recorded one has the
-recorded content; any other is hashed: after a root was copied, or where a record of an earlier program has no versions
-of outputs. Where the content is the same, the stage that made the files gives the record their present versions, so
-that they are hashed once (`refresh_record`); reading writes nothing.
+A record lies in the folder ``records`` of its stage and is published last: no record, not done. The record of what is
+about to be replaced must not outlive it, since a run may be killed at any moment. Content decides, never size alone: a
+file whose version (see `Entry`) is the recorded one has the recorded content, any other is hashed.
 
 Whoever can write to the storage can write records. One that names files outside its stage, or that does not belong to
 its name, counts as none.
@@ -251,18 +246,13 @@ def present_outputs(storage: Storage, outputs: Iterable[Output]) -> tuple[Output
         entry = storage.stat(output.key)
         if entry is None or entry.size != output.size:
             return None
-        if entry.version != output.version and _sha256(storage, output.key) != output.sha256:
+        try:
+            if entry.version != output.version and sha256_of(storage.local(output.key)) != output.sha256:
+                return None
+        except UnreadableFileError:
             return None
         found.append(output.model_copy(update={"version": entry.version}))
     return tuple(found)
-
-
-def _sha256(storage: Storage, key: str) -> str:
-    """SHA-256 of a file; "" if it cannot be read."""
-    try:
-        return sha256_of(storage.local(key))
-    except UnreadableFileError:
-        return ""
 
 
 def _content(record: Record) -> bytes:
