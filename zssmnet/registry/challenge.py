@@ -32,7 +32,7 @@ from zssmnet.storage.records import (
     Record,
     publish_record,
     read_record,
-    record_names,
+    read_records,
     same_content,
 )
 from zssmnet.training.checkpoint import EpochResult, Progress
@@ -155,8 +155,7 @@ def challenge(
 
 def judgements(weights: Storage) -> list[tuple[str, Judgement]]:
     """The last judgement of each challenger, and the name of its record, without its inputs."""
-    names = [name for name in record_names(weights) if name.startswith(f"{JUDGEMENT}-")]
-    return [(name, found) for name in names if (found := read_record(weights, name, Judgement))]
+    return list(read_records(weights, Judgement, f"{JUDGEMENT}-"))
 
 
 def _contest(
@@ -205,15 +204,11 @@ def challenger_settings(
             _check_network(weights, champion, config.network)
         config = _with_recipe_of(champion.parameters, config)
         log.info(
-            "as the published model %s: a network with %s, recipe %r, optimizer %s at %g",
-            champion.run_id,
-            _described(config.network),
-            config.corruption.recipe,
-            config.training.optimizer,
-            config.training.learning_rate,
+            f"as the published model {champion.run_id}: a network with {_described(config.network)}, "
+            f"recipe {config.corruption.recipe!r}, "
+            f"optimizer {config.training.optimizer} at {config.training.learning_rate:g}"
         )
-    records = (read_record(cubes, name, SubsetCubes) for name in record_names(cubes))
-    return config, cut or next((record.parameters for record in records if record), CubesConfig())
+    return config, cut or next((record.parameters for _, record in read_records(cubes, SubsetCubes)), CubesConfig())
 
 
 def _with_recipe_of(champion: PretrainConfig, asked: PretrainConfig) -> PretrainConfig:

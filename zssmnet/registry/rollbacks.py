@@ -4,7 +4,7 @@ from typing_extensions import override
 
 from zssmnet.storage import Storage
 from zssmnet.storage.lock import lock_name
-from zssmnet.storage.records import Name, Record, publish_record, read_record, record_names
+from zssmnet.storage.records import Name, Record, publish_record, read_records
 
 METHOD = 1
 _PREFIX = "rollback-"
@@ -57,6 +57,4 @@ def record_rollback(weights: Storage, version: str, replaced: str | None, commen
 
 def rollbacks(weights: Storage) -> list[Rollback]:
     """All rollbacks of a folder of weights, in order."""
-    names = [name for name in record_names(weights) if name.startswith(_PREFIX)]
-    found = (read_record(weights, name, Rollback) for name in names)
-    return sorted((one for one in found if one), key=lambda one: one.number)
+    return sorted((one for _, one in read_records(weights, Rollback, _PREFIX)), key=lambda one: one.number)

@@ -10,7 +10,7 @@ its name, counts as none.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -106,6 +106,13 @@ def read_record(storage: Storage, name: str, kind: type[RecordT]) -> RecordT | N
     except ValidationError:
         return None
     return record if record.is_valid_for(name) else None
+
+
+def read_records(storage: Storage, kind: type[RecordT], prefix: str = "") -> Iterator[tuple[str, RecordT]]:
+    """Names and records of a kind, of those whose names begin with ``prefix``; see `read_record`."""
+    for name in record_names(storage):
+        if name.startswith(prefix) and (record := read_record(storage, name, kind)):
+            yield name, record
 
 
 def publish_record(storage: Storage, name: str, record: Record) -> None:
