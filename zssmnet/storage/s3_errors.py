@@ -34,8 +34,10 @@ _CHECK_CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_
 _CHECK_ENDPOINT = "check AWS_ENDPOINT_URL"
 _LASTING = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER")
 _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
-_TRANSIENT_CODES = ("BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout", "XAmzContentSHA256Mismatch")
-_TRANSIENT_CODES += ("Throttling", "ThrottlingException")  # of STS and SSO, for credentials
+_TRANSIENT_CODES = (
+    *("BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout", "XAmzContentSHA256Mismatch"),
+    *("Throttling", "ThrottlingException"),  # of STS and SSO, for credentials
+)
 """Codes of transient errors that come with the status 400 or 409."""
 _TRANSIENT_ERRORS = (
     TimeoutError,
