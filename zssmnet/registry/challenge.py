@@ -1,8 +1,5 @@
 """Retraining on new data: a challenger starts from the published model, and replaces it only if it is better.
 
-The champion is the stable model. The challenger starts from its weights and is trained on the cubes that are there now.
-Both are validated with the same cubes, corrupted alike. The challenger is published if its loss is the smaller one.
-
 A run may be killed between publishing a model and publishing its judgement. Before the model, a record of what is to
 come takes the judgement's place, so that a later run finds that this work is not done (`seen_data`).
 """
@@ -10,7 +7,6 @@ come takes the judgement's place, so that a later run finds that this work is no
 import logging
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 from zssmnet.config import ChallengerConfig, CubesConfig, NetworkConfig, PretrainConfig
 from zssmnet.errors import CheckpointError
@@ -36,7 +32,7 @@ from zssmnet.storage.records import (
     Record,
     publish_record,
     read_record,
-    record_names,
+    read_records,
     same_content,
 )
 from zssmnet.training.checkpoint import EpochResult, Progress
@@ -48,8 +44,6 @@ log = logging.getLogger(__name__)
 
 JUDGEMENT = "challenge"
 """The record of the last judgement, in the weights' folder."""
-
-
 _INHERITED = (
     *("batch_size", "momentum", "halve_every", "optimizer", "weight_decay", "schedule", "warm_up_epochs"),
     *("calibrated_head", "loss_weighting"),
@@ -102,10 +96,11 @@ def challenge(
     before_publication: Callable[[], None] = lambda: None,
     margin_percent: float = 0.0,
 ) -> tuple[Judgement, bool]:
-    """Train a challenger on the cubes in a folder, and publish it if it is better than the published model.
+    """Train a challenger on the cubes in a folder, and publish it if it is better than the champion, the stable model.
 
-    A judgement of the same cubes in the same way stands, whichever model was made the stable one since. Where there
-    is no model yet, or where plain pre-training on these cubes has made it, that one is published unopposed.
+    It starts from the champion's weights, and both are validated with the same cubes, corrupted alike. A judgement of
+    the same cubes in the same way stands, whichever model was made the stable one since. Where there is no model yet,
+    or where plain pre-training on these cubes has made it, that one is published unopposed.
 
     Args:
         before_publication: called when training is done; where it raises an error, nothing is judged or published.
@@ -125,11 +120,11 @@ def challenge(
     if last and weights.stat(MODEL) and last.stands(inputs.files, config, margin_percent):
         return last, False
     champion = _champion(weights, inputs.files, config)
-    champion_loss: float | None = None
+    champion_loss, is_better = math.inf, True
     if champion is None:
         _announce_judgement(weights, inputs.files)
         made, _ = train_and_publish(cubes, weights, config, on_epoch, on_step, before_publication)
-        challenger_loss, is_better = made.best_validation_loss, True
+        challenger_loss = made.best_validation_loss
         log.info("%s is published: there was no model to challenge", made.run_id)
     else:
         _check_network(weights, champion, config.network)
@@ -143,7 +138,7 @@ def challenge(
         outputs=(),
         run_id=made.run_id,
         champion=champion.run_id if champion else None,
-        champion_loss=champion_loss if champion_loss is not None and math.isfinite(champion_loss) else None,
+        champion_loss=champion_loss if math.isfinite(champion_loss) else None,
         challenger_loss=challenger_loss,
         published=is_better,
         parameters=made.parameters,
@@ -160,8 +155,7 @@ def challenge(
 
 def judgements(weights: Storage) -> list[tuple[str, Judgement]]:
     """The last judgement of each challenger, and the name of its record, without its inputs."""
-    names = [name for name in record_names(weights) if name.startswith(f"{JUDGEMENT}-")]
-    return [(name, found) for name in names if (found := read_record(weights, name, Judgement))]
+    return list(read_records(weights, Judgement, f"{JUDGEMENT}-"))
 
 
 def _contest(
@@ -176,10 +170,12 @@ def _contest(
     champion_model = checked_model(run.weights, champion)
     training, validation = open_training_data(run.cubes, run.config.training.batch_size)
     champion_loss = evaluate(champion_model, validation, run.config, training)
-    made = run.train(on_epoch, on_step, _initial(champion_model, champion_loss))
+    if has_diverged := not math.isfinite(champion_loss):
+        log.warning("the champion's loss is not finite: the challenger begins with new weights")
+    made = run.train(on_epoch, on_step, None if has_diverged else champion_model)
     before_publication()
     challenger_loss = evaluate(run.model, validation, run.config, training)
-    is_better = _is_better(challenger_loss, champion_loss, margin_percent)
+    is_better = challenger_loss < champion_loss * (1 - margin_percent / 100)
     if is_better:
         _announce_judgement(run.weights, run.files)
         made = publish(run.weights, made, run.model)
@@ -188,20 +184,6 @@ def _contest(
         f"{len(validation)} validation cubes: {'published' if is_better else 'not better, not published'}"
     )
     return made, champion_loss, challenger_loss, is_better
-
-
-def _initial(champion_model: Path, champion_loss: float) -> Path | None:
-    """Initial weights of the challenger; none from a champion that has diverged."""
-    if math.isfinite(champion_loss):
-        return champion_model
-    log.warning("the champion's loss is not finite: the challenger begins with new weights")
-    return None
-
-
-def _is_better(challenger_loss: float, champion_loss: float, margin_percent: float) -> bool:
-    if not math.isfinite(champion_loss):
-        return math.isfinite(challenger_loss)
-    return challenger_loss < champion_loss * (1 - margin_percent / 100)
 
 
 def challenger_settings(
@@ -222,15 +204,11 @@ def challenger_settings(
             _check_network(weights, champion, config.network)
         config = _with_recipe_of(champion.parameters, config)
         log.info(
-            "as the published model %s: a network with %s, recipe %r, optimizer %s at %g",
-            champion.run_id,
-            _described(config.network),
-            config.corruption.recipe,
-            config.training.optimizer,
-            config.training.learning_rate,
+            f"as the published model {champion.run_id}: a network with {_described(config.network)}, "
+            f"recipe {config.corruption.recipe!r}, "
+            f"optimizer {config.training.optimizer} at {config.training.learning_rate:g}"
         )
-    records = (read_record(cubes, name, SubsetCubes) for name in record_names(cubes))
-    return config, cut or next((record.parameters for record in records if record), CubesConfig())
+    return config, cut or next((record.parameters for _, record in read_records(cubes, SubsetCubes)), CubesConfig())
 
 
 def _with_recipe_of(champion: PretrainConfig, asked: PretrainConfig) -> PretrainConfig:

@@ -66,7 +66,11 @@ def find_changes(
 
     with ThreadPoolExecutor(_CASES_AT_ONCE) as pool:
         records = list(pool.map(known, wanted))
-    seen = _seen(weights) if weights else frozenset()
+    seen = frozenset[CaseData]()
+    if weights:
+        from zssmnet.registry.challenge import seen_data  # imports PyTorch, which preparing alone does not need
+
+        seen = seen_data(weights)
     seen_ids, ids = {one.case_id for one in seen}, {case.id for case in wanted}
     found = list(zip(wanted, records, strict=True))
     unseen = [case.id for case, record in found if record is None or data_of_case(record) not in seen]
@@ -88,9 +92,3 @@ def refresh_records(data: Storage, records: Iterable[PreparedCase]) -> None:
     listed = Listed(data)
     with ThreadPoolExecutor(_CASES_AT_ONCE) as pool:
         list(pool.map(lambda record: refresh_record(listed, record.case_id, record), records))
-
-
-def _seen(weights: Storage) -> frozenset[CaseData]:
-    from zssmnet.registry.challenge import seen_data  # imports PyTorch, which preparing alone does not need
-
-    return seen_data(weights)

@@ -36,7 +36,6 @@ class Removable:
     run_id: str
     folder: str
     size: int
-    files: int
 
 
 def removable(weights: Storage) -> list[Removable]:
@@ -50,13 +49,13 @@ def removable(weights: Storage) -> list[Removable]:
     stable = stable_model(weights)
     found = []
     for folder in (TRAINING, VERSIONS) if stable else (TRAINING,):
-        for run_id, sizes in _sizes_by_run(weights, folder).items():
+        for run_id, size in _sizes_by_run(weights, folder).items():
             kind: Kind = "version"
             if folder == TRAINING:
                 kind = "published" if find_version(weights, run_id) else "unpublished"
             elif stable and run_id in (stable.run_id, stable.replaces):
                 continue
-            found.append(Removable(kind, run_id, f"{folder}/{run_id}", sum(sizes), len(sizes)))
+            found.append(Removable(kind, run_id, f"{folder}/{run_id}", size))
     return [one for one in found if not is_locked(weights.child(one.folder))]
 
 
@@ -87,11 +86,11 @@ def remove(weights: Storage, items: Iterable[Removable]) -> list[Removable]:
     return removed
 
 
-def _sizes_by_run(weights: Storage, folder: str) -> dict[str, list[int]]:
-    """Sizes of the files below ``folder/<run id>/``, by run id; files that lie in no such folder are left out."""
-    runs: dict[str, list[int]] = {}
+def _sizes_by_run(weights: Storage, folder: str) -> dict[str, int]:
+    """Bytes of the files below ``folder/<run id>/``, by run id; files that lie in no such folder are left out."""
+    runs: dict[str, int] = {}
     for entry in weights.list(folder):
         run_id, _, name = entry.key.removeprefix(f"{folder}/").partition("/")
         if name and not name.startswith(f"{LOCKS}/"):
-            runs.setdefault(run_id, []).append(entry.size)
+            runs[run_id] = runs.get(run_id, 0) + entry.size
     return runs

@@ -113,9 +113,6 @@ def _check_sides(cubes: Storage, data: Sequence[CaseData]) -> None:
     known = {one.sha256: one.case_id for one in trained}
     if alike := [f"{one.case_id} is {known[one.sha256]}" for one in validated if one.sha256 in known]:
         log.warning(
-            "%s: %d validation cases have the images of training cases (%s): the validation loss is too good; "
-            "remove one of each from the archive",
-            cubes.uri,
-            len(alike),
-            shortened(alike),
+            f"{cubes.uri}: {len(alike)} validation cases have the images of training cases ({shortened(alike)}): the "
+            "validation loss is too good; remove one of each from the archive"
         )

@@ -4,7 +4,7 @@ from typing_extensions import override
 
 from zssmnet.storage import Storage
 from zssmnet.storage.lock import lock_name
-from zssmnet.storage.records import Name, Record, publish_record, read_record, record_names
+from zssmnet.storage.records import Name, Record, publish_record, read_records
 
 METHOD = 1
 _PREFIX = "rollback-"
@@ -36,11 +36,12 @@ def rollback_name(number: int) -> str:
     return f"{_PREFIX}{number:04}"
 
 
-def record_rollback(weights: Storage, version: str, replaced: str | None, comment: str) -> Rollback:
+def record_rollback(weights: Storage, version: str, replaced: str | None, comment: str) -> None:
     """Publish the record of a rollback that is about to be made, once if it is repeated; the folder is locked."""
     last = next(reversed(rollbacks(weights)), None)
-    is_repeated = last is not None and (last.version, last.replaced) == (version, replaced)
-    number = (last.number if last else 0) + (not is_repeated)
+    number = last.number if last else 0
+    if last is None or (last.version, last.replaced) != (version, replaced):
+        number += 1
     made = Rollback(
         method=METHOD,
         inputs=(),
@@ -52,11 +53,8 @@ def record_rollback(weights: Storage, version: str, replaced: str | None, commen
         comment=" ".join(comment.split()),
     )
     publish_record(weights, rollback_name(number), made)
-    return made
 
 
 def rollbacks(weights: Storage) -> list[Rollback]:
     """All rollbacks of a folder of weights, in order."""
-    names = [name for name in record_names(weights) if name.startswith(_PREFIX)]
-    found = (read_record(weights, name, Rollback) for name in names)
-    return sorted((one for one in found if one), key=lambda one: one.number)
+    return sorted((one for _, one in read_records(weights, Rollback, _PREFIX)), key=lambda one: one.number)

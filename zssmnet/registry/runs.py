@@ -1,8 +1,7 @@
 """One training run: its inputs, its id, its folder, and its record; from cubes to published weights.
 
 A run works in ``training/<run id>/`` of the weights' folder, where it keeps its best model and its last checkpoint.
-The run id is made from what decides the weights, so that the same work is continued and other work is not. When a run
-has finished, its best model is published as a version, and as ``ssl_mnet_zonal.model`` in one step.
+The run id is made from what decides the weights, so that the same work is continued and other work is not.
 """
 
 import hashlib
@@ -173,20 +172,13 @@ def run_training(
     initial: Path | None = None,
 ) -> Progress:
     """Train in a run's folder, from its last checkpoint on, see `fit`; LockedError if another run does."""
-    training, validation = open_training_data(cubes, config.training.batch_size)
+    batch_size = config.training.batch_size
+    training, validation = open_training_data(cubes, batch_size)
     log.info(
-        "pre-training %s: %d training and %d validation cubes, %d steps of %d an epoch, recipe %r",
-        folder.uri.rpartition("/")[2],
-        len(training),
-        len(validation),
-        len(training) // config.training.batch_size,
-        config.training.batch_size,
-        config.corruption.recipe,
+        f"pre-training {folder.uri.rpartition('/')[2]}: {len(training)} training and {len(validation)} validation "
+        f"cubes, {len(training) // batch_size} steps of {batch_size} an epoch, recipe {config.corruption.recipe!r}"
     )
-    with (
-        locked(folder) as lock,
-        process_group(Job(cubes=cubes.uri, config=config)) as group,
-    ):
+    with locked(folder) as lock, process_group(Job(cubes=cubes.uri, config=config)) as group:
         folder.sweep()
 
         def watch(state: TrainingState) -> None:

@@ -1,11 +1,10 @@
 """Published models: every version in a folder of its own, and one of them under the stable name.
 
 A version lies in ``versions/<run id>/`` of the weights' folder, a stage of its own with its record. The stable name
-``ssl_mnet_zonal.model`` is a copy of one version, with a copy of its record. It is replaced in one step: whoever
-reads it sees a whole model, the old or the new one. Rolling back is promoting an earlier version.
+``ssl_mnet_zonal.model`` is a copy of one version and of its record. Rolling back is promoting an earlier version.
 
-A record of what is about to come is published before the file, as in preparation: a run that is killed between the two
-leaves a record that counts as not done. The stable model is then known by its SHA-256, which one of the versions has.
+A run that is killed between the stable model and its record leaves a record that counts as not done. The stable model
+is then known by its SHA-256, which one of the versions has.
 """
 
 import logging
@@ -137,9 +136,8 @@ def stable_model(weights: Storage) -> PretrainedModel | None:
     same_size = [one for one in list_versions(weights) if one.outputs[0].size == entry.size]
     sha256 = sha256_of(weights.local(MODEL)) if same_size else ""
     alike = [one for one in same_size if one.outputs[0].sha256 == sha256]
-    return max(
-        alike, key=lambda one: (recorded is not None and recorded.run_id == one.run_id, _order(one)), default=None
-    )
+    to_come = recorded.run_id if recorded else None
+    return max(alike, key=lambda one: (one.run_id == to_come, _order(one)), default=None)
 
 
 def keep_stable(weights: Storage) -> PretrainedModel | None:
@@ -173,7 +171,10 @@ def publish(weights: Storage, made: PretrainedModel, model: Path) -> PretrainedM
     """
     with locked(weights, PUBLICATION_S):
         output = Output(key=MODEL, size=model.stat().st_size, sha256=sha256_of(model))
-        number, replaces = _place(weights, made.run_id)
+        stable, records = stable_model(weights), _records(weights)
+        known = next((one for one in (*records, stable) if one and one.run_id == made.run_id), None)
+        number = known.number if known else 1 + max((one.number for one in records), default=0)
+        replaces = known.replaces if known else stable.run_id if stable else None
         record = made.model_copy(update={"outputs": (output,), "number": number, "replaces": replaces})
         folder = version_folder(weights, made.run_id)
         if up_to_date(folder, find_version(weights, made.run_id)) != record:
@@ -250,16 +251,6 @@ def _records(weights: Storage) -> list[PretrainedModel]:
 
 def _order(record: PretrainedModel) -> tuple[int, str]:
     return record.number, record.run_id
-
-
-def _place(weights: Storage, run_id: str) -> tuple[int, str | None]:
-    """A version's number and the run id of what it replaces: those of its first publication."""
-    stable = stable_model(weights)
-    records = _records(weights)
-    for known in (*records, *([stable] if stable else [])):
-        if known.run_id == run_id:
-            return known.number, known.replaces
-    return 1 + max((record.number for record in records), default=0), stable.run_id if stable else None
 
 
 def _put(stage: Storage, model: Path, record: PretrainedModel) -> None:

@@ -29,7 +29,13 @@ def checked_address(address: Address) -> str:
             this locale.
     """
     address = os.fspath(address)
-    check_address(address)
+    scheme, is_remote, rest = address.partition("://")
+    place = rest.partition("/")[0]
+    if is_remote and ("@" in place or (":" in place and not place.startswith(_ACCESS_POINT))):
+        raise InputError(
+            f"{scheme}://...: an address must have no user, key or password in it; "  # it would stand in every record
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and name s3://bucket/prefix"
+        )
     if not address.strip():
         raise InputError("an empty address was given for a folder; name a local folder or s3://bucket/prefix")
     if reason := unnameable(address):
@@ -44,17 +50,6 @@ def checked_address(address: Address) -> str:
         hint = "" if address[0].isalpha() and address[1:2] != ":" else ", without quotes, variables and drive letters"
         raise InputError(f"{address}: only local folders and s3://bucket/prefix can be used{hint}")
     return address
-
-
-def check_address(address: str) -> None:
-    """Raise an InputError if a user or password stands in an address: it would stand in every log and record, too."""
-    scheme, is_remote, rest = address.partition("://")
-    place = rest.partition("/")[0]
-    if is_remote and ("@" in place or (":" in place and not place.startswith(_ACCESS_POINT))):
-        raise InputError(
-            f"{scheme}://...: an address must have no user, key or password in it; "
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and name s3://bucket/prefix"
-        )
 
 
 def local_path(address: Address) -> Path:

@@ -1,9 +1,9 @@
 """A bounded local cache of files that lie elsewhere."""
 
 import hashlib
+import math
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,8 +30,7 @@ class Cache:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
-        self._last_look = 0.0
-        self._lock = threading.Lock()
+        self._last_look = -math.inf
 
     @classmethod
     def from_environment(cls) -> "Cache":
@@ -45,8 +44,15 @@ class Cache:
         try:
             os.utime(copy)  # first of all: from now on nobody removes it
         except FileNotFoundError:
-            self._fetch(copy, fetch)
-            self._make_room()
+            with self.workplace() as folder:
+                partial = folder / copy.name
+                fetch(partial)
+                flush_to_disk(partial)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                partial.replace(copy)
+            if time.monotonic() - self._last_look > _LOOK_EVERY_S:
+                self._last_look = time.monotonic()
+                self.trim()
         return copy
 
     @contextmanager
@@ -62,20 +68,6 @@ class Cache:
     def sweep(self) -> None:
         """Remove the folders of processes that were killed while they wrote."""
         sweep(self.folder / "partial")
-
-    def _fetch(self, copy: Path, fetch: Callable[[Path], None]) -> None:
-        with self.workplace() as folder:
-            fetch(folder / copy.name)
-            flush_to_disk(folder / copy.name)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            (folder / copy.name).replace(copy)
-
-    def _make_room(self) -> None:
-        with self._lock:
-            if time.monotonic() - self._last_look < _LOOK_EVERY_S and self._last_look:
-                return
-            self._last_look = time.monotonic()
-        self.trim()
 
     def trim(self) -> None:
         """Remove the least recently used copies until the cache keeps its limit."""

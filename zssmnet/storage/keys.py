@@ -19,16 +19,22 @@ def checked_key(key: str) -> str:
     Raises:
         InputError: it is absolute or leads out of the root, has control characters, or a name in it is too long.
     """
+    if reason := unusable(key):
+        raise InputError(f"{key!r} is no name of a file: {reason}")
+    return key
+
+
+def unusable(key: str) -> str:
+    """Why ``key`` cannot name a file below the root; "" if it can."""
     path = PurePosixPath(key)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise InputError(f"{key!r} is no name of a file: it would lie outside the working root")
+        return "it would lie outside the working root"
     if key.rpartition("/")[2] in ("", "."):
-        raise InputError(f"{key!r} is no name of a file: it names a folder")
+        return "it names a folder"
     if reason := unnameable(key):
-        raise InputError(f"{key!r} is no name of a file: {reason}")
-    if any(len(name.encode()) > LONGEST_NAME for name in path.parts):
-        raise InputError(f"{key!r} is no name of a file: a name in it has more than {LONGEST_NAME} bytes")
-    return key
+        return reason
+    is_long = any(len(name.encode()) > LONGEST_NAME for name in path.parts)
+    return f"a name in it has more than {LONGEST_NAME} bytes" if is_long else ""
 
 
 def unnameable(name: str) -> str:
@@ -40,15 +46,6 @@ def unnameable(name: str) -> str:
         if encoding != "utf-8":
             return f"a character of it is not in this locale's encoding, {encoding}; {_USE_UTF8}"
     return "it has control characters, or is not UTF-8" if printable(name) != name else ""
-
-
-def is_key(key: str) -> bool:
-    """Whether ``key`` can name a file below the root."""
-    try:
-        checked_key(key)
-    except InputError:
-        return False
-    return True
 
 
 def printable(text: str) -> str:

@@ -50,9 +50,8 @@ class LocalStorage(Storage):
     @override
     def list(self, prefix: str = "") -> list[Entry]:
         top = self._path(prefix) if prefix else self.folder
-        keys = (path.relative_to(self.folder).as_posix() for path in _files_below(top))
-        entries = (self._entry(key) for key in sorted(keys))
-        return [entry for entry in entries if entry is not None]
+        keys = sorted(path.relative_to(self.folder).as_posix() for path in _files_below(top))
+        return [entry for key in keys if (entry := self._entry(key))]
 
     @override
     def stat(self, key: str) -> Entry | None:
@@ -93,19 +92,24 @@ class LocalStorage(Storage):
                 _retried(lambda: _move(partial, target))
                 _flush_entry(target, is_new_folder)
         finally:
-            _clear_away(workplace)
+            try:
+                shutil.rmtree(workplace, ignore_errors=True)
+            finally:  # also if a signal ends the process meanwhile: there is only one signal
+                shutil.rmtree(workplace, ignore_errors=True)
+                _remove_empty(workplace.parent, self.folder)
 
     @override
     def exchange(self, key: str, data: bytes | None, version: str | None) -> str | None:
         path = self._path(key)
         with storage_errors(path, "written"):
-            is_done = (
-                self._swap(key, data, version) if version is not None else _retried(lambda: _create(path, data or b""))
-            )
+            if version is None:
+                is_done = _retried(lambda: _create(path, data or b""))
+            else:
+                is_done = self._swap(key, data, version)
         if not is_done:
             return None
         if data is None:
-            _remove_empty_folders(path, self.folder)
+            _remove_empty(path.parent, self.folder)
             return ""
         entry = self._entry(key)
         return entry.version if entry else None
@@ -136,7 +140,7 @@ class LocalStorage(Storage):
             return True
         finally:
             path.unlink(missing_ok=True)
-            _remove_empty_folders(path, self.folder)
+            _remove_empty(path.parent, self.folder)
 
     @override
     def remove(self, key: str) -> None:
@@ -144,7 +148,7 @@ class LocalStorage(Storage):
         with storage_errors(path, "removed"), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
             _flush_entry(path)
-        _remove_empty_folders(path, self.folder)
+        _remove_empty(path.parent, self.folder)
 
     @override
     def child(self, folder: str) -> "LocalStorage":
@@ -153,7 +157,7 @@ class LocalStorage(Storage):
     @override
     def sweep(self) -> None:
         sweep(self.folder / PARTIAL, is_abandoned=_is_old)
-        _remove_if_empty(self.folder / PARTIAL)
+        _remove_empty(self.folder / PARTIAL, self.folder)
 
 
 def _retried(action: Callable[[], T]) -> T:
@@ -182,38 +186,31 @@ def _create(path: Path, data: bytes) -> bool:
     return True
 
 
-def _remove_empty_folders(file: Path, top: Path) -> None:
-    """Remove the empty folders above a file that was removed: as in a bucket, there are none."""
-    while (file := file.parent) != top and _remove_if_empty(file):
-        pass
-
-
-def _clear_away(workplace: Path) -> None:
-    """Remove what publishing has left, also if a signal ends the process meanwhile: there is only one signal."""
-    try:
-        shutil.rmtree(workplace, ignore_errors=True)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
-        _remove_if_empty(workplace.parent)
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder, and those between it and ``top``, if nothing is in them: as in a bucket, there are none."""
+    with suppress(OSError):
+        while folder != top:
+            folder.rmdir()
+            folder = folder.parent
 
 
 def _files_below(top: Path) -> Iterator[Path]:
     """All files below a folder but the half-written ones; a folder that can be reached twice is entered once."""
     entered: set[Path] = set()
+
+    def failed(error: OSError) -> None:
+        if error.errno not in _MISSING:
+            with storage_errors(Path(error.filename), "listed"):
+                raise error
+
     with storage_errors(top, "listed"):
-        for folder, folders, names in os.walk(top, onerror=_raise_unless_missing, followlinks=True):
+        for folder, folders, names in os.walk(top, onerror=failed, followlinks=True):
             if (place := Path(folder).resolve()) in entered:
                 folders.clear()
                 continue
             entered.add(place)
             folders[:] = sorted(set(folders) - {PARTIAL, "lost+found"})  # the system's own, readable for root alone
             yield from (Path(folder, name) for name in names)
-
-
-def _raise_unless_missing(error: OSError) -> None:
-    if error.errno not in _MISSING:
-        with storage_errors(Path(error.filename), "listed"):
-            raise error
 
 
 def _move(file: Path, target: Path) -> None:
@@ -230,15 +227,6 @@ def _flush_entry(path: Path, and_its_folders: bool = False) -> None:
     for folder in path.parents if and_its_folders else [path.parent]:
         with suppress(PermissionError, FileNotFoundError):  # not to be listed, above the root; removed, being empty
             flush_to_disk(folder)
-
-
-def _remove_if_empty(folder: Path) -> bool:
-    """Remove a folder if nothing is in it; whether it was removed."""
-    try:
-        folder.rmdir()
-    except OSError:
-        return False
-    return True
 
 
 def _is_old(workplace: Path) -> bool:

@@ -1,7 +1,6 @@
 """A lock on a folder: of two runs over one root, one works there, and the other reports which run has the lock.
 
-The lock is one small file, ``.lock/owner.json`` below the folder. It is written, renewed, taken over and removed by
-`Storage.exchange` alone: only if it has not changed since it was read (on S3 a conditional write), so that of several
+The lock is one small file, written, renewed, taken over and removed by `Storage.exchange` alone, so that of several
 processes one succeeds. A heartbeat renews it. A lock without a heartbeat for a while has expired, and so has, at once,
 that of a process which is known to have ended. No clocks are compared: what counts is how long the file has not
 changed, as the waiting process has observed it.
@@ -101,15 +100,10 @@ class Lock:
     """The lock of a folder."""
 
     def __init__(self, storage: Storage, timing: LockTiming) -> None:
-        process = this_process()
         self._storage = storage
         self._timing = timing
-        self._owner = LockOwner(
-            name=lock_name(),
-            since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
-            process=str(process),
-            id=str(next(_counter)),
-        )
+        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        self._owner = LockOwner(name=lock_name(), since=since, process=str(this_process()), id=str(next(_counter)))
         self._version: str | None = None
         self._renewed = 0.0
         self._is_lost = False
@@ -144,14 +138,32 @@ class Lock:
         self._forget()
 
     def _wait(self, timeout_s: float) -> None:
-        other = _OtherOwner(self._storage, self._timing)
-        deadline = time.monotonic() + timeout_s
-        while not (other.has_gone() and self._write(other.version)):
-            if other.is_alive and time.monotonic() >= deadline:
-                raise LockedError(
-                    f"{self._storage.uri}: is locked by {other.name}; wait until that has ended, or choose another "
-                    "working root"
-                )
+        """Write the lock's file as soon as nobody has it; LockedError if its owner is alive after the timeout."""
+        deadline, unchanged_since = time.monotonic() + timeout_s, 0.0
+        version: str | None = None
+        reported = ""
+        while True:
+            entry = self._storage.stat(LOCK_FILE)
+            before, version = version, entry.version if entry else None
+            if before != version:
+                unchanged_since = time.monotonic()
+            owner = read_owner(self._storage) if entry else None
+            has_expired = time.monotonic() - unchanged_since > self._timing.expires_s
+            if entry is None or has_expired or (owner and owner.has_gone):
+                if entry:
+                    log.warning("%s: taking over the lock of a run that ended without releasing it", self._storage.uri)
+                if self._write(version):
+                    return
+            elif owner and (owner.is_here or before not in (None, version)):  # known to be alive
+                name = f"{owner.name} since {owner.since}"
+                if reported != name:
+                    log.warning("%s: is locked by %s", self._storage.uri, name)
+                reported = name
+                if time.monotonic() >= deadline:
+                    raise LockedError(
+                        f"{self._storage.uri}: is locked by {name}; wait until that has ended, or choose another "
+                        "working root"
+                    )
             time.sleep(random.uniform(0.1, 1) * self._timing.poll_s)
 
     def _write(self, version: str | None) -> bool:
@@ -194,42 +206,6 @@ class Lock:
                 self._storage.exchange(LOCK_FILE, None, self._version)
         except StorageError as error:  # the next one finds out that its process has ended
             log.warning("could not release lock: %s", error)
-
-
-class _OtherOwner:
-    """Who has a lock, as observed by a process that waits for it.
-
-    Attributes:
-        version: of the lock's file; None if there is none.
-        is_alive: whether the owner is known to be alive.
-    """
-
-    def __init__(self, storage: Storage, timing: LockTiming) -> None:
-        self.name = ""
-        self.version: str | None = None
-        self.is_alive = False
-        self._storage = storage
-        self._timing = timing
-        self._unchanged_since = 0.0
-
-    def has_gone(self) -> bool:
-        """Look at the lock; whether nobody has it, so that ``version`` may be replaced."""
-        entry = self._storage.stat(LOCK_FILE)
-        before, self.version = self.version, entry.version if entry else None
-        if before != self.version:
-            self._unchanged_since = time.monotonic()
-        if entry is None:
-            return True
-        owner = read_owner(self._storage)
-        has_expired = time.monotonic() - self._unchanged_since > self._timing.expires_s
-        if has_expired or (owner and owner.has_gone):
-            log.warning("%s: taking over the lock of a run that ended without releasing it", self._storage.uri)
-            return True
-        self.is_alive = owner is not None and (owner.is_here or before not in (None, self.version))
-        if owner and self.is_alive and self.name != (name := f"{owner.name} since {owner.since}"):
-            self.name = name
-            log.warning("%s: is locked by %s", self._storage.uri, name)
-        return False
 
 
 def read_owner(storage: Storage) -> LockOwner | None:

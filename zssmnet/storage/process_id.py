@@ -52,10 +52,15 @@ class Owner:
     @property
     def has_gone(self) -> bool:
         """Whether the process has ended for certain; of those elsewhere, nothing is known."""
-        here = this_process()
         if not self.is_here:
             return False
-        return self.run != here.run if self.process == here.process else not _is_alive(self.process)
+        if self.process == os.getpid():
+            return self.run != _RUN
+        try:
+            os.kill(self.process, 0)
+        except OSError as error:  # PermissionError: it is another user's
+            return isinstance(error, ProcessLookupError)
+        return False
 
 
 def new_name() -> str:
@@ -91,13 +96,3 @@ def _place() -> str:
     except OSError:
         identity = ""
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,13 +1,8 @@
 """Records: what a published file was made from, so that a second run knows what is up to date.
 
-A record lies in the folder ``records`` of its stage. It describes the inputs (fingerprints), the parameters, the
-version of the method, and the outputs. It is published last: no record, not done. A run may be killed at any moment,
-so the record of what is about to be replaced must not outlive it: it would describe files that are not there any more.
-
-Content decides what is up to date, never size alone. A file whose version (see `Entry`) is the recorded one has the
-recorded content; any other is hashed: after a root was copied, or where a record of an earlier program has no versions
-of outputs. Where the content is the same, the stage that made the files gives the record their present versions, so
-that they are hashed once (`refresh_record`); reading writes nothing.
+A record lies in the folder ``records`` of its stage and is published last: no record, not done. The record of what is
+about to be replaced must not outlive it, since a run may be killed at any moment. Content decides, never size alone: a
+file whose version (see `Entry`) is the recorded one has the recorded content, any other is hashed.
 
 Whoever can write to the storage can write records. One that names files outside its stage, or that does not belong to
 its name, counts as none.
@@ -15,7 +10,7 @@ its name, counts as none.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -23,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from zssmnet.errors import StorageError, UnreadableFileError
 from zssmnet.storage import Storage, sha256_of
-from zssmnet.storage.keys import is_key
+from zssmnet.storage.keys import unusable
 from zssmnet.storage.ownership import check_ours
 
 log = logging.getLogger(__name__)
@@ -39,8 +34,8 @@ LARGEST_RECORD = 2**28
 
 
 def _key(value: str) -> str:
-    if not is_key(value):
-        raise ValueError("no name of a file below the root")
+    if reason := unusable(value):
+        raise ValueError(reason)
     return value
 
 
@@ -113,6 +108,13 @@ def read_record(storage: Storage, name: str, kind: type[RecordT]) -> RecordT | N
     return record if record.is_valid_for(name) else None
 
 
+def read_records(storage: Storage, kind: type[RecordT], prefix: str = "") -> Iterator[tuple[str, RecordT]]:
+    """Names and records of a kind, of those whose names begin with ``prefix``; see `read_record`."""
+    for name in record_names(storage):
+        if name.startswith(prefix) and (record := read_record(storage, name, kind)):
+            yield name, record
+
+
 def publish_record(storage: Storage, name: str, record: Record) -> None:
     """Publish ``record`` under ``name``."""
     storage.publish_bytes(record_key(name), _content(record))
@@ -163,7 +165,7 @@ def remove_record(storage: Storage, name: str) -> None:
 
 def record_names(storage: Storage) -> list[str]:
     """Names of all records of a stage, sorted."""
-    keys = [entry.key for entry in storage.list(RECORDS) if entry.key.endswith(".json") and is_key(entry.key)]
+    keys = [one.key for one in storage.list(RECORDS) if one.key.endswith(".json") and not unusable(one.key)]
     return sorted(key.removeprefix(f"{RECORDS}/").removesuffix(".json") for key in keys)
 
 
@@ -251,18 +253,13 @@ def present_outputs(storage: Storage, outputs: Iterable[Output]) -> tuple[Output
         entry = storage.stat(output.key)
         if entry is None or entry.size != output.size:
             return None
-        if entry.version != output.version and _sha256(storage, output.key) != output.sha256:
+        try:
+            if entry.version != output.version and sha256_of(storage.local(output.key)) != output.sha256:
+                return None
+        except UnreadableFileError:
             return None
         found.append(output.model_copy(update={"version": entry.version}))
     return tuple(found)
-
-
-def _sha256(storage: Storage, key: str) -> str:
-    """SHA-256 of a file; "" if it cannot be read."""
-    try:
-        return sha256_of(storage.local(key))
-    except UnreadableFileError:
-        return ""
 
 
 def _content(record: Record) -> bytes:

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,15 +65,12 @@ class S3Storage(Storage):
     """
 
     def __init__(
-        self,
-        uri: str,
-        cache: Cache | None = None,
-        retry: RetryPolicy | None = None,
-        part_bytes: int | None = None,
+        self, uri: str, cache: Cache | None = None, retry: RetryPolicy | None = None, part_bytes: int | None = None
     ) -> None:
         self.uri = "s3://" + uri.removeprefix("s3://").strip("/")
         found = _PARTS.fullmatch(self.uri.removeprefix("s3://"))
         self.bucket, self._prefix = found.groups() if found else ("", "")
+        self._top = f"{self._prefix}/" if self._prefix else ""
         self._cache = cache or Cache.from_environment()
         self._retry = retry or RetryPolicy(_MOST_ATTEMPTS)
         self._new_starts = replace(self._retry, attempts=min(self._retry.attempts, _MOST_STARTS))
@@ -82,24 +79,24 @@ class S3Storage(Storage):
 
     def _key(self, key: str) -> str:
         """The key in the bucket."""
-        return f"{_below(self._prefix)}{checked_key(key)}"
+        return f"{self._top}{checked_key(key)}"
 
     def _send(self, operation: str, key: str, expected: Sequence[str] = (), **request: Any) -> dict[str, Any] | None:
         return self._client.send(operation, expected, Bucket=self.bucket, Key=self._key(key), **request)
 
     @override
     def list(self, prefix: str = "") -> list[Entry]:
-        top = self._key(prefix) if prefix else self._prefix
-        request = {"Bucket": self.bucket, "Prefix": _below(top)}
-        ours = len(_below(self._prefix))
+        top = f"{self._key(prefix)}/" if prefix else self._top
+        request = {"Bucket": self.bucket, "Prefix": top}
+        ours = len(self._top)
         entries: list[Entry] = []
         with self._faults(f"s3://{self.bucket}/{top}".rstrip("/"), "listed"):
             while page := self._client.send("list_objects_v2", **request):
                 files = (one for one in page.get("Contents", []) if not one["Key"].endswith("/"))  # no empty folders
                 entries += (Entry(one["Key"][ours:], one["Size"], _version(one), one["LastModified"]) for one in files)
-                if not page.get("NextContinuationToken"):
+                if not (token := page.get("NextContinuationToken")):
                     break
-                request["ContinuationToken"] = page["NextContinuationToken"]
+                request["ContinuationToken"] = token
         return sorted(entries, key=lambda entry: entry.key)
 
     @override
@@ -140,8 +137,7 @@ class S3Storage(Storage):
 
     def _fetch(self, key: str, version: str, size: int, path: Path) -> None:
         part_bytes = self._part_bytes or PART_BYTES
-        fetching = self._client.fetch(self.bucket, self._key(key), version, size, path, part_bytes)
-        details = self._client.run(fetching)
+        details = self._client.run(self._client.fetch(self.bucket, self._key(key), version, size, path, part_bytes))
         if not (size and _is_md5(version, details, self.bucket)):
             return
         with path.open("rb") as stream:
@@ -211,7 +207,7 @@ class S3Storage(Storage):
         self._cache.sweep()
         before = datetime.now(UTC) - UNFINISHED_FOR
         try:
-            found = self._client.send("list_multipart_uploads", Bucket=self.bucket, Prefix=_below(self._prefix)) or {}
+            found = self._client.send("list_multipart_uploads", Bucket=self.bucket, Prefix=self._top) or {}
             for upload in found.get("Uploads", []):
                 if upload["Initiated"] < before:
                     which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
@@ -219,10 +215,9 @@ class S3Storage(Storage):
         except FAULTS as error:  # many credentials may not list uploads, and nothing depends on it
             log.info("%s: could not abort unfinished uploads: %s", self.uri, reason_of(error))
 
-    @contextmanager
-    def _faults(self, address: str, done: str) -> Iterator[None]:
-        with _storage_errors(address, done, f"in {self._cache.folder}: make room there, or name a folder in {FOLDER}"):
-            yield
+    def _faults(self, address: str, done: str) -> AbstractContextManager[None]:
+        place = f"in {self._cache.folder}: make room there, or name a folder in {FOLDER}"
+        return _storage_errors(address, done, place)
 
 
 def make_bucket(name: str) -> bool:
@@ -233,11 +228,6 @@ def make_bucket(name: str) -> bool:
             return False
         client.send("create_bucket", Bucket=name)
     return True
-
-
-def _below(folder: str) -> str:
-    """What all keys below a folder begin with."""
-    return f"{folder}/" if folder else ""
 
 
 def _version(details: dict[str, Any]) -> str:

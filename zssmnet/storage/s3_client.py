@@ -34,10 +34,8 @@ def _client_of(process: int, environment: tuple[tuple[str, str], ...], retry: Re
 def connect(retry: RetryPolicy) -> "S3Client":
     """The client that this process has in this environment: a fork has no thread, and the endpoint may be another."""
     for name in Environment.model_fields:
-        if (
-            name.startswith("AWS_") and name in os.environ
-        ):  # botocore takes an empty one for a value, and spaces as such
-            os.environ[name] = variable(name)
+        if name.startswith("AWS_") and name in os.environ:
+            os.environ[name] = variable(name)  # botocore takes spaces as such, and an empty one for a value
             if not os.environ[name]:
                 del os.environ[name]
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
@@ -149,13 +147,10 @@ class S3Client:
 
     async def _connected(self) -> Any:
         """Botocore's client, as s3fs makes it, by the first who asks."""
+        once = {"mode": "standard", "total_max_attempts": 1}
+        config = {"retries": once, "connect_timeout": self._retry.connect_s, "read_timeout": self._retry.read_s}
         async with self._connecting:
             if self._client is None:
-                config = {
-                    "retries": {"mode": "standard", "total_max_attempts": 1},
-                    "connect_timeout": self._retry.connect_s,
-                    "read_timeout": self._retry.read_s,
-                }
                 files = s3fs.S3FileSystem(
                     asynchronous=True, loop=self._loop, skip_instance_cache=True, config_kwargs=config
                 )

@@ -20,8 +20,6 @@ FAULTS = (
 """All that aiobotocore and what lies below it raise."""
 MISSING = ("404", "NoSuchKey", "NoSuchBucket")
 """Codes of the answers to a request for what is not there."""
-RUN_AGAIN = "run it again when the storage answers: what is done is not done again"
-
 NOT_THAT_VERSION = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404")
 """Codes of the answers to a conditional write of an object that has changed, is being changed, or is gone."""
 
@@ -35,17 +33,10 @@ _CHECKSUMS = (
 _CHECK_CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _CHECK_ENDPOINT = "check AWS_ENDPOINT_URL"
 _LASTING = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER")
-_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-_TRANSIENT_CODES = frozenset(
-    {
-        "BadDigest",
-        "IncompleteBody",
-        "OperationAborted",
-        "RequestTimeout",
-        "Throttling",
-        "ThrottlingException",
-        "XAmzContentSHA256Mismatch",
-    }
+_TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
+_TRANSIENT_CODES = (
+    *("BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout", "XAmzContentSHA256Mismatch"),
+    *("Throttling", "ThrottlingException"),  # of STS and SSO, for credentials
 )
 """Codes of transient errors that come with the status 400 or 409."""
 _TRANSIENT_ERRORS = (
@@ -60,11 +51,7 @@ _TRANSIENT_ERRORS = (
     exceptions.FlexibleChecksumError,
     exceptions.CredentialRetrievalError,
 )
-_NO_CREDENTIALS = (
-    exceptions.NoCredentialsError,
-    exceptions.PartialCredentialsError,
-    exceptions.ProfileNotFound,
-)
+_NO_CREDENTIALS = (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound)
 _OLD_CREDENTIALS = (
     exceptions.SSOError,
     exceptions.LoginError,
@@ -72,49 +59,33 @@ _OLD_CREDENTIALS = (
     exceptions.CredentialRetrievalError,
 )
 _MEANINGS = {
-    "the bucket is not there ({code}): make it, or name another": ("NoSuchBucket",),
-    "it is no longer there ({code})": ("NoSuchKey", "404"),
-    "changed while it was read ({code})": ("PreconditionFailed", "412"),
-    "the storage knows no conditional writes, which locks need ({code}): use a newer version of it": (
-        "NotImplemented",
-        "501",
+    "NoSuchBucket": "the bucket is not there ({code}): make it, or name another",
+    "NoSuchKey 404": "it is no longer there ({code})",
+    "PreconditionFailed 412": "changed while it was read ({code})",
+    "NotImplemented 501": (
+        "the storage knows no conditional writes, which locks need ({code}): use a newer version of it"
     ),
-    "the credentials have expired ({code}): renew them and run again; what is done is not done again": (
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidToken",
-        "RequestExpired",
-        "TokenRefreshRequired",
-        "InvalidTokenId",
+    "ExpiredToken ExpiredTokenException InvalidToken RequestExpired TokenRefreshRequired InvalidTokenId": (
+        "the credentials have expired ({code}): renew them and run again; what is done is not done again"
     ),
-    "the storage is full ({code}): make room there, or have the quota raised": (
-        "507",
-        "QuotaExceeded",
-        "XMinioStorageFull",
+    "507 QuotaExceeded XMinioStorageFull": "the storage is full ({code}): make room there, or have the quota raised",
+    "413 EntityTooLarge": (
+        "a proxy before the storage takes no request of this size ({code}): let it take 100 MiB, in nginx by "
+        "client_max_body_size"
     ),
-    "a proxy before the storage takes no request of this size ({code}): let it take 100 MiB, in nginx by "
-    "client_max_body_size": ("413", "EntityTooLarge"),
-    "a proxy asks who you are ({code}): check HTTPS_PROXY, and NO_PROXY for storage that needs none": ("407",),
-    f"this is no S3 storage: it answers with a page ({{code}}): {_CHECK_ENDPOINT}": ("302", "303", "307", "308", "400"),
-    "access is denied ({code}): give these credentials the right to, or use others": (
-        "403",
-        "AccessDenied",
-        "AllAccessDisabled",
-        "AccountProblem",
+    "407": "a proxy asks who you are ({code}): check HTTPS_PROXY, and NO_PROXY for storage that needs none",
+    "302 303 307 308 400": f"this is no S3 storage: it answers with a page ({{code}}): {_CHECK_ENDPOINT}",
+    "403 AccessDenied AllAccessDisabled AccountProblem": (
+        "access is denied ({code}): give these credentials the right to, or use others"
     ),
-    f"the credentials are not accepted ({{code}}): {_CHECK_CREDENTIALS}": (
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-    ),
-    "{message} ({code}): set AWS_DEFAULT_REGION to the storage's region": ("AuthorizationHeaderMalformed",),
-    "the clock of this machine is wrong ({code}): set it": ("RequestTimeTooSkewed",),
-    "the bucket lies in another region ({code}): set AWS_DEFAULT_REGION": (
-        "301",
-        "PermanentRedirect",
-        "IllegalLocationConstraintException",
+    "InvalidAccessKeyId SignatureDoesNotMatch": f"the credentials are not accepted ({{code}}): {_CHECK_CREDENTIALS}",
+    "AuthorizationHeaderMalformed": "{message} ({code}): set AWS_DEFAULT_REGION to the storage's region",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong ({code}): set it",
+    "301 PermanentRedirect IllegalLocationConstraintException": (
+        "the bucket lies in another region ({code}): set AWS_DEFAULT_REGION"
     ),
 }
-_MEANING_OF = {code: meaning for meaning, codes in _MEANINGS.items() for code in codes}
+_MEANING_OF = {code: meaning for codes, meaning in _MEANINGS.items() for code in codes.split()}
 
 
 class WrongContentError(Exception):
@@ -152,7 +123,8 @@ def needs_a_new_start(error: Exception) -> bool:
 def reason_of(error: BaseException) -> str:
     """What is wrong and the way out, in one line."""
     if isinstance(error, GaveUpError) and error.__cause__:
-        return f"{reason_of(error.__cause__)} (tried {error.attempts} times); {RUN_AGAIN}"
+        again = "run it again when the storage answers: what is done is not done again"
+        return f"{reason_of(error.__cause__)} (tried {error.attempts} times); {again}"
     if isinstance(error, _NO_CREDENTIALS):
         return f"{one_line(error)}: {_CHECK_CREDENTIALS}"
     if isinstance(error, _OLD_CREDENTIALS):

@@ -5,6 +5,7 @@ On a machine where a disk is not mounted every file seems to be missing, and wha
 
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 
 from zssmnet.errors import StorageError
 from zssmnet.storage.interface import Storage
@@ -19,7 +20,10 @@ _MOST_NAMED = 5
 def check_visible(*inputs: Storage) -> None:
     """Raise a StorageError if a folder with inputs is not there, or empty, as where a disk is not mounted."""
     for storage in inputs:
-        if isinstance(storage, LocalStorage) and not _has_content(storage):
+        if isinstance(storage, LocalStorage):
+            with suppress(OSError):
+                if next(storage.folder.iterdir(), None):
+                    continue
             raise StorageError(f"{storage.uri}: not there, or empty, on {socket.gethostname()}; {_SHARE}")
 
 
@@ -31,10 +35,3 @@ def check_outputs_visible(output: Storage, names: Iterable[str]) -> None:
             f"{output.uri}: was written by tasks elsewhere, but is not visible on {socket.gethostname()}: "
             f"{named}; {_SHARE}"
         )
-
-
-def _has_content(storage: LocalStorage) -> bool:
-    try:
-        return next(storage.folder.iterdir(), None) is not None
-    except OSError:
-        return False

@@ -11,7 +11,7 @@ from typing import Literal
 from zssmnet.errors import UnreadableFileError, VerificationError
 from zssmnet.storage import Entry, Storage, open_storage, sha256_of
 from zssmnet.storage.layout import Layout
-from zssmnet.storage.records import NOT_YET, VERSIONS, Output, Record, read_record, record_key, record_names
+from zssmnet.storage.records import NOT_YET, VERSIONS, Record, read_record, read_records, record_key, record_names
 
 _WORKPLACES = ("training/",)
 """Where runs keep, below the weights, what has no record: checkpoints and logs."""
@@ -91,18 +91,12 @@ def _check(stage: Storage, record: Record, entries: Mapping[str, Entry]) -> Iter
             yield Finding("unfinished", stage.where(output.key))
         elif (entry := entries.get(output.key)) is None:
             yield Finding("missing", stage.where(output.key))
-        elif entry.size != output.size:
-            yield Finding("changed", stage.where(output.key))
         else:
-            yield from _compare(stage, output)
-
-
-def _compare(stage: Storage, output: Output) -> Iterator[Finding]:
-    try:
-        if sha256_of(stage.local(output.key)) != output.sha256:
-            yield Finding("changed", stage.where(output.key))
-    except UnreadableFileError:
-        yield Finding("unreadable", stage.where(output.key))
+            try:
+                if entry.size != output.size or sha256_of(stage.local(output.key)) != output.sha256:
+                    yield Finding("changed", stage.where(output.key))
+            except UnreadableFileError:
+                yield Finding("unreadable", stage.where(output.key))
 
 
 def _outdated_cubes(data: Storage, cubes: Storage) -> Iterator[Finding]:
@@ -110,9 +104,8 @@ def _outdated_cubes(data: Storage, cubes: Storage) -> Iterator[Finding]:
     prepared, present = _recorded(data), {entry.key for entry in data.list()}
     if not prepared:  # not made here, or removed to save space
         return
-    for name in record_names(cubes):
-        record = read_record(cubes, name, Record)
-        if record is None or not record.outputs:
+    for name, record in read_records(cubes, Record):
+        if not record.outputs:
             continue
         cut = {one.name: one.sha256 for one in record.inputs}
         subset = f"subset{name.removesuffix('.npy').rpartition('_')[2]}/"
@@ -125,14 +118,13 @@ def _outdated_cubes(data: Storage, cubes: Storage) -> Iterator[Finding]:
 def _outdated_model(cubes: Storage, weights: Storage) -> Iterator[Finding]:
     """The published model, if neither it nor the last challenger was trained on the cubes that lie there."""
     present = _recorded(cubes)
-    trained = {name: record for name in record_names(weights) if (record := read_record(weights, name, Record))}
-    used = [{one.name: one.sha256 for one in record.inputs} for record in trained.values()]
+    trained = [record for _, record in read_records(weights, Record)]
+    used = [{one.name: one.sha256 for one in record.inputs} for record in trained]
     if present and used and not any(present.items() <= inputs.items() for inputs in used):
-        for record in trained.values():
+        for record in trained:
             yield from (Finding("outdated", weights.where(output.key)) for output in record.outputs)
 
 
 def _recorded(stage: Storage) -> dict[str, str]:
     """SHA-256 of all outputs in the records of a stage, by key."""
-    records = (read_record(stage, name, Record) for name in record_names(stage))
-    return {output.key: output.sha256 for record in records if record for output in record.outputs}
+    return {output.key: output.sha256 for _, record in read_records(stage, Record) for output in record.outputs}

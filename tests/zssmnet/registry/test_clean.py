@@ -45,7 +45,7 @@ def test_all_but_the_stable_version_and_its_predecessor(weights: Storage) -> Non
     items = removable(weights)
     runs = [("published", run_id) for run_id in RUNS] + [("unpublished", "eeee")]
     assert [(one.kind, one.run_id) for one in items] == [*runs, ("version", "aaaa"), ("version", "bbbb")]
-    assert items[0] == Removable("published", "aaaa", "training/aaaa", 1024, 2)
+    assert items[0] == Removable("published", "aaaa", "training/aaaa", 1024)
     assert all(one.size == sum(entry.size for entry in weights.list(one.folder)) for one in items)
     assert remove(weights, items) == items
     assert removable(weights) == []

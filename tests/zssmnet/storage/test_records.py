@@ -18,6 +18,7 @@ from zssmnet.storage.records import (
     publish_record,
     publish_recorded,
     read_record,
+    read_records,
     record_key,
     record_names,
     refresh_record,
@@ -76,6 +77,8 @@ class TestRecords:
         storage.publish_bytes("elsewhere/c.json", b"")
         (storage.folder / "records" / "two\nlines.json").write_bytes(b"")
         assert record_names(storage) == ["a", "a b", "b"]
+        assert list(read_records(storage, Numbered)) == [(name, record()) for name in ("a", "a b", "b")]
+        assert [name for name, _ in read_records(storage, Numbered, "a")] == ["a", "a b"]
 
 
 class TestFingerprints:
