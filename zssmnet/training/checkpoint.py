@@ -103,10 +103,7 @@ def content_of(state: TrainingState) -> dict[str, Any]:
         "schedule_state_dict": state.schedule.state_dict(),
         "generator_state": state.generator.get_state(),
         "scaler_state_dict": state.scaler.state_dict(),
-        "history": [asdict(result) for result in state.progress.history],
-        "best_epoch": state.progress.best_epoch,
-        "best_loss": state.progress.best_loss,
-        "channel_weights": state.progress.channel_weights,
+        **asdict(state.progress),
     }
 
 

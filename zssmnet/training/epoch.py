@@ -114,21 +114,21 @@ def training_step(
     Returns:
         The mean loss of these cubes, and the restored images (N, 3, Z, Y, X) of the last pass.
     """
-    optimizer.zero_grad(set_to_none=not step.keeps_gradients)
+    optimizer.zero_grad(set_to_none=not step.captured)
     whole, length = len(cubes_NCZYX), -(-len(cubes_NCZYX) // passes)
     losses = []
     for part, keys_of_part in zip(torch.split(cubes_NCZYX, length), torch.split(keys, length), strict=True):
         factor = share * len(part) / whole
         scaled = scaler.scale(torch.full((), factor, device=part.device)) if scaler else factor
         loss, restored = step.gradients(part, keys_of_part, scaled)
-        losses.append(loss if passes == 1 else loss * (len(part) / whole))  # it is overwritten
+        losses.append(loss * (len(part) / whole))  # a copy: the next one may overwrite it
     group.sum_gradients(step.network)
     if scaler:
         scaler.step(optimizer)
         scaler.update()
     else:
         optimizer.step()
-    return losses[0] if passes == 1 else torch.stack(losses).sum(), restored
+    return torch.stack(losses).sum(), restored
 
 
 @torch.no_grad()
@@ -147,11 +147,10 @@ def validate(
     step.network.eval()
     shares: list[tuple[Tensor, Tensor, int]] = []
     for numbers, keys in validation_batches(len(cubes), batch_size, seed):
-        more = batch_size - len(numbers) if fill else 0
-        numbers_share, keys_share = (group.share(torch.cat((one, one[-1:].expand(more)))) for one in (numbers, keys))
-        counted = group.share(torch.arange(len(numbers) + more) < len(numbers))
-        if counted.any():
-            shares.append((numbers_share, keys_share, int(counted.sum())))
+        places = group.share(torch.arange(batch_size if fill else len(numbers)))
+        chosen = places.clamp(max=len(numbers) - 1)
+        if counted := int((places < len(numbers)).sum()):
+            shares.append((numbers[chosen], keys[chosen], counted))
     figures = torch.zeros(16, device=cubes.device, dtype=torch.float64)
     batches = cubes.batches(numbers for numbers, _, _ in shares)
     for batch, (_, keys, count) in zip(batches, shares, strict=True):
@@ -179,9 +178,7 @@ def check_weights(model: nn.Module) -> None:
 def validation_batches(count: int, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Numbers and corruption keys of the validation cubes, in order."""
     keys = sample_keys(count, torch.Generator().manual_seed(seed))
-    for start in range(0, count, batch_size):
-        indices = torch.arange(start, min(start + batch_size, count))
-        yield indices, keys[indices]
+    return zip(torch.split(torch.arange(count), batch_size), torch.split(keys, batch_size), strict=True)
 
 
 def _validation(loss: float, means: Tensor) -> Validation:

@@ -55,13 +55,11 @@ def _quality(result: EpochResult) -> dict[str, float]:
 
 def validation_examples(model: torch.nn.Module, validation: CubeSet, config: PretrainConfig, count: int) -> Restored:
     """Some validation cubes, spread over all, corrupted as in validation, restored; on the CPU."""
-    chosen = torch.linspace(0, len(validation) - 1, min(count, len(validation))).round().long()
+    chosen = validation.spread(count)
     ((_, keys),) = validation_batches(len(validation), len(validation), config.training.validation_seed)
-    device = next(model.parameters()).device
     model.eval()
     with torch.no_grad():
-        shown = restore(model, validation.batch(chosen).to(device), keys[chosen], config.corruption)
-    return Restored(shown.corrupted.cpu(), shown.restored.cpu(), shown.target.cpu())
+        return restore(model, validation.batch(chosen), keys[chosen], config.corruption)
 
 
 def examples_grid(examples: Restored) -> Tensor:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from zssmnet.registry.runs import run_training, train_and_publish
 from zssmnet.storage import LocalStorage
 from zssmnet.training import distributed, processes
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
+from zssmnet.training.workers import Worker
 
 COUNTS = (1, 2, 0, 1, 1, 3)
 """Five training cubes, three for validation: a batch of five has unequal shares, and so has validation's last one."""
@@ -317,17 +319,21 @@ class TestRendezvous:
         """PyTorch counts the attempts of a process, and a worker that is started anew has had none."""
         store = dist.FileStore(str(tmp_path / "store"), 2)
         store.add("arrived", 1)
-        checks = iter([True, True, True])
+        statuses = iter([None, None, None])
 
-        def check() -> None:
-            if not next(checks, False):
-                raise TrainingError("a worker has ended")
+        class Ended:
+            """A process that is found to have ended at the fourth look."""
 
-        with (
-            pytest.raises(TrainingError, match="a worker has ended"),
-            distributed.connected(distributed.Group(0, 2, check=check), store),
-        ):
-            pass
+            def poll(self) -> int | None:
+                return next(statuses, 1)
+
+        with tempfile.TemporaryFile() as log:
+            worker: Any = Worker(1, Ended(), log)  # type: ignore[arg-type]
+            with (
+                pytest.raises(TrainingError, match="worker rank 1 of 2 exited with status 1: it wrote nothing"),
+                distributed.connected(distributed.Group(0, 2, workers=[worker]), store),
+            ):
+                pass
         assert run(cubes, tmp_path / "a", small_config(epochs=1, processes=2)).epoch == 1
 
     def test_pytorch_has_what_ends_a_lost_collective(self) -> None:
