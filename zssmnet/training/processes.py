@@ -174,6 +174,10 @@ def _check_size(size: int, recipe: TrainingConfig) -> None:
             f"{size} processes cannot share a batch of {recipe.batch_size}; choose fewer with --processes (or "
             "torchrun's --nproc-per-node), or a larger --batch-size"
         )
+    if size > 1 and recipe.device == "mps":
+        raise InputError(
+            f"device = 'mps' trains in one process, not in {size}; choose --processes 1 or another --device"
+        )
 
 
 def _main() -> None:

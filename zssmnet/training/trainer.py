@@ -25,6 +25,9 @@ from zssmnet.training.optimizer import make_optimizer, make_schedule
 from zssmnet.training.precision import Accelerated, accelerated, choose_precision, gpu_settings, is_captured
 from zssmnet.training.step import Step
 
+WITHOUT_FLOAT64 = ("mps",)
+"""Kinds of devices that compute the network alone: corruption and figures need float64."""
+
 
 class Trainer:
     """Runs epochs; of several processes all run the same ones, from rank 0's state.
@@ -53,8 +56,7 @@ class Trainer:
         self._size = training.size
         self._device = device = next(state.model.parameters()).device
         self._precision = choose_precision(config.training, device)
-        # corruption and figures are computed in float64, which Apple's GPUs lack: there the network alone is
-        cubes_on = CPU if device.type == "mps" else device
+        cubes_on = CPU if device.type in WITHOUT_FLOAT64 else device
         steps = config.training.epochs * (len(training) // config.training.batch_size)
         weights = state.progress.channel_weights
         self._new_step = partial(
@@ -127,7 +129,7 @@ class Trainer:
             except torch.OutOfMemoryError:
                 pass  # the error refers to what the step had in memory: try only when it is gone
             except RuntimeError as error:  # what Apple's GPUs lack: an operation, or memory
-                if self._device.type != "mps":
+                if self._device.type not in WITHOUT_FLOAT64:
                     raise
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise InputError(f"{reason}; choose --device cpu, or a smaller --batch-size") from error

@@ -24,9 +24,11 @@ from zssmnet.config import PretrainConfig
 from zssmnet.errors import ConfigError, InputError, LockedError, TrainingError
 from zssmnet.registry import runs
 from zssmnet.registry.runs import run_training, train_and_publish
-from zssmnet.storage import LocalStorage
+from zssmnet.storage import LocalStorage, Storage, open_storage
 from zssmnet.training import distributed, processes
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
+from zssmnet.training.dataset import open_training_data
+from zssmnet.training.distributed import Group
 from zssmnet.training.workers import Worker
 
 COUNTS = (1, 2, 0, 1, 1, 3)
@@ -40,7 +42,7 @@ def cubes(tmp_path: Path) -> LocalStorage:
     return write_cubes(tmp_path / "cubes", COUNTS)
 
 
-def run(cubes: LocalStorage, folder: Path, config: PretrainConfig, **others: Any) -> Progress:
+def run(cubes: Storage, folder: Path, config: PretrainConfig, **others: Any) -> Progress:
     nothing: Any = lambda *_: None  # noqa: E731
     return run_training(
         cubes, LocalStorage(folder), config, others.get("on_epoch", nothing), others.get("on_step", nothing)
@@ -123,6 +125,18 @@ class TestTwoProcesses:
         assert is_new
         assert train_and_publish(cubes, weights, small_config(epochs=1)) == (made, False)
 
+    def test_read_the_cubes_of_a_bucket_from_the_copies_of_rank_0(
+        self, cubes: LocalStorage, s3_root: str, tmp_path: Path
+    ) -> None:
+        bucket = open_storage(s3_root)
+        for entry in cubes.list():
+            bucket.publish_bytes(entry.key, cubes.read(entry.key))
+        open_training_data(bucket, 5)
+        before = {path: path.stat().st_ino for path in (tmp_path / "cache" / "files").glob("*/*")}
+        assert len(before) == 6
+        run(bucket, tmp_path / "a", small_config(epochs=1, batch_size=5, processes=2))
+        assert {path: path.stat().st_ino for path in (tmp_path / "cache" / "files").glob("*/*")} == before
+
 
 class TestTheEnd:
     @pytest.mark.parametrize(
@@ -201,6 +215,19 @@ class TestNumberOfProcesses:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         with pytest.raises(InputError, match=r"^2 processes need as many GPUs, but there are 1; choose --processes 1"):
             processes._size(small_config(processes=2).training, torch.device("cuda"))
+
+    @pytest.mark.parametrize("launched", [0, 2])
+    def test_more_than_one_with_an_apple_gpu(self, launched: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Asked for, or started by torchrun."""
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        store: Any = None
+        monkeypatch.setattr(processes, "_torchrun", lambda: (store, Group(0, launched)) if launched else None)
+        job = processes.Job(cubes="", config=small_config(device="mps", processes=0 if launched else 2))
+        with (
+            pytest.raises(InputError, match=r"^device = 'mps' trains in one process, not in 2; choose --processes 1"),
+            processes.process_group(job),
+        ):
+            pass
 
     @pytest.mark.parametrize(("gpus", "batch_size", "size"), [(1, 24, 1), (4, 24, 4), (8, 6, 6)])
     def test_by_itself_one_a_gpu(self, gpus: int, batch_size: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
