@@ -26,14 +26,12 @@ class Validation:
 
     Attributes:
         loss: mean squared error, as in training.
-        explained: share of the images' variance that is restored: 1 for a perfect network, 0 for one that predicts the
-            best constant of each channel, below 0 for a worse one. In the recipe `masked` hidden voxels alone count,
-            whatever the loss does: what is not hidden could be copied. Of all three images together, so that it is
-            mostly that of the ones that vary most.
+        explained: share of the variance of all three images that is restored: 1 for a perfect network, 0 for one that
+            predicts the best constant of each channel, below 0 for a worse one. In the recipe `masked` hidden voxels
+            alone count, whatever the loss does: what is not hidden could be copied.
         explained_by_channel: the same of T2W, ADC and DWI alone; 0 for one that is constant.
-        spread: of T2W, ADC and DWI, how much the restored images vary within a cube, relative to the images: standard
-            deviations, averaged over the cubes. 0 for a channel that is restored as a constant; 1 for one that is a
-            constant itself.
+        spread: of T2W, ADC and DWI: standard deviation within a cube, restored by wanted, averaged over the cubes. 0
+            for a channel that is restored as a constant; 1 for one that is a constant itself.
     """
 
     loss: float
@@ -54,22 +52,15 @@ def train_epoch(
     on_check: OnCheck | None = None,
     passes: int = 1,
 ) -> float:
-    """One pass over the training cubes in random order, each corrupted anew; a last partial batch is dropped.
+    """The mean loss of a pass over the training cubes in random order, each corrupted anew, in whole batches.
 
-    The host waits for the device only to check the loss now and then.
+    The host waits for the device only to check the loss now and then; NonFiniteLossError if it is NaN or infinite.
 
     Args:
-        generator: CPU generator of the order and the corruption.
+        generator: CPU generator of the order and the corruption, the same in all processes.
         on_step: called after each step with the number of steps done and of all steps; a GPU may lag behind.
-        group: processes that share each batch, each with the same generator.
-        scaler, passes: see `training_step`.
+        group, scaler, passes: see `training_step`.
         on_check: called whenever the loss is checked, with the number of steps done and what the last one restored.
-
-    Returns:
-        The mean loss.
-
-    Raises:
-        NonFiniteLossError: the loss is NaN or infinite.
     """
     step.network.train()
     steps = len(cubes) // batch_size
@@ -135,14 +126,11 @@ def training_step(
 def validate(
     step: Step, cubes: Batches, batch_size: int, seed: int, group: Group = SINGLE, *, fill: bool = False
 ) -> Validation:
-    """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
+    """Validate with all validation cubes, corrupted by ``seed`` alone; NonFiniteLossError if the loss is not finite.
 
     Args:
         fill: whether to fill up the last batch with cubes that do not count, so that a compiled network or
             convolutions chosen for a shape see one shape only.
-
-    Raises:
-        NonFiniteLossError: the loss is NaN or infinite.
     """
     step.network.eval()
     shares: list[tuple[Tensor, Tensor, int]] = []
@@ -162,11 +150,7 @@ def validate(
 
 
 def check_weights(model: nn.Module) -> None:
-    """Check that no weight is NaN or infinite: the last step of an epoch may leave such, and the loss hide it.
-
-    Raises:
-        NonFiniteLossError: a weight is.
-    """
+    """NonFiniteLossError if a weight is NaN or infinite: the last step of an epoch may leave such."""
     broken = torch.stack([~weight.detach().isfinite().all() for weight in model.parameters()]).tolist()
     if any(broken):
         raise NonFiniteLossError(

@@ -43,10 +43,9 @@ def fit(
     """Train until the epochs are done or the validation loss has not improved for ``patience`` epochs.
 
     Args:
-        config: everything that decides the weights.
         workplace: where ``last.checkpoint`` and ``best.model`` of this run are published; a run that finds a last
             checkpoint there continues from it. None in a worker, which has rank 0's state and writes nothing.
-        on_step: called within an epoch, with the number of steps done and of all steps.
+        on_step: see `train_epoch`.
         initial: file of the weights that a new run begins with; None draws them from the seed.
         group: the processes that train together, each of which calls this function.
 
@@ -120,5 +119,5 @@ def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, re
         result.learning_rate,
         cubes / seconds,
     )
-    for warning in new_training_warnings(progress.history, cubes // recipe.batch_size):
-        log.warning("epoch %d: %s", result.epoch, warning.meaning)
+    for warning in new_training_warnings(progress.history, cubes // recipe.batch_size).values():
+        log.warning("epoch %d: %s", result.epoch, warning)

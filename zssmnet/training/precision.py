@@ -26,14 +26,9 @@ takes 41 ms instead of 70 to 100 (H100).
 
 
 class Accelerated(nn.Module):
-    """A network under autocast; its predictions are float32.
+    """A network under autocast; its weights and predictions are float32.
 
     It is not saved, so that no prefix (`module.`, `_orig_mod.`) gets into a checkpoint's names.
-
-    Args:
-        model: the plain network; its weights stay float32.
-        device: of the network.
-        precision: of its convolutions and of what lies between them.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, precision: Precision) -> None:
@@ -53,7 +48,6 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """The device for ``auto``, ``cpu``, ``cuda`` or ``mps``; ``auto`` is never ``mps``.
 
     Args:
-        name: what the recipe asks for.
         local_rank: number of this process on its machine, of several that train together, each on its GPU. Where each
             sees one GPU alone, as some schedulers arrange it, that is its own.
 
@@ -108,12 +102,9 @@ def is_captured(recipe: TrainingConfig, device: torch.device) -> bool:
 
 
 def choose_compile(recipe: TrainingConfig, device: torch.device, steps: int) -> Compile:
-    """The mode of torch.compile; ``auto`` is ``reduce-overhead`` on a GPU where that pays and works, else ``off``.
+    """The mode of torch.compile, of which ``cudagraphs`` is none (see `is_captured`).
 
-    ``cudagraphs`` is none of its modes, see `is_captured`.
-
-    Args:
-        steps: of the whole training.
+    ``auto`` is ``reduce-overhead`` on a GPU, where it works and the steps of the whole training are many, else ``off``.
     """
     if recipe.compile != "auto":
         return "off" if recipe.compile == "cudagraphs" else recipe.compile

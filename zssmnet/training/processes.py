@@ -4,7 +4,6 @@ Rank 0 is the command's own process. The processes meet at a store, a file on on
 network, in which rank 0 also announces what is to be trained.
 """
 
-import itertools
 import logging
 import os
 import sys
@@ -62,8 +61,7 @@ def process_group(job: Job) -> Iterator[Group]:
         with failures_reported(group), connected(replace(group, device=device), _announce(store, job)) as group:
             yield group
         return
-    size = _size(job.config.training, device)
-    if size == 1:
+    if (size := _size(job.config.training, device)) == 1:
         yield Group(device=device)
         return
     with ExitStack() as stack:
@@ -77,9 +75,6 @@ def process_group(job: Job) -> Iterator[Group]:
 @contextmanager
 def torchrun_command() -> Iterator[bool]:
     """Under torchrun: rank 0 runs the command, every other rank takes part in its trainings until it is done.
-
-    Torchrun is at work where ``TORCHELASTIC_RUN_ID`` is set. ``RANK`` and ``WORLD_SIZE`` alone, which other launchers
-    set too, mean nothing.
 
     Yields:
         Whether this process was such a worker, for which nothing is left to do.
@@ -104,7 +99,7 @@ def torchrun_command() -> Iterator[bool]:
 @cache
 def _torchrun() -> tuple[Store, Group] | None:
     """The store of torchrun's processes, and this one among them; None where it started none, or one alone."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # other launchers set RANK and WORLD_SIZE, too
         return None
     given = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
@@ -137,15 +132,15 @@ def _announce(store: Store, job: Job | None) -> Store:
 
 def _work(store: Store, group: Group) -> None:
     """As a worker: take part in rank 0's trainings, one after another, until there are no more."""
+    number = 1
     with failures_reported(group):
-        for number in itertools.count(1):
-            if not (announced := _wait_for(store, f"job {number}", group)):
-                return
+        while announced := _wait_for(store, f"job {number}", group):
             job = Job.model_validate_json(announced)
             here = replace(group, device=choose_device(job.config.training.device, group.local_rank))
             cubes = open_training_data(open_storage(job.cubes), job.config.training.batch_size)
             with connected(here, PrefixStore(f"job {number}/", store)):
                 fit(*cubes, job.config, None, group=here)
+            number += 1
 
 
 def _wait_for(store: Store, key: str, group: Group) -> bytes:

@@ -80,8 +80,9 @@ class Trainer:
         Raises:
             NonFiniteLossError: the loss or a weight is NaN or infinite.
             OutOfMemoryError: a batch does not fit into the GPU's memory.
+            InputError: Apple's GPUs lack an operation, or memory.
         """
-        state, is_first = self._state, not self._state.progress.epoch
+        state, recipe, is_first = self._state, self._config.training, not self._state.progress.epoch
         learning_rate = float(state.schedule.get_last_lr()[0])
         before = self._before or self.validate()
         with self._computing():
@@ -89,13 +90,13 @@ class Trainer:
                 self._step,
                 state.optimizer,
                 self._training,
-                self._config.training.batch_size,
+                recipe.batch_size,
                 state.generator,
                 on_step,
                 self._group,
                 state.scaler if self._precision == "float16" else None,
                 warn_if_saturated if is_first and not self._group.rank else None,
-                self._config.training.accumulate,
+                recipe.accumulate,
             )
         state.schedule.step()
         check_weights(state.model)

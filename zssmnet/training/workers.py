@@ -65,7 +65,13 @@ def started_worker(rank: int, module: str, *arguments: str) -> Iterator[Worker]:
 
 def end_with_rank_0() -> None:
     """In a worker: end this process when rank 0 ends."""
-    threading.Thread(target=_end_with_standard_input, daemon=True).start()
+
+    def end_with_standard_input() -> None:
+        while os.read(sys.stdin.fileno(), 1024):  # not sys.stdin.read(), whose lock would abort an orderly end
+            pass
+        os._exit(1)
+
+    threading.Thread(target=end_with_standard_input, daemon=True).start()
 
 
 def check_workers(workers: Sequence[Worker]) -> None:
@@ -77,9 +83,3 @@ def check_workers(workers: Sequence[Worker]) -> None:
                 f"worker rank {worker.rank} of {len(workers) + 1} exited with status {status}{name}: "
                 f"{printable(worker.last_line())}; run it again to continue from the last checkpoint"
             )
-
-
-def _end_with_standard_input() -> None:
-    while os.read(sys.stdin.fileno(), 1024):  # not sys.stdin.read(), whose lock would abort an orderly end
-        pass
-    os._exit(1)
