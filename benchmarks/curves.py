@@ -17,7 +17,7 @@ from zssmnet.report.palette import FAINT
 from zssmnet.report.style import heading, legend, new_figure, png_of, without_frame
 from zssmnet.training.epoch import training_step
 from zssmnet.training.precision import accelerated, gpu_settings, is_captured
-from zssmnet.training.step import CapturedStep, Step
+from zssmnet.training.step import Step
 from zssmnet.training.trainer import initial_state
 
 COLOURS = ("#2f78a8", "#8fb8d4", "#d1495b", "#ffb000", "#4d8b57", "#7b5ea7")
@@ -50,8 +50,7 @@ def run(course: Course, sizes: Sizes) -> list[float]:
     network = accelerated(state.model, device, config.training)
     network.train()
     scaler = state.scaler if course.precision == "float16" else None
-    kind = CapturedStep if is_captured(config.training, device) else Step
-    computed = kind(network, config.corruption)
+    computed = Step(network, config.corruption, captured=is_captured(config.training, device))
     cubes = torch.from_numpy(draw_cubes(max(DIFFERENT, sizes.batch), sizes.size, kind="smooth")).to(device)
     losses = torch.zeros(sizes.steps, device=device)
     with gpu_settings(course.precision == "tf32"):

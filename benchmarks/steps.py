@@ -21,7 +21,6 @@ from zssmnet.training.epoch import CHECK_EVERY, training_step
 from zssmnet.training.loss import restoring_network
 from zssmnet.training.optimizer import make_optimizer
 from zssmnet.training.precision import Compile, accelerated, gpu_settings, is_captured
-from zssmnet.training.step import CapturedStep
 
 Channels = tuple[int, int, int, int, int]
 POOL = 48
@@ -112,8 +111,8 @@ class Step:
         self.network = accelerated(self.model, self.device, self.recipe)
         if variant.kernels is not None:
             self.model.fuse(variant.kernels)
-        kind = CapturedStep if is_captured(self.recipe, self.device) else restoring.Step
-        self.computed = kind(self.network, self.corruption)
+        captured = is_captured(self.recipe, self.device)
+        self.computed = restoring.Step(self.network, self.corruption, captured=captured)
         self.optimizer = self._make_optimizer()
         self._cubes = draw_cubes(min(POOL, 2 * sizes.batch), sizes.size)
         self._resident = torch.from_numpy(self._cubes).to(self.device) if variant.resident else None

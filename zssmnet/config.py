@@ -400,8 +400,8 @@ class TrainingConfig(_Frozen):
     validation_seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the validation cubes' corruption, the same in every run"
     )
-    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
-        "auto", description="Device to train on; auto: a GPU if there is one"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Flag("device")] = Field(
+        "auto", description="Device to train on; auto: a CUDA GPU if there is one; mps: Apple's GPU, in float32"
     )
     deterministic: Annotated[bool, Flag("deterministic")] = Field(
         False,
@@ -431,6 +431,16 @@ class TrainingConfig(_Frozen):
     @classmethod
     def _from_preset(cls, values: Any) -> Any:
         return cls.presets.get(str(values.get("preset")), {}) | values if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _has_what_mps_has(self) -> Self:
+        plain = {"precision": ("auto", "float32"), "compile": ("auto", "off"), "deterministic": (False,)}
+        for name, choices in plain.items() if self.device == "mps" else ():
+            if (asked := getattr(self, name)) not in choices:
+                raise ValueError(
+                    f"device = 'mps' has no {name} = {asked!r}; choose another device, or leave {name} out"
+                )
+        return self
 
 
 class PretrainConfig(_Frozen):

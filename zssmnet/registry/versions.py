@@ -53,7 +53,7 @@ class PretrainedModel(Record):
         inputs: the six files of cubes; then, if training began with the weights of another version, that version.
         parameters: the configuration; the seeds are in its ``training``.
         versions: of the programs that decide the numbers.
-        device: kind of device that it was trained on, ``cpu`` or ``cuda``; empty if it was not recorded.
+        device: kind of device that it was trained on, ``cpu``, ``cuda`` or ``mps``; empty if it was not recorded.
         precision: of the convolutions there.
         metrics: how good the best epoch is: losses, explained variance and spread (see `Validation`).
         data: the cases behind the cubes; none where the cubes have no records.

@@ -187,7 +187,7 @@ class EpochDisplay:
         if result.quality:
             self._losses += f", {result.quality}"
         if found := training_warnings(progress.history, self._steps):
-            self._losses += f" · warnings: {', '.join(one.name for one in found)}"
+            self._losses += f" · warnings: {', '.join(found)}"
         if epochs := progress.epoch - progress.best_epoch:
             self._losses += f" · ends in {self._patience - epochs} epochs unless it improves"
         self._epoch_began = time.monotonic()

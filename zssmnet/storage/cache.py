@@ -1,5 +1,6 @@
 """A bounded local cache of files that lie elsewhere."""
 
+import fcntl
 import hashlib
 import math
 import os
@@ -14,9 +15,12 @@ from zssmnet.storage.interface import flush_to_disk
 from zssmnet.storage.process_id import new_name, sweep
 
 FOLDER = "ZSSMNET_CACHE"
+WAIT_S = 900.0
+"""For another process that fetches the same file; then it is fetched here, too."""
 SPARED_S = 600
 """Files used within so many seconds are never removed: somebody may be about to open them."""
 _LOOK_EVERY_S = 30
+_POLL_INTERVAL_S = 0.1
 
 
 class Cache:
@@ -39,8 +43,7 @@ class Cache:
 
     def get(self, address: str, version: str, fetch: Callable[[Path], None]) -> Path:
         """The local copy of a file, fetched if it is not there; its name is the last part of the address."""
-        place = hashlib.sha256(f"{address}\0{version}".encode()).hexdigest()
-        copy = self.folder / "files" / place / address.rpartition("/")[2]
+        copy = self._copy(address, version)
         try:
             os.utime(copy)  # first of all: from now on nobody removes it
         except FileNotFoundError:
@@ -83,3 +86,33 @@ class Cache:
                 return
             shutil.rmtree(copy.parent, ignore_errors=True)
             excess -= size
+
+    def _copy(self, address: str, version: str) -> Path:
+        place = hashlib.sha256(f"{address}\0{version}".encode()).hexdigest()
+        return self.folder / "files" / place / address.rpartition("/")[2]
+
+    @contextmanager
+    def alone(self, address: str, version: str) -> Iterator[None]:
+        """Of this machine's processes that lack a file one fetches it; the others wait, and find it there.
+
+        If it fails or ends, the next one fetches. The folder of the copy is locked, which a process cannot outlive.
+        """
+        copy = self._copy(address, version)
+        if copy.exists():
+            yield
+            return
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        locked = os.open(copy.parent, os.O_RDONLY)
+        try:
+            deadline = time.monotonic() + WAIT_S
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(_POLL_INTERVAL_S)
+                except OSError:  # a file system without such locks
+                    break
+            yield
+        finally:
+            os.close(locked)

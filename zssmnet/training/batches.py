@@ -1,9 +1,6 @@
-"""Cubes where they are used: in the memory of the device, or on disk and read ahead of their use.
+"""Cubes where they are used: in the memory of the device, or on disk and read ahead. Either way nothing waits."""
 
-Either way nothing waits: numbers of cubes go in, cubes on the device come out, in the same order and to the last bit
-the same.
-"""
-
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,8 +52,7 @@ class StreamedCubes:
                 ahead.append(reader.submit(self._cubes.batch, some, pinned=pinned))
                 if len(ahead) > BATCHES_AHEAD:
                     yield self._on_device(ahead.popleft())
-            while ahead:
-                yield self._on_device(ahead.popleft())
+            yield from map(self._on_device, ahead)
 
     def _on_device(self, batch: "Future[Tensor]") -> Tensor:
         # PyTorch keeps pinned memory from being used again before the copy is done.
@@ -72,13 +68,12 @@ class ResidentCubes:
 
     def __init__(self, cubes: CubeSet, device: torch.device) -> None:
         self.device = device
-        kind = stored_dtype(cubes)
-        shape = (len(cubes), *cubes.size)
-        self._images = torch.empty(shape[0], IMAGE_CHANNELS, *shape[1:], dtype=kind, device=device)
-        self._zones = torch.empty(shape, dtype=torch.uint8, device=device)
-        first = 0
-        for batch in StreamedCubes(cubes, device).batches(torch.split(torch.arange(len(cubes)), CHUNK)):
+        self._images = torch.empty(len(cubes), IMAGE_CHANNELS, *cubes.size, dtype=_stored_dtype(cubes), device=device)
+        self._zones = torch.empty(len(cubes), *cubes.size, dtype=torch.uint8, device=device)
+        chunks = torch.split(torch.arange(len(cubes)), CHUNK)
+        for numbers, batch in zip(chunks, StreamedCubes(cubes, device).batches(chunks), strict=True):
             chunk = swap_x_and_z(batch)  # they lie here as in the files
+            first = int(numbers[0])
             place, zones = slice(first, first + len(chunk)), chunk[:, IMAGE_CHANNELS]
             self._images[place] = chunk[:, :IMAGE_CHANNELS]
             self._zones[place] = zones.nan_to_num().clamp(0, 255)
@@ -87,7 +82,6 @@ class ResidentCubes:
                     f"{cubes.where(first)}: masks hold values that are no whole numbers of 0 to 255; "
                     "generate the cubes anew, or let them stay on disk with cubes_in = 'host'"
                 )
-            first += len(chunk)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -102,24 +96,17 @@ class ResidentCubes:
 
 def place_cubes(cubes: CubeSet, device: torch.device, where: Literal["auto", "device", "host"]) -> Batches:
     """The cubes where they are best used; on a CPU that is the disk, from which each is read when its turn comes."""
-    if where == "device" or (where == "auto" and _fits_in_memory(cubes, device)):
-        return ResidentCubes(cubes, device)
-    return StreamedCubes(cubes, device)
+    if where == "auto" and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        where = "device" if resident_bytes(cubes) <= LARGEST_SHARE * free else "host"
+    return ResidentCubes(cubes, device) if where == "device" else StreamedCubes(cubes, device)
 
 
 def resident_bytes(cubes: CubeSet) -> int:
     """Memory that cubes take in a device."""
-    voxels = len(cubes) * cubes.size[0] * cubes.size[1] * cubes.size[2]
-    return voxels * (IMAGE_CHANNELS * stored_dtype(cubes).itemsize + 1)
+    return len(cubes) * math.prod(cubes.size) * (IMAGE_CHANNELS * _stored_dtype(cubes).itemsize + 1)
 
 
-def stored_dtype(cubes: CubeSet) -> torch.dtype:
+def _stored_dtype(cubes: CubeSet) -> torch.dtype:
     """In what images are kept in a device: corruption computes in float32, so more would be for nothing."""
     return torch.float16 if cubes.dtype == "float16" else torch.float32
-
-
-def _fits_in_memory(cubes: CubeSet, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
-    free, _ = torch.cuda.mem_get_info(device)
-    return resident_bytes(cubes) <= LARGEST_SHARE * free

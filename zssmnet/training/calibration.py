@@ -26,7 +26,7 @@ def calibrate_head(model: MNet, cubes: CubeSet, config: PretrainConfig) -> None:
 
     The head has no bias, so its weights move by the least amount, along the features' mean.
     """
-    chosen = torch.linspace(0, len(cubes) - 1, min(CUBES, len(cubes))).round().long()
+    chosen = cubes.spread(CUBES)
     keys = sample_keys(len(chosen), torch.Generator().manual_seed(config.training.seed))
     features, logits, means = [], [], []
     head = model.outputs[0]
@@ -54,7 +54,7 @@ def measure_channel_weights(cubes: CubeSet) -> tuple[float, float, float]:
     Raises:
         CubesError: an image is constant in all cubes.
     """
-    chosen = torch.linspace(0, len(cubes) - 1, min(MEASURED_CUBES, len(cubes))).round().long()
+    chosen = cubes.spread(MEASURED_CUBES)
     images = (cubes.batch(one)[:, :IMAGE_CHANNELS].double() for one in torch.split(chosen, 1))
     moments = torch.stack([torch.stack([one.mean((0, 2, 3, 4)), one.square().mean((0, 2, 3, 4))]) for one in images])
     mean, mean_square = moments.mean(dim=0)

@@ -103,10 +103,7 @@ def content_of(state: TrainingState) -> dict[str, Any]:
         "schedule_state_dict": state.schedule.state_dict(),
         "generator_state": state.generator.get_state(),
         "scaler_state_dict": state.scaler.state_dict(),
-        "history": [asdict(result) for result in state.progress.history],
-        "best_epoch": state.progress.best_epoch,
-        "best_loss": state.progress.best_loss,
-        "channel_weights": state.progress.channel_weights,
+        **asdict(state.progress),
     }
 
 
@@ -148,7 +145,7 @@ def resume(workplace: Storage, state: TrainingState) -> None:
         if _settings(state) != settings:
             raise ValueError(f"its settings are {_settings(state)}, not {settings}")
     except _MISFITS as error:
-        raise CheckpointError(f"{where}: does not fit: {_reason(error)}; remove it to start anew") from error
+        raise _misfit(where, error, "remove it to start anew") from error
     if state.progress.best_epoch == state.progress.epoch:
         publish_best(workplace, state)
     elif workplace.stat(BEST) is None:
@@ -161,7 +158,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(content["state_dict"])
     except _MISFITS as error:
-        raise CheckpointError(f"{path}: does not fit: {_reason(error)}; choose the network it was made with") from error
+        raise _misfit(path, error, "choose the network it was made with") from error
 
 
 def check_best(workplace: Storage, progress: Progress) -> None:
@@ -177,22 +174,19 @@ def check_best(workplace: Storage, progress: Progress) -> None:
 
 
 def load_checkpoint(path: Path, name: str | None = None) -> dict[str, Any]:
-    """Read a checkpoint, weights and plain values only, onto the CPU.
+    """Read a checkpoint, weights and plain values only, onto the CPU; CheckpointError if it is none, or damaged.
 
     Args:
         name: its address, for messages, where ``path`` is a copy.
-
-    Raises:
-        CheckpointError: not a checkpoint, cut off, or damaged.
     """
     try:
         content = load_tensors(path)
     except Exception as error:  # on foreign or damaged bytes torch.load raises nearly any type
         raise CheckpointError(f"{name or path}: not a readable checkpoint; remove it to start anew") from error
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise CheckpointError(f"{name or path}: holds a {kind}, not a checkpoint; remove it to start anew")
-    return content
+    if isinstance(content, dict):
+        return content
+    kind = type(content).__name__
+    raise CheckpointError(f"{name or path}: holds a {kind}, not a checkpoint; remove it to start anew")
 
 
 def _check_progress(progress: Progress) -> None:
@@ -221,9 +215,8 @@ def _check_state(state: TrainingState) -> None:
         raise ValueError(f"{len(bad)} tensors of state_dict hold NaN or infinity, {bad[0]} first")
     for weight, buffers in state.optimizer.state.items():
         for name, buffer in buffers.items():
-            if buffer is not None and not (
-                (buffer.shape == weight.shape or name == "step") and buffer.isfinite().all()
-            ):
+            fits = buffer is None or ((name == "step" or buffer.shape == weight.shape) and buffer.isfinite().all())
+            if not fits:
                 raise ValueError("the optimizer's momentum is not finite, or of another shape than the weights")
     if state.schedule.last_epoch != state.progress.epoch:
         raise ValueError(
@@ -236,8 +229,9 @@ def _check_state(state: TrainingState) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
-    return f"lacks {error}" if isinstance(error, KeyError) else textwrap.shorten(str(error), 240)
+def _misfit(where: object, error: Exception, way_out: str) -> CheckpointError:
+    reason = f"lacks {error}" if isinstance(error, KeyError) else textwrap.shorten(str(error), 240)
+    return CheckpointError(f"{where}: does not fit: {reason}; {way_out}")
 
 
 def _weights(state: TrainingState) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zssmnet.corruption import IMAGE_CHANNELS, swap_x_and_z
-from zssmnet.data.splits import SUBSETS, TRAINING_SUBSETS, VALIDATION_SUBSET
+from zssmnet.data.splits import SUBSETS, TRAINING_SUBSETS
 from zssmnet.errors import CubesError
 from zssmnet.mnet.network import SHRINKAGE
 from zssmnet.preparation.cubes import find_cubes, open_cubes
@@ -62,19 +62,22 @@ class CubeSet:
         self._give_pages_back(batch.nbytes)
         return swap_x_and_z(batch)
 
+    def spread(self, count: int) -> Tensor:
+        """Numbers of some cubes, spread over all."""
+        return torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
+
     def where(self, number: int) -> str:
         """The file of the cube with this number."""
         file = int(np.searchsorted(self._first, number, side="right")) - 1
-        return _name(self.files[file], file)
+        return str(getattr(self.files[file], "filename", f"file {file}"))
 
     def first_not_finite(self) -> str | None:
         """A message on the first cube with NaN or infinity, if there is one; all of them are read."""
-        for number, file in enumerate(self.files):
+        for file, first in zip(self.files, self._first, strict=False):
             for index, cube in enumerate(file):
                 if count := int(np.count_nonzero(~np.isfinite(cube))):
-                    return (
-                        f"{_name(file, number)}: cube {index} has {count} values that are not finite (NaN or infinite)"
-                    )
+                    where = self.where(first)
+                    return f"{where}: cube {index} has {count} values that are not finite (NaN or infinite)"
         return None
 
     def _give_pages_back(self, read: int) -> None:
@@ -133,10 +136,8 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
             small for the network, or all validation cubes are constant.
     """
     files = _open_subsets(cubes, SUBSETS)
-    keys = list(files)
-    training = CubeSet([files[keys[subset]] for subset in TRAINING_SUBSETS])
-    validation_key = keys[VALIDATION_SUBSET]
-    validation = CubeSet([files[validation_key]])
+    (*_, validation_key), (*for_training, for_validation) = files, files.values()
+    training, validation = CubeSet(for_training), CubeSet([for_validation])
     if len(training) < batch_size:
         raise CubesError(
             f"{cubes.uri}: {len(training)} training cubes do not fill one batch of {batch_size}; "
@@ -147,7 +148,7 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
             f"{cubes.uri}: {validation_key} holds no cube, so nothing can be validated; "
             "add cases, or give a splits.json with --splits-path"
         )
-    if not any(_varies(cube) for cube in files[validation_key]):
+    if all(image.min() == image.max() for cube in for_validation for image in cube[:IMAGE_CHANNELS]):
         raise CubesError(
             f"{cubes.where(validation_key)}: all validation cubes are constant, so nothing can be validated; "
             "look at the prepared cases, and generate the cubes anew"
@@ -156,15 +157,9 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
 
 
 def _open_subsets(cubes: Storage, subsets: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
-    """The files of these subsets by their keys, in order."""
+    """The files of these subsets by their keys, in order; of cubes of one size and dtype, large enough for MNet."""
     keys = find_cubes(cubes)
     files = {keys[subset]: open_cubes(cubes.local(keys[subset])) for subset in subsets}
-    _check_sizes(cubes, files)
-    return files
-
-
-def _check_sizes(cubes: Storage, files: dict[str, npt.NDArray[Any]]) -> None:
-    """Check that all cubes have one size and dtype, large enough for MNet."""
     (first, one), *others = files.items()
     for key, other in others:
         if (other.shape[2:], other.dtype) != (one.shape[2:], one.dtype):
@@ -178,16 +173,7 @@ def _check_sizes(cubes: Storage, files: dict[str, npt.NDArray[Any]]) -> None:
             f"{cubes.uri}: cubes of {x} x {y} x {z} voxels are too small for MNet, which halves x and y four times; "
             f"generate cubes of at least {SHRINKAGE} x {SHRINKAGE} x 2 voxels"
         )
-
-
-def _varies(cube_CXYZ: npt.NDArray[Any]) -> bool:
-    """Whether any of the three images is not constant."""
-    images = cube_CXYZ[:IMAGE_CHANNELS].reshape(IMAGE_CHANNELS, -1)
-    return bool((images.min(axis=1) != images.max(axis=1)).any())
-
-
-def _name(file: npt.NDArray[Any], number: int) -> str:
-    return str(getattr(file, "filename", f"file {number}"))
+    return files
 
 
 def _kind(file: npt.NDArray[Any]) -> str:

@@ -6,7 +6,6 @@ when a channel is restored as a constant, no better than the best one, and an ep
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -26,43 +25,32 @@ BEGINNERS_STEPS = 500
 SATURATED, SATURATED_SHARE = 1e-3, 0.99
 """Distance from 0 or 1 below which a voxel is saturated; share of saturated voxels above which a channel is."""
 _WAY_OUT = "train anew with a smaller learning_rate or another --seed"
-_WAYS_TO_LEARN = 'with loss_weighting = "variance", or look for odd cubes in the reports'
 
 
-@dataclass(frozen=True)
-class TrainingWarning:
-    """A problem of an epoch: a short name for a display, and its meaning with what to do."""
-
-    name: str
-    meaning: str
-
-
-def training_warnings(history: Sequence[EpochResult], steps: int) -> list[TrainingWarning]:
-    """Warnings about the last epoch."""
+def training_warnings(history: Sequence[EpochResult], steps: int) -> dict[str, str]:
+    """Warnings about the last epoch: by a short name for a display, the meaning with what to do."""
     last, before = history[-1], history[-2] if len(history) > 1 else None
-    found = []
+    found = {}
     if channels := ", ".join(name for name, spread in _by_channel(last.spread) if spread < CONSTANT):
-        found.append(
-            TrainingWarning(
-                f"{channels} collapsed", f"the network restores a constant for {channels}; if it stays so, {_WAY_OUT}"
-            )
-        )
-    poor = [name for name, explained in _by_channel(last.explained_by_channel) if explained <= 0]
+        found[f"{channels} collapsed"] = f"the network restores a constant for {channels}; if it stays so, {_WAY_OUT}"
+    poor = ", ".join(name for name, explained in _by_channel(last.explained_by_channel) if explained <= 0)
     if before and poor and last.epoch * steps >= BEGINNERS_STEPS:
-        channels = ", ".join(poor)
-        meaning = f"the network restores {channels} no better than a constant does; if it stays so, {_WAY_OUT}"
-        found.append(TrainingWarning(f"{channels} no better than a constant", f"{meaning}, or {_WAYS_TO_LEARN}"))
+        found[f"{poor} no better than a constant"] = (
+            f"the network restores {poor} no better than a constant does; if it stays so, {_WAY_OUT}, or "
+            'with loss_weighting = "variance", or look for odd cubes in the reports'
+        )
     if before and last.validation_loss == before.validation_loss:
-        meaning = "the validation loss is that of the epoch before to the last digit: the weights change no more"
-        way_out = f"at the learning rate {last.learning_rate:g} it cannot improve; stop, or train anew with another one"
-        found.append(TrainingWarning("validation is stuck", f"{meaning}, and {way_out}"))
+        found["validation is stuck"] = (
+            "the validation loss is that of the epoch before to the last digit: the weights change no more, and at the "
+            f"learning rate {last.learning_rate:g} it cannot improve; stop, or train anew with another one"
+        )
     return found
 
 
-def new_training_warnings(history: Sequence[EpochResult], steps: int) -> list[TrainingWarning]:
+def new_training_warnings(history: Sequence[EpochResult], steps: int) -> dict[str, str]:
     """Warnings about the last epoch that the epoch before did not have: each is logged once."""
-    known = {one.name for one in training_warnings(history[:-1], steps)} if len(history) > 1 else set()
-    return [one for one in training_warnings(history, steps) if one.name not in known]
+    known = training_warnings(history[:-1], steps) if len(history) > 1 else {}
+    return {name: text for name, text in training_warnings(history, steps).items() if name not in known}
 
 
 def warn_if_saturated(step: int, restored_NCZYX: Tensor) -> None:

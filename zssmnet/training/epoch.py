@@ -26,14 +26,12 @@ class Validation:
 
     Attributes:
         loss: mean squared error, as in training.
-        explained: share of the images' variance that is restored: 1 for a perfect network, 0 for one that predicts the
-            best constant of each channel, below 0 for a worse one. In the recipe `masked` hidden voxels alone count,
-            whatever the loss does: what is not hidden could be copied. Of all three images together, so that it is
-            mostly that of the ones that vary most.
+        explained: share of the variance of all three images that is restored: 1 for a perfect network, 0 for one that
+            predicts the best constant of each channel, below 0 for a worse one. In the recipe `masked` hidden voxels
+            alone count, whatever the loss does: what is not hidden could be copied.
         explained_by_channel: the same of T2W, ADC and DWI alone; 0 for one that is constant.
-        spread: of T2W, ADC and DWI, how much the restored images vary within a cube, relative to the images: standard
-            deviations, averaged over the cubes. 0 for a channel that is restored as a constant; 1 for one that is a
-            constant itself.
+        spread: of T2W, ADC and DWI: standard deviation within a cube, restored by wanted, averaged over the cubes. 0
+            for a channel that is restored as a constant; 1 for one that is a constant itself.
     """
 
     loss: float
@@ -54,22 +52,15 @@ def train_epoch(
     on_check: OnCheck | None = None,
     passes: int = 1,
 ) -> float:
-    """One pass over the training cubes in random order, each corrupted anew; a last partial batch is dropped.
+    """The mean loss of a pass over the training cubes in random order, each corrupted anew, in whole batches.
 
-    The host waits for the device only to check the loss now and then.
+    The host waits for the device only to check the loss now and then; NonFiniteLossError if it is NaN or infinite.
 
     Args:
-        generator: CPU generator of the order and the corruption.
+        generator: CPU generator of the order and the corruption, the same in all processes.
         on_step: called after each step with the number of steps done and of all steps; a GPU may lag behind.
-        group: processes that share each batch, each with the same generator.
-        scaler, passes: see `training_step`.
+        group, scaler, passes: see `training_step`.
         on_check: called whenever the loss is checked, with the number of steps done and what the last one restored.
-
-    Returns:
-        The mean loss.
-
-    Raises:
-        NonFiniteLossError: the loss is NaN or infinite.
     """
     step.network.train()
     steps = len(cubes) // batch_size
@@ -114,44 +105,40 @@ def training_step(
     Returns:
         The mean loss of these cubes, and the restored images (N, 3, Z, Y, X) of the last pass.
     """
-    optimizer.zero_grad(set_to_none=not step.keeps_gradients)
+    optimizer.zero_grad(set_to_none=not step.captured)
     whole, length = len(cubes_NCZYX), -(-len(cubes_NCZYX) // passes)
     losses = []
     for part, keys_of_part in zip(torch.split(cubes_NCZYX, length), torch.split(keys, length), strict=True):
         factor = share * len(part) / whole
         scaled = scaler.scale(torch.full((), factor, device=part.device)) if scaler else factor
         loss, restored = step.gradients(part, keys_of_part, scaled)
-        losses.append(loss if passes == 1 else loss * (len(part) / whole))  # it is overwritten
+        losses.append(loss * (len(part) / whole))  # a copy: the next one may overwrite it
     group.sum_gradients(step.network)
     if scaler:
         scaler.step(optimizer)
         scaler.update()
     else:
         optimizer.step()
-    return losses[0] if passes == 1 else torch.stack(losses).sum(), restored
+    return torch.stack(losses).sum(), restored
 
 
 @torch.no_grad()
 def validate(
     step: Step, cubes: Batches, batch_size: int, seed: int, group: Group = SINGLE, *, fill: bool = False
 ) -> Validation:
-    """Validate with all validation cubes, corrupted in the same way every time: by ``seed`` alone.
+    """Validate with all validation cubes, corrupted by ``seed`` alone; NonFiniteLossError if the loss is not finite.
 
     Args:
         fill: whether to fill up the last batch with cubes that do not count, so that a compiled network or
             convolutions chosen for a shape see one shape only.
-
-    Raises:
-        NonFiniteLossError: the loss is NaN or infinite.
     """
     step.network.eval()
     shares: list[tuple[Tensor, Tensor, int]] = []
     for numbers, keys in validation_batches(len(cubes), batch_size, seed):
-        more = batch_size - len(numbers) if fill else 0
-        numbers_share, keys_share = (group.share(torch.cat((one, one[-1:].expand(more)))) for one in (numbers, keys))
-        counted = group.share(torch.arange(len(numbers) + more) < len(numbers))
-        if counted.any():
-            shares.append((numbers_share, keys_share, int(counted.sum())))
+        places = group.share(torch.arange(batch_size if fill else len(numbers)))
+        chosen = places.clamp(max=len(numbers) - 1)
+        if counted := int((places < len(numbers)).sum()):
+            shares.append((numbers[chosen], keys[chosen], counted))
     figures = torch.zeros(16, device=cubes.device, dtype=torch.float64)
     batches = cubes.batches(numbers for numbers, _, _ in shares)
     for batch, (_, keys, count) in zip(batches, shares, strict=True):
@@ -163,11 +150,7 @@ def validate(
 
 
 def check_weights(model: nn.Module) -> None:
-    """Check that no weight is NaN or infinite: the last step of an epoch may leave such, and the loss hide it.
-
-    Raises:
-        NonFiniteLossError: a weight is.
-    """
+    """NonFiniteLossError if a weight is NaN or infinite: the last step of an epoch may leave such."""
     broken = torch.stack([~weight.detach().isfinite().all() for weight in model.parameters()]).tolist()
     if any(broken):
         raise NonFiniteLossError(
@@ -179,9 +162,7 @@ def check_weights(model: nn.Module) -> None:
 def validation_batches(count: int, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Numbers and corruption keys of the validation cubes, in order."""
     keys = sample_keys(count, torch.Generator().manual_seed(seed))
-    for start in range(0, count, batch_size):
-        indices = torch.arange(start, min(start + batch_size, count))
-        yield indices, keys[indices]
+    return zip(torch.split(torch.arange(count), batch_size), torch.split(keys, batch_size), strict=True)
 
 
 def _validation(loss: float, means: Tensor) -> Validation:

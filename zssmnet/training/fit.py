@@ -3,8 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from zssmnet.config import PretrainConfig, TrainingConfig
@@ -44,10 +43,9 @@ def fit(
     """Train until the epochs are done or the validation loss has not improved for ``patience`` epochs.
 
     Args:
-        config: everything that decides the weights.
         workplace: where ``last.checkpoint`` and ``best.model`` of this run are published; a run that finds a last
             checkpoint there continues from it. None in a worker, which has rank 0's state and writes nothing.
-        on_step: called within an epoch, with the number of steps done and of all steps.
+        on_step: see `train_epoch`.
         initial: file of the weights that a new run begins with; None draws them from the seed.
         group: the processes that train together, each of which calls this function.
 
@@ -62,19 +60,24 @@ def fit(
     if workplace and workplace.stat(LAST):
         resume(workplace, state)
         log.info("continuing after epoch %d, best validation loss %.5f", state.progress.epoch, state.progress.best_loss)
-    if not group.broadcast(is_finished(state.progress, config.training)):
-        trainer = Trainer(state, training, validation, config, group)
-        while not group.broadcast(is_finished(state.progress, config.training)):
-            started = time.monotonic()
-            with _epoch_named(state.progress, workplace):
-                is_best = state.progress.add(trainer.epoch(on_step))
-            if workplace:
-                _log_epoch(state.progress, is_best, len(training), time.monotonic() - started, config.training)
-                check_alive(state.progress)
-                on_epoch(state)
-                publish_last(workplace, state)
-                if is_best:
-                    publish_best(workplace, state)
+    trainer: Trainer | None = None
+    while not group.broadcast(is_finished(state.progress, config.training)):
+        trainer = trainer or Trainer(state, training, validation, config, group)
+        started = time.monotonic()
+        try:
+            is_best = state.progress.add(trainer.epoch(on_step))
+        except NonFiniteLossError as error:
+            done = state.progress.epoch
+            kept = f"last checkpoint: {workplace.where(LAST)}, of epoch {done}" if workplace else "see rank 0"
+            where = f"epoch {done + 1}; {kept if done else 'there is no checkpoint yet'}"
+            raise NonFiniteLossError(f"{error} ({where})") from error
+        if workplace:
+            _log_epoch(state.progress, is_best, len(training), time.monotonic() - started, config.training)
+            check_alive(state.progress)
+            on_epoch(state)
+            publish_last(workplace, state)
+            if is_best:
+                publish_best(workplace, state)
     if workplace:
         check_predictions(state.progress)
     return state
@@ -102,17 +105,6 @@ def is_finished(progress: Progress, recipe: TrainingConfig) -> bool:
     return progress.epoch >= recipe.epochs or progress.epoch - progress.best_epoch >= recipe.patience
 
 
-@contextmanager
-def _epoch_named(progress: Progress, workplace: Storage | None) -> Iterator[None]:
-    """An error of an epoch names it, and where training can go on from."""
-    try:
-        yield
-    except NonFiniteLossError as error:
-        kept = f"last checkpoint: {workplace.where(LAST)}, of epoch {progress.epoch}" if workplace else "see rank 0"
-        where = f"epoch {progress.epoch + 1}; {kept if progress.epoch else 'there is no checkpoint yet'}"
-        raise NonFiniteLossError(f"{error} ({where})") from error
-
-
 def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, recipe: TrainingConfig) -> None:
     result = progress.history[-1]
     standing = "best so far" if is_best else f"best {progress.best_loss:.5f} in epoch {progress.best_epoch}"
@@ -127,5 +119,5 @@ def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, re
         result.learning_rate,
         cubes / seconds,
     )
-    for warning in new_training_warnings(progress.history, cubes // recipe.batch_size):
-        log.warning("epoch %d: %s", result.epoch, warning.meaning)
+    for warning in new_training_warnings(progress.history, cubes // recipe.batch_size).values():
+        log.warning("epoch %d: %s", result.epoch, warning)

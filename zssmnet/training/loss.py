@@ -28,8 +28,8 @@ class Restored:
     target: Tensor
     zone_errors: Tensor | None = None
 
-    def first(self, count: int) -> "Restored":
-        """The first cubes of them."""
+    def first(self, count: int | None) -> "Restored":
+        """The first cubes of them; None: all."""
         zone_errors = None if self.zone_errors is None else self.zone_errors[:count]
         return Restored(self.corrupted[:count], self.restored[:count], self.target[:count], zone_errors)
 
@@ -51,9 +51,13 @@ def restoring_network(config: NetworkConfig, zones: bool = False) -> MNet:
 def restore(
     model: nn.Module, cubes_NCZYX: Tensor, keys: Tensor, config: CorruptionConfig, shuffled_P: Tensor | None = None
 ) -> Restored:
-    """Corrupt cubes (see `corrupt`), and let the network restore them."""
+    """Corrupt cubes (see `corrupt`), and let the network restore them.
+
+    The network may lie on another device than the cubes, on which all else is computed, partly in float64.
+    """
     corrupted, target = corrupt(cubes_NCZYX, keys, config, shuffled_P)
-    logits, zone_errors = model(corrupted), None
+    device = next(model.parameters(), corrupted).device
+    logits, zone_errors = model(corrupted.to(device)).to(corrupted.device), None
     if target.shape[1] > IMAGE_CHANNELS:
         log_shares = torch.log_softmax(logits[:, IMAGE_CHANNELS:], dim=1)
         zone_errors = -(target[:, IMAGE_CHANNELS:] * log_shares).sum(dim=1).mean(dim=(1, 2, 3))

@@ -1,7 +1,4 @@
-"""Device, precision and compilation of a network.
-
-The wrapper around the network is not saved, so that no prefix (`module.`, `_orig_mod.`) gets into a checkpoint's names.
-"""
+"""Device, precision and compilation of a network."""
 
 import logging
 import os
@@ -29,12 +26,9 @@ takes 41 ms instead of 70 to 100 (H100).
 
 
 class Accelerated(nn.Module):
-    """A network under autocast; its predictions are float32.
+    """A network under autocast; its weights and predictions are float32.
 
-    Args:
-        model: the plain network; its weights stay float32.
-        device: of the network.
-        precision: of its convolutions and of what lies between them.
+    It is not saved, so that no prefix (`module.`, `_orig_mod.`) gets into a checkpoint's names.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, precision: Precision) -> None:
@@ -51,16 +45,19 @@ class Accelerated(nn.Module):
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device for ``auto``, ``cpu`` or ``cuda``.
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``mps``; ``auto`` is never ``mps``.
 
     Args:
-        name: what the recipe asks for.
         local_rank: number of this process on its machine, of several that train together, each on its GPU. Where each
             sees one GPU alone, as some schedulers arrange it, that is its own.
 
     Raises:
-        InputError: ``cuda`` without a usable GPU, or fewer GPUs than processes.
+        InputError: ``cuda`` or ``mps`` without a usable GPU, or fewer GPUs than processes.
     """
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("no Apple GPU (mps) can be used here; choose --device auto or --device cpu")
+        return torch.device("mps")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device can be used here; choose --device auto or --device cpu")
     if name == "cpu" or not torch.cuda.is_available():
@@ -84,10 +81,9 @@ def accelerated(model: nn.Module, device: torch.device, recipe: TrainingConfig, 
         steps: of the whole training, see `choose_compile`.
     """
     network = Accelerated(model, device, choose_precision(recipe, device))
-    mode = choose_compile(recipe, device, steps)
     if is_captured(recipe, device) and isinstance(model, MNet):
         model.fuse()
-    if mode not in ("off", "cudagraphs"):
+    if (mode := choose_compile(recipe, device, steps)) != "off":
         network.compile(mode=mode, dynamic=False)
     return network
 
@@ -106,17 +102,12 @@ def is_captured(recipe: TrainingConfig, device: torch.device) -> bool:
 
 
 def choose_compile(recipe: TrainingConfig, device: torch.device, steps: int) -> Compile:
-    """The mode of torch.compile; ``auto`` is ``reduce-overhead`` on a GPU where that pays and works, else ``off``.
+    """The mode of torch.compile, of which ``cudagraphs`` is none (see `is_captured`).
 
-    ``cudagraphs`` are not torch.compile's, but those of `zssmnet.training.step`; without such a GPU that is ``off``.
-
-    Args:
-        steps: of the whole training.
+    ``auto`` is ``reduce-overhead`` on a GPU, where it works and the steps of the whole training are many, else ``off``.
     """
-    if recipe.compile == "cudagraphs":
-        return "cudagraphs" if is_captured(recipe, device) else "off"
     if recipe.compile != "auto":
-        return recipe.compile
+        return "off" if recipe.compile == "cudagraphs" else recipe.compile
     pays = device.type == "cuda" and steps >= COMPILED_FROM
     return "reduce-overhead" if pays and _can_compile(device) else "off"
 
@@ -148,36 +139,20 @@ def gpu_settings(tf32: bool, deterministic: bool = False) -> Iterator[None]:
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
-    cudnn.benchmark, cudnn.deterministic = not deterministic, deterministic
-    try:
-        with _rounding(tf32):
-            yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = before
-
-
-@contextmanager
-def _rounding(tf32: bool) -> Iterator[None]:
-    """Factors of float32 convolutions and products, rounded to TF32 or not.
-
-    PyTorch has two ways to set it, and refuses to read the old one where a program has used the new one.
-    """
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    settings: tuple[Any, ...] = (cudnn, products)
-    name = "allow_tf32"
-    value: bool | str = tf32
+    chosen: list[tuple[Any, str, bool | str]]
+    chosen = [(cudnn, "allow_tf32", tf32), (products, "allow_tf32", tf32)]
     try:
-        before = [getattr(one, name) for one in settings]
-    except RuntimeError:
-        conv = cudnn.conv  # type: ignore[attr-defined]
-        settings, name, value = (conv, products), "fp32_precision", "tf32" if tf32 else "ieee"
-        before = [getattr(one, name) for one in settings]
+        [getattr(one, name) for one, name, _ in chosen]
+    except RuntimeError:  # a program has used PyTorch's new way to set it, after which the old one cannot be read
+        conv, rounded = cudnn.conv, "tf32" if tf32 else "ieee"  # type: ignore[attr-defined]
+        chosen = [(conv, "fp32_precision", rounded), (products, "fp32_precision", rounded)]
+    chosen += [(cudnn, "benchmark", not deterministic), (cudnn, "deterministic", deterministic)]
+    before = [getattr(one, name) for one, name, _ in chosen]
     try:
-        for one in settings:
+        for one, name, value in chosen:
             setattr(one, name, value)
         yield
     finally:
-        for one, former in zip(settings, before, strict=True):
+        for (one, name, _), former in zip(chosen, before, strict=True):
             setattr(one, name, former)

@@ -8,9 +8,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 
@@ -26,10 +26,10 @@ from zssmnet.storage import open_storage
 from zssmnet.storage.keys import printable
 from zssmnet.storage.temporary import temporary_folder
 from zssmnet.training.dataset import open_training_data
-from zssmnet.training.distributed import POLL_INTERVAL_S, Group, connected, in_thread
+from zssmnet.training.distributed import POLL_INTERVAL_S, Group, connected, failures_reported, in_thread
 from zssmnet.training.fit import fit
 from zssmnet.training.precision import choose_device
-from zssmnet.training.workers import check_workers, end_with_rank_0, failures_reported, started_worker
+from zssmnet.training.workers import end_with_rank_0, started_worker
 
 log = logging.getLogger(__name__)
 
@@ -56,31 +56,25 @@ def process_group(job: Job) -> Iterator[Group]:
     """
     device = choose_device(job.config.training.device)
     if launch := _torchrun():
-        _check_size(launch.size, job.config.training)
-        with _lost_connection_reported(launch), launch.connected(_announce(launch.store, job), device) as group:
+        store, group = launch
+        _check_size(group.size, job.config.training)
+        with failures_reported(group), connected(replace(group, device=device), _announce(store, job)) as group:
             yield group
         return
-    size = _size(job.config.training, device)
-    if size == 1:
+    if (size := _size(job.config.training, device)) == 1:
         yield Group(device=device)
         return
     with ExitStack() as stack:
         file = str(stack.enter_context(temporary_folder()) / "store")
-        launch = _Launch(FileStore(file, size), 0, size, 0)
-        number = _announce(launch.store, job)
         places = [(rank, (file, str(rank), str(size))) for rank in range(1, size)]
         workers = [stack.enter_context(started_worker(rank, __name__, *place)) for rank, place in places]
-        stack.enter_context(failures_reported(workers))
-        check, kill = (lambda: check_workers(workers)), (lambda rank: workers[rank - 1].process.kill())
-        yield stack.enter_context(launch.connected(number, device, check, kill))
+        group = Group(0, size, 0, device, workers)
+        yield stack.enter_context(connected(group, _announce(FileStore(file, size), job)))
 
 
 @contextmanager
 def torchrun_command() -> Iterator[bool]:
     """Under torchrun: rank 0 runs the command, every other rank takes part in its trainings until it is done.
-
-    Torchrun is at work where ``TORCHELASTIC_RUN_ID`` is set. ``RANK`` and ``WORLD_SIZE`` alone, which other launchers
-    set too, mean nothing.
 
     Yields:
         Whether this process was such a worker, for which nothing is left to do.
@@ -90,8 +84,8 @@ def torchrun_command() -> Iterator[bool]:
         TrainingError: the other processes cannot be reached.
     """
     launch = _torchrun()
-    if launch and launch.rank:
-        _work(launch)
+    if launch and launch[1].rank:
+        _work(*launch)
         yield True
         return
     try:
@@ -99,34 +93,13 @@ def torchrun_command() -> Iterator[bool]:
     finally:
         if launch:
             with suppress(dist.DistError):  # torchrun itself may have ended
-                _announce(launch.store, None)
-
-
-@dataclass(frozen=True)
-class _Launch:
-    """Launch of this process: the store where all meet, and its rank."""
-
-    store: Store
-    rank: int
-    size: int
-    local_rank: int
-
-    def connected(
-        self,
-        job: int,
-        device: torch.device,
-        check: Callable[[], None] = lambda: None,
-        kill: Callable[[int], None] | None = None,
-    ) -> AbstractContextManager[Group]:
-        """The process group of a job."""
-        group = Group(self.rank, self.size, self.local_rank, device, check, kill=kill)
-        return connected(group, PrefixStore(f"job {job}/", self.store))
+                _announce(launch[0], None)
 
 
 @cache
-def _torchrun() -> _Launch | None:
-    """This process's place among those of torchrun; None where it started none, or one alone."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+def _torchrun() -> tuple[Store, Group] | None:
+    """The store of torchrun's processes, and this one among them; None where it started none, or one alone."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # other launchers set RANK and WORLD_SIZE, too
         return None
     given = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
@@ -147,38 +120,38 @@ def _torchrun() -> _Launch | None:
             "or unset TORCHELASTIC_RUN_ID"
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a restart must not read what was announced before it
-    return _Launch(PrefixStore(f"attempt {attempt}/", store), rank, size, local_rank)
+    return PrefixStore(f"attempt {attempt}/", store), Group(rank, size, local_rank)
 
 
-def _announce(store: Store, job: Job | None) -> int:
-    """Announce the next job to workers, or the end of all; returns its number."""
+def _announce(store: Store, job: Job | None) -> Store:
+    """Announce the next job to workers, or the end of all; the store of this job alone."""
     number = int(store.add("jobs", 1))
     store.set(f"job {number}", job.model_dump_json() if job else "")
-    return number
+    return PrefixStore(f"job {number}/", store)
 
 
-def _work(launch: _Launch) -> None:
+def _work(store: Store, group: Group) -> None:
     """As a worker: take part in rank 0's trainings, one after another, until there are no more."""
     number = 1
-    with _lost_connection_reported(launch):
-        while announced := _wait_for(launch, f"job {number}"):
+    with failures_reported(group):
+        while announced := _wait_for(store, f"job {number}", group):
             job = Job.model_validate_json(announced)
-            device = choose_device(job.config.training.device, launch.local_rank)
-            with launch.connected(number, device) as group:
-                cubes = open_training_data(open_storage(job.cubes), job.config.training.batch_size)
-                fit(*cubes, job.config, None, group=group)
+            here = replace(group, device=choose_device(job.config.training.device, group.local_rank))
+            cubes = open_training_data(open_storage(job.cubes), job.config.training.batch_size)
+            with connected(here, PrefixStore(f"job {number}/", store)):
+                fit(*cubes, job.config, None, group=here)
             number += 1
 
 
-def _wait_for(launch: _Launch, key: str) -> bytes:
+def _wait_for(store: Store, key: str, group: Group) -> bytes:
     """Poll, so that signals are handled."""
-    log.info("rank %d of %d: waiting for rank 0 to start a training", launch.rank, launch.size)
+    log.info("rank %d of %d: waiting for rank 0 to start a training", group.rank, group.size)
     deadline = time.monotonic() + JOB_TIMEOUT_S
-    while not launch.store.check([key]):
+    while not store.check([key]):
         if time.monotonic() > deadline:
-            raise TrainingError(f"rank {launch.rank}: rank 0 started no training within {JOB_TIMEOUT_S / 3600:g} h")
+            raise TrainingError(f"rank {group.rank}: rank 0 started no training within {JOB_TIMEOUT_S / 3600:g} h")
         time.sleep(POLL_INTERVAL_S)
-    return bytes(launch.store.get(key))
+    return bytes(store.get(key))
 
 
 def _size(recipe: TrainingConfig, device: torch.device) -> int:
@@ -196,28 +169,17 @@ def _check_size(size: int, recipe: TrainingConfig) -> None:
             f"{size} processes cannot share a batch of {recipe.batch_size}; choose fewer with --processes (or "
             "torchrun's --nproc-per-node), or a larger --batch-size"
         )
-
-
-@contextmanager
-def _lost_connection_reported(launch: _Launch) -> Iterator[None]:
-    """Report a broken connection where this process did not start the others; torchrun names the one that has ended."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or ["unknown"])[0]
-        raise TrainingError(
-            f"rank {launch.rank} of {launch.size} lost its connection to another process, which has ended "
-            f"({printable(reason)}); run it again to continue from the last checkpoint"
-        ) from error
+    if size > 1 and recipe.device == "mps":
+        raise InputError(
+            f"device = 'mps' trains in one process, not in {size}; choose --processes 1 or another --device"
+        )
 
 
 def _main() -> None:
     end_with_rank_0()
     store, rank, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     try:
-        _work(_Launch(FileStore(store, size), rank, size, rank))
+        _work(FileStore(store, size), Group(rank, size, rank))
     except ZssmnetError as error:
         sys.exit(printable(str(error)))
 

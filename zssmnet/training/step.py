@@ -29,15 +29,26 @@ class Step:
         network: takes corrupted cubes.
         corruption: the pretext task.
         channel_weights: see `loss_of`.
+        captured: whether they are CUDA graphs, and gradients stay where they are from step to step. A batch that does
+            not fit them runs as it comes: one of another size, and one in 3,000 in which more channels are shuffled
+            than a graph has room for.
     """
 
-    keeps_gradients = False
-    """Whether gradients stay where they are from step to step."""
-
-    def __init__(self, network: nn.Module, corruption: CorruptionConfig, channel_weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        corruption: CorruptionConfig,
+        channel_weights: Tensor | None = None,
+        *,
+        captured: bool = False,
+    ) -> None:
         self.network = network
+        self.captured = captured
         self._corruption = corruption
         self._channel_weights = channel_weights
+        self._weights = [weight for weight in network.parameters() if weight.requires_grad]
+        self._captured_gradients = Captured(self._add_gradients)
+        self._captured_figures = Captured(self._figures)
 
     def gradients(self, cubes_NCZYX: Tensor, keys_N: Tensor, factor: float | Tensor) -> tuple[Tensor, Tensor]:
         """Add the gradients of the mean loss times a factor to those of the weights.
@@ -49,64 +60,37 @@ class Step:
         Returns:
             The mean loss and the restored images (N, 3, Z, Y, X); the next call may overwrite both.
         """
-        shown = self._restore(cubes_NCZYX, keys_N)
-        loss = self._loss(shown)
-        (loss * factor).backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), shown.restored.detach()
+        if (shuffled_P := self._room_for(keys_N)) is None:
+            return self._add_gradients(cubes_NCZYX, keys_N, factor)
+        return self._captured_gradients(cubes_NCZYX, keys_N, torch.as_tensor(factor), shuffled_P)
 
     def figures(self, cubes_NCZYX: Tensor, keys_N: Tensor, count: int) -> Tensor:
         """Sums of the figures over the first cubes (16,), float64: the loss, then `statistics`."""
-        return self._figures(self._restore(cubes_NCZYX, keys_N).first(count))
-
-    def _restore(self, cubes_NCZYX: Tensor, keys_N: Tensor, shuffled_P: Tensor | None = None) -> Restored:
-        return restore(self.network, cubes_NCZYX, keys_N, self._corruption, shuffled_P)
-
-    def _loss(self, shown: Restored) -> Tensor:
-        return loss_of(shown, self._corruption, self._channel_weights)
-
-    def _figures(self, shown: Restored) -> Tensor:
-        loss = self._loss(shown).double().reshape(1) * len(shown.target)
-        return torch.cat((loss, statistics(shown, self._corruption.recipe == "masked").flatten()))
-
-
-class CapturedStep(Step):
-    """The same as two CUDA graphs; a batch that does not fit them runs as it comes.
-
-    Such are batches of another size, and one in 3,000 in which more channels are shuffled than a graph has room for.
-    """
-
-    keeps_gradients = True
-
-    def __init__(self, network: nn.Module, corruption: CorruptionConfig, channel_weights: Tensor | None = None) -> None:
-        super().__init__(network, corruption, channel_weights)
-        self._weights = [weight for weight in network.parameters() if weight.requires_grad]
-        self._captured_gradients = Captured(self._add_gradients)
-        self._captured_figures = Captured(self._figures_of_all)
-
-    def gradients(self, cubes_NCZYX: Tensor, keys_N: Tensor, factor: float | Tensor) -> tuple[Tensor, Tensor]:
-        """See `Step.gradients`."""
-        factor = torch.as_tensor(factor)
-        if (shuffled_P := channels_to_shuffle(keys_N, self._corruption)) is None:
-            return self._add_gradients(cubes_NCZYX, keys_N, factor, None)
-        return self._captured_gradients(cubes_NCZYX, keys_N, factor, shuffled_P)
-
-    def figures(self, cubes_NCZYX: Tensor, keys_N: Tensor, count: int) -> Tensor:
-        """See `Step.figures`."""
-        shuffled_P = channels_to_shuffle(keys_N, self._corruption)
-        if shuffled_P is None or count < len(keys_N):
-            return super().figures(cubes_NCZYX, keys_N, count)
+        if count < len(keys_N) or (shuffled_P := self._room_for(keys_N)) is None:
+            return self._figures(cubes_NCZYX, keys_N, count=count)
         return self._captured_figures(cubes_NCZYX, keys_N, shuffled_P)
 
+    def _room_for(self, keys_N: Tensor) -> Tensor | None:
+        """The channels that are shuffled, as an input of the graphs; None where the batch runs as it comes."""
+        return channels_to_shuffle(keys_N, self._corruption) if self.captured else None
+
     def _add_gradients(
-        self, cubes_NCZYX: Tensor, keys_N: Tensor, factor: Tensor, shuffled_P: Tensor | None
+        self, cubes_NCZYX: Tensor, keys_N: Tensor, factor: float | Tensor, shuffled_P: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        shown = self._restore(cubes_NCZYX, keys_N, shuffled_P)
-        loss = self._loss(shown)
-        add_gradients(loss * factor, self._weights)
+        shown = restore(self.network, cubes_NCZYX, keys_N, self._corruption, shuffled_P)
+        loss = loss_of(shown, self._corruption, self._channel_weights)
+        if self.captured:
+            add_gradients(loss * factor, self._weights)
+        else:
+            (loss * factor).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), shown.restored.detach()
 
-    def _figures_of_all(self, cubes_NCZYX: Tensor, keys_N: Tensor, shuffled_P: Tensor) -> Tensor:
-        return self._figures(self._restore(cubes_NCZYX, keys_N, shuffled_P))
+    def _figures(
+        self, cubes_NCZYX: Tensor, keys_N: Tensor, shuffled_P: Tensor | None = None, count: int | None = None
+    ) -> Tensor:
+        shown = restore(self.network, cubes_NCZYX, keys_N, self._corruption, shuffled_P).first(count)
+        loss = loss_of(shown, self._corruption, self._channel_weights).double().reshape(1) * len(shown.target)
+        return torch.cat((loss, statistics(shown, self._corruption.recipe == "masked").flatten()))
 
 
 def add_gradients(loss: Tensor, weights: Sequence[Tensor]) -> None:

@@ -20,23 +20,17 @@ LOGGED_EXAMPLES = 3
 
 
 def publish_logs(workplace: Storage, state: TrainingState, validation: CubeSet, config: PretrainConfig) -> None:
-    """Log the last epoch of a run as an event file of its own in the folder ``tensorboard`` of the run.
+    """Log the last epoch of a run as an event file of its own; StorageError if it cannot be written.
 
     TensorBoard reads files in the order of their names, which is that of the epochs. The letter puts them behind those
     of earlier versions, whose names begin with a time. What an earlier process logged of this epoch or later ones,
     perhaps in one file with the epochs before, is hidden.
-
-    Raises:
-        StorageError: the logs cannot be written, here or into the run's folder.
     """
     result = state.progress.history[-1]
     with temporary_errors(), temporary_folder() as folder:
         with SummaryWriter(str(folder), purge_step=result.epoch) as writer:
-            writer.add_scalar("loss/training", result.train_loss, result.epoch)
-            writer.add_scalar("loss/validation", result.validation_loss, result.epoch)
-            for name, value in _quality(result).items():
+            for name, value in _scalars(result).items():
                 writer.add_scalar(name, value, result.epoch)
-            writer.add_scalar("learning rate", result.learning_rate, result.epoch)
             if result.epoch == 1 or result.epoch % PICTURE_EVERY == 0:
                 examples = validation_examples(state.model, validation, config, LOGGED_EXAMPLES)
                 writer.add_image("restored cubes", examples_grid(examples), result.epoch, dataformats="HW")
@@ -45,23 +39,22 @@ def publish_logs(workplace: Storage, state: TrainingState, validation: CubeSet, 
     workplace.publish_bytes(f"{LOGS}/events.out.tfevents.epoch{result.epoch:07d}", content)
 
 
-def _quality(result: EpochResult) -> dict[str, float]:
-    """Results of validation beside the loss, by the names of their scalars."""
-    found = {} if result.explained is None else {"explained variance": result.explained}
+def _scalars(result: EpochResult) -> dict[str, float]:
+    found = {"loss/training": result.train_loss, "loss/validation": result.validation_loss}
+    if result.explained is not None:
+        found["explained variance"] = result.explained
     for name, values in (("explained variance", result.explained_by_channel), ("spread", result.spread)):
         found |= {f"{name}/{channel}": value for channel, value in zip(CHANNELS, values or (), strict=False)}
-    return found
+    return found | {"learning rate": result.learning_rate}
 
 
 def validation_examples(model: torch.nn.Module, validation: CubeSet, config: PretrainConfig, count: int) -> Restored:
     """Some validation cubes, spread over all, corrupted as in validation, restored; on the CPU."""
-    chosen = torch.linspace(0, len(validation) - 1, min(count, len(validation))).round().long()
+    chosen = validation.spread(count)
     ((_, keys),) = validation_batches(len(validation), len(validation), config.training.validation_seed)
-    device = next(model.parameters()).device
     model.eval()
     with torch.no_grad():
-        shown = restore(model, validation.batch(chosen).to(device), keys[chosen], config.corruption)
-    return Restored(shown.corrupted.cpu(), shown.restored.cpu(), shown.target.cpu())
+        return restore(model, validation.batch(chosen), keys[chosen], config.corruption)
 
 
 def examples_grid(examples: Restored) -> Tensor:

@@ -1,7 +1,4 @@
-"""One process's part in a training: its state, its network, the cubes where it uses them, epoch after epoch.
-
-Which batch fits into a device's memory is found by trying, as only the device knows.
-"""
+"""One process's part in a training: its state, its network, the cubes where it uses them, epoch after epoch."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -15,18 +12,21 @@ from torch.amp import GradScaler
 
 from zssmnet.config import CorruptionConfig, PretrainConfig
 from zssmnet.corruption import LAYOUT, sample_keys, swap_x_and_z
-from zssmnet.errors import OutOfMemoryError
+from zssmnet.errors import InputError, OutOfMemoryError
 from zssmnet.training.batches import place_cubes
 from zssmnet.training.calibration import calibrate_head, measure_channel_weights
 from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, content_of, load_content, load_weights
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.diagnostics import collapsed_channels, warn_if_saturated
-from zssmnet.training.distributed import SINGLE, Group
+from zssmnet.training.distributed import CPU, SINGLE, Group
 from zssmnet.training.epoch import OnStep, Validation, check_weights, train_epoch, validate
 from zssmnet.training.loss import restoration_loss, restoring_network
 from zssmnet.training.optimizer import make_optimizer, make_schedule
 from zssmnet.training.precision import Accelerated, accelerated, choose_precision, gpu_settings, is_captured
-from zssmnet.training.step import CapturedStep, Step
+from zssmnet.training.step import Step
+
+WITHOUT_FLOAT64 = ("mps",)
+"""Kinds of devices that compute the network alone: corruption and figures need float64."""
 
 
 class Trainer:
@@ -52,27 +52,27 @@ class Trainer:
             content = group.broadcast(content_of(state))
             if group.rank:
                 load_content(state, content)
-        self._device = next(state.model.parameters()).device
-        steps = config.training.epochs * (len(training) // config.training.batch_size)
-        network = accelerated(state.model, self._device, config.training, steps)
-        self._precision = choose_precision(config.training, self._device)
-        self._state = state
-        self._config = config
-        self._group = group
+        self._state, self._config, self._group = state, config, group
         self._size = training.size
+        self._device = device = next(state.model.parameters()).device
+        self._precision = choose_precision(config.training, device)
+        cubes_on = CPU if device.type in WITHOUT_FLOAT64 else device
+        steps = config.training.epochs * (len(training) // config.training.batch_size)
         weights = state.progress.channel_weights
-        kind = CapturedStep if is_captured(config.training, self._device) else Step
         self._new_step = partial(
-            kind, network, config.corruption, torch.tensor(weights, device=self._device) if weights else None
+            Step,
+            accelerated(state.model, device, config.training, steps),
+            config.corruption,
+            torch.tensor(weights, device=cubes_on) if weights else None,
+            captured=is_captured(config.training, device),
         )
         self._step = self._new_step()
         self._before: Validation | None = None
-        where = config.training.cubes_in
         with self._computing():
-            self._training = place_cubes(training, self._device, where)
-            self._validation = (
-                self._training if validation is training else place_cubes(validation, self._device, where)
-            )
+            where = config.training.cubes_in
+            self._training = place_cubes(training, cubes_on, where)
+            is_same = validation is training
+            self._validation = self._training if is_same else place_cubes(validation, cubes_on, where)
 
     def epoch(self, on_step: OnStep = lambda done, steps: None) -> EpochResult:
         """Train for one epoch, step the schedule, validate; before the first one, too, to see what it changes.
@@ -80,8 +80,9 @@ class Trainer:
         Raises:
             NonFiniteLossError: the loss or a weight is NaN or infinite.
             OutOfMemoryError: a batch does not fit into the GPU's memory.
+            InputError: Apple's GPUs lack an operation, or memory.
         """
-        state, is_first = self._state, not self._state.progress.epoch
+        state, recipe, is_first = self._state, self._config.training, not self._state.progress.epoch
         learning_rate = float(state.schedule.get_last_lr()[0])
         before = self._before or self.validate()
         with self._computing():
@@ -89,13 +90,13 @@ class Trainer:
                 self._step,
                 state.optimizer,
                 self._training,
-                self._config.training.batch_size,
+                recipe.batch_size,
                 state.generator,
                 on_step,
                 self._group,
                 state.scaler if self._precision == "float16" else None,
                 warn_if_saturated if is_first and not self._group.rank else None,
-                self._config.training.accumulate,
+                recipe.accumulate,
             )
         state.schedule.step()
         check_weights(state.model)
@@ -113,36 +114,41 @@ class Trainer:
 
     def validate(self) -> Validation:
         """Validate with all validation cubes, corrupted in the same way every time; errors as in `epoch`."""
-        recipe = self._config.training
+        recipe, cubes = self._config.training, self._validation
         fill = recipe.compile not in ("auto", "off") or self._device.type == "cuda"
         with self._computing():
-            return validate(
-                self._step, self._validation, recipe.batch_size, recipe.validation_seed, self._group, fill=fill
-            )
+            return validate(self._step, cubes, recipe.batch_size, recipe.validation_seed, self._group, fill=fill)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """In the recipe's precision; PyTorch's error of memory becomes one with advice, after trying what fits."""
-        with gpu_settings(self._precision == "tf32", self._config.training.deterministic):
+        recipe = self._config.training
+        with gpu_settings(self._precision == "tf32", recipe.deterministic):
             try:
                 yield
                 return
             except torch.OutOfMemoryError:
                 pass  # the error refers to what the step had in memory: try only when it is gone
+            except RuntimeError as error:  # what Apple's GPUs lack: an operation, or memory
+                if self._device.type not in WITHOUT_FLOAT64:
+                    raise
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise InputError(f"{reason}; choose --device cpu, or a smaller --batch-size") from error
             torch.compiler.reset()  # graphs keep their memory
             self._state.optimizer.zero_grad(set_to_none=True)
             self._step = self._new_step()
-            size, batch, passes = self._group.size, self._config.training.batch_size, self._config.training.accumulate
             plain = Accelerated(self._state.model, self._device, self._precision)  # each try would compile another
             tried = partial(fits_in_memory, plain, self._size, self._device, self._config.corruption)
-            of_a_rank = -(-batch // size)
-            largest = largest_batch(tried, below=-(-of_a_rank // passes))
+            of_a_rank = -(-recipe.batch_size // self._group.size)
+            largest = largest_batch(tried, below=-(-of_a_rank // recipe.accumulate))
         advice = (
             f"{largest} at a time would: choose --accumulate {-(-of_a_rank // largest)}, which gives the same weights"
             if largest
             else "nor does one cube: choose fewer --channels"
         )
-        raise OutOfMemoryError(f"a batch of {batch} cubes does not fit into the memory of {self._device}; {advice}")
+        raise OutOfMemoryError(
+            f"a batch of {recipe.batch_size} cubes does not fit into the memory of {self._device}; {advice}"
+        )
 
 
 def initial_state(

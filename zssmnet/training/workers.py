@@ -1,4 +1,4 @@
-"""The worker processes that rank 0 starts, one for each further GPU, and what happens when one of them ends.
+"""The worker processes that rank 0 starts, one for each further GPU.
 
 No worker outlives rank 0: its standard input is a pipe from there, which closes when rank 0 ends, however it ends.
 """
@@ -8,23 +8,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO
 
-import torch
-
 from zssmnet.errors import TrainingError
 from zssmnet.storage.keys import printable
-from zssmnet.training.distributed import POLL_INTERVAL_S, abort_collectives
 
 _LAST_LINES_BYTES = 2000
 _END_TIMEOUT_S = 10.0
-_EXIT_STATUS_TIMEOUT_S = 30.0
-"""From a broken connection until the process that has ended is found; on a busy machine it takes seconds to end."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,13 @@ def started_worker(rank: int, module: str, *arguments: str) -> Iterator[Worker]:
 
 def end_with_rank_0() -> None:
     """In a worker: end this process when rank 0 ends."""
-    threading.Thread(target=_end_with_standard_input, daemon=True).start()
+
+    def end_with_standard_input() -> None:
+        while os.read(sys.stdin.fileno(), 1024):  # not sys.stdin.read(), whose lock would abort an orderly end
+            pass
+        os._exit(1)
+
+    threading.Thread(target=end_with_standard_input, daemon=True).start()
 
 
 def check_workers(workers: Sequence[Worker]) -> None:
@@ -83,35 +83,3 @@ def check_workers(workers: Sequence[Worker]) -> None:
                 f"worker rank {worker.rank} of {len(workers) + 1} exited with status {status}{name}: "
                 f"{printable(worker.last_line())}; run it again to continue from the last checkpoint"
             )
-
-
-@contextmanager
-def failures_reported(workers: Sequence[Worker]) -> Iterator[None]:
-    """Raise an error that names the exited worker where a connection broke."""
-    done = threading.Event()
-    threading.Thread(target=_abort_when_one_ends, args=(workers, done), daemon=True, name="workers").start()
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # what Gloo and NCCL raise
-        deadline = time.monotonic() + _EXIT_STATUS_TIMEOUT_S
-        while time.monotonic() < deadline:
-            check_workers(workers)
-            time.sleep(POLL_INTERVAL_S)
-        raise
-    finally:
-        done.set()
-
-
-def _abort_when_one_ends(workers: Sequence[Worker], done: threading.Event) -> None:
-    while not done.wait(POLL_INTERVAL_S):
-        if any(worker.process.poll() is not None for worker in workers):
-            abort_collectives()
-            return
-
-
-def _end_with_standard_input() -> None:
-    while os.read(sys.stdin.fileno(), 1024):  # not sys.stdin.read(), whose lock would abort an orderly end
-        pass
-    os._exit(1)

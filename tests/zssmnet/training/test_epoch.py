@@ -138,7 +138,7 @@ class TestStep:
         assert len(cubes.taken) <= 2 + BATCHES_AHEAD
 
 
-@dataclass(frozen=True)
+@dataclass
 class _OneAfterTheOther(Group):
     """Processes that compute in turn: the last one gets the sums of all."""
 

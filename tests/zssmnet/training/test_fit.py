@@ -405,7 +405,7 @@ class TestCollapse:
     def test_young_networks_are_left_alone(self, rate: float, tmp_path: Path) -> None:
         progress = run(tmp_path, small_config(epochs=3, learning_rate=rate)).progress
         assert progress.epoch == 3
-        assert all(training_warnings(progress.history[:done], 2) == [] for done in (1, 2, 3))
+        assert all(training_warnings(progress.history[:done], 2) == {} for done in (1, 2, 3))
 
 
 class TestMemory:
@@ -418,16 +418,27 @@ class TestMemory:
 class TestDevice:
     @pytest.mark.parametrize(
         ("name", "has_gpu", "device"),
-        [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
+        [
+            ("auto", False, "cpu"),
+            ("auto", True, "cuda"),
+            ("cpu", True, "cpu"),
+            ("cuda", True, "cuda"),
+            ("mps", False, "mps"),
+        ],
     )
     def test_choice(self, name: str, has_gpu: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
         assert choose_device(name) == torch.device(device)
 
-    def test_no_gpu_where_one_is_asked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(("name", "called"), [("cuda", "CUDA device"), ("mps", r"Apple GPU \(mps\)")])
+    def test_no_gpu_where_one_is_asked_for(
+        self, name: str, called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(InputError, match=r"^no CUDA device can be used here; choose --device auto or --dev"):
-            run(tmp_path, small_config(device="cuda"))
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        with pytest.raises(InputError, match=rf"^no {called} can be used here; choose --device auto or --device cpu$"):
+            run(tmp_path, small_config(device=name))
         assert not list(tmp_path.iterdir())
 
 

@@ -28,6 +28,7 @@ from zssmnet.training.precision import (
     choose_device,
     choose_precision,
     gpu_settings,
+    is_captured,
 )
 from zssmnet.training.step import Step
 from zssmnet.training.trainer import Trainer, initial_state
@@ -194,15 +195,17 @@ class TestCompilation:
             ("auto", "cpu", COMPILED_FROM, "off"),
             ("default", "cpu", 1, "default"),
             ("off", "cuda", COMPILED_FROM, "off"),
-            ("cudagraphs", "cuda", 1, "cudagraphs"),
-            ("cudagraphs", "cpu", 1, "off"),
+            ("cudagraphs", "cuda", COMPILED_FROM, "off"),
         ],
     )
     def test_is_chosen_where_it_pays(
         self, asked: str, device: str, steps: int, mode: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(precision, "_can_compile", lambda device: True)
-        assert choose_compile(small_config(compile=asked).training, torch.device(device), steps) == mode
+        recipe = small_config(compile=asked).training
+        assert choose_compile(recipe, torch.device(device), steps) == mode
+        assert is_captured(recipe, torch.device(device)) == (asked == "cudagraphs")
+        assert not is_captured(recipe, CPU)
 
     def test_is_left_out_with_a_warning_where_it_does_not_work(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

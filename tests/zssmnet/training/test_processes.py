@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,9 +24,12 @@ from zssmnet.config import PretrainConfig
 from zssmnet.errors import ConfigError, InputError, LockedError, TrainingError
 from zssmnet.registry import runs
 from zssmnet.registry.runs import run_training, train_and_publish
-from zssmnet.storage import LocalStorage
+from zssmnet.storage import LocalStorage, Storage, open_storage
 from zssmnet.training import distributed, processes
 from zssmnet.training.checkpoint import BEST, LAST, Progress, TrainingState
+from zssmnet.training.dataset import open_training_data
+from zssmnet.training.distributed import Group
+from zssmnet.training.workers import Worker
 
 COUNTS = (1, 2, 0, 1, 1, 3)
 """Five training cubes, three for validation: a batch of five has unequal shares, and so has validation's last one."""
@@ -38,7 +42,7 @@ def cubes(tmp_path: Path) -> LocalStorage:
     return write_cubes(tmp_path / "cubes", COUNTS)
 
 
-def run(cubes: LocalStorage, folder: Path, config: PretrainConfig, **others: Any) -> Progress:
+def run(cubes: Storage, folder: Path, config: PretrainConfig, **others: Any) -> Progress:
     nothing: Any = lambda *_: None  # noqa: E731
     return run_training(
         cubes, LocalStorage(folder), config, others.get("on_epoch", nothing), others.get("on_step", nothing)
@@ -121,6 +125,18 @@ class TestTwoProcesses:
         assert is_new
         assert train_and_publish(cubes, weights, small_config(epochs=1)) == (made, False)
 
+    def test_read_the_cubes_of_a_bucket_from_the_copies_of_rank_0(
+        self, cubes: LocalStorage, s3_root: str, tmp_path: Path
+    ) -> None:
+        bucket = open_storage(s3_root)
+        for entry in cubes.list():
+            bucket.publish_bytes(entry.key, cubes.read(entry.key))
+        open_training_data(bucket, 5)
+        before = {path: path.stat().st_ino for path in (tmp_path / "cache" / "files").glob("*/*")}
+        assert len(before) == 6
+        run(bucket, tmp_path / "a", small_config(epochs=1, batch_size=5, processes=2))
+        assert {path: path.stat().st_ino for path in (tmp_path / "cache" / "files").glob("*/*")} == before
+
 
 class TestTheEnd:
     @pytest.mark.parametrize(
@@ -199,6 +215,19 @@ class TestNumberOfProcesses:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         with pytest.raises(InputError, match=r"^2 processes need as many GPUs, but there are 1; choose --processes 1"):
             processes._size(small_config(processes=2).training, torch.device("cuda"))
+
+    @pytest.mark.parametrize("launched", [0, 2])
+    def test_more_than_one_with_an_apple_gpu(self, launched: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Asked for, or started by torchrun."""
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        store: Any = None
+        monkeypatch.setattr(processes, "_torchrun", lambda: (store, Group(0, launched)) if launched else None)
+        job = processes.Job(cubes="", config=small_config(device="mps", processes=0 if launched else 2))
+        with (
+            pytest.raises(InputError, match=r"^device = 'mps' trains in one process, not in 2; choose --processes 1"),
+            processes.process_group(job),
+        ):
+            pass
 
     @pytest.mark.parametrize(("gpus", "batch_size", "size"), [(1, 24, 1), (4, 24, 4), (8, 6, 6)])
     def test_by_itself_one_a_gpu(self, gpus: int, batch_size: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,17 +346,21 @@ class TestRendezvous:
         """PyTorch counts the attempts of a process, and a worker that is started anew has had none."""
         store = dist.FileStore(str(tmp_path / "store"), 2)
         store.add("arrived", 1)
-        checks = iter([True, True, True])
+        statuses = iter([None, None, None])
 
-        def check() -> None:
-            if not next(checks, False):
-                raise TrainingError("a worker has ended")
+        class Ended:
+            """A process that is found to have ended at the fourth look."""
 
-        with (
-            pytest.raises(TrainingError, match="a worker has ended"),
-            distributed.connected(distributed.Group(0, 2, check=check), store),
-        ):
-            pass
+            def poll(self) -> int | None:
+                return next(statuses, 1)
+
+        with tempfile.TemporaryFile() as log:
+            worker: Any = Worker(1, Ended(), log)  # type: ignore[arg-type]
+            with (
+                pytest.raises(TrainingError, match="worker rank 1 of 2 exited with status 1: it wrote nothing"),
+                distributed.connected(distributed.Group(0, 2, workers=[worker]), store),
+            ):
+                pass
         assert run(cubes, tmp_path / "a", small_config(epochs=1, processes=2)).epoch == 1
 
     def test_pytorch_has_what_ends_a_lost_collective(self) -> None:

@@ -19,17 +19,17 @@ from zssmnet.training.dataset import CubeSet
 from zssmnet.training.epoch import train_epoch, training_step, validate
 from zssmnet.training.loss import restoring_network
 from zssmnet.training.optimizer import make_optimizer
-from zssmnet.training.step import Captured, CapturedStep, Step
+from zssmnet.training.step import Captured, Step
 from zssmnet.training.trainer import initial_state
 
 CUBES = StreamedCubes(CubeSet([cubes_of(7)]), CPU)
 
 
-def trained(kind: type[Step], corruption: CorruptionConfig) -> tuple[Any, list[float], list[Tensor]]:
+def trained(captured: bool, corruption: CorruptionConfig) -> tuple[Any, list[float], list[Tensor]]:
     """Weights, losses and figures, and gradients after an epoch of three steps, and its validation."""
     config = small_config()
     state = initial_state(config, CPU)
-    step = kind(state.model, corruption)
+    step = Step(state.model, corruption, captured=captured)
     loss = train_epoch(step, state.optimizer, CUBES, 2, state.generator, lambda *_: None)
     found = validate(step, CUBES, 2, 1, fill=True)
     figures = [loss, found.loss, found.explained, *found.explained_by_channel, *found.spread]
@@ -53,7 +53,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 @pytest.mark.parametrize("recipe", ["reference", "per-channel", "masked"])
 def test_a_replayed_step_is_a_computed_one_to_the_last_bit(recipe: Any, recorded: list[str]) -> None:
     corruption = small_config().corruption.model_copy(update={"recipe": recipe})
-    (weights, figures, gradients), (same, alike, equal) = (trained(kind, corruption) for kind in (CapturedStep, Step))
+    (weights, figures, gradients), (same, alike, equal) = (trained(one, corruption) for one in (True, False))
     assert recorded == ["graph", "graph"]  # training and validation
     assert bits(weights) == bits(same)
     assert figures == alike
@@ -69,7 +69,7 @@ def test_a_batch_that_has_no_room_in_the_graph_runs_as_it_comes(
         "channels_to_shuffle",
         lambda keys, config: channels_to_shuffle(keys, config) if next(drawn) else None,
     )
-    (weights, figures, _), (same, alike, _) = (trained(k, small_config().corruption) for k in (CapturedStep, Step))
+    (weights, figures, _), (same, alike, _) = (trained(one, small_config().corruption) for one in (True, False))
     assert recorded == ["graph", "graph"]
     assert bits(weights) == bits(same)
     assert figures == alike
@@ -87,7 +87,7 @@ def test_what_cannot_be_recorded_runs_as_it_comes_with_one_warning(
 def test_gradients_stay_where_they_are() -> None:
     config = small_config()
     state = initial_state(config, CPU)
-    step, places = CapturedStep(state.model, config.corruption), []
+    step, places = Step(state.model, config.corruption, captured=True), []
     for _ in range(2):
         train_epoch(step, state.optimizer, CUBES, 2, state.generator, lambda *_: None)
         places.append([one.grad.data_ptr() for one in state.model.parameters() if one.grad is not None])
@@ -106,8 +106,8 @@ class InDoublePrecision(nn.Module):
         return answer
 
 
-@pytest.mark.parametrize("kind", [Step, CapturedStep])
-def test_accumulated_gradients_give_the_weights_of_the_whole_batch(kind: type[Step]) -> None:
+@pytest.mark.parametrize("captured", [False, True])
+def test_accumulated_gradients_give_the_weights_of_the_whole_batch(captured: bool) -> None:
     """Three parts of five cubes: two, two and one."""
     config, found = small_config(), []
     keys, cubes = sample_keys(5, torch.Generator().manual_seed(0)), swap_x_and_z(torch.from_numpy(cubes_of(5)))
@@ -115,7 +115,9 @@ def test_accumulated_gradients_give_the_weights_of_the_whole_batch(kind: type[St
         state = initial_state(config, CPU)
         network = InDoublePrecision(state.model)
         optimizer = make_optimizer(network, CPU, config.training)
-        loss, _ = training_step(kind(network, config.corruption), optimizer, cubes, keys, passes=passes)
+        loss, _ = training_step(
+            Step(network, config.corruption, captured=captured), optimizer, cubes, keys, passes=passes
+        )
         found.append([loss, *(weight.detach() for weight in network.parameters())])
     assert found[0][0].dtype == torch.float64
     for whole, parts in zip(*found, strict=True):
@@ -146,7 +148,7 @@ def test_all_steps_launch_the_same_kernels_and_copy_nothing_from_the_host(steps:
     config, generator = small_config(), torch.Generator().manual_seed(0)
     network = restoring_network(config.network).to("meta")
     network.fuse()
-    step = CapturedStep(network, config.corruption)
+    step = Step(network, config.corruption, captured=True)
     cubes = swap_x_and_z(torch.empty(8, 4, 16, 16, 4, device="meta"))
     seen, counts = [], set()
     while len(seen) < steps + 1:
