@@ -1,4 +1,4 @@
-"""What the headers of DICOM files give of each slice: position, acquisition, b-value, and whether it is T2W, ADC or DWI.
+"""What the headers of DICOM files give of each slice: position, acquisition, b-value; T2W, ADC, DWI or none of them.
 
 pydicom reads the files. A multi-frame (enhanced) file gives a slice a frame; of these, functional groups of the frame
 come before shared ones and these before the file's own fields.

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, NoReturn
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -125,18 +125,16 @@ def _scaling(slope: float, intercept: float) -> tuple[float, float]:
 def _check_place(header: np.void, axes: int) -> None:
     """Spacing and place are numbers, and agree with each other."""
     spacing = header["pixdim"][1 : axes + 1]
-    _check_finite("spacing (pixdim)", header["pixdim"][: axes + 1])
-    if not spacing.all():
-        _refuse("spacing (pixdim)", spacing)
+    _check("spacing (pixdim)", header["pixdim"][: axes + 1])
+    _check("spacing (pixdim)", spacing, spacing.all())
     if header["qform_code"] > 0:
         quaternion = header["quatern"]
-        _check_finite("direction (quatern)", quaternion)
-        _check_finite("origin (qoffset)", header["qoffset"])
-        if not np.square(quaternion, dtype=np.float64).sum() <= 1.001:
-            _refuse("direction (quatern)", quaternion)
+        _check("direction (quatern)", quaternion)
+        _check("origin (qoffset)", header["qoffset"])
+        _check("direction (quatern)", quaternion, np.square(quaternion, dtype=np.float64).sum() <= 1.001)
     if header["sform_code"] > 0:
         rows = header["srow"]
-        _check_finite("direction and origin (srow)", rows.ravel())
+        _check("direction and origin (srow)", rows.ravel())
         steps = rows[:, :axes].astype(np.float64)
         lengths = np.linalg.norm(steps, axis=0)
         overlaps = steps.T @ steps - np.diag(lengths**2)
@@ -144,13 +142,9 @@ def _check_place(header: np.void, axes: int) -> None:
             raise HeaderError(f"its header gives the spacing {_listed(spacing)} as pixdim, {_listed(lengths)} as sform")
 
 
-def _check_finite(name: str, values: Sequence[float] | npt.NDArray[Any]) -> None:
-    if not np.isfinite(values).all():
-        _refuse(name, values)
-
-
-def _refuse(name: str, values: Sequence[float] | npt.NDArray[Any]) -> NoReturn:
-    raise HeaderError(f"its header cannot be true: {name} is {_listed(values)}")
+def _check(name: str, values: Sequence[float] | npt.NDArray[Any], is_right: bool | np.bool_ = True) -> None:
+    if not (is_right and np.isfinite(values).all()):
+        raise HeaderError(f"its header cannot be true: {name} is {_listed(values)}")
 
 
 def _listed(values: Sequence[float] | npt.NDArray[Any]) -> str:
@@ -166,8 +160,7 @@ def _meta_image(stream: BinaryIO) -> Header:
         raise HeaderError(f"its header has {fields.get('NDims', 'no number of')} dimensions")
     axes = int(dimensions[0])
     sizes = _numbers(fields, "DimSize", axes)
-    if not all(size.is_integer() for size in sizes):
-        _refuse("DimSize", sizes)
+    _check("DimSize", sizes, all(size.is_integer() for size in sizes))
     for name, count in _PLACES.items():
         _numbers(fields, name, axes**count)
     for name, allowed in _ALLOWED.items():

@@ -17,6 +17,7 @@ TINY_SHARE = 0.01
 """Parts with fewer voxels, compared with the largest one, are tiny."""
 
 StrayParts = Literal["ignore", "keep", "refuse"]
+Window = tuple[slice, ...]
 
 
 def with_whole_labels(mask: sitk.Image) -> sitk.Image:
@@ -47,7 +48,7 @@ def without_stray_parts(mask: sitk.Image, stray: StrayParts) -> tuple[sitk.Image
         ImageError: there are, and ``stray`` is ``refuse``.
     """
     foreground = array_of(mask) != 0
-    window = _window(foreground)  # parts, their sizes and the distances between them are the same within it
+    window = foreground_window(foreground)  # parts, their sizes and the distances between them are the same within it
     parts = sitk.ConnectedComponent(sitk.GetImageFromArray(foreground[window].astype(np.uint8)), True)
     statistics = sitk.LabelShapeStatisticsImageFilter()
     statistics.Execute(parts)
@@ -78,7 +79,7 @@ def _distance_mm(box: npt.NDArray[Any], other: npt.NDArray[Any], spacing: tuple[
 def zone_warning(mask: sitk.Image) -> str | None:
     """What is odd about the zones: one of them missing, or both swapped."""
     array = array_of(mask)
-    window = _window(array != 0)
+    window = foreground_window(array)
     zones = {label: array[window] == label for label in (1, 2)}
     present = [label for label, zone in zones.items() if zone.any()]
     if len(present) == 1:
@@ -89,18 +90,21 @@ def zone_warning(mask: sitk.Image) -> str | None:
     return None
 
 
-def _posterior_mm(mask: sitk.Image, zone_ZYX: npt.NDArray[np.bool_], window: tuple[slice, ...]) -> float:
+def _posterior_mm(mask: sitk.Image, zone_ZYX: npt.NDArray[np.bool_], window: Window) -> float:
     """Mean position of a zone, cut out of the mask, along the patient's anterior-posterior axis (posterior is
     positive).
     """
-    centre = []
-    for axis in (2, 1, 0):
-        counts = zone_ZYX.sum(axis=tuple(other for other in range(3) if other != axis))
-        centre.append(window[axis].start + float(counts @ np.arange(len(counts)) / counts.sum()))
+    centre = [window[axis].start + middle(zone_ZYX, axis) for axis in (2, 1, 0)]
     return float(mask.TransformContinuousIndexToPhysicalPoint(centre)[1])
 
 
-def _window(foreground_ZYX: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box with all of the foreground, of which there is some."""
-    hits = [np.flatnonzero(foreground_ZYX.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+def middle(zone_ZYX: npt.NDArray[np.bool_], axis: int) -> float:
+    """Mean index of a zone's voxels along an axis."""
+    counts = zone_ZYX.sum(axis=tuple(other for other in range(3) if other != axis))
+    return float(counts @ np.arange(len(counts)) / counts.sum())
+
+
+def foreground_window(mask_ZYX: npt.NDArray[Any]) -> Window:
+    """The smallest box with all voxels that are not 0, of which there are some."""
+    hits = [np.flatnonzero(mask_ZYX.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
