@@ -84,7 +84,7 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
     override = override or Override()
     faults: list[str] = [f"excluded manually: {override.leave_out}"] if override.leave_out else []
     chosen: dict[Role, Stack] = {}
-    reasons: dict[Role, str] = {}
+    taken: dict[int, tuple[Role, str]] = {}
     by: dict[Role, str] = {
         "T2W": "without fat saturation, 2-D, finest, latest",
         "DWI": f"b-value nearest to {config.high_b:g}, finest, latest",
@@ -106,7 +106,7 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
         faults += _alike(usable[0], usable[1:], rank)
         chosen[role] = usable[0]
         first_of = "the only one" if len(candidates) == 1 else f"first of {len(candidates)} by: complete, {order}"
-        reasons[role] = "chosen manually" if by_hand else first_of
+        taken[id(usable[0].slices)] = role, "chosen manually" if by_hand else first_of
     dwi, computed_b = chosen.get("DWI"), None
     sources: tuple[Stack, ...] = (dwi,) if dwi else ()
     has_chosen_b = override.b is not None or (override.dwi is not None and override.dwi.b is not None)
@@ -114,13 +114,14 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
         if config.compute_high_b:
             computed_b = config.high_b
             sources = _sources(study, dwi, computed_b, rank, faults)
-            reasons["DWI"] = f"b {computed_b:g} is computed from b {', '.join(f'{one.b:g}' for one in sources)}"
+            reason = f"b {computed_b:g} is computed from b {', '.join(f'{one.b:g}' for one in sources)}"
+            taken |= {id(one.slices): ("DWI", reason) for one in sources}
         else:
             faults.append(
                 f"its highest b-value is {dwi.b:g} s/mm2, wanted are {config.lowest_b:g} or more; "
                 "--compute_high_b computes it from lower ones, --lowest_b takes lower ones as they are"
             )
-    rows = tuple(_rows(study, chosen, sources, reasons))
+    rows = tuple(_rows(study, chosen, taken))
     note = f"{study.note}: " if faults and study.note else ""
     return Choice(chosen.get("T2W"), chosen.get("ADC"), sources, computed_b, rows, note + "; ".join(faults))
 
@@ -207,14 +208,10 @@ def _sources(study: Study, dwi: Stack, b: float, rank: Rank, faults: list[str]) 
     return tuple(sources.values())
 
 
-def _rows(
-    study: Study, chosen: dict[Role, Stack], sources: tuple[Stack, ...], reasons: dict[Role, str]
-) -> Iterator[ChoiceRow]:
-    used: dict[int, Role] = {id(stack.slices): role for role, stack in chosen.items()}
-    used |= {id(stack.slices): "DWI" for stack in sources}
+def _rows(study: Study, chosen: dict[Role, Stack], taken: dict[int, tuple[Role, str]]) -> Iterator[ChoiceRow]:
     for stack in study.stacks:
-        if role := used.get(id(stack.slices)):
-            yield stack, role, reasons[role]
+        if id(stack.slices) in taken:
+            yield stack, *taken[id(stack.slices)]
         elif stack.role is None or stack.fault:
             yield stack, "", stack.fault if stack.role else stack.reason
         else:

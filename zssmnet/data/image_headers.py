@@ -41,25 +41,15 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What ITK needs to read a header, and where the voxels are. The stream is left at the first voxel.
+    """What ITK needs to read a header, and where the voxels are. The stream is left at the first voxel."""
 
-    Attributes:
-        reader: ITK's name of what reads the format.
-        content: a file that holds the header alone.
-        suffix: of such a file.
-        dtype: of the voxels of a NIfTI file; those of a MetaImage follow from the header as ITK reads it.
-        is_big_endian: whether numbers are stored with the highest byte first.
-        is_deflated: whether the rest of the stream is one zlib stream.
-        slope, intercept: voxels are values times slope plus intercept.
-    """
-
-    reader: str
-    content: bytes
-    suffix: str
-    dtype: np.dtype[Any] | None = None
+    reader: str  # ITK's name of what reads the format
+    content: bytes  # a file that holds the header alone
+    suffix: str  # of such a file
+    dtype: np.dtype[Any] | None = None  # of a NIfTI file; a MetaImage's follows from the header as ITK reads it
     is_big_endian: bool = False
-    is_deflated: bool = False
-    slope: float = 1.0
+    is_deflated: bool = False  # whether the rest of the stream is one zlib stream
+    slope: float = 1.0  # voxels are values times slope plus intercept
     intercept: float = 0.0
 
 

@@ -49,16 +49,11 @@ Planes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class MaskCheck:
-    """What was found in a mask.
+    """What was found in a mask."""
 
-    Attributes:
-        peripheral_ml, rest_ml: volumes of the labels 1 and 2.
-        findings: what is implausible, with the values; empty for a plausible mask.
-    """
-
-    peripheral_ml: float
-    rest_ml: float
-    findings: tuple[str, ...]
+    peripheral_ml: float  # volume of label 1
+    rest_ml: float  # of label 2
+    findings: tuple[str, ...]  # what is implausible, with the values; empty for a plausible mask
 
 
 def check_mask(mask: sitk.Image, t2w: sitk.Image | None = None) -> MaskCheck:
