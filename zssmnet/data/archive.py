@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from zssmnet.config import PICAI_PATIENT as PICAI_PATIENT
@@ -86,8 +86,7 @@ def take_inventory(
     for case_id, channels in sorted(found.items()):
         try:
             _check_id(case_id, channels[min(channels)][0], found)
-            case = _paired(case_id, archive_format, channels, needed)
-            cases.append(_with_mask(case, mask_keys, masks) if masks else case)
+            cases.append(_paired(case_id, archive_format, channels, needed, masks, mask_keys))
         except CaseError as fault:
             if not case_id.startswith("."):  # a hidden file is a case only if all of the case is there
                 faults.append(fault)
@@ -244,22 +243,27 @@ def _check_key(case_id: str, key: str) -> None:
         raise CaseError(printable(case_id), printable(key), str(error)) from error
 
 
-def _paired(case_id: str, archive_format: ArchiveFormat, channels: dict[int, list[str]], needed: int) -> Case:
-    suffixes = IMAGE_SUFFIXES[archive_format]
+def _paired(
+    case_id: str,
+    archive_format: ArchiveFormat,
+    channels: dict[int, list[str]],
+    needed: int,
+    masks: Storage | None,
+    mask_keys: dict[str, list[str]],
+) -> Case:
     for channel, name in enumerate(CHANNELS[:needed]):
         if channel not in channels:
-            raise CaseError(case_id, f"{case_id}{suffixes[channel]}", f"missing: the case has no {name} image")
+            file = f"{case_id}{IMAGE_SUFFIXES[archive_format][channel]}"
+            raise CaseError(case_id, file, f"missing: the case has no {name} image")
     t2w, adc, dwi = (_only(case_id, channels[number]) if number in channels else "" for number in range(len(CHANNELS)))
-    return Case(case_id, archive_format, (t2w, adc, dwi), "")
-
-
-def _with_mask(case: Case, mask_keys: dict[str, list[str]], masks: Storage) -> Case:
-    if case.id not in mask_keys:
-        raise CaseError(case.id, masks.where(case.id + MASK_SUFFIX), "missing: the case has no zonal mask")
-    mask = _only(case.id, mask_keys[case.id])
+    if masks is None:
+        return Case(case_id, archive_format, (t2w, adc, dwi), "")
+    if case_id not in mask_keys:
+        raise CaseError(case_id, masks.where(case_id + MASK_SUFFIX), "missing: the case has no zonal mask")
+    mask = _only(case_id, mask_keys[case_id])
     own = Path(mask).name.removesuffix(MASK_SUFFIX)
-    is_decomposed = all(Path(key).name.startswith(own) for key in case.images if key)
-    return replace(case, mask=mask, id=own if is_decomposed else case.id)  # so the files are called
+    is_decomposed = all(Path(key).name.startswith(own) for key in (t2w, adc, dwi) if key)  # so the files are called
+    return Case(own if is_decomposed else case_id, archive_format, (t2w, adc, dwi), mask)
 
 
 def _only(case_id: str, keys: list[str]) -> str:

@@ -73,7 +73,7 @@ class Slice:
         self.temporal_position = fields.whole("TemporalPositionIndex", "TemporalPositionIdentifier")
         self.kind = fields.texts("FrameType") or fields.texts("ImageType")
         self.description = fields.text("SeriesDescription")
-        self.traits = frozenset(_traits(fields, marks))
+        self.traits = _traits(fields, marks)
         self.echo_ms = fields.number("EffectiveEchoTime", "EchoTime")
         self.b = b_value(marks, (fields.text("SequenceName", "PulseSequenceName"), self.description))  # s/mm2
         self.diffusion = diffusion_kind(marks, self.kind)
@@ -141,8 +141,8 @@ def _geometry(fields: _Fields) -> tuple[dict[str, tuple[float, ...]], str]:
     return geometry, "".join(faults[:1])
 
 
-def _traits(fields: _Fields, marks: Marks) -> Iterator[str]:
-    yield from fields.texts("ScanningSequence")
+def _traits(fields: _Fields, marks: Marks) -> frozenset[str]:
+    """ScanningSequence, or what stands for it; 3D, FS (fat saturation), BURNT IN."""
     pulse = fields.first("EchoPulseSequence")
     has_epi_factor = any(numbers(one) > [1] for one in marks["EPI factor"])
     signs = {
@@ -153,7 +153,7 @@ def _traits(fields: _Fields, marks: Marks) -> Iterator[str]:
         "FS": "FS" in fields.texts("ScanOptions"),
         "BURNT IN": fields.first("BurnedInAnnotation") == "YES",
     }
-    yield from (name for name, is_so in signs.items() if is_so)
+    return frozenset(fields.texts("ScanningSequence")) | {name for name, is_so in signs.items() if is_so}
 
 
 def read_slices(file: Path) -> list[Slice] | str:

@@ -215,12 +215,8 @@ def _without_copies(there: list[Slice]) -> list[Slice]:
     made = attrgetter("acquisition", "temporal_position", "acquired", "kind", "scaling")
     kept: list[Slice] = []
     for group in _grouped(there, made):
-        kept += group if len(group) == 1 else {_pixels(one): one for one in group}.values()
+        kept += group if len(group) == 1 else {(_digest(one.file), one.frame): one for one in group}.values()
     return kept
-
-
-def _pixels(one: Slice) -> tuple[bytes, int | None]:
-    return _digest(one.file), one.frame
 
 
 @lru_cache(maxsize=1024)
@@ -231,7 +227,7 @@ def _digest(file: Path) -> bytes:
 
 def same_pixels(one: Stack, other: Stack) -> bool:
     """Whether two stacks are copies of each other."""
-    ours, theirs = ([(_pixels(part), part.scaling) for part in stack.slices] for stack in (one, other))
+    ours, theirs = ([(_digest(part.file), part.frame, part.scaling) for part in stack.slices] for stack in (one, other))
     return ours == theirs
 
 

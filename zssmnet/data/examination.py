@@ -88,18 +88,15 @@ def read_images(
     """The first ``count`` images of a case on T2W's grid, ADC and DWI as measured, and warnings: `read_examination`."""
     files = [images.where(key) for key in case.images[:count]]
     volumes, warnings, measured = list[sitk.Image](), list[str](), None
-    for key in case.images[:count]:
-        with file_errors(case.id, images, key):
-            volumes.append(read_image(images.local(key)))
-    for number, (file, name) in enumerate(zip(files, CHANNELS, strict=False)):
-        check_values(case.id, file, volumes[number], f"the {name} image")
-        if outlier := find_outlier(array_of(volumes[number])):
-            if outlier.is_damage:
-                reason = f"is damaged: it has {outlier}; such a value stands for NaN or infinity"
-                raise CaseError(case.id, file, reason)
-            warnings.append(f"{name} has {outlier}: is the file damaged?")
-        with case_errors(case.id, file):
-            volumes[number] = in_axial_order(volumes[number])
+    for key, file, name in zip(case.images, files, CHANNELS, strict=False):
+        with file_errors(case.id, images, key), case_errors(case.id, file):
+            volume = read_image(images.local(key))
+            check_values(case.id, file, volume, f"the {name} image")
+            if outlier := find_outlier(array_of(volume)):
+                if outlier.is_damage:
+                    raise ImageError(f"is damaged: it has {outlier}; such a value stands for NaN or infinity")
+                warnings.append(f"{name} has {outlier}: is the file damaged?")
+            volumes.append(in_axial_order(volume))
     t2w, *others = volumes
     if (tilt := tilt_degrees(t2w)) > STRONGLY_OBLIQUE_DEGREES:
         warnings.append(f"axes are tilted by {tilt:.0f} degrees against the patient's: is this an axial examination?")
@@ -117,13 +114,10 @@ def read_images(
 def read_mask(case: Case, masks: Storage, t2w: sitk.Image) -> sitk.Image:
     """A case's zonal mask with whole labels, on T2W's grid exactly; CaseError as of `read_examination`."""
     file = masks.where(case.mask)
-    with file_errors(case.id, masks, case.mask):
-        mask = read_image(masks.local(case.mask))
-    with case_errors(case.id, file):
-        mask = in_axial_order(mask)
-    check_grid(case.id, file, mask, t2w)
-    mask.CopyInformation(t2w)
-    with case_errors(case.id, file):
+    with file_errors(case.id, masks, case.mask), case_errors(case.id, file):
+        mask = in_axial_order(read_image(masks.local(case.mask)))
+        check_grid(case.id, file, mask, t2w)
+        mask.CopyInformation(t2w)
         return with_whole_labels(mask)
 
 

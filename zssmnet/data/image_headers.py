@@ -83,7 +83,10 @@ def _nifti(stream: BinaryIO, content: bytes, order: Literal["<", ">"]) -> Header
         raise HeaderError(f"its header has {dimensions} dimensions")
     if (sizes := header["dim"][1 : dimensions + 1]).min() < 1:
         raise HeaderError(f"its header asks for ({', '.join(map(str, sizes))}) voxels")
-    dtype = _dtype(int(header["datatype"]), int(header["bitpix"]))
+    code, bits = int(header["datatype"]), int(header["bitpix"])
+    dtype = np.dtype(_TYPES.get(code, "V0"))
+    if not dtype.itemsize or dtype.itemsize * 8 != bits:
+        raise HeaderError(f"its header has datatype {code} and bitpix {bits}, which is no type of numbers")
     slope, intercept = _scaling(float(header["scl_slope"]), float(header["scl_inter"]))
     _check_place(header, min(dimensions, 3))
     offset = float(header["vox_offset"])
@@ -93,13 +96,6 @@ def _nifti(stream: BinaryIO, content: bytes, order: Literal["<", ">"]) -> Header
     alone = bytearray(content + bytes(_EXTENSIONS))
     struct.pack_into(f"{order}f", alone, _FIELDS["vox_offset"][0], NIFTI_HEADER_BYTES)
     return Header("NiftiImageIO", bytes(alone), ".nii", dtype, order == ">", slope=slope, intercept=intercept)
-
-
-def _dtype(code: int, bits: int) -> np.dtype[Any]:
-    dtype = np.dtype(_TYPES.get(code, "V0"))
-    if not dtype.itemsize or dtype.itemsize * 8 != bits:
-        raise HeaderError(f"its header has datatype {code} and bitpix {bits}, which is no type of numbers")
-    return dtype
 
 
 def _scaling(slope: float, intercept: float) -> tuple[float, float]:

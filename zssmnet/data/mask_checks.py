@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from zssmnet.data.coverage import covered
 from zssmnet.data.image_io import array_of
 from zssmnet.data.orientation import in_axial_order
-from zssmnet.data.zonal_mask import foreground_window, middle, with_whole_labels, without_stray_parts, zone_warning
+from zssmnet.data.zonal_mask import foreground_window, with_whole_labels, without_stray_parts, zone_warning
 from zssmnet.errors import ImageError
 
 GLAND_ML, PERIPHERAL_ML, REST_ML = (12.0, 300.0), (5.0, 60.0), (5.0, 240.0)
@@ -141,9 +141,11 @@ def _measures(zones: Planes, spacing: tuple[float, float, float]) -> Iterator[fl
     yield float((areas == 0).sum())
     yield max(np.abs(np.diff(areas))[1:-1], default=0.0) / areas.max()
     yield _shift(gland, areas, spacing)
-    plane = _beside_each_other(gland)
-    yield _voxels(sitk.BinaryFillhole(plane)) / count - 1
-    yield 1 - _voxels(sitk.BinaryMorphologicalOpening(plane, (1, 1), sitk.sitkBox)) / count
+    padded = np.pad(gland, ((0, 0), (1, 1), (1, 1))).astype(np.uint8)
+    plane = sitk.GetImageFromArray(padded.reshape(-1, padded.shape[2]))  # all slices beside each other
+    opened = sitk.BinaryMorphologicalOpening(plane, (1, 1), sitk.sitkBox)
+    yield int(sitk.GetArrayFromImage(sitk.BinaryFillhole(plane)).sum()) / count - 1
+    yield 1 - int(sitk.GetArrayFromImage(opened).sum()) / count
     height, depth, width = (size * step for size, step in zip(zones.shape, spacing, strict=True))
     yield height / width
     yield width / depth
@@ -155,7 +157,7 @@ def _measures(zones: Planes, spacing: tuple[float, float, float]) -> Iterator[fl
     half = zones.shape[2] // 2
     sides = peripheral[:, :, :half].sum(), peripheral[:, :, zones.shape[2] - half :].sum()
     yield min(sides) / max(*sides, 1)
-    above, behind = (middle(peripheral, axis) - middle(rest, axis) for axis in (0, 1))
+    above, behind = (_middle(peripheral, axis) - _middle(rest, axis) for axis in (0, 1))
     yield abs(behind) * spacing[1]  # swapped zones are reported otherwise
     yield above * spacing[0]
     third = max(1, len(zones) // 3)
@@ -172,11 +174,6 @@ def _shift(gland: npt.NDArray[np.bool_], areas: npt.NDArray[np.float64], spacing
     return float(max(shifts[is_large[:-2] & is_large[1:-1] & is_large[2:]], default=0.0))
 
 
-def _beside_each_other(gland: npt.NDArray[np.bool_]) -> sitk.Image:
-    """All slices in one plane, each with a border of background."""
-    padded = np.pad(gland, ((0, 0), (1, 1), (1, 1))).astype(np.uint8)
-    return sitk.GetImageFromArray(padded.reshape(-1, padded.shape[2]))
-
-
-def _voxels(image: sitk.Image) -> int:
-    return int(array_of(image).sum())
+def _middle(zone: npt.NDArray[np.bool_], axis: int) -> float:
+    counts = zone.sum(axis=tuple(other for other in range(3) if other != axis))
+    return float(counts @ np.arange(len(counts)) / counts.sum())

@@ -17,7 +17,6 @@ TINY_SHARE = 0.01
 """Parts with fewer voxels, compared with the largest one, are tiny."""
 
 StrayParts = Literal["ignore", "keep", "refuse"]
-Window = tuple[slice, ...]
 
 
 def with_whole_labels(mask: sitk.Image) -> sitk.Image:
@@ -78,33 +77,20 @@ def _distance_mm(box: npt.NDArray[Any], other: npt.NDArray[Any], spacing: tuple[
 
 def zone_warning(mask: sitk.Image) -> str | None:
     """What is odd about the zones: one of them missing, or both swapped."""
-    array = array_of(mask)
-    window = foreground_window(array)
-    zones = {label: array[window] == label for label in (1, 2)}
-    present = [label for label, zone in zones.items() if zone.any()]
-    if len(present) == 1:
-        return f"the mask has only the label {present[0]}; peripheral zone is 1, the rest of the gland 2"
-    first, second = (_posterior_mm(mask, zone, window) for zone in zones.values())
-    if first <= second:
+    z, y, x = foreground_window(array_of(mask))
+    zones = sitk.LabelShapeStatisticsImageFilter()
+    zones.ComputePerimeterOff()
+    zones.Execute(sitk.Cast(mask[x, y, z], sitk.sitkUInt8))
+    if len(zones.GetLabels()) == 1:
+        present = zones.GetLabels()[0]
+        return f"the mask has only the label {present}; peripheral zone is 1, the rest of the gland 2"
+    if zones.GetCentroid(1)[1] <= zones.GetCentroid(2)[1]:  # y is posterior
         return "label 1 does not lie behind label 2: are the zones swapped? (1 is the peripheral zone)"
     return None
 
 
-def _posterior_mm(mask: sitk.Image, zone_ZYX: npt.NDArray[np.bool_], window: Window) -> float:
-    """Mean position of a zone, cut out of the mask, along the patient's anterior-posterior axis (posterior is
-    positive).
-    """
-    centre = [window[axis].start + middle(zone_ZYX, axis) for axis in (2, 1, 0)]
-    return float(mask.TransformContinuousIndexToPhysicalPoint(centre)[1])
-
-
-def middle(zone_ZYX: npt.NDArray[np.bool_], axis: int) -> float:
-    """Mean index of a zone's voxels along an axis."""
-    counts = zone_ZYX.sum(axis=tuple(other for other in range(3) if other != axis))
-    return float(counts @ np.arange(len(counts)) / counts.sum())
-
-
-def foreground_window(mask_ZYX: npt.NDArray[Any]) -> Window:
+def foreground_window(mask_ZYX: npt.NDArray[Any]) -> tuple[slice, slice, slice]:
     """The smallest box with all voxels that are not 0, of which there are some."""
     hits = [np.flatnonzero(mask_ZYX.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
+    z, y, x = (slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
+    return z, y, x
