@@ -152,8 +152,8 @@ def _keys(storage: Storage) -> list[str]:
     with_records = {PurePosixPath(key).parent.parent for key in keys if _RECORD.search(key)}
 
     def is_prepared(folder: PurePosixPath) -> bool:
-        of_program = folder.parent in with_records or folder.parent.parts[-2:] == ("SSL", "data")
-        return of_program and _SUBSET.fullmatch(folder.name) is not None
+        is_subset = _SUBSET.fullmatch(folder.name) is not None
+        return is_subset and (folder.parent in with_records or folder.parent.parts[-2:] == ("SSL", "data"))
 
     return [key for key in keys if not (_is_foreign(key) or is_prepared(PurePosixPath(key).parent))]
 

@@ -64,6 +64,8 @@ _CANON = re.compile(r"^\s*\[?b=([\d.]+)(?:\(([^)]*)\))?")
 
 def listed(value: Any) -> list[Any]:
     """The parts of a field's value, in whatever form it has."""
+    if isinstance(value, bytes):  # its type is lost
+        value = value.decode("latin-1").strip("\0 ")
     if isinstance(value, str):
         return value.split("\\") if value else []
     return [] if value is None else list(value) if isinstance(value, Iterable) else [value]
