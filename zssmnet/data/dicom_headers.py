@@ -157,13 +157,12 @@ def _traits(fields: _Fields, marks: Marks) -> frozenset[str]:
 
 
 def read_slices(file: Path) -> list[Slice] | str:
-    """The slices of a file, also unusable ones, or why it is skipped: no DICOM file, or nobody's.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with file.open("rb") as stream:
-        start = stream.read(132)
+    """The slices of a file, also unusable ones, or why it is skipped: no DICOM file, nobody's, or unreadable."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(132)
+    except OSError:
+        return "unreadable"
     has_preamble = start[128:] == b"DICM"
     if not has_preamble and not start.startswith(_WITHOUT_PREAMBLE):
         return _PACKED.get(start[:2], "no DICOM file")

@@ -89,10 +89,7 @@ def find_studies(folder: Path, advance: Callable[[], object] = lambda: None) -> 
     passed_over: Counter[str] = Counter()
     slices: list[Slice] = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        try:
-            found = read_slices(file)
-        except OSError:
-            found = "unreadable"
+        found = read_slices(file)
         advance()
         slices += found if isinstance(found, list) else []
         passed_over.update([found] if isinstance(found, str) else {one.unusable for one in found if one.unusable})
