@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from zssmnet.config import PICAI_PATIENT as PICAI_PATIENT
@@ -47,32 +47,20 @@ _RECORD = re.compile(r"(^|/)records/[^/]+\.json$")
 
 @dataclass(frozen=True)
 class Case:
-    """One examination: where its files are.
+    """One examination: where its files are."""
 
-    Attributes:
-        id: the case's id, of any form; ``<patient>_<study>`` in PI-CAI.
-        format: the archive it comes from; images of ``picai`` and ``bids`` lie each on a grid of its own.
-        images: keys of T2W, ADC, DWI below the images' root; "" of one that is not needed and not there.
-        mask: key of the zonal mask below the masks' root; "" where none is looked for.
-    """
-
-    id: str
-    format: ArchiveFormat
-    images: tuple[str, str, str]
-    mask: str
+    id: str  # of any form; ``<patient>_<study>`` in PI-CAI
+    format: ArchiveFormat  # the archive it comes from; images of ``picai`` and ``bids`` lie each on a grid of its own
+    images: tuple[str, str, str]  # keys of T2W, ADC, DWI below the images' root; "" of one not needed and not there
+    mask: str  # key of the zonal mask below the masks' root; "" where none is looked for
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What an archive holds.
+    """What an archive holds."""
 
-    Attributes:
-        cases: whole by their file names, sorted by id.
-        faults: one for each case that lacks a file, has one twice, or an id that cannot name files.
-    """
-
-    cases: tuple[Case, ...]
-    faults: tuple[CaseError, ...]
+    cases: tuple[Case, ...]  # whole by their file names, sorted by id
+    faults: tuple[CaseError, ...]  # one for each case that lacks a file, has one twice, or an id that cannot name files
 
 
 def take_inventory(
@@ -92,22 +80,20 @@ def take_inventory(
     image_keys = _keys(images)
     archive_format = archive_format or _recognise(image_keys, images)
     found = _channels_by_case(image_keys, archive_format, images)
-    mask_keys = masks_by_case(masks) if masks else None
+    mask_keys = masks_by_case(masks) if masks else {}
     cases: list[Case] = []
     faults: list[CaseError] = []
     for case_id, channels in sorted(found.items()):
         try:
             _check_id(case_id, channels[min(channels)][0], found)
-            cases.append(_paired(case_id, archive_format, channels, needed))
-            if masks and mask_keys is not None:
-                cases.append(_with_mask(cases.pop(), mask_keys, masks))
+            cases.append(_paired(case_id, archive_format, channels, needed, masks, mask_keys))
         except CaseError as fault:
             if not case_id.startswith("."):  # a hidden file is a case only if all of the case is there
                 faults.append(fault)
     if archive_format == "bids":
         for case in cases:
             log.info("%s: %s", case.id, ", ".join(map("{} {}".format, CHANNELS, map(printable, case.images))))
-    if masks and (without := sorted(set(mask_keys or ()) - set(found))):
+    if masks and (without := sorted(set(mask_keys) - set(found))):
         log.warning("%s: %d masks without images, not used: %s", masks.uri, len(without), shortened(without))
     return Inventory(tuple(cases), tuple(faults))
 
@@ -164,20 +150,17 @@ def _keys(storage: Storage) -> list[str]:
     """Keys of an input folder without what macOS adds, what is in hidden folders, and what this program made there."""
     keys = [entry.key for entry in storage.list()]
     with_records = {PurePosixPath(key).parent.parent for key in keys if _RECORD.search(key)}
-    return [key for key in keys if not (_is_foreign(key) or _is_prepared(key, with_records))]
+
+    def is_prepared(folder: PurePosixPath) -> bool:
+        is_subset = _SUBSET.fullmatch(folder.name) is not None
+        return is_subset and (folder.parent in with_records or folder.parent.parts[-2:] == ("SSL", "data"))
+
+    return [key for key in keys if not (_is_foreign(key) or is_prepared(PurePosixPath(key).parent))]
 
 
 def _is_foreign(key: str) -> bool:
     *folders, name = key.split("/")
     return name.startswith("._") or any(folder == "__MACOSX" or folder.startswith(".") for folder in folders)
-
-
-def _is_prepared(key: str, with_records: Container[PurePosixPath]) -> bool:
-    """Whether the file is that of a prepared case: in a folder of a subset, beside records or in SSL/data."""
-    folder = PurePosixPath(key).parent
-    if not _SUBSET.fullmatch(folder.name):
-        return False
-    return folder.parent in with_records or folder.parent.parts[-2:] == ("SSL", "data")
 
 
 def _seen(storage: Storage) -> str:
@@ -187,15 +170,13 @@ def _seen(storage: Storage) -> str:
         return "it is empty, or is not there"
     endings = Counter("*" + "".join(PurePosixPath(key).suffixes[-2:])[-_LONGEST_ENDING:] for key in keys)
     counts = ", ".join(f"{count} {printable(ending)}" for ending, count in endings.most_common(4))
-    hint = ""
-    if all(_is_foreign(key) for key in keys):
-        hint = "; all of them are hidden"
-    elif any(_RECORD.search(key) for key in keys):
-        hint = "; files that an earlier run prepared are ignored"
-    elif any(key.endswith(".nii") for key in keys):
-        hint = "; compress *.nii with gzip"
-    elif any(key.lower().endswith((".dcm", ".ima")) for key in keys):
-        hint = "; DICOM files have to be converted first"
+    hints = {
+        "; all of them are hidden": all(map(_is_foreign, keys)),
+        "; files that an earlier run prepared are ignored": any(map(_RECORD.search, keys)),
+        "; compress *.nii with gzip": any(key.endswith(".nii") for key in keys),
+        "; DICOM files have to be converted first": any(key.lower().endswith((".dcm", ".ima")) for key in keys),
+    }
+    hint = next((hint for hint, applies in hints.items() if applies), "")
     return f"there are {len(keys)} files ({counts}), such as {shortened(sorted(keys), 2)}{hint}"
 
 
@@ -214,8 +195,11 @@ def _recognise(keys: list[str], images: Storage) -> ArchiveFormat:
 def _channels_by_case(
     keys: list[str], archive_format: ArchiveFormat, images: Storage
 ) -> dict[str, dict[int, list[str]]]:
+    if archive_format == "nnunet":  # imagesTr, if there is one; never unlabelled test images, beside it in imagesTs
+        inside = [key for key in keys if "imagesTr" in Path(key).parts]
+        keys = inside or [key for key in keys if "imagesTs" not in Path(key).parts]
     found: dict[str, dict[int, list[str]]] = {}
-    for key in _training_images(keys) if archive_format == "nnunet" else keys:
+    for key in keys:
         if image := _case_and_channel(key, archive_format):
             found.setdefault(image[0], {}).setdefault(image[1], []).append(key)
     if not found:
@@ -224,12 +208,6 @@ def _channels_by_case(
             f"{images.uri}: no case of the format {archive_format!r} found (no file *{expected}); {_seen(images)}"
         )
     return found
-
-
-def _training_images(keys: list[str]) -> list[str]:
-    """What lies in nnU-Net's imagesTr, if there is one; never its unlabelled test images, beside it in imagesTs."""
-    inside = [key for key in keys if "imagesTr" in Path(key).parts]
-    return inside or [key for key in keys if "imagesTs" not in Path(key).parts]
 
 
 def masks_by_case(masks: Storage) -> dict[str, list[str]]:
@@ -265,22 +243,27 @@ def _check_key(case_id: str, key: str) -> None:
         raise CaseError(printable(case_id), printable(key), str(error)) from error
 
 
-def _paired(case_id: str, archive_format: ArchiveFormat, channels: dict[int, list[str]], needed: int) -> Case:
-    suffixes = IMAGE_SUFFIXES[archive_format]
+def _paired(
+    case_id: str,
+    archive_format: ArchiveFormat,
+    channels: dict[int, list[str]],
+    needed: int,
+    masks: Storage | None,
+    mask_keys: dict[str, list[str]],
+) -> Case:
     for channel, name in enumerate(CHANNELS[:needed]):
         if channel not in channels:
-            raise CaseError(case_id, f"{case_id}{suffixes[channel]}", f"missing: the case has no {name} image")
+            file = f"{case_id}{IMAGE_SUFFIXES[archive_format][channel]}"
+            raise CaseError(case_id, file, f"missing: the case has no {name} image")
     t2w, adc, dwi = (_only(case_id, channels[number]) if number in channels else "" for number in range(len(CHANNELS)))
-    return Case(case_id, archive_format, (t2w, adc, dwi), "")
-
-
-def _with_mask(case: Case, mask_keys: dict[str, list[str]], masks: Storage) -> Case:
-    if case.id not in mask_keys:
-        raise CaseError(case.id, masks.where(case.id + MASK_SUFFIX), "missing: the case has no zonal mask")
-    mask = _only(case.id, mask_keys[case.id])
+    if masks is None:
+        return Case(case_id, archive_format, (t2w, adc, dwi), "")
+    if case_id not in mask_keys:
+        raise CaseError(case_id, masks.where(case_id + MASK_SUFFIX), "missing: the case has no zonal mask")
+    mask = _only(case_id, mask_keys[case_id])
     own = Path(mask).name.removesuffix(MASK_SUFFIX)
-    is_decomposed = all(Path(key).name.startswith(own) for key in case.images if key)
-    return replace(case, mask=mask, id=own if is_decomposed else case.id)  # so the files are called
+    is_decomposed = all(Path(key).name.startswith(own) for key in (t2w, adc, dwi) if key)  # so the files are called
+    return Case(own if is_decomposed else case_id, archive_format, (t2w, adc, dwi), mask)
 
 
 def _only(case_id: str, keys: list[str]) -> str:

@@ -17,19 +17,14 @@ def covered(
     Args:
         x, y, z: indices of voxels of ``grid``; they are broadcast against each other.
     """
-    to_image = np.linalg.inv(_axes(image))
+    steps_mm, grid_mm = (np.reshape(one.GetDirection(), (3, 3)) * one.GetSpacing() for one in (image, grid))
+    to_image = np.linalg.inv(steps_mm)  # from steps along each axis, as columns
     offsets = to_image @ np.subtract(grid.GetOrigin(), image.GetOrigin())
     inside: npt.NDArray[np.bool_] = np.array(True)
-    for row, offset, size in zip(to_image @ _axes(grid), offsets, image.GetSize(), strict=True):
+    for row, offset, size in zip(to_image @ grid_mm, offsets, image.GetSize(), strict=True):
         place = row[0] * x + row[1] * y + row[2] * z + offset
         inside = inside & (place >= -0.5 - _TOLERANCE) & (place <= size - 0.5 + _TOLERANCE)
     return inside
-
-
-def _axes(image: sitk.Image) -> npt.NDArray[np.float64]:
-    """A step along each axis, in mm, as columns."""
-    steps: npt.NDArray[np.float64] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
-    return steps
 
 
 def padding(array_ZYX: npt.NDArray[Any], window: tuple[slice, slice, slice]) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from a table.
 import csv
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,18 +69,17 @@ def import_dicom(
         seen = seen or "it is empty, or is not there"
         raise DicomError(f"the folder of DICOM files holds no MR image ({seen}); name the folder of an export")
     named = [(case_id, study) for study in studies if (case_id := ids(study)) is not None]
-    known = {case_id for case_id, _ in named}
     if twice := duplicated(case_id for case_id, _ in named):
         raise DicomError(
             f"{len(twice)} ids stand for several studies each: {shortened(twice)}; "
             "give each its own line in the table of ids, with the study's UID or date"
         )
     overrides = overrides or {}
-    if unknown := sorted(set(overrides) - known):
+    if unknown := sorted(set(overrides) - dict(named).keys()):
         raise DicomError(f"overrides of {len(unknown)} cases that are not there: {shortened(unknown)}")
     archive.sweep()
     choices: dict[str, Choice] = {}
-    for case_id, study in sorted(named, key=lambda one: one[0]):
+    for case_id, study in sorted(dict(named).items()):
         choices[case_id] = choose(study, config, overrides.get(case_id))
         if study.note:
             log.warning("%s: %s", case_id, study.note)
@@ -104,7 +103,7 @@ def _publish_table(archive: Storage, choices: Mapping[str, Choice]) -> None:
         for key in _keys(case_id):
             check_ours(archive, key, lambda file: False)
     table = io.StringIO()
-    rows = [row for case_id, choice in choices.items() for row in _rows(case_id, choice)]
+    rows = (row for case_id, choice in choices.items() for row in _rows(case_id, choice))
     csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *rows])
     archive.publish_bytes(TABLE, table.getvalue().encode())
 
@@ -129,17 +128,12 @@ def _write(case_id: str, choice: Choice, archive: Storage) -> None:
     log.info("%s: T2W %s, ADC %s, DWI %s", case_id, choice.t2w.name, choice.adc.name, made)
 
 
-def _rows(case_id: str, choice: Choice) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = []
+def _rows(case_id: str, choice: Choice) -> Iterator[tuple[object, ...]]:
     for stack, chosen_as, reason in choice.rows:
         first = stack.first
         b = "" if first.b is None or stack.role == "ADC" else f"{first.b:g}"
+        what = first.number, first.acquisition or "", stack.kind, stack.role or "other", b
         spacing = (f"{step:.4g}" for step in stack.spacing_mm)
-        shows = stack.role or "other"
-        size = len(stack.slices), *first.shape
-        rows.append(
-            (case_id, first.number, first.acquisition or "", stack.kind, shows, b, *size, *spacing, chosen_as, reason)
-        )
+        yield case_id, *what, len(stack.slices), *first.shape, *spacing, chosen_as, reason
     if choice.fault:
-        rows.append((case_id, *[""] * (len(_COLUMNS) - 2), f"left out: {choice.fault}"))
-    return rows
+        yield case_id, *[""] * (len(_COLUMNS) - 2), f"left out: {choice.fault}"

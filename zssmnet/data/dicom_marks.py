@@ -8,11 +8,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from pydicom import Dataset
+from pydicom.datadict import add_private_dict_entries
 
 Diffusion = Literal["trace", "direction", ""]
 """Mean of all gradient directions, one of them, or unknown."""
@@ -20,37 +21,36 @@ Marks = dict[str, list[list[Any]]]
 
 
 class Mark(NamedTuple):
-    """A field: its meaning, private creator (empty: a standard field), group, element (of its block), type, source."""
+    """A field: its meaning, private creator (empty: a standard field), group, element (of its block)."""
 
     meaning: Literal["b", "kind", "vector", "scale", "EPI factor"]
     creator: str
     group: int
     element: int
-    vr: str
-    source: str
 
 
 MARKS = (
-    Mark("b", "", 0x0018, 0x9087, "FD", "PS3.3 C.8.13.5.9 DiffusionBValue"),
-    Mark("b", "SIEMENS MR HEADER", 0x0019, 0x0C, "IS", "Siemens B_value"),
-    Mark("b", "GEMS_PARM_01", 0x0043, 0x39, "IS", "GE, first of four, may have 1e9 added"),
-    Mark("b", "Philips Imaging DD 001", 0x2001, 0x03, "FL", "Philips Diffusion B-Factor, 0 where there is none"),
-    Mark("b", "Image Private Header", 0x0065, 0x09, "FD", "UIH"),
-    Mark("b", "", 0x0020, 0x4000, "LT", "Canon ImageComments, b=1500(0.445,0.000,0.895)"),
-    Mark("kind", "", 0x0018, 0x9075, "CS", "PS3.3 C.8.13.5.9 DiffusionDirectionality"),
-    Mark("kind", "SIEMENS MR HEADER", 0x0019, 0x0D, "CS", "Siemens DiffusionDirectionality"),
-    Mark("kind", "Philips Imaging DD 001", 0x2001, 0x04, "CS", "Philips Diffusion Direction: I, or M P S O"),
-    Mark("kind", "GEMS_PARM_01", 0x0043, 0x30, "SS", "GE Vas collapse flag: 15 combined, 3 4 5 16 directions"),
-    Mark("vector", "", 0x0018, 0x9089, "FD", "PS3.3 DiffusionGradientOrientation; Toshiba"),
-    Mark("vector", "SIEMENS MR HEADER", 0x0019, 0x0E, "FD", "Siemens DiffusionGradientDirection"),
-    Mark("vector", "Philips MR Imaging DD 001", 0x2005, 0xB0, "FL", "Philips Diffusion Direction RL"),
-    Mark("vector", "Philips MR Imaging DD 001", 0x2005, 0xB1, "FL", "Philips Diffusion Direction AP"),
-    Mark("vector", "Philips MR Imaging DD 001", 0x2005, 0xB2, "FL", "Philips Diffusion Direction FH"),
-    Mark("vector", "Image Private Header", 0x0065, 0x37, "FD", "UIH"),
-    Mark("vector", "", 0x0020, 0x4000, "LT", "Canon ImageComments"),
-    Mark("scale", "Philips MR Imaging DD 001", 0x2005, 0x0E, "FL", "Philips Scale Slope: stored / it is comparable"),
-    Mark("EPI factor", "Philips Imaging DD 001", 0x2001, 0x13, "SL", "Philips, above 1 where echo-planar"),
+    Mark("b", "", 0x0018, 0x9087),  # PS3.3 C.8.13.5.9 DiffusionBValue
+    Mark("b", "SIEMENS MR HEADER", 0x0019, 0x0C),  # B_value
+    Mark("b", "GEMS_PARM_01", 0x0043, 0x39),  # GE, first of four, may have 1e9 added
+    Mark("b", "Philips Imaging DD 001", 0x2001, 0x03),  # Diffusion B-Factor, 0 where there is none
+    Mark("b", "Image Private Header", 0x0065, 0x09),  # UIH
+    Mark("kind", "", 0x0018, 0x9075),  # PS3.3 C.8.13.5.9 DiffusionDirectionality
+    Mark("kind", "SIEMENS MR HEADER", 0x0019, 0x0D),  # DiffusionDirectionality
+    Mark("kind", "Philips Imaging DD 001", 0x2001, 0x04),  # Diffusion Direction: I, or M P S O
+    Mark("kind", "GEMS_PARM_01", 0x0043, 0x30),  # GE Vas collapse flag: 15 combined, 3 4 5 16 directions
+    Mark("vector", "", 0x0018, 0x9089),  # PS3.3 DiffusionGradientOrientation; Toshiba
+    Mark("vector", "SIEMENS MR HEADER", 0x0019, 0x0E),  # DiffusionGradientDirection
+    Mark("vector", "Philips MR Imaging DD 001", 0x2005, 0xB0),  # Diffusion Direction RL
+    Mark("vector", "Philips MR Imaging DD 001", 0x2005, 0xB1),  # AP
+    Mark("vector", "Philips MR Imaging DD 001", 0x2005, 0xB2),  # FH
+    Mark("vector", "Image Private Header", 0x0065, 0x37),  # UIH
+    Mark("scale", "Philips MR Imaging DD 001", 0x2005, 0x0E),  # Scale Slope: stored / it is comparable
+    Mark("EPI factor", "Philips Imaging DD 001", 0x2001, 0x13),  # above 1 where echo-planar
 )
+# pydicom decodes private fields whose type is lost (implicit, or UN) by its dictionary, which lacks these
+_UIH = {0x0065_1009: ("FD", "1", "B Value", ""), 0x0065_1037: ("FD", "3", "Diffusion Gradient Direction", "")}
+add_private_dict_entries("Image Private Header", _UIH)
 _KINDS: dict[str, Diffusion] = dict.fromkeys(("ISOTROPIC", "I", "15"), "trace")
 _KINDS |= dict.fromkeys(("DIRECTIONAL", "BMATRIX", "M", "P", "S", "O", "3", "4", "5", "16"), "direction")
 _TRACES = frozenset({"TRACEW", "TRACE", "CALC_BVAL", "ISOTROPIC"})
@@ -59,14 +59,22 @@ _GE_OFFSET = 100_000
 _B_IN_TEXT = re.compile(r"(?<![a-z])b[ =_-]?(\d{1,4})(?![\d_])", re.IGNORECASE)
 """``ep_b800t``; not ``ep_b50_800``, the range that a map was made from."""
 _CANON = re.compile(r"^\s*\[?b=([\d.]+)(?:\(([^)]*)\))?")
-_BINARY = {"FD": "<f8", "FL": "<f4", "SS": "<i2", "SL": "<i4"}
+"""ImageComments (0020,4000): ``b=1500(0.445,0.000,0.895)``, b-value and direction."""
+
+
+def listed(value: Any) -> list[Any]:
+    """The parts of a field's value, in whatever form it has."""
+    if isinstance(value, bytes):  # its type is lost
+        value = value.decode("latin-1").strip("\0 ")
+    if isinstance(value, str):
+        return value.split("\\") if value else []
+    return [] if value is None else list(value) if isinstance(value, Iterable) else [value]
 
 
 def numbers(value: Any) -> list[float]:
-    """The numbers of a field's value, in whatever form it has; none where one of them is no finite number."""
-    parts = value.split("\\") if isinstance(value, str) else value if isinstance(value, Iterable) else [value]
+    """The numbers of a field's value; none where one of them is no finite number."""
     try:
-        found = [float(str(part).replace(",", ".")) for part in parts]
+        found = [float(str(part).replace(",", ".")) for part in listed(value)]
     except ValueError:
         return []
     return found if all(map(math.isfinite, found)) else []
@@ -96,8 +104,14 @@ def read_marks(places: list[Dataset]) -> Marks:
     for mark, (place, block) in product(MARKS, zip(places, blocks, strict=True)):
         start = block.get((mark.group, mark.creator)) if mark.creator else 0
         tag = mark.group << 16 | (start or 0) | mark.element
-        if start is not None and tag in place and (values := _values(place, mark, tag)):
-            marks[mark.meaning].append(values)
+        with suppress(Exception):  # it is damaged
+            if start is not None and tag in place and (values := listed(place[tag].value)):
+                marks[mark.meaning].append(values)
+    for place in places:
+        with suppress(Exception):
+            if found := _CANON.search(str(place.get("ImageComments", ""))):
+                marks["b"].append([found[1]])
+                marks["vector"].append((found[2] or "").split(","))
     return marks
 
 
@@ -105,21 +119,3 @@ def _blocks(place: Dataset) -> dict[tuple[int, str], int]:
     """Where the elements of each group and private creator begin; pydicom's own search sorts all fields each time."""
     creators = [tag for tag in place.keys() if (tag >> 16) & 1 and 0x10 <= tag & 0xFFFF <= 0xFF]  # noqa: SIM118
     return {(tag >> 16, str(place[tag].value).strip()): (tag & 0xFF) << 8 for tag in creators}
-
-
-def _values(place: Dataset, mark: Mark, tag: int) -> list[Any]:
-    try:
-        value = place[tag].value
-    except Exception:  # it is damaged
-        return []
-    if isinstance(value, bytes):  # its type is lost
-        text = value.rstrip(b"\0 ").decode("latin-1")
-        is_text = mark.vr not in _BINARY or re.fullmatch(r"[\d.\\-]+", text)
-        size = 0 if is_text else np.dtype(_BINARY[mark.vr]).itemsize
-        value = text if not size else np.frombuffer(value[: len(value) // size * size], _BINARY[mark.vr]).tolist()
-    if mark.vr == "LT":
-        found = _CANON.search(str(value))
-        value = (found[1] if mark.meaning == "b" else (found[2] or "").replace(",", "\\")) if found else None
-    if isinstance(value, str):
-        return value.split("\\") if value else []
-    return [] if value is None else list(value) if isinstance(value, Iterable) else [value]

@@ -5,18 +5,17 @@ A series may hold several stacks, one for each b-value as a rule. Names of files
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 import numpy as np
 import pydicom
 
-from zssmnet.data.dicom_headers import NOT_MR, Slice, read_slices
-from zssmnet.data.dicom_roles import Role, content_of, normal_of, role_of
+from zssmnet.data.dicom_headers import NOT_MR, Role, Slice, read_slices, role_of
 
 GAP_TOLERANCE = 0.05
 """Largest deviation of a gap between slices from the median gap, as a share of it."""
@@ -42,17 +41,20 @@ class Stack:
         return self.slices[0]
 
     @property
+    def b(self) -> float:
+        """B-value in s/mm2; 0 where none is known."""
+        return self.first.b or 0.0
+
+    @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Spacing x, y, z."""
-        places = sorted(positions_along_normal(self.slices))
-        step = float(places[-1] - places[0]) / max(1, len(places) - 1)
-        return (*self.first.spacing, step)
+        return *self.first.spacing, float(np.ptp(_places_mm(self.slices))) / max(1, len(self.slices) - 1)
 
     @property
     def kind(self) -> str:
         """The values of ImageType that all slices have, and whether it is a trace or a direction."""
         shared = [word for word in self.first.kind if all(word in one.kind for one in self.slices)]
-        return " ".join([*dict.fromkeys(shared), *([self.first.diffusion.upper()] if self.first.b else [])]).strip()
+        return " ".join([*dict.fromkeys(shared), self.first.diffusion.upper() if self.b else ""]).strip()
 
     @property
     def made(self) -> tuple[str, int, int, str]:
@@ -87,24 +89,22 @@ def find_studies(folder: Path, advance: Callable[[], object] = lambda: None) -> 
     passed_over: Counter[str] = Counter()
     slices: list[Slice] = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        try:
-            found = read_slices(file)
-        except OSError:
-            found = "unreadable"
+        found = read_slices(file)
         advance()
         slices += found if isinstance(found, list) else []
         passed_over.update([found] if isinstance(found, str) else {one.unusable for one in found if one.unusable})
-    studies = _grouped(slices, lambda one: (one.person, one.study or one.study_date))
-    with_images = [members for members in studies if any(one.unusable not in NOT_MR for one in members)]
+    groups = _grouped(slices, lambda one: (one.person, one.study or one.study_date))
+    with_images = [members for members in groups if any(one.unusable not in NOT_MR for one in members)]
     patients = Counter(members[0].study for members in with_images)
-    return [_study(members, patients[members[0].study] > 1, passed_over) for members in with_images], passed_over
+    studies = [_study(members, patients[members[0].study] > 1) for members in with_images]
+    used = sum(len(stack.slices) for study in studies for stack in study.stacks)
+    passed_over += Counter({"a copy of another file": sum(map(len, with_images)) - used})
+    return studies, passed_over
 
 
-def positions_along_normal(slices: Iterable[Slice]) -> list[float]:
-    """Where each slice lies along the normal of the first, in mm."""
-    slices = list(slices)
-    normal = normal_of(slices[0])
-    return [float(normal @ one.position) for one in slices]
+def _places_mm(slices: Sequence[Slice]) -> list[float]:
+    """Where each slice lies along the normal of the first."""
+    return [float(slices[0].normal @ one.position) for one in slices]
 
 
 def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
@@ -114,23 +114,23 @@ def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[
     return list(groups.values())
 
 
-def _study(slices: list[Slice], is_shared: bool, passed_over: Counter[str]) -> Study:
+def _study(slices: list[Slice], is_shared: bool) -> Study:
     first = slices[0]
     note = "shares its StudyInstanceUID with another patient, and is kept apart" if is_shared else ""
     note = note if first.study else "has no StudyInstanceUID (the images of one patient and day are one study)"
     uid = (first.study or first.study_date) + (first.person if note and not first.patient else "")
-    series = _grouped(slices, attrgetter("series"))
     diffusion = list({(one.series, one.echo_ms): one for one in slices if one.b and not one.unusable}.values())
-    stacks = [stack for members in series for stack in _stacks(members, diffusion, passed_over)]
-    stacks.sort(key=lambda one: (one.first.number, one.first.series, one.first.b or 0, one.kind, one.made))
+    stacks = [stack for series in _grouped(slices, attrgetter("series")) for stack in _stacks(series, diffusion)]
+    stacks.sort(key=lambda one: (one.first.number, one.first.series, one.b, one.kind, one.made))
     return Study(uid, first.patient, first.study_date, note, tuple(stacks))
 
 
-def _stacks(series: list[Slice], diffusion: list[Slice], passed_over: Counter[str]) -> list[Stack]:
+def _stacks(series: list[Slice], diffusion: list[Slice]) -> Iterator[Stack]:
     """The stacks of one series; one that lacks positions which its sisters of one geometry have lacks slices."""
     usable = [one for one in series if not one.unusable]
-    unusable = _grouped((one for one in series if one.unusable), lambda one: (one.unusable, content_of(one)))
-    stacks = [Stack(tuple(group), None, f"is {group[0].unusable}", f"is {group[0].unusable}") for group in unusable]
+    unusable = _grouped((one for one in series if one.unusable), lambda one: (one.unusable, one.content))
+    for group in unusable:
+        yield Stack(tuple(group), None, f"is {group[0].unusable}", f"is {group[0].unusable}")
     groups: list[list[Slice]] = []
     for one in usable:
         if (home := next((group for group in groups if _is_of(one, group[0])), None)) is None:
@@ -141,17 +141,16 @@ def _stacks(series: list[Slice], diffusion: list[Slice], passed_over: Counter[st
         sisters = [one for one in usable if _turned_or_scaled(one, first) < _ALIKE]
         most = len(_by_place([one for one in sisters if one.frame_of_reference == first.frame_of_reference]))
         beside = any(one.series == first.series or _is_of_one_protocol(one, first) for one in diffusion)
-        lost = {bad[0].unusable for bad in unusable if content_of(bad[0]) == content_of(first)} - NOT_MR
-        for part in _volumes(group, passed_over):
+        lost = {bad[0].unusable for bad in unusable if bad[0].content == first.content} - NOT_MR
+        for part in _volumes(group):
             fault = _fault(part, most) or "".join(f"lacks slices, which are {why}" for why in sorted(lost)[:1])
-            stacks.append(Stack(tuple(part), *role_of(part[0], beside), fault))
-    return stacks
+            yield Stack(tuple(part), *role_of(part[0], beside), fault)
 
 
 def _is_of(one: Slice, other: Slice) -> bool:
     """Whether two slices may belong to one volume."""
     same_b = abs((one.b or 0) - (other.b or 0)) <= _B_TOLERANCE
-    return content_of(one) == content_of(other) and same_b and _is_of_one_protocol(one, other)
+    return one.content == other.content and same_b and _is_of_one_protocol(one, other)
 
 
 def _is_of_one_protocol(one: Slice, other: Slice) -> bool:
@@ -176,8 +175,7 @@ def _by_place(group: list[Slice]) -> list[list[Slice]]:
     """The slices at each position, from feet to head."""
     places: list[list[Slice]] = []
     start = -np.inf
-    order = sorted(zip(positions_along_normal(group), group, strict=True), key=lambda at: (at[0], at[1].instance))
-    for place, one in order:
+    for place, one in sorted(zip(_places_mm(group), group, strict=True), key=itemgetter(0)):
         if place - start > TOLERANCE_MM:
             places.append([])
             start = place
@@ -185,22 +183,22 @@ def _by_place(group: list[Slice]) -> list[list[Slice]]:
     return places
 
 
-def _volumes(group: list[Slice], passed_over: Counter[str]) -> list[list[Slice]]:
+def _volumes(group: list[Slice]) -> list[list[Slice]]:
     """A group with one slice a position: copies left out, repeats distinguished by what was recorded of them.
 
     Where nothing tells them apart, the group is returned as it is.
     """
     places = [_without_copies(there) for there in _by_place(group)]
     left = [one for there in places for one in there]
-    passed_over.update(["a copy of another file"] * (len(group) - len(left)))
     most = max(map(len, places))
+    if most == 1:
+        return [left]
     orders = (attrgetter("acquisition"), attrgetter("temporal_position"), attrgetter("acquired"))
-    for order in orders if most > 1 and len(left) == most * len(places) else ():
+    for order in orders if len(left) == most * len(places) else ():
         volumes = [list(volume) for volume in zip(*(sorted(there, key=order) for there in places), strict=True)]
         if all(max(map(order, one)) < min(map(order, after)) for one, after in pairwise(volumes)):
             return volumes
-    keys = (*orders[:2], attrgetter("kind"), attrgetter("acquisition", "temporal_position", "kind"))
-    for key in keys if most > 1 else ():
+    for key in (*orders[:2], attrgetter("kind"), attrgetter("acquisition", "temporal_position", "kind")):
         parts = _grouped(left, key)
         if all(len(_by_place(part)) == len(part) for part in parts):
             return parts
@@ -214,12 +212,8 @@ def _without_copies(there: list[Slice]) -> list[Slice]:
     made = attrgetter("acquisition", "temporal_position", "acquired", "kind", "scaling")
     kept: list[Slice] = []
     for group in _grouped(there, made):
-        kept += group if len(group) == 1 else {_pixels(one): one for one in group}.values()
+        kept += group if len(group) == 1 else {(_digest(one.file), one.frame): one for one in group}.values()
     return kept
-
-
-def _pixels(one: Slice) -> tuple[bytes, int | None]:
-    return _digest(one.file), one.frame
 
 
 @lru_cache(maxsize=1024)
@@ -230,7 +224,7 @@ def _digest(file: Path) -> bytes:
 
 def same_pixels(one: Stack, other: Stack) -> bool:
     """Whether two stacks are copies of each other."""
-    ours, theirs = ([(_pixels(part), part.scaling) for part in stack.slices] for stack in (one, other))
+    ours, theirs = ([(_digest(part.file), part.frame, part.scaling) for part in stack.slices] for stack in (one, other))
     return ours == theirs
 
 
@@ -240,17 +234,18 @@ def _fault(ordered: list[Slice], most: int) -> str:
         return f"has {repeated} different slices at one position (gradient directions, or two recordings in one?)"
     if len(ordered) < 2:
         return "has a single slice"
-    gaps = np.diff(positions_along_normal(ordered))
+    gaps = np.diff(_places_mm(ordered))
     usual = float(np.median(gaps))
-    shifts = [np.subtract(after.position, before.position) for before, after in pairwise(ordered)]
-    normal = normal_of(ordered[0])
-    if (sheared := max(float(np.linalg.norm(shift - (shift @ normal) * normal)) for shift in shifts)) > 0.1 * usual:
+    shifts = np.diff([one.position for one in ordered], axis=0)
+    beside = shifts - np.outer(shifts @ ordered[0].normal, ordered[0].normal)
+    if (sheared := float(np.linalg.norm(beside, axis=1).max())) > 0.1 * usual:
         return f"has slices that lie up to {sheared:.2f} mm beside each other"
-    wide = [gap for gap in gaps if gap > (2 - 2 * GAP_TOLERANCE) * usual]
-    if wide and all(abs(gap / usual - round(gap / usual)) < 2 * GAP_TOLERANCE for gap in wide):
-        missing = sum(round(gap / usual) - 1 for gap in wide)
+    wide = gaps[gaps > (2 - 2 * GAP_TOLERANCE) * usual]
+    counts = np.rint(wide / usual)
+    if len(wide) and (np.abs(wide / usual - counts) < 2 * GAP_TOLERANCE).all():
+        missing = int(counts.sum()) - len(wide)
         return f"lacks {missing} slice{'s' if missing > 1 else ''}: gaps of {max(wide):.2f} mm among {usual:.2f} mm"
-    if float(np.abs(gaps - usual).max()) > GAP_TOLERANCE * usual:
+    if np.abs(gaps - usual).max() > GAP_TOLERANCE * usual:
         return f"has uneven gaps, {gaps.min():.2f} to {gaps.max():.2f} mm between slices"
     if len(ordered) < most:
         return f"lacks {most - len(ordered)} of the {most} slices that its series has for other images"

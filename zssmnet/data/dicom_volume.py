@@ -4,6 +4,8 @@ Voxels are what the scanner meant: rescale slope and intercept are applied. Noth
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,6 @@ import numpy.typing as npt
 import pydicom
 import SimpleITK as sitk
 
-from zssmnet.data.dicom_roles import normal_of
 from zssmnet.data.dicom_series import Stack
 from zssmnet.data.image_io import array_of, image_like
 from zssmnet.errors import DicomError
@@ -34,15 +35,12 @@ def read_volume(stack: Stack) -> sitk.Image:
     if stack.fault:
         raise DicomError(f"{stack.name} {stack.fault}")
     try:
-        image = _read(stack)
+        return _read(stack)
     except Exception as error:  # decoders meet damage with errors of any type
         raise DicomError(
             f"{stack.name}: its pixels cannot be decoded ({_syntax(stack)}: {type(error).__name__}); "
             "fetch the series again, or decompress it first (gdcmconv --raw)"
         ) from error
-    for key in image.GetMetaDataKeys():
-        image.EraseMetaData(key)
-    return image
 
 
 def compute_high_b(stacks: Sequence[Stack], b: float) -> sitk.Image:
@@ -58,14 +56,18 @@ def compute_high_b(stacks: Sequence[Stack], b: float) -> sitk.Image:
     Raises:
         DicomError: fewer than two b-values, or a stack that cannot be read.
     """
-    usable = sorted(stacks, key=_b)
-    if len(fitted := [stack for stack in usable if _b(stack) >= LOWEST_FITTED_B]) >= 2:
+    usable = sorted(stacks, key=lambda stack: stack.b)
+    if len(fitted := [stack for stack in usable if stack.b >= LOWEST_FITTED_B]) >= 2:
         usable = fitted
-    values = np.array([_b(stack) for stack in usable])
+    values = np.array([stack.b for stack in usable])
     if len(values) < 2:
         raise DicomError(f"{stacks[0].name}: a high b-value can be computed from two lower ones or more, not from one")
     images = [read_volume(stack) for stack in usable]
-    steps_BZYX, units_BZYX = _steps(usable)
+    # of each slice: one step of its stored values, and the value whose multiples are comparable between images
+    steps_BZYX = np.abs([[one.scaling[0] for one in stack.slices] for stack in usable])[..., None, None]
+    scales = [[one.scale_slope for one in stack.slices] for stack in usable]
+    has_scales = all(scale is not None for row in scales for scale in row)
+    units_BZYX = steps_BZYX * np.array(scales, np.float64)[..., None, None] if has_scales else np.ones_like(steps_BZYX)
     logs_BZYX = np.log(np.maximum([array_of(image) for image in images], steps_BZYX) / units_BZYX)
     centred = values - values.mean()
     mean_ZYX = logs_BZYX.mean(axis=0)
@@ -75,26 +77,26 @@ def compute_high_b(stacks: Sequence[Stack], b: float) -> sitk.Image:
     return image_like(signal_ZYX.astype(np.float32), images[0])
 
 
-def _steps(stacks: Sequence[Stack]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """For each slice, one step of its stored values, and the value whose multiples are comparable between images."""
-    slopes_BZ = np.array([[abs(one.scaling[0]) for one in stack.slices] for stack in stacks])
-    scales = [[one.scale_slope for one in stack.slices] for stack in stacks]
-    has_scales = all(scale is not None for row in scales for scale in row)
-    units_BZ = slopes_BZ * np.array(scales, np.float64) if has_scales else np.ones_like(slopes_BZ)
-    return np.stack([slopes_BZ, units_BZ])[..., None, None]
-
-
-def _b(stack: Stack) -> float:
-    return stack.first.b or 0.0
-
-
 def _read(stack: Stack) -> sitk.Image:
-    if stack.first.frame is not None or any(one.is_mapped for one in stack.slices):
-        return _read_frames(stack)
-    try:
-        return _read_files(stack)
-    except RuntimeError:  # a few files that GDCM cannot decode, pydicom can
-        return _read_frames(stack)
+    if stack.first.frame is None and not any(one.is_mapped for one in stack.slices):
+        with suppress(RuntimeError):  # a few files that GDCM cannot decode, pydicom can
+            return _read_files(stack)
+    planes: list[npt.NDArray[Any]] = []
+    frames: dict[Path, npt.NDArray[Any]] = {}
+    for one in stack.slices:
+        if one.file not in frames:
+            data = pydicom.dcmread(one.file, force=True)
+            frames[one.file] = data.pixel_array.reshape(-1, data.Rows, data.Columns)
+        plane = frames[one.file][one.frame or 0]
+        slope, intercept = one.scaling
+        planes.append(plane if one.scaling == (1.0, 0.0) else (plane * slope + intercept).astype(np.float32))
+    image = sitk.GetImageFromArray(np.stack(planes))
+    first = stack.first
+    axes = np.column_stack([first.orientation[:3], first.orientation[3:], first.normal])
+    image.SetDirection((axes / np.linalg.norm(axes, axis=0)).ravel().tolist())
+    image.SetOrigin(first.position)
+    image.SetSpacing(stack.spacing_mm)
+    return image
 
 
 def _read_files(stack: Stack) -> sitk.Image:
@@ -103,30 +105,13 @@ def _read_files(stack: Stack) -> sitk.Image:
     reader.SetFileNames([str(one.file) for one in stack.slices])
     if any(one.scaling != (1.0, 0.0) or one.is_signed != stack.first.is_signed for one in stack.slices):
         reader.SetOutputPixelType(sitk.sitkFloat32)
-    return reader.Execute()
-
-
-def _read_frames(stack: Stack) -> sitk.Image:
-    planes: list[npt.NDArray[Any]] = []
-    frames: dict[str, npt.NDArray[Any]] = {}
-    for one in stack.slices:
-        if str(one.file) not in frames:
-            data = pydicom.dcmread(one.file, force=True)
-            frames[str(one.file)] = data.pixel_array.reshape(-1, data.Rows, data.Columns)
-        plane = frames[str(one.file)][one.frame or 0]
-        slope, intercept = one.scaling
-        planes.append(plane if one.scaling == (1.0, 0.0) else (plane * slope + intercept).astype(np.float32))
-    image = sitk.GetImageFromArray(np.stack(planes))
-    first = stack.first
-    axes = np.column_stack([first.orientation[:3], first.orientation[3:], normal_of(first)])
-    image.SetDirection((axes / np.linalg.norm(axes, axis=0)).ravel().tolist())
-    image.SetOrigin(first.position)
-    image.SetSpacing(stack.spacing_mm)
+    image = reader.Execute()
+    for key in image.GetMetaDataKeys():
+        image.EraseMetaData(key)
     return image
 
 
 def _syntax(stack: Stack) -> str:
-    try:
+    with suppress(Exception):  # it is only for the message
         return str(pydicom.dcmread(stack.first.file, stop_before_pixels=True).file_meta.TransferSyntaxUID.name)
-    except Exception:  # it is only for the message
-        return "unknown transfer syntax"
+    return "unknown transfer syntax"

@@ -1,6 +1,7 @@
 """One case's files, read and checked. Whatever is wrong with a file ends in a CaseError that names it."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,21 +28,14 @@ SMALLEST_SPLINE_SIZE = 4
 
 @dataclass(frozen=True)
 class Examination:
-    """The three images and the zonal mask of a case, all on T2W's grid.
-
-    Attributes:
-        t2w, adc, dwi: images of any scalar pixel type.
-        mask: labels 0 background, 1 peripheral zone, 2 the rest of the gland.
-        files: the four files' addresses, in this order, for messages.
-        measured: ADC and DWI on grids of their own, where they were brought onto T2W's here.
-    """
+    """The three images, of any scalar pixel type, and the zonal mask of a case, all on T2W's grid."""
 
     t2w: sitk.Image
     adc: sitk.Image
     dwi: sitk.Image
-    mask: sitk.Image
-    files: tuple[str, str, str, str]
-    measured: tuple[sitk.Image, sitk.Image] | None = None
+    mask: sitk.Image  # labels 0 background, 1 peripheral zone, 2 the rest of the gland
+    files: tuple[str, str, str, str]  # the four files' addresses, in this order, for messages
+    measured: tuple[sitk.Image, sitk.Image] | None = None  # ADC, DWI on their own grids, if brought onto T2W's here
     warnings: tuple[str, ...] = ()
 
     @property
@@ -92,17 +86,17 @@ def read_images(
     case: Case, images: Storage, count: int = len(CHANNELS)
 ) -> tuple[list[sitk.Image], tuple[sitk.Image, sitk.Image] | None, tuple[str, ...]]:
     """The first ``count`` images of a case on T2W's grid, ADC and DWI as measured, and warnings: `read_examination`."""
-    keys = case.images[:count]
-    files = [images.where(key) for key in keys]
+    files = [images.where(key) for key in case.images[:count]]
     volumes, warnings, measured = list[sitk.Image](), list[str](), None
-    for key in keys:
-        with file_errors(case.id, images, key):
-            volumes.append(read_image(images.local(key)))
-    for number, (file, name) in enumerate(zip(files, CHANNELS, strict=False)):
-        check_values(case.id, file, volumes[number], f"the {name} image")
-        warnings += _outlier(case.id, file, volumes[number], name)
-        with case_errors(case.id, file):
-            volumes[number] = in_axial_order(volumes[number])
+    for key, file, name in zip(case.images, files, CHANNELS, strict=False):
+        with file_errors(case.id, images, key), case_errors(case.id, file):
+            volume = read_image(images.local(key))
+            check_values(case.id, file, volume, f"the {name} image")
+            if outlier := find_outlier(array_of(volume)):
+                if outlier.is_damage:
+                    raise ImageError(f"is damaged: it has {outlier}; such a value stands for NaN or infinity")
+                warnings.append(f"{name} has {outlier}: is the file damaged?")
+            volumes.append(in_axial_order(volume))
     t2w, *others = volumes
     if (tilt := tilt_degrees(t2w)) > STRONGLY_OBLIQUE_DEGREES:
         warnings.append(f"axes are tilted by {tilt:.0f} degrees against the patient's: is this an axial examination?")
@@ -120,13 +114,10 @@ def read_images(
 def read_mask(case: Case, masks: Storage, t2w: sitk.Image) -> sitk.Image:
     """A case's zonal mask with whole labels, on T2W's grid exactly; CaseError as of `read_examination`."""
     file = masks.where(case.mask)
-    with file_errors(case.id, masks, case.mask):
-        mask = read_image(masks.local(case.mask))
-    with case_errors(case.id, file):
-        mask = in_axial_order(mask)
-    check_grid(case.id, file, mask, t2w)
-    mask.CopyInformation(t2w)
-    with case_errors(case.id, file):
+    with file_errors(case.id, masks, case.mask), case_errors(case.id, file):
+        mask = in_axial_order(read_image(masks.local(case.mask)))
+        check_grid(case.id, file, mask, t2w)
+        mask.CopyInformation(t2w)
         return with_whole_labels(mask)
 
 
@@ -137,15 +128,6 @@ def case_errors(case_id: str, file: str) -> Iterator[None]:
         yield
     except ImageError as error:
         raise CaseError(case_id, file, str(error)) from error
-
-
-def _outlier(case_id: str, file: str, image: sitk.Image, name: str) -> list[str]:
-    """A warning if the image has an odd value; CaseError if it has an impossible one."""
-    if not (outlier := find_outlier(array_of(image))):
-        return []
-    if outlier.is_damage:
-        raise CaseError(case_id, file, f"is damaged: it has {outlier}; such a value stands for NaN or infinity")
-    return [f"{name} has {outlier}: is the file damaged?"]
 
 
 def check_can_be_interpolated(case_id: str, address: str, image: sitk.Image) -> None:
@@ -186,20 +168,13 @@ def check_grid(case_id: str, address: str, image: sitk.Image, reference: sitk.Im
     """Raise a CaseError if an image's size is not T2W's, or a corner lies over `GRID_TOLERANCE` voxels away."""
     if image.GetSize() != reference.GetSize():
         raise CaseError(case_id, address, f"has the size {image.GetSize()}, but T2W has {reference.GetSize()}")
-    mm, voxels = _displacement(image, reference)
+    mm = voxels = 0.0
+    for corner in itertools.product(*((0, size - 1) for size in image.GetSize())):
+        place = image.TransformIndexToPhysicalPoint(corner)
+        mm = max(mm, math.dist(place, reference.TransformIndexToPhysicalPoint(corner)))
+        index = reference.TransformPhysicalPointToContinuousIndex(place)
+        voxels = max(voxels, float(np.abs(np.subtract(index, corner)).max()))
     if not voxels <= GRID_TOLERANCE:
         reason = f"lies up to {mm:.3g} mm away from T2W's grid, {voxels:.2g} voxels (origin {image.GetOrigin()} "
         reason += f"against {reference.GetOrigin()}, spacing {image.GetSpacing()} against {reference.GetSpacing()})"
         raise CaseError(case_id, address, reason)
-
-
-def _displacement(image: sitk.Image, reference: sitk.Image) -> tuple[float, float]:
-    """The largest displacement of a corner: in mm, and in voxels of ``reference`` along one of its axes."""
-    last = [size - 1 for size in image.GetSize()]
-    mm = voxels = 0.0
-    for corner in itertools.product(*((0, end) for end in last)):
-        place = image.TransformIndexToPhysicalPoint(corner)
-        mm = max(mm, float(np.linalg.norm(np.subtract(place, reference.TransformIndexToPhysicalPoint(corner)))))
-        index = reference.TransformPhysicalPointToContinuousIndex(place)
-        voxels = max(voxels, float(np.abs(np.subtract(index, corner)).max()))
-    return mm, voxels

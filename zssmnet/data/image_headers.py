@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, NoReturn
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,25 +41,15 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What ITK needs to read a header, and where the voxels are. The stream is left at the first voxel.
+    """What ITK needs to read a header, and where the voxels are. The stream is left at the first voxel."""
 
-    Attributes:
-        reader: ITK's name of what reads the format.
-        content: a file that holds the header alone.
-        suffix: of such a file.
-        dtype: of the voxels of a NIfTI file; those of a MetaImage follow from the header as ITK reads it.
-        is_big_endian: whether numbers are stored with the highest byte first.
-        is_deflated: whether the rest of the stream is one zlib stream.
-        slope, intercept: voxels are values times slope plus intercept.
-    """
-
-    reader: str
-    content: bytes
-    suffix: str
-    dtype: np.dtype[Any] | None = None
+    reader: str  # ITK's name of what reads the format
+    content: bytes  # a file that holds the header alone
+    suffix: str  # of such a file
+    dtype: np.dtype[Any] | None = None  # of a NIfTI file; a MetaImage's follows from the header as ITK reads it
     is_big_endian: bool = False
-    is_deflated: bool = False
-    slope: float = 1.0
+    is_deflated: bool = False  # whether the rest of the stream is one zlib stream
+    slope: float = 1.0  # voxels are values times slope plus intercept
     intercept: float = 0.0
 
 
@@ -93,7 +83,10 @@ def _nifti(stream: BinaryIO, content: bytes, order: Literal["<", ">"]) -> Header
         raise HeaderError(f"its header has {dimensions} dimensions")
     if (sizes := header["dim"][1 : dimensions + 1]).min() < 1:
         raise HeaderError(f"its header asks for ({', '.join(map(str, sizes))}) voxels")
-    dtype = _dtype(int(header["datatype"]), int(header["bitpix"]))
+    code, bits = int(header["datatype"]), int(header["bitpix"])
+    dtype = np.dtype(_TYPES.get(code, "V0"))
+    if not dtype.itemsize or dtype.itemsize * 8 != bits:
+        raise HeaderError(f"its header has datatype {code} and bitpix {bits}, which is no type of numbers")
     slope, intercept = _scaling(float(header["scl_slope"]), float(header["scl_inter"]))
     _check_place(header, min(dimensions, 3))
     offset = float(header["vox_offset"])
@@ -103,13 +96,6 @@ def _nifti(stream: BinaryIO, content: bytes, order: Literal["<", ">"]) -> Header
     alone = bytearray(content + bytes(_EXTENSIONS))
     struct.pack_into(f"{order}f", alone, _FIELDS["vox_offset"][0], NIFTI_HEADER_BYTES)
     return Header("NiftiImageIO", bytes(alone), ".nii", dtype, order == ">", slope=slope, intercept=intercept)
-
-
-def _dtype(code: int, bits: int) -> np.dtype[Any]:
-    dtype = np.dtype(_TYPES.get(code, "V0"))
-    if not dtype.itemsize or dtype.itemsize * 8 != bits:
-        raise HeaderError(f"its header has datatype {code} and bitpix {bits}, which is no type of numbers")
-    return dtype
 
 
 def _scaling(slope: float, intercept: float) -> tuple[float, float]:
@@ -125,18 +111,16 @@ def _scaling(slope: float, intercept: float) -> tuple[float, float]:
 def _check_place(header: np.void, axes: int) -> None:
     """Spacing and place are numbers, and agree with each other."""
     spacing = header["pixdim"][1 : axes + 1]
-    _check_finite("spacing (pixdim)", header["pixdim"][: axes + 1])
-    if not spacing.all():
-        _refuse("spacing (pixdim)", spacing)
+    _check("spacing (pixdim)", header["pixdim"][: axes + 1])
+    _check("spacing (pixdim)", spacing, spacing.all())
     if header["qform_code"] > 0:
         quaternion = header["quatern"]
-        _check_finite("direction (quatern)", quaternion)
-        _check_finite("origin (qoffset)", header["qoffset"])
-        if not np.square(quaternion, dtype=np.float64).sum() <= 1.001:
-            _refuse("direction (quatern)", quaternion)
+        _check("direction (quatern)", quaternion)
+        _check("origin (qoffset)", header["qoffset"])
+        _check("direction (quatern)", quaternion, np.square(quaternion, dtype=np.float64).sum() <= 1.001)
     if header["sform_code"] > 0:
         rows = header["srow"]
-        _check_finite("direction and origin (srow)", rows.ravel())
+        _check("direction and origin (srow)", rows.ravel())
         steps = rows[:, :axes].astype(np.float64)
         lengths = np.linalg.norm(steps, axis=0)
         overlaps = steps.T @ steps - np.diag(lengths**2)
@@ -144,13 +128,9 @@ def _check_place(header: np.void, axes: int) -> None:
             raise HeaderError(f"its header gives the spacing {_listed(spacing)} as pixdim, {_listed(lengths)} as sform")
 
 
-def _check_finite(name: str, values: Sequence[float] | npt.NDArray[Any]) -> None:
-    if not np.isfinite(values).all():
-        _refuse(name, values)
-
-
-def _refuse(name: str, values: Sequence[float] | npt.NDArray[Any]) -> NoReturn:
-    raise HeaderError(f"its header cannot be true: {name} is {_listed(values)}")
+def _check(name: str, values: Sequence[float] | npt.NDArray[Any], is_right: bool | np.bool_ = True) -> None:
+    if not (is_right and np.isfinite(values).all()):
+        raise HeaderError(f"its header cannot be true: {name} is {_listed(values)}")
 
 
 def _listed(values: Sequence[float] | npt.NDArray[Any]) -> str:
@@ -166,8 +146,7 @@ def _meta_image(stream: BinaryIO) -> Header:
         raise HeaderError(f"its header has {fields.get('NDims', 'no number of')} dimensions")
     axes = int(dimensions[0])
     sizes = _numbers(fields, "DimSize", axes)
-    if not all(size.is_integer() for size in sizes):
-        _refuse("DimSize", sizes)
+    _check("DimSize", sizes, all(size.is_integer() for size in sizes))
     for name, count in _PLACES.items():
         _numbers(fields, name, axes**count)
     for name, allowed in _ALLOWED.items():

@@ -7,8 +7,6 @@ of ``a.nii.gz`` from ``a.nii`` if that is there, and writes to a full disk, all 
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -89,7 +87,7 @@ def check_values(case_id: str, address: str, image: sitk.Image, name: str) -> No
 
 
 def write_image(image: sitk.Image, path: str | os.PathLike[str]) -> None:
-    """Write an image file, compressed where its format can be; the same image always gives the same bytes.
+    """Write an image as ``.nii.gz`` or ``.mha``, compressed; the same image always gives the same bytes.
 
     Raises:
         OSError: it cannot be written, or not wholly (a full disk).
@@ -97,40 +95,30 @@ def write_image(image: sitk.Image, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     with TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder, f"image{path.suffix}")
-        if path.name.endswith(".nii.gz"):
-            header = _written_by_itk(image, file.with_suffix(".nii"))[:NIFTI_HEADER_BYTES]
-            content = isal_zlib.compress(header + array_of(image).tobytes(), _COMPRESSION_LEVEL, _GZIP_WINDOW)
-            with _not_all_written():
-                file.write_bytes(content)
-        else:
-            _written_by_itk(image, file)
+        try:
+            _write(image, file)
+        except (OSError, EOFError, RuntimeError, UnreadableFileError) as error:
+            raise OSError("not all of it could be written; is the disk full? make room there and run again") from error
         file.replace(path)
 
 
-def _written_by_itk(image: sitk.Image, file: Path) -> bytes:
-    """The content of the file that ITK writes; of a NIfTI file, which it writes to a full disk without an error, only
-    the header is checked to be there.
-    """
+def _write(image: sitk.Image, file: Path) -> None:
+    """Write, and check what ITK wrote: to a full disk it writes NIfTI without an error."""
+    is_nifti = file.suffix == ".gz"
+    by_itk = file.with_suffix(".nii") if is_nifti else file
     writer = sitk.ImageFileWriter()
     writer.SetNumberOfThreads(1)
-    writer.SetUseCompression(file.suffix != ".nii")
-    writer.SetFileName(str(file))
-    with _not_all_written():
-        writer.Execute(image)
-        content = file.read_bytes()
-        if file.suffix != ".nii":
-            read_image(file)
-        elif len(content) < NIFTI_HEADER_BYTES:
-            raise EOFError
-    return content
-
-
-@contextmanager
-def _not_all_written() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, RuntimeError, UnreadableFileError) as error:
-        raise OSError("not all of it could be written; is the disk full? make room there and run again") from error
+    writer.SetUseCompression(not is_nifti)
+    writer.SetFileName(str(by_itk))
+    writer.Execute(image)
+    if not is_nifti:
+        read_image(file)
+        return
+    header = by_itk.read_bytes()[:NIFTI_HEADER_BYTES]
+    if len(header) < NIFTI_HEADER_BYTES:
+        raise EOFError
+    content = header + array_of(image).tobytes()
+    file.write_bytes(isal_zlib.compress(content, _COMPRESSION_LEVEL, _GZIP_WINDOW))
 
 
 def _read_by_itk(path: Path, header: Header) -> sitk.ImageFileReader:

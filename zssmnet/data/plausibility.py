@@ -23,20 +23,13 @@ _SAMPLE = 2**15  # voxels
 
 @dataclass(frozen=True)
 class Outlier:
-    """The most extreme voxel of an image that has an odd one.
+    """The most extreme voxel of an image that has an odd one."""
 
-    Attributes:
-        index: x, y, z of the voxel, as the file stores it.
-        value: its value.
-        low, high: between these lie all values, or nearly all, on its side of the median.
-        ratio: distance of ``value`` from there, in widths of that range.
-    """
-
-    index: tuple[int, int, int]
+    index: tuple[int, int, int]  # x, y, z, as the file stores it
     value: float
-    low: float
+    low: float  # from here to ``high`` lie all values, or nearly all, on its side of the median
     high: float
-    ratio: float
+    ratio: float  # distance of ``value`` from there, in widths of that range
 
     @property
     def is_damage(self) -> bool:
@@ -68,8 +61,7 @@ def find_outlier(array_ZYX: npt.NDArray[Any]) -> Outlier | None:
         if ends:
             low, high = sorted(sign * end for end in ends)
             z, y, x = (int(index) for index in np.unravel_index(place, array_ZYX.shape))
-            distance = sign * (value - sign * ends[1])
-            found.append(Outlier((x, y, z), value, low, high, distance / (ends[1] - ends[0])))
+            found.append(Outlier((x, y, z), value, low, high, (sign * value - ends[1]) / (ends[1] - ends[0])))
     return max(found, key=lambda outlier: outlier.ratio, default=None)
 
 

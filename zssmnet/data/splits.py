@@ -65,7 +65,10 @@ def read_folds(text: bytes, source: str) -> list[list[str]]:
     if not isinstance(folds, list) or len(folds) != len(TRAINING_SUBSETS):
         found = f"a list of {len(folds)}" if isinstance(folds, list) else f"a {type(folds).__name__}"
         raise SplitsError(f'{source}: {found}; expected a list of 5 objects {{"train": [...], "val": [...]}}')
-    vals = [_val_list(fold, number, source) for number, fold in enumerate(folds)]
+    vals: list[Any] = [fold.get("val") if isinstance(fold, dict) else None for fold in folds]
+    for number, val in enumerate(vals):
+        if not isinstance(val, list) or not all(isinstance(case, str) for case in val):
+            raise SplitsError(f'{source}: fold {number}: expected an object with "val", a list of case ids (texts)')
     if twice := duplicated(case for val in vals for case in val):
         raise SplitsError(f"{source}: the val lists overlap; given more than once: {shortened(twice)}")
     if not any(vals):
@@ -99,7 +102,13 @@ def choose_subsets(
     if mode == "stable" and splits_path:
         raise SplitsError(f"{splits_path}: the stable split takes no splits.json; leave one of the two out")
     if splits_path:
-        subset_of = _reference_split(case_ids, read_folds(read_file(splits_path), splits_path), splits_path)
+        subsets = reference_subsets(read_folds(read_file(splits_path), splits_path))
+        named = {case_id: number for number, subset in enumerate(subsets) for case_id in subset}
+        if unnamed := sorted(set(case_ids) - set(named)):
+            log.warning("%d cases are not in %s and are left out: %s", len(unnamed), splits_path, shortened(unnamed))
+        if absent := sorted(set(named) - set(case_ids)):
+            log.warning("%d cases of %s cannot be found: %s", len(absent), splits_path, shortened(absent))
+        subset_of = {case_id: named[case_id] for case_id in case_ids if case_id in named}
     elif mode == "reference":
         raise SplitsError("the reference split needs a splits.json; give one with --splits-path, or choose 'stable'")
     else:
@@ -113,17 +122,6 @@ def choose_subsets(
     return subset_of
 
 
-def _reference_split(case_ids: Sequence[str], folds: list[list[str]], source: str) -> dict[str, int]:
-    """The subsets of those cases that the folds name; the others are logged."""
-    named = {case_id for fold in folds for case_id in fold}
-    if unnamed := sorted(set(case_ids) - named):
-        log.warning("%d cases are not in %s and are left out: %s", len(unnamed), source, shortened(unnamed))
-    if absent := sorted(named - set(case_ids)):
-        log.warning("%d cases of %s cannot be found: %s", len(absent), source, shortened(absent))
-    subset_of = {case_id: subset for subset, cases in enumerate(reference_subsets(folds)) for case_id in cases}
-    return {case_id: subset_of[case_id] for case_id in case_ids if case_id in subset_of}
-
-
 def _check_pattern(case_ids: Sequence[str], pattern: str) -> None:
     """Where no patient is found in an id, its case is a patient of its own, perhaps on both sides of the split."""
     unmatched = [case_id for case_id in case_ids if patient_in(case_id, pattern) is None]
@@ -135,10 +133,3 @@ def _check_pattern(case_ids: Sequence[str], pattern: str) -> None:
             f"the pattern {pattern!r} finds a patient in none of {len(case_ids)} case ids (such as "
             f"{shortened(unmatched, 3)}); correct --patient-pattern"
         )
-
-
-def _val_list(fold: Any, number: int, source: str) -> list[str]:
-    val = fold.get("val") if isinstance(fold, dict) else None
-    if not isinstance(val, list) or not all(isinstance(case, str) for case in val):
-        raise SplitsError(f'{source}: fold {number}: expected an object with "val", a list of case ids (texts)')
-    return val

@@ -47,7 +47,7 @@ def without_stray_parts(mask: sitk.Image, stray: StrayParts) -> tuple[sitk.Image
         ImageError: there are, and ``stray`` is ``refuse``.
     """
     foreground = array_of(mask) != 0
-    window = _window(foreground)  # parts, their sizes and the distances between them are the same within it
+    window = foreground_window(foreground)  # parts, their sizes and the distances between them are the same within it
     parts = sitk.ConnectedComponent(sitk.GetImageFromArray(foreground[window].astype(np.uint8)), True)
     statistics = sitk.LabelShapeStatisticsImageFilter()
     statistics.Execute(parts)
@@ -77,30 +77,20 @@ def _distance_mm(box: npt.NDArray[Any], other: npt.NDArray[Any], spacing: tuple[
 
 def zone_warning(mask: sitk.Image) -> str | None:
     """What is odd about the zones: one of them missing, or both swapped."""
-    array = array_of(mask)
-    window = _window(array != 0)
-    zones = {label: array[window] == label for label in (1, 2)}
-    present = [label for label, zone in zones.items() if zone.any()]
-    if len(present) == 1:
-        return f"the mask has only the label {present[0]}; peripheral zone is 1, the rest of the gland 2"
-    first, second = (_posterior_mm(mask, zone, window) for zone in zones.values())
-    if first <= second:
+    z, y, x = foreground_window(array_of(mask))
+    zones = sitk.LabelShapeStatisticsImageFilter()
+    zones.ComputePerimeterOff()
+    zones.Execute(sitk.Cast(mask[x, y, z], sitk.sitkUInt8))
+    if len(zones.GetLabels()) == 1:
+        present = zones.GetLabels()[0]
+        return f"the mask has only the label {present}; peripheral zone is 1, the rest of the gland 2"
+    if zones.GetCentroid(1)[1] <= zones.GetCentroid(2)[1]:  # y is posterior
         return "label 1 does not lie behind label 2: are the zones swapped? (1 is the peripheral zone)"
     return None
 
 
-def _posterior_mm(mask: sitk.Image, zone_ZYX: npt.NDArray[np.bool_], window: tuple[slice, ...]) -> float:
-    """Mean position of a zone, cut out of the mask, along the patient's anterior-posterior axis (posterior is
-    positive).
-    """
-    centre = []
-    for axis in (2, 1, 0):
-        counts = zone_ZYX.sum(axis=tuple(other for other in range(3) if other != axis))
-        centre.append(window[axis].start + float(counts @ np.arange(len(counts)) / counts.sum()))
-    return float(mask.TransformContinuousIndexToPhysicalPoint(centre)[1])
-
-
-def _window(foreground_ZYX: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box with all of the foreground, of which there is some."""
-    hits = [np.flatnonzero(foreground_ZYX.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
+def foreground_window(mask_ZYX: npt.NDArray[Any]) -> tuple[slice, slice, slice]:
+    """The smallest box with all voxels that are not 0, of which there are some."""
+    hits = [np.flatnonzero(mask_ZYX.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    z, y, x = (slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
+    return z, y, x

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from zssmnet.data.gland_shape import odd_shape
 from zssmnet.data.image_io import image_like, read_image
-from zssmnet.data.mask_checks import check_mask
+from zssmnet.data.mask_checks import check_mask, odd_shape
 from zssmnet.data.orientation import in_axial_order
 from zssmnet.phantom import GridSpec, zonal_mask
 
