@@ -58,10 +58,8 @@ def _along(values_ZYX: Doubles, axis: int, matrix: list[_Rows], start: int, size
     result = np.empty(shape)
     into, values = (_second(array, axis) for array in (result, values_ZYX))
     for number, (first, weights) in enumerate(matrix):
-        rows, samples = (
-            slice(number * _ROWS, (number + 1) * _ROWS),
-            slice(first - start, first - start + weights.shape[1]),
-        )
+        rows = slice(number * _ROWS, (number + 1) * _ROWS)
+        samples = slice(first - start, first - start + weights.shape[1])
         columns = max(1, _MULTIPLICATIONS // weights.size)
         for column in range(0, values.shape[2], columns):
             some = slice(column, column + columns)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 from typing_extensions import override
 
 from zssmnet.config import CubesConfig, IntensityScaling
@@ -139,12 +138,10 @@ def cut_subset(
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
         # if this run is killed between the file and its record, the file is ours, and no record tells of another
         to_come = (Output(key=key, size=NOT_YET, sha256=""),)
-        record = SubsetCubes(
-            method=METHOD, inputs=inputs, outputs=to_come, subset=subset, parameters=config, cases=tuple(cases)
-        )
+        record = SubsetCubes(method=METHOD, inputs=inputs, outputs=to_come, subset=subset, parameters=config, cases=())
         publish_record(output, key, record)
-    done = {"outputs": (with_version(output, produced),), "spacing_mm": _spacing(data, case_ids)}
-    record = record.model_copy(update=done)
+    outputs, spacing_mm = (with_version(output, produced),), _spacing(data, case_ids)
+    record = record.model_copy(update={"outputs": outputs, "cases": tuple(cases), "spacing_mm": spacing_mm})
     publish_record(output, key, record)
     log.info("subset %d: %d cubes of %d cases", subset, number, len(case_ids))
     return record, True
@@ -301,7 +298,7 @@ def _spacing(data: Storage, case_ids: list[str]) -> Spacing | None:
 
 
 def _read_prepared(case_id: str, subset: int, data: Storage, scaling: IntensityScaling) -> npt.NDArray[np.float32]:
-    volumes: list[sitk.Image] = []
+    volumes = []
     for key in prepared_keys(case_id, subset):
         try:
             volumes.append(read_image(data.local(key)))
