@@ -1,6 +1,7 @@
 """Options and fixtures for all tests."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tests.server import prefect_database as prefect_database
 
 LEDGER = pytest.StashKey[Ledger]()
 SLOWEST = "test_service.py"
+TOGETHER = {f"tests/reliability/test_{name}.py" for name in ("ends", "killed", "storage_runs")}
+"""They start commands, from processes that take seconds to start: one of pytest-xdist's processes has them all."""
+LONG = re.compile(r"^pytestmark = .*\bpytest\.mark\.long\b", re.MULTILINE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +36,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEDGER] = Ledger()
     if not hasattr(config, "workerinput"):  # processes of pytest-xdist share it
         config.add_cleanup(SessionFolder().close)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of long tests alone are not even imported, unless they are asked for."""
+    if config.getoption("--long") or collection_path.suffix != ".py":
+        return None
+    named = {config.invocation_params.dir / argument.partition("::")[0] for argument in config.args}
+    return True if collection_path not in named and LONG.search(collection_path.read_text()) else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By file, as ``--dist loadfile`` does, but for those that belong together; long ones would wait for each other."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "commands" if file in TOGETHER else file
+
+    is_wanted = config.getoption("dist") == "loadfile" and not config.getoption("--long")
+    return Scheduling(config, log) if is_wanted else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
