@@ -53,17 +53,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "commands" if file in TOGETHER else file
+            return "commands" if file_of(nodeid) in TOGETHER else super()._split_scope(nodeid)
 
     is_wanted = config.getoption("dist") == "loadfile" and not config.getoption("--long")
     return Scheduling(config, log) if is_wanted else None
 
 
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The slow files come first, so that side by side none is left alone at the end; long tests only if asked for."""
     slow = {item.path for item in items if item.get_closest_marker("integration")}
-    items.sort(key=lambda item: (item.path not in slow, item.path.name != SLOWEST))
+    items.sort(
+        key=lambda item: (item.path not in slow, item.path.name != SLOWEST, file_of(item.nodeid) not in TOGETHER)
+    )
     if config.getoption("--long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]
