@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     )
     if config.getoption("--long"):
         return
-    long = [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    is_long = [bool(item.get_closest_marker("long")) for item in items]
+    config.hook.pytest_deselected(items=[*compress(items, is_long)])
+    items[:] = [item for item, long in zip(items, is_long, strict=True) if not long]
 
 
 @pytest.hookimpl(optionalhook=True)
