@@ -48,7 +48,7 @@ def flags_of(config: type[BaseModel], start: BaseModel | None = None, prefix: st
         if isinstance(default, BaseModel):
             yield from flags_of(type(default), default, f"{prefix}{name}.")
         for flag in (one for one in field.metadata if isinstance(one, Flag)):
-            yield Setting(prefix + name, field, flag, default)
+            yield Setting(prefix + name, field, Flag(flag.metavar, flag.name or name), default)
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: Iterator[Setting]) -> None:

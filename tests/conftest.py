@@ -1,7 +1,9 @@
 """Options and fixtures for all tests."""
 
 import os
+import re
 from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from tests.server import prefect_database as prefect_database
 
 LEDGER = pytest.StashKey[Ledger]()
 SLOWEST = "test_service.py"
+TOGETHER = {f"tests/reliability/test_{name}.py" for name in ("ends", "killed", "storage_runs")}
+"""They start commands, from processes that take seconds to start: one of pytest-xdist's processes has them all."""
+LONG = re.compile(r"^pytestmark = .*\bpytest\.mark\.long\b", re.MULTILINE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,15 +39,42 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(SessionFolder().close)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of long tests alone are not even imported, unless they are asked for."""
+    if config.getoption("--long") or collection_path.suffix != ".py":
+        return None
+    named = {config.invocation_params.dir / argument.partition("::")[0] for argument in config.args}
+    return True if collection_path not in named and LONG.search(collection_path.read_text()) else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By file, as ``--dist loadfile`` does, but for those that belong together; long ones would wait for each other."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "commands" if file_of(nodeid) in TOGETHER else super()._split_scope(nodeid)
+
+    is_wanted = config.getoption("dist") == "loadfile" and not config.getoption("--long")
+    return Scheduling(config, log) if is_wanted else None
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The slow files come first, so that side by side none is left alone at the end; long tests only if asked for."""
     slow = {item.path for item in items if item.get_closest_marker("integration")}
-    items.sort(key=lambda item: (item.path not in slow, item.path.name != SLOWEST))
+    items.sort(
+        key=lambda item: (item.path not in slow, item.path.name != SLOWEST, file_of(item.nodeid) not in TOGETHER)
+    )
     if config.getoption("--long"):
         return
-    long = [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    is_long = [bool(item.get_closest_marker("long")) for item in items]
+    config.hook.pytest_deselected(items=[*compress(items, is_long)])
+    items[:] = [item for item, long in zip(items, is_long, strict=True) if not long]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,9 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 import zssmnet
 
@@ -43,6 +41,9 @@ def test_notebooks_run_and_show_what_they_show_in_the_pages(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(file, 4)
     shown = [[output.output_type for output in cell.outputs] for cell in notebook.cells if cell.cell_type == "code"]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -18,6 +18,8 @@ ArchiveFormat = Literal["nnunet", "picai", "bids"]
 SplitMode = Literal["reference", "stable"]
 Recipe = Literal["reference", "per-channel", "masked"]
 IntensityScaling = Literal["maximum", "percentile"]
+Device = Literal["auto", "cpu", "cuda"]
+CompileChoice = Literal["auto", "off", "cudagraphs", "default", "reduce-overhead", "max-autotune"]
 
 PICAI_PATIENT = r"^(?P<patient>\d+)_\d+$"
 """Pattern of PI-CAI's case ids, ``<patient>_<study>`` in digits."""
@@ -28,12 +30,12 @@ class Flag:
     """A flag of the command line for a field.
 
     Attributes:
-        name: without hyphens in front, with underscores: ``batch_size`` is ``--batch_size`` and ``--batch-size``.
         metavar: what stands for the value in the help: ``D`` folder, ``F`` file, ``N`` number.
+        name: with underscores, if it is not the field's: ``batch_size`` is ``--batch_size`` and ``--batch-size``.
     """
 
-    name: str
     metavar: str | None = None
+    name: str = ""
 
 
 def fault_of(error: ValidationError) -> str:
@@ -65,17 +67,17 @@ class _Frozen(BaseModel, metaclass=_METACLASS):  # type: ignore[metaclass]
 ImagesPath = Annotated[
     str,
     Field(min_length=1, description="Folder or s3://bucket/prefix of an nnU-Net raw, PI-CAI MHA or BIDS archive"),
-    Flag("images_path", "D"),
+    Flag("D"),
 ]
 MaskPath = Annotated[
     str,
     Field(min_length=1, description="Folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
-    Flag("zonal_mask_path", "D"),
+    Flag("D"),
 ]
 SplitsPath = Annotated[
     str | None,
     Field(description="splits.json with five folds (default: subsets by a hash of the patient)"),
-    Flag("splits_path", "F"),
+    Flag("F"),
 ]
 SplitModeChoice = Annotated[
     SplitMode | None,
@@ -83,35 +85,35 @@ SplitModeChoice = Annotated[
         description="reference: as published, needs splits.json; stable: by a hash of the patient (default: reference "
         "with a splits.json, else stable)"
     ),
-    Flag("split_mode"),
+    Flag(),
 ]
 FormatChoice = Annotated[
-    ArchiveFormat | None, Field(description="Kind of archive (default: detected automatically)"), Flag("archive_format")
+    ArchiveFormat | None, Field(description="Kind of archive (default: detected automatically)"), Flag()
 ]
 PatientPattern = Annotated[
     str,
     Field(description="Regular expression whose group 'patient' names a case's patient; no match: the whole id"),
-    Flag("patient_pattern", "RE"),
+    Flag("RE"),
 ]
 Strict = Annotated[
     bool,
     Field(description="Stop on any unusable case or warning"),
-    Flag("strict"),
+    Flag(),
 ]
 MaxWarnings = Annotated[
     int | None,
     Field(ge=0, description="Largest number of cases with warnings (default: no limit; 0 with --strict)"),
-    Flag("max_warnings", "N"),
+    Flag("N"),
 ]
 
-Force = Annotated[bool, Field(description="Replace files that this command did not make"), Flag("force")]
+Force = Annotated[bool, Field(description="Replace files that this command did not make"), Flag()]
 
 NO_MASKS = "no zonal masks: give --zonal_mask_path, or --zones-model to make them, or both"
 
 CasesPerTask = Annotated[
     int | None,
     Field(ge=1, description="Cases per Prefect task (default 1; more above 2,000 cases)"),
-    Flag("cases_per_task", "N"),
+    Flag("N"),
 ]
 
 
@@ -135,10 +137,10 @@ class ArchiveConfig(_ImagesConfig):
 class MaskedArchiveConfig(_ImagesConfig):
     """An archive with zonal masks, or with networks that make them for the cases that have none."""
 
-    zonal_mask_path: Annotated[str | None, Flag("zonal_mask_path", "D")] = Field(
+    zonal_mask_path: Annotated[str | None, Flag("D")] = Field(
         None, description="Folder or s3://bucket/prefix of zonal masks, CASE.nii.gz; not needed with --zones-model"
     )
-    zones_model: Annotated[str | None, Flag("zones_model", "F")] = Field(
+    zones_model: Annotated[str | None, Flag("F")] = Field(
         None, description="Root of 'train-zones', or its zones.model: makes masks for cases that have none"
     )
 
@@ -165,7 +167,7 @@ class MaskChecksConfig(_Frozen):
     """Which zonal masks are checked, and against which images."""
 
     zonal_mask_path: MaskPath
-    images_path: Annotated[str | None, Flag("images_path", "D")] = Field(
+    images_path: Annotated[str | None, Flag("D")] = Field(
         None, description="Folder or s3://bucket/prefix of the images, to check where the glands lie"
     )
     archive_format: FormatChoice = None
@@ -195,29 +197,27 @@ class PreparationConfig(_Frozen):
 
     @model_validator(mode="after")
     def _positive_spacing(self) -> Self:
-        if min(self.spacing_mm) <= 0:
-            raise ValueError(f"spacing_mm must be positive, not {self.spacing_mm}")
         if not 0.01 <= min(self.spacing_mm) <= max(self.spacing_mm) <= 100:
-            raise ValueError(f"spacing_mm must be 0.01 to 100 mm on each axis, not {self.spacing_mm}")
+            raise ValueError(f"spacing_mm must be positive, 0.01 to 100 mm on each axis, not {self.spacing_mm}")
         return self
 
 
 class CubesConfig(_Frozen):
     """Cutting of cubes from prepared cases."""
 
-    cubes_per_case: Annotated[int, Flag("scale", "N")] = Field(
+    cubes_per_case: Annotated[int, Flag("N", "scale")] = Field(
         12, ge=1, le=10_000, description="Number of cubes cut from each case"
     )
     size: tuple[int, int, int] = Field((64, 64, 16), description="Size of a cube x, y, z in voxels")
-    dtype: Annotated[Literal["float16", "float32", "float64"], Flag("dtype")] = Field(
+    dtype: Annotated[Literal["float16", "float32", "float64"], Flag()] = Field(
         "float16", description="dtype on disk; the published program wrote float64"
     )
-    intensity_scaling: Annotated[IntensityScaling, Flag("intensity_scaling")] = Field(
+    intensity_scaling: Annotated[IntensityScaling, Flag()] = Field(
         "maximum",
         description="T2W and DWI to 0..1: maximum: by minimum and maximum, as published; percentile: by the 0.1th and "
         "99.9th percentiles, clipped",
     )
-    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**63, description="Seed of the cubes' positions")
+    seed: Annotated[int, Flag("N")] = Field(0, ge=0, lt=2**63, description="Seed of the cubes' positions")
 
     @model_validator(mode="after")
     def _positive_size(self) -> Self:
@@ -284,10 +284,8 @@ class MaskingConfig(_Frozen):
 
     @model_validator(mode="after")
     def _positive_block(self) -> Self:
-        if min(self.block) < 1:
-            raise ValueError(f"block must be at least 1 voxel on each axis, not {self.block}")
-        if max(self.block) > 2**26:
-            raise ValueError(f"block must be 67 million voxels at most on each axis, not {self.block}")
+        if not 1 <= min(self.block) <= max(self.block) <= 2**26:
+            raise ValueError(f"block must be at least 1 voxel on each axis, and 67 million at most, not {self.block}")
         return self
 
 
@@ -301,7 +299,7 @@ class ZoneTaskConfig(_Frozen):
 class CorruptionConfig(_Frozen):
     """The pretext task: how a cube is corrupted before the network restores it."""
 
-    recipe: Annotated[Recipe, Flag("recipe")] = Field(
+    recipe: Annotated[Recipe, Flag()] = Field(
         "reference",
         description="reference: as the published program, which shuffles every channel from T2W and loses most "
         "zones; per-channel: each channel from itself, zones kept in step; masked: blocks of the images are hidden, "
@@ -318,19 +316,17 @@ class CorruptionConfig(_Frozen):
 class NetworkConfig(_Frozen):
     """MNet's free choices."""
 
-    channels: Annotated[tuple[int, int, int, int, int], Flag("channels", "A,B,C,D,E")] = Field(
+    channels: Annotated[tuple[int, int, int, int, int], Flag("A,B,C,D,E")] = Field(
         (32, 48, 64, 80, 96), description="Number of kernels on the five levels"
     )
-    merge: Annotated[Literal["sub", "sum", "cat"], Flag("merge")] = Field(
+    merge: Annotated[Literal["sub", "sum", "cat"], Flag()] = Field(
         "sub", description="Feature merging unit: absolute difference, sum or concatenation"
     )
 
     @model_validator(mode="after")
     def _positive_channels(self) -> Self:
-        if min(self.channels) < 1:
-            raise ValueError(f"channels must be at least 1 on each level, not {self.channels}")
-        if max(self.channels) > 4096:
-            raise ValueError(f"channels must be 4096 at most on each level, not {self.channels}")
+        if not 1 <= min(self.channels) <= max(self.channels) <= 4096:
+            raise ValueError(f"channels must be at least 1 on each level, and 4096 at most, not {self.channels}")
         return self
 
 
@@ -350,27 +346,23 @@ class TrainingConfig(_Frozen):
         "adamw": {**_ADAMW, "learning_rate": 0.001, "epochs": 200, "patience": 200}
     }
 
-    preset: Annotated[Literal["published", "adamw"], Flag("preset")] = Field(
+    preset: Annotated[Literal["published", "adamw"], Flag()] = Field(
         "published",
         description="Defaults of the training recipe; adamw: AdamW with a warm-up, a cosine and a calibrated head; "
         "what is set beside it takes precedence",
     )
-    epochs: Annotated[int, Flag("epochs", "N")] = Field(
-        1000, ge=1, le=1_000_000, description="Largest number of epochs"
-    )
-    batch_size: Annotated[int, Flag("batch_size", "N")] = Field(
+    epochs: Annotated[int, Flag("N")] = Field(1000, ge=1, le=1_000_000, description="Largest number of epochs")
+    batch_size: Annotated[int, Flag("N")] = Field(
         24, ge=1, le=100_000, description="Cubes in a batch; a last partial batch is dropped in training"
     )
-    accumulate: Annotated[int, Flag("accumulate", "N")] = Field(
+    accumulate: Annotated[int, Flag("N")] = Field(
         1,
         ge=1,
         le=100_000,
         description="Parts of a batch that are computed one after another, for a GPU with little memory (gradient "
         "accumulation); the weights are the same",
     )
-    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
-        0.1, gt=0, le=1e30, description="Initial learning rate"
-    )
+    learning_rate: Annotated[float, Flag("X")] = Field(0.1, gt=0, le=1e30, description="Initial learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD; first beta of AdamW")
     halve_every: int = Field(12, ge=1, le=1_000_000, description="Epochs after which the learning rate is halved")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd, as published, or adamw")
@@ -386,39 +378,37 @@ class TrainingConfig(_Frozen):
         False,
         description="Start from each channel's mean as prediction, so that no training starts saturated",
     )
-    loss_weighting: Annotated[Literal["equal", "variance"], Flag("loss_weighting")] = Field(
+    loss_weighting: Annotated[Literal["equal", "variance"], Flag()] = Field(
         "equal",
         description="Weights of T2W, ADC and DWI in the loss: equal, as published, or the inverse of each one's "
         "variance in the training cubes",
     )
-    patience: Annotated[int, Flag("patience", "N")] = Field(
+    patience: Annotated[int, Flag("N")] = Field(
         20, ge=1, le=1_000_000, description="Epochs without a better validation loss before training stops"
     )
-    seed: Annotated[int, Flag("seed", "N")] = Field(
+    seed: Annotated[int, Flag("N")] = Field(
         0, ge=0, lt=2**63, description="Seed of initial weights, order of cubes and corruption"
     )
     validation_seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the validation cubes' corruption, the same in every run"
     )
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Flag("device")] = Field(
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Flag()] = Field(
         "auto", description="Device to train on; auto: a CUDA GPU if there is one; mps: Apple's GPU, in float32"
     )
-    deterministic: Annotated[bool, Flag("deterministic")] = Field(
+    deterministic: Annotated[bool, Flag()] = Field(
         False,
         description="On a GPU, algorithms that give the same bits every time, so that an interrupted run ends as an "
         "uninterrupted one; slower",
     )
-    processes: Annotated[int, Flag("processes", "N")] = Field(
+    processes: Annotated[int, Flag("N")] = Field(
         0, ge=0, le=1024, description="Processes that share each batch, one per GPU; 0: one per GPU, else one"
     )
-    precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag("precision")] = Field(
+    precision: Annotated[Literal["auto", "float32", "tf32", "bfloat16", "float16"], Flag()] = Field(
         "auto",
         description="Precision of the convolutions; auto takes bfloat16 on GPUs that support it, else float32; "
         "tf32: float32 with TF32-rounded inputs; float16 has a loss scale that adapts",
     )
-    compile: Annotated[
-        Literal["auto", "off", "cudagraphs", "default", "reduce-overhead", "max-autotune"], Flag("compile")
-    ] = Field(
+    compile: Annotated[CompileChoice, Flag()] = Field(
         "auto",
         description="Mode of torch.compile; auto takes reduce-overhead on a GPU in trainings of 10,000 steps or more, "
         "else off; cudagraphs: no compiler, a step is one CUDA graph with kernels of our own (not yet measured)",
@@ -456,11 +446,9 @@ class ChallengerTrainingConfig(TrainingConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"adamw": {**_ADAMW, "learning_rate": 0.0001}}
 
-    epochs: Annotated[int, Flag("epochs", "N")] = Field(100, ge=1, le=1_000_000, description="Largest number of epochs")
-    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
-        0.01, gt=0, le=1e30, description="Initial learning rate"
-    )
-    patience: Annotated[int, Flag("patience", "N")] = Field(
+    epochs: Annotated[int, Flag("N")] = Field(100, ge=1, le=1_000_000, description="Largest number of epochs")
+    learning_rate: Annotated[float, Flag("X")] = Field(0.01, gt=0, le=1e30, description="Initial learning rate")
+    patience: Annotated[int, Flag("N")] = Field(
         10, ge=1, le=1_000_000, description="Epochs without a better validation loss before training stops"
     )
 
@@ -474,21 +462,19 @@ class ChallengerConfig(PretrainConfig):
 class DemoConfig(_Frozen):
     """The demonstration on synthetic examinations."""
 
-    cases: Annotated[int, Flag("cases", "N")] = Field(12, ge=6, description="Synthetic examinations")
-    epochs: Annotated[int, Flag("epochs", "N")] = Field(8, ge=1, description="Epochs")
-    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**63, description="Seed of everything")
+    cases: Annotated[int, Flag("N")] = Field(12, ge=6, description="Synthetic examinations")
+    epochs: Annotated[int, Flag("N")] = Field(8, ge=1, description="Epochs")
+    seed: Annotated[int, Flag("N")] = Field(0, ge=0, lt=2**63, description="Seed of everything")
 
 
 class SeriesConfig(_Frozen):
     """What is wanted of the diffusion images of a DICOM study."""
 
-    high_b: Annotated[float, Flag("high_b", "B")] = Field(
+    high_b: Annotated[float, Flag("B")] = Field(
         1400.0, gt=0, description="Wanted b-value of the DWI image, s/mm2; the nearest high one is taken"
     )
-    lowest_b: Annotated[float, Flag("lowest_b", "B")] = Field(
-        1000.0, gt=0, description="Lowest b-value that counts as high, s/mm2"
-    )
-    compute_high_b: Annotated[bool, Flag("compute_high_b")] = Field(
+    lowest_b: Annotated[float, Flag("B")] = Field(1000.0, gt=0, description="Lowest b-value that counts as high, s/mm2")
+    compute_high_b: Annotated[bool, Flag()] = Field(
         False, description="Compute the wanted b-value from lower ones (one ADC a voxel) where there is no high one"
     )
 
@@ -496,16 +482,16 @@ class SeriesConfig(_Frozen):
 class DicomConfig(SeriesConfig):
     """Where DICOM files are, and which ids they get."""
 
-    dicom_path: Annotated[str, Flag("dicom_path", "D")] = Field(
+    dicom_path: Annotated[str, Flag("D")] = Field(
         min_length=1, description="Folder of DICOM files, in any order and depth"
     )
-    key_file: Annotated[str | None, Flag("key_file", "F")] = Field(
+    key_file: Annotated[str | None, Flag("F")] = Field(
         None, description="Secret key: new ids are keyed hashes (HMAC) of the old"
     )
-    ids: Annotated[str | None, Flag("ids", "F")] = Field(
+    ids: Annotated[str | None, Flag("F")] = Field(
         None, description="CSV table of new ids instead: patient_id,study,case_id"
     )
-    overrides: Annotated[str | None, Flag("overrides", "F")] = Field(
+    overrides: Annotated[str | None, Flag("F")] = Field(
         None, description="TOML file of manual choices, by case: [10001_1000001] t2w = 4 (number of a series)"
     )
 
@@ -519,23 +505,23 @@ class DicomConfig(SeriesConfig):
 class NnunetDatasetConfig(_Frozen):
     """A raw data set for nnU-Net v2."""
 
-    number: Annotated[int, Flag("dataset", "N")] = Field(501, ge=1, le=999, description="Number of nnU-Net's data set")
-    name: Annotated[str, Flag("name", "NAME")] = Field(
+    number: Annotated[int, Flag("N", "dataset")] = Field(501, ge=1, le=999, description="Number of nnU-Net's data set")
+    name: Annotated[str, Flag("NAME")] = Field(
         "csPCa", pattern=r"^[A-Za-z0-9_-]+$", description="Name of nnU-Net's data set"
     )
-    labels: Annotated[Literal["binary", "isup"], Flag("labels")] = Field(
+    labels: Annotated[Literal["binary", "isup"], Flag()] = Field(
         "binary", description="binary: any lesion is csPCa; isup: a class for each of the ISUP grades 2 to 5"
     )
-    volume: Annotated[Literal["prepared", "cropped", "native"], Flag("volume")] = Field(
+    volume: Annotated[Literal["prepared", "cropped", "native"], Flag()] = Field(
         "prepared",
         description="prepared: resampled and cropped as for pre-training; cropped: on T2W's grid, cropped around the "
         "gland; native: on T2W's grid, whole",
     )
     preparation: PreparationConfig = Field(PreparationConfig(), description="Target spacing and margin")
-    lesion_path: Annotated[str | None, Flag("lesion_path", "D")] = Field(
+    lesion_path: Annotated[str | None, Flag("D")] = Field(
         None, description="Folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"
     )
-    predict: Annotated[bool, Flag("predict")] = Field(
+    predict: Annotated[bool, Flag()] = Field(
         False, description="Add new cases without labels to imagesTs, prepared as the data set there"
     )
     force: Force = False
@@ -547,7 +533,7 @@ class NnunetDatasetConfig(_Frozen):
 class EvaluationConfig(_Frozen):
     """Detection figures of predictions."""
 
-    output: Annotated[str | None, Flag("output", "F")] = Field(None, description="JSON file for the figures")
+    output: Annotated[str | None, Flag("F")] = Field(None, description="JSON file for the figures")
     force: Force = False
 
 
@@ -560,10 +546,10 @@ class UploadConfig(_Frozen):
 class ExportConfig(_Frozen):
     """Weights in a file for another program."""
 
-    to: Annotated[Literal["nnunet-v2", "nnunet-v1"], Flag("to")] = Field(
+    to: Annotated[Literal["nnunet-v2", "nnunet-v1"], Flag()] = Field(
         "nnunet-v2", description="Program that reads the file"
     )
-    classes: Annotated[int | None, Flag("classes", "N")] = Field(
+    classes: Annotated[int | None, Flag("N")] = Field(
         None, ge=1, description="For nnU-Net v2: classes of new heads, background included (default: no heads)"
     )
     force: Force = False
@@ -572,11 +558,11 @@ class ExportConfig(_Frozen):
 class PackageConfig(_Frozen):
     """A folder of weights with a model card."""
 
-    name: Annotated[str, Flag("name", "NAME")] = Field("zssmnet-mnet", min_length=1, description="Name on the card")
-    licence: Annotated[str, Flag("licence", "ID")] = Field(
+    name: Annotated[str, Flag("NAME")] = Field("zssmnet-mnet", min_length=1, description="Name on the card")
+    licence: Annotated[str, Flag("ID")] = Field(
         "fill-in", min_length=1, description="Licence of the weights, as model hubs name it"
     )
-    probe_path: Annotated[str | None, Flag("probe", "F")] = Field(
+    probe_path: Annotated[str | None, Flag("F", "probe")] = Field(
         None, description="JSON file with the probe's result, for the card"
     )
     force: Force = False
@@ -607,35 +593,35 @@ PROBE_SCALES = {
 class ProbeConfig(_Frozen):
     """Whether weights help: what is compared, and on how many cases."""
 
-    task: Annotated[Literal["lesions", "zones"], Flag("task")] = Field(
+    task: Annotated[Literal["lesions", "zones"], Flag()] = Field(
         "lesions", description="lesions: csPCa, needs labels; zones: the zonal masks, from the images alone"
     )
-    preset: Annotated[Literal["cpu", "coarse", "gpu"] | None, Flag("preset")] = Field(
+    preset: Annotated[Literal["cpu", "coarse", "gpu"] | None, Flag()] = Field(
         None,
         description="cpu: 1 x 1 x 3 mm in small windows; coarse: 2.7 x 2.7 x 4 mm, a whole gland in one window; "
         "gpu: 0.5 x 0.5 x 3 mm (default: the spacing of the weights, by their record)",
     )
-    labelled: Annotated[int, Flag("labelled", "N")] = Field(4, ge=1, description="Labelled cases to train on")
-    many_labelled: Annotated[int, Flag("many_labelled", "N")] = Field(
+    labelled: Annotated[int, Flag("N")] = Field(4, ge=1, description="Labelled cases to train on")
+    many_labelled: Annotated[int, Flag("N")] = Field(
         64, ge=1, description="Labelled cases, or all there are, of the arm that shows what more labels gain"
     )
-    seeds: Annotated[int, Flag("seeds", "N")] = Field(
+    seeds: Annotated[int, Flag("N")] = Field(
         5, ge=3, description="Paired repetitions with other labelled cases, order and heads"
     )
-    steps: Annotated[int, Flag("steps", "N")] = Field(200, ge=1, description="Steps of fine-tuning")
-    learning_rates: Annotated[tuple[float, ...], Flag("learning_rates", "X,Y,...")] = Field(
+    steps: Annotated[int, Flag("N")] = Field(200, ge=1, description="Steps of fine-tuning")
+    learning_rates: Annotated[tuple[float, ...], Flag("X,Y,...")] = Field(
         (0.001, 0.003, 0.01, 0.02), min_length=1, description="Candidate learning rates of the body, tuned per arm"
     )
-    head_factors: Annotated[tuple[float, ...], Flag("head_factors", "X,Y,...")] = Field(
+    head_factors: Annotated[tuple[float, ...], Flag("X,Y,...")] = Field(
         (1.0, 20.0), min_length=1, description="By how much faster the new heads learn: candidates, tuned per arm"
     )
-    test_cases: Annotated[int, Flag("test_cases", "N")] = Field(32, ge=1, description="Test cases")
-    tuning_cases: Annotated[int, Flag("tuning_cases", "N")] = Field(
+    test_cases: Annotated[int, Flag("N")] = Field(32, ge=1, description="Test cases")
+    tuning_cases: Annotated[int, Flag("N")] = Field(
         8, ge=0, description="Cases for tuning the learning rates, not tested"
     )
-    force: Annotated[bool, Flag("force")] = Field(False, description="Also probe weights with explained variance <= 0")
-    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**31, description="Seed of the choice of cases")
-    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field("auto", description="Device to train on")
+    force: Annotated[bool, Flag()] = Field(False, description="Also probe weights with explained variance <= 0")
+    seed: Annotated[int, Flag("N")] = Field(0, ge=0, lt=2**31, description="Seed of the choice of cases")
+    device: Annotated[Device, Flag()] = Field("auto", description="Device to train on")
 
     @property
     def scale(self) -> ProbeScale:
@@ -676,29 +662,27 @@ ZONES_SCALES = {
 class ZonesConfig(_Frozen):
     """Training of networks that make zonal masks."""
 
-    channels: Annotated[Literal["t2w", "t2w,adc,dwi"], Flag("channels", "t2w|t2w,adc,dwi")] = Field(
+    channels: Annotated[Literal["t2w", "t2w,adc,dwi"], Flag("t2w|t2w,adc,dwi")] = Field(
         "t2w", description="Images that zones are found in"
     )
-    preset: Annotated[Literal["cpu", "gpu"], Flag("preset")] = Field(
+    preset: Annotated[Literal["cpu", "gpu"], Flag()] = Field(
         "gpu", description="cpu: zones at 1 x 1 x 3 mm by a small MNet; gpu: at 0.5 x 0.5 x 3 mm, as in pre-training"
     )
-    members: Annotated[int, Flag("members", "N")] = Field(
+    members: Annotated[int, Flag("N")] = Field(
         3, ge=2, le=10, description="Networks of the ensemble; each holds out another share of the patients"
     )
-    epochs: Annotated[int | None, Flag("epochs", "N")] = Field(
+    epochs: Annotated[int | None, Flag("N")] = Field(
         None,
         ge=1,
         le=100_000,
         description="Largest number of epochs, of 25 batches each (default: 16 or 80, by preset)",
     )
-    patience: Annotated[int, Flag("patience", "N")] = Field(
+    patience: Annotated[int, Flag("N")] = Field(
         10, ge=1, le=100_000, description="Epochs without a better loss on held-out patients before training stops"
     )
-    learning_rate: Annotated[float, Flag("learning_rate", "X")] = Field(
-        0.01, gt=0, le=1e3, description="Highest learning rate"
-    )
-    seed: Annotated[int, Flag("seed", "N")] = Field(0, ge=0, lt=2**31, description="Seed of everything")
-    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field("auto", description="Device to train on")
+    learning_rate: Annotated[float, Flag("X")] = Field(0.01, gt=0, le=1e3, description="Highest learning rate")
+    seed: Annotated[int, Flag("N")] = Field(0, ge=0, lt=2**31, description="Seed of everything")
+    device: Annotated[Device, Flag()] = Field("auto", description="Device to train on")
 
     @property
     def scale(self) -> ZonesScale:
@@ -709,7 +693,7 @@ class ZonesConfig(_Frozen):
 class LabelledConfig(_Frozen):
     """What a training of zones begins with, and whose cases are whose."""
 
-    weights: Annotated[str | None, Flag("weights", "F")] = Field(
+    weights: Annotated[str | None, Flag("F")] = Field(
         None, description="Pre-trained weights to begin with (default: from scratch)"
     )
     archive_format: FormatChoice = None
@@ -719,7 +703,7 @@ class LabelledConfig(_Frozen):
 class GivenMasksConfig(_Frozen):
     """Masks that are there already."""
 
-    zonal_mask_path: Annotated[str | None, Flag("zonal_mask_path", "D")] = Field(
+    zonal_mask_path: Annotated[str | None, Flag("D")] = Field(
         None, description="Folder of masks that are there already: their cases keep them, as copies"
     )
     archive_format: FormatChoice = None
@@ -728,12 +712,10 @@ class GivenMasksConfig(_Frozen):
 class SegmentConfig(_Frozen):
     """Making of zonal masks for an archive."""
 
-    bound: Annotated[Probability, Flag("bound", "X")] = Field(
+    bound: Annotated[Probability, Flag("X")] = Field(
         0.7, description="Dice of the zones between the ensemble's members below which a mask is doubtful"
     )
-    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("device")] = Field(
-        "auto", description="Device to predict on"
-    )
+    device: Annotated[Device, Flag()] = Field("auto", description="Device to predict on")
 
 
 MarginPercent = Annotated[
@@ -743,13 +725,13 @@ MarginPercent = Annotated[
         lt=100,
         description="Percent by which a challenger's validation loss must be below that of the published model",
     ),
-    Flag("margin_percent", "X"),
+    Flag("X"),
 ]
 
 MinNewCases = Annotated[
     int,
     Field(ge=1, description="Smallest number of new or changed cases for a training"),
-    Flag("min_new_cases", "N"),
+    Flag("N"),
 ]
 
 

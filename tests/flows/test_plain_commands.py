@@ -40,6 +40,19 @@ print(json.dumps(found))
 """
 
 
+ONE_BY_ONE = """
+import json, sys
+from zssmnet.__main__ import main
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as exit:
+        print("exit", exit.code, flush=True)
+"""
+"""Commands in one process, which imports the program once."""
+
+
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return small_archive(tmp_path_factory.mktemp("archive"))
@@ -68,11 +81,16 @@ def python(
 
 def error_of(done: "subprocess.CompletedProcess[str]") -> str:
     """The one line with which a command has ended."""
-    assert "Traceback" not in done.stdout + done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("zssmnet: error: ")
-    assert "unexpected" not in last
+    (*_, last) = errors_of(done)
+    assert done.stderr.splitlines()[-1] == last
     return last
+
+
+def errors_of(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    """The lines with which commands have ended."""
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "unexpected" not in done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith("zssmnet: error: ")]
 
 
 def spoil(folder: Path) -> Path:
@@ -123,22 +141,22 @@ def test_no_command_of_the_pipeline_needs_prefect_a_process_or_a_home(
     assert "nothing is trained: 0 new or changed cases" in done.stdout  # `run` had nothing to do, either
 
 
-def missing(folder: Path) -> list[str | Path]:
+def missing(folder: Path) -> list[str]:
     """The words of a command whose archive is not there."""
-    return ["prepare", "--images_path", folder / "i", "--zonal_mask_path", folder / "i", "--output_path", folder / "o"]
+    images, output = str(folder / "i"), str(folder / "o")
+    return ["prepare", "--images_path", images, "--zonal_mask_path", images, "--output_path", output]
 
 
-@pytest.mark.parametrize("command", ["prepare", "verify", "versions"])
 @pytest.mark.parametrize("size", ["2", "", "abc"])
-def test_ranks_of_another_launcher_do_not_matter(
-    command: str, size: str, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_ranks_of_another_launcher_do_not_matter(size: str, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "SSL").mkdir()
-    words = missing(tmp_path) if command == "prepare" else [command, "--output", tmp_path]
+    commands = [missing(tmp_path), ["verify", "--output", str(tmp_path)], ["versions", "--output", str(tmp_path)]]
     left_over = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
-    done = python("-m", "zssmnet", *words, environment=environment, cwd=tmp_path, **left_over)
-    assert done.returncode == 1
-    assert str(tmp_path) in error_of(done)
+    done = python("-c", ONE_BY_ONE, json.dumps(commands), environment=environment, cwd=tmp_path, **left_over)
+    assert done.stdout == 3 * "exit 1\n"
+    errors = errors_of(done)
+    assert len(errors) == 3
+    assert all(str(tmp_path) in error for error in errors)
 
 
 @pytest.mark.parametrize("form", ["package", "module", "folder"])
@@ -155,28 +173,24 @@ def test_flows_tasks_and_deployments_of_others_do_not_matter(
     weights = LocalStorage(Layout(str(tmp_path / "root")).weights)
     add(weights, RUNS[0])
     path = f"{theirs}{os.pathsep}{ROOT}"
-    done = python("-m", "zssmnet", *missing(tmp_path), environment=environment, cwd=tmp_path, PYTHONPATH=path)
-    assert (done.returncode, "no such folder" in error_of(done)) == (1, True)
-    done = python(
-        "-m",
-        "zssmnet",
-        "versions",
-        "--output",
-        tmp_path / "root",
-        environment=environment,
-        cwd=tmp_path,
-        PYTHONPATH=path,
-    )
-    assert (done.returncode, RUNS[0] in done.stdout) == (0, True), done.stderr
-    programs = (
-        "import deployments.setup, deployments.stack; print(deployments.setup.__file__, deployments.stack.__file__)"
-    )
+    commands = json.dumps([missing(tmp_path), ["versions", "--output", str(tmp_path / "root")]])
+    done = python("-c", ONE_BY_ONE, commands, environment=environment, cwd=tmp_path, PYTHONPATH=path)
+    assert "no such folder" in errors_of(done)[0]
+    refused, listed = done.stdout.split("exit ")[1:]
+    assert refused.startswith("1\n") and RUNS[0] in refused  # what the second printed comes before its status
+    assert listed == "0\n"
     if form == "package":
-        code = f"from zssmnet.__main__ import _put_own_modules_first\n_put_own_modules_first()\n{programs}"
+        code = """
+import sys; sys.argv[1:] = ["status"]
+from zssmnet.__main__ import service
+service()
+import deployments.setup, deployments.stack
+print(deployments.setup.__file__, deployments.stack.__file__)
+"""
         done = python("-c", code, environment=environment, cwd=tmp_path, PYTHONPATH=path)
-        assert done.stdout.split() == [str(ROOT / "deployments" / f"{name}.py") for name in ("setup", "stack")]
-        service = "import sys; sys.argv[1:] = ['status']; from zssmnet.__main__ import service; sys.exit(service())"
-        done = python("-c", service, environment=environment, cwd=tmp_path, PYTHONPATH=path)
+        assert done.stdout.splitlines()[-1].split() == [
+            str(ROOT / "deployments" / f"{name}.py") for name in ("setup", "stack")
+        ]
         assert "Traceback" not in done.stderr
         assert "unexpected" not in done.stderr
 

@@ -5,7 +5,7 @@ A cubic spline through samples is a sum of B-splines whose coefficients come fro
 value of the spline is a weighted sum of the samples around it. Beyond their ends samples are mirrored.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,10 @@ _REACH = 18
 """Samples on each side beyond the four of a B-spline: what lies further away counts less than 1e-10."""
 _ROWS = 16
 """Rows of a matrix that are applied at a time, to the samples that they reach."""
+_Rows = tuple[int, Doubles]
+"""Some rows of an axis' matrix without the zeros around them, after the first sample that they reach."""
 _MULTIPLICATIONS = 2**17
 """In one product: from twice as many on, OpenBLAS takes all cores, on which other cases are prepared."""
-
-
-class _Rows(NamedTuple):
-    """Some rows of an axis' matrix without the zeros around them, and the first sample that they reach."""
-
-    first: int
-    weights: Doubles
 
 
 def interpolate(array_ZYX: npt.NDArray[Any], ratios: tuple[float, float, float], region: Box) -> Doubles:
@@ -47,27 +42,27 @@ def interpolate(array_ZYX: npt.NDArray[Any], ratios: tuple[float, float, float],
         if ratio == 1:  # the spline goes through the samples
             windows.append(slice(start, stop))
             continue
-        rows = matrices[axis] = _matrix(np.arange(start, stop, dtype=np.float64) * ratio, size)
-        first = min(some.first for some in rows)
-        windows.append(slice(first, max(some.first + some.weights.shape[1] for some in rows)))
-        matrices[axis] = [_Rows(some.first - first, some.weights) for some in rows]
+        positions = np.arange(start, stop, dtype=np.float64) * ratio
+        matrix = matrices[axis] = [_rows(positions[row : row + _ROWS], size) for row in range(0, len(positions), _ROWS)]
+        windows.append(slice(min(first for first, _ in matrix), max(first + rows.shape[1] for first, rows in matrix)))
     values: Doubles = array_ZYX[tuple(windows)].astype(np.float64)
     for axis in sorted(matrices, key=lambda axis: region.size[2 - axis] / values.shape[axis]):
-        values = _along(values, axis, matrices[axis], region.size[2 - axis])
+        values = _along(values, axis, matrices[axis], windows[axis].start, region.size[2 - axis])
     return values
 
 
-def _along(values_ZYX: Doubles, axis: int, matrix: list[_Rows], size: int) -> Doubles:
-    """The matrix applied along an axis, which has ``size`` values then."""
+def _along(values_ZYX: Doubles, axis: int, matrix: list[_Rows], start: int, size: int) -> Doubles:
+    """The matrix applied along an axis, which begins at the sample ``start``, and has ``size`` values then."""
     shape = list(values_ZYX.shape)
     shape[axis] = size
     result = np.empty(shape)
     into, values = (_second(array, axis) for array in (result, values_ZYX))
     for number, (first, weights) in enumerate(matrix):
-        rows, samples = slice(number * _ROWS, (number + 1) * _ROWS), slice(first, first + weights.shape[1])
+        rows = slice(number * _ROWS, (number + 1) * _ROWS)
+        samples = slice(first - start, first - start + weights.shape[1])
         columns = max(1, _MULTIPLICATIONS // weights.size)
-        for start in range(0, values.shape[2], columns):
-            some = slice(start, start + columns)
+        for column in range(0, values.shape[2], columns):
+            some = slice(column, column + columns)
             np.matmul(weights, values[:, samples, some], out=into[:, rows, some])
     return result
 
@@ -77,12 +72,8 @@ def _second(array_ZYX: Doubles, axis: int) -> Doubles:
     return array_ZYX.reshape(1, len(array_ZYX), -1) if axis == 0 else array_ZYX.swapaxes(axis, 1)
 
 
-def _matrix(positions: Doubles, size: int) -> list[_Rows]:
-    """Weights of an axis' samples for values at positions that rise, in samples from the first of ``size``."""
-    return [_rows(positions[start : start + _ROWS], size) for start in range(0, len(positions), _ROWS)]
-
-
 def _rows(positions: Doubles, size: int) -> _Rows:
+    """Weights of an axis' samples for values at positions that rise, in samples from the first of ``size``."""
     base = np.floor(positions).astype(np.int64)
     t = (positions - base)[:, None]
     splines = np.hstack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
@@ -94,4 +85,4 @@ def _rows(positions: Doubles, size: int) -> _Rows:
     weights = np.zeros((len(positions), int(samples.max()) + 1 - first))
     np.add.at(weights, (np.arange(len(positions))[:, None], samples - first), splines @ filtered)
     weights[positions > size - 0.5] = 0
-    return _Rows(first, weights)
+    return first, weights

@@ -48,8 +48,9 @@ def check_channels(case_id: str, examination: Examination) -> list[str]:
                 raise CaseError(case_id, examination.files[number], f"{name} {found}")
             warnings.append(f"{name} {found}")
     samples = [array[gland][:: max(1, int(gland.sum()) // _SAMPLE)].astype(np.float64) for array in arrays]
+    ranks = [np.argsort(np.argsort(sample, kind="stable")).astype(np.float64) for sample in samples]
     for one, other in itertools.combinations(range(3), 2):
-        same = max(abs(_correlation(*pair)) for pair in ((samples[one], samples[other]), _ranks(samples, one, other)))
+        same = max(abs(_correlation(values[one], values[other])) for values in (samples, ranks))
         if same >= SAME_IMAGE:
             reason = f"{CHANNELS[one]} and {CHANNELS[other]} are one image (correlation {same:.3f} in the gland)"
             raise CaseError(case_id, examination.files[other], f"{reason}: is one a copy of the other?")
@@ -97,10 +98,6 @@ def _odd_roles(samples: Sequence[Array]) -> Iterator[str]:
         yield f"T2W falls where ADC rises in the gland (correlation {ours:.2f}): is one of the two inverted?"
     elif theirs > _LARGEST_RISE:
         yield f"DWI rises with ADC in the gland (correlation {theirs:.2f}); a high b-value falls: is it inverted?"
-
-
-def _ranks(samples: Sequence[Array], *numbers: int) -> list[Array]:
-    return [np.argsort(np.argsort(samples[number], kind="stable")).astype(np.float64) for number in numbers]
 
 
 def _correlation(one: Array, other: Array) -> float:

@@ -51,7 +51,7 @@ PERCENTILES = (0.1, 99.9)
 """Of the region of interest, which become 0 and 1: a few voxels of a vessel or an artefact set no scale."""
 _SUFFIXES = IMAGE_SUFFIXES["nnunet"]
 Spacing = tuple[float, float, float]
-_CUBES = re.compile(r"bat_\d+_s_(\d+)x(\d+)x(\d+)_\d\.npy")
+_CUBES = re.compile(r"(bat_\d+_s_(\d+)x(\d+)x(\d+))_(\d)\.npy")
 
 
 class CaseCubes(NamedTuple):
@@ -88,7 +88,7 @@ def cubes_key(config: CubesConfig, subset: int) -> str:
 def size_of_cubes(key: str) -> Triple | None:
     """The size (x, y, z) of the cubes in a file, by its name; None if it is no such name."""
     named = _CUBES.fullmatch(key)
-    return (int(named[1]), int(named[2]), int(named[3])) if named else None
+    return (int(named[2]), int(named[3]), int(named[4])) if named else None
 
 
 def cut_subset(
@@ -117,16 +117,15 @@ def cut_subset(
     folder = f"subset{subset}"
     seen = data.list(folder)
     case_ids = prepared_cases(data, subset)
-    key = cubes_key(config, subset)
+    key, number = cubes_key(config, subset), len(case_ids) * config.cubes_per_case
     known = read_record(output, key, SubsetCubes)
     files = [(data, file) for case_id in case_ids for file in prepared_keys(case_id, subset)]
     inputs = fingerprints(files, known.inputs if known else ())
     is_same = known is not None and (known.method, known.parameters) == (METHOD, config)
     if known and is_same and same_content(known.inputs, inputs) and (present := up_to_date(output, known, inputs)):
         refresh_record(output, key, present)
-        log.info("subset %d: %d cubes of %d cases are up to date", subset, _count(present), len(present.cases))
+        log.info("subset %d: %d cubes of %d cases are up to date", subset, number, len(case_ids))
         return present, False
-    made: dict[str, Any] = {"method": METHOD, "inputs": inputs, "subset": subset, "parameters": config}
     if output.stat(record_key(key)) is None:
         check_ours(output, key, lambda file: False)
     with output.publishing(key) as path:
@@ -138,12 +137,13 @@ def cut_subset(
             )
         produced = Output(key=key, size=path.stat().st_size, sha256=sha256_of(path))
         # if this run is killed between the file and its record, the file is ours, and no record tells of another
-        to_come = Output(key=key, size=NOT_YET, sha256="")
-        publish_record(output, key, SubsetCubes(outputs=(to_come,), cases=(), spacing_mm=None, **made))
-    outputs = (with_version(output, produced),)
-    record = SubsetCubes(outputs=outputs, cases=tuple(cases), spacing_mm=_spacing(data, case_ids), **made)
+        to_come = (Output(key=key, size=NOT_YET, sha256=""),)
+        record = SubsetCubes(method=METHOD, inputs=inputs, outputs=to_come, subset=subset, parameters=config, cases=())
+        publish_record(output, key, record)
+    outputs, spacing_mm = (with_version(output, produced),), _spacing(data, case_ids)
+    record = record.model_copy(update={"outputs": outputs, "cases": tuple(cases), "spacing_mm": spacing_mm})
     publish_record(output, key, record)
-    log.info("subset %d: %d cubes of %d cases", subset, _count(record), len(case_ids))
+    log.info("subset %d: %d cubes of %d cases", subset, number, len(case_ids))
     return record, True
 
 
@@ -249,12 +249,10 @@ def open_cubes(path: Path) -> npt.NDArray[Any]:
 
 def find_cubes(cubes: Storage) -> dict[int, str]:
     """The files of cubes in a folder, by subset; CubesError if one is missing, or several sets are there."""
-    names = [entry.key for entry in cubes.list() if entry.key.startswith("bat_") and entry.key.endswith(".npy")]
     sets: dict[str, dict[int, str]] = {}
-    for name in names:
-        family, _, subset = name.removesuffix(".npy").rpartition("_")
-        if subset.isdecimal():
-            sets.setdefault(family, {})[int(subset)] = name
+    for entry in cubes.list():
+        if named := _CUBES.fullmatch(entry.key):
+            sets.setdefault(named[1], {})[int(named[5])] = entry.key
     if not sets:
         raise CubesError(
             f"{cubes.uri}: no file bat_<N>_s_<X>x<Y>x<Z>_<subset>.npy; generate cubes first (zssmnet cubes)"
@@ -267,10 +265,6 @@ def find_cubes(cubes: Storage) -> dict[int, str]:
     if missing := [subset for subset in SUBSETS if subset not in by_subset]:
         raise CubesError(f"{cubes.uri}: {family}_{missing[0]}.npy is missing; generate the cubes of all six subsets")
     return by_subset
-
-
-def _count(record: SubsetCubes) -> int:
-    return len(record.cases) * record.parameters.cubes_per_case
 
 
 def _write_cubes(
@@ -304,20 +298,19 @@ def _spacing(data: Storage, case_ids: list[str]) -> Spacing | None:
 
 
 def _read_prepared(case_id: str, subset: int, data: Storage, scaling: IntensityScaling) -> npt.NDArray[np.float32]:
-    keys = prepared_keys(case_id, subset)
     volumes = []
-    for key in keys:
+    for key in prepared_keys(case_id, subset):
         try:
             volumes.append(read_image(data.local(key)))
         except UnreadableFileError as error:
             raise CaseError(case_id, data.where(key), f"{error.reason}; prepare the case again") from error
-    for key, volume in zip(keys, volumes, strict=True):
-        if volume.GetSize() != volumes[0].GetSize():
-            raise CaseError(case_id, data.where(key), f"has the size {volume.GetSize()}, not {volumes[0].GetSize()}")
-    for key, volume in zip(keys[:3], volumes, strict=False):
-        check_values(case_id, data.where(key), volume, "the image")
-    arrays = [array_of(volume) for volume in volumes]
-    return scaled_volume((arrays[0], arrays[1], arrays[2]), arrays[3], scaling)
+        size, expected = volumes[-1].GetSize(), volumes[0].GetSize()
+        if size != expected:
+            raise CaseError(case_id, data.where(key), f"has the size {size}, not {expected}")
+        if len(volumes) < CHANNEL_COUNT:  # the mask comes last
+            check_values(case_id, data.where(key), volumes[-1], "the image")
+    *images, mask = map(array_of, volumes)
+    return scaled_volume(tuple(images), mask, scaling)
 
 
 def _to_unit_range(image: npt.NDArray[np.float32], scaling: IntensityScaling) -> npt.NDArray[np.float32]:

@@ -102,14 +102,26 @@ def publish_prepared(
         raise
     if known is None or known.subset != subset:
         remove_prepared(case.id, output)
-    record = _publish(case, subset, examination, volumes, inputs, output, config)
-    log.info(
-        "%s: prepared for subset %d, %s -> %s voxels",
-        case.id,
-        subset,
-        _times(record.size_before),
-        _times(record.size_after),
+    record = PreparedCase(
+        method=METHOD,
+        inputs=inputs,
+        outputs=(),
+        case_id=case.id,
+        subset=subset,
+        parameters=config,
+        size_before=examination.t2w.GetSize(),
+        spacing_before=examination.t2w.GetSpacing(),
+        size_after=volumes.mask.GetSize(),
+        spacing_after=volumes.mask.GetSpacing(),
+        roi_start=volumes.roi.start,
+        warnings=volumes.warnings,
     )
+    written = zip(prepared_keys(case.id, subset), (*volumes.images, volumes.mask), strict=True)
+    record = publish_recorded(output, case.id, record, {key: partial(write_image, volume) for key, volume in written})
+    for warning in record.warnings:
+        log.warning("%s: %s", case.id, warning)
+    before, after = _times(record.size_before), _times(record.size_after)
+    log.info("%s: prepared for subset %d, %s -> %s voxels", case.id, subset, before, after)
     return record, True
 
 
@@ -221,36 +233,6 @@ def _region_of_interest(case_id: str, file: str, mask: sitk.Image, config: Prepa
         spacing = " x ".join(f"{step:g}" for step in mask.GetSpacing())
         raise CaseError(case_id, file, f"the mask's foreground is so thin that none is left at {spacing} mm")
     return gland.widened(margin_in_voxels(config.margin_mm, config.spacing_mm), mask.GetSize())
-
-
-def _publish(
-    case: Case,
-    subset: int,
-    examination: Examination,
-    volumes: PreparedVolumes,
-    inputs: tuple[Input, ...],
-    output: Storage,
-    config: PreparationConfig,
-) -> PreparedCase:
-    record = PreparedCase(
-        method=METHOD,
-        inputs=inputs,
-        outputs=(),
-        case_id=case.id,
-        subset=subset,
-        parameters=config,
-        size_before=examination.t2w.GetSize(),
-        spacing_before=examination.t2w.GetSpacing(),
-        size_after=volumes.mask.GetSize(),
-        spacing_after=volumes.mask.GetSpacing(),
-        roi_start=volumes.roi.start,
-        warnings=volumes.warnings,
-    )
-    written = zip(prepared_keys(case.id, subset), (*volumes.images, volumes.mask), strict=True)
-    record = publish_recorded(output, case.id, record, {key: partial(write_image, volume) for key, volume in written})
-    for warning in record.warnings:
-        log.warning("%s: %s", case.id, warning)
-    return record
 
 
 def _times(size: Triple) -> str:

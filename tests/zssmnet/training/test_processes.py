@@ -119,11 +119,20 @@ class TestTwoProcesses:
             run(cubes, tmp_path / folder, small_config(epochs=2, batch_size=2, processes=2))
         assert (tmp_path / "a" / LAST).read_bytes() == (tmp_path / "b" / LAST).read_bytes()
 
-    def test_are_the_same_run_as_one_process(self, cubes: LocalStorage, tmp_path: Path) -> None:
+    def test_are_the_same_run_as_one_process_wherever_they_start(
+        self, cubes: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A worker in a folder with files that are named like modules does not run them."""
+        trap = tmp_path / "trap"
+        trap.mkdir()
+        for name in ("torch", "zssmnet", "flows", "numpy", "os", "runpy", "pydantic"):
+            (trap / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w').close()\nraise SystemExit(9)\n")
+        monkeypatch.chdir(trap)
         weights = LocalStorage(tmp_path / "weights")
         made, is_new = train_and_publish(cubes, weights, small_config(epochs=1, processes=2))
-        assert is_new
+        assert (is_new, made.best_epoch) == (True, 1)
         assert train_and_publish(cubes, weights, small_config(epochs=1)) == (made, False)
+        assert not (tmp_path / "sprung").exists()
 
     def test_read_the_cubes_of_a_bucket_from_the_copies_of_rank_0(
         self, cubes: LocalStorage, s3_root: str, tmp_path: Path
@@ -413,17 +422,3 @@ def test_a_worker_killed_at_any_moment_is_named_in_one_line(
     # nobody has locked its folder, and the processes meet, though an attempt has failed here
     again = run(cubes, tmp_path / "a", small_config(epochs=done + 2, patience=100_000, processes=2))
     assert again.epoch == done + 2
-
-
-def test_the_current_folder_is_not_on_the_module_path(
-    cubes: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker in a folder with files that are named like modules does not run them."""
-    trap = tmp_path / "trap"
-    trap.mkdir()
-    for name in ("torch", "zssmnet", "flows", "numpy", "os", "runpy", "pydantic"):
-        (trap / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w').close()\nraise SystemExit(9)\n")
-    monkeypatch.chdir(trap)
-    run(cubes, tmp_path / "a", small_config(epochs=1, processes=2))
-    assert content(tmp_path / "a")["epoch"] == 1
-    assert not (tmp_path / "sprung").exists()
