@@ -3,16 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from zssmnet.data.archive import CHANNELS
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.preparation.prepare import PreparedCase
 from zssmnet.report.palette import Array
-from zssmnet.report.thumbnails import jpeg, outlines
+from zssmnet.report.thumbnails import Base64, Outlines, jpeg, outlines
 from zssmnet.storage import Storage
 
 BINS = 24
@@ -27,10 +26,6 @@ _FEWEST = 10
 _COMMON_SHARE, _BEYOND = 0.05, 1.25
 """Share of the cases that makes a spacing common, and by how much others lie outside of what is common."""
 
-Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*=*$")]
-Path = Annotated[str, Field(pattern=r"^[MLZ0-9. ]*$")]
-"""What goes into the page as it is: a record from elsewhere brings no markup."""
-
 
 class CaseRow(BaseModel, frozen=True):
     """Row of a case on the page.
@@ -39,7 +34,7 @@ class CaseRow(BaseModel, frozen=True):
         case_id, subset, spacing_before, size_before, warnings: as in the prepared case's record.
         source: identity of that record.
         picture: JPEG of T2W, ADC and DWI side by side, base64.
-        outlines: SVG paths of the zones, in pixels of one thumbnail.
+        outlines: of the zones in one thumbnail.
         peripheral_ml, transition_ml: volumes of the zones.
         medians: of the images in the gland.
         histograms: of each image, shares of the voxels around the gland, from 0 to `RANGE` medians of the gland.
@@ -52,7 +47,7 @@ class CaseRow(BaseModel, frozen=True):
     spacing_before: tuple[float, float, float]
     warnings: tuple[str, ...]
     picture: Base64
-    outlines: tuple[Path, Path]
+    outlines: Outlines
     peripheral_ml: float
     transition_ml: float
     medians: tuple[float, float, float]
