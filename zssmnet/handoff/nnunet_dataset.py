@@ -91,36 +91,23 @@ def write_nnunet_dataset(
     inventory = take_inventory(images, zonal_masks, config.archive_format)
     named = None if folds_val is None else {case_id for val in folds_val for case_id in val}
     cases = [case for case in inventory.cases if named is None or case.id in named]
-    lesions = Listed(lesions)
     output.sweep()
     if not is_ours:
-        _check_others(output, (case.id for case in cases), config.force)
+        _check_others(output, [case.id for case in cases], config.force)
         _publish_json(output, "dataset.json", _description(0, config))  # from now on it is known as ours
-
-    def write(case: Case) -> bool | CaseError:
-        try:
-            check_labelled(case.id, lesions)
-            has_lesion = _write_case(case, images, zonal_masks, lesions, output, config)
-        except CaseError as error:
-            return error
-        on_case(case.id)
-        return has_lesion
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = dict(zip((case.id for case in cases), pool.map(write, cases), strict=True))
-    left_out = [*inventory.faults, *(result for result in results.values() if isinstance(result, CaseError))]
-    written = {case_id: result for case_id, result in results.items() if not isinstance(result, CaseError)}
-    for fault in left_out:
-        log.warning("left out: %s", fault)
-    if not written:
+    writer = _Writer(images, zonal_masks, Listed(lesions), output, config)
+    try:
+        written, left_out = writer.write_all(cases, inventory.faults, on_case)
+    except ArchiveError:
         if not is_ours:
             output.remove("dataset.json")
-        reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
-        raise ArchiveError(f"{images.uri}: no case can be used; {reason}")
-    _clear_others(output, written)
+        raise
+    for key in _others(output, written):
+        output.remove(key)
+        log.warning("%s: removed, as its case is no longer in the data set", output.where(key))
     _publish_json(output, "dataset.json", _description(len(written), config))
     _publish_json(output, "splits_final.json", _splits(sorted(written), folds_val, config.patient_pattern))
-    return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), tuple(left_out))
+    return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), left_out)
 
 
 def write_new_cases(
@@ -142,45 +129,66 @@ def write_new_cases(
     chosen = {"volume": known["volume"], "preparation": PreparationConfig.model_validate(known["preparation"])}
     config = config.model_copy(update=chosen)
     inventory = take_inventory(images, zonal_masks, config.archive_format)
-    written, left_out = list[str](), list(inventory.faults)
-    for case in inventory.cases:
+    writer = _Writer(images, zonal_masks, None, output, config)
+    written, left_out = writer.write_all(inventory.cases, inventory.faults, on_case)
+    return NnunetDataset(output.folder / _NEW, tuple(written), 0, left_out)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Where cases and their labels come from, and the data set that they go to; without labels they are predicted."""
+
+    images: Storage
+    zonal_masks: Storage
+    lesions: Storage | None
+    output: LocalStorage
+    config: NnunetDatasetConfig
+
+    def write_all(
+        self, cases: Sequence[Case], faults: Iterable[CaseError], on_case: Callable[[str], None]
+    ) -> tuple[dict[str, bool], tuple[CaseError, ...]]:
+        """Write cases: whether each has a lesion, and those that cannot be used; ArchiveError if none can."""
+        written, left_out = dict[str, bool](), [*faults]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for case, result in zip(cases, pool.map(self._tried, cases), strict=True):
+                if isinstance(result, CaseError):
+                    left_out.append(result)
+                else:
+                    written[case.id] = result
+                    on_case(case.id)
+        for fault in left_out:
+            log.warning("left out: %s", fault)
+        if not written:
+            reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
+            raise ArchiveError(f"{self.images.uri}: no case can be used; {reason}")
+        return written, tuple(left_out)
+
+    def _tried(self, case: Case) -> bool | CaseError:
         try:
-            _write_case(case, images, zonal_masks, None, output, config)
+            return self._write(case)
         except CaseError as error:
-            left_out.append(error)
-            continue
-        written.append(case.id)
-        on_case(case.id)
-    if not written:
-        raise ArchiveError(f"{images.uri}: no case can be used; {left_out[0] if left_out else 'there is none'}")
-    return NnunetDataset(output.folder / _NEW, tuple(written), 0, tuple(left_out))
+            return error
 
-
-def _write_case(
-    case: Case,
-    images: Storage,
-    zonal_masks: Storage,
-    lesions: Storage | None,
-    output: LocalStorage,
-    config: NnunetDatasetConfig,
-) -> bool:
-    """Write a case's six channels and its label, if it has one; whether there is a lesion."""
-    examination = read_examination(case, images, zonal_masks)
-    label = read_lesions(case.id, lesions, examination, config.labels) if lesions else examination.mask
-    volumes, mask, preparation = examination.images, examination.mask, config.preparation
-    if config.volume == "cropped":
-        preparation = preparation.model_copy(update={"spacing_mm": grid_of(examination.t2w).spacing})
-    if config.volume != "native":
-        prepared, label = prepare_with_label(case.id, examination, label, preparation)
-        volumes, mask = prepared.images, prepared.mask
-    images_folder = "imagesTr" if lesions else _NEW
-    for number, channel in enumerate(input_CZYX(volumes, mask)):
-        _publish_image(output, f"{images_folder}/{case.id}_{number:04d}.nii.gz", channel, mask)
-    if not lesions:
-        return False
-    values = array_of(label)
-    _publish_image(output, f"labelsTr/{case.id}.nii.gz", values.astype(np.uint8), mask)
-    return bool(values.any())
+    def _write(self, case: Case) -> bool:
+        """Write a case's six channels and its label, if it has one; whether there is a lesion."""
+        if self.lesions:
+            check_labelled(case.id, self.lesions)
+        examination = read_examination(case, self.images, self.zonal_masks)
+        volumes, mask, preparation = examination.images, examination.mask, self.config.preparation
+        label = read_lesions(case.id, self.lesions, examination, self.config.labels) if self.lesions else mask
+        if self.config.volume == "cropped":
+            preparation = preparation.model_copy(update={"spacing_mm": grid_of(examination.t2w).spacing})
+        if self.config.volume != "native":
+            prepared, label = prepare_with_label(case.id, examination, label, preparation)
+            volumes, mask = prepared.images, prepared.mask
+        folder = "imagesTr" if self.lesions else _NEW
+        for number, channel in enumerate(input_CZYX(volumes, mask)):
+            _publish_image(self.output, f"{folder}/{case.id}_{number:04d}.nii.gz", channel, mask)
+        if not self.lesions:
+            return False
+        values = array_of(label)
+        _publish_image(self.output, f"labelsTr/{case.id}.nii.gz", values.astype(np.uint8), mask)
+        return bool(values.any())
 
 
 def _publish_image(output: LocalStorage, key: str, values_ZYX: npt.NDArray[Any], like: sitk.Image) -> None:
@@ -204,36 +212,26 @@ def _is_ours(output: LocalStorage, force: bool) -> bool:
     return is_ours
 
 
-def _keys_of(case_ids: Iterable[str]) -> set[str]:
-    return {
-        f"{name}.nii.gz"
-        for case_id in case_ids
-        for name in (f"labelsTr/{case_id}", *(f"imagesTr/{case_id}_{i:04d}" for i in range(len(CHANNEL_NAMES))))
-    }
-
-
 def _others(output: LocalStorage, case_ids: Iterable[str]) -> list[str]:
     """Files of other cases, which nnU-Net would count."""
-    return sorted({one.key for folder in ("imagesTr", "labelsTr") for one in output.list(folder)} - _keys_of(case_ids))
+    channels = range(len(CHANNEL_NAMES))
+    ours = {
+        f"{name}.nii.gz"
+        for case_id in case_ids
+        for name in (f"labelsTr/{case_id}", *(f"imagesTr/{case_id}_{channel:04d}" for channel in channels))
+    }
+    return sorted({one.key for folder in ("imagesTr", "labelsTr") for one in output.list(folder)} - ours)
 
 
 def _check_others(output: LocalStorage, case_ids: Iterable[str], force: bool) -> None:
     """Refuse a folder with files that were not written here; those of these cases may be replaced if that is forced."""
-    ids = list(case_ids)
-    if others := _others(output, ids):
+    if others := _others(output, case_ids):
         raise ArchiveError(
             f"{output.folder}: holds {len(others)} files of other cases ({shortened(others)}), which nnU-Net would "
             "count; remove them, or name another --dataset or --name"
         )
     for key in (*_others(output, ()), "splits_final.json"):
         check_ours(output, key, lambda file: False, force)
-
-
-def _clear_others(output: LocalStorage, case_ids: Iterable[str]) -> None:
-    """Remove what an earlier call wrote for cases that are not in the data set now."""
-    for key in _others(output, case_ids):
-        output.remove(key)
-        log.warning("%s: removed, as its case is no longer in the data set", output.where(key))
 
 
 def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
@@ -252,19 +250,18 @@ def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
 
 
 def _splits(
-    case_ids: Iterable[str], folds_val: Sequence[Sequence[str]] | None, patient_pattern: str
+    case_ids: Sequence[str], folds_val: Sequence[Sequence[str]] | None, patient_pattern: str
 ) -> list[dict[str, list[str]]]:
     """Training and validation cases of the five folds."""
-    ids = list(case_ids)
     if folds_val is None:
-        digests = (hashlib.sha256(patient_of(case_id, patient_pattern).encode()).digest() for case_id in ids)
-        fold_of = {case_id: int.from_bytes(digest[:8]) % FOLDS for case_id, digest in zip(ids, digests, strict=True)}
+        digests = {id_: hashlib.sha256(patient_of(id_, patient_pattern).encode()).digest() for id_ in case_ids}
+        fold_of = {case_id: int.from_bytes(digest[:8]) % FOLDS for case_id, digest in digests.items()}
     else:
         fold_of = {case_id: fold for fold, val in enumerate(folds_val) for case_id in val}
     return [
         {
-            "train": [case_id for case_id in ids if fold_of[case_id] != fold],
-            "val": [case_id for case_id in ids if fold_of[case_id] == fold],
+            "train": [case_id for case_id in case_ids if fold_of[case_id] != fold],
+            "val": [case_id for case_id in case_ids if fold_of[case_id] == fold],
         }
         for fold in range(FOLDS)
     ]
