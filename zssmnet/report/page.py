@@ -39,7 +39,7 @@ def draw_all(draw: Callable[[Case], Drawn], cases: Iterable[Case], advance: Call
 
     def drawn(case: Case) -> Drawn:
         made = draw(case)
-        advance()
+        advance()  # in the thread: an error here, too, cancels those that are not begun
         return made
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as threads:
