@@ -95,9 +95,9 @@ def write_nnunet_dataset(
     if not is_ours:
         _check_others(output, [case.id for case in cases], config.force)
         _publish_json(output, "dataset.json", _description(0, config))  # from now on it is known as ours
-    writer = _Writer(images, zonal_masks, Listed(lesions), output, config)
+    writer = _Writer(images, zonal_masks, Listed(lesions), output, config, on_case)
     try:
-        written, left_out = writer.write_all(cases, inventory.faults, on_case)
+        written, left_out = writer.write_all(cases, inventory.faults)
     except ArchiveError:
         if not is_ours:
             output.remove("dataset.json")
@@ -129,8 +129,8 @@ def write_new_cases(
     chosen = {"volume": known["volume"], "preparation": PreparationConfig.model_validate(known["preparation"])}
     config = config.model_copy(update=chosen)
     inventory = take_inventory(images, zonal_masks, config.archive_format)
-    writer = _Writer(images, zonal_masks, None, output, config)
-    written, left_out = writer.write_all(inventory.cases, inventory.faults, on_case)
+    writer = _Writer(images, zonal_masks, None, output, config, on_case)
+    written, left_out = writer.write_all(inventory.cases, inventory.faults)
     return NnunetDataset(output.folder / _NEW, tuple(written), 0, left_out)
 
 
@@ -143,9 +143,10 @@ class _Writer:
     lesions: Storage | None
     output: LocalStorage
     config: NnunetDatasetConfig
+    on_case: Callable[[str], None]
 
     def write_all(
-        self, cases: Sequence[Case], faults: Iterable[CaseError], on_case: Callable[[str], None]
+        self, cases: Sequence[Case], faults: Iterable[CaseError]
     ) -> tuple[dict[str, bool], tuple[CaseError, ...]]:
         """Write cases: whether each has a lesion, and those that cannot be used; ArchiveError if none can."""
         written, left_out = dict[str, bool](), [*faults]
@@ -155,7 +156,6 @@ class _Writer:
                     left_out.append(result)
                 else:
                     written[case.id] = result
-                    on_case(case.id)
         for fault in left_out:
             log.warning("left out: %s", fault)
         if not written:
@@ -165,9 +165,11 @@ class _Writer:
 
     def _tried(self, case: Case) -> bool | CaseError:
         try:
-            return self._write(case)
+            has_lesion = self._write(case)
         except CaseError as error:
             return error
+        self.on_case(case.id)
+        return has_lesion
 
     def _write(self, case: Case) -> bool:
         """Write a case's six channels and its label, if it has one; whether there is a lesion."""

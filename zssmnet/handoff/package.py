@@ -176,15 +176,21 @@ def _card(weights: Weights, licence: str, config: PackageConfig) -> str:
     record = weights.record
     to_fill = "  # to be filled in: the licence of these weights" if licence == _NO_LICENCE else ""
     voxels, mm = (" x ".join(f"{one:g}" for one in of) for of in _cubes(weights))
-    source = "" if record else ", as published; no record of the settings lies beside the weights"
-    if record and not record.spacing_mm:
-        source = "; the spacing is the published one, as it was not recorded"
+    data, validation = ["no record of the cases lies beside the weights"], ["no record lies beside the weights"]
     settings = [
         f"MNet with the channels {', '.join(map(str, weights.channels))}, merging unit `{weights.merge}`, "
         f"{weights.in_channels} input channels",
-        f"cubes of {voxels} voxels of {mm} mm (x, y, z){source}",
-        *_settings(record),
+        f"cubes of {voxels} voxels of {mm} mm (x, y, z)",
     ]
+    if record is None:
+        settings[1] += ", as published; no record of the settings lies beside the weights"
+    else:
+        settings[1] += "" if record.spacing_mm else "; the spacing is the published one, as it was not recorded"
+        settings += _settings(record)
+        validation = _validation(record)
+    if record and record.data:
+        count, validated = len(record.data), sum(case.subset == VALIDATION_SUBSET for case in record.data)
+        data = [f"{count} cases: {count - validated} trained on, {validated} validated with", "centres: not recorded"]
     return f"""\
 ---
 license: {licence}{to_fill}
@@ -199,7 +205,7 @@ no medical device, and no detector as it is.
 
 ## Training data
 
-{_listed(_data(record))}
+{_listed(data)}
 
 ## Network and settings
 
@@ -207,7 +213,7 @@ no medical device, and no detector as it is.
 
 ## Validation
 
-{_listed(_validation(record))}
+{_listed(validation)}
 {_probe(config.probe_path) if config.probe_path is not None else ""}
 ## How to load it
 
@@ -231,19 +237,7 @@ def _listed(points: Iterable[str]) -> str:
     return "\n".join(f"- {point}" for point in points)
 
 
-def _data(record: PretrainedModel | None) -> list[str]:
-    if not record or not record.data:
-        return ["no record of the cases lies beside the weights"]
-    count, validation = len(record.data), sum(case.subset == VALIDATION_SUBSET for case in record.data)
-    return [
-        f"{count} cases: {count - validation} trained on, {validation} validated with",
-        "centres: not recorded",
-    ]
-
-
-def _settings(record: PretrainedModel | None) -> list[str]:
-    if not record:
-        return []
+def _settings(record: PretrainedModel) -> list[str]:
     training, corruption = record.parameters.training, record.parameters.corruption
     return [
         f"corruption: `{corruption.recipe}`; seed {training.seed}",
@@ -255,15 +249,11 @@ def _settings(record: PretrainedModel | None) -> list[str]:
     ]
 
 
-def _validation(record: PretrainedModel | None) -> list[str]:
-    if not record:
-        return ["no record lies beside the weights"]
+def _validation(record: PretrainedModel) -> list[str]:
     lines = [f"validation loss (mean squared error of the restored images): {record.best_validation_loss:.5f}"]
     if (explained := record.metrics.get("explained_variance")) is not None:
-        lines.append(
-            f"explained variance of the restored images: {100 * explained:.1f} % (100 % is perfect, 0 % what the "
-            "best constant for each channel has)"
-        )
+        meaning = "100 % is perfect, 0 % what the best constant for each channel has"
+        lines.append(f"explained variance of the restored images: {100 * explained:.1f} % ({meaning})")
     if by_channel := record.best.explained_by_channel:
         each = (f"{name} {100 * share:.1f} %" for name, share in zip(CHANNELS, by_channel, strict=True))
         lines.append(f"of each alone: {', '.join(each)}")
