@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import MASK_SUFFIX
 from zssmnet.data.examination import Examination, case_errors, check_grid, file_errors
-from zssmnet.data.image_io import array_of, read_image
+from zssmnet.data.image_io import array_of, image_like, read_image
 from zssmnet.data.orientation import in_axial_order
 from zssmnet.data.zonal_mask import LABEL_TOLERANCE
 from zssmnet.errors import CaseError, ImageError
@@ -29,8 +29,7 @@ MOST_VOLUME = 0.8
 
 def check_labelled(case_id: str, lesions: Storage) -> None:
     """Raise a CaseError if a case has no label: nobody knows whether it has a lesion."""
-    key = case_id + MASK_SUFFIX
-    if lesions.stat(key) is None:
+    if lesions.stat(key := case_id + MASK_SUFFIX) is None:
         raise CaseError(case_id, lesions.where(key), "missing: the case has no lesion label")
 
 
@@ -55,9 +54,7 @@ def read_lesions(case_id: str, lesions: Storage, examination: Examination, label
         grades = _whole_labels(array_of(image), labels)
         _check_no_gland(grades > 0, array_of(examination.mask))
     classes = grades > 0 if labels == "binary" else np.searchsorted((0, *ISUP_GRADES), grades)
-    result = sitk.GetImageFromArray(classes.astype(np.uint8))
-    result.CopyInformation(examination.t2w)
-    return result
+    return image_like(classes.astype(np.uint8), examination.t2w)
 
 
 def _whole_labels(values: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:

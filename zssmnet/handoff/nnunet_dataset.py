@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 
 from zssmnet.config import NnunetDatasetConfig, PreparationConfig
 from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
 from zssmnet.data.examination import read_examination
-from zssmnet.data.image_io import array_of, write_image
+from zssmnet.data.image_io import array_of, image_like, write_image
 from zssmnet.data.splits import read_folds
 from zssmnet.errors import ArchiveError, CaseError
 from zssmnet.handoff.lesions import ISUP_GRADES, Labels, check_labelled, prepare_with_label, read_lesions
@@ -184,20 +183,16 @@ class _Writer:
             prepared, label = prepare_with_label(case.id, examination, label, preparation)
             volumes, mask = prepared.images, prepared.mask
         folder = "imagesTr" if self.lesions else _NEW
-        for number, channel in enumerate(input_CZYX(volumes, mask)):
-            _publish_image(self.output, f"{folder}/{case.id}_{number:04d}.nii.gz", channel, mask)
-        if not self.lesions:
-            return False
-        values = array_of(label)
-        _publish_image(self.output, f"labelsTr/{case.id}.nii.gz", values.astype(np.uint8), mask)
-        return bool(values.any())
-
-
-def _publish_image(output: LocalStorage, key: str, values_ZYX: npt.NDArray[Any], like: sitk.Image) -> None:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values_ZYX))
-    image.CopyInformation(like)
-    with output.publishing(key) as path:
-        write_image(image, path)
+        files: dict[str, npt.NDArray[Any]] = {
+            f"{folder}/{case.id}_{number:04d}.nii.gz": channel
+            for number, channel in enumerate(input_CZYX(volumes, mask))
+        }
+        if self.lesions:
+            files[f"labelsTr/{case.id}.nii.gz"] = array_of(label).astype(np.uint8)
+        for key, values_ZYX in files.items():
+            with self.output.publishing(key) as path:
+                write_image(image_like(np.ascontiguousarray(values_ZYX), mask), path)
+        return bool(self.lesions and array_of(label).any())
 
 
 def _publish_json(output: LocalStorage, key: str, content: object) -> None:

@@ -17,6 +17,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from zssmnet.data.archive import shortened
 from zssmnet.errors import CheckpointError, StorageError
 from zssmnet.mnet import Merge
 from zssmnet.registry.versions import PretrainedModel
@@ -130,8 +131,7 @@ def check_finite(address: str, tensors: Mapping[str, Tensor]) -> None:
 
 def some(names: Iterable[object]) -> str:
     """The first three, shortened, and how many more."""
-    listed = [str(name)[:120] for name in names]
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+    return shortened((str(name)[:120] for name in names), 3)
 
 
 def unusable(address: str, reason: str) -> CheckpointError:

@@ -110,6 +110,10 @@ def archive_page(rows: Sequence[JudgedRow], left_out: Sequence[tuple[str, str]],
     counts = "".join(
         f"<tr><td>{count}<td>{_by(spacing)} mm<td>{_by(size)}" for (spacing, size), count in grids.most_common()
     )
+    usual = "".join(  # drawn once, for all rows to use
+        f'<polyline id="usual-{channel}" class=usual points="{_points(shares)}"/>'
+        for channel, shares in enumerate(usual_histograms([row for row, _ in rows]))
+    )
     odd = sum(bool(remarks) for _, remarks in rows)
     head = (
         f"<h1>{len(rows)} cases, {odd} with something odd, {len(left_out)} left out</h1>"
@@ -118,8 +122,7 @@ def archive_page(rows: Sequence[JudgedRow], left_out: Sequence[tuple[str, str]],
         "gland's median. Odd is a warning, or what lies far from the archive's median; most of it comes first.</p>"
         + (f"<h2>Left out</h2><table>{out}</table>" if out else "")
         + f"<details><summary>{len(grids)} scanner grids</summary><table>{counts}</table></details>{pages}"
-        # the archive's histograms, drawn once, for all rows to use
-        f"<svg width=0 height=0 style=position:absolute><defs>{_usual(rows)}</defs></svg>"
+        f"<svg width=0 height=0 style=position:absolute><defs>{usual}</defs></svg>"
     )
     return cases_page(f"Archive: {len(rows)} cases", head, _COLUMNS, map(_row, count(), shown), pages)
 
@@ -135,13 +138,6 @@ def _row(number: int, judged: JudgedRow) -> str:
     details = f"subset {row.subset}", f"{_by(row.spacing_before)} mm", _by(row.size_before)
     cells = drawing(row.picture, zones), curves, volumes(row.peripheral_ml, row.transition_ml)
     return case_row(row.case_id, details, cells, remarks)
-
-
-def _usual(rows: Sequence[JudgedRow]) -> str:
-    return "".join(
-        f'<polyline id="usual-{channel}" class=usual points="{_points(shares)}"/>'
-        for channel, shares in enumerate(usual_histograms([row for row, _ in rows]))
-    )
 
 
 def _points(shares: Sequence[float] | Array) -> str:

@@ -1,7 +1,6 @@
 """Rows of an archive's page, and oddities of a case among the others."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,7 +61,7 @@ class CaseRow(BaseModel, frozen=True):
 def draw_row(record: PreparedCase, data: Storage) -> CaseRow:
     """The row of one prepared case; UnreadableFileError if a file of it cannot be read."""
     images = [read_image(data.local_version(one.key, one.size, one.version)) for one in record.outputs]
-    *arrays, zones_ZYX = (array_of(image) for image in images)
+    *arrays, zones_ZYX = map(array_of, images)
     gland_ZYX = zones_ZYX > 0
     voxel_ml = math.prod(images[-1].GetSpacing()) / 1000
     t2w, adc, dwi = (float(np.median(array[gland_ZYX])) for array in arrays)
@@ -100,35 +99,32 @@ def oddities(rows: Sequence[CaseRow]) -> list[list[str]]:
     if len(rows) < _FEWEST:
         return found
     differences = np.abs(np.array([row.histograms for row in rows]) - usual_histograms(rows)).sum(axis=2) / 2
-    slices, pixels = ([row.spacing_before[axis] for row in rows] for axis in (2, 0))
-    glands, adcs = [row.gland_ml for row in rows], [row.medians[1] for row in rows]
+    slices, pixels = (np.array([row.spacing_before[axis] for row in rows]) for axis in (2, 0))
+    glands, adcs = np.array([row.gland_ml for row in rows]), np.array([row.medians[1] for row in rows])
     measures = [
         ("gland of {:.0f} ml", glands, _far(glands)),
         ("ADC's median in the gland is {:.4g}", adcs, _far(adcs)),
         ("slices {:.2g} mm apart", slices, _uncommon(slices)),
         ("pixels of {:.2g} mm", pixels, _uncommon(pixels)),
     ]
-    for name, values in zip(CHANNELS, differences.T.tolist(), strict=True):
+    for name, values in zip(CHANNELS, differences.T, strict=True):
         measures.append((name + "'s histogram differs in {:.0%} of the voxels", values, _far(values)))
     for words, values, is_odd in measures:
-        for remarks, value, odd in zip(found, values, is_odd, strict=True):
-            if odd:
-                remarks.append(words.format(value))
+        for number in np.flatnonzero(is_odd):
+            found[number].append(words.format(values[number]))
     return found
 
 
-def _far(values: Sequence[float]) -> list[bool]:
+def _far(values: Array) -> Array:
     """Mask of the values far from the median."""
-    array = np.asarray(values)
-    usual = float(np.median(array))
-    deviations = np.abs(array - usual)
-    scale = max(1.4826 * float(np.median(deviations)), _SMALLEST_DEVIATION * abs(usual), 1e-9)
-    return [bool(deviation > _FAR * scale) for deviation in deviations]
+    usual = np.median(values)
+    deviations = np.abs(values - usual)
+    return deviations > _FAR * max(1.4826 * np.median(deviations), _SMALLEST_DEVIATION * abs(usual), 1e-9)
 
 
-def _uncommon(values: Sequence[float]) -> list[bool]:
+def _uncommon(values: Array) -> Array:
     """Mask of the values outside the range of common ones."""
-    counts = Counter(round(value, 2) for value in values)
-    common = [value for value, count in counts.items() if count > max(1, _COMMON_SHARE * len(values))] or list(counts)
-    low, high = min(common) / _BEYOND, max(common) * _BEYOND
-    return [not low <= value <= high for value in values]
+    different, counts = np.unique(values.round(2), return_counts=True)
+    is_common = counts > max(1, _COMMON_SHARE * len(values))
+    common = different[is_common] if is_common.any() else different
+    return (values < common.min() / _BEYOND) | (values > common.max() * _BEYOND)
