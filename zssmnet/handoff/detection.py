@@ -14,7 +14,9 @@ from zssmnet.storage.address import local_path
 
 
 def detection_map(probabilities: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """Lesion candidates of a case, see `lesion_candidates`.
+    """Lesion candidates of a case: connected regions, each with one confidence, as PI-CAI's baseline extracts them.
+
+    Its other threshold, ``dynamic``, takes hours on the uncertain map of a network after few steps.
 
     Args:
         probabilities: ``<case>.npz`` that ``nnUNetv2_predict --save_probabilities`` wrote.
@@ -25,21 +27,13 @@ def detection_map(probabilities: str | os.PathLike[str]) -> npt.NDArray[Any]:
     Raises:
         InputError: no such file, or another one.
     """
-    try:
-        with local_path(probabilities).open("rb") as stream, np.lib.npyio.NpzFile(stream) as archive:
-            probability = 1 - archive["probabilities"][0].astype(np.float32)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
-    return lesion_candidates(probability)
-
-
-def lesion_candidates(probability_ZYX: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Connected regions of a case, each with one confidence, as PI-CAI's baseline extracts them.
-
-    Its other threshold, ``dynamic``, takes hours on the uncertain map of a network after few steps.
-    """
     from report_guided_annotation import extract_lesion_candidates
 
+    try:
+        with local_path(probabilities).open("rb") as stream, np.lib.npyio.NpzFile(stream) as archive:
+            probability_ZYX = 1 - archive["probabilities"][0].astype(np.float32)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
     candidates: npt.NDArray[Any] = extract_lesion_candidates(probability_ZYX, threshold="dynamic-fast")[0]
     return candidates
 

@@ -159,8 +159,6 @@ def _advice(body: Mapping[str, Tensor], model: MNet) -> str:
     if in_channels != model.in_channels:
         return f"pass in_channels={in_channels}, or leave it out"
     concatenated = takes_concatenated(body, model.channels)
-    if concatenated and model.merge != "cat":
-        return 'pass merge="cat"'
-    if not concatenated and TAKES_PAIR in body and model.merge == "cat":
-        return 'pass merge="sub" or "sum", as in pre-training'
+    if TAKES_PAIR in body and concatenated != (model.merge == "cat"):
+        return 'pass merge="cat"' if concatenated else 'pass merge="sub" or "sum", as in pre-training'
     return "name a .model file that pre-training wrote"

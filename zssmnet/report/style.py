@@ -26,6 +26,7 @@ _MIXTURES = ((1, 0), (0.75, 0), (0.5, 0), (0.7, 128), (0.4, 128), (0.75, 255), (
 _SHADES = np.rint([s * 255 * np.array(to_rgb(c)) + (1 - s) * grey for c in _LINE_COLOURS for s, grey in _MIXTURES])
 """The lines' colours on black, grey and white ground, as smooth edges need them, shape (shades, 3), 0..255."""
 _HEADING = 0.4  # inches
+Pair = tuple[float, float]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -45,21 +46,14 @@ def new_sheet(width: float, height: float) -> tuple[Axes, Figure]:
     return ax, figure
 
 
-def put_image(
-    ax: Axes,
-    image_YX: Array,
-    corner: tuple[float, float],
-    size: tuple[float, float],
-    window: tuple[float, float],
-    interpolation: str,
-) -> None:
+def put_image(ax: Axes, image_YX: Array, corner: Pair, size: Pair, window: Pair, interpolation: str) -> None:
     """Put a slice on a sheet: its upper left corner and size in inches, the values of black and white."""
     (x, y), (width, height), (low, high) = corner, size, window
     extent = (x, x + width, y + height, y)
     ax.imshow(image_YX, "gray", vmin=low, vmax=high, extent=extent, interpolation=interpolation, aspect="auto")
 
 
-def outline_zones(ax: Axes, zones_YX: Array, corner: tuple[float, float], size: tuple[float, float]) -> None:
+def outline_zones(ax: Axes, zones_YX: Array, corner: Pair, size: Pair) -> None:
     """Draw the outlines of the zones of a slice, labels 0, 1, 2, over its image."""
     step = np.divide(size, zones_YX.shape[::-1])
     for label, (colour, _) in enumerate(ZONES, start=1):

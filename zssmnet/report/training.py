@@ -104,12 +104,7 @@ _SIDE, _GAP, _ROW, _IMAGE = 1.06, 0.06, 1.3, 3.5
 _LEFT, _TOP, _BELOW = 0.3, 0.85, 0.3  # inches
 
 
-def restoration_triptych(
-    corrupted_NCZYX: Array,
-    restored_NCZYX: Array,
-    target_NCZYX: Array,
-    title: str,
-) -> bytes:
+def restoration_triptych(corrupted_NCZYX: Array, restored_NCZYX: Array, target_NCZYX: Array, title: str) -> bytes:
     """Draw the middle slices of cubes: corrupted, restored, and as they were, on one grey scale from 0 to 1.
 
     Args:
