@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +86,10 @@ def write_nnunet_dataset(
     """
     output = LocalStorage(folder)
     is_ours = _is_ours(output, config.force)
-    folds_val = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else None
+    vals = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else ()
+    fold_of = {case_id: fold for fold, val in enumerate(vals) for case_id in val}
     inventory = take_inventory(images, zonal_masks, config.archive_format)
-    named = None if folds_val is None else {case_id for val in folds_val for case_id in val}
-    cases = [case for case in inventory.cases if named is None or case.id in named]
+    cases = [case for case in inventory.cases if not fold_of or case.id in fold_of]
     output.sweep()
     if not is_ours:
         _check_others(output, [case.id for case in cases], config.force)
@@ -105,7 +105,7 @@ def write_nnunet_dataset(
         output.remove(key)
         log.warning("%s: removed, as its case is no longer in the data set", output.where(key))
     _publish_json(output, "dataset.json", _description(len(written), config))
-    _publish_json(output, "splits_final.json", _splits(sorted(written), folds_val, config.patient_pattern))
+    _publish_json(output, "splits_final.json", _splits(sorted(written), fold_of, config.patient_pattern))
     return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), left_out)
 
 
@@ -246,15 +246,11 @@ def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
     }
 
 
-def _splits(
-    case_ids: Sequence[str], folds_val: Sequence[Sequence[str]] | None, patient_pattern: str
-) -> list[dict[str, list[str]]]:
-    """Training and validation cases of the five folds."""
-    if folds_val is None:
+def _splits(case_ids: Sequence[str], fold_of: Mapping[str, int], patient_pattern: str) -> list[dict[str, list[str]]]:
+    """Training and validation cases of the five folds; without known folds a hash of the patient decides."""
+    if not fold_of:
         digests = {id_: hashlib.sha256(patient_of(id_, patient_pattern).encode()).digest() for id_ in case_ids}
         fold_of = {case_id: int.from_bytes(digest[:8]) % FOLDS for case_id, digest in digests.items()}
-    else:
-        fold_of = {case_id: fold for fold, val in enumerate(folds_val) for case_id in val}
     return [
         {
             "train": [case_id for case_id in case_ids if fold_of[case_id] != fold],
