@@ -1,7 +1,7 @@
 """The probe's result as a picture and as a table."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,12 +116,11 @@ def _compared(one: Comparison) -> tuple[str, ...]:
     return f"{one.first} − {one.second}", f"{found.mean:+.3f}", interval, f"{found.p:.3f}", adjusted
 
 
-def _origin(result: ProbeResult) -> list[str]:
+def _origin(result: ProbeResult) -> Iterator[str]:
     """Origin of each weight file, as far as recorded."""
-    lines = []
     for one in result.weights:
         if one.name == POSITIVE:
-            lines.append(f"- {one.name}: {len(one.sha256)} trainings with labels of other cases; no record of which.")
+            yield f"- {one.name}: {len(one.sha256)} trainings with labels of other cases; no record of which."
             continue
         explained = ", ".join(f"{share:.1%}" for share in one.explained) or "unknown"
         cases = (
@@ -130,10 +129,9 @@ def _origin(result: ProbeResult) -> list[str]:
             else f"trained with {one.trained_cases} cases, none of whose patients is tested"
         )
         blank = "; has never seen blank zone channels" if result.task == "zones" and not one.knows_blank_zones else ""
-        lines.append(f"- {one.name}: explained variance {explained}; {cases}{blank}.")
+        yield f"- {one.name}: explained variance {explained}; {cases}{blank}."
     if result.pool < result.config.seeds * result.config.labelled:
-        lines.append(
+        yield (
             f"- The labelled cases of the seeds overlap, since there are {result.pool} to learn from: the intervals do "
             "not cover other labelled cases."
         )
-    return lines
