@@ -1,6 +1,5 @@
 """Detection maps of csPCa out of nnU-Net v2's probabilities, and their figures as the PI-CAI challenge defines them."""
 
-import os
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -10,10 +9,10 @@ import numpy.typing as npt
 
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.errors import InputError
-from zssmnet.storage.address import local_path
+from zssmnet.storage.address import Address, local_path
 
 
-def detection_map(probabilities: str | os.PathLike[str]) -> npt.NDArray[Any]:
+def detection_map(probabilities: Address) -> npt.NDArray[Any]:
     """Lesion candidates of a case: connected regions, each with one confidence, as PI-CAI's baseline extracts them.
 
     Its other threshold, ``dynamic``, takes hours on the uncertain map of a network after few steps.
@@ -38,7 +37,7 @@ def detection_map(probabilities: str | os.PathLike[str]) -> npt.NDArray[Any]:
     return candidates
 
 
-def evaluate_detection(predictions: str | os.PathLike[str], labels: str | os.PathLike[str]) -> Any:
+def evaluate_detection(predictions: Address, labels: Address) -> Any:
     """picai_eval's figures: `.AP` (lesions), `.auroc` (cases; NaN where all or none have lesions), `.score`.
 
     Args:

@@ -1,7 +1,6 @@
 """Pre-trained weights in an MNet: with new heads, and a report of what was taken; or with its own, as it restores."""
 
 import logging
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from zssmnet.handoff.weights import (
     unusable,
 )
 from zssmnet.mnet import Merge, MNet
+from zssmnet.storage import Address
 from zssmnet.training.loss import restoring_network
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class LoadReport:
 
 
 def load_pretrained(
-    path: str | os.PathLike[str],
+    path: Address,
     *,
     num_classes: int,
     in_channels: int | None = None,
@@ -100,7 +100,7 @@ def load_pretrained(
     return model
 
 
-def load_restoration(path: str | os.PathLike[str]) -> MNet:
+def load_restoration(path: Address) -> MNet:
     """Return the pre-trained MNet as it restores cubes; its logits pass a sigmoid (Z-SSMNet, arXiv 2212.05808).
 
     Channels and the merging unit follow from the file and the record beside it. No code in a file runs.

@@ -26,7 +26,7 @@ from zssmnet.errors import ArchiveError, CaseError
 from zssmnet.handoff.lesions import ISUP_GRADES, Labels, check_labelled, prepare_with_label, read_lesions
 from zssmnet.handoff.network_input import CHANNEL_NAMES, input_CZYX
 from zssmnet.preparation.resampling import grid_of
-from zssmnet.storage import LocalStorage, Storage, read_file
+from zssmnet.storage import Address, LocalStorage, Storage, read_file
 from zssmnet.storage.address import local_path
 from zssmnet.storage.interface import Listed
 from zssmnet.storage.ownership import check_ours
@@ -65,7 +65,7 @@ def write_nnunet_dataset(
     images: Storage,
     zonal_masks: Storage,
     lesions: Storage,
-    folder: str | os.PathLike[str],
+    folder: Address,
     config: NnunetDatasetConfig = NnunetDatasetConfig(),
     on_case: Callable[[str], None] = lambda case_id: None,
 ) -> NnunetDataset:
@@ -110,11 +110,7 @@ def write_nnunet_dataset(
 
 
 def write_new_cases(
-    images: Storage,
-    zonal_masks: Storage,
-    folder: str | os.PathLike[str],
-    config: NnunetDatasetConfig = NnunetDatasetConfig(),
-    on_case: Callable[[str], None] = lambda case_id: None,
+    images: Storage, zonal_masks: Storage, folder: Address, config: NnunetDatasetConfig, on_case: Callable[[str], None]
 ) -> NnunetDataset:
     """Write cases without labels to ``imagesTs``, prepared as those of the data set there, for ``nnUNetv2_predict``.
 
@@ -260,6 +256,6 @@ def _splits(case_ids: Sequence[str], fold_of: Mapping[str, int], patient_pattern
     ]
 
 
-def dataset_folder(raw: str | os.PathLike[str], config: NnunetDatasetConfig) -> Path:
+def dataset_folder(raw: Address, config: NnunetDatasetConfig) -> Path:
     """The folder of a data set below ``nnUNet_raw``."""
     return local_path(raw) / f"Dataset{config.number:03d}_{config.name}"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from zssmnet.handoff.weights import PACKAGE_CONFIG, PACKAGE_WEIGHTS, Weights, ch
 from zssmnet.preparation.cropping import Triple
 from zssmnet.preparation.cubes import HIGHEST_ADC, Spacing, size_of_cubes
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage, read_file, sha256_of
+from zssmnet.storage import Address, LocalStorage, read_file, sha256_of
 from zssmnet.storage.ownership import check_ours
 
 log = logging.getLogger(__name__)
@@ -38,11 +37,7 @@ PICAI_LICENCE = "cc-by-nc-4.0"
 _NO_LICENCE = PackageConfig().licence
 
 
-def write_package(
-    model_path: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
-    config: PackageConfig = PackageConfig(),
-) -> Path:
+def write_package(model_path: Address, folder: Address, config: PackageConfig = PackageConfig()) -> Path:
     """Write weights as a package, which `load_pretrained(folder)` loads.
 
     The card has the number of cases, settings and validation figures as far as the record beside `model_path` knows

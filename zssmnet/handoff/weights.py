@@ -7,7 +7,6 @@ read: no code in a file runs.
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from zssmnet.data.archive import shortened
 from zssmnet.errors import CheckpointError, StorageError
 from zssmnet.mnet import Merge
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage, Storage, folder_and_name
+from zssmnet.storage import Address, LocalStorage, Storage, folder_and_name
 from zssmnet.storage.records import present_outputs, read_record
 from zssmnet.training.tensor_files import is_backed, load_tensors
 
@@ -84,7 +83,7 @@ class Weights:
         return tuple(name for name in self.tensors if name.startswith(HEADS))
 
 
-def read_weights(address: str | os.PathLike[str]) -> Weights:
+def read_weights(address: Address) -> Weights:
     """Read weights from a `.model` or `.pth` file, or from a package's folder, local or in S3. Nothing is written.
 
     Raises:
