@@ -48,7 +48,7 @@ class ArchivePage(Record):
     @override
     def is_valid_for(self, name: str) -> bool:
         keys = [output.key for output in self.outputs]
-        return name == NAME and keys == [ROWS, *_page_keys(len(keys) - 1)]
+        return name == NAME and keys == [ROWS, *_page_keys(MOST_ROWS * (len(keys) - 1))]
 
 
 def publish_archive_page(
@@ -80,16 +80,16 @@ def publish_archive_page(
     source = hashlib.sha256(f"{[row.source for row in rows]}{archive_page([], left_out)}".encode()).hexdigest()
     if not (known and known.source == source and present_outputs(reports, outputs)):
         files: dict[str, Callable[[Path], object]] = {ROWS: lambda path: path.write_bytes(as_lines(rows))}
-        for number, key in enumerate(_page_keys(math.ceil(len(rows) / MOST_ROWS))):
+        for number, key in enumerate(_page_keys(len(rows))):
             files[key] = lambda path, number=number: path.write_text(archive_page(ordered, left_out, number), "utf-8")
         record = ArchivePage(method=METHOD, inputs=(), outputs=(), source=source)
         publish_recorded(reports, NAME, record, files, (output.key for output in outputs))
     return ordered
 
 
-def _page_keys(count: int) -> list[str]:
-    """File names of that many pages, or of the one that there is at least."""
-    return [PAGE, *(f"{NAME}-{number}.html" for number in range(2, count + 1))]
+def _page_keys(cases: int) -> list[str]:
+    """File names of the pages of so many cases; there is one at least."""
+    return [PAGE, *(f"{NAME}-{number}.html" for number in range(2, math.ceil(cases / MOST_ROWS) + 1))]
 
 
 def in_order(rows: Sequence[CaseRow]) -> list[JudgedRow]:
@@ -101,7 +101,7 @@ def in_order(rows: Sequence[CaseRow]) -> list[JudgedRow]:
 def archive_page(rows: Sequence[JudgedRow], left_out: Sequence[tuple[str, str]], number: int = 0) -> str:
     """A page, counted from 0, HTML; rows in the order in which they are given."""
     shown = rows[number * MOST_ROWS : (number + 1) * MOST_ROWS]
-    keys, pages = _page_keys(math.ceil(len(rows) / MOST_ROWS)), ""
+    keys, pages = _page_keys(len(rows)), ""
     if len(keys) > 1:
         links = (f"<a href={key}>{one}</a>" for one, key in enumerate(keys, start=1) if one != number + 1)
         pages = f"<p>Page {number + 1} of {len(keys)}, odd cases first; others: {' '.join(links)}</p>"
