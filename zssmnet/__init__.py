@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from zssmnet.corruption import Corruption
     from zssmnet.errors import ZssmnetError
     from zssmnet.handoff.export import export_nnunet_v2
-    from zssmnet.handoff.load import load_pretrained
+    from zssmnet.handoff.load import load_pretrained, load_restoration
     from zssmnet.handoff.network_input import network_input
-    from zssmnet.handoff.restoration import load_restoration
     from zssmnet.mnet import MNet
     from zssmnet.stages.cubes import generate_cubes
     from zssmnet.stages.pipeline import run_pipeline
@@ -63,9 +62,8 @@ _MODULES = {
     "corruption": ("Corruption",),
     "errors": ("ZssmnetError",),
     "handoff.export": ("export_nnunet_v2",),
-    "handoff.load": ("load_pretrained",),
+    "handoff.load": ("load_pretrained", "load_restoration"),
     "handoff.network_input": ("network_input",),
-    "handoff.restoration": ("load_restoration",),
     "mnet": ("MNet",),
     "stages.cubes": ("generate_cubes",),
     "stages.pipeline": ("run_pipeline",),

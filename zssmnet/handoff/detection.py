@@ -1,6 +1,5 @@
 """Detection maps of csPCa out of nnU-Net v2's probabilities, and their figures as the PI-CAI challenge defines them."""
 
-import os
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -10,11 +9,13 @@ import numpy.typing as npt
 
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.errors import InputError
-from zssmnet.storage.address import local_path
+from zssmnet.storage.address import Address, local_path
 
 
-def detection_map(probabilities: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """Lesion candidates of a case, see `lesion_candidates`.
+def detection_map(probabilities: Address) -> npt.NDArray[Any]:
+    """Lesion candidates of a case: connected regions, each with one confidence, as PI-CAI's baseline extracts them.
+
+    Its other threshold, ``dynamic``, takes hours on the uncertain map of a network after few steps.
 
     Args:
         probabilities: ``<case>.npz`` that ``nnUNetv2_predict --save_probabilities`` wrote.
@@ -25,26 +26,18 @@ def detection_map(probabilities: str | os.PathLike[str]) -> npt.NDArray[Any]:
     Raises:
         InputError: no such file, or another one.
     """
-    try:
-        with local_path(probabilities).open("rb") as stream, np.lib.npyio.NpzFile(stream) as archive:
-            probability = 1 - archive["probabilities"][0].astype(np.float32)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
-    return lesion_candidates(probability)
-
-
-def lesion_candidates(probability_ZYX: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Connected regions of a case, each with one confidence, as PI-CAI's baseline extracts them.
-
-    Its other threshold, ``dynamic``, takes hours on the uncertain map of a network after few steps.
-    """
     from report_guided_annotation import extract_lesion_candidates
 
+    try:
+        with local_path(probabilities).open("rb") as stream, np.lib.npyio.NpzFile(stream) as archive:
+            probability_ZYX = 1 - archive["probabilities"][0].astype(np.float32)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
     candidates: npt.NDArray[Any] = extract_lesion_candidates(probability_ZYX, threshold="dynamic-fast")[0]
     return candidates
 
 
-def evaluate_detection(predictions: str | os.PathLike[str], labels: str | os.PathLike[str]) -> Any:
+def evaluate_detection(predictions: Address, labels: Address) -> Any:
     """picai_eval's figures: `.AP` (lesions), `.auroc` (cases; NaN where all or none have lesions), `.score`.
 
     Args:

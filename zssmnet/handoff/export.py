@@ -3,14 +3,12 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from zssmnet.errors import InputError
 from zssmnet.handoff.load import LoadReport, load_body
-from zssmnet.handoff.weights import HEADS, NETWORK_KEY, Weights, read_weights, record_in
+from zssmnet.handoff.weights import HEADS, NETWORK_KEY, read_weights, record_in
 from zssmnet.mnet import MNet
 from zssmnet.storage import Address, LocalStorage
 from zssmnet.storage.address import local_path
@@ -48,13 +46,7 @@ def export_nnunet_v2(
         ValueError: `num_classes` is less than 1.
         StorageError: `out_path` cannot be written.
     """
-    weights = read_weights(model_path)
-    model, report = _checked(weights, 1 if num_classes is None else num_classes)
-    exported = dict(model.state_dict()) if num_classes is not None else body_of(model)
-    for name in [name for name in exported if name.startswith(HEADS)]:
-        exported[name.replace(HEADS, SEGMENTATION_HEADS)] = exported[name].clone()
-    _publish(weights, {"network_weights": exported}, out_path, force)
-    return report
+    return _export("network_weights", model_path, out_path, num_classes, force)
 
 
 def export_nnunet_v1(model_path: Address, out_path: Address, force: bool = False) -> LoadReport:
@@ -63,37 +55,30 @@ def export_nnunet_v1(model_path: Address, out_path: Address, force: bool = False
     nnU-Net v1 takes every tensor that has the name and shape of one of the network's, so that with three classes heads
     that restore images would become heads that segment. Of the published network's 343 tensors it takes these 336.
 
-    Args:
-        model_path: what `load_pretrained` reads.
-        out_path: a local file, which appears whole or not at all; an earlier export is replaced.
-
-    Returns:
-        What is in the file, and what was left out.
-
-    Raises:
-        CheckpointError: `model_path` is not usable.
-        InputError: as in `export_nnunet_v2`.
-        StorageError: `out_path` cannot be written.
+    Arguments, result and errors are those of `export_nnunet_v2`.
     """
-    weights = read_weights(model_path)
-    model, report = _checked(weights, 1)
-    _publish(weights, {"state_dict": body_of(model)}, out_path, force)
-    return report
+    return _export("state_dict", model_path, out_path, None, force)
 
 
-def body_of(model: MNet) -> dict[str, Tensor]:
-    """All tensors of a network but the heads'."""
-    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEADS)}
-
-
-def _checked(weights: Weights, num_classes: int) -> tuple[MNet, LoadReport]:
-    """A network with the weights, and with new heads that are the same in every export."""
+def _export(key: str, model_path: Address, out_path: Address, num_classes: int | None, force: bool) -> LoadReport:
+    weights, path = read_weights(model_path), local_path(out_path)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = MNet(weights.in_channels, num_classes, weights.channels, weights.merge)
+        torch.manual_seed(0)  # new heads are the same in every export
+        model = MNet(weights.in_channels, 1 if num_classes is None else num_classes, weights.channels, weights.merge)
     report = replace(load_body(model, weights), reason="heads belong to another task")
     log.info("%s", report)
-    return model, report
+    tensors, heads = model.state_dict(), report.initialised if num_classes is not None else ()
+    exported = {name: tensors[name] for name in (*report.taken, *heads)}
+    exported |= {name.replace(HEADS, SEGMENTATION_HEADS): tensors[name].clone() for name in heads}
+    folder, out = LocalStorage(path.parent), path.resolve()
+    if (out.exists() and out.samefile(weights.path)) or record_in(LocalStorage(out.parent), out.name):
+        raise InputError(f"{out}: holds pre-trained weights, which an export would replace; name another file")
+    check_ours(folder, path.name, _is_export, force)
+    network = {"in_channels": weights.in_channels, "channels": list(weights.channels), "merge": weights.merge}
+    with folder.publishing(path.name) as partial:
+        save_tensors({key: exported, NETWORK_KEY: network}, partial)
+    folder.sweep()
+    return report
 
 
 def _is_export(file: Path) -> bool:
@@ -102,15 +87,3 @@ def _is_export(file: Path) -> bool:
     except Exception:  # foreign bytes lead to nearly any type
         return False
     return isinstance(content, dict) and NETWORK_KEY in content
-
-
-def _publish(weights: Weights, content: dict[str, Any], out_path: Address, force: bool) -> None:
-    path = local_path(out_path)
-    folder, out = LocalStorage(path.parent), path.resolve()
-    if (out.exists() and out.samefile(weights.path)) or record_in(LocalStorage(out.parent), out.name):
-        raise InputError(f"{out}: holds pre-trained weights, which an export would replace; name another file")
-    check_ours(folder, path.name, _is_export, force)
-    network = {"in_channels": weights.in_channels, "channels": list(weights.channels), "merge": weights.merge}
-    with folder.publishing(path.name) as partial:
-        save_tensors({**content, NETWORK_KEY: network}, partial)
-    folder.sweep()

@@ -8,11 +8,11 @@ import SimpleITK as sitk
 
 from zssmnet.config import PreparationConfig
 from zssmnet.data.archive import MASK_SUFFIX
-from zssmnet.data.examination import Examination, case_errors, check_grid
-from zssmnet.data.image_io import array_of, read_image
+from zssmnet.data.examination import Examination, case_errors, check_grid, file_errors
+from zssmnet.data.image_io import array_of, image_like, read_image
 from zssmnet.data.orientation import in_axial_order
 from zssmnet.data.zonal_mask import LABEL_TOLERANCE
-from zssmnet.errors import CaseError, ImageError, UnreadableFileError
+from zssmnet.errors import CaseError, ImageError
 from zssmnet.preparation.prepare import PreparedVolumes, prepare_volumes
 from zssmnet.preparation.resampling import crop_mask, grid_of, resample_mask, target_grid
 from zssmnet.storage import Storage
@@ -29,8 +29,7 @@ MOST_VOLUME = 0.8
 
 def check_labelled(case_id: str, lesions: Storage) -> None:
     """Raise a CaseError if a case has no label: nobody knows whether it has a lesion."""
-    key = case_id + MASK_SUFFIX
-    if lesions.stat(key) is None:
+    if lesions.stat(key := case_id + MASK_SUFFIX) is None:
         raise CaseError(case_id, lesions.where(key), "missing: the case has no lesion label")
 
 
@@ -46,22 +45,16 @@ def read_lesions(case_id: str, lesions: Storage, examination: Examination, label
     """
     key = case_id + MASK_SUFFIX
     where = lesions.where(key)
-    try:
+    with file_errors(case_id, lesions, key):
         image = read_image(lesions.local(key))
-    except UnreadableFileError as error:
-        raise CaseError(case_id, where, error.reason) from error
     with case_errors(case_id, where):
         image = in_axial_order(image)
     check_grid(case_id, where, image, examination.t2w)
-    try:
+    with case_errors(case_id, where):
         grades = _whole_labels(array_of(image), labels)
         _check_no_gland(grades > 0, array_of(examination.mask))
-    except ImageError as error:
-        raise CaseError(case_id, where, str(error)) from error
     classes = grades > 0 if labels == "binary" else np.searchsorted((0, *ISUP_GRADES), grades)
-    result = sitk.GetImageFromArray(classes.astype(np.uint8))
-    result.CopyInformation(examination.t2w)
-    return result
+    return image_like(classes.astype(np.uint8), examination.t2w)
 
 
 def _whole_labels(values: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
@@ -69,10 +62,8 @@ def _whole_labels(values: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
     whole: npt.NDArray[Any] = np.rint(values)
     is_label = (np.abs(values - whole) <= LABEL_TOLERANCE) & (whole >= 0)
     if not is_label.all():
-        shown = ", ".join(f"{value:g}" for value in np.unique(values[~is_label])[:3])
-        raise ImageError(
-            f"has the values {shown}: a lesion label has whole numbers from 0; threshold a probability map first"
-        )
+        shown = "has the values " + ", ".join(f"{value:g}" for value in np.unique(values[~is_label])[:3])
+        raise ImageError(f"{shown}: a lesion label has whole numbers from 0; threshold a probability map first")
     found = np.unique(whole).tolist()
     if labels == "isup" and (others := sorted(set(found) - {0, *ISUP_GRADES})):
         shown = ", ".join(f"{value:g}" for value in others[:5])
@@ -92,9 +83,8 @@ def _check_no_gland(lesion_ZYX: npt.NDArray[np.bool_], zones_ZYX: npt.NDArray[An
             how = "voxel by voxel" if overlap == 1 else f"Dice {overlap:.2f}"
             raise ImageError(f"marks the {name}, {how}: it is a zonal mask; name the folder of lesion labels")
     if (share := volume / np.count_nonzero(zones_ZYX)) > MOST_VOLUME:
-        raise ImageError(
-            f"marks {share:.0%} of the gland's volume, as no lesion does; name the folder of lesion labels"
-        )
+        found = f"marks {share:.0%} of the gland's volume, as no lesion does"
+        raise ImageError(f"{found}; name the folder of lesion labels")
 
 
 def prepare_with_label(

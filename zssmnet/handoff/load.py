@@ -1,12 +1,13 @@
-"""Pre-trained weights into an MNet with new heads, and a report of what was taken."""
+"""Pre-trained weights in an MNet: with new heads, and a report of what was taken; or with its own, as it restores."""
 
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from zssmnet.config import NetworkConfig
+from zssmnet.corruption import IMAGE_CHANNELS
 from zssmnet.handoff.weights import (
     FIRST_OF_LEVEL,
     HEADS,
@@ -19,6 +20,8 @@ from zssmnet.handoff.weights import (
     unusable,
 )
 from zssmnet.mnet import Merge, MNet
+from zssmnet.storage import Address
+from zssmnet.training.loss import restoring_network
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class LoadReport:
 
 
 def load_pretrained(
-    path: str | os.PathLike[str],
+    path: Address,
     *,
     num_classes: int,
     in_channels: int | None = None,
@@ -97,34 +100,58 @@ def load_pretrained(
     return model
 
 
+def load_restoration(path: Address) -> MNet:
+    """Return the pre-trained MNet as it restores cubes; its logits pass a sigmoid (Z-SSMNet, arXiv 2212.05808).
+
+    Channels and the merging unit follow from the file and the record beside it. No code in a file runs.
+
+    Args:
+        path: a package's folder, or the file ``ssl_mnet_zonal.model``; local, or in S3 (``s3://bucket/key``).
+
+    Returns:
+        The network, on the CPU, in float32 and evaluation mode. It takes (N, 6, Z, Y, X), the corrupted T2W, ADC and
+        DWI and three zones, and gives (N, 3, Z, Y, X); with the co-task (N, 6, Z, Y, X), the last three logits of
+        background, peripheral zone and rest of the gland.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, or weights that are not finite or do not fit.
+
+    >>> network = load_restoration("weights/ssl_mnet_zonal.model")  # doctest: +SKIP
+    >>> input_NCZYX, target_NCZYX = zssmnet.Corruption()(cubes_NCZYX, generator)  # doctest: +SKIP
+    >>> restored_NCZYX = torch.sigmoid(network(input_NCZYX))  # doctest: +SKIP
+    """
+    weights = read_weights(path)
+    segments_zones = any(len(weights.tensors[head]) > IMAGE_CHANNELS for head in weights.heads)
+    model = restoring_network(NetworkConfig(channels=weights.channels, merge=weights.merge), segments_zones)
+    _load(model, weights, weights.tensors, ())
+    return model.eval()
+
+
 def load_body(model: MNet, weights: Weights) -> LoadReport:
     """Load all tensors but the heads' into a network; CheckpointError if they are not finite or do not fit."""
-    body = {name: tensor.float() for name, tensor in weights.body.items()}
-    _check_fit(weights, body, model)
-    check_finite(weights.address, body)
-    model.load_state_dict(body, strict=False)  # strict but for the heads, by _check_fit
     heads = tuple(name for name in model.state_dict() if name.startswith(HEADS))
+    _load(model, weights, weights.body, heads)
     reason = f"heads belong to another task; those of {model.num_classes} classes are new"
-    return LoadReport(weights.address, tuple(body), heads, weights.heads, reason, weights.wrappers)
+    return LoadReport(weights.address, tuple(weights.body), heads, weights.heads, reason, weights.wrappers)
 
 
-def _check_fit(weights: Weights, body: Mapping[str, Tensor], model: MNet) -> None:
-    """Everything but the heads is there, nothing else is, and every shape is right."""
-    shapes = {name: t.shape for name, t in model.state_dict().items() if not name.startswith(HEADS)}
+def _load(model: MNet, weights: Weights, tensors: Mapping[str, Tensor], new: Collection[str]) -> None:
+    """Load what makes all of a network but its new tensors: nothing missing, nothing else, and every shape right."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in new}
     misfits = {
-        "missing": [name for name in shapes if name not in body],
-        "unexpected": [name for name in body if name not in shapes],
+        "missing": [name for name in shapes if name not in tensors],
+        "unexpected": [name for name in tensors if name not in shapes],
         "of another shape": [
-            f"{name} {tuple(body[name].shape)} for {tuple(shape)}"
+            f"{name} {tuple(tensors[name].shape)} for {tuple(shape)}"
             for name, shape in shapes.items()
-            if name in body and body[name].shape != shape
+            if name in tensors and tensors[name].shape != shape
         ],
     }
-    found = [f"{len(names)} {what} ({some(names)})" for what, names in misfits.items() if names]
-    if found:
-        raise unusable(
-            weights.address, f"does not fit: of {len(shapes)} tensors {', '.join(found)}; {_advice(body, model)}"
-        )
+    if found := [f"{len(names)} {what} ({some(names)})" for what, names in misfits.items() if names]:
+        advice = _advice(tensors, model) if new else "name a .model file that pre-training wrote"
+        raise unusable(weights.address, f"does not fit: of {len(shapes)} tensors {', '.join(found)}; {advice}")
+    check_finite(weights.address, tensors)
+    model.load_state_dict(tensors, strict=False)  # strict but for the new ones, as was checked
 
 
 def _advice(body: Mapping[str, Tensor], model: MNet) -> str:
@@ -132,8 +159,6 @@ def _advice(body: Mapping[str, Tensor], model: MNet) -> str:
     if in_channels != model.in_channels:
         return f"pass in_channels={in_channels}, or leave it out"
     concatenated = takes_concatenated(body, model.channels)
-    if concatenated and model.merge != "cat":
-        return 'pass merge="cat"'
-    if not concatenated and TAKES_PAIR in body and model.merge == "cat":
-        return 'pass merge="sub" or "sum", as in pre-training'
+    if TAKES_PAIR in body and concatenated != (model.merge == "cat"):
+        return 'pass merge="cat"' if concatenated else 'pass merge="sub" or "sum", as in pre-training'
     return "name a .model file that pre-training wrote"

@@ -1,6 +1,5 @@
 """A case as the network sees it: six channels, scaled as in pre-training."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +13,14 @@ from zssmnet.data.examination import read_files
 from zssmnet.data.image_io import array_of
 from zssmnet.preparation.cubes import scaled_volume
 from zssmnet.preparation.prepare import prepare_volumes
+from zssmnet.storage import Address
 
 CHANNEL_NAMES = ("T2W", "ADC", "DWI", "background", "peripheral zone", "rest of the gland")
 
 
 def network_input(
-    images: Sequence[str | os.PathLike[str]],
-    zonal_mask: str | os.PathLike[str],
+    images: Sequence[Address],
+    zonal_mask: Address,
     preparation: PreparationConfig | None = None,
     intensity_scaling: IntensityScaling = "maximum",
 ) -> Tensor:
@@ -47,9 +47,7 @@ def network_input(
         >>> model(x[None])  # doctest: +SKIP
     """
     case_id, examination = read_files(images, zonal_mask)
-    if preparation is None:
-        return torch.from_numpy(input_CZYX(examination.images, examination.mask, intensity_scaling))
-    prepared = prepare_volumes(case_id, examination, preparation)
+    prepared = examination if preparation is None else prepare_volumes(case_id, examination, preparation)
     return torch.from_numpy(input_CZYX(prepared.images, prepared.mask, intensity_scaling))
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 
 from zssmnet.config import NnunetDatasetConfig, PreparationConfig
 from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
 from zssmnet.data.examination import read_examination
-from zssmnet.data.image_io import array_of, write_image
+from zssmnet.data.image_io import array_of, image_like, write_image
 from zssmnet.data.splits import read_folds
 from zssmnet.errors import ArchiveError, CaseError
 from zssmnet.handoff.lesions import ISUP_GRADES, Labels, check_labelled, prepare_with_label, read_lesions
 from zssmnet.handoff.network_input import CHANNEL_NAMES, input_CZYX
 from zssmnet.preparation.resampling import grid_of
-from zssmnet.storage import LocalStorage, Storage, read_file
+from zssmnet.storage import Address, LocalStorage, Storage, read_file
 from zssmnet.storage.address import local_path
 from zssmnet.storage.interface import Listed
 from zssmnet.storage.ownership import check_ours
@@ -66,7 +65,7 @@ def write_nnunet_dataset(
     images: Storage,
     zonal_masks: Storage,
     lesions: Storage,
-    folder: str | os.PathLike[str],
+    folder: Address,
     config: NnunetDatasetConfig = NnunetDatasetConfig(),
     on_case: Callable[[str], None] = lambda case_id: None,
 ) -> NnunetDataset:
@@ -87,48 +86,31 @@ def write_nnunet_dataset(
     """
     output = LocalStorage(folder)
     is_ours = _is_ours(output, config.force)
-    folds_val = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else None
+    vals = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else ()
+    fold_of = {case_id: fold for fold, val in enumerate(vals) for case_id in val}
     inventory = take_inventory(images, zonal_masks, config.archive_format)
-    named = None if folds_val is None else {case_id for val in folds_val for case_id in val}
-    cases = [case for case in inventory.cases if named is None or case.id in named]
-    lesions = Listed(lesions)
+    cases = [case for case in inventory.cases if not fold_of or case.id in fold_of]
     output.sweep()
     if not is_ours:
-        _check_others(output, (case.id for case in cases), config.force)
+        _check_others(output, [case.id for case in cases], config.force)
         _publish_json(output, "dataset.json", _description(0, config))  # from now on it is known as ours
-
-    def write(case: Case) -> bool | CaseError:
-        try:
-            check_labelled(case.id, lesions)
-            has_lesion = _write_case(case, images, zonal_masks, lesions, output, config)
-        except CaseError as error:
-            return error
-        on_case(case.id)
-        return has_lesion
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = dict(zip((case.id for case in cases), pool.map(write, cases), strict=True))
-    left_out = [*inventory.faults, *(result for result in results.values() if isinstance(result, CaseError))]
-    written = {case_id: result for case_id, result in results.items() if not isinstance(result, CaseError)}
-    for fault in left_out:
-        log.warning("left out: %s", fault)
-    if not written:
+    writer = _Writer(images, zonal_masks, Listed(lesions), output, config, on_case)
+    try:
+        written, left_out = writer.write_all(cases, inventory.faults)
+    except ArchiveError:
         if not is_ours:
             output.remove("dataset.json")
-        reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
-        raise ArchiveError(f"{images.uri}: no case can be used; {reason}")
-    _clear_others(output, written)
+        raise
+    for key in _others(output, written):
+        output.remove(key)
+        log.warning("%s: removed, as its case is no longer in the data set", output.where(key))
     _publish_json(output, "dataset.json", _description(len(written), config))
-    _publish_json(output, "splits_final.json", _splits(sorted(written), folds_val, config.patient_pattern))
-    return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), tuple(left_out))
+    _publish_json(output, "splits_final.json", _splits(sorted(written), fold_of, config.patient_pattern))
+    return NnunetDataset(output.folder, tuple(sorted(written)), sum(written.values()), left_out)
 
 
 def write_new_cases(
-    images: Storage,
-    zonal_masks: Storage,
-    folder: str | os.PathLike[str],
-    config: NnunetDatasetConfig = NnunetDatasetConfig(),
-    on_case: Callable[[str], None] = lambda case_id: None,
+    images: Storage, zonal_masks: Storage, folder: Address, config: NnunetDatasetConfig, on_case: Callable[[str], None]
 ) -> NnunetDataset:
     """Write cases without labels to ``imagesTs``, prepared as those of the data set there, for ``nnUNetv2_predict``.
 
@@ -142,52 +124,71 @@ def write_new_cases(
     chosen = {"volume": known["volume"], "preparation": PreparationConfig.model_validate(known["preparation"])}
     config = config.model_copy(update=chosen)
     inventory = take_inventory(images, zonal_masks, config.archive_format)
-    written, left_out = list[str](), list(inventory.faults)
-    for case in inventory.cases:
+    writer = _Writer(images, zonal_masks, None, output, config, on_case)
+    written, left_out = writer.write_all(inventory.cases, inventory.faults)
+    return NnunetDataset(output.folder / _NEW, tuple(written), 0, left_out)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Where cases and their labels come from, and the data set that they go to; without labels they are predicted."""
+
+    images: Storage
+    zonal_masks: Storage
+    lesions: Storage | None
+    output: LocalStorage
+    config: NnunetDatasetConfig
+    on_case: Callable[[str], None]
+
+    def write_all(
+        self, cases: Sequence[Case], faults: Iterable[CaseError]
+    ) -> tuple[dict[str, bool], tuple[CaseError, ...]]:
+        """Write cases: whether each has a lesion, and those that cannot be used; ArchiveError if none can."""
+        written, left_out = dict[str, bool](), [*faults]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for case, result in zip(cases, pool.map(self._tried, cases), strict=True):
+                if isinstance(result, CaseError):
+                    left_out.append(result)
+                else:
+                    written[case.id] = result
+        for fault in left_out:
+            log.warning("left out: %s", fault)
+        if not written:
+            reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
+            raise ArchiveError(f"{self.images.uri}: no case can be used; {reason}")
+        return written, tuple(left_out)
+
+    def _tried(self, case: Case) -> bool | CaseError:
         try:
-            _write_case(case, images, zonal_masks, None, output, config)
+            has_lesion = self._write(case)
         except CaseError as error:
-            left_out.append(error)
-            continue
-        written.append(case.id)
-        on_case(case.id)
-    if not written:
-        raise ArchiveError(f"{images.uri}: no case can be used; {left_out[0] if left_out else 'there is none'}")
-    return NnunetDataset(output.folder / _NEW, tuple(written), 0, tuple(left_out))
+            return error
+        self.on_case(case.id)
+        return has_lesion
 
-
-def _write_case(
-    case: Case,
-    images: Storage,
-    zonal_masks: Storage,
-    lesions: Storage | None,
-    output: LocalStorage,
-    config: NnunetDatasetConfig,
-) -> bool:
-    """Write a case's six channels and its label, if it has one; whether there is a lesion."""
-    examination = read_examination(case, images, zonal_masks)
-    label = read_lesions(case.id, lesions, examination, config.labels) if lesions else examination.mask
-    volumes, mask, preparation = examination.images, examination.mask, config.preparation
-    if config.volume == "cropped":
-        preparation = preparation.model_copy(update={"spacing_mm": grid_of(examination.t2w).spacing})
-    if config.volume != "native":
-        prepared, label = prepare_with_label(case.id, examination, label, preparation)
-        volumes, mask = prepared.images, prepared.mask
-    images_folder = "imagesTr" if lesions else _NEW
-    for number, channel in enumerate(input_CZYX(volumes, mask)):
-        _publish_image(output, f"{images_folder}/{case.id}_{number:04d}.nii.gz", channel, mask)
-    if not lesions:
-        return False
-    values = array_of(label)
-    _publish_image(output, f"labelsTr/{case.id}.nii.gz", values.astype(np.uint8), mask)
-    return bool(values.any())
-
-
-def _publish_image(output: LocalStorage, key: str, values_ZYX: npt.NDArray[Any], like: sitk.Image) -> None:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values_ZYX))
-    image.CopyInformation(like)
-    with output.publishing(key) as path:
-        write_image(image, path)
+    def _write(self, case: Case) -> bool:
+        """Write a case's six channels and its label, if it has one; whether there is a lesion."""
+        if self.lesions:
+            check_labelled(case.id, self.lesions)
+        examination = read_examination(case, self.images, self.zonal_masks)
+        volumes, mask, preparation = examination.images, examination.mask, self.config.preparation
+        label = read_lesions(case.id, self.lesions, examination, self.config.labels) if self.lesions else mask
+        if self.config.volume == "cropped":
+            preparation = preparation.model_copy(update={"spacing_mm": grid_of(examination.t2w).spacing})
+        if self.config.volume != "native":
+            prepared, label = prepare_with_label(case.id, examination, label, preparation)
+            volumes, mask = prepared.images, prepared.mask
+        folder = "imagesTr" if self.lesions else _NEW
+        files: dict[str, npt.NDArray[Any]] = {
+            f"{folder}/{case.id}_{number:04d}.nii.gz": channel
+            for number, channel in enumerate(input_CZYX(volumes, mask))
+        }
+        if self.lesions:
+            files[f"labelsTr/{case.id}.nii.gz"] = array_of(label).astype(np.uint8)
+        for key, values_ZYX in files.items():
+            with self.output.publishing(key) as path:
+                write_image(image_like(np.ascontiguousarray(values_ZYX), mask), path)
+        return bool(self.lesions and array_of(label).any())
 
 
 def _publish_json(output: LocalStorage, key: str, content: object) -> None:
@@ -204,36 +205,26 @@ def _is_ours(output: LocalStorage, force: bool) -> bool:
     return is_ours
 
 
-def _keys_of(case_ids: Iterable[str]) -> set[str]:
-    return {
-        f"{name}.nii.gz"
-        for case_id in case_ids
-        for name in (f"labelsTr/{case_id}", *(f"imagesTr/{case_id}_{i:04d}" for i in range(len(CHANNEL_NAMES))))
-    }
-
-
 def _others(output: LocalStorage, case_ids: Iterable[str]) -> list[str]:
     """Files of other cases, which nnU-Net would count."""
-    return sorted({one.key for folder in ("imagesTr", "labelsTr") for one in output.list(folder)} - _keys_of(case_ids))
+    channels = range(len(CHANNEL_NAMES))
+    ours = {
+        f"{name}.nii.gz"
+        for case_id in case_ids
+        for name in (f"labelsTr/{case_id}", *(f"imagesTr/{case_id}_{channel:04d}" for channel in channels))
+    }
+    return sorted({one.key for folder in ("imagesTr", "labelsTr") for one in output.list(folder)} - ours)
 
 
 def _check_others(output: LocalStorage, case_ids: Iterable[str], force: bool) -> None:
     """Refuse a folder with files that were not written here; those of these cases may be replaced if that is forced."""
-    ids = list(case_ids)
-    if others := _others(output, ids):
+    if others := _others(output, case_ids):
         raise ArchiveError(
             f"{output.folder}: holds {len(others)} files of other cases ({shortened(others)}), which nnU-Net would "
             "count; remove them, or name another --dataset or --name"
         )
     for key in (*_others(output, ()), "splits_final.json"):
         check_ours(output, key, lambda file: False, force)
-
-
-def _clear_others(output: LocalStorage, case_ids: Iterable[str]) -> None:
-    """Remove what an earlier call wrote for cases that are not in the data set now."""
-    for key in _others(output, case_ids):
-        output.remove(key)
-        log.warning("%s: removed, as its case is no longer in the data set", output.where(key))
 
 
 def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
@@ -251,25 +242,20 @@ def _description(count: int, config: NnunetDatasetConfig) -> dict[str, Any]:
     }
 
 
-def _splits(
-    case_ids: Iterable[str], folds_val: Sequence[Sequence[str]] | None, patient_pattern: str
-) -> list[dict[str, list[str]]]:
-    """Training and validation cases of the five folds."""
-    ids = list(case_ids)
-    if folds_val is None:
-        digests = (hashlib.sha256(patient_of(case_id, patient_pattern).encode()).digest() for case_id in ids)
-        fold_of = {case_id: int.from_bytes(digest[:8]) % FOLDS for case_id, digest in zip(ids, digests, strict=True)}
-    else:
-        fold_of = {case_id: fold for fold, val in enumerate(folds_val) for case_id in val}
+def _splits(case_ids: Sequence[str], fold_of: Mapping[str, int], patient_pattern: str) -> list[dict[str, list[str]]]:
+    """Training and validation cases of the five folds; without known folds a hash of the patient decides."""
+    if not fold_of:
+        digests = {id_: hashlib.sha256(patient_of(id_, patient_pattern).encode()).digest() for id_ in case_ids}
+        fold_of = {case_id: int.from_bytes(digest[:8]) % FOLDS for case_id, digest in digests.items()}
     return [
         {
-            "train": [case_id for case_id in ids if fold_of[case_id] != fold],
-            "val": [case_id for case_id in ids if fold_of[case_id] == fold],
+            "train": [case_id for case_id in case_ids if fold_of[case_id] != fold],
+            "val": [case_id for case_id in case_ids if fold_of[case_id] == fold],
         }
         for fold in range(FOLDS)
     ]
 
 
-def dataset_folder(raw: str | os.PathLike[str], config: NnunetDatasetConfig) -> Path:
+def dataset_folder(raw: Address, config: NnunetDatasetConfig) -> Path:
     """The folder of a data set below ``nnUNet_raw``."""
     return local_path(raw) / f"Dataset{config.number:03d}_{config.name}"

@@ -7,7 +7,6 @@ read: no code in a file runs.
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +16,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from zssmnet.data.archive import shortened
 from zssmnet.errors import CheckpointError, StorageError
 from zssmnet.mnet import Merge
 from zssmnet.registry.versions import PretrainedModel
-from zssmnet.storage import LocalStorage, Storage, folder_and_name
+from zssmnet.storage import Address, LocalStorage, Storage, folder_and_name
 from zssmnet.storage.records import present_outputs, read_record
 from zssmnet.training.tensor_files import is_backed, load_tensors
 
@@ -83,7 +83,7 @@ class Weights:
         return tuple(name for name in self.tensors if name.startswith(HEADS))
 
 
-def read_weights(address: str | os.PathLike[str]) -> Weights:
+def read_weights(address: Address) -> Weights:
     """Read weights from a `.model` or `.pth` file, or from a package's folder, local or in S3. Nothing is written.
 
     Raises:
@@ -99,9 +99,12 @@ def read_weights(address: str | os.PathLike[str]) -> Weights:
     where = folder.where(name)
     tensors, wrappers = _tensors(where, content)
     in_channels, channels = _sizes(where, tensors)
-    merge = _noted_merge(content) or (record.parameters.network.merge if record else None)
-    merge = merge or ("cat" if takes_concatenated(tensors, channels) else "sub")
-    return Weights(where, _local(folder, name), tensors, tuple(wrappers), in_channels, channels, merge, record)
+    noted = content.get(NETWORK_KEY)
+    merge = noted.get("merge") if isinstance(noted, dict) else None
+    if merge not in get_args(Merge):
+        by_shape: Merge = "cat" if takes_concatenated(tensors, channels) else "sub"
+        merge = record.parameters.network.merge if record else by_shape
+    return Weights(where, _local(folder, name), tensors, wrappers, in_channels, channels, merge, record)
 
 
 def record_in(folder: Storage, name: str) -> PretrainedModel | None:
@@ -120,33 +123,19 @@ def takes_concatenated(tensors: Mapping[str, Tensor], channels: Sequence[int]) -
 
 def check_finite(address: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise a CheckpointError if a weight is not finite."""
-    bad = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
-    if bad:
-        raise unusable(
-            address,
-            f"{len(bad)} of {len(tensors)} tensors hold NaN or infinity ({some(bad)}): training had diverged; "
-            "take an earlier checkpoint",
-        )
+    if bad := [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]:
+        found = f"{len(bad)} of {len(tensors)} tensors hold NaN or infinity ({some(bad)})"
+        raise unusable(address, f"{found}: training had diverged; take an earlier checkpoint")
 
 
 def some(names: Iterable[object]) -> str:
     """The first three, shortened, and how many more."""
-    listed = [str(name)[:120] for name in names]
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+    return shortened((str(name)[:120] for name in names), 3)
 
 
 def unusable(address: str, reason: str) -> CheckpointError:
     """A one-line error about a file of weights."""
     return CheckpointError(" ".join(f"{address}: {reason}".splitlines()))
-
-
-def _noted_merge(content: Any) -> Merge | None:
-    """The merging unit that the file notes."""
-    noted = content.get(NETWORK_KEY) if isinstance(content, dict) else None
-    if isinstance(noted, dict) and noted.get("merge") in get_args(Merge):
-        merge: Merge = noted["merge"]
-        return merge
-    return None
 
 
 def _local(folder: Storage, name: str) -> Path:
@@ -164,16 +153,41 @@ def _read_package(folder: Storage) -> dict[str, Any]:
         config = json.loads(folder.read(PACKAGE_CONFIG))
         return {"state_dict": load_file(_local(folder, PACKAGE_WEIGHTS)), NETWORK_KEY: config}
     except ValueError as error:
-        raise unusable(
-            folder.where(PACKAGE_CONFIG), "is no JSON file, or damaged; download the package again"
-        ) from error
+        reason = "is no JSON file, or damaged; download the package again"
+        raise unusable(folder.where(PACKAGE_CONFIG), reason) from error
     except OSError as error:
         raise unusable(file, f"cannot be read ({error.strerror or error}); download the package again") from error
     except SafetensorError as error:
         raise unusable(file, "is no safetensors file, or damaged or cut short; download it again") from error
 
 
-def _tensors(address: str, content: Any) -> tuple[dict[str, Tensor], list[str]]:
+def _read(folder: Storage, name: str) -> Any:
+    try:
+        return load_tensors(_local(folder, name))
+    except StorageError:
+        raise
+    except Exception as error:  # on foreign or damaged bytes torch.load raises nearly any type
+        raise unusable(folder.where(name), _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why no tensors can be read, and what to do."""
+    match error:
+        case FileNotFoundError():
+            return "no such file; name the .model file that pre-training wrote"
+        case IsADirectoryError():
+            return f"is a folder without a package's {PACKAGE_CONFIG}; name the .model file in it"
+        case OSError():
+            return f"cannot be read ({error.strerror or error}); check the file"
+    if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return (
+            f"holds a Python object ({code[1]}), which is refused because loading it could run code; "
+            "if you trust the file, save its weights anew as tensors alone"
+        )
+    return "is no checkpoint written by torch.save, or damaged or cut short; copy it again"
+
+
+def _tensors(address: str, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Tensors by their names in an MNet, and the wrappers whose prefixes were stripped from the names."""
     key = next((key for key in WEIGHT_KEYS if isinstance(content, dict) and key in content), None)
     if key is None:
@@ -182,53 +196,17 @@ def _tensors(address: str, content: Any) -> tuple[dict[str, Tensor], list[str]]:
     named = content[key]
     if not isinstance(named, Mapping) or not all(isinstance(name, str) for name in named):
         raise unusable(address, f"its {key} is no dict of named tensors; name a .model file that pre-training wrote")
-    foreign = [name for name, value in named.items() if not _is_dense_float(value)]
-    if foreign:
-        raise unusable(
-            address,
-            f"{len(foreign)} of {len(named)} entries of its {key} are no dense floating-point tensors "
-            f"({some(foreign)}); name a .model file that pre-training wrote",
-        )
-    return _unwrapped(address, named)
-
-
-def _read(folder: Storage, name: str) -> Any:
-    address = folder.where(name)
-    try:
-        return load_tensors(_local(folder, name))
-    except FileNotFoundError as error:
-        raise unusable(address, "no such file; name the .model file that pre-training wrote") from error
-    except IsADirectoryError as error:
-        raise unusable(
-            address, f"is a folder without a package's {PACKAGE_CONFIG}; name the .model file in it"
-        ) from error
-    except StorageError:
-        raise
-    except OSError as error:
-        raise unusable(address, f"cannot be read ({error.strerror or error}); check the file") from error
-    except Exception as error:  # on foreign or damaged bytes torch.load raises nearly any type
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code is None:
-            reason = "is no checkpoint written by torch.save, or damaged or cut short; copy it again"
-        else:
-            reason = (
-                f"holds a Python object ({code[1]}), which is refused because loading it could run code; "
-                "if you trust the file, save its weights anew as tensors alone"
-            )
-        raise unusable(address, reason) from error
-
-
-def _unwrapped(address: str, named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    weights: dict[str, Tensor] = {}
-    wrappers: dict[str, None] = {}  # a set that keeps the order
+    if foreign := [name for name, value in named.items() if not _is_dense_float(value)]:
+        found = f"{len(foreign)} of {len(named)} entries of its {key} are no dense floating-point tensors"
+        raise unusable(address, f"{found} ({some(foreign)}); name a .model file that pre-training wrote")
+    weights = dict[str, Tensor]()
     for name, tensor in named.items():
-        parts = name.split(".")
-        bare = ".".join(part for part in parts if part not in WRAPPERS)
+        bare = ".".join(part for part in name.split(".") if part not in WRAPPERS)
         if bare in weights:
             raise unusable(address, f"holds {bare} twice, with and without a prefix; keep one of the two")
         weights[bare] = tensor
-        wrappers |= dict.fromkeys(part for part in parts if part in WRAPPERS)
-    return weights, list(wrappers)
+    parts = dict.fromkeys(part for name in named for part in name.split("."))  # in their order
+    return weights, tuple(part for part in parts if part in WRAPPERS)
 
 
 def _sizes(address: str, weights: Mapping[str, Tensor]) -> tuple[int, Channels]:

@@ -1,18 +1,16 @@
 """Rows of an archive's page, and oddities of a case among the others."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from zssmnet.data.archive import CHANNELS
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.preparation.prepare import PreparedCase
 from zssmnet.report.palette import Array
-from zssmnet.report.thumbnails import jpeg, outlines
+from zssmnet.report.thumbnails import Base64, Outlines, jpeg, outlines
 from zssmnet.storage import Storage
 
 BINS = 24
@@ -27,10 +25,6 @@ _FEWEST = 10
 _COMMON_SHARE, _BEYOND = 0.05, 1.25
 """Share of the cases that makes a spacing common, and by how much others lie outside of what is common."""
 
-Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*=*$")]
-Path = Annotated[str, Field(pattern=r"^[MLZ0-9. ]*$")]
-"""What goes into the page as it is: a record from elsewhere brings no markup."""
-
 
 class CaseRow(BaseModel, frozen=True):
     """Row of a case on the page.
@@ -39,7 +33,7 @@ class CaseRow(BaseModel, frozen=True):
         case_id, subset, spacing_before, size_before, warnings: as in the prepared case's record.
         source: identity of that record.
         picture: JPEG of T2W, ADC and DWI side by side, base64.
-        outlines: SVG paths of the zones, in pixels of one thumbnail.
+        outlines: of the zones in one thumbnail.
         peripheral_ml, transition_ml: volumes of the zones.
         medians: of the images in the gland.
         histograms: of each image, shares of the voxels around the gland, from 0 to `RANGE` medians of the gland.
@@ -52,7 +46,7 @@ class CaseRow(BaseModel, frozen=True):
     spacing_before: tuple[float, float, float]
     warnings: tuple[str, ...]
     picture: Base64
-    outlines: tuple[Path, Path]
+    outlines: Outlines
     peripheral_ml: float
     transition_ml: float
     medians: tuple[float, float, float]
@@ -67,7 +61,7 @@ class CaseRow(BaseModel, frozen=True):
 def draw_row(record: PreparedCase, data: Storage) -> CaseRow:
     """The row of one prepared case; UnreadableFileError if a file of it cannot be read."""
     images = [read_image(data.local_version(one.key, one.size, one.version)) for one in record.outputs]
-    *arrays, zones_ZYX = (array_of(image) for image in images)
+    *arrays, zones_ZYX = map(array_of, images)
     gland_ZYX = zones_ZYX > 0
     voxel_ml = math.prod(images[-1].GetSpacing()) / 1000
     t2w, adc, dwi = (float(np.median(array[gland_ZYX])) for array in arrays)
@@ -105,35 +99,32 @@ def oddities(rows: Sequence[CaseRow]) -> list[list[str]]:
     if len(rows) < _FEWEST:
         return found
     differences = np.abs(np.array([row.histograms for row in rows]) - usual_histograms(rows)).sum(axis=2) / 2
-    slices, pixels = ([row.spacing_before[axis] for row in rows] for axis in (2, 0))
-    glands, adcs = [row.gland_ml for row in rows], [row.medians[1] for row in rows]
+    slices, pixels = (np.array([row.spacing_before[axis] for row in rows]) for axis in (2, 0))
+    glands, adcs = np.array([row.gland_ml for row in rows]), np.array([row.medians[1] for row in rows])
     measures = [
         ("gland of {:.0f} ml", glands, _far(glands)),
         ("ADC's median in the gland is {:.4g}", adcs, _far(adcs)),
         ("slices {:.2g} mm apart", slices, _uncommon(slices)),
         ("pixels of {:.2g} mm", pixels, _uncommon(pixels)),
     ]
-    for name, values in zip(CHANNELS, differences.T.tolist(), strict=True):
+    for name, values in zip(CHANNELS, differences.T, strict=True):
         measures.append((name + "'s histogram differs in {:.0%} of the voxels", values, _far(values)))
     for words, values, is_odd in measures:
-        for remarks, value, odd in zip(found, values, is_odd, strict=True):
-            if odd:
-                remarks.append(words.format(value))
+        for number in np.flatnonzero(is_odd):
+            found[number].append(words.format(values[number]))
     return found
 
 
-def _far(values: Sequence[float]) -> list[bool]:
+def _far(values: Array) -> Array:
     """Mask of the values far from the median."""
-    array = np.asarray(values)
-    usual = float(np.median(array))
-    deviations = np.abs(array - usual)
-    scale = max(1.4826 * float(np.median(deviations)), _SMALLEST_DEVIATION * abs(usual), 1e-9)
-    return [bool(deviation > _FAR * scale) for deviation in deviations]
+    usual = np.median(values)
+    deviations = np.abs(values - usual)
+    return deviations > _FAR * max(1.4826 * np.median(deviations), _SMALLEST_DEVIATION * abs(usual), 1e-9)
 
 
-def _uncommon(values: Sequence[float]) -> list[bool]:
+def _uncommon(values: Array) -> Array:
     """Mask of the values outside the range of common ones."""
-    counts = Counter(round(value, 2) for value in values)
-    common = [value for value, count in counts.items() if count > max(1, _COMMON_SHARE * len(values))] or list(counts)
-    low, high = min(common) / _BEYOND, max(common) * _BEYOND
-    return [not low <= value <= high for value in values]
+    different, counts = np.unique(values.round(2), return_counts=True)
+    is_common = counts > max(1, _COMMON_SHARE * len(values))
+    common = different[is_common] if is_common.any() else different
+    return (values < common.min() / _BEYOND) | (values > common.max() * _BEYOND)

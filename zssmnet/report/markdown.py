@@ -4,6 +4,7 @@ Prefect's UI shows artifacts as Markdown, the cells of tables too, and Markdown 
 """
 
 import re
+from collections.abc import Iterable, Sequence
 
 from zssmnet.storage.keys import printable
 
@@ -23,3 +24,8 @@ def text(value: str) -> str:
 def code(value: str) -> str:
     """``value`` in the letters of code, as far as it can stand there."""
     return text(value) if "`" in value or "|" in value else f"`{printable(value)}`"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose cells are Markdown already, see `text` and `code`."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows))

@@ -4,37 +4,33 @@ The page is published repeatedly while masks are checked. Its rows are kept besi
 only new and changed masks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
-import SimpleITK as sitk
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from zssmnet.data.archive import CHANNELS, ArchiveFormat, in_one_form, masks_by_case, take_inventory
 from zssmnet.data.examination import check_grid
 from zssmnet.data.image_io import array_of, read_image
 from zssmnet.data.mask_checks import MaskCheck, check_mask
 from zssmnet.data.orientation import in_axial_order
-from zssmnet.errors import CaseError, ImageError, StorageError, UnreadableFileError
+from zssmnet.errors import CaseError, ImageError, UnreadableFileError
 from zssmnet.preparation.channels import ELSEWHERE
-from zssmnet.preparation.cropping import bounding_box, margin_in_voxels
 from zssmnet.preparation.gland_place import odd_places
-from zssmnet.report.archive_rows import Base64, Path
-from zssmnet.report.page import LEGEND, case_row, document, draw_all
-from zssmnet.report.palette import Array
-from zssmnet.report.thumbnails import drawing, jpeg, outlines, shown_slices
+from zssmnet.report.page import LEGEND, as_lines, case_row, cases_page, draw_all, kept_rows, volumes
+from zssmnet.report.thumbnails import Base64, Outlines, draw_gland, drawing, strokes
 from zssmnet.storage import Storage
 from zssmnet.storage.ownership import check_ours
 
 PAGE, ROWS = "masks.html", "masks-rows.jsonl"
 _TITLE = "Zonal masks: "
 _MARK = f"<title>{_TITLE}".encode()
-MARGIN_MM = 15.0
 METHOD = 2
 """Raised whenever the same mask would give another row."""
 _MASKS_AT_ONCE = 16
 """Masks after which the page is published again; in the end after every quarter more."""
+_COLUMNS = ("case", "upper, middle, lower", "gland", "findings")
 
 
 class DrawnMask(BaseModel, frozen=True):
@@ -43,13 +39,13 @@ class DrawnMask(BaseModel, frozen=True):
     Attributes:
         source: the method and versions of the files it was made from.
         picture: JPEG of three slices, towards the head first, base64; empty if nothing can be drawn.
-        outlines: SVG paths of the zones in each of them.
+        outlines: of the zones in each of them.
     """
 
     case_id: str
     check: MaskCheck
     picture: Base64 = ""
-    outlines: tuple[tuple[Path, Path], ...] = ()
+    outlines: tuple[Outlines, ...] = ()
     source: str = ""
 
 
@@ -78,25 +74,22 @@ def publish_masks_page(
         StorageError: a folder cannot be read or written.
     """
     check_ours(output, PAGE, lambda file: _MARK in file.read_bytes()[:1000], force)
-    t2w_keys: Mapping[str, str] = {}
-    if images is not None:
-        t2w_keys = {
-            in_one_form(case.id): case.images[0] for case in take_inventory(images, None, archive_format, 1).cases
-        }
+    archived = take_inventory(images, None, archive_format, 1).cases if images is not None else ()
+    t2w_keys = {in_one_form(case.id): case.images[0] for case in archived}
     output.sweep()
-    earlier = {row.source: row for row in _rows(output)}
+    earlier = {row.source: row for row in kept_rows(output, ROWS, DrawnMask)}
+    known = known or {case_id: (keys[0], ()) for case_id, keys in masks_by_case(masks).items()}
 
-    def drawn(case: tuple[str, Sequence[str]]) -> DrawnMask:
-        case_id, keys = case
-        odd = known[case_id][1] if known else ()
+    def drawn(case: tuple[str, tuple[str, tuple[str, ...]]]) -> DrawnMask:
+        case_id, (key, odd) = case
         t2w_key = t2w_keys.get(case_id)
-        files = [masks.stat(keys[0])] + ([images.stat(t2w_key)] if images is not None and t2w_key else [])
+        files = [masks.stat(key)] + ([images.stat(t2w_key)] if images is not None and t2w_key else [])
         versions = [(file.key, file.size, file.version) for file in files if file]
         source = f"{METHOD} {case_id} {images is not None} {versions}{odd or ''}"
         if source in earlier:
             return earlier[source]
         try:
-            row = _drawn(case_id, masks, keys[0], images, t2w_key)
+            row = _drawn(case_id, masks, key, images, t2w_key)
         except (UnreadableFileError, ImageError) as error:
             reason = error.reason if isinstance(error, UnreadableFileError) else str(error)
             row = DrawnMask(case_id=case_id, check=MaskCheck(0.0, 0.0, (reason,)))
@@ -104,26 +97,18 @@ def publish_masks_page(
         return row.model_copy(update={"source": source, "check": replace(row.check, findings=findings)})
 
     found: list[DrawnMask] = []
-    found_keys = {case_id: [key] for case_id, (key, _) in known.items()} if known else masks_by_case(masks)
-    cases = sorted(found_keys.items())
+    cases = sorted(known.items())
     while len(found) < len(cases):
         some = max(_MASKS_AT_ONCE, len(found) // 4)
         found += draw_all(drawn, cases[len(found) : len(found) + some], advance)
         found.sort(key=lambda one: (-len(one.check.findings), one.case_id))
-        output.publish_bytes(ROWS, "".join(f"{row.model_dump_json()}\n" for row in found).encode())
+        output.publish_bytes(ROWS, as_lines(found))
         output.publish_bytes(PAGE, _page(found, len(cases)).encode())
     return found
 
 
-def _rows(output: Storage) -> list[DrawnMask]:
-    """The rows that an earlier run kept; none if they cannot be read."""
-    try:
-        return [DrawnMask.model_validate_json(line) for line in output.read(ROWS).splitlines()]
-    except (StorageError, ValidationError):
-        return []
-
-
 def _drawn(case_id: str, masks: Storage, key: str, images: Storage | None, t2w_key: str | None) -> DrawnMask:
+    """The mask over T2W, or over nothing where that lies elsewhere."""
     mask, t2w, faults = in_axial_order(read_image(masks.local(key))), None, []
     if images is not None and t2w_key is None:
         faults.append("the archive has no whole case of this id, so where the gland lies is not checked")
@@ -138,34 +123,21 @@ def _drawn(case_id: str, masks: Storage, key: str, images: Storage | None, t2w_k
         except CaseError as fault:
             faults.append(fault.reason)
             t2w = None
-    return _picture(case_id, replace(check, findings=(*check.findings, *faults)), mask, t2w)
-
-
-def _picture(case_id: str, check: MaskCheck, mask: sitk.Image, t2w: sitk.Image | None) -> DrawnMask:
-    """The mask over T2W, or over nothing where that lies elsewhere."""
     zones_ZYX = array_of(mask)
-    gland = bounding_box(zones_ZYX)
-    if gland is None:
-        return DrawnMask(case_id=case_id, check=check)
-    x, y, _ = margin_in_voxels(MARGIN_MM, mask.GetSpacing())
-    _, rows, columns = gland.widened((x, y, 0), mask.GetSize()).window_ZYX
-    ground: Array = np.zeros(zones_ZYX.shape, np.uint8) if t2w is None else array_of(t2w)
-    slices = shown_slices(zones_ZYX)
-    paths = tuple(outlines(zones_ZYX[z, rows, columns]) for z in slices)
-    picture = jpeg([ground[z, rows, columns] for z in slices])
-    return DrawnMask(case_id=case_id, check=check, picture=picture, outlines=paths)
+    ground_ZYX = np.zeros(zones_ZYX.shape, np.uint8) if t2w is None else array_of(t2w)
+    picture, (outlines,) = draw_gland(ground_ZYX, [zones_ZYX], mask.GetSpacing())
+    check = replace(check, findings=(*check.findings, *faults))
+    return DrawnMask(case_id=case_id, check=check, picture=picture, outlines=outlines)
 
 
-def _page(masks: Sequence[DrawnMask], total: int) -> str:
+def _page(masks: list[DrawnMask], total: int) -> str:
     odd = sum(bool(one.check.findings) for one in masks)
     counted = f"{len(masks)} masks" if len(masks) == total else f"{len(masks)} of {total} masks so far"
-    head = (
-        f"<h1>{counted}, {odd} with findings</h1><p>Slices at 4/5, 1/2 and 1/5 of the gland's height; "
-        f"{LEGEND}.</p><table class=cases><tr><th>case<th>upper, middle, lower<th>gland<th>findings"
-    )
-    rows = []
-    for number, one in enumerate(masks):
-        picture = drawing(one.picture, one.outlines, f"z{number}") if one.picture else ""
-        volumes_ml = one.check.peripheral_ml, one.check.rest_ml
-        rows.append(case_row(one.case_id, (), [picture], volumes_ml, one.check.findings))
-    return "".join(document(f"{_TITLE}{len(masks)}", [head, *rows, "</table>"]))
+    head = f"<h1>{counted}, {odd} with findings</h1><p>Slices at 4/5, 1/2 and 1/5 of the gland's height; {LEGEND}.</p>"
+    return cases_page(f"{_TITLE}{len(masks)}", head, _COLUMNS, map(_row, masks))
+
+
+def _row(one: DrawnMask) -> str:
+    picture = drawing(one.picture, [*map(strokes, one.outlines)]) if one.picture else ""
+    cells = picture, volumes(one.check.peripheral_ml, one.check.rest_ml)
+    return case_row(one.case_id, (), cells, one.check.findings)

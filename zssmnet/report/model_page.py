@@ -13,7 +13,7 @@ from zssmnet.registry.challenge import JUDGEMENT, Judgement
 from zssmnet.registry.runs import run_folder
 from zssmnet.registry.versions import MODEL, PretrainedModel, find_version, version_key
 from zssmnet.report.gallery import LOSS_CURVES, RESTORED_CUBES, Picture, draw_restored_by
-from zssmnet.report.markdown import code, text
+from zssmnet.report.markdown import code, table, text
 from zssmnet.storage import Storage
 from zssmnet.storage.records import read_record
 from zssmnet.training.checkpoint import BEST
@@ -43,14 +43,20 @@ def contest_section(cubes: Storage, weights: Storage) -> str:
     champion = find_version(weights, judgement.champion) if judgement and judgement.champion else None
     if judgement is None or champion is None:
         return ""
-    rows = [f"| {name} | {theirs} | {ours} |" for name, theirs, ours in _contest_rows(judgement, champion)]
-    table = "\n".join(["| | champion | challenger |", "| --- | --- | --- |", *rows])
-    return "\n\n".join([table, _explained(judgement), *_contest_pictures(cubes, weights, judgement, champion)])
+    compared = table(("", "champion", "challenger"), _contest_rows(judgement, champion))
+    if judgement.champion_loss is None:
+        explained = "The champion's loss was not finite."
+    else:
+        percent = 100 * (judgement.challenger_loss / judgement.champion_loss - 1)
+        asked = f"; it had to be lower by more than {judgement.margin_percent:g} %" if judgement.margin_percent else ""
+        explained = f"The challenger's loss differs by **{percent:+.2f} %** (below zero: it restores better{asked})."
+    return "\n\n".join([compared, explained, *_contest_pictures(cubes, weights, judgement, champion)])
 
 
 def record_table(weights: Storage, record: PretrainedModel) -> str:
     """The record of a model as a table."""
     recipe, network = record.parameters.training, record.parameters.network
+    in_loss = zip(CHANNELS, record.channel_weights or (1, 1, 1), strict=True)
     rows = {
         "version": code(weights.where(version_key(record.run_id))),
         "run id": code(record.run_id),
@@ -61,28 +67,29 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
         "network": f"channels {', '.join(map(str, network.channels))}, merge {network.merge}",
         "corruption": record.parameters.corruption.recipe,
         "device": f"{record.device}, convolutions in {record.precision}" if record.device else "not recorded",
-        "weights in the loss": ", ".join(
-            f"{name} {weight:.2f}" for name, weight in zip(CHANNELS, record.channel_weights or (1, 1, 1), strict=True)
-        ),
+        "weights in the loss": ", ".join(f"{name} {weight:.2f}" for name, weight in in_loss),
         "recipe": f"batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
         "versions": text(", ".join(f"{name} {version}" for name, version in record.versions.items())),
     }
-    return "\n".join(["| record | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
+    return table(("record", ""), rows.items())
 
 
 def lineage(record: PretrainedModel) -> str:
     """Table from prepared cases over cubes to the model."""
-    lines = ["| subset | cases | their SHA-256 | cubes | their SHA-256 |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     for subset, cubes in zip(SUBSETS, record.inputs, strict=False):
         use = "validation" if subset == VALIDATION_SUBSET else "training"
         sha256s = [case.sha256 for case in record.data if case.subset == subset]
         digest = hashlib.sha256("".join(sha256s).encode()).hexdigest()[:_SHOWN] if sha256s else ""
-        made_from = f"{len(sha256s)} | `{digest}` | {text(cubes.name)} | {code(cubes.sha256[:_SHOWN])}"
-        lines.append(f"| {subset}, {use} | {made_from} |")
-    model = f"→ **{MODEL}**, run {code(record.run_id)}, SHA-256 {code(record.outputs[0].sha256[:_SHOWN])}"
-    began_with_a_model = len(record.inputs) > len(SUBSETS)  # beside the files of cubes
-    started = [f"Training began with the weights of version {code(str(record.replaces))}."] * began_with_a_model
-    return "\n\n".join(["\n".join(lines), model, *started])
+        cells = f"{len(sha256s)}", f"`{digest}`", text(cubes.name), code(cubes.sha256[:_SHOWN])
+        rows.append((f"{subset}, {use}", *cells))
+    parts = [
+        table(("subset", "cases", "their SHA-256", "cubes", "their SHA-256"), rows),
+        f"→ **{MODEL}**, run {code(record.run_id)}, SHA-256 {code(record.outputs[0].sha256[:_SHOWN])}",
+    ]
+    if len(record.inputs) > len(SUBSETS):  # a model beside the files of cubes
+        parts.append(f"Training began with the weights of version {code(str(record.replaces))}.")
+    return "\n\n".join(parts)
 
 
 def embedded(picture: Picture) -> str:
@@ -107,30 +114,16 @@ def _compared(made: PretrainedModel, before: PretrainedModel | None) -> str:
 def _contest_rows(judgement: Judgement, champion: PretrainedModel) -> Iterator[tuple[str, str, str]]:
     yield "version", code(champion.run_id), code(judgement.run_id) + ("" if judgement.published else ", not published")
     yield "loss on the same validation cubes", loss_text(judgement.champion_loss), loss_text(judgement.challenger_loss)
-    yield "cases", str(len(champion.data)), f"{len(judgement.data)} ({_data_added(champion, judgement)})"
-    yield "best epoch", _best_epoch(champion), _best_epoch(judgement)
+    before, now = ({case.case_id: case.sha256 for case in one.data} for one in (champion, judgement))
+    changed = sum(before[case] != now[case] for case in before.keys() & now.keys())
+    added = f"{len(now.keys() - before.keys())} new, {changed} changed, {len(before.keys() - now.keys())} gone"
+    yield "cases", str(len(champion.data)), f"{len(judgement.data)} ({added})"
+    best, best_now = (f"{one.best_epoch} of {len(one.history)}" for one in (champion, judgement))
+    yield "best epoch", best, best_now
     theirs, ours = (flat_settings(one.parameters.model_dump(mode="json")) for one in (champion, judgement))
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             yield code(name), text(str(theirs.get(name))), text(str(ours.get(name)))
-
-
-def _best_epoch(trained: PretrainedModel | Judgement) -> str:
-    return f"{trained.best_epoch} of {len(trained.history)}"
-
-
-def _explained(judgement: Judgement) -> str:
-    if judgement.champion_loss is None:
-        return "The champion's loss was not finite."
-    percent = 100 * (judgement.challenger_loss / judgement.champion_loss - 1)
-    asked = f"; it had to be lower by more than {judgement.margin_percent:g} %" if judgement.margin_percent else ""
-    return f"The challenger's loss differs by **{percent:+.2f} %** (below zero: it restores better{asked})."
-
-
-def _data_added(champion: PretrainedModel, judgement: Judgement) -> str:
-    before, now = ({case.case_id: case.sha256 for case in one.data} for one in (champion, judgement))
-    changed = sum(before[case] != now[case] for case in before.keys() & now.keys())
-    return f"{len(now.keys() - before.keys())} new, {changed} changed, {len(before.keys() - now.keys())} gone"
 
 
 def _contest_pictures(
@@ -138,12 +131,12 @@ def _contest_pictures(
 ) -> Iterator[str]:
     validation = CubeSet([open_cubes(cubes.local(find_cubes(cubes)[VALIDATION_SUBSET]))])
     challenger = run_folder(weights, judgement.run_id)
-    files: list[tuple[str, Path, float | None]] = [
-        ("champion", weights.local(version_key(champion.run_id)), judgement.champion_loss)
-    ]
+    files: dict[str, tuple[Path, float | None]] = {
+        "champion": (weights.local(version_key(champion.run_id)), judgement.champion_loss)
+    }
     if challenger.stat(BEST):
-        files.append(("challenger", challenger.local(BEST), judgement.challenger_loss))
-    for name, file, loss in files:
+        files["challenger"] = challenger.local(BEST), judgement.challenger_loss
+    for name, (file, loss) in files.items():
         title = f"Validation cubes, restored by the {name} (loss {loss_text(loss)})"
         yield embedded(Picture(f"{name}.png", draw_restored_by(file, validation, judgement.parameters, title).png))
 

@@ -1,7 +1,7 @@
 """The probe's result as a picture and as a table."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from zssmnet.probe.arms import POSITIVE
 from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.result import Comparison, ProbeResult, case_auroc, mean_of
+from zssmnet.report.markdown import table
 from zssmnet.report.palette import FAINT, INK
-from zssmnet.report.style import heading, new_figure, outline_zones, without_axes, without_frame
+from zssmnet.report.style import heading, new_figure, outline_zones, without_frame
 
 _SHORT = {"lesions": "average precision", "zones": "Dice"}
 _ABOVE, _BELOW, _CONTROL = "#3d8f5f", "#d1495b", "#8a94a0"
@@ -43,7 +44,7 @@ def probe_picture(result: ProbeResult) -> bytes:
         outline_zones(ax, np.array(found), (-0.5, -0.5), np.shape(found)[::-1])
         ax.set_title(arm.replace(", ", "\n"), fontsize=7, color=FAINT)
     for ax in parts[1].axes:
-        without_axes(ax)
+        ax.set_axis_off()
     heading(figure, f"Probe, {result.task}: differences with 95 % intervals, and what each arm finds in one slice")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=90)
@@ -72,62 +73,54 @@ def _draw_differences(ax: Axes, rows: Sequence[Comparison], unit: str) -> None:
 
 def probe_table(result: ProbeResult) -> str:
     """The result in Markdown: gate, verdicts, figures of each arm, comparisons, and how it was done."""
-    lines = [*([] if result.can_tell else [f"**{result.verdict}**", ""]), "| the probe can tell if | | |"]
-    lines += ["| --- | --- | --- |"]
-    lines += [
-        f"| ({letter}) {name} | {'yes' if one.holds else '**no**'} | {one.sentence} |"
+    gate = [
+        (f"({letter}) {name}", "yes" if one.holds else "**no**", one.sentence)
         for letter, name, one in zip("abcd", _CONDITIONS, result.gate, strict=True)
     ]
-    if result.can_tell:
-        lines += ["", *(f"- {one.sentence}" for one in result.verdicts)]
-    lines += ["", f"Endpoint: {result.endpoint}; {_setting(result)}.", ""]
-    others = "Dice | AUROC of cases" if result.task == "lesions" else "surface distance, mm"
-    lines += [f"| arm | labelled | learning rate | {_SHORT[result.task]} | worst seed | {others} |"]
-    lines += ["| --- " * (lines[-1].count("|") - 1) + "|"]
-    for arm in result.shown_arms():
-        trials = result.trials_of(arm)
-        each, rate = [one.mean(result.task) for one in trials], trials[0].rate or ""
-        cells = f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f} | {min(each):.3f} | {_other_figures(result, arm)}"
-        lines.append(f"| {arm} | {trials[0].labelled} | {rate} | {cells} |")
-    lines += ["", "| difference | mean | 95 % interval | p | p after Holm |", "| --- | --- | --- | --- | --- |"]
-    lines += [_compared(one) for one in _shown(result)]
-    lines += ["", *(_origin(result))]
-    return "\n".join(lines) + "\n"
-
-
-def _setting(result: ProbeResult) -> str:
+    others = ("Dice", "AUROC of cases") if result.task == "lesions" else ("surface distance, mm",)
     config, spacing_mm = result.config, result.config.scale.spacing_mm
-    return (
-        f"{len(result.test_cases)} test cases, {config.seeds} seeds, {config.steps} steps, at "
-        f"{' x '.join(f'{mm:.3g}' for mm in spacing_mm)} mm near the gland, so that no figure can be compared with the "
-        "challenge's; ± is the standard deviation over seeds"
-    )
+    parts = [
+        table(("the probe can tell if", "", ""), gate),
+        f"Endpoint: {result.endpoint}; {len(result.test_cases)} test cases, {config.seeds} seeds, {config.steps} "
+        f"steps, at {' x '.join(f'{mm:.3g}' for mm in spacing_mm)} mm near the gland, so that no figure can be "
+        "compared with the challenge's; ± is the standard deviation over seeds.",
+        table(
+            ("arm", "labelled", "learning rate", _SHORT[result.task], "worst seed", *others),
+            (_figures(result, arm) for arm in result.shown_arms()),
+        ),
+        table(("difference", "mean", "95 % interval", "p", "p after Holm"), map(_compared, _shown(result))),
+        "\n".join(_origin(result)),
+    ]
+    if result.can_tell:
+        parts.insert(1, "\n".join(f"- {one.sentence}" for one in result.verdicts))
+    else:
+        parts.insert(0, f"**{result.verdict}**")
+    return "\n\n".join(parts) + "\n"
 
 
-def _other_figures(result: ProbeResult, arm: str) -> str:
+def _figures(result: ProbeResult, arm: str) -> list[str]:
     trials = result.trials_of(arm)
+    each = [one.mean(result.task) for one in trials]
+    spread = f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f}"
     name = "dice" if result.task == "lesions" else "surface_mm"
-    first = _figure(mean_of(case[name] for one in trials for case in one.cases.values()))
-    return first if result.task == "zones" else f"{first} | {_figure(case_auroc(trials))}"
+    others = [mean_of(case[name] for one in trials for case in one.cases.values())]
+    others += [case_auroc(trials)] if result.task == "lesions" else []
+    shown = ["none" if one is None else f"{one:.3f}" for one in others]
+    return [arm, str(trials[0].labelled), str(trials[0].rate or ""), spread, f"{min(each):.3f}", *shown]
 
 
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
-
-
-def _compared(one: Comparison) -> str:
+def _compared(one: Comparison) -> tuple[str, ...]:
     found = one.difference
-    adjusted = "" if one.adjusted_p is None else f"{one.adjusted_p:.3f}"
     interval = f"{found.low:+.3f} to {found.high:+.3f}"
-    return f"| {one.first} − {one.second} | {found.mean:+.3f} | {interval} | {found.p:.3f} | {adjusted} |"
+    adjusted = "" if one.adjusted_p is None else f"{one.adjusted_p:.3f}"
+    return f"{one.first} − {one.second}", f"{found.mean:+.3f}", interval, f"{found.p:.3f}", adjusted
 
 
-def _origin(result: ProbeResult) -> list[str]:
+def _origin(result: ProbeResult) -> Iterator[str]:
     """Origin of each weight file, as far as recorded."""
-    lines = []
     for one in result.weights:
         if one.name == POSITIVE:
-            lines.append(f"- {one.name}: {len(one.sha256)} trainings with labels of other cases; no record of which.")
+            yield f"- {one.name}: {len(one.sha256)} trainings with labels of other cases; no record of which."
             continue
         explained = ", ".join(f"{share:.1%}" for share in one.explained) or "unknown"
         cases = (
@@ -136,10 +129,9 @@ def _origin(result: ProbeResult) -> list[str]:
             else f"trained with {one.trained_cases} cases, none of whose patients is tested"
         )
         blank = "; has never seen blank zone channels" if result.task == "zones" and not one.knows_blank_zones else ""
-        lines.append(f"- {one.name}: explained variance {explained}; {cases}{blank}.")
+        yield f"- {one.name}: explained variance {explained}; {cases}{blank}."
     if result.pool < result.config.seeds * result.config.labelled:
-        lines.append(
+        yield (
             f"- The labelled cases of the seeds overlap, since there are {result.pool} to learn from: the intervals do "
             "not cover other labelled cases."
         )
-    return lines

@@ -1,10 +1,10 @@
 """The sections of a run's page on its data, in Markdown: cases that are used or not, and what is new."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from zssmnet.data.archive import shortened
 from zssmnet.registry.changes import Changes
-from zssmnet.report.markdown import code, text
+from zssmnet.report.markdown import code, table, text
 
 _MOST_ROWS = 50
 
@@ -14,8 +14,8 @@ def cases_section(
 ) -> str:
     """Number of cases used, cases left out and with warnings, with reasons; address of the page of all cases."""
     lines = [f"**{used} of {used + len(left_out)} cases used**, all on one page: {code(archive_page)}"]
-    lines += _table("left out", "reason", left_out.items())
-    lines += _table("used, with warnings", "warnings", ((case, "; ".join(found)) for case, found in warnings.items()))
+    lines += _cases(("left out", "reason"), left_out)
+    lines += _cases(("used, with warnings", "warnings"), {case: "; ".join(found) for case, found in warnings.items()})
     return "\n\n".join(lines)
 
 
@@ -28,8 +28,9 @@ def changes_section(changes: Changes) -> str:
     return "\n".join(["Since the last model was trained:", "", *lines])
 
 
-def _table(what: str, why: str, found: Iterable[tuple[str, str]]) -> list[str]:
-    rows = list(found)
-    lines = [f"| {code(case)} | {text(reason)} |" for case, reason in rows[:_MOST_ROWS]]
-    more = [f"and {len(rows) - _MOST_ROWS} more, on the page of all cases"] if len(rows) > _MOST_ROWS else []
-    return ["\n".join([f"| {what} | {why} |", "| --- | --- |", *lines]), *more] if rows else []
+def _cases(heads: Sequence[str], found: Mapping[str, str]) -> list[str]:
+    if not found:
+        return []
+    shown = table(heads, [(code(case), text(reason)) for case, reason in list(found.items())[:_MOST_ROWS]])
+    more = len(found) - _MOST_ROWS
+    return [shown, f"and {more} more, on the page of all cases"] if more > 0 else [shown]

@@ -2,8 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
 
 import contourpy
 import numpy as np
@@ -17,17 +15,18 @@ from PIL import Image
 
 from zssmnet.report.palette import CUBE_COLOUR, FAINT, INK, LINES, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES, Array
 
-_LARGEST_TINT = 28  # of 255: what is less coloured, text and grid lines too, becomes grey
-_LINE_COLOURS = (*(colour for colour, _ in ZONES), CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR)
 LARGEST_PNG = 200_000
 """Bytes; pictures are embedded in pages."""
 _QUALITIES = ((100, 128), (100, 64), (100, 32), (80, 32), (60, 24))
 """Dots per inch and grey levels, from the finest to one that is small for any picture of this package."""
-
 _COMPRESSION = 6  # of 9, which makes one in a hundred bytes less in twice the time
-
-
+_LARGEST_TINT = 28  # of 255: what is less coloured, text and grid lines too, becomes grey
+_LINE_COLOURS = (*(colour for colour, _ in ZONES), CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR)
+_MIXTURES = ((1, 0), (0.75, 0), (0.5, 0), (0.7, 128), (0.4, 128), (0.75, 255), (0.5, 255), (0.25, 255))
+_SHADES = np.rint([s * 255 * np.array(to_rgb(c)) + (1 - s) * grey for c in _LINE_COLOURS for s, grey in _MIXTURES])
+"""The lines' colours on black, grey and white ground, as smooth edges need them, shape (shades, 3), 0..255."""
 _HEADING = 0.4  # inches
+Pair = tuple[float, float]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -47,21 +46,14 @@ def new_sheet(width: float, height: float) -> tuple[Axes, Figure]:
     return ax, figure
 
 
-def put_image(
-    ax: Axes,
-    image_YX: Array,
-    corner: tuple[float, float],
-    size: tuple[float, float],
-    window: tuple[float, float],
-    interpolation: str,
-) -> None:
+def put_image(ax: Axes, image_YX: Array, corner: Pair, size: Pair, window: Pair, interpolation: str) -> None:
     """Put a slice on a sheet: its upper left corner and size in inches, the values of black and white."""
     (x, y), (width, height), (low, high) = corner, size, window
     extent = (x, x + width, y + height, y)
     ax.imshow(image_YX, "gray", vmin=low, vmax=high, extent=extent, interpolation=interpolation, aspect="auto")
 
 
-def outline_zones(ax: Axes, zones_YX: Array, corner: tuple[float, float], size: tuple[float, float]) -> None:
+def outline_zones(ax: Axes, zones_YX: Array, corner: Pair, size: Pair) -> None:
     """Draw the outlines of the zones of a slice, labels 0, 1, 2, over its image."""
     step = np.divide(size, zones_YX.shape[::-1])
     for label, (colour, _) in enumerate(ZONES, start=1):
@@ -87,12 +79,6 @@ def heading(figure: Figure, title: str) -> None:
     figure.suptitle(title, x=0.01, y=y, ha="left", fontsize=12, color=INK, weight="bold", parse_math=False)
 
 
-def without_axes(ax: Axes) -> None:
-    """Leave nothing but the image."""
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-
-
 def without_frame(ax: Axes) -> None:
     """Lines across instead of a frame."""
     ax.grid(axis="y", color=LINES, linewidth=0.7)
@@ -106,12 +92,10 @@ def png_of(figure: Figure) -> bytes:
     """Draw a figure; the bytes of a PNG as fine as `LARGEST_PNG` allows."""
     _place(figure)
     data = b""
-    for dpi, qualities in groupby(_QUALITIES, key=itemgetter(0)):
-        drawing = _drawn(figure, dpi)
-        for _, greys in qualities:
-            data = _png(drawing, greys)
-            if len(data) <= LARGEST_PNG:
-                return data
+    for dpi, greys in _QUALITIES:
+        data = _png(_drawn(figure, dpi), greys)
+        if len(data) <= LARGEST_PNG:
+            break
     return data
 
 
@@ -125,31 +109,22 @@ def _place(figure: Figure) -> None:
 
 
 def _drawn(figure: Figure, dpi: int) -> Array:
-    """Colours, shape (3, rows, columns), 0..255."""
+    """Colours, shape (rows, columns, 3), 0..255."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    rgba = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return np.stack([rgba[..., channel] for channel in range(3)]).astype(np.int32)
+    return np.array(canvas.buffer_rgba())[..., :3].astype(np.int32)  # type: ignore[no-untyped-call]
 
 
-def _png(rgb_CYX: Array, greys: int) -> bytes:
-    """PNG with a palette of some grey levels, and of the lines' colours in the shades that smooth edges need."""
-    shades = _line_shades()
-    indices = np.rint(rgb_CYX.sum(axis=0) * ((greys - 1) / (3 * 255))).astype(np.uint8)
-    coloured = rgb_CYX.max(axis=0) - rgb_CYX.min(axis=0) > _LARGEST_TINT
-    distances = (rgb_CYX[:, coloured].T[:, None] - shades) ** 2
+def _png(rgb_YXC: Array, greys: int) -> bytes:
+    """PNG with a palette of some grey levels and the shades of the lines' colours."""
+    indices = np.rint(rgb_YXC.sum(axis=2) * ((greys - 1) / (3 * 255))).astype(np.uint8)
+    coloured = np.ptp(rgb_YXC, axis=2) > _LARGEST_TINT
+    distances = (rgb_YXC[coloured][:, None] - _SHADES) ** 2
     indices[coloured] = greys + distances.sum(axis=-1).argmin(axis=-1)
     picture = Image.fromarray(indices).convert("P")
     levels = np.linspace(0, 255, greys)[:, None] * np.ones(3)
-    picture.putpalette(np.rint(np.vstack([levels, shades])).astype(np.uint8).ravel().tolist())
+    picture.putpalette(np.rint(np.vstack([levels, _SHADES])).astype(np.uint8).ravel().tolist())
     stream = io.BytesIO()
     picture.save(stream, "PNG", compress_level=_COMPRESSION)
     return stream.getvalue()
-
-
-def _line_shades() -> Array:
-    """The lines' colours on black, grey and white ground, shape (shades, 3), 0..255."""
-    mixtures = ((1, 0), (0.75, 0), (0.5, 0), (0.7, 128), (0.4, 128), (0.75, 255), (0.5, 255), (0.25, 255))
-    colours = [np.array(to_rgb(colour)) * 255 for colour in _LINE_COLOURS]
-    return np.rint([share * colour + (1 - share) * ground for colour in colours for share, ground in mixtures])

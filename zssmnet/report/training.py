@@ -27,22 +27,22 @@ def loss_curves(history: Sequence[Epoch], best_epoch: int, title: str) -> bytes:
     epochs, training, validation, learning_rates = ([*column] for column in zip(*history, strict=True))
     figure = new_figure(8.0, 4.9)
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4.2, 1])
-    rates.set_xlabel("epoch", fontsize=9, color=FAINT)
-    rates.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-    marker = "o" if len(history) < 40 else ""
-    for values, colour in ((training, TRAINING_COLOUR), (validation, VALIDATION_COLOUR)):
-        losses.plot(epochs, values, marker=marker, color=colour, linewidth=1.6, markersize=3)
-    rates.step(epochs, learning_rates, marker=marker, where="mid", color=FAINT, linewidth=1.4, markersize=2.5)
+    entries = [(TRAINING_COLOUR, "training"), (VALIDATION_COLOUR, "validation")]
+    for values, (colour, _) in zip((training, validation), entries, strict=True):
+        losses.plot(epochs, values, marker=_marker(epochs), color=colour, linewidth=1.6, markersize=3)
+    rates.step(epochs, learning_rates, marker=_marker(epochs), where="mid", color=FAINT, linewidth=1.4, markersize=2.5)
     _style(losses, "mean squared error")
     _style(rates, "learning rate")
+    _label_epochs(rates)
     rates.set_ylim(min(learning_rates) / 2, max(learning_rates) * 2)
     rates.set_yticks(sorted({min(learning_rates), max(learning_rates)}))
     rates.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     rates.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-    entries = [(TRAINING_COLOUR, "training"), (VALIDATION_COLOUR, "validation")]
     if best_epoch in epochs:
         best = validation[epochs.index(best_epoch)]
-        _mark_best(losses, rates, best_epoch, best)
+        for ax in (losses, rates):
+            ax.axvline(best_epoch, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        losses.plot([best_epoch], [best], "o", color=VALIDATION_COLOUR, markersize=8, markeredgecolor="white")
         entries.append((INK, f"best: epoch {best_epoch}, {best:.4g}"))
     heading(figure, title)
     legend(figure, entries)
@@ -65,23 +65,24 @@ def compared_losses(curves: Sequence[tuple[str, Sequence[tuple[int, float]], boo
     for name, losses, is_stable in reversed(curves):
         colour = VALIDATION_COLOUR if is_stable else next(colours, FAINT)
         epochs, values = zip(*losses, strict=True)
-        marker = "o" if len(losses) < 40 else ""
         width, above = (2.2, 3) if is_stable else (1.4, 2)
-        ax.plot(epochs, values, marker=marker, color=colour, linewidth=width, markersize=3, zorder=above)
+        ax.plot(epochs, values, marker=_marker(epochs), color=colour, linewidth=width, markersize=3, zorder=above)
         if colour != FAINT:
             entries.append((colour, f"{name}, stable" if is_stable else name))
-    ax.set_xlabel("epoch", fontsize=9, color=FAINT)
-    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     _style(ax, "validation loss")
+    _label_epochs(ax)
     heading(figure, title)
     legend(figure, entries)
     return png_of(figure)
 
 
-def _mark_best(losses: Axes, rates: Axes, epoch: int, loss: float) -> None:
-    for ax in (losses, rates):
-        ax.axvline(epoch, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    losses.plot([epoch], [loss], "o", color=VALIDATION_COLOUR, markersize=8, markeredgecolor="white")
+def _marker(epochs: Sequence[int]) -> str:
+    return "o" if len(epochs) < 40 else ""
+
+
+def _label_epochs(ax: Axes) -> None:
+    ax.set_xlabel("epoch", fontsize=9, color=FAINT)
+    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
 
 
 def _style(ax: Axes, label: str) -> None:
@@ -98,21 +99,12 @@ def _style(ax: Axes, label: str) -> None:
 
 
 _STAGES = ("corrupted", "restored", "target")
-_SIDE, _GAP, _ROW, _IMAGE = (
-    1.06,
-    0.06,
-    1.3,
-    3.5,
-)  # inches: a slice, between slices, from row to row, from image to image
+# inches: a slice, between slices, from row to row, from image to image
+_SIDE, _GAP, _ROW, _IMAGE = 1.06, 0.06, 1.3, 3.5
 _LEFT, _TOP, _BELOW = 0.3, 0.85, 0.3  # inches
 
 
-def restoration_triptych(
-    corrupted_NCZYX: Array,
-    restored_NCZYX: Array,
-    target_NCZYX: Array,
-    title: str,
-) -> bytes:
+def restoration_triptych(corrupted_NCZYX: Array, restored_NCZYX: Array, target_NCZYX: Array, title: str) -> bytes:
     """Draw the middle slices of cubes: corrupted, restored, and as they were, on one grey scale from 0 to 1.
 
     Args:
@@ -130,19 +122,15 @@ def restoration_triptych(
     ax, figure = new_sheet(_LEFT + 3 * _IMAGE, _TOP + count * _ROW + _BELOW)
     for row, channel, stage in np.ndindex(count, 3, 3):
         left, top = _LEFT + channel * _IMAGE + stage * (_SIDE + _GAP), _TOP + row * _ROW
-        centre = left + _SIDE / 2
+        x, y = left + _SIDE / 2, top + _SIDE / 2
         put_image(ax, stages[stage][row, channel, middle], (left, top), (_SIDE, _SIDE), (0, 1), "nearest")
         if row == 0:
-            name = f"{CHANNELS[channel]}, {_STAGES[stage]}"
-            ax.text(centre, top - 0.07, name, fontsize=8, color=INK, ha="center")
+            ax.text(x, top - 0.07, f"{CHANNELS[channel]}, {_STAGES[stage]}", fontsize=8, color=INK, ha="center")
         if stage == 1:
             error = f"MSE {errors_NC[row, channel]:.4f}"
-            ax.text(centre, top + _SIDE + 0.14, error, fontsize=7, color=FAINT, ha="center")
+            ax.text(x, top + _SIDE + 0.14, error, fontsize=7, color=FAINT, ha="center")
         if channel == stage == 0:
-            middle_y = top + _SIDE / 2
-            ax.text(
-                left - 0.08, middle_y, f"cube {row + 1}", fontsize=8, color=INK, ha="right", va="center", rotation=90
-            )
+            ax.text(left - 0.08, y, f"cube {row + 1}", fontsize=8, color=INK, ha="right", va="center", rotation=90)
     heading(figure, title)
     note = "middle slices, scaled intensity, black 0 to white 1; MSE: mean squared error over the whole cube"
     ax.text(_LEFT + 3 * _IMAGE - 0.1, ax.get_ylim()[0] - 0.1, note, fontsize=8, color=FAINT, ha="right")

@@ -114,9 +114,8 @@ class nnUNetTrainerZssmnet(nnUNetTrainer):  # noqa: N801  (nnU-Net's way of nami
             num_input_channels, num_output_channels, **network, deep_supervision=enable_deep_supervision
         )
         if not enable_deep_supervision:
-            for i in range(
-                1, len(SUPERVISION_WEIGHTS)
-            ):  # unused: DistributedDataParallel would wait for their gradients
+            # unused: DistributedDataParallel would wait for their gradients
+            for i in range(1, len(SUPERVISION_WEIGHTS)):
                 model.outputs[i].requires_grad_(False)
         return model
 
