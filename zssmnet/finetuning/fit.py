@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,25 +25,6 @@ OnEpoch = Callable[[Progress], None]
 """Called after each epoch, before its checkpoint is published."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is fine-tuned.
-
-    Attributes:
-        training: epochs, learning rate, optimizer, schedule, batch, patience, device; the precision is ``auto``.
-        window: size x, y, z in voxels.
-        steps: of an epoch.
-        head_factor: by how much faster new heads learn than the rest.
-        intensity: whether intensities change mildly, see `sample_batch`.
-    """
-
-    training: TrainingConfig
-    window: Triple
-    steps: int = 1
-    head_factor: float = 1.0
-    intensity: bool = False
-
-
 class FineTuner:
     """A network that learns from labelled cases; windows, their order and their flips follow from the seed alone.
 
@@ -54,38 +34,55 @@ class FineTuner:
 
     Args:
         model: the plain network, on the device on which it learns.
-        cases: labelled, none smaller than the recipe's window.
+        cases: labelled, none smaller than the window.
         classes: number K of classes, background included.
+        recipe: epochs, learning rate, optimizer, schedule, batch, patience, compilation.
+        window: size x, y, z in voxels.
+        steps: of an epoch.
+        head_factor: by how much faster new heads learn than the rest.
+        intensity: whether intensities change mildly, see `sample_batch`.
     """
 
-    def __init__(self, model: nn.Module, cases: Sequence[Labelled], classes: int, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        cases: Sequence[Labelled],
+        classes: int,
+        recipe: TrainingConfig,
+        window: Triple,
+        seed: int,
+        *,
+        steps: int = 1,
+        head_factor: float = 1.0,
+        intensity: bool = False,
+    ) -> None:
         self._device = next(model.parameters()).device
-        self._cases, self._recipe = cases, recipe
-        network = accelerated(model, self._device, recipe.training, recipe.training.epochs * recipe.steps)
+        self._cases, self._recipe, self._window = cases, recipe, window
+        self._steps, self._intensity = steps, intensity
+        network = accelerated(model, self._device, recipe, recipe.epochs * steps)
         self.network = WithFrequencies(network, class_frequencies(cases, classes)).to(self._device)
-        optimizer = make_optimizer(model, self._device, recipe.training, {HEADS: recipe.head_factor})
-        schedule = make_schedule(optimizer, recipe.training)
+        optimizer = make_optimizer(model, self._device, recipe, {HEADS: head_factor})
+        schedule = make_schedule(optimizer, recipe)
         self.state = TrainingState(model, optimizer, schedule, torch.Generator().manual_seed(seed), Progress())
 
     def epoch(self) -> Tensor:
         """Train for an epoch; its mean loss, a scalar on the device, for which nobody has waited."""
-        recipe, state = self._recipe, self.state
+        state = self.state
         total = torch.zeros((), device=self._device)
         self.network.train()
         with self.computing():
-            for _ in range(recipe.steps):
+            for _ in range(self._steps):
                 state.optimizer.zero_grad()
-                loss = self._loss(self._cases, state.generator, recipe.intensity)
+                loss = self._loss(self._cases, state.generator, self._intensity)
                 loss.backward()  # type: ignore[no-untyped-call]
                 state.optimizer.step()
                 total += loss.detach()
         state.schedule.step()
-        return total / recipe.steps
+        return total / self._steps
 
     def _loss(self, cases: Sequence[Labelled], generator: torch.Generator, intensity: bool = False) -> Tensor:
         """The loss of a batch of windows."""
-        recipe = self._recipe
-        inputs, labels = sample_batch(cases, recipe.window, recipe.training.batch_size, generator, intensity)
+        inputs, labels = sample_batch(cases, self._window, self._recipe.batch_size, generator, intensity)
         return segmentation_loss(self.network(inputs.to(self._device)), labels.to(self._device))
 
     def fit(self, held_out: Sequence[Labelled], workplace: Storage, on_epoch: OnEpoch = lambda progress: None) -> None:
@@ -99,10 +96,10 @@ class FineTuner:
             OutOfMemoryError: a batch does not fit into the GPU's memory.
             CheckpointError: the last checkpoint cannot be used.
         """
-        state, training = self.state, self._recipe.training
+        state = self.state
         if workplace.stat(LAST):
             resume(workplace, state)
-        while not is_finished(state.progress, training):
+        while not is_finished(state.progress, self._recipe):
             rate = float(state.schedule.get_last_lr()[0])
             loss = self.checked(self.epoch())
             result = EpochResult(state.progress.epoch + 1, loss, self._validation_loss(held_out), rate)
@@ -119,14 +116,14 @@ class FineTuner:
     def checked(self, loss: Tensor) -> float:
         """The value of a loss; NonFiniteLossError if it is NaN or infinite."""
         if not math.isfinite(value := float(loss)):
-            rate = self._recipe.training.learning_rate
+            rate = self._recipe.learning_rate
             raise NonFiniteLossError(f"fine-tuning at learning rate {rate:g}: the loss is {value}")
         return value
 
     @torch.no_grad()
     def _validation_loss(self, cases: Sequence[Labelled]) -> float:
         """Mean loss on windows of held-out cases, the same ones every time, a batch a case."""
-        generator = torch.Generator().manual_seed(self._recipe.training.validation_seed)
+        generator = torch.Generator().manual_seed(self._recipe.validation_seed)
         self.network.eval()
         with self.computing():
             losses = [self._loss([case], generator) for case in cases]
@@ -135,12 +132,11 @@ class FineTuner:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """With PyTorch's settings for GPUs; memory that runs out becomes an error of one line."""
-        recipe = self._recipe
         with gpu_settings(tf32=False):
             try:
                 yield
             except torch.OutOfMemoryError as error:
                 raise OutOfMemoryError(
-                    f"a batch of {recipe.training.batch_size} windows of {recipe.window} voxels does not fit into the "
+                    f"a batch of {self._recipe.batch_size} windows of {self._window} voxels does not fit into the "
                     f"memory of {self._device}; choose a smaller --batch-size, or fewer --channels"
                 ) from error

@@ -12,7 +12,7 @@ from zssmnet.config import PICAI_PATIENT, ArchiveFormat, NetworkConfig, ZonesCon
 from zssmnet.data.archive import Case, shortened, take_inventory
 from zssmnet.data.examination import read_images, read_mask
 from zssmnet.errors import CaseError, InputError
-from zssmnet.handoff.weights import Weights, read_weights
+from zssmnet.handoff.weights import read_weights
 from zssmnet.registry.runs import library_versions, run_folder
 from zssmnet.report.page import draw_all
 from zssmnet.report.zones_page import HeldOutRow, draw_held_out, zones_page
@@ -129,16 +129,21 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
     """Train the members one after the other, and publish them."""
     images, masks, config, progress = work.images, work.masks, work.config, current_progress() or Progress()
     output, reports = open_storage(work.layout.zones_model), open_storage(work.layout.reports)
-    inventory = take_inventory(images, masks, work.archive_format, channel_count(config))
+    found = take_inventory(images, masks, work.archive_format, channel_count(config))
+    files = [(images, key) for case in found.cases for key in case.images[: channel_count(config)]]
+    files += [(masks, case.mask) for case in found.cases]
     weights = read_weights(work.weights) if work.weights else None
     with locked(output):
         output.sweep()
-        inputs = _inputs(inventory.cases, images, masks, config, weights, find_model(output))
+        stable = find_model(output)
+        inputs = fingerprints(files, stable.inputs if stable else ())
+        if weights:
+            size, sha256 = weights.path.stat().st_size, sha256_of(weights.path)
+            inputs = (*inputs, Input(name="weights", size=size, version="", sha256=sha256))
         run_id = identify([one.sha256 for one in inputs], config)
         if known := next((one for one in all_versions(output) if one.run_id == run_id), None):
             return _summary(promote(output, known), output, reports)
-        cases, faults = _read_all(inventory.cases, images, masks, work)
-        _check_patients(cases, masks)
+        cases, faults = _read_all(found.cases, work)
         kernels = weights or NetworkConfig(channels=config.scale.kernels)
         network = NetworkConfig(channels=kernels.channels, merge=kernels.merge)
         workplace = run_folder(output, run_id)
@@ -158,7 +163,7 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
 
             member, content = train_member(rest, held_out, number, config, network, weights, folder, on_epoch)
             contents.append(content)
-            judge = partial(_held_out_row, images, masks, config, number, Ensemble([member], config))
+            judge = partial(_held_out_row, work, number, Ensemble([member], config))
             rows += draw_all(judge, [one.case for one in held_out], lambda: None)
         progress.end(STAGE)
         made = ZonesModel(
@@ -184,53 +189,32 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
     return summary
 
 
-def _inputs(
-    cases: Sequence[Case],
-    images: Storage,
-    masks: Storage,
-    config: ZonesConfig,
-    weights: Weights | None,
-    known: ZonesModel | None,
-) -> tuple[Input, ...]:
-    """Images and masks of all cases, then the weights."""
-    files = [(images, key) for case in cases for key in case.images[: channel_count(config)]]
-    found = fingerprints([*files, *((masks, case.mask) for case in cases)], known.inputs if known else ())
-    if weights is None:
-        return found
-    size, sha256 = weights.path.stat().st_size, sha256_of(weights.path)
-    return *found, Input(name="weights", size=size, version="", sha256=sha256)
+def _read_all(found: Sequence[Case], work: ZonesTraining) -> tuple[list[LabelledCase], list[CaseError]]:
+    """The cases that can be used, of two patients at least, and why others cannot."""
 
-
-def _read_all(
-    found: Sequence[Case], images: Storage, masks: Storage, work: ZonesTraining
-) -> tuple[list[LabelledCase], list[CaseError]]:
     def read(case: Case) -> LabelledCase | CaseError:
         try:
-            return read_labelled(case, images, masks, work.config, work.patient_pattern)
+            return read_labelled(case, work.images, work.masks, work.config, work.patient_pattern)
         except CaseError as fault:
             log.warning("left out: %s", fault)
             return fault
 
     done = draw_all(read, found, lambda: None)
-    return [one for one in done if isinstance(one, LabelledCase)], [one for one in done if isinstance(one, CaseError)]
-
-
-def _check_patients(cases: Sequence[LabelledCase], masks: Storage) -> None:
+    cases = [one for one in done if isinstance(one, LabelledCase)]
     patients = sorted({one.patient for one in cases})
     if len(patients) < 2:
         raise InputError(
-            f"{masks.uri}: {len(cases)} labelled cases of {len(patients)} patients ({shortened(patients) or 'none'}) "
-            "can be used; at least two patients are needed, of whom each member of the ensemble holds out one: "
-            "add masks with both zones, or correct --patient-pattern"
+            f"{work.masks.uri}: {len(cases)} labelled cases of {len(patients)} patients "
+            f"({shortened(patients) or 'none'}) can be used; at least two patients are needed, of whom each member of "
+            "the ensemble holds out one: add masks with both zones, or correct --patient-pattern"
         )
+    return cases, [one for one in done if isinstance(one, CaseError)]
 
 
-def _held_out_row(
-    images: Storage, masks: Storage, config: ZonesConfig, number: int, ensemble: Ensemble, case: Case
-) -> HeldOutRow:
+def _held_out_row(work: ZonesTraining, number: int, ensemble: Ensemble, case: Case) -> HeldOutRow:
     """A case, predicted by the member that was trained without it."""
-    volumes, _, _ = read_images(case, images, channel_count(config))
-    truth, found = read_mask(case, masks, volumes[0]), ensemble.segment(volumes).mask
+    volumes, _, _ = read_images(case, work.images, channel_count(work.config))
+    truth, found = read_mask(case, work.masks, volumes[0]), ensemble.segment(volumes).mask
     figures, odd = figures_against(found, truth), tuple(odd_about(found, volumes[0], {}, 0.0))
     held_out = HeldOut(case_id=case.id, member=number, figures=figures, findings=odd)
     return draw_held_out(held_out, volumes[0], truth, found)

@@ -16,7 +16,7 @@ from zssmnet.data.examination import check_can_be_interpolated, read_images, rea
 from zssmnet.data.image_io import array_of
 from zssmnet.data.zonal_mask import zone_warning
 from zssmnet.errors import CaseError
-from zssmnet.finetuning.fit import FineTuner, Recipe
+from zssmnet.finetuning.fit import FineTuner
 from zssmnet.finetuning.loss import class_frequencies
 from zssmnet.handoff.load import load_body
 from zssmnet.handoff.weights import Weights
@@ -88,7 +88,7 @@ def train_member(
 ) -> tuple[Member, dict[str, Any]]:
     """Train one member's two networks, or continue them; the member, and what is published of it.
 
-    New networks, or pre-trained ones with new heads, which see the first channels of what those saw.
+    They begin new, or as the pre-trained network with new heads, of which they see the first channels.
     """
     networks, content = dict[str, nn.Module](), dict[str, Any]()
     seed, device = config.seed + number, choose_device(config.device)
@@ -103,8 +103,8 @@ def train_member(
         model.to(memory_format=LAYOUT).to(device)  # type: ignore[call-overload]
         samples = [getattr(one, kind) for one in cases]
         window = FINDER_WINDOW if kind == "finder" else config.scale.window
-        recipe = Recipe(training_recipe(config), window, STEPS, intensity=True)
-        tuner = FineTuner(model, samples, classes, recipe, seed)
+        recipe = training_recipe(config)
+        tuner = FineTuner(model, samples, classes, recipe, window, seed, steps=STEPS, intensity=True)
         tuner.fit([getattr(one, kind) for one in held_out], folder, on_epoch)
         check_best(folder, tuner.state.progress)
         load_weights(model, folder.local(BEST))
