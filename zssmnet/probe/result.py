@@ -133,11 +133,8 @@ def judge(
     """Compare all arms by the endpoint."""
     figures = {arm: endpoint_SC(trials, arm, config.task) for arm in dict.fromkeys(trial.arm for trial in trials)}
 
-    def difference(first: str, second: str) -> Difference:
-        return paired_difference(figures[first], figures[second])
-
     def compare(first: str, second: str) -> Comparison:
-        return Comparison(first=first, second=second, difference=difference(first, second))
+        return Comparison(first=first, second=second, difference=paired_difference(figures[first], figures[second]))
 
     control = compare(AGAIN, SCRATCH)
     again_SC = figures[AGAIN] - figures[SCRATCH]
@@ -152,14 +149,14 @@ def judge(
         reach = detectable_gain(np.stack([*parts, again_SC]), lead, family)
         if control.difference.excludes_zero:
             return "not shown", "the control failed: scratch differs from scratch", reach
-        scratch, permuted, its_floor = (difference(name, other) for other in against)
+        scratch, permuted, its_floor = (compare(name, other).difference for other in against)
         return (*verdict(scratch, adjusted_p, permuted, its_floor), reach)
 
     probed = [one for one in weights if one.name != POSITIVE]
     names, positive = [one.name for one in probed], next((one for one in weights if one.name == POSITIVE), None)
-    of_positive = judged(POSITIVE, difference(POSITIVE, SCRATCH).p, 1)[0] if positive else None
+    of_positive = judged(POSITIVE, compare(POSITIVE, SCRATCH).difference.p, 1)[0] if positive else None
     has_all_trainings = positive is not None and len(positive.sha256) == config.seeds
-    gate = _gate(difference, figures, floor, control.difference, of_positive, has_all_trainings)
+    gate = _gate(compare, figures, floor, control.difference, of_positive, has_all_trainings)
     failed = [f"({letter}) {one.sentence}" for letter, one in zip("abcd", gate, strict=True) if not one.holds]
     against_scratch, verdicts = _adjusted([compare(name, SCRATCH) for name in names]), list[Verdict]()
     for one, described in zip(against_scratch, probed, strict=True):
@@ -201,7 +198,7 @@ def judge(
 
 
 def _gate(
-    compare: Callable[[str, str], Difference],
+    compare: Callable[[str, str], Comparison],
     arms: Container[str],
     floor: str,
     again: Difference,
@@ -211,23 +208,23 @@ def _gate(
     """The four conditions.
 
     Args:
-        compare: the paired difference of two arms by their names.
+        compare: two arms by their names.
         floor: name of the best arm without a network.
         again: scratch again less scratch.
         positive: the positive control's verdict; None without one.
         has_all_trainings: whether it has one training for each seed.
     """
-    learns = compare(SCRATCH, floor)
+    learns = compare(SCRATCH, floor).difference
     has_more, labels = False, "there are no more labelled cases; add some, or take a smaller --labelled"
     if MANY in arms:
-        gain, least = compare(MANY, SCRATCH), 2 * again.detectable
+        gain, least = compare(MANY, SCRATCH).difference, 2 * again.detectable
         has_more, labels = gain.low > 0 and gain.mean >= least, f"{MANY}, less scratch: {gain}; needed: {least:.3f}"
     control = "no positive control; give one training a seed with --positive-control"
     is_quiet, quiet = not again.excludes_zero, f"{AGAIN}, less scratch: {again}"
     if positive is not None:
-        control = f"{POSITIVE}, less scratch: {positive}, {compare(POSITIVE, SCRATCH)}"
+        control = f"{POSITIVE}, less scratch: {positive}, {compare(POSITIVE, SCRATCH).difference}"
         control += "" if has_all_trainings else "; it needs one training for each seed"
-        permuted = compare(permuted_name(POSITIVE), SCRATCH)
+        permuted = compare(permuted_name(POSITIVE), SCRATCH).difference
         is_quiet = is_quiet and permuted.low <= 0  # scale must not help; that it harms misleads nobody
         quiet += f"; {permuted_name(POSITIVE)}, less scratch: {permuted}"
     return (

@@ -189,7 +189,11 @@ class EpochDisplay:
         self.skip_to(result.epoch - 1)
         self._reached = result.epoch
         self.progress.note(STAGE, self._losses)
-        self._show_pictures(state)
+        epochs, seconds = progress.epoch - self._drawn_epoch, time.monotonic() - self._drawn
+        is_due = seconds >= self.NOT_WITHIN_S and (epochs >= self.EVERY_EPOCHS or seconds >= self.EVERY_S)
+        if is_due or not self._drawn_epoch:
+            self.progress.show("Model", lambda: self._drawn_now(state))
+            self._drawn_epoch, self._drawn = progress.epoch, time.monotonic()
 
     def on_step(self, done: int, steps: int) -> None:
         """Show the steps within an epoch, and how fast they go."""
@@ -217,15 +221,6 @@ class EpochDisplay:
         if self._reached > self._done:
             self.progress.advance(STAGE, self._reached - self._done)
             self._done = self._reached
-
-    def _show_pictures(self, state: TrainingState) -> None:
-        epochs, seconds = state.progress.epoch - self._drawn_epoch, time.monotonic() - self._drawn
-        if self._drawn_epoch and (
-            seconds < self.NOT_WITHIN_S or (epochs < self.EVERY_EPOCHS and seconds < self.EVERY_S)
-        ):
-            return
-        self.progress.show("Model", lambda: self._drawn_now(state))
-        self._drawn_epoch, self._drawn = state.progress.epoch, time.monotonic()
 
     def _drawn_now(self, state: TrainingState) -> str:
         progress, result = state.progress, state.progress.history[-1]

@@ -30,7 +30,6 @@ from zssmnet.storage.records import (
     Record,
     fingerprints,
     output_of,
-    present_outputs,
     publish_record,
     publish_recorded,
     read_record,
@@ -45,8 +44,6 @@ from zssmnet.zones.model import channel_count, load_ensemble, locate_model
 log = logging.getLogger(__name__)
 
 STAGE = "segment-zones"
-Files = dict[str, Callable[[Path], object]]
-"""What writes each file, by its key."""
 METHOD = 2
 """Raised whenever the same images and networks would give other masks."""
 
@@ -219,45 +216,33 @@ def masks_of_run(
 
 def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
     """Make, copy or keep the mask of one case; its record, and whether anything was done."""
-    case_id, folder, output = part.case.id, open_storage(part.folder), open_storage(part.output_path)
+    case_id, output = part.case.id, open_storage(part.output_path)
+    plain, doubtful = _keys_of(case_id)
     known = read_record(output, case_id, MadeMask)
+    recorded, present = {one.key: one.size for one in known.outputs} if known else {}, up_to_date(output, known)
+    # a mask that is not the recorded one, nor what a run published that was killed before its record
+    is_persons = plain not in recorded or (present is None and recorded[plain] != NOT_YET)
+    if is_persons and output.stat(plain) is not None:
+        file = output_of(output, plain)
+        record = MadeMask(method=METHOD, inputs=(), outputs=(file,), case_id=case_id, source="person")
+        publish_record(output, case_id, record)
+        output.remove(doubtful)
+        return record, True
     try:
-        if persons := _persons(case_id, output, known):
-            return persons
-        record = _wanted(part, folder, known)
-        if present := _present(output, known, record):
-            return present, False
-        if part.networks:
-            record, files = _segmented(part, folder, record)
-        else:
-            files = {_keys_of(case_id)[0]: partial(shutil.copyfile, folder.local(*part.keys))}
-        replaced = [one.key for one in known.outputs] if known else ()
-        return publish_recorded(output, case_id, record, files, replaced), True
+        if present is None or present.source != "person":
+            wanted = _wanted(part, known)
+            if present is None or not _is_same_work(present, wanted):
+                return publish_recorded(output, case_id, *_made(part, wanted), replaced=recorded), True
+            present = present.model_copy(update={"inputs": wanted.inputs})
     except CaseError as fault:
         return fault
+    refresh_record(output, case_id, present)
+    return present, False
 
 
-def _persons(case_id: str, output: Storage, known: MadeMask | None) -> tuple[MadeMask, bool] | None:
-    """The record of a mask that a person put, moved or changed there; None if it is none."""
-    plain, doubtful = _keys_of(case_id)
-    if output.stat(plain) is None:
-        return None
-    if known and (ours := next((one for one in known.outputs if one.key == plain), None)):
-        present = present_outputs(output, known.outputs)
-        if present and known.source == "person":
-            refresh_record(output, case_id, known.model_copy(update={"outputs": present}))
-            return known, False
-        if present or ours.size == NOT_YET:  # a run that was killed while it published
-            return None
-    record = MadeMask(method=METHOD, inputs=(), outputs=(output_of(output, plain),), case_id=case_id, source="person")
-    publish_record(output, case_id, record)
-    output.remove(doubtful)
-    return record, True
-
-
-def _wanted(part: CaseToSegment, folder: Storage, known: MadeMask | None) -> MadeMask:
-    """The record as far as it is known before the work."""
-    files = list[Input]()
+def _wanted(part: CaseToSegment, known: MadeMask | None) -> MadeMask:
+    """The record of a mask that is not a person's, as far as it is known before the work."""
+    folder, files = open_storage(part.folder), list[Input]()
     for key in part.keys:
         with file_errors(part.case.id, folder, key):
             files += fingerprints([(folder, key)], known.inputs if known else ())
@@ -266,28 +251,24 @@ def _wanted(part: CaseToSegment, folder: Storage, known: MadeMask | None) -> Mad
     return MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=part.case.id, source=made, bound=bound)
 
 
-def _present(output: Storage, known: MadeMask | None, wanted: MadeMask) -> MadeMask | None:
-    """The known record, if it is that of the same work and its files are there."""
-    if known is None or (known.method, known.source, known.bound) != (wanted.method, wanted.source, wanted.bound):
-        return None
-    present = up_to_date(output, known, wanted.inputs) if same_content(known.inputs, wanted.inputs) else None
-    if present:
-        refresh_record(output, known.case_id, present)
-    return present
+def _is_same_work(known: MadeMask, wanted: MadeMask) -> bool:
+    is_alike = (known.method, known.source, known.bound) == (wanted.method, wanted.source, wanted.bound)
+    return is_alike and same_content(known.inputs, wanted.inputs)
 
 
-def _segmented(part: CaseToSegment, images: Storage, record: MadeMask) -> tuple[MadeMask, Files]:
-    """A mask by the networks: its record, and what writes its file; no file where no gland was found."""
-    case, (networks,) = part.case, part.networks
-    volumes, _, warnings = read_images(case, images, len(part.keys))
+def _made(part: CaseToSegment, wanted: MadeMask) -> tuple[MadeMask, dict[str, Callable[[Path], object]]]:
+    """The record, and what writes the mask: the given one, or one by the networks, if they find a gland."""
+    case, folder, keys = part.case, open_storage(part.folder), _keys_of(part.case.id)
+    if not part.networks:
+        return wanted, {keys[0]: partial(shutil.copyfile, folder.local(*part.keys))}
+    volumes, _, warnings = read_images(case, folder, len(part.keys))
     for key, volume in zip(part.keys, volumes, strict=True):
-        check_can_be_interpolated(case.id, images.where(key), volume)
-    found = _ensemble(part.model, networks.sha256, part.config.device).segment(volumes)
-    mask = as_stored(found.mask, read_image(images.local(case.images[0])))
-    odd = (*odd_about(found.mask, volumes[0], found.agreed, record.bound), *warnings)
-    key = _keys_of(case.id)[bool(odd)]
-    record = record.model_copy(update={"agreed": found.agreed, "findings": odd})
-    return record, {key: partial(write_image, mask)} if found.agreed else {}
+        check_can_be_interpolated(case.id, folder.where(key), volume)
+    found = _ensemble(part.model, part.networks[0].sha256, part.config.device).segment(volumes)
+    mask = as_stored(found.mask, read_image(folder.local(part.keys[0])))
+    odd = (*odd_about(found.mask, volumes[0], found.agreed, wanted.bound), *warnings)
+    made = wanted.model_copy(update={"agreed": found.agreed, "findings": odd})
+    return made, {keys[bool(odd)]: partial(write_image, mask)} if found.agreed else {}
 
 
 def _keys_of(case_id: str) -> tuple[str, str]:
