@@ -37,8 +37,15 @@ def note_verdict(address: str, verdict: Verdict, result: ProbeResult) -> bool:
         version = folder  # the file itself lies in its version's folder
         if folder.uri.rstrip("/").rpartition("/")[2] != record.run_id:
             return False
-    found = {"task": result.config.task, "verdict": verdict.verdict, "sentence": verdict.sentence}
-    note = ProbeNote(method=METHOD, inputs=(), outputs=(), endpoint=result.endpoint, **found)
+    note = ProbeNote(
+        method=METHOD,
+        inputs=(),
+        outputs=(),
+        task=result.config.task,
+        verdict=verdict.verdict,
+        sentence=verdict.sentence,
+        endpoint=result.endpoint,
+    )
     publish_record(version, f"probe-{note.task}", note)
     return True
 
