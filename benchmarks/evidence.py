@@ -33,11 +33,11 @@ from zssmnet.phantom import GridSpec, evenly_split_cases, phantom_around, phanto
 from zssmnet.preparation.cropping import bounding_box
 from zssmnet.preparation.resampling import grid_of, resample_mask, target_grid
 from zssmnet.probe.arms import AGAIN, POSITIVE, SCRATCH, Arm, build_network, read_arm
-from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.labels import LabelledCase, LabelledCases, find_labelled_cases
 from zssmnet.probe.result import ProbeResult, endpoint_SC, judge
 from zssmnet.probe.run import compare_arms
 from zssmnet.probe.statistics import paired_difference
+from zssmnet.probe.trials import CLASSES, fine_tune
 from zssmnet.registry.versions import MODEL
 from zssmnet.report.probe import probe_picture, probe_table
 from zssmnet.stages.demo import CHANNELS, demo_pretraining

@@ -11,8 +11,8 @@ Array = npt.NDArray[Any]
 
 
 def dice(found: Array, truth: Array) -> float:
-    """Dice's overlap of two masks, of which one at least is not empty."""
-    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+    """Dice's overlap of two masks; 0 where both are empty."""
+    return float(2 * (found & truth).sum() / max(found.sum() + truth.sum(), 1))
 
 
 def surface_distance_mm(found_ZYX: Array, truth_ZYX: Array, spacing_mm: Sequence[float]) -> float | None:

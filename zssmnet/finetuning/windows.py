@@ -59,7 +59,7 @@ def _changed(image_CZYX: Tensor, generator: torch.Generator) -> Tensor:
 
 def _window(
     label_ZYX: Tensor, window: Triple, generator: torch.Generator, around_foreground: bool
-) -> tuple[slice, slice, slice]:
+) -> tuple[slice, ...]:
     shape, size = label_ZYX.shape, window[::-1]
     draws = torch.rand(4, generator=generator).tolist()
     starts = [int(share * (n - m + 1)) for share, n, m in zip(draws, shape, size, strict=False)]
@@ -69,8 +69,7 @@ def _window(
         # the voxel lies anywhere in the window's middle half
         shifts = [int(m * (0.25 + share / 2)) for share, m in zip(draws, size, strict=False)]
         starts = [min(max(0, at - by), n - m) for at, by, n, m in zip(place, shifts, shape, size, strict=True)]
-    z, y, x = (slice(start, start + m) for start, m in zip(starts, size, strict=True))
-    return z, y, x
+    return tuple(slice(start, start + m) for start, m in zip(starts, size, strict=True))
 
 
 @torch.no_grad()
@@ -84,40 +83,30 @@ def predict(
         batch_size: of training.
         overlap: share of a window that the next one repeats, at least; probabilities are averaged there.
     """
-    if not inputs_CZYX:
-        return []
     device = next(network.parameters()).device
     network.eval()
-    places = [list(product(*_starts(one.shape[1:], window[::-1], overlap))) for one in inputs_CZYX]
-    tiles = [one[:, *_part(at, window)] for one, starts in zip(inputs_CZYX, places, strict=True) for at in starts]
-    batches = [
-        torch.stack(tiles[n : n + _PREDICTED * batch_size]) for n in range(0, len(tiles), _PREDICTED * batch_size)
-    ]
-    found = torch.cat(
-        [network(some.float().contiguous(memory_format=LAYOUT).to(device)).softmax(dim=1).cpu() for some in batches]
-    )
-    whole = []
-    for one, starts in zip(inputs_CZYX, places, strict=True):
-        total = torch.zeros(found.shape[1], *one.shape[1:])
-        times = torch.zeros(one.shape[1:])
-        for at in starts:
-            part = _part(at, window)
-            total[:, *part] += found[0]
+    several = _PREDICTED * batch_size
+    parts = [_windows(one.shape[1:], window[::-1], overlap) for one in inputs_CZYX]
+    tiles = [one[:, *part] for one, own in zip(inputs_CZYX, parts, strict=True) for part in own]
+    found = list[Tensor]()
+    for start in range(0, len(tiles), several):
+        batch = torch.stack(tiles[start : start + several]).float().contiguous(memory_format=LAYOUT)
+        found += network(batch.to(device)).softmax(dim=1).cpu()
+    whole, remaining = list[Tensor](), iter(found)
+    for one, own in zip(inputs_CZYX, parts, strict=True):
+        total, times = torch.zeros(len(found[0]), *one.shape[1:]), torch.zeros(one.shape[1:])
+        for part, probabilities in zip(own, remaining, strict=False):
+            total[:, *part] += probabilities
             times[part] += 1
-            found = found[1:]
         whole.append(total / times)
     return whole
 
 
-def _starts(shape: Sequence[int], size: Sequence[int], overlap: float) -> list[list[int]]:
-    """Where windows begin on each axis, evenly from end to end."""
-    starts = []
-    for n, m in zip(shape, size, strict=True):
+def _windows(shape_ZYX: Sequence[int], size_ZYX: Sequence[int], overlap: float) -> list[tuple[slice, ...]]:
+    """The windows of a whole case, evenly from end to end of each axis."""
+    axes = []
+    for n, m in zip(shape_ZYX, size_ZYX, strict=True):
         count = 1 + math.ceil((n - m) / (m * (1 - overlap)))
-        starts.append([round(number * (n - m) / max(count - 1, 1)) for number in range(count)])
-    return starts
-
-
-def _part(start_ZYX: Sequence[int], window: Triple) -> tuple[slice, slice, slice]:
-    z, y, x = (slice(start, start + m) for start, m in zip(start_ZYX, window[::-1], strict=True))
-    return z, y, x
+        starts = [round(number * (n - m) / max(count - 1, 1)) for number in range(count)]
+        axes.append([slice(start, start + m) for start in starts])
+    return list(product(*axes))

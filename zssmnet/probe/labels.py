@@ -5,9 +5,9 @@ Some are tested, some tuned on, some trained on: that is decided by their ids, a
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -99,35 +99,25 @@ def find_labelled_cases(
         log.warning("left out: %s", one)
     if not found:
         raise ArchiveError(f"{images.uri}: no case can be used; the first: {faults[0] if faults else 'there is none'}")
-    return LabelledCases(list(found), partial(_read, found, images, zonal_masks, labels, scale, intensity_scaling))
-
-
-def _read(
-    cases: Mapping[str, Case],
-    images: Storage,
-    zonal_masks: Storage,
-    labels: Storage | None,
-    scale: ProbeScale,
-    intensity_scaling: IntensityScaling,
-    case_id: str,
-) -> LabelledCase:
     preparation = PreparationConfig(spacing_mm=scale.spacing_mm)
-    examination = read_examination(cases[case_id], images, zonal_masks)
-    if labels:
-        lesions = read_lesions(case_id, labels, examination, "binary")
-        prepared, label = prepare_with_label(case_id, examination, lesions, preparation)
-    else:
-        prepared = prepare_volumes(case_id, examination, preparation)
-        label = prepared.mask
-    t2w, adc, dwi = (array_of(image) for image in prepared.images)
-    volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask), intensity_scaling)
-    label_XYZ = array_of(label).transpose(2, 1, 0).astype(np.float32)
-    volume_CZYX = _around_gland(np.concatenate([volume_CXYZ, label_XYZ[None]]), scale)
-    mask = volume_CZYX[3]
-    zones_CZYX = torch.stack([mask == zone for zone in range(3)]).float()
-    zones_CZYX = zones_CZYX if labels else torch.zeros_like(zones_CZYX)
-    input_CZYX = torch.cat([volume_CZYX[:3], zones_CZYX])
-    return LabelledCase(case_id, input_CZYX, volume_CZYX[-1].long(), mask > 0)
+
+    def read(case_id: str) -> LabelledCase:
+        examination = read_examination(found[case_id], images, zonal_masks)
+        if labels:
+            lesions = read_lesions(case_id, labels, examination, "binary")
+            prepared, label = prepare_with_label(case_id, examination, lesions, preparation)
+        else:
+            prepared = prepare_volumes(case_id, examination, preparation)
+            label = prepared.mask
+        t2w, adc, dwi = (array_of(image) for image in prepared.images)
+        volume_CXYZ = scaled_volume((t2w, adc, dwi), array_of(prepared.mask), intensity_scaling)
+        label_XYZ = array_of(label).transpose(2, 1, 0).astype(np.float32)
+        volume_CZYX = _around_gland(np.concatenate([volume_CXYZ, label_XYZ[None]]), scale)
+        mask = volume_CZYX[3]
+        zones_CZYX = torch.stack([mask == zone for zone in range(3)]).float() * bool(labels)
+        return LabelledCase(case_id, torch.cat([volume_CZYX[:3], zones_CZYX]), volume_CZYX[-1].long(), mask > 0)
+
+    return LabelledCases(list(found), read)
 
 
 def _around_gland(volume_CXYZ: np.ndarray, scale: ProbeScale) -> Tensor:

@@ -1,6 +1,7 @@
 """The probe's result: comparisons, what the gate says of them, and verdicts, as figures and as sentences."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import numpy as np
 from pydantic import BaseModel
@@ -9,7 +10,6 @@ from zssmnet.config import NetworkConfig, ProbeConfig
 from zssmnet.probe.arms import AGAIN, MANY, POSITIVE, SCRATCH, permuted_name
 from zssmnet.probe.figures import ENDPOINT_NAMES, auroc
 from zssmnet.probe.floor import RIDGE, RULE
-from zssmnet.probe.gate import CANNOT_TELL, Condition, conditions, missing
 from zssmnet.probe.statistics import Difference, detectable_gain, holm, paired_difference, share_of, verdict
 from zssmnet.probe.trials import Example, LearningRate, Trial
 
@@ -53,6 +53,13 @@ class Verdict(BaseModel, frozen=True):
     sentence: str
     detectable: float
     share: tuple[float, float, float] | None = None
+
+
+class Condition(BaseModel, frozen=True):
+    """What a probe must show before a verdict of it counts: whether it can tell at all what weights are worth."""
+
+    holds: bool
+    sentence: str
 
 
 class Picture(BaseModel, frozen=True):
@@ -126,11 +133,8 @@ def judge(
     """Compare all arms by the endpoint."""
     figures = {arm: endpoint_SC(trials, arm, config.task) for arm in dict.fromkeys(trial.arm for trial in trials)}
 
-    def difference(first: str, second: str) -> Difference:
-        return paired_difference(figures[first], figures[second])
-
     def compare(first: str, second: str) -> Comparison:
-        return Comparison(first=first, second=second, difference=difference(first, second))
+        return Comparison(first=first, second=second, difference=paired_difference(figures[first], figures[second]))
 
     control = compare(AGAIN, SCRATCH)
     again_SC = figures[AGAIN] - figures[SCRATCH]
@@ -145,29 +149,30 @@ def judge(
         reach = detectable_gain(np.stack([*parts, again_SC]), lead, family)
         if control.difference.excludes_zero:
             return "not shown", "the control failed: scratch differs from scratch", reach
-        scratch, permuted, its_floor = (difference(name, other) for other in against)
+        scratch, permuted, its_floor = (compare(name, other).difference for other in against)
         return (*verdict(scratch, adjusted_p, permuted, its_floor), reach)
 
-    names = [one.name for one in weights if one.name != POSITIVE]
-    positive = next((one for one in weights if one.name == POSITIVE), None)
-    of_positive = judged(POSITIVE, difference(POSITIVE, SCRATCH).p, 1)[0] if positive else None
+    probed = [one for one in weights if one.name != POSITIVE]
+    names, positive = [one.name for one in probed], next((one for one in weights if one.name == POSITIVE), None)
+    of_positive = judged(POSITIVE, compare(POSITIVE, SCRATCH).difference.p, 1)[0] if positive else None
     has_all_trainings = positive is not None and len(positive.sha256) == config.seeds
-    gate = conditions(difference, figures, floor, control.difference, of_positive, has_all_trainings)
-    lacking, verdicts = missing(gate), list[Verdict]()
-    against_scratch = _adjusted([compare(name, SCRATCH) for name in names])
-    for one, described in zip(against_scratch, (one for one in weights if one.name != POSITIVE), strict=True):
+    gate = _gate(compare, figures, floor, control.difference, of_positive, has_all_trainings)
+    failed = [f"({letter}) {one.sentence}" for letter, one in zip("abcd", gate, strict=True) if not one.holds]
+    against_scratch, verdicts = _adjusted([compare(name, SCRATCH) for name in names]), list[Verdict]()
+    for one, described in zip(against_scratch, probed, strict=True):
         word, reason, reach = judged(one.first, one.adjusted_p or 0.0, len(names))
         share = None
-        if of_positive == "helps":
+        if failed:
+            word, reason = "cannot tell", "the gate is closed"
+        elif of_positive == "helps":
             share = share_of(figures[one.first] - figures[SCRATCH], figures[POSITIVE] - figures[SCRATCH])
-        if lacking:
-            word, reason, share = CANNOT_TELL, "the gate is closed", None
         sentence = _sentence(one, word, reason, reach, share, len(described.sha256) < config.seeds)
         verdicts.append(Verdict(weights=one.first, verdict=word, sentence=sentence, detectable=reach, share=share))
-    between = [compare(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    probed = [*names, *([POSITIVE] if positive else [])]
+    found = "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts) or "this probe can tell"
+    between = [compare(a, b) for a, b in itertools.combinations(names, 2)]
+    with_control = [*names, *([POSITIVE] if positive else [])]
     return ProbeResult(
-        verdict=lacking or "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts) or "this probe can tell",
+        verdict=f"this probe cannot tell: {'; '.join(failed)}" if failed else found,
         task=config.task,
         endpoint=ENDPOINT_NAMES[config.task],
         config=config,
@@ -180,8 +185,8 @@ def judge(
         comparisons=(
             *against_scratch,
             *(compare(name, SCRATCH) for name in (POSITIVE, MANY) if name in figures),
-            *(compare(name, permuted_name(name)) for name in probed),
-            *(compare(name, floor) for name in probed),
+            *(compare(name, permuted_name(name)) for name in with_control),
+            *(compare(name, floor) for name in with_control),
             compare(SCRATCH, floor),
             *_adjusted(between),
         ),
@@ -189,6 +194,44 @@ def judge(
         verdicts=tuple(verdicts),
         picture=picture,
         pool=pool,
+    )
+
+
+def _gate(
+    compare: Callable[[str, str], Comparison],
+    arms: Container[str],
+    floor: str,
+    again: Difference,
+    positive: str | None,
+    has_all_trainings: bool,
+) -> tuple[Condition, ...]:
+    """The four conditions.
+
+    Args:
+        compare: two arms by their names.
+        floor: name of the best arm without a network.
+        again: scratch again less scratch.
+        positive: the positive control's verdict; None without one.
+        has_all_trainings: whether it has one training for each seed.
+    """
+    learns = compare(SCRATCH, floor).difference
+    has_more, labels = False, "there are no more labelled cases; add some, or take a smaller --labelled"
+    if MANY in arms:
+        gain, least = compare(MANY, SCRATCH).difference, 2 * again.detectable
+        has_more, labels = gain.low > 0 and gain.mean >= least, f"{MANY}, less scratch: {gain}; needed: {least:.3f}"
+    control = "no positive control; give one training a seed with --positive-control"
+    is_quiet, quiet = not again.excludes_zero, f"{AGAIN}, less scratch: {again}"
+    if positive is not None:
+        control = f"{POSITIVE}, less scratch: {positive}, {compare(POSITIVE, SCRATCH).difference}"
+        control += "" if has_all_trainings else "; it needs one training for each seed"
+        permuted = compare(permuted_name(POSITIVE), SCRATCH).difference
+        is_quiet = is_quiet and permuted.low <= 0  # scale must not help; that it harms misleads nobody
+        quiet += f"; {permuted_name(POSITIVE)}, less scratch: {permuted}"
+    return (
+        Condition(holds=learns.low > 0, sentence=f"scratch less {floor}: {learns}"),
+        Condition(holds=has_more, sentence=labels),
+        Condition(holds=positive == "helps" and has_all_trainings, sentence=control),
+        Condition(holds=is_quiet, sentence=quiet),
     )
 
 

@@ -12,11 +12,10 @@ from zssmnet.data.archive import patient_of
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import ConfigError
 from zssmnet.probe.arms import MANY, SCRATCH, Arm, all_arms, build_network, network_of, with_preset
-from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.floor import RIDGE, RULE
 from zssmnet.probe.labels import TUNING_SEEDS, LabelledCases, split_cases
 from zssmnet.probe.result import Picture, ProbedWeights, ProbeResult, judge
-from zssmnet.probe.trials import FINALISTS, LearningRate, Trial, Trials, example_of, shuffled
+from zssmnet.probe.trials import CLASSES, FINALISTS, LearningRate, Trial, Trials, example_of, fine_tune, shuffled
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Storage
 from zssmnet.training.precision import choose_device
@@ -61,15 +60,13 @@ def compare_arms(
         used.sweep()
     trials, arms = Trials(split, network_of(weights), config, folder, on_trial), all_arms(weights)
     of_ridge = trials.floor(RIDGE, 0).endpoint(config.task)
-    median = sorted(of_ridge, key=lambda case_id: of_ridge[case_id])[len(of_ridge) // 2]
-    shown = next(number for number, case in enumerate(split.test) if case.id == median)
-    trials = replace(trials, shown=shown)
-    many = min(config.many_labelled, len(split.pool))
-    on_plan(*_plan(trials, arms, many > config.labelled))
+    median = sorted(of_ridge, key=of_ridge.__getitem__)[len(of_ridge) // 2]
+    trials = replace(trials, shown=[case.id for case in split.test].index(median))
+    on_plan(*_plan(trials, arms))
     tuned = {arm.name: trials.tuned(arm) for arm in shuffled(arms)}
     rates = {arm.name: tuned[arm.name] for arm in arms}
-    done = _all_trials(trials, arms, rates, many if many > config.labelled else 0)
-    case = split.test[shown]
+    done = _all_trials(trials, arms, rates)
+    case = split.test[trials.shown]
     picture = Picture(
         case=case.id,
         truth=example_of(case, case.label_ZYX),
@@ -106,22 +103,22 @@ def check_arms(weights: Sequence[Arm], config: ProbeConfig) -> ProbeConfig:
     return with_preset(config, weights[0].weights[0])
 
 
-def _all_trials(trials: Trials, arms: Sequence[Arm], rates: dict[str, LearningRate], many: int) -> list[Trial]:
+def _all_trials(trials: Trials, arms: Sequence[Arm], rates: dict[str, LearningRate]) -> list[Trial]:
     """The trials of all arms with a network and of the floor on the test cases."""
     floor = (RIDGE, RULE) if trials.config.task == "lesions" else (RIDGE,)
     tested = [(arm, trials.config.labelled, rates[arm.name]) for arm in arms]
-    tested += [(Arm(MANY, "scratch"), many, rates[SCRATCH])] if many else []
+    tested += [(Arm(MANY, "scratch"), trials.many, rates[SCRATCH])] if trials.many else []
     jobs = [(*one, seed) for one in tested for seed in range(trials.config.seeds)]
-    done = {number: trials.tested(*jobs[number]) for number in shuffled(range(len(jobs)))}
+    done = {number: trials.trial(*jobs[number]) for number in shuffled(range(len(jobs)))}
     of_floor = [trials.floor(name, seed) for name in floor for seed in range(trials.config.seeds)]
     return [done[number] for number in range(len(jobs))] + of_floor
 
 
-def _plan(trials: Trials, arms: Sequence[Arm], has_many: bool) -> tuple[int, float]:
+def _plan(trials: Trials, arms: Sequence[Arm]) -> tuple[int, float]:
     """Number of trials, and seconds for all, by one step and one prediction that are done for it."""
     config, candidates = trials.config, len(trials.candidates())
     tuned = candidates + min(FINALISTS, candidates) * (TUNING_SEEDS - 1) if candidates > 1 else 0
-    count = len(arms) * (tuned + config.seeds) + has_many * config.seeds
+    count = len(arms) * (tuned + config.seeds) + bool(trials.many) * config.seeds
     model = build_network(arms[0], 0, CLASSES[config.task], trials.network, choose_device(config.device))
     for steps in (1, 3):  # the first warms up
         started = time.perf_counter()

@@ -40,6 +40,9 @@ class Difference:
         """Whether the interval does not contain 0."""
         return self.low > 0 or self.high < 0
 
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
 
 def paired_difference(first_SC: npt.ArrayLike, second_SC: npt.ArrayLike) -> Difference:
     """Compare two arms, figure by figure, over seeds (rows) and test cases (columns): both vary at random.
@@ -47,13 +50,11 @@ def paired_difference(first_SC: npt.ArrayLike, second_SC: npt.ArrayLike) -> Diff
     The variance of the mean is that of two crossed random effects; Student's distribution has Satterthwaite's degrees
     of freedom (Biometrics Bull. 2:110, 1946).
 
-    Raises:
-        ValueError: fewer than two seeds.
+    Args:
+        first_SC, second_SC: of two seeds at least.
     """
     difference_SC = np.asarray(first_SC, np.float64) - np.asarray(second_SC, np.float64)
     seeds, cases = difference_SC.shape
-    if seeds < 2:
-        raise ValueError("an interval needs at least two seeds")
     squares = _mean_squares(difference_SC)
     mean, (error, degrees) = float(difference_SC.mean()), map(float, _error(squares, seeds, cases))
     reach = float(stdtrit(degrees, 1 - LEVEL / 2)) * error

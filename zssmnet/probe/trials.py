@@ -11,18 +11,20 @@ import os
 import random
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
-from zssmnet.config import NetworkConfig, ProbeConfig
+from zssmnet.config import NetworkConfig, ProbeConfig, TrainingConfig
 from zssmnet.errors import NonFiniteLossError
+from zssmnet.finetuning.fit import FineTuner
+from zssmnet.finetuning.windows import predict
 from zssmnet.probe.arms import Arm, build_network
 from zssmnet.probe.figures import ENDPOINTS, CaseFigures, case_figures, without_lesion
-from zssmnet.probe.fine_tuning import CLASSES, fine_tune
 from zssmnet.probe.floor import RULE, ridge_probabilities, rule_probabilities
 from zssmnet.probe.labels import TUNING_SEEDS, LabelledCase, Split
 from zssmnet.storage import Storage
@@ -30,6 +32,8 @@ from zssmnet.training.precision import choose_device
 
 METHOD = 3
 """Raised whenever the same cases, weights and settings would give other figures."""
+CLASSES = {"lesions": 2, "zones": 3}
+_DRAWS = 20_000
 FINALISTS = 3
 """Candidates of which more than one seed is tried: the best of the first."""
 Example = tuple[tuple[int, ...], ...]
@@ -89,6 +93,12 @@ class Trials:
     on_trial: Callable[[Trial], None]
     shown: int = 0
 
+    @property
+    def many(self) -> int:
+        """Number of labelled cases of the arm with many of them; 0 if there are not more than the other arms take."""
+        many = min(self.config.many_labelled, len(self.split.pool))
+        return many if many > self.config.labelled else 0
+
     def candidates(self) -> list[LearningRate]:
         """Learning rates from which that of an arm is tuned."""
         pairs = itertools.product(self.config.learning_rates, self.config.head_factors)
@@ -105,19 +115,14 @@ class Trials:
 
         def figure(rate: LearningRate, seed: int) -> float:
             try:
-                trial = self._trial(arm, self.config.labelled, seed, rate, self.split.tuning, "tuning")
+                return self.trial(arm, self.config.labelled, rate, seed, "tuning").mean(self.config.task)
             except NonFiniteLossError:
                 return -np.inf
-            return trial.mean(self.config.task)
 
         first = {rate: figure(rate, -1) for rate in shuffled(candidates)}
         best = sorted(candidates, key=lambda rate: -first[rate])[:FINALISTS]
         means = {rate: first[rate] + sum(figure(rate, -seed) for seed in range(2, TUNING_SEEDS + 1)) for rate in best}
         return max(best, key=lambda rate: means[rate])
-
-    def tested(self, arm: Arm, labelled: int, rate: LearningRate, seed: int) -> Trial:
-        """An arm on the test cases."""
-        return self._trial(arm, labelled, seed, rate, self.split.test, "test")
 
     def floor(self, name: str, seed: int) -> Trial:
         """Ridge regression or rule on the test cases."""
@@ -128,9 +133,11 @@ class Trials:
             found = ridge_probabilities(self.split.labelled(labelled, seed), test, classes, seed)
         return self._evaluated(name, labelled, seed, None, found, test)
 
-    def _trial(
-        self, arm: Arm, labelled: int, seed: int, rate: LearningRate, cases: Sequence[LabelledCase], side: str
+    def trial(
+        self, arm: Arm, labelled: int, rate: LearningRate, seed: int, side: Literal["test", "tuning"] = "test"
     ) -> Trial:
+        """An arm on the cases of a side."""
+        cases = self.split.test if side == "test" else self.split.tuning
         learning, config = self.split.labelled(labelled, seed), self.config
         decisive = (
             METHOD,
@@ -140,7 +147,10 @@ class Trials:
         )
         name, digest = re.sub(r"[\W_]+", "_", arm.name), hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
         key = f"{side}/{name}-{labelled}-{seed}-{digest}.json"
-        trial = self._known(key)
+        trial = None
+        if self.folder.stat(key) is not None:
+            with suppress(ValidationError):  # of another version
+                trial = Trial.model_validate_json(self.folder.read(key))
         if trial is None:
             model = build_network(arm, seed, CLASSES[config.task], self.network, choose_device(config.device))
             found = fine_tune(model, learning, cases, rate.body, seed, config, rate.head_factor)
@@ -148,14 +158,6 @@ class Trials:
             self.folder.publish_bytes(key, trial.model_dump_json().encode())
         self.on_trial(trial)
         return trial
-
-    def _known(self, key: str) -> Trial | None:
-        if self.folder.stat(key) is None:
-            return None
-        try:
-            return Trial.model_validate_json(self.folder.read(key))
-        except ValidationError:
-            return None  # of another version
 
     def _evaluated(
         self,
@@ -175,6 +177,43 @@ class Trials:
         is_shown = seed == 0 and cases is self.split.test
         example = example_of(cases[self.shown], found[self.shown].argmax(dim=0)) if is_shown else None
         return Trial(arm=name, labelled=labelled, seed=seed, rate=rate, cases=figures, example=example)
+
+
+def fine_tune(
+    model: nn.Module,
+    labelled: Sequence[LabelledCase],
+    cases: Sequence[LabelledCase],
+    learning_rate: float,
+    seed: int,
+    config: ProbeConfig,
+    head_factor: float = 1.0,
+) -> list[Tensor]:
+    """Train, with AdamW, a warm-up and a cosine over all steps; class probabilities (K, Z, Y, X) of each of the cases.
+
+    Windows, their order and their flips follow from the seed alone: all arms see the same.
+
+    Args:
+        head_factor: by how much faster new heads learn than the rest.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite.
+    """
+    scale = config.scale
+    recipe = TrainingConfig(
+        epochs=config.steps,  # of one step each
+        batch_size=scale.batch_size,
+        learning_rate=learning_rate,
+        optimizer="adamw",
+        weight_decay=0.01,
+        schedule="cosine",
+        warm_up_epochs=max(1, config.steps // 5),
+    )
+    classes, seed = CLASSES[config.task], _DRAWS + seed
+    tuner = FineTuner(model, labelled, classes, recipe, scale.window, seed, head_factor=head_factor)
+    losses = [tuner.epoch() for _ in range(config.steps)]
+    tuner.checked(losses[-1])
+    with tuner.computing():
+        return predict(tuner.network, [case.input_CZYX for case in cases], scale.window, scale.batch_size)
 
 
 def shuffled(work: Sequence[ItemT]) -> list[ItemT]:

@@ -13,7 +13,7 @@ from zssmnet.data.splits import SUBSETS
 from zssmnet.preparation.cubes import check_prepared, cubes_key, cut_subset, remove_other_sets
 from zssmnet.report.markdown import code
 from zssmnet.runner import PlainRunner, Runner, Summary, current_progress
-from zssmnet.storage import Address, Storage, open_storage
+from zssmnet.storage import Address, open_storage
 from zssmnet.storage.layout import reports_beside
 from zssmnet.storage.lock import locked
 from zssmnet.storage.sharing import check_outputs_visible, check_visible
@@ -104,10 +104,17 @@ def generate_cubes(
                 runner.progress.advance(STAGE, one.cases - one.shown, earlier=not one.is_new)
         done.sort(key=lambda one: one.subset)
         check_outputs_visible(output, [cubes_key(config, one.subset) for one in done])
-        removed = _tidy(output, config) if subsets is None else ""
-    _publish_pictures(data, output, open_storage(reports_path or reports_beside(output.uri)), wanted, config)
+        removed = remove_other_sets(output, config) if subsets is None else []
+        output.sweep()  # what killed runs left half-written
+    other = f"{len(removed)} files of cubes of another number or size"
+    if removed:
+        log.warning("%s are removed: %s", other, shortened(removed))
+    from zssmnet.report.gallery import publish_case_pictures  # imports PyTorch and matplotlib
+
+    publish_case_pictures(data, output, open_storage(reports_path or reports_beside(output.uri)), wanted, config)
     summary = CubesSummary(cubes_path=output.uri, subsets=done)
-    runner.progress.show("Cubes", lambda: f"{summary.cubes} cubes in {code(output.uri)}{removed}")
+    tidied = f". **{other} were removed**: {code(shortened(removed))}" if removed else ""
+    runner.progress.show("Cubes", lambda: f"{summary.cubes} cubes in {code(output.uri)}{tidied}")
     new = sum(one.is_new for one in done)
     log.info("%d cubes in %d subsets, %d of them new or renewed", summary.cubes, len(done), new)
     return summary
@@ -123,31 +130,12 @@ def cut_part(part: SubsetToCut) -> SubsetSummary:
             progress.advance(STAGE)
 
     record, is_new = cut_subset(part.subset, data, output, part.config, on_case)
+    cases = len(record.cases)
     return SubsetSummary(
         subset=part.subset,
-        cases=len(record.cases),
-        cubes=len(record.cases) * part.config.cubes_per_case,
+        cases=cases,
+        cubes=cases * part.config.cubes_per_case,
         file=output.where(record.outputs[0].key),
         is_new=is_new,
-        shown=len(record.cases) if is_new and progress else 0,
+        shown=cases if is_new and progress else 0,
     )
-
-
-def _tidy(output: Storage, config: CubesConfig) -> str:
-    """Remove cubes that earlier runs made in another number or size, and what killed runs left half-written.
-
-    Returns a sentence for the run's page; empty if there were no other cubes.
-    """
-    output.sweep()
-    if not (removed := remove_other_sets(output, config)):
-        return ""
-    log.warning("%d files of cubes of another number or size are removed: %s", len(removed), shortened(removed))
-    return f". **{len(removed)} files of cubes of another number or size were removed**: {code(shortened(removed))}"
-
-
-def _publish_pictures(
-    data: Storage, cubes: Storage, reports: Storage, subsets: Sequence[int], config: CubesConfig
-) -> None:
-    from zssmnet.report.gallery import publish_case_pictures  # imports PyTorch and matplotlib
-
-    publish_case_pictures(data, cubes, reports, subsets, config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 from zssmnet.config import (
     CorruptionConfig,
@@ -20,32 +20,21 @@ CUBES_PER_CASE = 6
 CHANNELS = (4, 6, 8, 10, 12)
 
 
-class DemoRun(TypedDict):
-    """Arguments of `run_pipeline`, or of its flow."""
-
-    images_path: str
-    zonal_mask_path: str
-    root: str
-    preparation: PreparationConfig
-    cubes: CubesConfig
-    pretraining: PretrainConfig
-
-
-def demo_run(root: Path, cases: Sequence[str], epochs: int, seed: int) -> DemoRun:
-    """Make an archive of synthetic examinations below ``root``; how all stages run on it.
+def demo_run(root: Path, cases: Sequence[str], epochs: int, seed: int) -> dict[str, Any]:
+    """Make an archive of synthetic examinations below ``root``; the arguments of `run_pipeline`, or of its flow.
 
     The settings are those with which a small network learns most in a minute of a CPU; only the stages are the same as
     in a real run.
     """
     images, masks = write_archive(root / "archive", cases, seed)
-    return DemoRun(
-        images_path=str(images),
-        zonal_mask_path=str(masks),
-        root=str(root),
-        preparation=PreparationConfig(spacing_mm=SPACING_MM),
-        cubes=CubesConfig(cubes_per_case=CUBES_PER_CASE, seed=seed),
-        pretraining=demo_pretraining(epochs, seed),
-    )
+    return {
+        "images_path": str(images),
+        "zonal_mask_path": str(masks),
+        "root": str(root),
+        "preparation": PreparationConfig(spacing_mm=SPACING_MM),
+        "cubes": CubesConfig(cubes_per_case=CUBES_PER_CASE, seed=seed),
+        "pretraining": demo_pretraining(epochs, seed),
+    }
 
 
 def demo_pretraining(epochs: int, seed: int, recipe: Recipe = "masked") -> PretrainConfig:

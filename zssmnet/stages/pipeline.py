@@ -88,14 +88,12 @@ def run_pipeline(
 
     Errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
     """
-    runner, preparation = runner or PlainRunner(), preparation or PreparationConfig()
-    limits = StrictConfig(strict=strict, max_warnings=max_warnings)
-    layout = Layout(open_storage(root).uri)
-    splits = None if splits_path is None else str(splits_path)
+    runner, limits = runner or PlainRunner(), StrictConfig(strict=strict, max_warnings=max_warnings)
+    layout, splits = Layout(open_storage(root).uri), (splits_path, split_mode, patient_pattern)
     masks = masks_of_run(zones_model, images_path, zonal_mask_path, layout, archive_format, runner)
-    archive = find_archive(images_path, masks, layout.data, splits, split_mode, archive_format, patient_pattern, limits)
-    with locked(open_storage(layout.data)), locked(open_storage(layout.cubes)):
-        prepared = prepare_cases(archive, archive.changes(preparation), preparation, runner, limits, layout.reports)
-        cut = generate_cubes(layout.data, layout.cubes, cubes, reports_path=layout.reports, runner=runner)
-        trained = pretrain(layout.cubes, layout.weights, pretraining, reports_path=layout.reports, runner=runner)
+    archive = find_archive(images_path, masks, layout.data, archive_format, splits, preparation, limits)
+    with locked(archive.output), locked(open_storage(layout.cubes)):
+        prepared = prepare_cases(archive, archive.changes(), runner)
+        cut = generate_cubes(layout.data, layout.cubes, cubes, runner=runner)
+        trained = pretrain(layout.cubes, layout.weights, pretraining, runner=runner)
     return PipelineSummary(root=layout.root, preparation=prepared, cubes=cut, training=trained)

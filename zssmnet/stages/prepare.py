@@ -1,9 +1,10 @@
 """Stage: from an archive to prepared cases, a part a case."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TypeVar
 
 from typing_extensions import override
 
@@ -17,7 +18,7 @@ from zssmnet.preparation.prepare import PreparedCase, PreparedVolumes
 from zssmnet.registry.changes import Changes, find_changes, refresh_records
 from zssmnet.report.archive_page import PAGE, publish_archive_page
 from zssmnet.report.run_page import cases_section
-from zssmnet.runner import PlainRunner, Progress, Runner, Summary
+from zssmnet.runner import PlainRunner, Runner, Summary
 from zssmnet.storage import Address, Storage, open_storage
 from zssmnet.storage.layout import reports_beside
 from zssmnet.storage.lock import locked
@@ -29,6 +30,8 @@ STAGE, PAGE_STAGE = "prepare", "page"
 MOST_DESCRIBED = 500
 """Cases left out that one log line lists, since servers limit a line's length. The page has all."""
 NO_LIMITS = StrictConfig()
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 class PreparationSummary(Summary):
@@ -83,18 +86,20 @@ class CaseToPrepare:
 
 @dataclass(frozen=True)
 class FoundArchive:
-    """An archive's cases, those that cannot be used, their subsets, and where the prepared cases go."""
+    """An archive's cases, those that cannot be used, their subsets, and where and how they are prepared."""
 
-    images_path: str
-    zonal_mask_path: str
-    output_path: str
+    images: Storage
+    masks: Storage
+    output: Storage
+    config: PreparationConfig
+    limits: StrictConfig
     inventory: Inventory
     subset_of: Mapping[str, int]
 
-    def changes(self, config: PreparationConfig, weights: Storage | None = None) -> Changes:
+    def changes(self, weights: Storage | None = None) -> Changes:
         """Cases to prepare; given weights, also cases new to the published model."""
-        images, masks, data = map(open_storage, (self.images_path, self.zonal_mask_path, self.output_path))
-        changes = find_changes(self.inventory.cases, self.subset_of, images, masks, data, weights, config)
+        folders = self.images, self.masks, self.output
+        changes = find_changes(self.inventory.cases, self.subset_of, *folders, weights, self.config)
         log.info("%d cases are up to date, %d to prepare", len(changes.up_to_date), len(changes.to_prepare))
         return changes
 
@@ -135,85 +140,97 @@ def prepare_archive(
         InputError: no case can be used, or more cannot be used or have warnings than is allowed.
         LockedError: another run prepares cases there.
     """
-    runner, config = runner or PlainRunner(), config or PreparationConfig()
     limits = StrictConfig(strict=strict, max_warnings=max_warnings)
-    output = open_storage(output_path)
-    splits = None if splits_path is None else str(splits_path)
-    archive = find_archive(
-        images_path, zonal_mask_path, output_path, splits, split_mode, archive_format, patient_pattern, limits
-    )
-    with locked(output):
-        return prepare_cases(archive, archive.changes(config), config, runner, limits, reports_path)
+    splits = splits_path, split_mode, patient_pattern
+    archive = find_archive(images_path, zonal_mask_path, output_path, archive_format, splits, config, limits)
+    with locked(archive.output):
+        return prepare_cases(archive, archive.changes(), runner or PlainRunner(), reports_path)
 
 
 def find_archive(
     images_path: Address,
     zonal_mask_path: Address,
     output_path: Address,
-    splits_path: str | None,
-    split_mode: SplitMode | None,
     archive_format: ArchiveFormat | None,
-    patient_pattern: str,
+    splits: tuple[Address | None, SplitMode | None, str],
+    config: PreparationConfig | None,
     limits: StrictConfig = NO_LIMITS,
 ) -> FoundArchive:
-    """Find an archive's cases and decide on their subsets; errors as in `prepare_archive`."""
-    images, masks = open_storage(images_path), open_storage(zonal_mask_path)
+    """Find an archive's cases and decide on their subsets; errors as in `prepare_archive`.
+
+    Args:
+        splits: splits.json, split mode and patient pattern.
+    """
+    images, masks, output = map(open_storage, (images_path, zonal_mask_path, output_path))
     found = take_inventory(images, masks, archive_format)
     log.info("%s: %d cases with images and mask, %d without", images.uri, len(found.cases), len(found.faults))
     if not found.cases:
         _refuse_faults(found.faults, 0, limits)
-    subset_of = choose_subsets([case.id for case in found.cases], splits_path, split_mode, patient_pattern)
-    return FoundArchive(images.uri, masks.uri, open_storage(output_path).uri, found, subset_of)
+    splits_path, split_mode, pattern = splits
+    subset_of = choose_subsets(
+        [case.id for case in found.cases], None if splits_path is None else str(splits_path), split_mode, pattern
+    )
+    return FoundArchive(images, masks, output, config or PreparationConfig(), limits, found, subset_of)
 
 
 def prepare_cases(
-    archive: FoundArchive,
-    changes: Changes,
-    config: PreparationConfig,
-    runner: Runner,
-    limits: StrictConfig = NO_LIMITS,
-    reports_path: Address | None = None,
+    archive: FoundArchive, changes: Changes, runner: Runner, reports_path: Address | None = None
 ) -> PreparationSummary:
     """Prepare what has changed in an archive; the caller has locked the folder of the prepared cases."""
-    output, progress = open_storage(archive.output_path), runner.progress
+    output, progress = archive.output, runner.progress
+    reports = open_storage(reports_path or reports_beside(output.uri))
     refresh_records(output, changes.up_to_date)
     progress.begin(STAGE, len(changes.up_to_date) + len(changes.to_prepare), "cases")
     progress.advance(STAGE, len(changes.up_to_date), earlier=True)
-    folders = archive.images_path, archive.zonal_mask_path, archive.output_path
-    parts = [CaseToPrepare(case, archive.subset_of[case.id], *folders, config) for case in changes.to_prepare]
-    records, faults, new = list(changes.up_to_date), list(archive.inventory.faults), 0
-    with closing(runner.map(prepare_part, parts)) as results:
-        for done in results:
-            progress.advance(STAGE)
-            if isinstance(done, CaseError):
-                faults.append(done)
-            else:
-                records.append(done[0])
-                new += done[1]
-    records.sort(key=lambda record: record.case_id)
-    faults.sort(key=lambda fault: fault.case_id)
+    where = archive.images.uri, archive.masks.uri, output.uri, archive.config
+    parts = [CaseToPrepare(case, archive.subset_of[case.id], *where) for case in changes.to_prepare]
+    done, faults = map_cases(runner, STAGE, prepare_part, parts)
+    records = sorted([*changes.up_to_date, *(record for record, _ in done)], key=lambda one: one.case_id)
+    faults = sorted([*archive.inventory.faults, *faults], key=lambda one: one.case_id)
+    new = sum(is_new for _, is_new in done)
     usable = {record.case_id for record in records}
     check_outputs_visible(output, usable)
     left_out = {fault.case_id: f"{fault.reason}: {fault.file}" for fault in faults}
-    page = _publish_page(output, open_storage(reports_path or reports_beside(output.uri)), records, left_out, progress)
+    progress.begin(PAGE_STAGE, len(records), "cases")
+    publish_archive_page(output, reports, records, list(left_out.items()), lambda: progress.advance(PAGE_STAGE))
+    page = reports.where(PAGE)
     warnings = {record.case_id: record.warnings for record in records if record.warnings}
     progress.show("Cases", lambda: cases_section(len(records), left_out, warnings, page))
-    _refuse_faults(faults, len(records), limits)
-    _refuse_warnings(warnings, len(records), limits, page)
+    _refuse_faults(faults, len(records), archive.limits)
+    _refuse_warnings(warnings, len(records), archive.limits, page)
     if all(record.subset != VALIDATION_SUBSET for record in records):
         log.warning(
             "no case is in the validation subset 5, so pre-training cannot validate: add cases or a splits.json"
         )
-    removed = _tidy(output, usable)
+    if removed := preparing.remove_stale(output, usable):
+        log.warning(
+            "%d cases of earlier runs are no longer there and are removed: %s", len(removed), shortened(removed)
+        )
+    output.sweep()  # what killed runs left half-written
     log.info("%d cases prepared, %d up to date, %d left out", new, len(records) - new, len(faults))
     return PreparationSummary(
         data_path=output.uri,
         prepared=new,
         up_to_date=len(records) - new,
         left_out=left_out,
-        removed=removed,
+        removed=len(removed),
         warnings=len(warnings),
     )
+
+
+def map_cases(
+    runner: Runner, stage: str, function: Callable[[ItemT], ResultT | CaseError], parts: Sequence[ItemT]
+) -> tuple[list[ResultT], list[CaseError]]:
+    """Run the parts of a stage, one a case, and show their progress; results, and errors of cases that are left out."""
+    results, faults = list[ResultT](), list[CaseError]()
+    with closing(runner.map(function, parts)) as done:
+        for one in done:
+            runner.progress.advance(stage)
+            if isinstance(one, CaseError):
+                faults.append(one)
+            else:
+                results.append(one)
+    return results, faults
 
 
 def prepare_part(part: CaseToPrepare) -> tuple[PreparedCase, bool] | CaseError:
@@ -245,29 +262,6 @@ def prepare_case(images: Sequence[Address], mask: Address, config: PreparationCo
     """
     case_id, examination = read_files(images, mask)
     return preparing.prepare_volumes(case_id, examination, config or PreparationConfig())
-
-
-def _publish_page(
-    output: Storage,
-    reports: Storage,
-    records: Sequence[PreparedCase],
-    left_out: Mapping[str, str],
-    progress: Progress,
-) -> str:
-    progress.begin(PAGE_STAGE, len(records), "cases")
-    publish_archive_page(output, reports, records, list(left_out.items()), lambda: progress.advance(PAGE_STAGE))
-    return reports.where(PAGE)
-
-
-def _tidy(output: Storage, keep: set[str]) -> int:
-    """Remove what earlier runs prepared of cases that are no longer there, and what killed runs left half-written."""
-    removed = preparing.remove_stale(output, keep)
-    if removed:
-        log.warning(
-            "%d cases of earlier runs are no longer there and are removed: %s", len(removed), shortened(removed)
-        )
-    output.sweep()
-    return len(removed)
 
 
 def _refuse_faults(faults: Sequence[CaseError], usable: int, limits: StrictConfig) -> None:

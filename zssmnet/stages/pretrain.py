@@ -145,6 +145,7 @@ def recorded_summary(work: Training) -> PretrainingSummary | None:
     judgement = read_record(weights, JUDGEMENT, Judgement) if work.challenge else None
     if model is None or (work.challenge and judgement is None):
         return None
+    contest = judgement.model_dump(include={"published", "challenger_loss", "champion_loss"}) if judgement else {}
     return PretrainingSummary(
         model=weights.where(MODEL),
         version=weights.where(version_key(model.run_id)),
@@ -154,9 +155,7 @@ def recorded_summary(work: Training) -> PretrainingSummary | None:
         best_epoch=model.best_epoch,
         best_validation_loss=model.best_validation_loss,
         is_new=True,
-        published=judgement.published if judgement else True,
-        challenger_loss=judgement.challenger_loss if judgement else None,
-        champion_loss=judgement.champion_loss if judgement else None,
+        **contest,
     )
 
 
@@ -167,15 +166,11 @@ class EpochDisplay:
     """Pictures are drawn after so many epochs or seconds, but seldom: they take time and are large."""
 
     def __init__(self, work: Training, progress: Progress) -> None:
-        self.progress = progress
-        self._work = work
-        recipe = work.config.training
-        progress.begin(STAGE, recipe.epochs, "epochs", may_end_early=True)
-        self._patience, self._batch_size = recipe.patience, recipe.batch_size
+        self.progress, self._work, self._recipe = progress, work, work.config.training
+        progress.begin(STAGE, self._recipe.epochs, "epochs", may_end_early=True)
         self._done = self._reached = self._steps = self._drawn_epoch = 0
         self._losses = ""
-        self._epoch_began = time.monotonic()
-        self._drawn = 0.0
+        self._epoch_began, self._drawn = time.monotonic(), 0.0
 
     def on_epoch(self, state: TrainingState) -> None:
         """Show that an epoch is done, and its losses."""
@@ -189,19 +184,23 @@ class EpochDisplay:
         if found := training_warnings(progress.history, self._steps):
             self._losses += f" · warnings: {', '.join(found)}"
         if epochs := progress.epoch - progress.best_epoch:
-            self._losses += f" · ends in {self._patience - epochs} epochs unless it improves"
+            self._losses += f" · ends in {self._recipe.patience - epochs} epochs unless it improves"
         self._epoch_began = time.monotonic()
         self.skip_to(result.epoch - 1)
         self._reached = result.epoch
         self.progress.note(STAGE, self._losses)
-        self._show_pictures(state)
+        epochs, seconds = progress.epoch - self._drawn_epoch, time.monotonic() - self._drawn
+        is_due = seconds >= self.NOT_WITHIN_S and (epochs >= self.EVERY_EPOCHS or seconds >= self.EVERY_S)
+        if is_due or not self._drawn_epoch:
+            self.progress.show("Model", lambda: self._drawn_now(state))
+            self._drawn_epoch, self._drawn = progress.epoch, time.monotonic()
 
     def on_step(self, done: int, steps: int) -> None:
         """Show the steps within an epoch, and how fast they go."""
         if done == 1:
             self._advance()
         self._steps = steps
-        rate = done * self._batch_size / max(time.monotonic() - self._epoch_began, 1e-9)
+        rate = done * self._recipe.batch_size / max(time.monotonic() - self._epoch_began, 1e-9)
         within = f"step {done} of {steps}, {rate:.1f} cubes/s"
         self.progress.note(STAGE, f"{self._losses} · {within}" if self._losses else within)
 
@@ -222,15 +221,6 @@ class EpochDisplay:
         if self._reached > self._done:
             self.progress.advance(STAGE, self._reached - self._done)
             self._done = self._reached
-
-    def _show_pictures(self, state: TrainingState) -> None:
-        epochs, seconds = state.progress.epoch - self._drawn_epoch, time.monotonic() - self._drawn
-        if self._drawn_epoch and (
-            seconds < self.NOT_WITHIN_S or (epochs < self.EVERY_EPOCHS and seconds < self.EVERY_S)
-        ):
-            return
-        self.progress.show("Model", lambda: self._drawn_now(state))
-        self._drawn_epoch, self._drawn = state.progress.epoch, time.monotonic()
 
     def _drawn_now(self, state: TrainingState) -> str:
         progress, result = state.progress, state.progress.history[-1]

@@ -17,7 +17,7 @@ from zssmnet.report.gallery import Picture
 from zssmnet.report.model_page import embedded
 from zssmnet.report.probe import probe_picture, probe_table
 from zssmnet.runner import PlainRunner, Runner, Summary
-from zssmnet.storage import Address, Storage, open_storage
+from zssmnet.storage import Address, open_storage
 from zssmnet.storage.ownership import check_ours
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,9 @@ def probe_weights(
         raise ConfigError("the task 'lesions' needs --labels-path; or choose --task zones, which needs no labels")
     labels = open_storage(labels_path) if labels_path and config.task == "lesions" else None
     output, progress = open_storage(output_path), runner.progress
+    is_result = output.stat(RESULT) is not None and b'"verdicts"' in output.read(RESULT)
     for key in (RESULT, TABLE, PICTURE):  # the first is written first, and tells whose they are
-        check_ours(output, key, lambda file: _is_result(output))
+        check_ours(output, key, lambda file: is_result)
     arms = [read_arm(one, config.force) for one in weights]
     if positive_control:
         arms.append(replace(read_arm(positive_control, force=True), name=POSITIVE))
@@ -109,7 +110,3 @@ def probe_weights(
         picture=output.where(PICTURE),
         table=output.where(TABLE),
     )
-
-
-def _is_result(output: Storage) -> bool:
-    return output.stat(RESULT) is not None and b'"verdicts"' in output.read(RESULT)

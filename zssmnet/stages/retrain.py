@@ -18,7 +18,6 @@ from zssmnet.config import (
 )
 from zssmnet.data.archive import shortened
 from zssmnet.registry.challenge import challenger_settings
-from zssmnet.registry.changes import Changes
 from zssmnet.report.gallery import publish_training_pictures
 from zssmnet.report.markdown import text
 from zssmnet.report.model_page import contest_section
@@ -92,75 +91,50 @@ def retrain(
 
     Errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
     """
-    runner, preparation = runner or PlainRunner(), preparation or PreparationConfig()
-    layout = Layout(open_storage(root).uri)
-    weights, cubes_folder, data = (open_storage(path) for path in (layout.weights, layout.cubes, layout.data))
+    runner, layout = runner or PlainRunner(), Layout(open_storage(root).uri)
+    weights, cubes_folder = open_storage(layout.weights), open_storage(layout.cubes)
     config, cubes = challenger_settings(weights, cubes_folder, pretraining or DEFAULTS.pretraining, cubes)
-    splits = None if splits_path is None else str(splits_path)
     masks = masks_of_run(zones_model, images_path, zonal_mask_path, layout, archive_format, runner)
-    archive = find_archive(images_path, masks, data.uri, splits, split_mode, archive_format, patient_pattern)
-    changes = archive.changes(preparation, weights)
+    splits = splits_path, split_mode, patient_pattern
+    archive = find_archive(images_path, masks, layout.data, archive_format, splits, preparation)
+    changes = archive.changes(weights)
     log.info(
         "since the last model: %d cases new, %d changed, %d gone",
         *map(len, (changes.new, changes.changed, changes.gone)),
     )
     runner.progress.show("Data", lambda: changes_section(changes))
+
+    def ended(state: RetrainingState, decision: str, training: PretrainingSummary | None = None) -> RetrainingSummary:
+        runner.progress.show("Decision", lambda: text(decision))
+        new, changed, gone = map(len, (changes.new, changes.changed, changes.gone))
+        return RetrainingSummary(
+            root=layout.root, new=new, changed=changed, gone=gone, training=training, state=state, decision=decision
+        )
+
+    def nothing_new(reason: str) -> RetrainingSummary:
+        log.info("nothing is trained: %s", reason)
+        return ended("Nothing new", f"nothing is trained: {reason}")
+
     fresh = {*changes.new, *changes.changed}
     if len(fresh) < min_new_cases:
         # draw what an earlier run did not come to that was killed after it had published its model
         publish_training_pictures(cubes_folder, weights, open_storage(layout.reports))
-        reason = f"{len(fresh)} new or changed cases, fewer than {min_new_cases}"
-        return _nothing_done(runner, layout, changes, reason)
-    with locked(data), locked(cubes_folder):
-        prepared = prepare_cases(archive, changes, preparation, runner, reports_path=layout.reports)
+        return nothing_new(f"{len(fresh)} new or changed cases, fewer than {min_new_cases}")
+    with locked(archive.output), locked(cubes_folder):
+        prepared = prepare_cases(archive, changes, runner)
         usable = fresh - prepared.left_out.keys()
         if len(usable) < min_new_cases:
             left_out = shortened(sorted(fresh - usable))
             reason = f"{len(usable)} of {len(fresh)} new or changed cases can be used, fewer than {min_new_cases}"
-            return _nothing_done(runner, layout, changes, f"{reason}; left out: {left_out}")
-        generate_cubes(data.uri, cubes_folder.uri, cubes, reports_path=layout.reports, runner=runner)
+            return nothing_new(f"{reason}; left out: {left_out}")
+        generate_cubes(layout.data, layout.cubes, cubes, runner=runner)
         trained = pretrain(
-            cubes_folder.uri,
-            weights.uri,
-            config,
-            challenge=True,
-            margin_percent=margin_percent,
-            reports_path=layout.reports,
-            runner=runner,
+            layout.cubes, layout.weights, config, challenge=True, margin_percent=margin_percent, runner=runner
         )
     runner.progress.show("Champion and challenger", lambda: contest_section(cubes_folder, weights))
-    return _decided(runner, layout, changes, trained)
-
-
-def _nothing_done(runner: Runner, layout: Layout, changes: Changes, reason: str) -> RetrainingSummary:
-    log.info("nothing is trained: %s", reason)
-    return _ended(runner, layout, changes, "Nothing new", f"nothing is trained: {reason}", None)
-
-
-def _decided(runner: Runner, layout: Layout, changes: Changes, trained: PretrainingSummary) -> RetrainingSummary:
     if trained.champion_loss is None:
-        return _ended(runner, layout, changes, "Published", f"first model {trained.run_id} published", trained)
+        return ended("Published", f"first model {trained.run_id} published", trained)
     against = f"{trained.challenger_loss:.5f} against {trained.champion_loss:.5f} of the published model"
     if trained.published:
-        return _ended(runner, layout, changes, "Published", f"model {trained.run_id} published: {against}", trained)
-    return _ended(runner, layout, changes, "Not better", f"the new model is not published: {against}", trained)
-
-
-def _ended(
-    runner: Runner,
-    layout: Layout,
-    changes: Changes,
-    state: RetrainingState,
-    decision: str,
-    trained: PretrainingSummary | None,
-) -> RetrainingSummary:
-    runner.progress.show("Decision", lambda: text(decision))
-    return RetrainingSummary(
-        root=layout.root,
-        new=len(changes.new),
-        changed=len(changes.changed),
-        gone=len(changes.gone),
-        training=trained,
-        state=state,
-        decision=decision,
-    )
+        return ended("Published", f"model {trained.run_id} published: {against}", trained)
+    return ended("Not better", f"the new model is not published: {against}", trained)

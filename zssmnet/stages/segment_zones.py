@@ -2,16 +2,16 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from typing_extensions import override
 
-from zssmnet.config import NO_MASKS, ArchiveFormat, SegmentConfig, ZonesConfig
+from zssmnet.config import NO_MASKS, ArchiveFormat, SegmentConfig
 from zssmnet.data.archive import DOUBTFUL, MASK_SUFFIX, Case, masks_by_case, take_inventory
 from zssmnet.data.examination import check_can_be_interpolated, file_errors, read_images
 from zssmnet.data.image_io import read_image, write_image
@@ -19,15 +19,17 @@ from zssmnet.data.orientation import as_stored
 from zssmnet.errors import CaseError, ConfigError
 from zssmnet.report.masks_page import PAGE, ROWS, publish_masks_page
 from zssmnet.runner import PlainRunner, Runner, Summary
+from zssmnet.stages.prepare import map_cases
 from zssmnet.storage import Address, Storage, folder_and_name, open_storage, sha256_of
 from zssmnet.storage.layout import Layout, reports_beside
 from zssmnet.storage.lock import locked
 from zssmnet.storage.records import (
+    NOT_YET,
     Input,
+    Output,
     Record,
     fingerprints,
     output_of,
-    present_outputs,
     publish_record,
     publish_recorded,
     read_record,
@@ -103,14 +105,19 @@ class SegmentSummary(Summary):
 
 @dataclass(frozen=True)
 class CaseToSegment:
-    """A part of this stage: one case, its given mask if it has one, the networks, and where its mask goes."""
+    """A part of this stage: one case, where its files are and where its mask goes.
+
+    Attributes:
+        folder, keys: of the images that the networks see; or of the given mask.
+        model, networks: address and fingerprint of the networks; no fingerprint where a mask is given.
+    """
 
     case: Case
-    images_path: str
-    masks_path: str
-    output_path: str
+    folder: str
+    keys: tuple[str, ...]
     model: str
-    model_input: Input
+    networks: tuple[Input, ...]
+    output_path: str
     config: SegmentConfig
 
     def __str__(self) -> str:
@@ -147,50 +154,35 @@ def segment_zones(
     """
     runner, config = runner or PlainRunner(), config or SegmentConfig()
     folder, name = locate_model(model)
-    file = folder.local(name)
+    file, address = folder.local(name), folder.where(name)
     networks = Input(name="model", size=file.stat().st_size, version="", sha256=sha256_of(file))
-    settings, _ = _ensemble(folder.where(name), networks.sha256, config.device)
+    used = channel_count(_ensemble(address, networks.sha256, config.device).config)
     images, output = open_storage(images_path), open_storage(output_path)
     masks = open_storage(zonal_mask_path) if zonal_mask_path else None
     given = masks_by_case(masks) if masks else {}
-    inventory = take_inventory(images, None, archive_format, channel_count(settings))
-    parts = [
-        CaseToSegment(
-            case=Case(one.id, one.format, one.images, (given.get(one.id) or [""])[0]),
-            images_path=images.uri,
-            masks_path=masks.uri if masks else "",
-            output_path=output.uri,
-            model=folder.where(name),
-            model_input=networks,
-            config=config,
-        )
-        for one in inventory.cases
-    ]
+    inventory = take_inventory(images, None, archive_format, used)
+
+    def part_of(case: Case) -> CaseToSegment:
+        if masks and case.id in given:
+            return CaseToSegment(case, masks.uri, (given[case.id][0],), address, (), output.uri, config)
+        return CaseToSegment(case, images.uri, case.images[:used], address, (networks,), output.uri, config)
+
     with locked(output):
         output.sweep()
-        runner.progress.begin(STAGE, len(parts), "cases")
-        records, faults, new = list[MadeMask](), list(inventory.faults), 0
-        with closing(runner.map(segment_part, parts)) as results:
-            for done in results:
-                if isinstance(done, CaseError):
-                    faults.append(done)
-                else:
-                    records.append(done[0])
-                    new += done[1]
-                runner.progress.advance(STAGE)
-        records.sort(key=lambda one: one.case_id)
-        reports = open_storage(reports_beside(output.uri))
-        if records:
-            _publish_page(records, output, reports, images, archive_format)
+        runner.progress.begin(STAGE, len(inventory.cases), "cases")
+        done, faults = map_cases(runner, STAGE, segment_part, [part_of(case) for case in inventory.cases])
+        records = sorted((record for record, _ in done), key=lambda one: one.case_id)
+        page = _publish_page(records, output, images, archive_format)
+    left_out = sorted([*inventory.faults, *faults], key=lambda one: one.case_id)
     summary = SegmentSummary(
         masks_path=output.uri,
-        page=reports.where(PAGE),
+        page=page,
         made=sum(one.source == "made" and not one.findings for one in records),
         given=sum(one.source == "given" for one in records),
         persons=sum(one.source == "person" for one in records),
         doubtful={one.case_id: "; ".join(one.findings) for one in records if one.findings},
-        left_out={one.case_id: f"{one.reason}: {one.file}" for one in sorted(faults, key=lambda one: one.case_id)},
-        new=new,
+        left_out={one.case_id: f"{one.reason}: {one.file}" for one in left_out},
+        new=sum(is_new for _, is_new in done),
     )
     for case_id, reason in [*summary.left_out.items(), *summary.doubtful.items()]:
         log.warning("%s: no mask is used: %s", case_id, reason)
@@ -224,78 +216,59 @@ def masks_of_run(
 
 def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
     """Make, copy or keep the mask of one case; its record, and whether anything was done."""
-    output = open_storage(part.output_path)
-    known = read_record(output, part.case.id, MadeMask)
+    case_id, output = part.case.id, open_storage(part.output_path)
+    plain, doubtful = _keys_of(case_id)
+    known = read_record(output, case_id, MadeMask)
+    recorded, present = {one.key: one.size for one in known.outputs} if known else {}, up_to_date(output, known)
+    # a mask that is not the recorded one, nor what a run published that was killed before its record
+    is_persons = plain not in recorded or (present is None and recorded[plain] != NOT_YET)
+    if is_persons and output.stat(plain) is not None:
+        file = output_of(output, plain)
+        record = MadeMask(method=METHOD, inputs=(), outputs=(file,), case_id=case_id, source="person")
+        publish_record(output, case_id, record)
+        output.remove(doubtful)
+        return record, True
     try:
-        return _persons(part.case.id, output, known) or (_copied if part.case.mask else _segmented)(part, output, known)
+        if present is None or present.source != "person":
+            wanted = _wanted(part, known)
+            if present is None or not _is_same_work(present, wanted):
+                return publish_recorded(output, case_id, *_made(part, wanted), replaced=recorded), True
+            present = present.model_copy(update={"inputs": wanted.inputs})
     except CaseError as fault:
         return fault
+    refresh_record(output, case_id, present)
+    return present, False
 
 
-def _copied(part: CaseToSegment, output: Storage, known: MadeMask | None) -> tuple[MadeMask, bool]:
-    """The given mask."""
-    case, masks = part.case, open_storage(part.masks_path)
-    with file_errors(case.id, masks, case.mask):
-        inputs = fingerprints([(masks, case.mask)], known.inputs if known else ())
-    record = MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=case.id, source="given")
-    if present := _present(output, known, record):
-        return present, False
-    copy = partial(shutil.copyfile, masks.local(case.mask))
-    return publish_recorded(output, case.id, record, {_keys_of(case.id)[0]: copy}, _outputs(known)), True
+def _wanted(part: CaseToSegment, known: MadeMask | None) -> MadeMask:
+    """The record of a mask that is not a person's, as far as it is known before the work."""
+    folder, files = open_storage(part.folder), list[Input]()
+    for key in part.keys:
+        with file_errors(part.case.id, folder, key):
+            files += fingerprints([(folder, key)], known.inputs if known else ())
+    made: Literal["made", "given"] = "made" if part.networks else "given"
+    bound, inputs = part.config.bound if part.networks else 0.0, (*files, *part.networks)
+    return MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=part.case.id, source=made, bound=bound)
 
 
-def _segmented(part: CaseToSegment, output: Storage, known: MadeMask | None) -> tuple[MadeMask, bool]:
-    """A mask by the networks."""
-    case, images, bound = part.case, open_storage(part.images_path), part.config.bound
-    settings, ensemble = _ensemble(part.model, part.model_input.sha256, part.config.device)
-    used = channel_count(settings)
-    files = list[Input]()
-    for key in case.images[:used]:
-        with file_errors(case.id, images, key):
-            files += fingerprints([(images, key)], known.inputs if known else ())
-    inputs = (*files, part.model_input)
-    record = MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=case.id, source="made", bound=bound)
-    if present := _present(output, known, record):
-        return present, False
-    volumes, _, warnings = read_images(case, images, used)
-    for key, volume in zip(case.images, volumes, strict=False):
-        check_can_be_interpolated(case.id, images.where(key), volume)
-    found = ensemble.segment(volumes)
-    mask = as_stored(found.mask, read_image(images.local(case.images[0])))
-    odd = (*odd_about(found.mask, volumes[0], found.agreed, bound), *warnings)
-    record = record.model_copy(update={"agreed": found.agreed, "findings": odd})
-    plain, doubtful = _keys_of(case.id)
-    write = {doubtful if odd else plain: partial(write_image, mask)} if found.agreed else {}
-    return publish_recorded(output, case.id, record, write, _outputs(known)), True
+def _is_same_work(known: MadeMask, wanted: MadeMask) -> bool:
+    is_alike = (known.method, known.source, known.bound) == (wanted.method, wanted.source, wanted.bound)
+    return is_alike and same_content(known.inputs, wanted.inputs)
 
 
-def _persons(case_id: str, output: Storage, known: MadeMask | None) -> tuple[MadeMask, bool] | None:
-    """The record of a mask that a person put, moved or changed there; None if it is none."""
-    plain, doubtful = _keys_of(case_id)
-    if output.stat(plain) is None:
-        return None
-    outputs = {one.key: one for one in known.outputs} if known else {}
-    if known and plain in outputs and (present := present_outputs(output, known.outputs)):
-        if known.source != "person":
-            return None
-        refresh_record(output, case_id, known.model_copy(update={"outputs": present}))
-        return known, False
-    if known and plain in outputs and outputs[plain].size < 0:
-        return None  # a run that was killed while it published
-    record = MadeMask(method=METHOD, inputs=(), outputs=(output_of(output, plain),), case_id=case_id, source="person")
-    publish_record(output, case_id, record)
-    output.remove(doubtful)
-    return record, True
-
-
-def _present(output: Storage, known: MadeMask | None, wanted: MadeMask) -> MadeMask | None:
-    """The known record, if it is that of the same work and its files are there."""
-    if known is None or (known.method, known.source, known.bound) != (wanted.method, wanted.source, wanted.bound):
-        return None
-    present = up_to_date(output, known, wanted.inputs) if same_content(known.inputs, wanted.inputs) else None
-    if present:
-        refresh_record(output, known.case_id, present)
-    return present
+def _made(part: CaseToSegment, wanted: MadeMask) -> tuple[MadeMask, dict[str, Callable[[Path], object]]]:
+    """The record, and what writes the mask: the given one, or one by the networks, if they find a gland."""
+    case, folder, keys = part.case, open_storage(part.folder), _keys_of(part.case.id)
+    if not part.networks:
+        return wanted, {keys[0]: partial(shutil.copyfile, folder.local(*part.keys))}
+    volumes, _, warnings = read_images(case, folder, len(part.keys))
+    for key, volume in zip(part.keys, volumes, strict=True):
+        check_can_be_interpolated(case.id, folder.where(key), volume)
+    found = _ensemble(part.model, part.networks[0].sha256, part.config.device).segment(volumes)
+    mask = as_stored(found.mask, read_image(folder.local(part.keys[0])))
+    odd = (*odd_about(found.mask, volumes[0], found.agreed, wanted.bound), *warnings)
+    made = wanted.model_copy(update={"agreed": found.agreed, "findings": odd})
+    return made, {keys[bool(odd)]: partial(write_image, mask)} if found.agreed else {}
 
 
 def _keys_of(case_id: str) -> tuple[str, str]:
@@ -303,27 +276,22 @@ def _keys_of(case_id: str) -> tuple[str, str]:
     return f"{case_id}{MASK_SUFFIX}", f"{DOUBTFUL}/{case_id}{MASK_SUFFIX}"
 
 
-def _outputs(known: MadeMask | None) -> list[str]:
-    return [one.key for one in known.outputs] if known else []
-
-
 @lru_cache(maxsize=1)
-def _ensemble(address: str, sha256: str, device: str) -> tuple[ZonesConfig, Ensemble]:
+def _ensemble(address: str, sha256: str, device: str) -> Ensemble:
     """The networks, loaded once by a process; the digest tells a new version under the same name apart."""
-    folder, name = folder_and_name(address)
-    return load_ensemble(folder.local(name), device, address)
+    return load_ensemble(*folder_and_name(address), device)
 
 
 def _publish_page(
-    records: Sequence[MadeMask],
-    output: Storage,
-    reports: Storage,
-    images: Storage,
-    archive_format: ArchiveFormat | None,
-) -> None:
-    known = {one.case_id: (one.outputs[0].key, one.findings) for one in records if one.outputs}
-    if not known:
-        return
-    publish_masks_page(output, reports, images, archive_format, known=known)
-    files = tuple(output_of(reports, key) for key in (PAGE, ROWS))
-    publish_record(reports, "masks", Record(method=METHOD, inputs=(), outputs=files))
+    records: Sequence[MadeMask], output: Storage, images: Storage, archive_format: ArchiveFormat | None
+) -> str:
+    """The page of all masks, if there are any, with its record; its address."""
+    reports = open_storage(reports_beside(output.uri))
+    if known := {one.case_id: (one.outputs[0].key, one.findings) for one in records if one.outputs}:
+        # published again and again while it is drawn: if this run is killed meanwhile, it is ours, and not finished
+        to_come = tuple(Output(key=key, size=NOT_YET, sha256="") for key in (PAGE, ROWS))
+        publish_record(reports, "masks", Record(method=METHOD, inputs=(), outputs=to_come))
+        publish_masks_page(output, reports, images, archive_format, known=known)
+        files = tuple(output_of(reports, key) for key in (PAGE, ROWS))
+        publish_record(reports, "masks", Record(method=METHOD, inputs=(), outputs=files))
+    return reports.where(PAGE)

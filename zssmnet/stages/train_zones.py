@@ -3,16 +3,16 @@
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
-from pydantic import BaseModel
 from typing_extensions import override
 
 from zssmnet.config import PICAI_PATIENT, ArchiveFormat, NetworkConfig, ZonesConfig
 from zssmnet.data.archive import Case, shortened, take_inventory
 from zssmnet.data.examination import read_images, read_mask
 from zssmnet.errors import CaseError, InputError
-from zssmnet.handoff.weights import Weights, read_weights
+from zssmnet.handoff.weights import read_weights
 from zssmnet.registry.runs import library_versions, run_folder
 from zssmnet.report.page import draw_all
 from zssmnet.report.zones_page import HeldOutRow, draw_held_out, zones_page
@@ -37,7 +37,7 @@ from zssmnet.zones.model import (
     promote,
     publish_version,
 )
-from zssmnet.zones.training import LabelledCase, read_labelled, shares_of, single, train_member, training_recipe
+from zssmnet.zones.training import LabelledCase, read_labelled, shares_of, train_member, training_recipe
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +75,14 @@ class ZonesSummary(Summary):
         return f"Dice on {self.cases} held-out cases: {dices}"
 
 
-class ZonesTraining(BaseModel, frozen=True):
+@dataclass(frozen=True)
+class ZonesTraining:
     """The one part of this stage: where labelled cases are, where the ensemble goes, and how to train."""
 
-    images_path: str
-    zonal_mask_path: str
-    root: str
-    weights: str | None
+    images: Storage
+    masks: Storage
+    layout: Layout
+    weights: Address | None
     archive_format: ArchiveFormat | None
     patient_pattern: str
     config: ZonesConfig
@@ -118,46 +119,37 @@ def train_zones(
         CheckpointError: weights that cannot be used.
         LockedError: another run trains there.
     """
-    work = ZonesTraining(
-        images_path=open_storage(images_path).uri,
-        zonal_mask_path=open_storage(zonal_mask_path).uri,
-        root=open_storage(root).uri,
-        weights=None if weights is None else str(weights),
-        archive_format=archive_format,
-        patient_pattern=patient_pattern,
-        config=config or ZonesConfig(),
-    )
+    images, masks, layout = open_storage(images_path), open_storage(zonal_mask_path), Layout(open_storage(root).uri)
+    work = ZonesTraining(images, masks, layout, weights, archive_format, patient_pattern, config or ZonesConfig())
     (summary,) = (runner or PlainRunner()).map(train_zones_part, [work])
     return summary
 
 
 def train_zones_part(work: ZonesTraining) -> ZonesSummary:
     """Train the members one after the other, and publish them."""
-    layout = Layout(work.root)
-    output, progress = open_storage(layout.zones_model), current_progress() or Progress()
-    images, masks = open_storage(work.images_path), open_storage(work.zonal_mask_path)
-    inventory = take_inventory(images, masks, work.archive_format, channel_count(work.config))
+    images, masks, config, progress = work.images, work.masks, work.config, current_progress() or Progress()
+    output, reports = open_storage(work.layout.zones_model), open_storage(work.layout.reports)
+    found = take_inventory(images, masks, work.archive_format, channel_count(config))
+    files = [(images, key) for case in found.cases for key in case.images[: channel_count(config)]]
+    files += [(masks, case.mask) for case in found.cases]
     weights = read_weights(work.weights) if work.weights else None
     with locked(output):
         output.sweep()
         stable = find_model(output)
-        inputs = _fingerprints(inventory.cases, images, masks, work.config, stable)
+        inputs = fingerprints(files, stable.inputs if stable else ())
         if weights:
-            inputs += (
-                Input(name="weights", size=weights.path.stat().st_size, version="", sha256=sha256_of(weights.path)),
-            )
-        run_id = identify([one.sha256 for one in inputs], work.config)
-        known = next((one for one in all_versions(output) if one.run_id == run_id), None)
-        page = open_storage(layout.reports)
-        if known:
-            return _summary(promote(output, known), output, page, 0, False)
-        cases, faults = _read_all(inventory.cases, images, masks, work)
-        _check_patients(cases, masks)
-        network = _network(work.config, weights)
+            size, sha256 = weights.path.stat().st_size, sha256_of(weights.path)
+            inputs = (*inputs, Input(name="weights", size=size, version="", sha256=sha256))
+        run_id = identify([one.sha256 for one in inputs], config)
+        if known := next((one for one in all_versions(output) if one.run_id == run_id), None):
+            return _summary(promote(output, known), output, reports)
+        cases, faults = _read_all(found.cases, work)
+        kernels = weights or NetworkConfig(channels=config.scale.kernels)
+        network = NetworkConfig(channels=kernels.channels, merge=kernels.merge)
         workplace = run_folder(output, run_id)
-        epochs, members = training_recipe(work.config).epochs, min(work.config.members, len({c.patient for c in cases}))
-        progress.begin(STAGE, 2 * epochs * members, "epochs", may_end_early=True)
-        shares = shares_of([one.patient for one in cases], members, work.config.seed)
+        members = min(config.members, len({one.patient for one in cases}))
+        progress.begin(STAGE, 2 * training_recipe(config).epochs * members, "epochs", may_end_early=True)
+        shares = shares_of([one.patient for one in cases], members, config.seed)
         rows, contents = list[HeldOutRow](), []
         for number in range(members):
             held_out = [one for one in cases if shares[one.patient] == number]
@@ -169,9 +161,9 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
                 progress.advance(STAGE)
                 progress.note(STAGE, f"member {number + 1}, held-out loss {done.history[-1].validation_loss:.3f}")
 
-            member, content = train_member(rest, held_out, number, work.config, network, weights, folder, on_epoch)
+            member, content = train_member(rest, held_out, number, config, network, weights, folder, on_epoch)
             contents.append(content)
-            judge = partial(_held_out_row, images, masks, work.config, number, single(member, work.config))
+            judge = partial(_held_out_row, work, number, Ensemble([member], config))
             rows += draw_all(judge, [one.case for one in held_out], lambda: None)
         progress.end(STAGE)
         made = ZonesModel(
@@ -179,82 +171,62 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
             inputs=inputs,
             outputs=(),
             run_id=run_id,
-            parameters=work.config,
+            parameters=config,
             network=network,
             versions=library_versions(),
-            device=choose_device(work.config.device).type,
+            device=choose_device(config.device).type,
             held_out=tuple(row.held_out for row in rows),
         )
         drawn = zones_page(made, rows).encode()
         record = Record(method=METHOD, inputs=(), outputs=())
-        publish_recorded(page, "zones", record, {PAGE: lambda path: path.write_bytes(drawn)}, force=True)
+        publish_recorded(reports, "zones", record, {PAGE: lambda path: path.write_bytes(drawn)}, force=True)
         made = publish_version(output, made, contents)
         for entry in workplace.list():  # the version has the best weights, and no run continues from the last ones
             workplace.remove(entry.key)
-    summary = _summary(made, output, page, len(faults), True)
+    summary = _summary(made, output, reports, len(faults), is_new=True)
     progress.show("Zones", lambda: summary.sentence)
     log.info("published %s: %s", MODEL, summary.sentence)
     return summary
 
 
-def _fingerprints(
-    cases: Sequence[Case], images: Storage, masks: Storage, config: ZonesConfig, stable: ZonesModel | None
-) -> tuple[Input, ...]:
-    used = channel_count(config)
-    files = [(images, key) for case in cases for key in case.images[:used]] + [(masks, case.mask) for case in cases]
-    return fingerprints(files, stable.inputs if stable else ())
+def _read_all(found: Sequence[Case], work: ZonesTraining) -> tuple[list[LabelledCase], list[CaseError]]:
+    """The cases that can be used, of two patients at least, and why others cannot."""
 
-
-def _read_all(
-    found: Sequence[Case], images: Storage, masks: Storage, work: ZonesTraining
-) -> tuple[list[LabelledCase], list[CaseError]]:
     def read(case: Case) -> LabelledCase | CaseError:
         try:
-            return read_labelled(case, images, masks, work.config, work.patient_pattern)
+            return read_labelled(case, work.images, work.masks, work.config, work.patient_pattern)
         except CaseError as fault:
             log.warning("left out: %s", fault)
             return fault
 
     done = draw_all(read, found, lambda: None)
-    return [one for one in done if isinstance(one, LabelledCase)], [one for one in done if isinstance(one, CaseError)]
-
-
-def _check_patients(cases: Sequence[LabelledCase], masks: Storage) -> None:
+    cases = [one for one in done if isinstance(one, LabelledCase)]
     patients = sorted({one.patient for one in cases})
     if len(patients) < 2:
         raise InputError(
-            f"{masks.uri}: {len(cases)} labelled cases of {len(patients)} patients ({shortened(patients) or 'none'}) "
-            "can be used; at least two patients are needed, of whom each member of the ensemble holds out one: "
-            "add masks with both zones, or correct --patient-pattern"
+            f"{work.masks.uri}: {len(cases)} labelled cases of {len(patients)} patients "
+            f"({shortened(patients) or 'none'}) can be used; at least two patients are needed, of whom each member of "
+            "the ensemble holds out one: add masks with both zones, or correct --patient-pattern"
         )
+    return cases, [one for one in done if isinstance(one, CaseError)]
 
 
-def _network(config: ZonesConfig, weights: Weights | None) -> NetworkConfig:
-    if weights:
-        return NetworkConfig(channels=weights.channels, merge=weights.merge)
-    return NetworkConfig(channels=config.scale.kernels)
-
-
-def _held_out_row(
-    images: Storage, masks: Storage, config: ZonesConfig, number: int, ensemble: Ensemble, case: Case
-) -> HeldOutRow:
+def _held_out_row(work: ZonesTraining, number: int, ensemble: Ensemble, case: Case) -> HeldOutRow:
     """A case, predicted by the member that was trained without it."""
-    volumes, _, _ = read_images(case, images, channel_count(config))
-    truth, found = read_mask(case, masks, volumes[0]), ensemble.segment(volumes)
-    held_out = HeldOut(
-        case_id=case.id,
-        member=number,
-        figures=figures_against(found.mask, truth),
-        findings=tuple(odd_about(found.mask, volumes[0], {}, 0.0)),
-    )
-    return draw_held_out(held_out, volumes[0], truth, found.mask)
+    volumes, _, _ = read_images(case, work.images, channel_count(work.config))
+    truth, found = read_mask(case, work.masks, volumes[0]), ensemble.segment(volumes).mask
+    figures, odd = figures_against(found, truth), tuple(odd_about(found, volumes[0], {}, 0.0))
+    held_out = HeldOut(case_id=case.id, member=number, figures=figures, findings=odd)
+    return draw_held_out(held_out, volumes[0], truth, found)
 
 
-def _summary(made: ZonesModel, output: Storage, page: Storage, left_out: int, is_new: bool) -> ZonesSummary:
+def _summary(
+    made: ZonesModel, output: Storage, reports: Storage, left_out: int = 0, is_new: bool = False
+) -> ZonesSummary:
     names = {name for one in made.held_out for name in one.figures}
     return ZonesSummary(
         model=output.where(MODEL),
-        page=page.where(PAGE),
+        page=reports.where(PAGE),
         run_id=made.run_id,
         cases=len(made.held_out),
         left_out=left_out,

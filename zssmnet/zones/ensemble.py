@@ -3,16 +3,17 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor, nn
 
-from zssmnet.config import TrainingConfig, ZonesScale
+from zssmnet.config import ZonesConfig
 from zssmnet.finetuning.windows import Triple, predict
 from zssmnet.preparation.cropping import bounding_box
-from zssmnet.training.precision import choose_precision, gpu_settings
+from zssmnet.training.precision import gpu_settings
 from zssmnet.zones.masks import agreement, largest_piece, mask_of
 from zssmnet.zones.views import FINDER_WINDOW, View, around_gland, middle_of_field, onto_t2w
 
@@ -40,11 +41,10 @@ class Segmented:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Members whose probabilities are averaged."""
+    """Members whose probabilities are averaged, and how they were trained."""
 
     members: Sequence[Member]
-    scale: ZonesScale
-    recipe: TrainingConfig
+    config: ZonesConfig
 
     def segment(self, images: Sequence[sitk.Image]) -> Segmented:
         """The zonal mask of a case.
@@ -53,24 +53,20 @@ class Ensemble:
             images: those that the networks were trained with, on T2W's grid, T2W first.
         """
         t2w, field = images[0], middle_of_field(images)
-        found = self._mean([one.finder for one in self.members], field, FINDER_WINDOW)[0]
-        gland = bounding_box(field.in_grid(largest_piece(found)))
+        foreground = torch.stack(self._each("finder", field, FINDER_WINDOW)).mean(dim=0)[1:]
+        gland = bounding_box(field.in_grid(largest_piece(field.cropped(foreground)[0] > 0.5)))
         if gland is None:
             nothing = sitk.Image(t2w.GetSize(), sitk.sitkUInt8)
             nothing.CopyInformation(t2w)
             return Segmented(nothing, {})
-        view = around_gland(images, gland, field.grid, self.scale.spacing_mm, self.scale.window)
-        each = self._each([one.zones for one in self.members], view, self.scale.window)
-        cropped = [view.cropped(one) for one in each]
+        scale = self.config.scale
+        view = around_gland(images, gland, field.grid, scale.spacing_mm, scale.window)
+        cropped = [view.cropped(one) for one in self._each("zones", view, scale.window)]
         zones, region = onto_t2w(np.mean(cropped, axis=0), view, t2w)
         return Segmented(mask_of(zones, region, t2w), agreement([one.argmax(axis=0) for one in cropped]))
 
-    def _each(self, networks: Sequence[nn.Module], view: View, window: Triple) -> list[Tensor]:
-        device = next(networks[0].parameters()).device
-        with _predicting, gpu_settings(choose_precision(self.recipe, device) == "tf32"):
-            batch = self.scale.batch_size
+    def _each(self, kind: Literal["finder", "zones"], view: View, window: Triple) -> list[Tensor]:
+        """Probabilities (K, Z, Y, X) in a view by each member."""
+        networks, batch = [getattr(one, kind) for one in self.members], self.config.scale.batch_size
+        with _predicting, gpu_settings(tf32=False):
             return [predict(one, [view.input_CZYX], window, batch, OVERLAP)[0] for one in networks]
-
-    def _mean(self, networks: Sequence[nn.Module], view: View, window: Triple) -> "np.ndarray":
-        """Where the members' mean probability of the foreground is above one half, (1, Z, Y, X)."""
-        return view.cropped(torch.stack(self._each(networks, view, window)).mean(dim=0)[1:]) > 0.5

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from scipy.ndimage import binary_fill_holes
 
 from zssmnet.data.archive import CHANNELS
 from zssmnet.data.image_io import array_of, image_like
@@ -17,6 +18,8 @@ from zssmnet.preparation.gland_place import odd_places
 
 PARTS: dict[str, tuple[int, ...]] = {"gland": (1, 2), "peripheral": (1,), "rest": (2,)}
 """What masks are compared in, and the labels of each."""
+_IN_SLICE = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]])
+"""Neighbours of a voxel, for holes."""
 NAMES = {"gland": "gland", "peripheral": "peripheral zone", "rest": "rest of the gland"}
 
 Labels = npt.NDArray[np.uint8]
@@ -30,24 +33,17 @@ def mask_of(probabilities_KZYX: npt.NDArray[np.float32], region: Box, t2w: sitk.
         probabilities_KZYX: of background, peripheral zone and rest on a part of T2W's grid.
         region: that part.
     """
-    labels = probabilities_KZYX.argmax(axis=0).astype(np.uint8)
-    gland = largest_piece(labels > 0)
-    filled = np.stack(
-        [sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(one))) for one in gland.astype(np.uint8)]
-    )
+    gland = largest_piece(probabilities_KZYX.argmax(axis=0) > 0)
     zones = 1 + probabilities_KZYX[1:].argmax(axis=0).astype(np.uint8)
     whole = np.zeros(t2w.GetSize()[::-1], np.uint8)
-    whole[region.window_ZYX] = np.where(filled > 0, zones, 0)
+    whole[region.window_ZYX] = zones * binary_fill_holes(gland, _IN_SLICE)
     return image_like(whole, t2w)
 
 
 def largest_piece(inside_ZYX: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """The largest of the pieces that hang together; all of it where it is empty."""
-    pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(inside_ZYX.astype(np.uint8))))
-    sizes = np.bincount(pieces.ravel())
-    if len(sizes) < 2:
-        return inside_ZYX
-    largest: npt.NDArray[np.bool_] = pieces == 1 + int(sizes[1:].argmax())
+    pieces = sitk.ConnectedComponent(sitk.GetImageFromArray(inside_ZYX.astype(np.uint8)))
+    largest: npt.NDArray[np.bool_] = sitk.GetArrayFromImage(sitk.RelabelComponent(pieces)) == 1  # sorted by size
     return largest
 
 
@@ -55,7 +51,7 @@ def agreement(labels_ZYX: Sequence[Labels]) -> dict[str, float]:
     """Mean Dice of each two masks by part; 0 where one of two is empty."""
     pairs = list(combinations(labels_ZYX, 2))
     return {
-        part: float(np.mean([_dice(np.isin(a, labels), np.isin(b, labels)) for a, b in pairs]))
+        part: float(np.mean([dice(np.isin(a, labels), np.isin(b, labels)) for a, b in pairs]))
         for part, labels in PARTS.items()
         if pairs
     }
@@ -74,7 +70,7 @@ def figures_against(found: sitk.Image, truth: sitk.Image) -> Figures:
     figures: Figures = {}
     for part, labels in PARTS.items():
         one, other = (np.pad(np.isin(array[window], labels), 1) for array in (a, b))
-        figures[f"dice_{part}"] = _dice(one, other)
+        figures[f"dice_{part}"] = dice(one, other)
         figures[f"surface_mm_{part}"] = surface_distance_mm(one, other, truth.GetSpacing())
     return figures
 
@@ -94,7 +90,3 @@ def odd_about(mask: sitk.Image, t2w: sitk.Image, agreed: dict[str, float], bound
             yield f"the networks agree on the {NAMES[part]} by a Dice of {value:.2f} only (bound {bound:g})"
     yield from check_mask(mask, t2w).findings
     yield from odd_places(mask, [(CHANNELS[0], t2w, ELSEWHERE[0])])
-
-
-def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    return dice(one, other) if one.any() and other.any() else 0.0

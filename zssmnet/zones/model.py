@@ -3,10 +3,8 @@
 import hashlib
 import shutil
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel
 from typing_extensions import override
 
@@ -97,7 +95,8 @@ def publish_version(weights: Storage, made: ZonesModel, members: list[dict[str, 
     number = known.number if known else 1 + max((one.number for one in versions), default=0)
     replaces = known.replaces if known else stable and stable.run_id
     made = made.model_copy(update={"number": number, "replaces": replaces})
-    content = {"format": METHOD, "members": members, **_described(made)}
+    described = {"parameters": made.parameters.model_dump_json(), "network": made.network.model_dump_json()}
+    content = {"format": METHOD, "members": members, "run_id": made.run_id, **described}  # without its record, too
     folder = version_folder(weights, made.run_id)
     made = publish_recorded(folder, MODEL, made, {MODEL: partial(save_tensors, content)}, force=True)
     return promote(weights, made)
@@ -139,34 +138,33 @@ def locate_model(address: Address) -> tuple[Storage, str]:
     raise CheckpointError(f"{address}: no {MODEL} there; train one with 'zssmnet train-zones'")
 
 
-def load_ensemble(path: Path, device_name: str = "auto", address: str = "") -> tuple[ZonesConfig, Ensemble]:
+def load_ensemble(folder: Storage, name: str, device_name: str) -> Ensemble:
     """An ensemble from its file, ready to predict.
 
     Raises:
         CheckpointError: the file is none, or is damaged.
     """
-    where = address or str(path)
-    content = load_checkpoint(path, where)
-    device = choose_device(device_name)
+    where = folder.where(name)
+    content, device = load_checkpoint(folder.local(name), where), choose_device(device_name)
     try:
         config = ZonesConfig.model_validate_json(content["parameters"])
         network = NetworkConfig.model_validate_json(content["network"])
         recipe = TrainingConfig(device=config.device, compile="off")
-        members = []
-        for one in content["members"]:
-            made = {}
+        members = list[Member]()
+        for member in content["members"]:
+            made = dict[str, WithFrequencies]()
             for kind in CLASSES:
                 model = new_network(kind, config, network)
-                model.load_state_dict(one[kind]["state_dict"])
+                model.load_state_dict(member[kind]["state_dict"])
                 model.to(memory_format=LAYOUT).to(device)  # type: ignore[call-overload]
-                made[kind] = WithFrequencies(accelerated(model, device, recipe), one[kind]["frequencies"]).to(device)
-            members.append(Member(made["finder"], made["zones"]))
+                made[kind] = WithFrequencies(accelerated(model, device, recipe), member[kind]["frequencies"]).to(device)
+            members.append(Member(**made))
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise CheckpointError(
             f"{where}: is no ensemble of 'zssmnet train-zones', or one of another version: {reason}"
         ) from error
-    return config, Ensemble(members, config.scale, recipe)
+    return Ensemble(members, config)
 
 
 def identify(inputs: list[str], config: ZonesConfig) -> str:
@@ -177,17 +175,3 @@ def identify(inputs: list[str], config: ZonesConfig) -> str:
     """
     settings = config.model_dump_json(exclude={"device"})
     return hashlib.sha256("\n".join([str(METHOD), settings, *inputs]).encode()).hexdigest()[:12]
-
-
-def _described(made: ZonesModel) -> dict[str, str]:
-    """What the file itself says of its networks, as text: it may travel without its record."""
-    return {
-        "run_id": made.run_id,
-        "parameters": made.parameters.model_dump_json(),
-        "network": made.network.model_dump_json(),
-    }
-
-
-def frozen_state(model: MNet, frequencies_K: torch.Tensor) -> dict[str, Any]:
-    """What the file keeps of a network."""
-    return {"state_dict": model.state_dict(), "frequencies": frequencies_K}

@@ -3,20 +3,20 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zssmnet.config import NetworkConfig, TrainingConfig, ZonesConfig
 from zssmnet.corruption import LAYOUT
 from zssmnet.data.archive import Case, patient_of
-from zssmnet.data.examination import case_errors, check_can_be_interpolated, read_images, read_mask
+from zssmnet.data.examination import check_can_be_interpolated, read_images, read_mask
 from zssmnet.data.image_io import array_of
 from zssmnet.data.zonal_mask import zone_warning
 from zssmnet.errors import CaseError
-from zssmnet.finetuning.fit import FineTuner, Recipe
+from zssmnet.finetuning.fit import FineTuner
 from zssmnet.finetuning.loss import class_frequencies
 from zssmnet.handoff.load import load_body
 from zssmnet.handoff.weights import Weights
@@ -25,9 +25,9 @@ from zssmnet.preparation.resampling import grid_of
 from zssmnet.storage import Storage
 from zssmnet.training.checkpoint import BEST, Progress, check_best, load_weights
 from zssmnet.training.precision import choose_device
-from zssmnet.zones.ensemble import Ensemble, Member
-from zssmnet.zones.model import CLASSES, channel_count, frozen_state, new_network
-from zssmnet.zones.views import FINDER_WINDOW, View, around_gland, middle_of_field
+from zssmnet.zones.ensemble import Member
+from zssmnet.zones.model import CLASSES, channel_count, new_network
+from zssmnet.zones.views import FINDER_WINDOW, around_gland, middle_of_field
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,7 @@ STEPS = 25
 """Batches of an epoch."""
 
 
-@dataclass(frozen=True)
-class _Sample:
+class _Sample(NamedTuple):
     """One view of a labelled case: input (C, Z, Y, X) in float16, classes (Z, Y, X) in uint8."""
 
     input_CZYX: Tensor
@@ -66,13 +65,8 @@ def read_labelled(case: Case, images: Storage, masks: Storage, config: ZonesConf
     assert box
     field, scale = middle_of_field(volumes), config.scale
     view = around_gland(volumes, box, grid_of(mask), scale.spacing_mm, scale.window)
-    whole = _Sample(field.input_CZYX, (field.label(mask) > 0).to(torch.uint8))
-    with case_errors(case.id, masks.where(case.mask)):
-        return LabelledCase(case, patient_of(case.id, pattern), whole, _sample(view, view.label(mask)))
-
-
-def _sample(view: View, label_ZYX: Tensor) -> _Sample:
-    return _Sample(view.input_CZYX, label_ZYX)
+    finder = _Sample(field.input_CZYX, (field.label(mask) > 0).to(torch.uint8))
+    return LabelledCase(case, patient_of(case.id, pattern), finder, _Sample(view.input_CZYX, view.label(mask)))
 
 
 def shares_of(patients: Sequence[str], members: int, seed: int) -> dict[str, int]:
@@ -92,30 +86,32 @@ def train_member(
     workplace: Storage,
     on_epoch: Callable[[Progress], None],
 ) -> tuple[Member, dict[str, Any]]:
-    """Train one member's two networks, or continue them; the member, and what is published of it."""
-    networks, content = {}, {}
-    recipe = training_recipe(config)
-    for kind in CLASSES:
+    """Train one member's two networks, or continue them; the member, and what is published of it.
+
+    They begin new, or as the pre-trained network with new heads, of which they see the first channels.
+    """
+    networks, content = dict[str, nn.Module](), dict[str, Any]()
+    seed, device = config.seed + number, choose_device(config.device)
+    for kind, classes in CLASSES.items():
         folder = workplace.child(kind)
         folder.sweep()
-        seed = config.seed + number
-        model = _initial(kind, seed, config, network, weights)
-        model.to(memory_format=LAYOUT).to(choose_device(config.device))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model = new_network(kind, config, network)
+        if weights:
+            load_body(model, weights.with_channels(channel_count(config)))
+        model.to(memory_format=LAYOUT).to(device)  # type: ignore[call-overload]
         samples = [getattr(one, kind) for one in cases]
         window = FINDER_WINDOW if kind == "finder" else config.scale.window
-        tuner = FineTuner(model, samples, CLASSES[kind], Recipe(recipe, window, STEPS, intensity=True), seed)
+        recipe = training_recipe(config)
+        tuner = FineTuner(model, samples, classes, recipe, window, seed, steps=STEPS, intensity=True)
         tuner.fit([getattr(one, kind) for one in held_out], folder, on_epoch)
         check_best(folder, tuner.state.progress)
         load_weights(model, folder.local(BEST))
+        content[kind] = {"state_dict": model.cpu().state_dict(), "frequencies": class_frequencies(samples, classes)}
+        model.to(device)
         networks[kind] = tuner.network.eval()
-        content[kind] = frozen_state(model.cpu(), class_frequencies(samples, CLASSES[kind]))
-        model.to(choose_device(config.device))
-    return Member(networks["finder"], networks["zones"]), content
-
-
-def single(member: Member, config: ZonesConfig) -> Ensemble:
-    """A member alone, to predict the cases that it was trained without."""
-    return Ensemble([member], config.scale, training_recipe(config))
+    return Member(**networks), content
 
 
 def training_recipe(config: ZonesConfig) -> TrainingConfig:
@@ -133,13 +129,3 @@ def training_recipe(config: ZonesConfig) -> TrainingConfig:
         device=config.device,
         compile="off",  # the last batch of a prediction is of another size
     )
-
-
-def _initial(kind: str, seed: int, config: ZonesConfig, network: NetworkConfig, weights: Weights | None) -> Any:
-    """New networks, or pre-trained ones with new heads, which see the first channels of what those saw."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model = new_network(kind, config, network)
-    if weights:
-        load_body(model, weights.with_channels(channel_count(config)))
-    return model

@@ -7,7 +7,7 @@ import torch
 
 from tests.zssmnet.probe.examples import CHANNELS, made_cases
 from zssmnet.config import TrainingConfig
-from zssmnet.finetuning.fit import FineTuner, Recipe
+from zssmnet.finetuning.fit import FineTuner
 from zssmnet.finetuning.windows import predict, sample_batch
 from zssmnet.handoff.weights import HEADS
 from zssmnet.mnet import MNet
@@ -51,8 +51,7 @@ def test_intensities_change_mildly_and_labels_not_at_all() -> None:
 def tuner(head_factor: float = 1.0, epochs: int = 4, optimizer: str = "adamw") -> FineTuner:
     training = TrainingConfig(epochs=epochs, batch_size=2, learning_rate=0.01, optimizer=optimizer, schedule="cosine")
     torch.manual_seed(0)
-    recipe = Recipe(training, (16, 16, 4), steps=2, head_factor=head_factor)
-    return FineTuner(MNet(6, 2, CHANNELS), CASES[:4], 2, recipe, 0)
+    return FineTuner(MNet(6, 2, CHANNELS), CASES[:4], 2, training, (16, 16, 4), 0, steps=2, head_factor=head_factor)
 
 
 def test_new_heads_learn_faster_by_their_factor() -> None:

@@ -8,8 +8,8 @@ import torch
 from tests.zssmnet.probe.examples import as_read, made_cases, read_arms, save_weights, small_probe
 from zssmnet.config import NetworkConfig, ProbeConfig
 from zssmnet.probe.arms import Arm, build_network
-from zssmnet.probe.fine_tuning import fine_tune
 from zssmnet.probe.run import compare_arms
+from zssmnet.probe.trials import fine_tune
 from zssmnet.storage import LocalStorage
 
 CASES = as_read(made_cases(40))

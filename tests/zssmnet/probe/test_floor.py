@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from tests.zssmnet.probe.examples import as_read, made_cases, small_probe
 from zssmnet.errors import InputError, NonFiniteLossError
 from zssmnet.finetuning.loss import class_frequencies
-from zssmnet.probe.fine_tuning import fine_tune
 from zssmnet.probe.floor import ridge_probabilities, rule_probabilities
 from zssmnet.probe.labels import split_cases
+from zssmnet.probe.trials import fine_tune
 
 CASES = made_cases(10)
 

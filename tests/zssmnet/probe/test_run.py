@@ -219,12 +219,12 @@ def test_a_rate_is_chosen_that_is_good_and_none_with_which_every_other_training_
         trials = Trials(split, NETWORK, config, LocalStorage(tmp_path), lambda trial: None)
         best, tempting = trials.candidates()[1], trials.candidates()[6]
 
-        def of(arm: Arm, labelled: int, seed: int, rate: LearningRate, cases: Any, side: str) -> Trial:
+        def of(arm: Arm, labelled: int, rate: LearningRate, seed: int, side: str) -> Trial:
             truth = {best: 0.7, tempting: 0.75 if seed == -1 else 0.2}.get(rate, 0.6)  # noqa: B023
             figures = {str(n): {"ap": truth + 0.05 * float(one)} for n, one in enumerate(rng.normal(size=8))}
             return Trial(arm=arm.name, labelled=labelled, seed=seed, rate=rate, cases=figures)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trials, "_trial", lambda self, *given: of(*given))
+            patch.setattr(Trials, "trial", lambda self, *given: of(*given))
             chosen.append(trials.tuned(Arm("scratch", "scratch")))
     assert chosen.count(best) >= 38 and tempting not in chosen

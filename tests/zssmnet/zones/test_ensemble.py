@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from zssmnet.config import ZONES_SCALES, TrainingConfig
+from zssmnet.config import ZonesConfig
 from zssmnet.data.image_io import array_of, image_like
 from zssmnet.phantom import GridSpec, zonal_mask
 from zssmnet.preparation.cropping import Box
@@ -43,7 +43,7 @@ def case(inverted: bool = False) -> tuple[sitk.Image, sitk.Image]:
 
 
 def ensemble(*members: Member) -> Ensemble:
-    return Ensemble(members or [Member(Levels(2), Levels(3))] * 2, ZONES_SCALES["cpu"], TrainingConfig(device="cpu"))
+    return Ensemble(members or [Member(Levels(2), Levels(3))] * 2, ZonesConfig(preset="cpu"))
 
 
 @pytest.fixture(scope="module")
