@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, TypeVar, cast, get_args
 
 from prefect import Flow, flow
-from prefect.exceptions import MissingResult
+from prefect.exceptions import CancelledRun, MissingResult
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 from pydantic import Field
 
 from tasks.announcement import announce
 from tasks.attention import check_disks
 from tasks.folders import check_valid_everywhere, given
 from tasks.hand_off import HERE, HandOff
-from tasks.run_control import ends_cancelled
+from tasks.run_control import CancelledByUser
 from tasks.run_names import named_after
 from tasks.runner import flow_runner, task_runner
 from zssmnet.config import CasesPerTask
@@ -67,8 +67,11 @@ def as_flow(
         options = {option: arguments.pop(option) for option in own}
         check_valid_everywhere(*_addresses(arguments), elsewhere=bool(options.get("hand_off", HERE).deployment))
         check_disks(arguments[root])
-        with flow_runner(**options) as runner:
-            done = stage(**arguments, runner=runner)
+        try:
+            with flow_runner(**options) as runner:
+                done = stage(**arguments, runner=runner)
+        except (CancelledByUser, CancelledRun):  # no failure, and nothing for an automation to start again
+            return cast(SummaryT, Cancelled(message="Cancelled by a user; run it again to continue."))
         after(arguments)
         _ended[str(flow_run.flow_name)] = done
         state, message = done.outcome
@@ -79,7 +82,7 @@ def as_flow(
     helps = "".join(f"    {option}: {get_args(annotation)[1].description}\n" for option, (annotation, _) in own.items())
     run.__doc__ = (inspect.getdoc(stage) or "").replace("Args:\n", f"Args:\n{helps}", 1)
     make = flow(name=name, flow_run_name=named_after(root), task_runner=task_runner())
-    return cast("Flow[..., SummaryT]", make(ends_cancelled(run)))
+    return cast("Flow[..., SummaryT]", make(run))
 
 
 def _parameters(

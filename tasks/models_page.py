@@ -7,7 +7,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from tasks.progress import server_may_be_away
+from tasks.server import server_may_be_away
 from zssmnet.report.models_page import models_page
 from zssmnet.storage import Storage
 from zssmnet.storage.layout import ROOT_FOLDER

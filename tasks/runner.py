@@ -15,7 +15,6 @@ from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from tasks.announcement import announce
-from tasks.attention import watched
 from tasks.folders import STARTED_BY_WORKER
 from tasks.hand_off import HERE, HandOff, hand_over
 from tasks.models_page import publish_models_page
@@ -86,13 +85,18 @@ class FlowRunner:
 
     def map(self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Generator[ResultT]:
         """Results in order of completion. A single part runs in the flow's own thread, which signals reach."""
+        named: Any = run_parts.with_options(name=function.__name__)
         if len(items) == 1:
-            yield self._run_alone(function, items[0])
+            with progress_shown_on(self.progress), controlled():
+                if isinstance(items[0], Training):
+                    result: Any = self._train(named, function, items[0])
+                else:
+                    (result,) = named(function, Parts(items))
+            yield result
             return
         chosen = self._cases_per_task if items and isinstance(items[0], CaseToPrepare) else 1
         each = chosen or math.ceil(len(items) / MOST_TASKS)
         tasks = [items[start : start + each] for start in range(0, len(items), each)]
-        named: Any = run_parts.with_options(name=function.__name__)
         ended = threading.Event()
         try:
             for start in range(0, len(tasks), TASKS_AT_ONCE):
@@ -103,24 +107,18 @@ class FlowRunner:
         finally:
             ended.set()
 
-    def _run_alone(self, function: Callable[[ItemT], ResultT], item: ItemT) -> ResultT:
-        named: Any = run_parts.with_options(name=function.__name__)
-        result: ResultT
-        with progress_shown_on(self.progress), controlled():
-            if not isinstance(item, Training):
-                (result,) = named(function, Parts([item]))
-            elif self._hand_off.deployment:
-                done = hand_over(item, self._hand_off)
-                if isinstance(done, State):  # the task's own: it was cancelled
-                    raise CancelledByUser
-                result = done  # type: ignore[assignment]
-            else:
-                (result,) = named(function, Parts([item]))
-                wait_for_server()
-                weights = open_storage(item.output_path)
-                announce(weights, "challenge" if item.challenge else "pretraining")
-                publish_models_page(weights)
-        return result
+    def _train(self, named: Any, function: Callable[..., object], work: Training) -> object:
+        if self._hand_off.deployment:
+            done = hand_over(work, self._hand_off)
+            if isinstance(done, State):  # the task's own: it was cancelled
+                raise CancelledByUser
+            return done
+        (done,) = named(function, Parts([work]))
+        wait_for_server()
+        weights = open_storage(work.output_path)
+        announce(weights, "challenge" if work.challenge else "pretraining")
+        publish_models_page(weights)
+        return done
 
 
 _ended: ContextVar[threading.Event | None] = ContextVar("end of the flow", default=None)
@@ -152,5 +150,5 @@ def flow_runner(hand_off: HandOff = HERE, cases_per_task: int | None = None) -> 
     context = FlowRunContext.get()
     name = f"run {context.flow_run.name!r}" if context and context.flow_run else LockOptions.name
     timeout_s = math.inf if variable(STARTED_BY_WORKER) else LockOptions.timeout_s
-    with lock_options(LockOptions(name, timeout_s)), RunProgress() as progress, watched(progress):
+    with lock_options(LockOptions(name, timeout_s)), RunProgress() as progress:
         yield FlowRunner(progress, hand_off, cases_per_task)
