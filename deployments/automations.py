@@ -17,13 +17,14 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.events import Event
+from prefect.events import Event, RelatedResource
 from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import AutomationCore
 
 from deployments.compose import substitute
 from tasks.hand_off import WORK_QUEUE
 from tasks.run_control import LOST
+from tasks.server import send_events
 
 _FILE = Path(__file__).with_suffix(".yaml")
 _MARK = " (as made: "
@@ -90,16 +91,14 @@ def expect_heartbeats(client: SyncPrefectClient) -> int:
     takes the second alone.
     """
     runs = _runs_in(client, StateType.RUNNING)
-    events = [
-        Event(
-            event="prefect.flow-run.heartbeat",
-            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"},
-            id=cast(UUID, known),
+    name = "prefect.flow-run.heartbeat"
+    send_events(
+        *(
+            Event(event=name, resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"}, id=cast(UUID, known))
+            for run in runs
+            for known in (run.state_id, uuid4())
         )
-        for run in runs
-        for known in (run.state_id, uuid4())
-    ]
-    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
+    )
     return len(runs)
 
 
@@ -112,21 +111,14 @@ def announce_crashes(client: SyncPrefectClient) -> int:
     runs = [
         run for run in _runs_in(client, StateType.CRASHED) if run.work_queue_id and run.work_queue_name != WORK_QUEUE
     ]
-    events = [
-        Event(
-            event="prefect.flow-run.Crashed",
-            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)},
-            related=[
-                {
-                    "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
-                    "prefect.resource.role": "work-queue",
-                    "prefect.resource.name": str(run.work_queue_name),
-                }
-            ],
-        )
-        for run in runs
-    ]
-    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
+    for run in runs:
+        queue = {
+            "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
+            "prefect.resource.role": "work-queue",
+            "prefect.resource.name": str(run.work_queue_name),
+        }
+        resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)}
+        send_events(Event(event="prefect.flow-run.Crashed", resource=resource, related=[RelatedResource(queue)]))
     return len(runs)
 
 
