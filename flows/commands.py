@@ -5,6 +5,8 @@ from collections import Counter
 from pkgutil import resolve_name
 from typing import Any
 
+from pydantic import BaseModel
+
 from flows.console import shown_progress
 from flows.exit_handling import say
 from flows.settings import config_of, retraining_of, settings_of
@@ -22,7 +24,7 @@ from zssmnet.config import (
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
 from zssmnet.storage import Storage, open_storage
-from zssmnet.storage.address import S3, local_path
+from zssmnet.storage.address import local_path
 from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
 from zssmnet.storage.layout import Layout
@@ -31,7 +33,8 @@ from zssmnet.storage.layout import Layout
 def prepare(options: argparse.Namespace) -> None:
     """Prepare an archive."""
     config = settings_of(options).preparation
-    done = _run(options, **_archive(options, ArchiveConfig), output_path=options.output_path, config=config)
+    archive = _fields(options, ArchiveConfig, StrictConfig)
+    done = _run(options, **archive, output_path=options.output_path, config=config)
     say(f"{done.prepared} cases prepared, {done.others}: {done.data_path}")
 
 
@@ -53,8 +56,9 @@ def pretrain(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """All stages."""
-    settings = settings_of(options)
-    done = _run(options, **_archive(options), root=options.output, **dict(settings))
+    settings = dict(settings_of(options))
+    archive = _fields(options, MaskedArchiveConfig, StrictConfig)
+    done = _run(options, **archive, root=options.output, **settings)
     say(*done.lines())
 
 
@@ -62,7 +66,7 @@ def retrain(options: argparse.Namespace) -> None:
     """Retrain where there are enough new cases."""
     settings, cubes, retraining = retraining_of(options)
     config = {"preparation": settings.preparation, "cubes": cubes, **dict(retraining)}
-    done = _run(options, **_archive(options), root=options.output, **config)
+    done = _run(options, **_fields(options, MaskedArchiveConfig), root=options.output, **config)
     say(f"{done.new} new, {done.changed} changed, {done.gone} gone cases: {done.decision}")
 
 
@@ -148,30 +152,24 @@ def clean(options: argparse.Namespace) -> None:
 def probe(options: argparse.Namespace) -> None:
     """Ask whether weights help."""
     config = config_of(ProbeConfig, options)
-    for one in ",".join([*options.weights, options.positive_control or ""]).split(","):
-        if one and not one.startswith(S3) and not local_path(one).exists():  # known before PyTorch is imported
-            raise CheckpointError(f"{one}: no such file; name the .model file that pre-training wrote")
-    inputs = _given(options, "images_path", "zonal_mask_path", "labels_path", "weights", "positive_control")
-    more = _given(options, "patient_pattern")
-    done = _run(options, **inputs, **more, output_path=options.output, config=config)
+    names = "images_path", "zonal_mask_path", "labels_path", "weights", "positive_control", "patient_pattern"
+    done = _run(options, **_given(options, *names), output_path=options.output, config=config)
     say(*done.sentences, f"figures: {done.result}", f"table:   {done.table}", f"picture: {done.picture}")
 
 
 def train_zones(options: argparse.Namespace) -> None:
     """Train networks that make zonal masks."""
     config = config_of(ZonesConfig, options)
-    more = config_of(LabelledConfig, options).model_dump()
-    folders = _given(options, "images_path", "zonal_mask_path")
-    done = _run(options, **folders, root=options.output, **more, config=config)
+    inputs = _given(options, "images_path", "zonal_mask_path") | _fields(options, LabelledConfig)
+    done = _run(options, **inputs, root=options.output, config=config)
     say(done.sentence, f"networks: {done.model}", f"page:     {done.page}")
 
 
 def segment_zones(options: argparse.Namespace) -> None:
     """Make zonal masks."""
     config = config_of(SegmentConfig, options)
-    more = config_of(GivenMasksConfig, options).model_dump()
-    folders = _given(options, "model", "images_path")
-    done = _run(options, **folders, output_path=options.output, **more, config=config)
+    inputs = _given(options, "model", "images_path") | _fields(options, GivenMasksConfig)
+    done = _run(options, **inputs, output_path=options.output, config=config)
     say(f"{done.sentence}: {done.masks_path}", f"page: {done.page}")
 
 
@@ -195,13 +193,9 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def _archive(
-    options: argparse.Namespace, kind: type[ArchiveConfig | MaskedArchiveConfig] = MaskedArchiveConfig
-) -> dict[str, Any]:
-    settings = config_of(kind, options).model_dump()
-    if "strict" in options:
-        settings |= config_of(StrictConfig, options).model_dump()
-    return settings
+def _fields(options: argparse.Namespace, *configs: type[BaseModel]) -> dict[str, Any]:
+    """The values of configurations whose fields are arguments of their own."""
+    return {name: value for one in configs for name, value in config_of(one, options).model_dump().items()}
 
 
 def _run(options: argparse.Namespace, **arguments: Any) -> Any:

@@ -17,19 +17,12 @@ from zssmnet.errors import ConfigError, ZssmnetError, without_credentials
 
 INTERRUPTED, TERMINATED = 130, 143
 EXTRAS = {
-    "prefect": "service",
-    "httpx": "service",
-    "yaml": "service",
-    "supervisor": "service",
-    "prefect_dask": "dask",
-    "dask": "dask",
-    "distributed": "dask",
-    "s3fs": "s3",
-    "fsspec": "s3",
-    "botocore": "s3",
-    "pydicom": "dicom",
+    "service": ("prefect", "httpx", "yaml", "supervisor"),
+    "dask": ("prefect_dask", "dask", "distributed"),
+    "s3": ("s3fs", "fsspec", "botocore"),
+    "dicom": ("pydicom",),
 }
-"""The extra of this package that brings a module."""
+"""The extras of this package, and the modules that they bring."""
 
 
 class Terminated(BaseException):
@@ -75,8 +68,10 @@ def _print(stream: TextIO, *lines: str) -> None:
 
 def _unforeseen(error: Exception) -> str:
     """What to say of an error that is none of ours; its traceback goes to a file that only its owner can read."""
-    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
-        return f"this command needs {error.name}: pip install 'zssmnet[{extra}]'"
+    if isinstance(error, ModuleNotFoundError):
+        for extra, modules in EXTRAS.items():
+            if (error.name or "").partition(".")[0] in modules:
+                return f"this command needs {error.name}: pip install 'zssmnet[{extra}]'"
     import tempfile
     import traceback
 

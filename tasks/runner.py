@@ -4,7 +4,6 @@ import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from prefect import task
@@ -51,10 +50,18 @@ class Parts:
     """What one task does: in an object, since Prefect searches lists for results of other tasks.
 
     Its own ``quote``, which is for that, arrives on a Dask worker as a tuple.
+
+    Attributes:
+        ended: the end of the flow, by an interrupt or an error, which does not end tasks in threads; on another machine
+            there is none.
     """
 
-    def __init__(self, items: Sequence[Any]) -> None:
+    def __init__(self, items: Sequence[Any], ended: threading.Event | None = None) -> None:
         self.items = items
+        self.ended = ended
+
+    def __reduce__(self) -> tuple[type["Parts"], tuple[Sequence[Any]]]:
+        return Parts, (self.items,)
 
 
 def _named_after_parts(parameters: dict[str, Any]) -> str:
@@ -63,11 +70,11 @@ def _named_after_parts(parameters: dict[str, Any]) -> str:
 
 @task(task_run_name=_named_after_parts, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[arg-type]  # a method
 def run_parts(function: Callable[[ItemT], ResultT], parts: Parts) -> list[ResultT]:
-    """Run parts of a stage one after the other; once the flow has ended, by an interrupt or an error, no further one.
+    """Run parts of a stage one after the other; once the flow has ended, no further one.
 
     A task that is done again finds those parts done that it has published.
     """
-    return [function(item) for item in parts.items if not flow_has_ended()]
+    return [function(item) for item in parts.items if not (parts.ended and parts.ended.is_set())]
 
 
 class FlowRunner:
@@ -100,8 +107,9 @@ class FlowRunner:
         ended = threading.Event()
         try:
             for start in range(0, len(tasks), TASKS_AT_ONCE):
-                with progress_shown_on(self.progress), _tasks_end_with(ended):
-                    futures = [named.submit(function, Parts(one)) for one in tasks[start : start + TASKS_AT_ONCE]]
+                with progress_shown_on(self.progress):
+                    some = tasks[start : start + TASKS_AT_ONCE]
+                    futures = [named.submit(function, Parts(one, ended)) for one in some]
                 for future in as_completed(futures):
                     yield from future.result()
         finally:
@@ -119,25 +127,6 @@ class FlowRunner:
         announce(weights, "challenge" if work.challenge else "pretraining")
         publish_models_page(weights)
         return done
-
-
-_ended: ContextVar[threading.Event | None] = ContextVar("end of the flow", default=None)
-
-
-@contextmanager
-def _tasks_end_with(ended: threading.Event) -> Iterator[None]:
-    """Let tasks in threads, which are not ended with the flow that waits for them, know of its end."""
-    token = _ended.set(ended)
-    try:
-        yield
-    finally:
-        _ended.reset(token)
-
-
-def flow_has_ended() -> bool:
-    """Whether the flow of the present task has ended, by an interrupt or an error; on another machine never."""
-    ended = _ended.get()
-    return bool(ended and ended.is_set())
 
 
 @contextmanager
