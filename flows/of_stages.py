@@ -14,7 +14,6 @@ from tasks.announcement import announce
 from tasks.attention import check_disks
 from tasks.folders import check_valid_everywhere, given
 from tasks.hand_off import HERE, HandOff
-from tasks.run_control import CancelledByUser
 from tasks.run_names import named_after
 from tasks.runner import flow_runner, task_runner
 from zssmnet.config import CasesPerTask
@@ -70,7 +69,7 @@ def as_flow(
         try:
             with flow_runner(**options) as runner:
                 done = stage(**arguments, runner=runner)
-        except (CancelledByUser, CancelledRun):  # no failure, and nothing for an automation to start again
+        except CancelledRun:  # no failure, and nothing for an automation to start again
             return cast(SummaryT, Cancelled(message="Cancelled by a user; run it again to continue."))
         if is_scheduled:  # also what an earlier run has published that was killed before this
             announce(open_storage(Layout(arguments["root"]).weights), "challenge")

@@ -12,13 +12,13 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempoten
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.context import get_run_context
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, Pause, TerminationSignal
+from prefect.exceptions import CancelledRun, ObjectNotFound, Pause, TerminationSignal
 from prefect.states import Cancelled, Cancelling, Suspended
 from prefect.utilities.urls import url_for
 from pydantic import BaseModel, Field
 
 from tasks.progress import Page
-from tasks.run_control import LOST, CancelledByUser, ask_now, check_cancelled, check_suspended
+from tasks.run_control import LOST, ask_now, check_cancelled, check_suspended
 from tasks.run_names import run_name
 from tasks.server import reason_of
 from zssmnet.errors import ServiceError
@@ -62,25 +62,25 @@ def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary | State[A
     Raises:
         ServiceError: no such deployment, no worker, or a run that failed, was cancelled or crashed too often.
     """
-    try:
-        return _handed_over(work, hand_off)
-    except CancelledByUser:
-        return Cancelled(message="Cancelled by a user.")  # the task has not failed
-
-
-def _handed_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
-    before = recorded_summary(work)
+    before, crashes = recorded_summary(work), 0
     with get_client(sync_client=True) as client:
-        crashes = 0
         while True:
-            run = _wait(client, _send(client, str(hand_off.deployment), work.model_dump(mode="json")), hand_off)
+            sent = _send(client, str(hand_off.deployment), work.model_dump(mode="json"))
+            try:
+                run = _wait(client, sent, hand_off)
+            except CancelledRun:
+                return Cancelled(message="Cancelled by a user.")  # the task has not failed
             state = _state(run)
             if state.is_completed():
                 return summary_of_training(work, is_new=recorded_summary(work) != before)
             crashes += state.is_crashed()
+            message = " ".join((state.message or "no reason given").split())
+            ended = (
+                f"pre-training run {run.name!r} in work pool {run.work_pool_name!r} ended as {state.name}: {message}"
+            )
             if not state.is_crashed() or crashes > hand_off.resend:
-                raise ServiceError(f"{_described(run)}; run it again to continue from the last checkpoint")
-            log.warning("%s; resubmitted, it continues from its last checkpoint", _described(run))
+                raise ServiceError(f"{ended}; run it again to continue from the last checkpoint")
+            log.warning("%s; resubmitted, it continues from its last checkpoint", ended)
 
 
 def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
@@ -158,7 +158,7 @@ def _pass_on(client: SyncPrefectClient, run: FlowRun) -> None:
     try:
         check_cancelled()
         check_suspended()
-    except CancelledByUser:
+    except CancelledRun:
         client.set_flow_run_state(run.id, Cancelling(message="Its parent run was cancelled."))
         raise
     except Pause as pause:
@@ -216,12 +216,6 @@ class _PoolWatch:
         if description != self._shown:
             self._shown = description
             self._page.publish(f"Pre-training run [{text(self._run.name)}]({url_for(self._run)}) {description}")
-
-
-def _described(run: FlowRun) -> str:
-    state = _state(run)
-    message = " ".join((state.message or "no reason given").split())
-    return f"pre-training run {run.name!r} in work pool {run.work_pool_name!r} ended as {state.name}: {message}"
 
 
 def _state(run: FlowRun) -> State[Any]:

@@ -17,7 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
-from prefect.exceptions import Pause
+from prefect.exceptions import CancelledRun, Pause
 from prefect.states import Running
 
 from tasks.folders import STARTED_BY_WORKER
@@ -31,10 +31,6 @@ LOST = "No heartbeat: the run's machine or process is gone."
 """Message of the state of a run whose heartbeats are missing."""
 SERVER_AWAY_S = 30.0
 """Seconds between two remarks in the log that the server is awaited."""
-
-
-class CancelledByUser(Exception):  # noqa: N818  # no error
-    """The run, or one above it, was cancelled."""
 
 
 class RunControl:
@@ -89,10 +85,10 @@ _control: ContextVar[RunControl | None] = ContextVar("run control", default=None
 
 
 def check_cancelled() -> None:
-    """Raise CancelledByUser if the controlled run, or one above it, is cancelled."""
+    """Raise CancelledRun if the controlled run, or one above it, is cancelled."""
     control = _control.get()
     if control and any(state.is_cancelled() or state.is_cancelling() for state in control.states.values()):
-        raise CancelledByUser
+        raise CancelledRun("the run, or one above it, is cancelled")
 
 
 def check_suspended() -> None:

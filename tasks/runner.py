@@ -10,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.exceptions import CancelledRun
 from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
@@ -18,7 +19,7 @@ from tasks.folders import STARTED_BY_WORKER
 from tasks.hand_off import HERE, HandOff, hand_over
 from tasks.models_page import publish_models_page
 from tasks.progress import RunProgress
-from tasks.run_control import CancelledByUser, controlled, wait_for_server
+from tasks.run_control import controlled, wait_for_server
 from zssmnet.data.archive import shortened
 from zssmnet.runner import core_count, progress_shown_on
 from zssmnet.stages.prepare import CaseToPrepare
@@ -119,7 +120,7 @@ class FlowRunner:
         if self._hand_off.deployment:
             done = hand_over(work, self._hand_off)
             if isinstance(done, State):  # the task's own: it was cancelled
-                raise CancelledByUser
+                raise CancelledRun
             return done
         (done,) = named(function, Parts([work]))
         wait_for_server()
