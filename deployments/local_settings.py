@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from configparser import RawConfigParser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -242,10 +243,8 @@ def _quoted(name: str, value: str) -> str:
 
 def _free_port(port: int) -> int:
     """This port, if nobody listens on it; for 0, any such port. 0 if it is taken."""
-    with socket.socket() as trial:
+    with socket.socket() as trial, suppress(OSError, OverflowError):
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed a moment ago is free
-        try:
-            trial.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            return 0
+        trial.bind(("127.0.0.1", port))
         return int(trial.getsockname()[1])
+    return 0

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,9 @@ def deploy() -> None:
 
 def _deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
     """A deployment, which has the same name as its flow."""
-    try:
+    with suppress(ObjectNotFound):
         return client.read_deployment_by_name(f"{name}/{name}")
-    except ObjectNotFound:
-        return None
+    return None
 
 
 def _make(names: list[str]) -> None:

@@ -180,21 +180,18 @@ class LocalStack:
         return f"{said[-1] if said else 'it printed nothing'} (see {log})"
 
     def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.settings.address}/api/ready", timeout=5):
-                return True
-        except OSError:
-            return False
+        with suppress(OSError), urllib.request.urlopen(f"{self.settings.address}/api/ready", timeout=5):
+            return True
+        return False
 
     def _supervisor(self, method: str, *arguments: Any) -> Any:
         """Answer of this stack's supervisor to a call of its interface; None if it does not run."""
         from supervisor.xmlrpc import SupervisorTransport
 
-        with closing(SupervisorTransport(serverurl=f"unix://{self.folder / 'supervisor.sock'}")) as transport:
-            try:
-                return getattr(ServerProxy("http://localhost", transport).supervisor, method)(*arguments)
-            except OSError:
-                return None
+        address = f"unix://{self.folder / 'supervisor.sock'}"
+        with closing(SupervisorTransport(serverurl=address)) as transport, suppress(OSError):
+            return getattr(ServerProxy("http://localhost", transport).supervisor, method)(*arguments)
+        return None
 
     def _end_left_overs(self) -> None:
         """End what no supervisor knows, such as runs whose worker was killed."""

@@ -74,10 +74,8 @@ def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary | State[A
             if state.is_completed():
                 return summary_of_training(work, is_new=recorded_summary(work) != before)
             crashes += state.is_crashed()
-            message = " ".join((state.message or "no reason given").split())
-            ended = (
-                f"pre-training run {run.name!r} in work pool {run.work_pool_name!r} ended as {state.name}: {message}"
-            )
+            reason = " ".join((state.message or "no reason given").split())
+            ended = f"pre-training run {run.name!r} in work pool {run.work_pool_name!r} ended as {state.name}: {reason}"
             if not state.is_crashed() or crashes > hand_off.resend:
                 raise ServiceError(f"{ended}; run it again to continue from the last checkpoint")
             log.warning("%s; resubmitted, it continues from its last checkpoint", ended)

@@ -17,7 +17,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from typing_extensions import override
 
 from tasks.attention import Signs, check_advancing
-from tasks.run_control import check_cancelled, check_now, check_suspended
+from tasks.run_control import ask_now, check_cancelled, check_suspended
 from tasks.server import server_may_be_away
 from zssmnet.runner import Progress
 
@@ -128,7 +128,9 @@ class RunProgress(Progress):
     @override
     def end(self, stage: str) -> None:
         self.signs = None
-        check_now()
+        ask_now()
+        check_cancelled()
+        check_suspended()
 
     @override
     def show(self, section: str, draw: Callable[[], str]) -> None:

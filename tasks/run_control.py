@@ -100,13 +100,6 @@ def check_suspended() -> None:
         raise Pause(state=state)
 
 
-def check_now() -> None:
-    """Ask the server at once, if it answers, and raise what the other two raise."""
-    ask_now()
-    check_cancelled()
-    check_suspended()
-
-
 def ask_now() -> None:
     """Ask the server for the states at once, if it answers."""
     if control := _control.get():
