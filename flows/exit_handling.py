@@ -29,12 +29,14 @@ class Terminated(BaseException):
     """SIGTERM, as by a shutdown or a container's end."""
 
 
-def run_to_its_end(work: Callable[[], int | None]) -> int:
-    """Run a command, which may have an exit status of its own; its exit status."""
+def run_to_its_end(work: Callable[[], object]) -> int:
+    """Run a command; its exit status, which is what it returns if that is a number."""
     _open_streams()
+    status, line = 0, ""
     try:
         with _signals_raised():
-            status, line = work() or 0, ""
+            returned = work()
+            status = returned if isinstance(returned, int) else 0
     except KeyboardInterrupt:
         status, line = INTERRUPTED, "interrupted; the same command continues where it stopped"
     except Terminated:
