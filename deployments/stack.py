@@ -35,20 +35,15 @@ ENDS_S = 120
 
 
 class LocalStack:
-    """The stack of one folder.
+    """The stack of one folder; nothing is started before `start`.
 
-    Attributes:
-        folder: where all of its state lies: database, results, password, logs.
+    Args:
+        folder: where all of its state lies: database, results, password, logs; is made at the first start.
+        overrides: settings (environment variables) for all services and clients.
+        port: the server's port, if it is free at the first start.
     """
 
     def __init__(self, folder: Path, overrides: Mapping[str, str] | None = None, port: int | None = None) -> None:
-        """Name the folder; nothing is started.
-
-        Args:
-            folder: is made at the first start.
-            overrides: settings (environment variables) for all services and clients.
-            port: the server's port, if it is free at the first start.
-        """
         self.folder = folder.absolute()
         self._overrides = overrides or {}
         self._port = port
