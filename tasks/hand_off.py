@@ -8,7 +8,7 @@ import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.context import get_run_context
 from prefect.deployments import run_deployment
@@ -116,7 +116,7 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
 
 
 def _sent(client: SyncPrefectClient, key: str) -> FlowRun | None:
-    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    wanted = FlowRunFilter(idempotency_key={"any_": [key]})
     return next(iter(client.read_flow_runs(flow_run_filter=wanted)), None)
 
 

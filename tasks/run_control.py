@@ -14,7 +14,7 @@ from contextvars import ContextVar, copy_context
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun, Pause
@@ -56,7 +56,7 @@ class RunControl:
         with server_may_be_away():
             if not self._runs:
                 self._runs = _with_those_above(client, self.run)
-            wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(self._runs)))
+            wanted = FlowRunFilter(id={"any_": list(self._runs)})
             found = client.read_flow_runs(flow_run_filter=wanted)
             self.states = {run.id: run.state for run in found if run.state}
             own = self.states.get(self.run.id)
