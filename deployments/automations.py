@@ -5,17 +5,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import yaml
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterDeploymentId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import Event
 from prefect.events.actions import CallWebhook
@@ -24,6 +19,7 @@ from prefect.events.schemas.automations import AutomationCore
 from deployments.compose import substitute
 from tasks.hand_off import WORK_QUEUE
 from tasks.run_control import LOST
+from tasks.server import send_events
 
 _FILE = Path(__file__).with_suffix(".yaml")
 _MARK = " (as made: "
@@ -90,16 +86,10 @@ def expect_heartbeats(client: SyncPrefectClient) -> int:
     takes the second alone.
     """
     runs = _runs_in(client, StateType.RUNNING)
-    events = [
-        Event(
-            event="prefect.flow-run.heartbeat",
-            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"},
-            id=cast(UUID, known),
-        )
-        for run in runs
-        for known in (run.state_id, uuid4())
-    ]
-    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
+    for run in runs:
+        name, resource = "prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+        known = Event(event=name, resource=resource, id=cast(UUID, run.state_id))
+        send_events(known, Event(event=name, resource=resource))
     return len(runs)
 
 
@@ -112,32 +102,21 @@ def announce_crashes(client: SyncPrefectClient) -> int:
     runs = [
         run for run in _runs_in(client, StateType.CRASHED) if run.work_queue_id and run.work_queue_name != WORK_QUEUE
     ]
-    events = [
-        Event(
-            event="prefect.flow-run.Crashed",
-            resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)},
-            related=[
-                {
-                    "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
-                    "prefect.resource.role": "work-queue",
-                    "prefect.resource.name": str(run.work_queue_name),
-                }
-            ],
-        )
-        for run in runs
-    ]
-    client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
+    for run in runs:
+        queue = {
+            "prefect.resource.id": f"prefect.work-queue.{run.work_queue_id}",
+            "prefect.resource.role": "work-queue",
+            "prefect.resource.name": str(run.work_queue_name),
+        }
+        resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.run-count": str(run.run_count)}
+        send_events(Event(event="prefect.flow-run.Crashed", resource=resource, related=[queue]))
     return len(runs)
 
 
 def _runs_in(client: SyncPrefectClient, state: StateType) -> list[FlowRun]:
     """Runs of deployments in a type of state."""
-    return client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[state])),
-            deployment_id=FlowRunFilterDeploymentId(is_null_=False),
-        )
-    )
+    wanted = FlowRunFilter(state={"type": {"any_": [state]}}, deployment_id={"is_null_": False})
+    return client.read_flow_runs(flow_run_filter=wanted)
 
 
 def _essence(automation: AutomationCore) -> Mapping[str, object]:

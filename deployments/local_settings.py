@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from configparser import RawConfigParser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ _OF_CONTAINERS = ("--no-services", "--with-healthcheck")
 """Words of commands: background services run in the server, and supervisor watches the workers without open ports."""
 _REDIS = ("redis:", "prefect_redis.")
 """What values that lead to Redis begin with."""
-_S3 = ("AWS_", "ZSSMNET_BUCKET", "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK")
-_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _DATABASE = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")
+_PASSWORDS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
+_S3 = ("AWS_DEFAULT_REGION", "ZSSMNET_BUCKET", "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK")
+_DIFFERENT = (*_DATABASE, *_PASSWORDS, "AWS_", *_S3)
+"""What settings begin with that are not those of docker-compose.yml."""
 _TEMPLATE = Path(__file__).with_name("supervisord.conf")
 STATE, DATABASE = "state.json", "prefect.db"
 
@@ -128,7 +131,7 @@ class LocalSettings:
 
     def command(self, name: str) -> list[str]:
         """Program and arguments, those of docker-compose.yml."""
-        variables = self._variables() | self.workers().get(name, {})
+        variables = os.environ | self.workers().get(name, {})
         program, *words = (compose.substitute(word, variables) for word in _service(name)["command"])
         module = [] if program == "python" else ["-P", "-m", program]  # scripts of an environment do not outlive a move
         return [sys.executable, *module, *(word for word in words if word not in _OF_CONTAINERS)]
@@ -169,25 +172,21 @@ class LocalSettings:
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         if not endpoint and not os.environ.get("ZSSMNET_BUCKET"):
             return {"PREFECT_LOCAL_STORAGE_PATH": str(self.folder / "results")}
-        missing = [name for name in _KEYS if not os.environ.get(name)]
-        if endpoint and missing and not os.environ.get("AWS_PROFILE"):
-            raise StackError(f"AWS_ENDPOINT_URL is set to {endpoint}, but {missing[0]} is not: set it, too")
-        known = self._known(SETUP, with_s3=True)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            if endpoint and not os.environ.get(name) and not os.environ.get("AWS_PROFILE"):
+                raise StackError(f"AWS_ENDPOINT_URL is set to {endpoint}, but {name} is not: set it, too")
         named = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-        return {name: known[name] for name in ("AWS_DEFAULT_REGION", *_S3[1:])} | named
+        known = _service(SETUP)["environment"]
+        return {name: compose.substitute(known[name], os.environ) for name in _S3} | named
 
-    def _known(self, name: str, with_s3: bool = False) -> dict[str, str]:
-        """The settings of docker-compose.yml, but for those that lead to Redis, its PostgreSQL and its S3."""
-        without = (*_DATABASE, *(() if with_s3 else _S3))
+    def _known(self, name: str) -> dict[str, str]:
+        """The settings of docker-compose.yml that are the same here."""
         settings = {
-            key: compose.substitute(value, self._variables())
+            key: compose.substitute(value, os.environ)
             for key, value in _service(name)["environment"].items()
-            if value is not None and not key.startswith(without)
+            if value is not None and not key.startswith(_DIFFERENT)
         }
         return {key: value for key, value in settings.items() if not value.startswith(_REDIS)}
-
-    def _variables(self) -> dict[str, str]:
-        return dict.fromkeys(("PREFECT_API_AUTH_STRING", *_KEYS), "not used here") | os.environ
 
     def _configuration(self, umask: int) -> str:
         configuration = RawConfigParser()
@@ -244,10 +243,8 @@ def _quoted(name: str, value: str) -> str:
 
 def _free_port(port: int) -> int:
     """This port, if nobody listens on it; for 0, any such port. 0 if it is taken."""
-    with socket.socket() as trial:
+    with socket.socket() as trial, suppress(OSError, OverflowError):
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed a moment ago is free
-        try:
-            trial.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            return 0
+        trial.bind(("127.0.0.1", port))
         return int(trial.getsockname()[1])
+    return 0

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from typing import Any, cast
 from uuid import UUID, uuid4
 
-import httpx
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events import Event
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
 
-from zssmnet.errors import ServiceError, without_credentials
+from tasks.server import UNANSWERED, reason_of, send_events
+from zssmnet.errors import ServiceError
 
 BLOCK = "zssmnet-notifications"
 NOWHERE = "https://webhook.invalid/"
@@ -23,8 +24,8 @@ ANSWERS_S = 60.0
 def webhook(client: SyncPrefectClient) -> tuple[UUID, bool]:
     """The id of the block that messages call, and whether it is new; one that nobody edited leads nowhere."""
     try:
-        return cast(UUID, cast(Webhook, Webhook.load(BLOCK))._block_document_id), False
-    except ValueError:
+        return client.read_block_document_by_name(BLOCK, "webhook").id, False
+    except ObjectNotFound:
         return cast(UUID, Webhook(method="POST", url=SecretStr(NOWHERE)).save(BLOCK)), True
 
 
@@ -38,13 +39,12 @@ def send_test_message() -> str:
     event = Event(event=TEST, resource={"prefect.resource.id": f"zssmnet.test.{uuid4()}"}, payload=payload)
     try:
         with get_client(sync_client=True) as client:
-            client.request("POST", "/events", json=[event.model_dump(mode="json")])
+            send_events(event)
             deadline = time.monotonic() + ANSWERS_S
             while not (answer := _answer(client, event)) and time.monotonic() < deadline:
                 time.sleep(0.5)
-    except (httpx.HTTPError, RuntimeError) as error:  # Prefect's client raises the last one, too
-        reason = without_credentials(f"{PREFECT_API_URL.value()}: {' '.join(str(error).split())}")
-        raise ServiceError(reason) from error
+    except UNANSWERED as error:
+        raise ServiceError(f"{PREFECT_API_URL.value()}: {reason_of(error)}") from error
     if answer is None:
         raise ServiceError(
             f"the message was not sent within {ANSWERS_S:g} s: run 'zssmnet-deploy', and check that the "

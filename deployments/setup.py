@@ -9,11 +9,11 @@ tags, pools and their limits, blocks, automations that were changed or switched 
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -27,7 +27,8 @@ from prefect.utilities.callables import parameter_schema
 from deployments.automations import announce_crashes, automations, expect_heartbeats, make, messages
 from deployments.messages import BLOCK, webhook
 from flows.exit_handling import run_to_its_end, say
-from zssmnet.errors import ServiceError, ZssmnetError, without_credentials
+from tasks.server import UNANSWERED, reason_of
+from zssmnet.errors import ServiceError, ZssmnetError
 from zssmnet.storage.environment import variable
 from zssmnet.storage.s3 import make_bucket
 
@@ -65,9 +66,8 @@ def _make_everything() -> None:
         make_work_pools()
         deploy()
         make_automations()
-    except (ZssmnetError, httpx.HTTPError, RuntimeError) as error:  # Prefect's client raises the last one, too
-        reason = without_credentials(f"{PREFECT_API_URL.value()}: {' '.join(str(error).split())}")
-        raise ServiceError(reason) from error
+    except (ZssmnetError, *UNANSWERED) as error:
+        raise ServiceError(f"{PREFECT_API_URL.value()}: {reason_of(error)}") from error
 
 
 def make_result_storage() -> None:
@@ -101,33 +101,37 @@ def make_work_pools() -> None:
 
 
 def deploy() -> None:
-    """Create the missing deployments of ``prefect.yaml``, and update the others.
+    """Create the missing deployments of ``prefect.yaml``, and update what belongs to the program in the others.
 
     Raises:
         ServiceError: Prefect's command failed.
     """
-    wanted = _wanted()
+    wanted = {one["name"]: one for one in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
+    named = {parameter: value for parameter, name in PARAMETERS.items() if (value := variable(name))}
     with get_client(sync_client=True) as client:
-        there = {name: found for name in wanted if (found := _deployment(client, name))}
-        if new := [name for name in wanted if name not in there]:
+        new = [name for name in wanted if _deployment(client, name) is None]
+        if new:
             _make(new)
         for name, settings in wanted.items():
-            if name in there:
-                _update(client, there[name], settings)
+            there = client.read_deployment_by_name(f"{name}/{name}")
+            form = run_form(settings["entrypoint"])
+            if name in new:
+                given = {parameter: value for parameter, value in named.items() if parameter in form["properties"]}
+                changes = {"parameters": {**there.parameters, **given}}
+                lines = _of_a_new_one(there, given, form["properties"])
             else:
-                _complete(client, settings)
-
-
-def _wanted() -> dict[str, dict[str, Any]]:
-    return {one["name"]: one for one in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
+                changes = {"entrypoint": settings["entrypoint"], "version": settings["version"]}
+                lines = _of_an_old_one(there, named, settings["version"])
+            changes["parameter_openapi_schema"] = form
+            client.request("PATCH", "/deployments/{id}", path_params={"id": there.id}, json=changes)
+            say(*lines)
 
 
 def _deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
     """A deployment, which has the same name as its flow."""
-    try:
+    with suppress(ObjectNotFound):
         return client.read_deployment_by_name(f"{name}/{name}")
-    except ObjectNotFound:
-        return None
+    return None
 
 
 def _make(names: list[str]) -> None:
@@ -146,24 +150,6 @@ def _make(names: list[str]) -> None:
         raise ServiceError(f"'prefect deploy' failed: {done.stdout[-2000:]}")
 
 
-def _update(client: SyncPrefectClient, there: DeploymentResponse, wanted: Mapping[str, Any]) -> None:
-    """Update what belongs to the program, and report what is left to its users."""
-    changes: dict[str, Any] = {
-        "entrypoint": wanted["entrypoint"],
-        "version": wanted["version"],
-        "parameter_openapi_schema": run_form(wanted["entrypoint"]),
-    }
-    client.request("PATCH", "/deployments/{id}", path_params={"id": there.id}, json=changes)
-    schedules = ", ".join(f"{_shown(one.schedule)} {'on' if one.active else 'off'}" for one in there.schedules)
-    say(
-        f"deployment {there.name} is updated to version {wanted['version']}; left as they are: "
-        f"schedules ({schedules or 'none'}), parameters ({', '.join(there.parameters) or 'none'})"
-    )
-    for name, value in _named_parameters().items():
-        if there.parameters.get(name, value) != value:
-            say(f"deployment {there.name} keeps {name}={there.parameters[name]}, not {value} of {PARAMETERS[name]}")
-
-
 def run_form(entrypoint: str) -> dict[str, Any]:
     """The schema of a flow's parameters, whose sections show their fields in order and by name.
 
@@ -177,31 +163,30 @@ def run_form(entrypoint: str) -> dict[str, Any]:
     return schema
 
 
-def _complete(client: SyncPrefectClient, wanted: Mapping[str, Any]) -> None:
-    """Give a new deployment its run form, and the parameters that the environment names, where it has them."""
-    name = wanted["name"]
-    deployment = client.read_deployment_by_name(f"{name}/{name}")
-    form = run_form(wanted["entrypoint"])
-    taken = form["properties"]
-    given = {parameter: value for parameter, value in _named_parameters().items() if parameter in taken}
-    changes = {"parameter_openapi_schema": form, "parameters": {**deployment.parameters, **given}}
-    client.request("PATCH", "/deployments/{id}", path_params={"id": deployment.id}, json=changes)
+def _of_an_old_one(there: DeploymentResponse, named: Mapping[str, str], version: str) -> Iterator[str]:
+    """What is reported of a deployment that is updated: what is left to its users."""
+    schedules = ", ".join(f"{_shown(one.schedule)} {'on' if one.active else 'off'}" for one in there.schedules)
+    yield (
+        f"deployment {there.name} is updated to version {version}; left as they are: "
+        f"schedules ({schedules or 'none'}), parameters ({', '.join(there.parameters) or 'none'})"
+    )
+    for name, value in named.items():
+        if there.parameters.get(name, value) != value:
+            yield f"deployment {there.name} keeps {name}={there.parameters[name]}, not {value} of {PARAMETERS[name]}"
+
+
+def _of_a_new_one(new: DeploymentResponse, given: Mapping[str, str], taken: Iterable[str]) -> Iterator[str]:
+    """What is reported of a new deployment: the parameters that the environment names, and those that it lacks."""
     described = ", ".join(f"{parameter}={value}" for parameter, value in given.items())
-    say(f"deployment {name} is created" + (f" with {described}" if described else ""))
-    has = {**deployment.parameters, **given}
+    yield f"deployment {new.name} is created" + (f" with {described}" if described else "")
+    has = {**new.parameters, **given}
     optional = {"splits_path", "zones_model", "zonal_mask_path" if has.get("zones_model") else ""}
-    needed = [parameter for parameter in PARAMETERS if parameter in taken and parameter not in optional]
-    if (missing := [one for one in needed if not has.get(one)]) and deployment.schedules:
-        say(
-            f"note: deployment {name} cannot run by schedule or event before it has {', '.join(missing)}: set them in "
-            "its parameters, or "
-            + ", ".join(PARAMETERS[one] for one in missing if one in PARAMETERS)
-            + " before it is created"
+    missing = [one for one in PARAMETERS if one in taken and one not in optional and not has.get(one)]
+    if missing and new.schedules:
+        yield (
+            f"note: deployment {new.name} cannot run by schedule or event before it has {', '.join(missing)}: set them "
+            f"in its parameters, or {', '.join(PARAMETERS[one] for one in missing)} before it is created"
         )
-
-
-def _named_parameters() -> dict[str, str]:
-    return {parameter: value for parameter, name in PARAMETERS.items() if (value := variable(name))}
 
 
 def _shown(schedule: Any) -> str:

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,15 @@ ENDS_S = 120
 
 
 class LocalStack:
-    """The stack of one folder.
+    """The stack of one folder; nothing is started before `start`.
 
-    Attributes:
-        folder: where all of its state lies: database, results, password, logs.
+    Args:
+        folder: where all of its state lies: database, results, password, logs; is made at the first start.
+        overrides: settings (environment variables) for all services and clients.
+        port: the server's port, if it is free at the first start.
     """
 
     def __init__(self, folder: Path, overrides: Mapping[str, str] | None = None, port: int | None = None) -> None:
-        """Name the folder; nothing is started.
-
-        Args:
-            folder: is made at the first start.
-            overrides: settings (environment variables) for all services and clients.
-            port: the server's port, if it is free at the first start.
-        """
         self.folder = folder.absolute()
         self._overrides = overrides or {}
         self._port = port
@@ -69,9 +64,12 @@ class LocalStack:
 
     def processes(self) -> set[int]:
         """All processes of this stack, also runs and what they have started, even if their worker is gone."""
-        wanted = f"{MARK}={self.settings.state.mark}".encode()
-        environs = Path("/proc").glob("[0-9]*/environ")
-        return {int(environ.parent.name) for environ in environs if wanted in _words(environ)} - {os.getpid()}
+        wanted, found = f"{MARK}={self.settings.state.mark}".encode(), set()
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):  # it has ended, or is another user's
+                if wanted in environ.read_bytes().split(b"\0"):
+                    found.add(int(environ.parent.name))
+        return found - {os.getpid()}
 
     def start(self, services: Sequence[str] | None = None) -> bool:
         """Start what does not run, each service when those it needs are ready; whether there was anything to start.
@@ -177,21 +175,18 @@ class LocalStack:
         return f"{said[-1] if said else 'it printed nothing'} (see {log})"
 
     def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.settings.address}/api/ready", timeout=5):
-                return True
-        except OSError:
-            return False
+        with suppress(OSError), urllib.request.urlopen(f"{self.settings.address}/api/ready", timeout=5):
+            return True
+        return False
 
     def _supervisor(self, method: str, *arguments: Any) -> Any:
         """Answer of this stack's supervisor to a call of its interface; None if it does not run."""
         from supervisor.xmlrpc import SupervisorTransport
 
-        with closing(SupervisorTransport(serverurl=f"unix://{self.folder / 'supervisor.sock'}")) as transport:
-            try:
-                return getattr(ServerProxy("http://localhost", transport).supervisor, method)(*arguments)
-            except OSError:
-                return None
+        address = f"unix://{self.folder / 'supervisor.sock'}"
+        with closing(SupervisorTransport(serverurl=address)) as transport, suppress(OSError):
+            return getattr(ServerProxy("http://localhost", transport).supervisor, method)(*arguments)
+        return None
 
     def _end_left_overs(self) -> None:
         """End what no supervisor knows, such as runs whose worker was killed."""
@@ -231,16 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name in ("backup", "restore"):
             command.add_argument("file", metavar="FILE", type=lambda name: Path(name).absolute())
     options = parser.parse_args(arguments)
-    status = 0
-
-    def work() -> None:
-        nonlocal status
-        status = options.run(LocalStack(FOLDER, port=PORT), options)
-
-    return run_to_its_end(work) or status
+    return run_to_its_end(lambda: options.run(LocalStack(FOLDER, port=PORT), options))
 
 
-def _start(stack: LocalStack, options: argparse.Namespace) -> int:
+def _start(stack: LocalStack, options: argparse.Namespace) -> None:
     for note in _notes(stack):
         say(f"note: {note}")
     if not stack.start():
@@ -253,7 +242,6 @@ def _start(stack: LocalStack, options: argparse.Namespace) -> int:
         f"logs:              {stack.folder}/logs",
         "stop it:           zssmnet-service stop",
     )
-    return 0
 
 
 def _notes(stack: LocalStack) -> Iterator[str]:
@@ -265,9 +253,8 @@ def _notes(stack: LocalStack) -> Iterator[str]:
         yield f"{old} is the database of an earlier version and not used: see 'Upgrade' in docs/operations.md"
 
 
-def _stop(stack: LocalStack, options: argparse.Namespace) -> int:
+def _stop(stack: LocalStack, options: argparse.Namespace) -> None:
     say("the service is stopped" if stack.stop() else "the service is not running")
-    return 0
 
 
 def _status(stack: LocalStack, options: argparse.Namespace) -> int:
@@ -279,19 +266,17 @@ def _status(stack: LocalStack, options: argparse.Namespace) -> int:
     return 0 if runs else 1
 
 
-def _back_up(stack: LocalStack, options: argparse.Namespace) -> int:
+def _back_up(stack: LocalStack, options: argparse.Namespace) -> None:
     stack.back_up(options.file)
     say(f"{options.file}: {options.file.stat().st_size:,} bytes; it contains the password; archive and roots are yours")
-    return 0
 
 
-def _restore(stack: LocalStack, options: argparse.Namespace) -> int:
+def _restore(stack: LocalStack, options: argparse.Namespace) -> None:
     stack.restore(options.file)
     say(f"{stack.folder} is restored; put archive and roots where they were, then 'zssmnet-service start'")
-    return 0
 
 
-def _test_message(stack: LocalStack, options: argparse.Namespace) -> int:
+def _test_message(stack: LocalStack, options: argparse.Namespace) -> None:
     if not os.environ.get("PREFECT_API_URL"):
         if not stack.folder.exists():
             raise StackError(f"{stack.folder}: there is no service, and PREFECT_API_URL names no server")
@@ -299,7 +284,6 @@ def _test_message(stack: LocalStack, options: argparse.Namespace) -> int:
     from deployments.messages import send_test_message  # Prefect reads the environment when it is imported
 
     say(send_test_message())
-    return 0
 
 
 _COMMANDS = {
@@ -329,27 +313,15 @@ def _end(processes: Callable[[], set[int]], signal_: signal.Signals, timeout_s: 
     def gone() -> bool:
         there = processes()
         for process in there - signalled:
-            try:
-                if _parent(process) not in there:
+            with suppress(OSError):  # it has ended
+                # the name of the program stands in brackets and may contain anything, brackets and blanks included
+                parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) not in there:
                     os.kill(process, signal_)
                     signalled.add(process)
-            except OSError:  # it has ended
-                continue
         return not there
 
     return _wait_for(gone, timeout_s)
-
-
-def _parent(process: int) -> int:
-    # the name of the program stands in brackets and may contain anything, brackets and blanks included
-    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _words(place: Path) -> list[bytes]:
-    try:
-        return place.read_bytes().split(b"\0")
-    except OSError:  # it has ended, or is another user's
-        return []
 
 
 if __name__ == "__main__":

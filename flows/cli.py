@@ -12,14 +12,11 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from flows.exit_handling import run_to_its_end
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 EPILOG = """\
 Working root: all files of 'run' and 'demo' lie below ROOT/SSL: data (prepared cases), generated_cubes,
@@ -30,6 +27,9 @@ example:
 """
 _ROOT = {"output": ("ROOT", "working root; everything is below ROOT/SSL")}
 _MODEL = ("F", "local .model or .pth file, or a package's folder")
+_IMAGES = {"images_path": ("D", "folder or s3://bucket/prefix of the images")}
+_MASKS = {"zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz")}
+_ALL_STAGES = ("pipeline:run_pipeline", "ssl_pretraining")
 _ARCHIVE = "--images_path archive/images --zonal_mask_path archive/masks"
 
 
@@ -40,9 +40,9 @@ class Command(NamedTuple):
         help: what it does, in one phrase.
         example: its flags in an example.
         addresses: flags that must be given, with metavar and help; several spellings are divided by a bar.
-        settings: configurations of ``zssmnet.config`` whose fields are flags; if any is of `Settings`, there is
-            ``--config`` as well.
-        is_stage: whether it runs as a flow on a Prefect server as well.
+        settings: configurations of ``zssmnet.config`` whose fields are flags.
+        stage: where its stage is as a plain function, in ``zssmnet.stages``, and as a flow, in ``flows.of_stages``;
+            both take the same arguments.
         trains: whether torchrun may start it as several processes.
     """
 
@@ -50,7 +50,7 @@ class Command(NamedTuple):
     example: str
     addresses: dict[str, tuple[str, str]]
     settings: tuple[str, ...] = ()
-    is_stage: bool = False
+    stage: tuple[str, str] | None = None
     trains: bool = False
 
 
@@ -71,7 +71,7 @@ COMMANDS = {
         f"{_ARCHIVE} --output_path root/SSL/data",
         {"output_path|output": ("D", "folder for the prepared cases (ROOT/SSL/data)")},
         ("ArchiveConfig", "StrictConfig"),
-        is_stage=True,
+        stage=("prepare:prepare_archive", "prepare_data"),
     ),
     "cubes": Command(
         "cut random cubes from the prepared cases",
@@ -81,7 +81,7 @@ COMMANDS = {
             "save": ("D", "folder for the cubes (ROOT/SSL/generated_cubes)"),
         },
         ("CubesConfig",),
-        is_stage=True,
+        stage=("cubes:generate_cubes", "generate_cubes"),
     ),
     "pretrain": Command(
         "train MNet to restore corrupted cubes",
@@ -91,7 +91,7 @@ COMMANDS = {
             "output": ("D", "folder for the weights (ROOT/SSL/pretrained_weights)"),
         },
         ("PretrainConfig",),
-        is_stage=True,
+        stage=("pretrain:pretrain", "pretrain"),
         trains=True,
     ),
     "run": Command(
@@ -99,7 +99,7 @@ COMMANDS = {
         f"{_ARCHIVE} --output root",
         _ROOT,
         ("MaskedArchiveConfig", "StrictConfig", "CubesConfig", "PretrainConfig"),
-        is_stage=True,
+        stage=_ALL_STAGES,
         trains=True,
     ),
     "retrain": Command(
@@ -107,30 +107,30 @@ COMMANDS = {
         f"{_ARCHIVE} --output root --min_new_cases 10",
         _ROOT,
         ("MaskedArchiveConfig", "RetrainingConfig"),
-        is_stage=True,
+        stage=("retrain:retrain", "retrain_on_new_data"),
         trains=True,
     ),
     "train-zones": Command(
         "train networks that make zonal masks, on the cases that have one",
         f"{_ARCHIVE} --output root",
         {
-            "images_path": ("D", "folder or s3://bucket/prefix of the images"),
+            **_IMAGES,
             "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks of some or all cases, CASE.nii.gz"),
             "output": ("ROOT", "working root; the networks go to ROOT/SSL/zones_model"),
         },
         ("ZonesConfig", "LabelledConfig"),
-        is_stage=True,
+        stage=("train_zones:train_zones", "train_zones"),
     ),
     "segment-zones": Command(
         "make zonal masks for the cases of an archive that have none",
         "--model root --images_path archive/images --output masks",
         {
             "model": ("F", "root of 'train-zones', or its zones.model"),
-            "images_path": ("D", "folder or s3://bucket/prefix of the images"),
+            **_IMAGES,
             "output": ("D", "folder for the masks; those that need a look go to doubtful/ in it"),
         },
         ("SegmentConfig", "GivenMasksConfig"),
-        is_stage=True,
+        stage=("segment_zones:segment_zones", "segment_zones"),
     ),
     "import-dicom": Command(
         "convert a tree of DICOM files into a de-identified archive in PI-CAI's layout",
@@ -163,8 +163,8 @@ COMMANDS = {
         "write a raw data set for nnU-Net v2 with the six channels of pre-training and csPCa labels",
         f"{_ARCHIVE} --lesion_path archive/cspca --output nnUNet_raw --dataset 501",
         {
-            "images_path": ("D", "folder or s3://bucket/prefix of the images"),
-            "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
+            **_IMAGES,
+            **_MASKS,
             "output": ("D", "nnU-Net's folder of raw data sets (nnUNet_raw)"),
         },
         ("NnunetDatasetConfig",),
@@ -194,19 +194,19 @@ COMMANDS = {
         "measure whether weights help: fine-tune from them and from scratch on a few labelled cases, and compare",
         f"{_ARCHIVE} --labels_path archive/cspca --weights a.model b.model --output probe",
         {
-            "images_path": ("D", "folder or s3://bucket/prefix of the images"),
-            "zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz"),
+            **_IMAGES,
+            **_MASKS,
             "output": ("D", "folder for probe.json, table and picture; an interrupted probe continues there"),
         },
         ("ProbeConfig",),
-        is_stage=True,
+        stage=("probe:probe_weights", "probe"),
     ),
     "demo": Command(
         "run all stages on synthetic examinations, with a small MNet, on the CPU",
         "--output demo --cases 12",
         {},
         ("DemoConfig",),
-        is_stage=True,
+        stage=_ALL_STAGES,
         trains=True,
     ),
 }
@@ -224,10 +224,16 @@ def _run(arguments: Sequence[str] | None) -> None:
     # Python searches for garbage when it ends, and frees what PyTorch, ITK and matplotlib own in any order, though the
     # system takes it all back: it costs half a second, and once ended a command with a signal after its work was done.
     atexit.register(gc.freeze)
-    from flows import commands
+    from flows import commands, local_commands
 
-    run: Callable[[argparse.Namespace], None] = getattr(commands, options.command.replace("-", "_"))
-    with commands.torchrun_part() if COMMANDS[options.command].trains else nullcontext(False) as is_done:
+    name = options.command.replace("-", "_")
+    run: Callable[[argparse.Namespace], None] = getattr(commands if hasattr(commands, name) else local_commands, name)
+    part: AbstractContextManager[bool] = nullcontext(False)
+    if COMMANDS[options.command].trains and os.environ.get("TORCHELASTIC_RUN_ID"):  # only then PyTorch is needed here
+        from zssmnet.training.processes import torchrun_command
+
+        part = torchrun_command()
+    with part as is_done:
         if not is_done:
             run(options)
 
@@ -268,81 +274,46 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example:\n  zssmnet {name} {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        one.set_defaults(command=name)
+        one.set_defaults(command=name, stage=command.stage)
         one.add_flags = partial(_add_flags, name=name, command=command)
     return parser
 
 
 def _add_flags(parser: argparse.ArgumentParser, name: str, command: Command) -> None:
-    from flows.settings import Settings, add_flags, address, addresses, flags_of, spellings
+    from flows.settings import add_flags, address, addresses, spellings
     from zssmnet import config
 
-    parser.add_argument("-v", "--verbose", action="store_true", help="log lines instead of progress bars")
-    if command.is_stage:
-        parser.add_argument(
-            "--prefect",
-            action="store_true",
-            help="run as a Prefect flow, on a temporary server (default: only where PREFECT_API_URL names a server)",
-        )
+    add = parser.add_argument
+    add("-v", "--verbose", action="store_true", help="log lines instead of progress bars")
+    if command.stage:
+        server = "on a temporary server (default: only where PREFECT_API_URL names a server)"
+        add("--prefect", action="store_true", help=f"run as a Prefect flow, {server}")
     for flag, (metavar, help) in command.addresses.items():
         names = [spelling for one in flag.split("|") for spelling in spellings(one)]
-        parser.add_argument(
-            *names, metavar=metavar, type=address, required=True, dest=flag.partition("|")[0], help=help
-        )
-    settings: list[type[BaseModel]] = [getattr(config, one) for one in command.settings]
-    add_flags(parser, (setting for one in settings for setting in flags_of(one)))
-    parts = {field.annotation for field in Settings.model_fields.values()} | {
-        config.ArchiveConfig,
-        config.MaskedArchiveConfig,
-    }
-    if parts.intersection(settings):
-        parser.add_argument(
-            "--config", metavar="F", type=address, help="TOML file of all settings; flags take precedence"
-        )
+        add(*names, metavar=metavar, type=address, required=True, dest=flag.partition("|")[0], help=help)
+    add_flags(parser, [getattr(config, one) for one in command.settings])
+    if name in ("prepare", "cubes", "pretrain", "run", "retrain"):
+        add("--config", metavar="F", type=address, help="TOML file of all settings; flags take precedence")
     if name == "cubes":
-        parser.add_argument(
-            "--fold", metavar="K", type=int, choices=range(6), help="only subset K, 0 to 5 (default: all six)"
-        )
+        add("--fold", metavar="K", type=int, choices=range(6), help="only subset K, 0 to 5 (default: all six)")
     elif name == "rollback":
-        parser.add_argument(
-            "--to",
-            metavar="ID",
-            help="version, as 'versions' lists them (default: the one that the stable model replaced)",
-        )
-        parser.add_argument("--comment", metavar="TEXT", default="", help="why; kept with the record of the rollback")
+        default = "the one that the stable model replaced"
+        add("--to", metavar="ID", help=f"version, as 'versions' lists them (default: {default})")
+        add("--comment", metavar="TEXT", default="", help="why; kept with the record of the rollback")
     elif name == "clean":
-        parser.add_argument(
-            "--unpublished", action="store_true", help="also checkpoints of trainings without a published model"
-        )
-        parser.add_argument("--yes", action="store_true", help="remove them (default: only list them)")
+        add("--unpublished", action="store_true", help="also checkpoints of trainings without a published model")
+        add("--yes", action="store_true", help="remove them (default: only list them)")
     elif name == "probe":
-        parser.add_argument(
-            *spellings("labels_path"), metavar="D", type=address, help="folder of lesions, CASE.nii.gz on T2W's grid"
-        )
-        parser.add_argument(
-            "--weights",
-            metavar="F[,F...]",
-            type=addresses,
-            nargs="+",
-            required=True,
-            help="weight files, local or in S3, or packages; comma-separated trainings of one recipe form one arm",
-        )
-        parser.add_argument(
-            *spellings("positive_control"),
-            metavar="F[,F...]",
-            type=addresses,
-            help="weights trained with labels of other cases, one training a seed: without them no verdict counts",
-        )
-        parser.add_argument(
-            *spellings("patient_pattern"),
-            metavar="RE",
-            default=config.PICAI_PATIENT,
-            help="regular expression whose group 'patient' names a case's patient",
-        )
+        lesions = "folder of lesions, CASE.nii.gz on T2W's grid"
+        add(*spellings("labels_path"), metavar="D", type=address, help=lesions)
+        weights = "weight files, local or in S3, or packages; comma-separated trainings of one recipe form one arm"
+        add("--weights", metavar="F[,F...]", type=addresses, nargs="+", required=True, help=weights)
+        control = "weights trained with labels of other cases, one training a seed: without them no verdict counts"
+        add(*spellings("positive_control"), metavar="F[,F...]", type=addresses, help=control)
+        pattern = "regular expression whose group 'patient' names a case's patient"
+        add(*spellings("patient_pattern"), metavar="RE", default=config.PICAI_PATIENT, help=pattern)
     elif name == "demo":
-        parser.add_argument(
-            "--output", metavar="ROOT", type=address, default="demo", help="working root (default: %(default)s)"
-        )
+        add("--output", metavar="ROOT", type=address, default="demo", help="working root (default: %(default)s)")
 
 
 if __name__ == "__main__":

@@ -2,20 +2,13 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
+from pydantic import BaseModel
+
 from flows.console import shown_progress
 from flows.exit_handling import say
-from flows.local_commands import check_masks as check_masks
-from flows.local_commands import evaluate as evaluate
-from flows.local_commands import export as export
-from flows.local_commands import import_dicom as import_dicom
-from flows.local_commands import nnunet_dataset as nnunet_dataset
-from flows.local_commands import package as package
-from flows.local_commands import upload as upload
 from flows.settings import config_of, retraining_of, settings_of
 from zssmnet.config import (
     ArchiveConfig,
@@ -31,49 +24,17 @@ from zssmnet.config import (
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
 from zssmnet.storage import Storage, open_storage
-from zssmnet.storage.address import S3, local_path
+from zssmnet.storage.address import local_path
 from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
 from zssmnet.storage.layout import Layout
 
-STAGES = {
-    "prepare": ("zssmnet.stages.prepare:prepare_archive", "flows.of_stages:prepare_data"),
-    "cubes": ("zssmnet.stages.cubes:generate_cubes", "flows.of_stages:generate_cubes"),
-    "pretrain": ("zssmnet.stages.pretrain:pretrain", "flows.of_stages:pretrain"),
-    "run": ("zssmnet.stages.pipeline:run_pipeline", "flows.of_stages:ssl_pretraining"),
-    "retrain": ("zssmnet.stages.retrain:retrain", "flows.of_stages:retrain_on_new_data"),
-    "probe": ("zssmnet.stages.probe:probe_weights", "flows.of_stages:probe"),
-    "train-zones": ("zssmnet.stages.train_zones:train_zones", "flows.of_stages:train_zones"),
-    "segment-zones": ("zssmnet.stages.segment_zones:segment_zones", "flows.of_stages:segment_zones"),
-}
-"""Where each stage is as a plain function and as a flow; imported when it runs. Both take the same arguments."""
-
-
-@contextmanager
-def torchrun_part() -> Iterator[bool]:
-    """Of the processes that torchrun has started, rank 0 runs the command, the others only train along.
-
-    Yields whether this process was such a worker, for which nothing is left to do; see `torchrun_command`.
-    """
-    if not variable("TORCHELASTIC_RUN_ID"):
-        yield False  # and PyTorch need not be imported for that
-        return
-    from zssmnet.training.processes import torchrun_command
-
-    with torchrun_command() as is_done:
-        yield is_done
-
 
 def prepare(options: argparse.Namespace) -> None:
     """Prepare an archive."""
-    settings = settings_of(options)
-    done = _run(
-        options,
-        "prepare",
-        **_archive(options, ArchiveConfig),
-        output_path=options.output_path,
-        config=settings.preparation,
-    )
+    config = settings_of(options).preparation
+    archive = _fields(options, ArchiveConfig, StrictConfig)
+    done = _run(options, **archive, output_path=options.output_path, config=config)
     say(f"{done.prepared} cases prepared, {done.others}: {done.data_path}")
 
 
@@ -81,37 +42,31 @@ def cubes(options: argparse.Namespace) -> None:
     """Cut cubes."""
     subsets = None if options.fold is None else [options.fold]
     folders = {"data_path": options.data, "output_path": options.save}
-    done = _run(options, "cubes", **folders, subsets=subsets, config=settings_of(options).cubes)
+    done = _run(options, **folders, subsets=subsets, config=settings_of(options).cubes)
     say(f"{done.cubes} cubes in {len(done.subsets)} subsets: {done.cubes_path}")
 
 
 def pretrain(options: argparse.Namespace) -> None:
     """Pre-train."""
     folders = {"cubes_path": options.data, "output_path": options.output}
-    done = _run(options, "pretrain", **folders, config=settings_of(options).pretraining)
+    done = _run(options, **folders, config=settings_of(options).pretraining)
     best = f"best epoch {done.best_epoch} of {len(done.history)}, validation loss {done.best_validation_loss:.5f}"
     say(f"{best}: {done.model}")
 
 
 def run(options: argparse.Namespace) -> None:
     """All stages."""
-    settings = settings_of(options)
-    done = _run(options, "run", **_archive(options), root=options.output, **dict(settings))
+    settings = dict(settings_of(options))
+    archive = _fields(options, MaskedArchiveConfig, StrictConfig)
+    done = _run(options, **archive, root=options.output, **settings)
     say(*done.lines())
 
 
 def retrain(options: argparse.Namespace) -> None:
     """Retrain where there are enough new cases."""
     settings, cubes, retraining = retraining_of(options)
-    done = _run(
-        options,
-        "retrain",
-        **_archive(options),
-        root=options.output,
-        preparation=settings.preparation,
-        cubes=cubes,
-        **dict(retraining),
-    )
+    config = {"preparation": settings.preparation, "cubes": cubes, **dict(retraining)}
+    done = _run(options, **_fields(options, MaskedArchiveConfig), root=options.output, **config)
     say(f"{done.new} new, {done.changed} changed, {done.gone} gone cases: {done.decision}")
 
 
@@ -197,39 +152,24 @@ def clean(options: argparse.Namespace) -> None:
 def probe(options: argparse.Namespace) -> None:
     """Ask whether weights help."""
     config = config_of(ProbeConfig, options)
-    for one in ",".join([*options.weights, options.positive_control or ""]).split(","):
-        if one and not one.startswith(S3) and not local_path(one).exists():  # known before PyTorch is imported
-            raise CheckpointError(f"{one}: no such file; name the .model file that pre-training wrote")
-    done = _run(
-        options,
-        "probe",
-        images_path=options.images_path,
-        zonal_mask_path=options.zonal_mask_path,
-        weights=options.weights,
-        output_path=options.output,
-        labels_path=options.labels_path,
-        positive_control=options.positive_control,
-        patient_pattern=options.patient_pattern,
-        config=config,
-    )
+    names = "images_path", "zonal_mask_path", "labels_path", "weights", "positive_control", "patient_pattern"
+    done = _run(options, **_given(options, *names), output_path=options.output, config=config)
     say(*done.sentences, f"figures: {done.result}", f"table:   {done.table}", f"picture: {done.picture}")
 
 
 def train_zones(options: argparse.Namespace) -> None:
     """Train networks that make zonal masks."""
     config = config_of(ZonesConfig, options)
-    more = config_of(LabelledConfig, options).model_dump()
-    folders = {"images_path": options.images_path, "zonal_mask_path": options.zonal_mask_path, "root": options.output}
-    done = _run(options, "train-zones", **folders, **more, config=config)
+    inputs = _given(options, "images_path", "zonal_mask_path") | _fields(options, LabelledConfig)
+    done = _run(options, **inputs, root=options.output, config=config)
     say(done.sentence, f"networks: {done.model}", f"page:     {done.page}")
 
 
 def segment_zones(options: argparse.Namespace) -> None:
     """Make zonal masks."""
     config = config_of(SegmentConfig, options)
-    more = config_of(GivenMasksConfig, options).model_dump()
-    folders = {"model": options.model, "images_path": options.images_path, "output_path": options.output}
-    done = _run(options, "segment-zones", **folders, **more, config=config)
+    inputs = _given(options, "model", "images_path") | _fields(options, GivenMasksConfig)
+    done = _run(options, **inputs, output_path=options.output, config=config)
     say(f"{done.sentence}: {done.masks_path}", f"page: {done.page}")
 
 
@@ -240,7 +180,7 @@ def demo(options: argparse.Namespace) -> None:
 
     wanted = config_of(DemoConfig, options)
     cases, root = evenly_split_cases(wanted.cases), local_path(options.output)
-    done = _run(options, "run", **demo_run(root, cases, wanted.epochs, wanted.seed))
+    done = _run(options, **demo_run(root, cases, wanted.epochs, wanted.seed))
     say(f"{len(cases)} synthetic examinations, made in {root / 'archive'}, through all stages:")
     say(*done.lines())
 
@@ -249,25 +189,25 @@ def _weights(options: argparse.Namespace) -> Storage:
     return open_storage(Layout(options.output).weights)
 
 
-def _archive(
-    options: argparse.Namespace, kind: type[ArchiveConfig | MaskedArchiveConfig] = MaskedArchiveConfig
-) -> dict[str, Any]:
-    settings = config_of(kind, options).model_dump()
-    if "strict" in options:
-        settings |= config_of(StrictConfig, options).model_dump()
-    return settings
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names}
 
 
-def _run(options: argparse.Namespace, stage: str, **arguments: Any) -> Any:
+def _fields(options: argparse.Namespace, *configs: type[BaseModel]) -> dict[str, Any]:
+    """The values of configurations whose fields are arguments of their own."""
+    return {name: value for one in configs for name, value in config_of(one, options).model_dump().items()}
+
+
+def _run(options: argparse.Namespace, **arguments: Any) -> Any:
     """Run a stage with progress bars or log lines, or as a flow where a Prefect server is named or asked for."""
-    plain, flow = STAGES[stage]
+    plain, flow = options.stage
     if _as_flow(options):
         from flows.on_server import run_flow
 
-        return run_flow(resolve_name(flow), arguments)
+        return run_flow(resolve_name(f"flows.of_stages:{flow}"), arguments)
     arguments.pop("cases_per_task", None)
     with shown_progress(options.verbose) as progress:
-        return resolve_name(plain)(**arguments, runner=PlainRunner(progress))
+        return resolve_name(f"zssmnet.stages.{plain}")(**arguments, runner=PlainRunner(progress))
 
 
 def _as_flow(options: argparse.Namespace) -> bool:

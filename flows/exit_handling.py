@@ -17,74 +17,63 @@ from zssmnet.errors import ConfigError, ZssmnetError, without_credentials
 
 INTERRUPTED, TERMINATED = 130, 143
 EXTRAS = {
-    "prefect": "service",
-    "httpx": "service",
-    "yaml": "service",
-    "supervisor": "service",
-    "prefect_dask": "dask",
-    "dask": "dask",
-    "distributed": "dask",
-    "s3fs": "s3",
-    "fsspec": "s3",
-    "botocore": "s3",
-    "pydicom": "dicom",
+    "service": ("prefect", "httpx", "yaml", "supervisor"),
+    "dask": ("prefect_dask", "dask", "distributed"),
+    "s3": ("s3fs", "fsspec", "botocore"),
+    "dicom": ("pydicom",),
 }
-"""The extra of this package that brings a module."""
+"""The extras of this package, and the modules that they bring."""
 
 
 class Terminated(BaseException):
     """SIGTERM, as by a shutdown or a container's end."""
 
 
-def run_to_its_end(work: Callable[[], None]) -> int:
-    """Run a command; its exit status."""
+def run_to_its_end(work: Callable[[], object]) -> int:
+    """Run a command; its exit status, which is what it returns if that is a number."""
     _open_streams()
+    status, line = 0, ""
     try:
         with _signals_raised():
-            work()
-        return _flushed(0)
+            returned = work()
+            status = returned if isinstance(returned, int) else 0
     except KeyboardInterrupt:
-        return _failed("interrupted; the same command continues where it stopped", INTERRUPTED)
+        status, line = INTERRUPTED, "interrupted; the same command continues where it stopped"
     except Terminated:
-        return _failed("terminated; the same command continues where it stopped", TERMINATED)
+        status, line = TERMINATED, "terminated; the same command continues where it stopped"
     except ZssmnetError as error:
-        return _failed(f"error: {error}", 2 if isinstance(error, ConfigError) else 1)
-    except ModuleNotFoundError as error:
-        if extra := EXTRAS.get((error.name or "").partition(".")[0]):
-            return _failed(f"error: this command needs {error.name}: pip install 'zssmnet[{extra}]'", 1)
-        return _failed(_unexpected(error), 1)
+        status, line = 2 if isinstance(error, ConfigError) else 1, f"error: {error}"
     except Exception as error:
-        return _failed(_unexpected(error), 1)
+        status, line = 1, f"error: {_unforeseen(error)}"
+    if line:
+        from zssmnet.storage.keys import printable
+
+        _print(sys.stderr, f"zssmnet: {printable(line)}\n")
+    _print(sys.stdout)
+    return status
 
 
 def say(*lines: str) -> None:
     """Print lines of a result. Where they cannot be printed, they are lost, but the work is done all the same."""
+    _print(sys.stdout, *(f"{line}\n" for line in lines))
+
+
+def _print(stream: TextIO, *lines: str) -> None:
+    """Print lines, and what the stream still has; one that nobody reads any more falls silent."""
     try:
-        print(*lines, sep="\n", flush=True)
+        print(*lines, sep="", end="", file=stream, flush=True)
     except OSError:
-        _fall_silent(sys.stdout)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
-def _failed(line: str, status: int) -> int:
-    from zssmnet.storage.keys import printable
-
-    try:
-        print(f"zssmnet: {printable(line)}", file=sys.stderr, flush=True)
-    except OSError:
-        _fall_silent(sys.stderr)
-    return _flushed(status)
-
-
-def _flushed(status: int) -> int:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _fall_silent(sys.stdout)
-    return status
-
-
-def _unexpected(error: Exception) -> str:
-    """The line of an unexpected error; its traceback goes to a file that only its owner can read."""
+def _unforeseen(error: Exception) -> str:
+    """What to say of an error that is none of ours; its traceback goes to a file that only its owner can read."""
+    if isinstance(error, ModuleNotFoundError):
+        for extra, modules in EXTRAS.items():
+            if (error.name or "").partition(".")[0] in modules:
+                return f"this command needs {error.name}: pip install 'zssmnet[{extra}]'"
     import tempfile
     import traceback
 
@@ -95,8 +84,8 @@ def _unexpected(error: Exception) -> str:
         ) as file:
             file.write(without_credentials("".join(traceback.format_exception(error))))
     except OSError as full:
-        return f"error: unexpected {reason} (its traceback could not be written: {full.strerror})"
-    return f"error: unexpected {reason}; its traceback is in {file.name}, please report it"
+        return f"unexpected {reason} (its traceback could not be written: {full.strerror})"
+    return f"unexpected {reason}; its traceback is in {file.name}, please report it"
 
 
 def _open_streams() -> None:
@@ -110,12 +99,6 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _fall_silent(stream: TextIO) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
 
 
 @contextmanager

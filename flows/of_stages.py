@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, TypeVar, cast, get_args
 
 from prefect import Flow, flow
-from prefect.exceptions import MissingResult
+from prefect.exceptions import CancelledRun, MissingResult
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 from pydantic import Field
 
 from tasks.announcement import announce
 from tasks.attention import check_disks
 from tasks.folders import check_valid_everywhere, given
 from tasks.hand_off import HERE, HandOff
-from tasks.run_control import ends_cancelled
 from tasks.run_names import named_after
 from tasks.runner import flow_runner, task_runner
 from zssmnet.config import CasesPerTask
@@ -42,7 +41,6 @@ def as_flow(
     root: str,
     more: dict[str, tuple[Any, Any]] | None = None,
     is_scheduled: bool = False,
-    after: Callable[[dict[str, Any]], object] = lambda arguments: None,
 ) -> Flow[..., SummaryT]:
     """A flow that runs a stage.
 
@@ -50,26 +48,31 @@ def as_flow(
         root: the parameter after whose last folder runs are named.
         more: annotation and default of the flow's own parameters, those of `flow_runner`.
         is_scheduled: whether schedules and events start it, for which no parameter may be required.
-        after: called when the stage is done.
     """
     own = more or {}
-    parameters = list(_parameters(stage, own, is_scheduled))
-    signature = inspect.Signature(parameters)
+    taken = [one for one in inspect.signature(stage, eval_str=True).parameters.values() if one.name != "runner"]
+    needed = [one.name for one in taken if is_scheduled and one.default is one.empty and one.annotation == Address]
+    added = [
+        inspect.Parameter(option, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
+        for option, (annotation, default) in own.items()
+    ]
+    signature = inspect.Signature([*(_parameter(one, is_scheduled) for one in taken), *added])
 
     def run(*values: Any, **named: Any) -> SummaryT:
         bound = signature.bind(*values, **named)
         bound.apply_defaults()
         arguments = bound.arguments
-        if is_scheduled:
-            kept = inspect.signature(stage, eval_str=True).parameters.values()
-            required = [one.name for one in kept if one.default is one.empty and one.annotation == Address]
-            given(**{one: arguments[one] for one in required})
+        given(**{name: arguments[name] for name in needed})
         options = {option: arguments.pop(option) for option in own}
         check_valid_everywhere(*_addresses(arguments), elsewhere=bool(options.get("hand_off", HERE).deployment))
         check_disks(arguments[root])
-        with flow_runner(**options) as runner:
-            done = stage(**arguments, runner=runner)
-        after(arguments)
+        try:
+            with flow_runner(**options) as runner:
+                done = stage(**arguments, runner=runner)
+        except CancelledRun:  # no failure, and nothing for an automation to start again
+            return cast(SummaryT, Cancelled(message="Cancelled by a user; run it again to continue."))
+        if is_scheduled:  # also what an earlier run has published that was killed before this
+            announce(open_storage(Layout(arguments["root"]).weights), "challenge")
         _ended[str(flow_run.flow_name)] = done
         state, message = done.outcome
         return cast(SummaryT, Completed(name=state, message=message, data=done))
@@ -79,23 +82,16 @@ def as_flow(
     helps = "".join(f"    {option}: {get_args(annotation)[1].description}\n" for option, (annotation, _) in own.items())
     run.__doc__ = (inspect.getdoc(stage) or "").replace("Args:\n", f"Args:\n{helps}", 1)
     make = flow(name=name, flow_run_name=named_after(root), task_runner=task_runner())
-    return cast("Flow[..., SummaryT]", make(ends_cancelled(run)))
+    return cast("Flow[..., SummaryT]", make(run))
 
 
-def _parameters(
-    stage: Callable[..., object], own: dict[str, tuple[Any, Any]], is_scheduled: bool
-) -> Iterator[inspect.Parameter]:
-    """The parameters of a stage but its runner, and those of the flow; an address is a text in the run form."""
-    for one in inspect.signature(stage, eval_str=True).parameters.values():
-        if one.name == "runner":
-            continue
-        annotation, default = one.annotation, one.default
-        if is_scheduled and default is one.empty:
-            annotation, default = Address | None, None
-        texts = {Address: str, Address | None: str | None}
-        yield one.replace(kind=one.POSITIONAL_OR_KEYWORD, annotation=texts.get(annotation, annotation), default=default)
-    for name, (annotation, default) in own.items():
-        yield inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
+def _parameter(one: inspect.Parameter, is_scheduled: bool) -> inspect.Parameter:
+    """A parameter of a stage as one of its flow's; an address is a text in the run form."""
+    annotation, default = one.annotation, one.default
+    if is_scheduled and default is one.empty:
+        annotation, default = Address | None, None
+    texts = {Address: str, Address | None: str | None}
+    return one.replace(kind=one.POSITIONAL_OR_KEYWORD, annotation=texts.get(annotation, annotation), default=default)
 
 
 def _addresses(arguments: dict[str, Any]) -> Iterator[str]:
@@ -122,11 +118,6 @@ def summary_of(flow: Flow[..., SummaryT], arguments: dict[str, Any]) -> SummaryT
         return cast(SummaryT, _ended[flow.name])
 
 
-def _announce(arguments: dict[str, Any]) -> None:
-    """Announce what was published, also by an earlier run that was killed before it did."""
-    announce(open_storage(Layout(arguments["root"]).weights), "challenge")
-
-
 _HAND_OFF = {"hand_off": (HandOffChoice, HERE)}
 _CASES_PER_TASK = {"cases_per_task": (CasesPerTask, None)}
 
@@ -134,9 +125,7 @@ prepare_data = as_flow(prepare_archive, "prepare-data", "output_path", _CASES_PE
 generate_cubes = as_flow(cut_cubes, "generate-cubes", "output_path")
 pretrain = as_flow(train, "pretrain", "output_path")
 ssl_pretraining = as_flow(run_pipeline, "ssl-pretraining", "root", _CASES_PER_TASK | _HAND_OFF)
-retrain_on_new_data = as_flow(
-    retrain, "retrain-on-new-data", "root", _CASES_PER_TASK | _HAND_OFF, is_scheduled=True, after=_announce
-)
+retrain_on_new_data = as_flow(retrain, "retrain-on-new-data", "root", _CASES_PER_TASK | _HAND_OFF, is_scheduled=True)
 train_zones = as_flow(train_networks, "train-zones", "root")
 segment_zones = as_flow(make_masks, "segment-zones", "output_path")
 probe = as_flow(probe_weights, "probe", "output_path")

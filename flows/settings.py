@@ -3,7 +3,8 @@
 import argparse
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial, reduce
 from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
@@ -51,10 +52,10 @@ def flags_of(config: type[BaseModel], start: BaseModel | None = None, prefix: st
             yield Setting(prefix + name, field, Flag(flag.metavar, flag.name or name), default)
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: Iterator[Setting]) -> None:
-    """Give a command the flags of settings; those with the same flag share it."""
+def add_flags(parser: argparse.ArgumentParser, configs: Iterable[type[BaseModel]]) -> None:
+    """Give a command the flags of configurations; fields with the same flag share it."""
     by_flag: dict[str, list[Setting]] = {}
-    for setting in settings:
+    for setting in (setting for config in configs for setting in flags_of(config)):
         by_flag.setdefault(setting.flag.name, []).append(setting)
     for name, sharing in by_flag.items():
         first = sharing[0]
@@ -112,7 +113,8 @@ def with_flags(config: type[BaseModel], values: dict[str, Any], options: argpars
     """Values of a configuration, replaced where a flag is given."""
     for setting in flags_of(config):
         if (value := getattr(options, setting.flag.name, None)) is not None:
-            _put(values, setting.name, value)
+            *tables, name = setting.name.split(".")
+            reduce(lambda table, part: table.setdefault(part, {}), tables, values)[name] = value
     return values
 
 
@@ -141,39 +143,22 @@ def read_toml(address: Address) -> dict[str, Any]:
         raise ConfigError(f"{address}: not a readable TOML file: {error}") from error
 
 
-def _put(values: dict[str, Any], setting: str, value: Any) -> None:
-    *tables, name = setting.split(".")
-    for table in tables:
-        values = values.setdefault(table, {})
-    values[name] = value
-
-
 def _type(annotation: Any, flag: Flag) -> dict[str, Any]:
-    """How argparse reads a value of this type."""
-    (kind,) = [one for one in get_args(annotation) if one is not NoneType] if _is_optional(annotation) else [annotation]
+    """How argparse reads a value of this type, which may be none."""
+    kind = get_args(annotation)[0] if NoneType in get_args(annotation) else annotation
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
     if get_origin(kind) is tuple:
-        return {"type": _numbers if float in get_args(kind) else _integers}
+        return {"type": partial(_numbers, kind=get_args(kind)[0])}
     return {"type": address if flag.metavar in ("D", "F", "ROOT") else kind}
 
 
-def _is_optional(annotation: Any) -> bool:
-    return NoneType in get_args(annotation)
-
-
-def _integers(text: str) -> list[int]:
+def _numbers(text: str, kind: type[int] | type[float]) -> list[float]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 32,48,64,80,96") from None
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 0.003,0.01") from None
+        like = "whole numbers like 32,48,64,80,96" if kind is int else "numbers like 0.003,0.01"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of {like}") from None
 
 
 def _shown(default: Any) -> str:

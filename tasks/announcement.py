@@ -6,13 +6,10 @@ that is killed in between, or whose server is away, leaves it to the next run to
 
 import logging
 
-import httpx
-from prefect.client.orchestration import get_client
 from prefect.events import Event, RelatedResource
-from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
-from zssmnet.errors import without_credentials
+from tasks.server import UNANSWERED, reason_of, send_events
 from zssmnet.registry.versions import MODEL, PretrainedModel, stable_model, version_key
 from zssmnet.storage import Storage
 from zssmnet.storage.records import Record, publish_record, read_record
@@ -46,12 +43,11 @@ def announce(weights: Storage, reason: str) -> None:
     if read_record(weights, ANNOUNCED, Announcement) == announcement:
         return
     try:
-        _send(_event(weights, model, reason))
-    except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # Prefect's client raises the last one, too
-        reason = without_credentials(" ".join(str(error).split()))
-        log.warning("could not send %s; the next run retries: %s", PUBLISHED, reason)
-        return
-    publish_record(weights, ANNOUNCED, announcement)
+        send_events(_event(weights, model, reason))
+    except UNANSWERED as error:
+        log.warning("could not send %s; the next run retries: %s", PUBLISHED, reason_of(error))
+    else:
+        publish_record(weights, ANNOUNCED, announcement)
 
 
 def _event(weights: Storage, model: PretrainedModel, reason: str) -> Event:
@@ -71,9 +67,3 @@ def _event(weights: Storage, model: PretrainedModel, reason: str) -> Event:
             "reason": reason,
         },
     )
-
-
-def _send(event: Event) -> None:
-    """Send an event and wait until the server has it; Prefect's ``emit_event`` sends it some time later, or not."""
-    with get_client(sync_client=True) as client:
-        client.request("POST", "/events", json=[event.model_dump(mode="json")])

@@ -6,19 +6,15 @@ A server that does not take them is no reason to fail; both are also lines of th
 import logging
 import shutil
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import copy_context
+from dataclasses import dataclass
 from pathlib import Path
 
-from prefect.client.orchestration import get_client
 from prefect.events import Event
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_HOME
 
-from tasks.progress import RunProgress, server_may_be_away
+from tasks.server import send_events, server_may_be_away
 from zssmnet.storage.environment import variable
 
 log = logging.getLogger("zssmnet.tasks")
@@ -26,7 +22,6 @@ log = logging.getLogger("zssmnet.tasks")
 STALLED, DISK_FULL = "zssmnet.run.stalled", "zssmnet.disk.full"
 FREE_GB, FREE_SHARE = 10.0, 0.1
 """What should be free of a disk that runs write to: so much, or this share of a small one."""
-LOOK_S = 30.0
 SILENCE_S, SILENCES = 1800.0, 10
 """A run does not advance if it was silent for so long, and for so many times its longest silence before."""
 
@@ -44,32 +39,26 @@ def check_disks(address: str | None = None) -> None:
             _report(DISK_FULL, f"zssmnet.disk.{socket.gethostname()}:{disk}", f"{disk}: only {free}; make room")
 
 
-@contextmanager
-def watched(progress: RunProgress) -> Iterator[None]:
-    """Report it when what runs inside does not advance any more."""
-    ended = threading.Event()
-    watching = threading.Thread(target=copy_context().run, args=(_watch, progress, ended), daemon=True, name="watch")
-    watching.start()
-    try:
-        yield
-    finally:
-        ended.set()
+@dataclass
+class Signs:
+    """When a stage last showed that it advances, and its longest silence before that, in seconds."""
+
+    last: float
+    longest: float = 0.0
+    is_reported: bool = False
 
 
-def _watch(progress: RunProgress, ended: threading.Event) -> None:
-    reported = 0.0
-    while not ended.wait(LOOK_S):
-        signs = progress.signs
-        silence = time.monotonic() - signs.last if signs else 0.0
-        if signs and signs.last != reported and silence > max(SILENCE_S, SILENCES * signs.longest):
-            reported = signs.last
-            told = f"run {flow_run.name} has not advanced for {silence / 60:.0f} min; check its machine and storage"
-            _report(STALLED, f"zssmnet.run.{flow_run.id}", told)
+def check_advancing(signs: Signs | None) -> None:
+    """Report, once, a run that does not advance any more; None: no stage is under way."""
+    silence = time.monotonic() - signs.last if signs else 0.0
+    if signs and not signs.is_reported and silence > max(SILENCE_S, SILENCES * signs.longest):
+        signs.is_reported = True
+        told = f"run {flow_run.name} has not advanced for {silence / 60:.0f} min; check its machine and storage"
+        _report(STALLED, f"zssmnet.run.{flow_run.id}", told)
 
 
 def _report(name: str, resource: str, message: str) -> None:
     log.warning(message)
     host = f"{message} ({socket.gethostname()})"
-    event = Event(event=name, resource={"prefect.resource.id": resource}, payload={"message": host})
-    with server_may_be_away(), get_client(sync_client=True) as client:
-        client.request("POST", "/events", json=[event.model_dump(mode="json")])
+    with server_may_be_away():
+        send_events(Event(event=name, resource={"prefect.resource.id": resource}, payload={"message": host}))

@@ -3,32 +3,30 @@
 import logging
 import time
 from typing import Any, cast
-from uuid import UUID
 
 import httpx
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.context import get_run_context
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, Pause, TerminationSignal
+from prefect.exceptions import CancelledRun, ObjectNotFound, Pause, TerminationSignal
 from prefect.states import Cancelled, Cancelling, Suspended
 from prefect.utilities.urls import url_for
 from pydantic import BaseModel, Field
 
-from tasks.run_control import LOST, CancelledByUser, ask_now, check_cancelled, check_suspended
+from tasks.progress import Page
+from tasks.run_control import LOST, ask_now, check_cancelled, check_suspended
 from tasks.run_names import run_name
-from zssmnet.errors import ServiceError, without_credentials
+from tasks.server import reason_of
+from zssmnet.errors import ServiceError
 from zssmnet.report.markdown import code, text
 from zssmnet.stages.pretrain import PretrainingSummary, Training, recorded_summary, summary_of_training
 
 log = logging.getLogger("zssmnet.tasks")
 
-ARTIFACT = "hand-off"
 WORK_QUEUE = "handed-over"
 """Work queue of the runs that a parent sends, by which they are known: if one crashes, its parent sends it again."""
 POLL_S = 3.0
@@ -64,25 +62,23 @@ def hand_over(work: Training, hand_off: HandOff) -> PretrainingSummary | State[A
     Raises:
         ServiceError: no such deployment, no worker, or a run that failed, was cancelled or crashed too often.
     """
-    try:
-        return _handed_over(work, hand_off)
-    except CancelledByUser:
-        return Cancelled(message="Cancelled by a user.")  # the task has not failed
-
-
-def _handed_over(work: Training, hand_off: HandOff) -> PretrainingSummary:
-    before = recorded_summary(work)
+    before, crashes = recorded_summary(work), 0
     with get_client(sync_client=True) as client:
-        crashes = 0
         while True:
-            run = _wait(client, _send(client, str(hand_off.deployment), work.model_dump(mode="json")), hand_off)
+            sent = _send(client, str(hand_off.deployment), work.model_dump(mode="json"))
+            try:
+                run = _wait(client, sent, hand_off)
+            except CancelledRun:
+                return Cancelled(message="Cancelled by a user.")  # the task has not failed
             state = _state(run)
             if state.is_completed():
                 return summary_of_training(work, is_new=recorded_summary(work) != before)
             crashes += state.is_crashed()
+            reason = " ".join((state.message or "no reason given").split())
+            ended = f"pre-training run {run.name!r} in work pool {run.work_pool_name!r} ended as {state.name}: {reason}"
             if not state.is_crashed() or crashes > hand_off.resend:
-                raise ServiceError(f"{_described(run)}; run it again to continue from the last checkpoint")
-            log.warning("%s; resubmitted, it continues from its last checkpoint", _described(run))
+                raise ServiceError(f"{ended}; run it again to continue from the last checkpoint")
+            log.warning("%s; resubmitted, it continues from its last checkpoint", ended)
 
 
 def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
@@ -120,7 +116,7 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
 
 
 def _sent(client: SyncPrefectClient, key: str) -> FlowRun | None:
-    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    wanted = FlowRunFilter(idempotency_key={"any_": [key]})
     return next(iter(client.read_flow_runs(flow_run_filter=wanted)), None)
 
 
@@ -146,8 +142,7 @@ def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun
             _pass_on(client, run)
             raise
         except httpx.HTTPError as error:  # training does not need the server to go on
-            reason = without_credentials(str(error))
-            log.warning("Prefect's server does not answer; retrying in %g s: %s", SERVER_AWAY_S, reason)
+            log.warning("Prefect's server does not answer; retrying in %g s: %s", SERVER_AWAY_S, reason_of(error))
             time.sleep(SERVER_AWAY_S)
     return run
 
@@ -161,7 +156,7 @@ def _pass_on(client: SyncPrefectClient, run: FlowRun) -> None:
     try:
         check_cancelled()
         check_suspended()
-    except CancelledByUser:
+    except CancelledRun:
         client.set_flow_run_state(run.id, Cancelling(message="Its parent run was cancelled."))
         raise
     except Pause as pause:
@@ -171,14 +166,15 @@ def _pass_on(client: SyncPrefectClient, run: FlowRun) -> None:
 
 
 class _PoolWatch:
-    """Logs when no worker serves the work pool of a waiting run, and when one does again."""
+    """Logs and shows on the parent's page what a run waits for: a slot in its work pool, or a worker that serves it."""
 
     def __init__(self, client: SyncPrefectClient, run: FlowRun) -> None:
         self._client = client
         self._run = run
+        self._pool = str(run.work_pool_name)
         self._unserved_since: float | None = None
+        self._page = Page("hand-off", "Pre-training in another work pool")
         self._shown = ""
-        self._artifact: UUID | None = None
         self.reason = ""
 
     @property
@@ -188,55 +184,36 @@ class _PoolWatch:
 
     def look(self, state: State[Any]) -> None:
         """Check the pool while the run waits, and log what has changed."""
-        if state.is_paused():
-            self._show("is suspended; once resumed, it continues from its last checkpoint.")
-            return
-        if state.type not in _WAITING:
-            self._taken()
-            return
-        self.reason = self._why_unserved()
-        if not self.reason:
-            self._unserved_since = None
-            self._show(f"waits for a free slot in work pool {code(str(self._run.work_pool_name))}.")
-            return
-        if self._unserved_since is None:
+        is_waiting = state.type in _WAITING
+        self.reason = self._why_unserved() if is_waiting else ""
+        if self.reason and self._unserved_since is None:
             self._unserved_since = time.monotonic()
             log.warning("pre-training waits: %s", self.reason)
-        self._show(f"**waits**: {text(self.reason)}")
-
-    def _taken(self) -> None:
-        if self._unserved_since is not None:
-            log.info("pre-training is running")
-        self._unserved_since = None
-        self._show(f"runs in work pool {code(str(self._run.work_pool_name))}.")
+        elif not self.reason and self._unserved_since is not None:
+            self._unserved_since = None
+            if state.is_running():
+                log.info("pre-training is running")
+        if state.is_paused():
+            self._show("is suspended; once resumed, it continues from its last checkpoint.")
+        elif self.reason:
+            self._show(f"**waits**: {text(self.reason)}")
+        else:
+            self._show(f"{'waits for a free slot' if is_waiting else 'runs'} in work pool {code(self._pool)}.")
 
     def _why_unserved(self) -> str:
-        name = str(self._run.work_pool_name)
-        if self._client.read_work_pool(name).is_paused:
-            return f"work pool {name!r} is paused; resume it with 'prefect work-pool resume {name}'"
-        workers = self._client.read_workers_for_work_pool(name)
+        if self._client.read_work_pool(self._pool).is_paused:
+            return f"work pool {self._pool!r} is paused; resume it with 'prefect work-pool resume {self._pool}'"
+        workers = self._client.read_workers_for_work_pool(self._pool)
         if any(worker.status == WorkerStatus.ONLINE for worker in workers):
             return ""
-        return f"no live worker serves work pool {name!r}; start one with 'prefect worker start --pool {name}'"
+        return (
+            f"no live worker serves work pool {self._pool!r}; start one with 'prefect worker start --pool {self._pool}'"
+        )
 
     def _show(self, description: str) -> None:
-        if description == self._shown:
-            return
-        self._shown = description
-        markdown = f"Pre-training run [{text(self._run.name)}]({url_for(self._run)}) {description}"
-        if self._artifact is None:
-            made = create_markdown_artifact(
-                key=ARTIFACT, markdown=markdown, description="Pre-training in another work pool"
-            )
-            self._artifact = cast(UUID, made)
-        else:
-            self._client.update_artifact(self._artifact, ArtifactUpdate(data=markdown))
-
-
-def _described(run: FlowRun) -> str:
-    state = _state(run)
-    message = " ".join((state.message or "no reason given").split())
-    return f"pre-training run {run.name!r} in work pool {run.work_pool_name!r} ended as {state.name}: {message}"
+        if description != self._shown:
+            self._shown = description
+            self._page.publish(f"Pre-training run [{text(self._run.name)}]({url_for(self._run)}) {description}")
 
 
 def _state(run: FlowRun) -> State[Any]:

@@ -5,9 +5,9 @@ import re
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import ArtifactFilter
 
-from tasks.progress import server_may_be_away
+from tasks.server import server_may_be_away
 from zssmnet.report.models_page import models_page
 from zssmnet.storage import Storage
 from zssmnet.storage.layout import ROOT_FOLDER
@@ -19,7 +19,7 @@ def publish_models_page(weights: Storage) -> None:
         return
     root = weights.uri.partition(f"/{ROOT_FOLDER}/")[0]
     with server_may_be_away(), get_client(sync_client=True) as client:
-        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(root)]))
+        wanted = ArtifactFilter(key={"any_": [artifact_key(root)]})
         if found := client.read_artifacts(artifact_filter=wanted):
             client.update_artifact(found[0].id, ArtifactUpdate(data=page))
         else:

@@ -8,23 +8,20 @@ whether it is suspended, and once more before a model is published.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from functools import wraps
-from typing import ParamSpec, TypeVar, cast
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
-from prefect.exceptions import CancelledRun, Pause, PrefectException
-from prefect.states import Cancelled, Running
+from prefect.exceptions import CancelledRun, Pause
+from prefect.states import Running
 
 from tasks.folders import STARTED_BY_WORKER
-from zssmnet.errors import without_credentials
+from tasks.server import UNANSWERED, reason_of, server_may_be_away
 from zssmnet.storage.environment import variable
 
 log = logging.getLogger("zssmnet.tasks")
@@ -34,14 +31,6 @@ LOST = "No heartbeat: the run's machine or process is gone."
 """Message of the state of a run whose heartbeats are missing."""
 SERVER_AWAY_S = 30.0
 """Seconds between two remarks in the log that the server is awaited."""
-_UNANSWERED = (httpx.HTTPError, PrefectException, RuntimeError)
-"""What Prefect's client raises where the server does not answer."""
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class CancelledByUser(Exception):  # noqa: N818  # no error
-    """The run, or one above it, was cancelled."""
 
 
 class RunControl:
@@ -63,11 +52,11 @@ class RunControl:
                 self.look(client)
 
     def look(self, client: SyncPrefectClient) -> None:
-        """Ask the server, if it answers."""
-        try:
+        """Ask the server, if it answers: training does not need it to go on."""
+        with server_may_be_away():
             if not self._runs:
                 self._runs = _with_those_above(client, self.run)
-            wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(self._runs)))
+            wanted = FlowRunFilter(id={"any_": list(self._runs)})
             found = client.read_flow_runs(flow_run_filter=wanted)
             self.states = {run.id: run.state for run in found if run.state}
             own = self.states.get(self.run.id)
@@ -75,8 +64,6 @@ class RunControl:
                 _show_life(client, self.run, "was marked lost")
             elif own and own.is_scheduled():
                 _show_life(client, self.run, "was resumed before it had ended")
-        except _UNANSWERED:
-            return  # training does not need the server to go on
 
 
 def _show_life(client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
@@ -88,10 +75,7 @@ def _show_life(client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
 def _with_those_above(client: SyncPrefectClient, run: FlowRun) -> list[UUID]:
     """The ids of a run, of the run that it is a part of, and so on."""
     runs = [run.id]
-    while run.parent_task_run_id:
-        parent = client.read_task_run(run.parent_task_run_id).flow_run_id
-        if parent is None:
-            break
+    while run.parent_task_run_id and (parent := client.read_task_run(run.parent_task_run_id).flow_run_id):
         run = client.read_flow_run(parent)
         runs.append(run.id)
     return runs
@@ -101,10 +85,10 @@ _control: ContextVar[RunControl | None] = ContextVar("run control", default=None
 
 
 def check_cancelled() -> None:
-    """Raise CancelledByUser if the controlled run, or one above it, is cancelled."""
+    """Raise CancelledRun if the controlled run, or one above it, is cancelled."""
     control = _control.get()
     if control and any(state.is_cancelled() or state.is_cancelling() for state in control.states.values()):
-        raise CancelledByUser
+        raise CancelledRun("the run, or one above it, is cancelled")
 
 
 def check_suspended() -> None:
@@ -114,13 +98,6 @@ def check_suspended() -> None:
     if state and state.type == StateType.PAUSED:
         log.info("suspended: the run ends here and, once resumed, continues from its last checkpoint")
         raise Pause(state=state)
-
-
-def check_now() -> None:
-    """Ask the server at once, if it answers, and raise what the other two raise."""
-    ask_now()
-    check_cancelled()
-    check_suspended()
 
 
 def ask_now() -> None:
@@ -148,19 +125,6 @@ def controlled() -> Iterator[None]:
         asking.join(POLL_S)
 
 
-def ends_cancelled(flow: Callable[P, R]) -> Callable[P, R]:
-    """Let a flow that was cancelled end as Cancelled: no failure, and nothing for an automation to start again."""
-
-    @wraps(flow)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return flow(*args, **kwargs)
-        except (CancelledByUser, CancelledRun):
-            return cast(R, Cancelled(message="Cancelled by a user; run it again to continue."))
-
-    return run
-
-
 def wait_for_server() -> None:
     """In a run of a deployment, wait until the server answers, so that it gets the outcome; without limit.
 
@@ -172,8 +136,8 @@ def wait_for_server() -> None:
             with get_client(sync_client=True) as client:
                 client.hello().raise_for_status()
             return
-        except _UNANSWERED as error:
+        except UNANSWERED as error:
             if time.monotonic() - said > SERVER_AWAY_S:
                 said = time.monotonic()
-                log.warning("the work is done; waiting for Prefect's server: %s", without_credentials(str(error)))
+                log.warning("the work is done; waiting for Prefect's server: %s", reason_of(error))
             time.sleep(POLL_S)

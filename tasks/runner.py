@@ -4,23 +4,22 @@ import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.exceptions import CancelledRun
 from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from tasks.announcement import announce
-from tasks.attention import watched
 from tasks.folders import STARTED_BY_WORKER
 from tasks.hand_off import HERE, HandOff, hand_over
 from tasks.models_page import publish_models_page
 from tasks.progress import RunProgress
-from tasks.run_control import CancelledByUser, controlled, wait_for_server
+from tasks.run_control import controlled, wait_for_server
 from zssmnet.data.archive import shortened
 from zssmnet.runner import core_count, progress_shown_on
 from zssmnet.stages.prepare import CaseToPrepare
@@ -52,10 +51,18 @@ class Parts:
     """What one task does: in an object, since Prefect searches lists for results of other tasks.
 
     Its own ``quote``, which is for that, arrives on a Dask worker as a tuple.
+
+    Attributes:
+        ended: the end of the flow, by an interrupt or an error, which does not end tasks in threads; on another machine
+            there is none.
     """
 
-    def __init__(self, items: Sequence[Any]) -> None:
+    def __init__(self, items: Sequence[Any], ended: threading.Event | None = None) -> None:
         self.items = items
+        self.ended = ended
+
+    def __reduce__(self) -> tuple[type["Parts"], tuple[Sequence[Any]]]:
+        return Parts, (self.items,)
 
 
 def _named_after_parts(parameters: dict[str, Any]) -> str:
@@ -64,11 +71,11 @@ def _named_after_parts(parameters: dict[str, Any]) -> str:
 
 @task(task_run_name=_named_after_parts, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[arg-type]  # a method
 def run_parts(function: Callable[[ItemT], ResultT], parts: Parts) -> list[ResultT]:
-    """Run parts of a stage one after the other; once the flow has ended, by an interrupt or an error, no further one.
+    """Run parts of a stage one after the other; once the flow has ended, no further one.
 
     A task that is done again finds those parts done that it has published.
     """
-    return [function(item) for item in parts.items if not flow_has_ended()]
+    return [function(item) for item in parts.items if not (parts.ended and parts.ended.is_set())]
 
 
 class FlowRunner:
@@ -86,60 +93,41 @@ class FlowRunner:
 
     def map(self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Generator[ResultT]:
         """Results in order of completion. A single part runs in the flow's own thread, which signals reach."""
+        named: Any = run_parts.with_options(name=function.__name__)
         if len(items) == 1:
-            yield self._run_alone(function, items[0])
+            with progress_shown_on(self.progress), controlled():
+                if isinstance(items[0], Training):
+                    result: Any = self._train(named, function, items[0])
+                else:
+                    (result,) = named(function, Parts(items))
+            yield result
             return
         chosen = self._cases_per_task if items and isinstance(items[0], CaseToPrepare) else 1
         each = chosen or math.ceil(len(items) / MOST_TASKS)
         tasks = [items[start : start + each] for start in range(0, len(items), each)]
-        named: Any = run_parts.with_options(name=function.__name__)
         ended = threading.Event()
         try:
             for start in range(0, len(tasks), TASKS_AT_ONCE):
-                with progress_shown_on(self.progress), _tasks_end_with(ended):
-                    futures = [named.submit(function, Parts(one)) for one in tasks[start : start + TASKS_AT_ONCE]]
+                with progress_shown_on(self.progress):
+                    some = tasks[start : start + TASKS_AT_ONCE]
+                    futures = [named.submit(function, Parts(one, ended)) for one in some]
                 for future in as_completed(futures):
                     yield from future.result()
         finally:
             ended.set()
 
-    def _run_alone(self, function: Callable[[ItemT], ResultT], item: ItemT) -> ResultT:
-        named: Any = run_parts.with_options(name=function.__name__)
-        result: ResultT
-        with progress_shown_on(self.progress), controlled():
-            if not isinstance(item, Training):
-                (result,) = named(function, Parts([item]))
-            elif self._hand_off.deployment:
-                done = hand_over(item, self._hand_off)
-                if isinstance(done, State):  # the task's own: it was cancelled
-                    raise CancelledByUser
-                result = done  # type: ignore[assignment]
-            else:
-                (result,) = named(function, Parts([item]))
-                wait_for_server()
-                weights = open_storage(item.output_path)
-                announce(weights, "challenge" if item.challenge else "pretraining")
-                publish_models_page(weights)
-        return result
-
-
-_ended: ContextVar[threading.Event | None] = ContextVar("end of the flow", default=None)
-
-
-@contextmanager
-def _tasks_end_with(ended: threading.Event) -> Iterator[None]:
-    """Let tasks in threads, which are not ended with the flow that waits for them, know of its end."""
-    token = _ended.set(ended)
-    try:
-        yield
-    finally:
-        _ended.reset(token)
-
-
-def flow_has_ended() -> bool:
-    """Whether the flow of the present task has ended, by an interrupt or an error; on another machine never."""
-    ended = _ended.get()
-    return bool(ended and ended.is_set())
+    def _train(self, named: Any, function: Callable[..., object], work: Training) -> object:
+        if self._hand_off.deployment:
+            done = hand_over(work, self._hand_off)
+            if isinstance(done, State):  # the task's own: it was cancelled
+                raise CancelledRun
+            return done
+        (done,) = named(function, Parts([work]))
+        wait_for_server()
+        weights = open_storage(work.output_path)
+        announce(weights, "challenge" if work.challenge else "pretraining")
+        publish_models_page(weights)
+        return done
 
 
 @contextmanager
@@ -152,5 +140,5 @@ def flow_runner(hand_off: HandOff = HERE, cases_per_task: int | None = None) -> 
     context = FlowRunContext.get()
     name = f"run {context.flow_run.name!r}" if context and context.flow_run else LockOptions.name
     timeout_s = math.inf if variable(STARTED_BY_WORKER) else LockOptions.timeout_s
-    with lock_options(LockOptions(name, timeout_s)), RunProgress() as progress, watched(progress):
+    with lock_options(LockOptions(name, timeout_s)), RunProgress() as progress:
         yield FlowRunner(progress, hand_off, cases_per_task)

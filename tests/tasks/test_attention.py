@@ -9,8 +9,8 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 
-from tasks import attention
-from tasks.attention import DISK_FULL, STALLED, check_disks, watched
+from tasks import attention, progress
+from tasks.attention import DISK_FULL, STALLED, check_disks
 from tasks.progress import RunProgress
 
 PATIENCE_S = 300
@@ -51,7 +51,7 @@ def test_a_disk_that_is_nearly_full_is_reported_once_for_all_that_lies_on_it(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "LOOK_S", 0.05)
+    monkeypatch.setattr(progress, "UPDATE_EVERY_S", 0.05)
     monkeypatch.setattr(attention, "SILENCE_S", 0.2)
 
 
@@ -60,7 +60,7 @@ def test_a_run_that_does_not_advance_is_reported_once(
 ) -> None:
     @flow(flow_run_name="the silent one")
     def silent() -> None:
-        with RunProgress() as progress, watched(progress):
+        with RunProgress() as progress:
             progress.begin("train", 3, "epochs")
             progress.advance("train")
             wait_for_event(STALLED, "the silent one")
@@ -79,7 +79,7 @@ def test_neither_a_run_that_waits_for_its_first_step_nor_one_after_its_last_is_s
 
     @flow
     def patient() -> None:
-        with RunProgress() as progress, watched(progress):
+        with RunProgress() as progress:
             progress.begin("train", 2, "epochs")
             time.sleep(0.5)
             progress.note("train", "step 1")
