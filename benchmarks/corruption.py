@@ -23,8 +23,7 @@ from zssmnet.corruption import corrupt, sample_keys, swap_x_and_z
 from zssmnet.corruption.flip import apply_flip, sample_flip
 from zssmnet.corruption.intensity import apply_intensity, sample_intensity
 from zssmnet.corruption.painting import apply_painting, sample_painting
-from zssmnet.corruption.shuffling import apply_shuffling
-from zssmnet.corruption.windows import sample_shuffling
+from zssmnet.corruption.shuffling import apply_shuffling, sample_shuffling
 
 SHAPE_CXYZ = (4, 64, 64, 16)
 

@@ -9,10 +9,18 @@
 (torch.Size([2, 6, 8, 16, 16]), torch.Size([2, 3, 8, 16, 16]))
 """
 
-from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
 from zssmnet.corruption.masking import was_hidden
 from zssmnet.corruption.random import sample_keys
-from zssmnet.corruption.recipe import IMAGE_CHANNELS, ZONE_CHANNELS, Corrupted, Corruption, channels_to_shuffle, corrupt
+from zssmnet.corruption.recipe import (
+    IMAGE_CHANNELS,
+    LAYOUT,
+    ZONE_CHANNELS,
+    Corrupted,
+    Corruption,
+    channels_to_shuffle,
+    corrupt,
+    swap_x_and_z,
+)
 
 __all__ = [
     "IMAGE_CHANNELS",

@@ -3,8 +3,6 @@
 Source: Models Genesis, Med. Image Anal. 67:101840; Z-SSMNet, arXiv 2212.05808.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -12,34 +10,23 @@ from zssmnet.config import FlipConfig
 from zssmnet.corruption.random import Stream, happens, integers, until_first_failure
 
 
-@dataclass(frozen=True)
-class Flip:
-    """The flips of N cubes, F at most.
+def sample_flip(keys_N: Tensor, config: FlipConfig) -> Tensor:
+    """Draw along which of the axes x, y, z each cube is flipped: bool, (N, 3).
 
-    Attributes:
-        happens_NF: whether the cube is flipped a first, second, ... time, bool.
-        axis_NF: along which axis, 0 = x, 1 = y, 2 = z, int64.
+    Each flip happens with `config.probability` until the first one that does not, each along any axis. Two along one
+    axis cancel, and flips along different axes commute: only parity counts.
     """
-
-    happens_NF: Tensor
-    axis_NF: Tensor
-
-
-def sample_flip(keys_N: Tensor, config: FlipConfig) -> Flip:
-    """Draw the flips: each with `config.probability` until the first one that does not happen, each along any axis."""
-    most = (config.most,)
-    return Flip(
-        happens_NF=until_first_failure(happens(keys_N, Stream.FLIP, most, config.probability)),
-        axis_NF=integers(keys_N, Stream.FLIP_AXIS, most, 0, 2),
-    )
+    happens_NF = until_first_failure(happens(keys_N, Stream.FLIP, (config.most,), config.probability))
+    axis_NF = integers(keys_N, Stream.FLIP_AXIS, (config.most,), 0, 2)
+    return torch.stack([(happens_NF & (axis_NF == axis)).sum(dim=1) % 2 == 1 for axis in range(3)], dim=1)
 
 
-def apply_flip(cubes_NCXYZ: Tensor, flip: Flip) -> Tensor:
+def apply_flip(cubes_NCXYZ: Tensor, flipped_NA: Tensor) -> Tensor:
     """Flip all channels of each cube alike.
 
     Args:
         cubes_NCXYZ: cubes (cube, channel, x, y, z), any dtype.
-        flip: the flips of these N cubes.
+        flipped_NA: along which axes these N cubes are flipped, bool.
 
     Returns:
         The flipped cubes, a new tensor of the same shape and dtype.
@@ -47,10 +34,8 @@ def apply_flip(cubes_NCXYZ: Tensor, flip: Flip) -> Tensor:
     n, channels, *size = cubes_NCXYZ.shape
     voxel_N = torch.zeros(n, *[1] * len(size), dtype=torch.int64, device=cubes_NCXYZ.device)
     for axis, length in enumerate(size):
-        # Two flips along one axis cancel, and flips along different axes commute: only parity counts.
-        flipped_N = (flip.happens_NF & (flip.axis_NF == axis)).sum(dim=1) % 2 == 1
         place = torch.arange(length, device=cubes_NCXYZ.device)
-        place_NL = torch.where(flipped_N[:, None], length - 1 - place, place)
+        place_NL = torch.where(flipped_NA[:, axis, None], length - 1 - place, place)
         shape = [n] + [length if other == axis else 1 for other in range(len(size))]
         voxel_N = voxel_N * length + place_NL.reshape(shape)
     # One look-up of whole cubes costs less than a pass for each axis.

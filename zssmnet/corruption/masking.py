@@ -4,6 +4,7 @@ Source: He et al., "Masked autoencoders are scalable vision learners", CVPR 2022
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,11 +16,6 @@ HIDDEN = -1.0
 """The value of a hidden voxel: images lie in 0..1, so that it cannot be mistaken for tissue or background."""
 
 
-def block_counts(size: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
-    """Number of blocks along the axes x, y, z; the last of an axis is cut off at the cube's border."""
-    return tuple(math.ceil(voxels / step) for voxels, step in zip(size, block, strict=True))
-
-
 def sample_masking(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: MaskingConfig) -> Tensor:
     """Draw which blocks are hidden: in every image the same number of them, and at least one.
 
@@ -29,31 +25,29 @@ def sample_masking(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: MaskingC
         config: share and size of the blocks, and whether all images hide the same ones.
 
     Returns:
-        Whether each block of C images is hidden: bool, (N, C, B), blocks in C order of their x, y, z places; on the
-        device of the keys.
+        Whether each block of C images is hidden: bool, (N, C, X, Y, Z) in blocks, of which the last along an axis is
+        cut off at the cube's border; on the device of the keys.
     """
     channels, *size = shape_CXYZ
-    blocks = math.prod(block_counts(tuple(size), config.block))
+    counts = [math.ceil(voxels / step) for voxels, step in zip(size, config.block, strict=True)]
+    blocks = math.prod(counts)
     drawn_NCB = uniform(keys_N, Stream.MASKING, (channels, blocks))
     jointly_N11 = happens(keys_N, Stream.MASKING_JOINTLY, (1, 1), float(config.jointly))
     drawn_NCB = torch.where(jointly_N11, drawn_NCB[:, :1], drawn_NCB)
     rank_NCB = drawn_NCB.argsort(dim=-1).argsort(dim=-1)
-    count = max(1, round(config.ratio * blocks))
-    return rank_NCB < count
+    return (rank_NCB < max(1, round(config.ratio * blocks))).unflatten(2, counts)
 
 
-def find_hidden(hidden_NCB: Tensor, size: tuple[int, ...], block: tuple[int, ...]) -> Tensor:
+def find_hidden(hidden: Tensor, size: Sequence[int], block: tuple[int, ...]) -> Tensor:
     """Mask of the hidden voxels: bool, (N, C, X, Y, Z).
 
     Args:
-        hidden_NCB: the hidden blocks of N cubes, from `sample_masking`.
+        hidden: the hidden blocks of N cubes, from `sample_masking`.
         size: size of the cubes x, y, z in voxels.
         block: size of a block x, y, z in voxels.
     """
-    hidden = hidden_NCB.reshape(*hidden_NCB.shape[:2], *block_counts(size, block))
     for axis, (voxels, step) in enumerate(zip(size, block, strict=True), start=2):
-        place = torch.arange(voxels, device=hidden.device) // step
-        hidden = hidden.index_select(axis, place)
+        hidden = hidden.index_select(axis, torch.arange(voxels, device=hidden.device) // step)
     return hidden
 
 

@@ -1,5 +1,9 @@
 """The pretext task: corrupted cubes in, the uncorrupted images as the target.
 
+The corruption is defined in x, y, z, as files of cubes are: draw number i of a cube belongs to voxel i in that order,
+and the steps compute so. Here is the border: `corrupt` turns what comes in and what goes out, and everything above it
+is in (cube, channel, z, y, x).
+
 Sources: Models Genesis, Med. Image Anal. 67:101840; Z-SSMNet, arXiv 2212.05808; masked autoencoders, arXiv 2111.06377.
 """
 
@@ -9,17 +13,22 @@ import torch
 from torch import Tensor
 
 from zssmnet.config import CorruptionConfig, Recipe
-from zssmnet.corruption.axes import LAYOUT, swap_x_and_z
 from zssmnet.corruption.flip import apply_flip, sample_flip
 from zssmnet.corruption.intensity import apply_intensity, sample_intensity
 from zssmnet.corruption.masking import HIDDEN, find_hidden, sample_masking
 from zssmnet.corruption.painting import apply_painting, sample_painting
 from zssmnet.corruption.random import Stream, happens, sample_keys
-from zssmnet.corruption.shuffling import apply_shuffling
-from zssmnet.corruption.windows import choose_channels, pad_channels, sample_shuffling
+from zssmnet.corruption.shuffling import apply_shuffling, choose_padded, sample_shuffling
 
+LAYOUT = torch.channels_last_3d
+"""Memory layout of what networks take: 2 to 9 times faster on a CPU than channels first, and best for tensor cores."""
 IMAGE_CHANNELS = 3  # channels T2W, ADC, DWI; the mask follows
 ZONE_CHANNELS = 3  # mask values 0 background, 1 peripheral zone, 2 rest of the gland
+
+
+def swap_x_and_z(volume: Tensor) -> Tensor:
+    """Turn (..., x, y, z) into (..., z, y, x), or back: a view, nothing is copied."""
+    return volume.transpose(-3, -1)
 
 
 class Corrupted(NamedTuple):
@@ -80,8 +89,7 @@ def channels_to_shuffle(keys_N: Tensor, config: CorruptionConfig) -> Tensor | No
     """
     if config.recipe == "masked":
         return keys_N[:0]
-    channels = IMAGE_CHANNELS + 1
-    return pad_channels(choose_channels(keys_N, channels, config.shuffling), len(keys_N) * channels, config.shuffling)
+    return choose_padded(keys_N, IMAGE_CHANNELS + 1, config.shuffling)
 
 
 def corrupt(
@@ -135,8 +143,8 @@ def _masked(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tu
     keys_N = keys_N.to(cubes_NCXYZ.device, non_blocking=True)
     flipped = apply_flip(cubes_NCXYZ, sample_flip(keys_N, config.flip)).float()
     images = flipped[:, :IMAGE_CHANNELS]
-    size = tuple(images.shape[2:])
-    hidden = find_hidden(sample_masking(keys_N, (IMAGE_CHANNELS, *size), config.masking), size, config.masking.block)
+    blocks = sample_masking(keys_N, tuple(images.shape[1:]), config.masking)
+    hidden = find_hidden(blocks, images.shape[2:], config.masking.block)
     return torch.cat((images.masked_fill(hidden, HIDDEN), mask_to_zones(flipped[:, IMAGE_CHANNELS])), dim=1), flipped
 
 

@@ -3,7 +3,7 @@ import torch
 
 from tests.zssmnet.corruption.laws import assert_rate
 from zssmnet.config import MaskingConfig
-from zssmnet.corruption.masking import block_counts, find_hidden, sample_masking
+from zssmnet.corruption.masking import find_hidden, sample_masking
 from zssmnet.corruption.random import sample_keys
 
 SIZE = (16, 24, 6)
@@ -21,7 +21,7 @@ def hidden(n: int, config: MaskingConfig, size: tuple[int, int, int] = SIZE) -> 
 def test_each_image_hides_the_same_share_of_its_blocks(ratio: float) -> None:
     config = MaskingConfig(ratio=ratio, block=(8, 8, 2))
     blocks = 2 * 3 * 3
-    assert block_counts(SIZE, config.block) == (2, 3, 3)
+    assert sample_masking(keys(5), (3, *SIZE), config).shape == (5, 3, 2, 3, 3)
     count = hidden(5, config).flatten(2).sum(dim=2)
     assert (count == max(1, round(ratio * blocks)) * 8 * 8 * 2).all()
 
@@ -51,7 +51,7 @@ def test_a_share_of_the_cubes_hides_the_same_place() -> None:
 
 def test_blocks_that_do_not_divide_the_cube_are_cut_off() -> None:
     config = MaskingConfig(ratio=1.0, block=(5, 7, 4))
-    assert block_counts((16, 24, 6), config.block) == (4, 4, 2)
+    assert sample_masking(keys(1), (3, *SIZE), config).shape == (1, 3, 4, 4, 2)
     assert hidden(1, config).all()
 
 

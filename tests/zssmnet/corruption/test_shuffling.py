@@ -1,6 +1,5 @@
 """Local shuffling: permutations of the uncorrupted values, the last window wins, as often as described."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -10,8 +9,14 @@ from torch import Tensor
 
 from tests.zssmnet.corruption.laws import assert_even, assert_rate, assert_uncorrelated
 from zssmnet.config import ShufflingConfig
-from zssmnet.corruption.shuffling import apply_shuffling, list_cells, tabulate_offsets
-from zssmnet.corruption.windows import Bounds, Shuffling, draw_cell_numbers, sample_shuffling, window_bounds
+from zssmnet.corruption.shuffling import (
+    Shuffling,
+    apply_shuffling,
+    bound_cells,
+    draw_cell_numbers,
+    list_cells,
+    sample_shuffling,
+)
 
 SHAPE = (4, 64, 64, 16)
 ALWAYS = ShufflingConfig(probability=1)
@@ -29,7 +34,7 @@ def windows(size: list[list[int]], start: list[list[int]], *, key: int = 0, sour
         order_P=torch.tensor([key]),
         size_PAW=torch.tensor(size).T[None],
         start_PAW=torch.tensor(start).T[None],
-        bounds=Bounds(sum(map(math.prod, size)), tuple(map(max, *size)) if len(size) > 1 else tuple(size[0])),
+        most_cells=sum(map(math.prod, size)),
     )
 
 
@@ -134,8 +139,8 @@ def test_equal_numbers_keep_their_order() -> None:
     shuffling = sample_shuffling(torch.tensor([3]), shape, ALWAYS, from_first_channel=False)
     size_PAW, start_PAW = shuffling.size_PAW.clone(), shuffling.start_PAW.clone()
     size_PAW[:, :, -1], start_PAW[:, :, -1] = torch.tensor(SHAPE[1:]), 0
-    bounds = Bounds(int(size_PAW.prod(dim=1).sum()), SHAPE[1:])
-    shuffling = dataclasses.replace(shuffling, size_PAW=size_PAW, start_PAW=start_PAW, bounds=bounds)
+    most_cells = int(size_PAW.prod(dim=1).sum())
+    shuffling = shuffling._replace(size_PAW=size_PAW, start_PAW=start_PAW, most_cells=most_cells)
     cubes = torch.arange(65_536.0).reshape(1, *shape)
     shuffled = apply_shuffling(cubes, shuffling)
     assert np.array_equal(shuffled.numpy(), shuffle_window_by_window(cubes, shuffling))
@@ -152,11 +157,11 @@ def test_any_number_of_threads() -> None:
 
 def test_fillers_are_spread_and_count_for_no_voxel() -> None:
     """A GPU changes one number once at a time: no voxel may be named much more often than by windows alone."""
-    size, bounds = SHAPE[1:], window_bounds(SHAPE[1:], ALWAYS)
+    size = SHAPE[1:]
     shuffling = sample_shuffling(torch.arange(3), SHAPE, ALWAYS, from_first_channel=True)
     count = len(shuffling.target_P)
-    table = tabulate_offsets(bounds.largest, list(size), torch.device("cpu"))
-    window, voxel, cell = list_cells(shuffling, list(size), table, torch.arange(count * bounds.cells))
+    window, voxel, cell = list_cells(shuffling, size)
+    assert len(cell) == count * bound_cells(size, ALWAYS)
     is_filler = window % (ALWAYS.windows + 1) == ALWAYS.windows
     assert is_filler.sum() > 5000 * count
     assert torch.equal(cell == -1, is_filler)
@@ -168,8 +173,7 @@ def test_fillers_are_spread_and_count_for_no_voxel() -> None:
 def test_more_fillers_than_voxels(shape: tuple[int, ...]) -> None:
     config = ShufflingConfig(windows=5, largest_divisor=2)
     cubes, shuffling = noise(3, *shape), sample_shuffling(torch.arange(3), shape, config, from_first_channel=True)
-    bounds = Bounds(shuffling.bounds.cells + 5000, shuffling.bounds.largest)
-    filled_up = dataclasses.replace(shuffling, bounds=bounds)
+    filled_up = shuffling._replace(most_cells=shuffling.most_cells + 5000)
     assert torch.equal(apply_shuffling(cubes, filled_up), apply_shuffling(cubes, shuffling))
 
 
