@@ -65,14 +65,12 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class DoubleConv(nn.Module):
-    """Two `ConvNormAct` in a row, with the kernel of a subclass; (N, C, Z, Y, X) to (N, C', Z, Y, X)."""
+    """Two `ConvNormAct` in a row; (N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X)."""
 
-    kernel: tuple[int, int, int]
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
-        self.conv1 = ConvNormAct(in_channels, out_channels, self.kernel)
-        self.conv2 = ConvNormAct(out_channels, out_channels, self.kernel)
+        self.conv1 = ConvNormAct(in_channels, out_channels, kernel)
+        self.conv2 = ConvNormAct(out_channels, out_channels, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X)."""
@@ -80,20 +78,8 @@ class DoubleConv(nn.Module):
         return y
 
 
-class CB2d(DoubleConv):
-    """The 2D stream's block: it sees within slices only."""
-
-    kernel = (1, 3, 3)
-
-
-class CB3d(DoubleConv):
-    """The 3D stream's block: it sees across slices too."""
-
-    kernel = (3, 3, 3)
-
-
 class Node(nn.Module):
-    """A node of the mesh: the same features through a 2D block, a 3D block or both.
+    """A node of the mesh: the same features through a 2D block, which sees within slices only, a 3D block or both.
 
     Args:
         in_channels: channels of what the node takes, after merging.
@@ -103,8 +89,8 @@ class Node(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, gives: tuple[StreamKind, ...]) -> None:
         super().__init__()
-        self.CB2d = CB2d(in_channels, out_channels) if "2d" in gives else None
-        self.CB3d = CB3d(in_channels, out_channels) if "3d" in gives else None
+        self.CB2d = DoubleConv(in_channels, out_channels, (1, 3, 3)) if "2d" in gives else None
+        self.CB3d = DoubleConv(in_channels, out_channels, (3, 3, 3)) if "3d" in gives else None
 
     def forward(self, x: Tensor) -> dict[StreamKind, Tensor]:
         """(N, in_channels, Z, Y, X) to (N, out_channels, Z, Y, X) for each stream given."""

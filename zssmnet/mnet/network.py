@@ -91,23 +91,18 @@ def head_sizes(size_ZYX: tuple[int, int, int]) -> list[tuple[int, int, int]]:
     return sizes
 
 
-def level(node: str) -> int:
-    """Number of times a node's features were halved in Y and X, 0 to 4: the index of its number of channels."""
-    if node.startswith("bottleneck"):
+def level(name: str) -> int:
+    """Number of times that features were halved in Y and X, 0 to 4, by node or stream: the index of its channels."""
+    row, column = _place(name)
+    if name.startswith("bottleneck"):
         return LEVELS - 1
-    row, column = _place(node)
-    return row + column - 2 if node.startswith("down") else LEVELS - 1 - column
+    return row + column - 2 if name.startswith("down") else LEVELS - 1 - column
 
 
-def _place(node: str) -> list[int]:
-    """The row and, but for a bottleneck, the column."""
-    return [int(digit) for digit in node.lstrip(ascii_letters)]
-
-
-def _split(stream: str) -> tuple[str, StreamKind]:
-    """Node and stream of `<node>.<stream>`."""
-    node, _, kind = stream.partition(".")
-    return node, "2d" if kind == "2d" else "3d"
+def _place(name: str) -> tuple[int, int]:
+    """Row and column of a node or stream; a bottleneck has no column, which is 0 here."""
+    digits = name.partition(".")[0].lstrip(ascii_letters)
+    return int(digits[0]), int(digits[1:] or 0)
 
 
 class MNet(nn.Module):
@@ -151,7 +146,7 @@ class MNet(nn.Module):
         for node in sorted(nodes, key=lambda node: _place(node)[0]):
             self.add_module(node, nodes[node])
         self.outputs = nn.ModuleList(
-            nn.Conv3d(channels[level(_split(head[0])[0])], num_classes, 1, bias=False) for head in HEAD_STREAMS
+            nn.Conv3d(channels[level(head[0])], num_classes, 1, bias=False) for head in HEAD_STREAMS
         )
 
     def fuse(self, fused: bool = True) -> None:
@@ -203,7 +198,7 @@ class MNet(nn.Module):
         """Channels of one stream, or of a pair after merging."""
         if streams == ("input",):
             return self.in_channels
-        each = self.channels[level(_split(streams[0])[0])]
+        each = self.channels[level(streams[0])]
         return each * len(streams) if self.merge == "cat" else each
 
     def _check_input(self, x: Tensor) -> None:
@@ -224,7 +219,7 @@ class MNet(nn.Module):
 
 def _pooled(features: Tensor, stream: str) -> Tensor:
     """A stream as a node on the way down takes it."""
-    return features if stream == "input" else pool(features, _split(stream)[1])
+    return features if stream == "input" else pool(features, "2d" if stream.endswith(".2d") else "3d")
 
 
 def _check_arguments(in_channels: int, num_classes: int, channels: tuple[int, ...], merge: str) -> None:
