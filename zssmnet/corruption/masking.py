@@ -35,7 +35,7 @@ def sample_masking(keys_N: Tensor, shape_CXYZ: tuple[int, ...], config: MaskingC
     jointly_N11 = happens(keys_N, Stream.MASKING_JOINTLY, (1, 1), float(config.jointly))
     drawn_NCB = torch.where(jointly_N11, drawn_NCB[:, :1], drawn_NCB)
     rank_NCB = drawn_NCB.argsort(dim=-1).argsort(dim=-1)
-    return (rank_NCB < max(1, round(config.ratio * blocks))).unflatten(2, counts)
+    return (rank_NCB < max(1, round(config.ratio * blocks))).reshape(len(keys_N), channels, *counts)
 
 
 def find_hidden(hidden: Tensor, size: Sequence[int], block: tuple[int, ...]) -> Tensor:

@@ -145,7 +145,7 @@ def apply_shuffling(cubes_NCXYZ: Tensor, shuffling: Shuffling) -> Tensor:
     shuffled = pad(source, (0, 0, 0, 1))  # a last row for the channel that is none
     *drawn, most_cells = shuffling
     for first in range(0, len(shuffling.target_P), MOST_AT_ONCE):
-        some = Shuffling(*(one[first : first + MOST_AT_ONCE] for one in drawn), most_cells=most_cells)
+        some = Shuffling._make((*(one[first : first + MOST_AT_ONCE] for one in drawn), most_cells))
         shuffled[some.target_P] = _move(source, some, *list_cells(some, size))
     return shuffled[:-1].reshape(cubes_NCXYZ.shape)
 
