@@ -14,6 +14,9 @@ from torch.nn import functional
 
 from zssmnet.mnet.norm import is_channels_last
 
+WITHOUT_FLOAT64 = ("mps",)
+"""Kinds of devices that have no float64."""
+
 
 def upsample_like(features: Tensor, skip: Tensor) -> Tensor:
     """Up-sample (N, C, Z, Y, X) to the Z, Y, X of `skip`."""
@@ -56,6 +59,7 @@ def linear_weights(taken: int, given: int, dtype: torch.dtype, device: torch.dev
     From n to 2 n they are 1/4 and 3/4, which all dtypes hold.
     """
     with torch.inference_mode(False):  # kept for trainings, too
-        one_by_one = torch.eye(taken, dtype=torch.float64, device=device)[None]
+        exact = torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+        one_by_one = torch.eye(taken, dtype=exact, device=device)[None]
         rows = functional.interpolate(one_by_one, size=given, mode="linear", align_corners=False)[0]
         return rows.T.contiguous().to(dtype)

@@ -13,6 +13,7 @@ from torch.amp import GradScaler
 from zssmnet.config import CorruptionConfig, PretrainConfig
 from zssmnet.corruption import LAYOUT, sample_keys, swap_x_and_z
 from zssmnet.errors import InputError, OutOfMemoryError
+from zssmnet.mnet.upsampling import WITHOUT_FLOAT64
 from zssmnet.training.batches import place_cubes
 from zssmnet.training.calibration import calibrate_head, measure_channel_weights
 from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, content_of, load_content, load_weights
@@ -24,9 +25,6 @@ from zssmnet.training.loss import restoration_loss, restoring_network
 from zssmnet.training.optimizer import make_optimizer, make_schedule
 from zssmnet.training.precision import Accelerated, accelerated, choose_precision, gpu_settings, is_captured
 from zssmnet.training.step import Step
-
-WITHOUT_FLOAT64 = ("mps",)
-"""Kinds of devices that compute the network alone: corruption and figures need float64."""
 
 
 class Trainer:
@@ -56,7 +54,7 @@ class Trainer:
         self._size = training.size
         self._device = device = next(state.model.parameters()).device
         self._precision = choose_precision(config.training, device)
-        cubes_on = CPU if device.type in WITHOUT_FLOAT64 else device
+        cubes_on = CPU if device.type in WITHOUT_FLOAT64 else device  # corruption and figures need it
         steps = config.training.epochs * (len(training) // config.training.batch_size)
         weights = state.progress.channel_weights
         self._new_step = partial(

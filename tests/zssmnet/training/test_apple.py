@@ -3,6 +3,7 @@
 No such GPU is here. PyTorch's device `meta`, whose tensors have no values, stands in for it.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.zssmnet.training.examples import cubes_of, small_config
 from zssmnet.errors import ConfigError, InputError
-from zssmnet.mnet import MNet
+from zssmnet.mnet import MNet, upsampling
 from zssmnet.training import trainer
 from zssmnet.training.checkpoint import content_of, load_content
 from zssmnet.training.dataset import CubeSet
@@ -69,7 +70,10 @@ def test_it_computes_in_float32_as_it_comes() -> None:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    monkeypatch.setattr(trainer, "WITHOUT_FLOAT64", ("meta",))
+    """The device `meta` without float64; it knows no autocast, which float32 does not need."""
+    for module in (trainer, upsampling):
+        monkeypatch.setattr(module, "WITHOUT_FLOAT64", ("meta",))
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype, enabled: pytest.fail() if enabled else nullcontext())
     return StandIn()
 
 
