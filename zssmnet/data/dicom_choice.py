@@ -107,7 +107,8 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
         chosen[role] = usable[0]
         first_of = "the only one" if len(candidates) == 1 else f"first of {len(candidates)} by: complete, {order}"
         taken[id(usable[0].slices)] = role, "chosen manually" if by_hand else first_of
-    dwi, computed_b = chosen.get("DWI"), None
+    dwi = chosen.get("DWI")
+    computed_b: float | None = None
     sources: tuple[Stack, ...] = (dwi,) if dwi else ()
     has_chosen_b = override.b is not None or (override.dwi is not None and override.dwi.b is not None)
     if dwi and not has_chosen_b and not _is_high(dwi, config):
