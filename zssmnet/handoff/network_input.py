@@ -47,7 +47,9 @@ def network_input(
         >>> model(x[None])  # doctest: +SKIP
     """
     case_id, examination = read_files(images, zonal_mask)
-    prepared = examination if preparation is None else prepare_volumes(case_id, examination, preparation)
+    if preparation is None:
+        return torch.from_numpy(input_CZYX(examination.images, examination.mask, intensity_scaling))
+    prepared = prepare_volumes(case_id, examination, preparation)
     return torch.from_numpy(input_CZYX(prepared.images, prepared.mask, intensity_scaling))
 
 

@@ -86,7 +86,7 @@ def write_nnunet_dataset(
     """
     output = LocalStorage(folder)
     is_ours = _is_ours(output, config.force)
-    vals = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else ()
+    vals = read_folds(read_file(config.splits_path), config.splits_path) if config.splits_path else []
     fold_of = {case_id: fold for fold, val in enumerate(vals) for case_id in val}
     inventory = take_inventory(images, zonal_masks, config.archive_format)
     cases = [case for case in inventory.cases if not fold_of or case.id in fold_of]

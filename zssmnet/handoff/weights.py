@@ -100,7 +100,7 @@ def read_weights(address: Address) -> Weights:
     tensors, wrappers = _tensors(where, content)
     in_channels, channels = _sizes(where, tensors)
     noted = content.get(NETWORK_KEY)
-    merge = noted.get("merge") if isinstance(noted, dict) else None
+    merge: Any = noted.get("merge") if isinstance(noted, dict) else None
     if merge not in get_args(Merge):
         by_shape: Merge = "cat" if takes_concatenated(tensors, channels) else "sub"
         merge = record.parameters.network.merge if record else by_shape

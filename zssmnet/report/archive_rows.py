@@ -119,7 +119,8 @@ def _far(values: Array) -> Array:
     """Mask of the values far from the median."""
     usual = np.median(values)
     deviations = np.abs(values - usual)
-    return deviations > _FAR * max(1.4826 * np.median(deviations), _SMALLEST_DEVIATION * abs(usual), 1e-9)
+    is_far: Array = deviations > _FAR * max(1.4826 * np.median(deviations), _SMALLEST_DEVIATION * abs(usual), 1e-9)
+    return is_far
 
 
 def _uncommon(values: Array) -> Array:
@@ -127,4 +128,5 @@ def _uncommon(values: Array) -> Array:
     different, counts = np.unique(values.round(2), return_counts=True)
     is_common = counts > max(1, _COMMON_SHARE * len(values))
     common = different[is_common] if is_common.any() else different
-    return (values < common.min() / _BEYOND) | (values > common.max() * _BEYOND)
+    is_outside: Array = (values < common.min() / _BEYOND) | (values > common.max() * _BEYOND)
+    return is_outside

@@ -19,6 +19,7 @@ from zssmnet.errors import CaseError, ImageError, UnreadableFileError
 from zssmnet.preparation.channels import ELSEWHERE
 from zssmnet.preparation.gland_place import odd_places
 from zssmnet.report.page import LEGEND, as_lines, case_row, cases_page, draw_all, kept_rows, volumes
+from zssmnet.report.palette import Array
 from zssmnet.report.thumbnails import Base64, Outlines, draw_gland, drawing, strokes
 from zssmnet.storage import Storage
 from zssmnet.storage.ownership import check_ours
@@ -124,7 +125,7 @@ def _drawn(case_id: str, masks: Storage, key: str, images: Storage | None, t2w_k
             faults.append(fault.reason)
             t2w = None
     zones_ZYX = array_of(mask)
-    ground_ZYX = np.zeros(zones_ZYX.shape, np.uint8) if t2w is None else array_of(t2w)
+    ground_ZYX: Array = np.zeros(zones_ZYX.shape, np.uint8) if t2w is None else array_of(t2w)
     picture, (outlines,) = draw_gland(ground_ZYX, [zones_ZYX], mask.GetSpacing())
     check = replace(check, findings=(*check.findings, *faults))
     return DrawnMask(case_id=case_id, check=check, picture=picture, outlines=outlines)

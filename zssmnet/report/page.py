@@ -24,7 +24,7 @@ _STYLE = (
     f"td,th{{padding:6px 12px;border-bottom:1px solid {LINES};text-align:left;vertical-align:top}}"
     "tr{content-visibility:auto}.cases td{white-space:nowrap}"
     ".cases .odd{white-space:normal;color:#b3261e;max-width:360px}"
-    ".pic{display:block;background:#000}.pic path{fill:none}.hist{width:96px;height:72px;margin-right:8px}"
+    ".pic{display:block;background:#000}.hist{width:96px;height:72px;margin-right:8px}"
     f"polyline{{fill:none;stroke:{TRAINING_COLOUR};stroke-width:1.5;vector-effect:non-scaling-stroke}}"
     f".usual{{stroke:{FAINT};opacity:.6}}p{{max-width:900px}}summary{{cursor:pointer;margin:12px 0}}"
     "@media(max-width:1500px){.cases .pic{width:288px!important}.hist{width:64px;height:48px;margin-right:4px}}"

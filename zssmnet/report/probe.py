@@ -103,7 +103,7 @@ def _figures(result: ProbeResult, arm: str) -> list[str]:
     each = [one.mean(result.task) for one in trials]
     spread = f"{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f}"
     name = "dice" if result.task == "lesions" else "surface_mm"
-    others = [mean_of(case[name] for one in trials for case in one.cases.values())]
+    others: list[float | None] = [mean_of(case[name] for one in trials for case in one.cases.values())]
     others += [case_auroc(trials)] if result.task == "lesions" else []
     shown = ["none" if one is None else f"{one:.3f}" for one in others]
     return [arm, str(trials[0].labelled), str(trials[0].rate or ""), spread, f"{min(each):.3f}", *shown]

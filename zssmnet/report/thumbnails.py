@@ -103,6 +103,6 @@ def drawing(picture: str, tiles: Sequence[str]) -> str:
     width = SIDE * len(tiles)
     groups = "".join(f'<g transform="translate({SIDE * number})">{tile}</g>' for number, tile in enumerate(tiles))
     return (
-        f'<svg class=pic style="width:{1.5 * width:.0f}px" viewBox="0 0 {width} {SIDE}"><image width={width} '
+        f'<svg class=pic fill=none style="width:{1.5 * width:.0f}px" viewBox="0 0 {width} {SIDE}"><image width={width} '
         f'height={SIDE} href="data:image/jpeg;base64,{picture}"/>{groups}</svg>'
     )
