@@ -208,7 +208,6 @@ def _gate(
     """The four conditions.
 
     Args:
-        compare: two arms by their names.
         floor: name of the best arm without a network.
         again: scratch again less scratch.
         positive: the positive control's verdict; None without one.
