@@ -64,7 +64,7 @@ class LocalStack:
 
     def processes(self) -> set[int]:
         """All processes of this stack, also runs and what they have started, even if their worker is gone."""
-        wanted, found = f"{MARK}={self.settings.state.mark}".encode(), set()
+        wanted, found = f"{MARK}={self.settings.state.mark}".encode(), set[int]()
         for environ in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):  # it has ended, or is another user's
                 if wanted in environ.read_bytes().split(b"\0"):

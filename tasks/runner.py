@@ -95,9 +95,10 @@ class FlowRunner:
         """Results in order of completion. A single part runs in the flow's own thread, which signals reach."""
         named: Any = run_parts.with_options(name=function.__name__)
         if len(items) == 1:
+            (item,) = items
             with progress_shown_on(self.progress), controlled():
-                if isinstance(items[0], Training):
-                    result: Any = self._train(named, function, items[0])
+                if isinstance(item, Training):
+                    result: Any = self._train(named, function, item)
                 else:
                     (result,) = named(function, Parts(items))
             yield result
