@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -79,11 +80,17 @@ def publish_archive_page(
     ordered = in_order(rows)
     source = hashlib.sha256(f"{[row.source for row in rows]}{archive_page([], left_out)}".encode()).hexdigest()
     if not (known and known.source == source and present_outputs(reports, outputs)):
-        files: dict[str, Callable[[Path], object]] = {ROWS: lambda path: path.write_bytes(as_lines(rows))}
-        for number, key in enumerate(_page_keys(len(rows))):
-            files[key] = lambda path, number=number: path.write_text(archive_page(ordered, left_out, number), "utf-8")
+
+        def write_rows(path: Path) -> None:
+            with path.open("wb") as file:
+                file.writelines(as_lines(rows))
+
+        def write_page(number: int, path: Path) -> None:
+            path.write_text(archive_page(ordered, left_out, number), "utf-8")
+
+        pages = {key: partial(write_page, number) for number, key in enumerate(_page_keys(len(rows)))}
         record = ArchivePage(method=METHOD, inputs=(), outputs=(), source=source)
-        publish_recorded(reports, NAME, record, files, (output.key for output in outputs))
+        publish_recorded(reports, NAME, record, {ROWS: write_rows, **pages}, (output.key for output in outputs))
     return ordered
 
 

@@ -103,7 +103,7 @@ def publish_masks_page(
         some = max(_MASKS_AT_ONCE, len(found) // 4)
         found += draw_all(drawn, cases[len(found) : len(found) + some], advance)
         found.sort(key=lambda one: (-len(one.check.findings), one.case_id))
-        output.publish_bytes(ROWS, as_lines(found))
+        output.publish_bytes(ROWS, b"".join(as_lines(found)))
         output.publish_bytes(PAGE, _page(found, len(cases)).encode())
     return found
 

@@ -5,7 +5,7 @@ A page is one file: pictures are embedded, and nothing is fetched from elsewhere
 
 import html
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -49,14 +49,15 @@ def draw_all(draw: Callable[[Case], Drawn], cases: Iterable[Case], advance: Call
 def kept_rows(reports: Storage, key: str, kind: type[Row]) -> list[Row]:
     """What an earlier run kept of the rows beside its page, by `as_lines`; nothing if it cannot be read."""
     try:
-        return [kind.model_validate_json(line) for line in reports.read(key).splitlines()]
-    except (StorageError, ValidationError):
+        with reports.local(key).open("rb") as lines:
+            return [kind.model_validate_json(line) for line in lines]
+    except (StorageError, OSError, ValidationError):
         return []
 
 
-def as_lines(rows: Iterable[BaseModel]) -> bytes:
-    """Rows to keep, a line of JSON each."""
-    return "".join(f"{row.model_dump_json()}\n" for row in rows).encode()
+def as_lines(rows: Iterable[BaseModel]) -> Iterator[bytes]:
+    """Rows to keep, a line of JSON each; one after the other, since a row is some 10 kB."""
+    return (f"{row.model_dump_json()}\n".encode() for row in rows)
 
 
 def cases_page(title: str, head: str, columns: Sequence[str], rows: Iterable[str], foot: str = "") -> str:
