@@ -12,8 +12,9 @@ from contextlib import suppress
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from pydicom import Dataset
-from pydicom.datadict import add_private_dict_entries
+from pydicom.datadict import add_private_dict_entries, private_dictionary_VR
 
 Diffusion = Literal["trace", "direction", ""]
 """Mean of all gradient directions, one of them, or unknown."""
@@ -51,6 +52,7 @@ MARKS = (
 # pydicom decodes private fields whose type is lost (implicit, or UN) by its dictionary, which lacks these
 _UIH = {0x0065_1009: ("FD", "1", "B Value", ""), 0x0065_1037: ("FD", "3", "Diffusion Gradient Direction", "")}
 add_private_dict_entries("Image Private Header", _UIH)
+_BINARY = {"FD": "<f8", "FL": "<f4", "SS": "<i2", "SL": "<i4"}
 _KINDS: dict[str, Diffusion] = dict.fromkeys(("ISOTROPIC", "I", "15"), "trace")
 _KINDS |= dict.fromkeys(("DIRECTIONAL", "BMATRIX", "M", "P", "S", "O", "3", "4", "5", "16"), "direction")
 _TRACES = frozenset({"TRACEW", "TRACE", "CALC_BVAL", "ISOTROPIC"})
@@ -105,7 +107,7 @@ def read_marks(places: list[Dataset]) -> Marks:
         start = block.get((mark.group, mark.creator)) if mark.creator else 0
         tag = mark.group << 16 | (start or 0) | mark.element
         with suppress(Exception):  # it is damaged
-            if start is not None and tag in place and (values := listed(place[tag].value)):
+            if start is not None and tag in place and (values := listed(_decoded(place[tag].value, tag, mark.creator))):
                 marks[mark.meaning].append(values)
     for place in places:
         with suppress(Exception):
@@ -113,6 +115,14 @@ def read_marks(places: list[Dataset]) -> Marks:
                 marks["b"].append([found[1]])
                 marks["vector"].append((found[2] or "").split(","))
     return marks
+
+
+def _decoded(value: Any, tag: int, creator: str) -> Any:
+    """A value as it is; numbers where an archive has made bytes (OB) of a vendor's field of numbers."""
+    if not isinstance(value, bytes) or not creator or re.fullmatch(rb"[\d.\\ -]+\0?", value):
+        return value
+    kind = _BINARY.get(private_dictionary_VR(tag, creator))
+    return np.frombuffer(value, kind).tolist() if kind else value
 
 
 def _blocks(place: Dataset) -> dict[tuple[int, str], int]:

@@ -195,11 +195,23 @@ class TestRoles:
             (("GEMS_PARM_01", 0x0043, 0x39, "UN", b"1000001400\\8\\0\\0 "), {}),
             (("Philips Imaging DD 001", 0x2001, 0x03, "FL", 1400.0), {}),
             (("Philips Imaging DD 001", 0x2001, 0x03, "UN", np.float32(1400).tobytes()), {}),
+            (("Philips Imaging DD 001", 0x2001, 0x03, "OB", np.float32(1400).tobytes()), {}),
             (None, {"DiffusionBValue": 1400.0, "SequenceName": "ep_b50t"}),
             (None, {"SequenceName": "*ep_b1400t"}),
             (None, {"SequenceName": "*ep_b50_800", "SeriesDescription": "ep2d b=1400 calc"}),
         ],
-        ids=["Siemens", "Siemens UN", "GE", "GE UN", "Philips", "Philips UN", "standard", "sequence", "description"],
+        ids=[
+            "Siemens",
+            "Siemens UN",
+            "GE",
+            "GE UN",
+            "Philips",
+            "Philips UN",
+            "Philips OB",
+            "standard",
+            "sequence",
+            "description",
+        ],
     )
     def test_b_values_of_all_vendors(self, tmp_path: Path, private: Any, fields: dict[str, Any]) -> None:
         series(tmp_path, 8, voxels(8), private=private, **DWI | fields)
