@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -81,10 +82,14 @@ def publish_archive_page(
     if not (known and known.source == source and present_outputs(reports, outputs)):
         files: dict[str, Callable[[Path], object]] = {ROWS: lambda path: path.write_bytes(as_lines(rows))}
         for number, key in enumerate(_page_keys(len(rows))):
-            files[key] = lambda path, number=number: path.write_text(archive_page(ordered, left_out, number), "utf-8")
+            files[key] = partial(_write_page, ordered, left_out, number)
         record = ArchivePage(method=METHOD, inputs=(), outputs=(), source=source)
         publish_recorded(reports, NAME, record, files, (output.key for output in outputs))
     return ordered
+
+
+def _write_page(rows: Sequence[JudgedRow], left_out: Sequence[tuple[str, str]], number: int, path: Path) -> None:
+    path.write_text(archive_page(rows, left_out, number), "utf-8")
 
 
 def _page_keys(cases: int) -> list[str]:
