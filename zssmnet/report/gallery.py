@@ -4,7 +4,7 @@ A set's input is the record of the cubes or of the model that it shows, since th
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
@@ -65,10 +65,12 @@ def publish_case_pictures(
     reports.sweep()
     keys: list[str] = []
     for subset in subsets:
-        record = read_record(cubes, name := cubes_key(config, subset), SubsetCubes)
-        shown = {name: record} if record and record.cases else {}
-        pictures = (Picture(f"cases/subset{subset}.png", _montage(data, one)) for one in shown.values())
-        keys += _publish(reports, f"cases/subset{subset}", shown, pictures)
+        name = cubes_key(config, subset)
+        record = read_record(cubes, name, SubsetCubes)
+        shown = [record] if record and record.cases else []
+        inputs = tuple(_as_input(name, record) for record in shown)
+        pictures = (Picture(f"cases/subset{subset}.png", _montage(data, record)) for record in shown)
+        keys += _publish(reports, f"cases/subset{subset}", inputs, pictures)
     return keys
 
 
@@ -81,7 +83,7 @@ def publish_training_pictures(cubes: Storage, weights: Storage, reports: Storage
     record = stable_model(weights)
     if record is None or cubes.stat(record.inputs[VALIDATION_SUBSET].name) is None:
         return []
-    return _publish(reports, "training", {MODEL: record}, _training_pictures(cubes, weights, record))
+    return _publish(reports, "training", (_as_input(MODEL, record),), _training_pictures(cubes, weights, record))
 
 
 def draw_losses(history: Sequence[EpochResult], best_epoch: int, title: str) -> Picture:
@@ -122,9 +124,8 @@ def _montage(data: Storage, record: SubsetCubes) -> bytes:
     return case_montage(arrays[:3], arrays[3], case.starts, size, spacing, title)
 
 
-def _publish(reports: Storage, name: str, shown: Mapping[str, Record], pictures: Iterable[Picture]) -> list[str]:
-    """Publish a set of pictures of what has these records, unless those there show the same; others of it go."""
-    inputs = tuple(Input(name=key, size=0, version="", sha256=one.identity()) for key, one in shown.items())
+def _publish(reports: Storage, name: str, inputs: tuple[Input, ...], pictures: Iterable[Picture]) -> list[str]:
+    """Publish a set of pictures, unless those there show the same; pictures of the set that are no more are removed."""
     known = read_record(reports, name, PictureSet)
     is_same = known is not None and known.method == METHOD and same_content(known.inputs, inputs)
     if is_same and (present := up_to_date(reports, known)):
@@ -135,3 +136,7 @@ def _publish(reports: Storage, name: str, shown: Mapping[str, Record], pictures:
     # force: a training of many hours does not fail for a picture that has lost its record
     publish_recorded(reports, name, PictureSet(method=METHOD, inputs=inputs, outputs=()), drawn, earlier, force=True)
     return list(drawn)
+
+
+def _as_input(name: str, record: Record) -> Input:
+    return Input(name=name, size=0, version="", sha256=record.identity())
