@@ -6,8 +6,11 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -28,6 +31,7 @@ from tests.reliability.killing import digests
 from zssmnet.storage.verification import verify_root
 
 ALL = ["cpu-worker", "gpu-worker", "server"]
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -235,12 +239,74 @@ def test_root_is_warned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 # --- for real
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def real() -> Iterator[LocalStack]:
-    """All of it; tests/integration/test_service.py asks more of one that runs."""
+    """All of it, once for this module."""
     with temporary_stack(OMP_NUM_THREADS="1") as local:
         local.start()
         yield local
+
+
+def answer(local: LocalStack, path: str, auth: str | None = None) -> int:
+    headers = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if auth else {}
+    request = urllib.request.Request(f"{local.environment['PREFECT_API_URL']}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return int(response.status)
+    except HTTPError as error:
+        with error:
+            return error.code
+
+
+def listening(processes: set[int]) -> list[str]:
+    """Addresses that these processes listen on, as in /proc/net/tcp."""
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    sockets = {f"socket:[{row[9]}]": row[1] for row in rows if row[3] == "0A"}
+    handles = [handle for one in processes for handle in Path(f"/proc/{one}/fd").iterdir()]
+    return [sockets[target] for handle in handles if (target := str(handle.readlink())) in sockets]
+
+
+@pytest.mark.integration
+def test_one_port_is_open_to_this_machine_and_asks_for_a_password(real: LocalStack):
+    port = real.settings.state.ports["server"]
+    assert listening(real.processes()) == [f"0100007F:{port:04X}"]
+    assert answer(real, "/health") == answer(real, "/ready") == 200
+    for path in ("/admin/version", "/admin/settings", "/version", "/metrics", "/flow_runs/filter", "/docs"):
+        assert answer(real, path) == answer(real, path, "zssmnet:wrong") == 401
+    for path in ("/admin/version", "/metrics"):
+        assert answer(real, path, real.environment["PREFECT_API_AUTH_STRING"]) == 200
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_nobody_else_can_list_read_or_write_anything(real: LocalStack):
+    places = [real.folder, *sorted(real.folder.rglob("*"))]
+    assert {"prefect.db", "state.json", "env", "supervisor.sock", "server.log"} <= {one.name for one in places}
+    ways = 'ls "$one/" || cat "$one" || test -w "$one" || test -x "$one"'
+    script = f'for one; do {{ {ways}; }} >/dev/null 2>&1 && echo "$one"; done; true'
+    words = ["sh", "-c", script, "sh", *map(str, places)]
+    done = subprocess.run(
+        words, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert done.stdout == ""
+    owner_s = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert owner_s.stdout.splitlines() == [*map(str, places)]
+
+
+@pytest.mark.integration
+def test_killed_server_and_worker_come_back_and_work(real: LocalStack):
+    for name in ("server", "gpu-worker"):
+        kill(real, name)
+    wait_for(lambda: all(one["statename"] == "RUNNING" for one in real.services().values()) and real._answers(), 600)
+    with connected(real) as service:
+
+        def online() -> set[str]:
+            pools = [
+                service.client.request("POST", f"/work_pools/{one}/workers/filter", json={}) for one in ("cpu", "gpu")
+            ]
+            return {one["name"] for pool in pools for one in pool.json() if one["status"] == "ONLINE"}
+
+        wait_for(lambda: online() == {"cpu", "gpu0"}, 600)
 
 
 @pytest.mark.integration

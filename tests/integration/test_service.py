@@ -12,14 +12,10 @@ import re
 import secrets
 import shlex
 import signal
-import subprocess
-import urllib.request
-from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 from uuid import uuid4
 
 import numpy as np
@@ -29,14 +25,15 @@ import yaml
 from prefect.blocks.system import Secret
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
+from prefect.testing.cli import CycloptsCliRunner
 from prefect.workers.process import ProcessJobConfiguration
 
 from deployments import setup
 from deployments.automations import automations, messages
-from deployments.stack import LocalStack
 from flows import cli
 from flows.watch import watch_for_data
 from tests.deployments.stack_fixture import kill, take_down, temporary_stack
+from tests.integration.browser import look, look_while_it_trains, signed_in
 from tests.integration.secrecy import Secrets
 from tests.integration.service import ROOT, Service, connected, flow_run_id
 from tests.phantoms import QUICK_SETTINGS, small_archive
@@ -60,7 +57,6 @@ NETWORK: dict[str, Any] = {"channels": [2, 2, 2, 2, 2]}
 CORRUPTION: dict[str, Any] = {"shuffling": {"windows": 50}}
 FIRST_CASES, ALL_CASES = 6, 12
 S3_ROOT = "s3://zssmnet/root"
-NOBODY = 65534
 LOST = "No heartbeat: the run's machine or process is gone."
 
 
@@ -133,7 +129,7 @@ def first_run(service: Service, archive: Archive, roots: Path) -> FlowRun:
     """All stages on a folder, started with Prefect's own command while nobody serves the pool gpu."""
     parameters = {**archive.parameters, "root": str(roots / "folder"), "cubes": CUBES, "pretraining": recipe(6)}
     words = ["deployment", "run", "ssl-pretraining/ssl-pretraining", "--params", json.dumps(parameters)]
-    done = prefect(words)
+    done = CycloptsCliRunner().invoke(words)
     assert done.exit_code == 0, done.output
     return service.client.read_flow_run(flow_run_id(done.output))
 
@@ -395,8 +391,6 @@ def training_run(service: Service, archive: Archive, roots: Path, first_run: Flo
 
 @pytest.mark.long
 def test_the_ui_shows_it_all(service: Service, first_run: FlowRun, training_run: FlowRun, tmp_path: Path) -> None:
-    from tests.integration.browser import look, look_while_it_trains, signed_in
-
     with signed_in(service.stack.environment) as page:
         look_while_it_trains(page, service, training_run, tmp_path)
         look(page, service, first_run, tmp_path)
@@ -422,70 +416,6 @@ def test_cancelling_the_parent_ends_the_training(service: Service, cancelled_run
         service.until(lambda: not service.processes_of("cpu-worker"))
 
 
-def answer(stack: LocalStack, path: str, auth: str | None = None) -> int:
-    headers = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if auth else {}
-    request = urllib.request.Request(f"{stack.environment['PREFECT_API_URL']}{path}", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return int(response.status)
-    except HTTPError as error:
-        with error:
-            return error.code
-
-
-def listening(processes: set[int]) -> list[str]:
-    """Addresses that these processes listen on, as in /proc/net/tcp."""
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
-    sockets = {f"socket:[{row[9]}]": row[1] for row in rows if row[3] == "0A"}
-    handles = [handle for one in processes for handle in Path(f"/proc/{one}/fd").iterdir()]
-    return [sockets[target] for handle in handles if (target := str(handle.readlink())) in sockets]
-
-
-@pytest.fixture
-def idle(service: Service) -> LocalStack:
-    """The stack with all of its services, when no process of a run is left."""
-    service.stack.start()
-    service.until(lambda: not service.processes_of("cpu-worker") and not service.processes_of("gpu-worker"))
-    return service.stack
-
-
-def test_one_port_is_open_to_this_machine_and_asks_for_a_password(first_run: FlowRun, idle: LocalStack) -> None:
-    port = idle.settings.state.ports["server"]
-    assert listening(idle.processes()) == [f"0100007F:{port:04X}"]
-    assert answer(idle, "/health") == answer(idle, "/ready") == 200
-    for path in ("/admin/version", "/admin/settings", "/version", "/metrics", "/flow_runs/filter", "/docs"):
-        assert answer(idle, path) == answer(idle, path, "zssmnet:wrong") == 401
-    for path in ("/admin/version", "/metrics"):
-        assert answer(idle, path, idle.environment["PREFECT_API_AUTH_STRING"]) == 200
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_nobody_else_can_list_read_or_write_anything(idle: LocalStack) -> None:
-    places = [idle.folder, *sorted(idle.folder.rglob("*"))]
-    assert {"prefect.db", "state.json", "env", "supervisor.sock", "server.log"} <= {one.name for one in places}
-    ways = 'ls "$one/" || cat "$one" || test -w "$one" || test -x "$one"'
-    script = f'for one; do {{ {ways}; }} >/dev/null 2>&1 && echo "$one"; done; true'
-    words = ["sh", "-c", script, "sh", *map(str, places)]
-    done = subprocess.run(
-        words, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, text=True, check=True, cwd="/"
-    )
-    assert done.stdout == ""
-    owner_s = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert owner_s.stdout.splitlines() == [*map(str, places)]
-
-
-def test_killed_server_and_worker_come_back_and_work(service: Service, idle: LocalStack) -> None:
-    for name in ("server", "gpu-worker"):
-        kill(idle, name)
-    service.until(lambda: all(one["statename"] == "RUNNING" for one in idle.services().values()) and idle._answers())
-
-    def online() -> set[str]:
-        pools = [service.client.request("POST", f"/work_pools/{one}/workers/filter", json={}) for one in ("cpu", "gpu")]
-        return {one["name"] for pool in pools for one in pool.json() if one["status"] == "ONLINE"}
-
-    service.until(lambda: online() == {"cpu", "gpu0"})
-
-
 def test_the_commands_of_the_operations_pages_are_taken(service: Service) -> None:
     """All of Prefect's commands on the pages, but those that start workers; nobody does the work that they ask for."""
     for worker in ("cpu-worker", "gpu-worker"):
@@ -501,7 +431,7 @@ def test_the_commands_of_the_operations_pages_are_taken(service: Service) -> Non
         command = " ".join(words)
         if command.startswith("work-pool create"):
             words[2] = f"{words[2]}-{words[4]}"
-        result = prefect([stand_ins.get(word, word) for word in _joined(words)])
+        result = CycloptsCliRunner().invoke([stand_ins.get(word, word) for word in _joined(words)])
         assert result.exit_code == 0, f"{command}: {result.output}"
         if command.startswith("deployment run"):
             stand_ins["<run id>"] = str(flow_run_id(result.output))
@@ -516,13 +446,6 @@ def test_no_secret_is_told_anywhere(service: Service, roots: Path, ledger: Ledge
         assert found.found_in_files(roots) == []
         assert found.found_in_bucket("zssmnet") == []
         assert found.found_in_database() == []
-
-
-def prefect(words: list[str]) -> Any:
-    """Prefect's own command."""
-    from prefect.testing.cli import CycloptsCliRunner  # imports all of its commands
-
-    return CycloptsCliRunner().invoke(words)
 
 
 def _joined(words: list[str]) -> list[str]:
