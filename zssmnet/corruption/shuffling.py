@@ -174,13 +174,15 @@ def list_cells(shuffling: Shuffling, size: Sequence[int]) -> tuple[Tensor, Tenso
     volume = torch.cat((volume_PW, k - filled_P1), dim=1).flatten()
     window = torch.repeat_interleave(volume, output_size=p * k)
 
-    # A cell is number (x * size y + y) * size z + z of its window, and voxel (x * Y + y) * Z + z of its cube.
+    # Cell (x * size y + y) * size z + z of a window lies (x * Y + y) * Z + z voxels after its corner: more by what each
+    # line and each plane before it has outside the window. Division is fastest in int32.
     corner_PW = (start_PW[0] * size[1] + start_PW[1]) * size[2] + start_PW[2] + channel_P1
-    of_windows = (pad(one, (0, 1), value=1).flatten() for one in (y_PW, z_PW, corner_PW))
-    size_y, size_z, corner = (one.index_select(0, window) for one in of_windows)
-    number = cell - (volume.cumsum(0) - volume).index_select(0, window)
-    line = number // size_z
-    voxel = corner + (line // size_y * size[1] + line % size_y) * size[2] + number % size_z
+    first, corner = volume.cumsum(0) - volume, pad(corner_PW, (0, 1)).flatten()
+    sizes = (pad(one, (0, 1), value=1).flatten().to(torch.int32) for one in (y_PW, z_PW))
+    size_y, size_z = (one.index_select(0, window) for one in sizes)
+    number = (cell - first.index_select(0, window)).to(torch.int32)
+    outside = number // size_z * (size[2] - size_z) + number // (size_y * size_z) * (size[1] - size_y) * size[2]
+    voxel = corner.index_select(0, window) + number + outside
     is_filler_PK = place_K >= filled_P1
     voxel_PK = torch.where(is_filler_PK, place_K % voxels + channel_P1, voxel.reshape(p, k))
     return window, voxel_PK.flatten(), cell.masked_fill(is_filler_PK.flatten(), -1)
