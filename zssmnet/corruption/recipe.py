@@ -123,6 +123,8 @@ def corrupt(
         ValueError: cubes or keys of another shape or dtype.
     """
     _check(cubes_NCZYX, keys_N)
+    if cubes_NCZYX.device.type == "cpu" and len(keys_N) > 1 and shuffled_P is None:  # a cube fits into its caches
+        return _one_by_one(cubes_NCZYX, keys_N, config)
     cubes_NCXYZ = swap_x_and_z(cubes_NCZYX)
     if config.recipe == "masked":
         input_NCXYZ, cubes_NCXYZ = _masked(cubes_NCXYZ, keys_N, config)
@@ -136,6 +138,16 @@ def corrupt(
         target_NCXYZ = torch.cat((target_NCXYZ, mask_to_zones(cubes_NCXYZ[:, IMAGE_CHANNELS]) & blank_N), dim=1)
     both_NCXYZ = input_NCXYZ, target_NCXYZ
     return Corrupted(*(swap_x_and_z(one).contiguous(memory_format=LAYOUT) for one in both_NCXYZ))
+
+
+def _one_by_one(cubes_NCZYX: Tensor, keys_N: Tensor, config: CorruptionConfig) -> Corrupted:
+    both: list[Tensor] = []
+    for number, (cube, key) in enumerate(zip(torch.split(cubes_NCZYX, 1), torch.split(keys_N, 1), strict=True)):
+        one = corrupt(cube, key, config)
+        both = both or [torch.empty((len(keys_N), *part.shape[1:]), memory_format=LAYOUT) for part in one]
+        for whole, part in zip(both, one, strict=True):
+            whole[number] = part[0]
+    return Corrupted(*both)
 
 
 def _masked(cubes_NCXYZ: Tensor, keys_N: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:

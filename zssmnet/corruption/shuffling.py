@@ -196,7 +196,7 @@ def _move(source: Tensor, shuffling: Shuffling, window: Tensor, voxel: Tensor, c
     number = draw_cell_numbers(shuffling.order_P, windows, shuffling.most_cells).flatten()
     key = window.to(torch.int32).mul_(1 << number_bits(windows)).add_(number)
     # The list stands in the order of its windows: sorting moves a cell within its window only.
-    origin = key.sort(stable=True).indices.index_select(0, last_cell.clamp(min=0))
+    origin = _stable_order(key).index_select(0, last_cell.clamp(min=0))
     values = source.index_select(0, shuffling.source_P).flatten()
     moved = values.index_select(0, voxel.index_select(0, origin))
     kept_P = shuffling.target_P.clamp(max=len(source) - 1)
@@ -219,6 +219,15 @@ def draw_cell_numbers(order_P: Tensor, windows: int, cells: int) -> Tensor:
     """
     bits = number_bits(windows)
     return (random_bits(order_P, Stream.WINDOW_ORDER, (cells,)) >> (32 - bits)).bitwise_and_((1 << bits) - 1)
+
+
+def _stable_order(key: Tensor) -> Tensor:
+    """Where each value stood before they are sorted: int64. On a CPU, NumPy sorts values with places in a third."""
+    if key.device.type != "cpu":
+        return key.sort(stable=True).indices
+    keyed = (key.to(torch.int64) << 32).bitwise_or_(torch.arange(len(key)))
+    keyed.numpy().sort()
+    return keyed.bitwise_and_(0xFFFFFFFF)
 
 
 def number_bits(windows: int) -> int:

@@ -264,7 +264,6 @@ def test_per_channel_counts_no_noise_as_background(monkeypatch: pytest.MonkeyPat
     cubes, keys = make_cubes(4), sample_keys(4, generator())
     painting = sample_painting(keys, (4, 16, 16, 8), config.painting)
     monkeypatch.setattr("zssmnet.corruption.painting.uniform", zeros)
-    monkeypatch.setattr("zssmnet.corruption.recipe.sample_painting", lambda *_: painting)
     zones = corrupt_xyz(cubes, keys, config).input_NCXYZ[:, 3:]
     assert torch.equal(zones.sum(1) == 0, find_painted(painting, (16, 16, 8))[:, 3])
 
