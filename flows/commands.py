@@ -24,7 +24,7 @@ from zssmnet.config import (
 from zssmnet.errors import CheckpointError, VerificationError
 from zssmnet.runner import PlainRunner
 from zssmnet.storage import Storage, open_storage
-from zssmnet.storage.address import local_path
+from zssmnet.storage.address import S3, local_path
 from zssmnet.storage.environment import variable
 from zssmnet.storage.keys import printable
 from zssmnet.storage.layout import Layout
@@ -152,6 +152,9 @@ def clean(options: argparse.Namespace) -> None:
 def probe(options: argparse.Namespace) -> None:
     """Ask whether weights help."""
     config = config_of(ProbeConfig, options)
+    for one in ",".join([*options.weights, options.positive_control or ""]).split(","):
+        if one and not one.startswith(S3) and not local_path(one).exists():  # known before PyTorch is imported
+            raise CheckpointError(f"{one}: no such file; name the .model file that pre-training wrote")
     names = "images_path", "zonal_mask_path", "labels_path", "weights", "positive_control", "patient_pattern"
     done = _run(options, **_given(options, *names), output_path=options.output, config=config)
     say(*done.sentences, f"figures: {done.result}", f"table:   {done.table}", f"picture: {done.picture}")

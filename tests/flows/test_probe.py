@@ -91,6 +91,13 @@ def test_weights_and_settings_are_checked_before_the_archive(
     assert "have no record of their spacing; choose one with --preset: cpu, coarse, gpu" in capsys.readouterr().err
 
 
+def test_a_mistyped_file_is_known_before_pytorch_is_imported(tmp_path: Path) -> None:
+    words = ["probe", *flags(tmp_path, tmp_path, tmp_path), "--output", str(tmp_path), "--weights", "mistyped.model"]
+    code = f"import sys; from flows.cli import main\ntry: main({words!r})\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, "mistyped.model: no such file" in done.stderr) == (1, "False\n", True)
+
+
 @pytest.mark.long
 def test_killed_and_started_again_it_ends_with_the_same_figures(tmp_path: Path) -> None:
     grid = GridSpec.centred((128, 128, 17), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0))  # on which both cases have a lesion
