@@ -14,17 +14,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def figures_of(result: ProbeResult) -> dict:
-    return {"cpu_s": {"probe": 60.0}, "real_masks": 0, "result": evidence._small(result.model_dump(mode="json"))}
+    results = {"zones": evidence._small(result.model_dump(mode="json"))}
+    return {"cpu_s": {"probe": 60.0}, "real_masks": 0, "results": results}
 
 
 def test_the_page_names_what_helps_and_what_was_not_run() -> None:
-    page = evidence.page(figures_of(result_of({POSITIVE: 0.1, "masked": 0.06})), "images/evidence_zones.png")
+    page = evidence.page(figures_of(result_of({POSITIVE: 0.1, "masked": 0.06})))
     assert "The probe can tell: the gate is open." in page and "helps: masked." in page
-    assert "Nothing about per-channel, reference" in page
+    assert "Zones: nothing about per-channel, reference: that part was not run" in page
 
 
 def test_where_the_gate_is_closed_the_page_shows_no_recipe() -> None:
-    page = evidence.page(figures_of(result_of({POSITIVE: 0.0, "masked": 0.06})), "images/evidence_zones.png")
+    page = evidence.page(figures_of(result_of({POSITIVE: 0.0, "masked": 0.06})))
     assert "No verdict counts: this probe cannot tell: (c)" in page
     assert "| masked" not in page and "Recommended" not in page
 
@@ -33,5 +34,5 @@ def test_the_page_in_the_docs_is_that_of_the_figures() -> None:
     file = ROOT / "benchmarks/evidence.json"
     if not file.exists():
         pytest.skip("benchmarks/evidence.json is not there: make evidence has not ended yet")
-    page = evidence.page(json.loads(file.read_text()), "images/evidence_zones.png")
+    page = evidence.page(json.loads(file.read_text()))
     assert (ROOT / "docs/evidence.md").read_text() == page
