@@ -42,20 +42,26 @@ class Cache:
         return cls(variable(FOLDER), int(variable("ZSSMNET_CACHE_GB") * 1e9))
 
     def get(self, address: str, version: str, fetch: Callable[[Path], None]) -> Path:
-        """The local copy of a file, fetched if it is not there; its name is the last part of the address."""
-        copy = self._copy(address, version)
-        try:
-            os.utime(copy)  # first of all: from now on nobody removes it
-        except FileNotFoundError:
-            with self.workplace() as folder:
-                partial = folder / copy.name
-                fetch(partial)
-                flush_to_disk(partial)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                partial.replace(copy)
-            if time.monotonic() - self._last_look > _LOOK_EVERY_S:
-                self._last_look = time.monotonic()
-                self.trim()
+        """The local copy of a file, fetched if it is not there; its name is the last part of the address.
+
+        Of this machine's processes that lack it one fetches; the others wait, and find it. If it fails or ends, the
+        next one fetches.
+        """
+        place = hashlib.sha256(f"{address}\0{version}".encode()).hexdigest()
+        copy = self.folder / "files" / place / address.rpartition("/")[2]
+        if _touched(copy):
+            return copy
+        with _locked(copy.parent):
+            if not _touched(copy):
+                with self.workplace() as folder:
+                    partial = folder / copy.name
+                    fetch(partial)
+                    flush_to_disk(partial)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    partial.replace(copy)
+        if time.monotonic() - self._last_look > _LOOK_EVERY_S:
+            self._last_look = time.monotonic()
+            self.trim()
         return copy
 
     @contextmanager
@@ -87,32 +93,31 @@ class Cache:
             shutil.rmtree(copy.parent, ignore_errors=True)
             excess -= size
 
-    def _copy(self, address: str, version: str) -> Path:
-        place = hashlib.sha256(f"{address}\0{version}".encode()).hexdigest()
-        return self.folder / "files" / place / address.rpartition("/")[2]
 
-    @contextmanager
-    def alone(self, address: str, version: str) -> Iterator[None]:
-        """Of this machine's processes that lack a file one fetches it; the others wait, and find it there.
+def _touched(copy: Path) -> bool:
+    """Whether a copy is there; from now on nobody removes it."""
+    try:
+        os.utime(copy)
+    except FileNotFoundError:
+        return False
+    return True
 
-        If it fails or ends, the next one fetches. The folder of the copy is locked, which a process cannot outlive.
-        """
-        copy = self._copy(address, version)
-        if copy.exists():
-            yield
-            return
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        locked = os.open(copy.parent, os.O_RDONLY)
-        try:
-            deadline = time.monotonic() + WAIT_S
-            while time.monotonic() < deadline:
-                try:
-                    fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(_POLL_INTERVAL_S)
-                except OSError:  # a file system without such locks
-                    break
-            yield
-        finally:
-            os.close(locked)
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder of a copy, which a process cannot outlive."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_POLL_INTERVAL_S)
+            except OSError:  # a file system without such locks
+                break
+        yield
+    finally:
+        os.close(handle)

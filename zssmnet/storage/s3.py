@@ -123,8 +123,7 @@ class S3Storage(Storage):
 
         def copy() -> Path:
             size, version = next(known, None) or self._present(key)
-            with self._cache.alone(self.where(key), version):
-                return self._cache.get(self.where(key), version, lambda path: self._fetch(key, version, size, path))
+            return self._cache.get(self.where(key), version, lambda path: self._fetch(key, version, size, path))
 
         with self._faults(self.where(key), "read"):
             return self._new_starts.call(copy, needs_a_new_start, self.where(key))

@@ -42,8 +42,7 @@ def fetch(path):
         sys.exit("the storage does not answer")
     path.write_bytes(b"cubes")
 
-with cache.alone(*place):
-    print(cache.get(*place, fetch).read_text())
+print(cache.get(*place, fetch).read_text())
 """
 Rank = Callable[..., "subprocess.Popen[str]"]
 
@@ -90,5 +89,4 @@ class TestOneOfThisMachinesProcesses:
         self.wait_for_a_fetch(tmp_path)
         monkeypatch.setattr(module, "WAIT_S", 0.3)
         cache, place = Cache(tmp_path, 10**9), ("s3://bucket/cubes.npy", "1")
-        with cache.alone(*place):
-            assert cache.get(*place, lambda path: path.write_bytes(b"mine") and None).read_bytes() == b"mine"
+        assert cache.get(*place, lambda path: path.write_bytes(b"mine") and None).read_bytes() == b"mine"
