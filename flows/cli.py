@@ -26,7 +26,7 @@ example:
   zssmnet demo --output demo
 """
 _ROOT = {"output": ("ROOT", "working root; everything is below ROOT/SSL")}
-_MODEL = ("F", "local .model or .pth file, or a package's folder")
+_MODEL = ("F", ".model or .pth file, or a package's folder, local or in S3")
 _IMAGES = {"images_path": ("D", "folder or s3://bucket/prefix of the images")}
 _MASKS = {"zonal_mask_path": ("D", "folder or s3://bucket/prefix of zonal masks, CASE.nii.gz")}
 _ALL_STAGES = ("pipeline:run_pipeline", "ssl_pretraining")

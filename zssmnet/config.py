@@ -7,7 +7,7 @@ Axis order of all triples is (x, y, z) unless a name says otherwise.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -62,6 +62,19 @@ _METACLASS: Any = _RaisesConfigError
 
 class _Frozen(BaseModel, metaclass=_METACLASS):  # type: ignore[metaclass]
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    @classmethod
+    def of(cls, settings: Self | None) -> Self:
+        """The settings as given, or the defaults for None; ConfigError where they are of another class."""
+        if settings is not None and not isinstance(settings, cls):
+            raise ConfigError(f"give a {cls.__name__}, not a {type(settings).__name__}")
+        return cls() if settings is None else settings
+
+
+def check_choice(name: str, value: str | None, kind: Any) -> None:
+    """Check that a value is one of a Literal's, or None; ConfigError names them."""
+    if value is not None and value not in get_args(kind):
+        raise ConfigError(f"{name} = {value!r}: choose one of {', '.join(get_args(kind))}")
 
 
 ImagesPath = Annotated[

@@ -74,8 +74,14 @@ class Corruption:
 
         Returns:
             Input (N, 6, Z, Y, X) and target (N, 3, Z, Y, X), on the device of the cubes.
+
+        Raises:
+            ValueError: cubes of another shape or dtype, or no generator.
         """
-        return corrupt(cubes_NCZYX, sample_keys(len(cubes_NCZYX), generator), self.config)
+        if not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator must be a torch.Generator of the CPU, not {generator!r}")
+        keys_N = sample_keys(len(cubes_NCZYX), generator)
+        return corrupt(cubes_NCZYX, keys_N, self.config)
 
 
 def channels_to_shuffle(keys_N: Tensor, config: CorruptionConfig) -> Tensor | None:
@@ -191,6 +197,8 @@ def mask_to_zones(mask_NXYZ: Tensor) -> Tensor:
 
 
 def _check(cubes_NCZYX: Tensor, keys_N: Tensor) -> None:
+    if not isinstance(cubes_NCZYX, Tensor):
+        raise ValueError(f"cubes must be a tensor (N, 4, Z, Y, X), not {type(cubes_NCZYX).__name__}")
     shape = tuple(cubes_NCZYX.shape)
     if len(shape) != 5 or shape[1] != IMAGE_CHANNELS + 1 or 0 in shape[2:]:
         raise ValueError(f"cubes must be (N, 4, Z, Y, X) with channels T2W, ADC, DWI, mask, not {shape}")

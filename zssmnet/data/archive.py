@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from zssmnet.config import PICAI_PATIENT as PICAI_PATIENT
 from zssmnet.config import ArchiveFormat as ArchiveFormat
+from zssmnet.config import check_choice
 from zssmnet.errors import ArchiveError, CaseError, InputError
 from zssmnet.storage import Storage
 from zssmnet.storage.keys import checked_key, printable
@@ -76,7 +77,9 @@ def take_inventory(
 
     Raises:
         ArchiveError: no archive there, two kinds in one folder, no case in it, or no mask.
+        ConfigError: no such format.
     """
+    check_choice("archive_format", archive_format, ArchiveFormat)
     image_keys = _keys(images)
     archive_format = archive_format or _recognise(image_keys, images)
     found = _channels_by_case(image_keys, archive_format, images)
@@ -110,7 +113,7 @@ def patient_in(case_id: str, pattern: str) -> str | None:
     """The group ``patient`` of a regular expression in an id, or None; InputError if it has none, or is none."""
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, TypeError) as error:
         raise InputError(f"{pattern!r} is no regular expression: {error}") from error
     if "patient" not in compiled.groupindex:
         raise InputError(f"{pattern!r} has no group (?P<patient>...), which names a case's patient")

@@ -56,7 +56,7 @@ def read_files(images: Sequence[Address], zonal_mask: Address) -> tuple[str, Exa
         InputError: not three images.
         CaseError: a file is missing, unreadable or cannot be used.
     """
-    if len(images) != 3:
+    if len(images := tuple(images)) != 3:
         raise InputError(f"{len(images)} images: name those of T2W, ADC and DWI, in this order")
     t2w, adc, dwi, mask = (local_path(file).absolute().relative_to("/").as_posix() for file in (*images, zonal_mask))
     case_id = Path(mask).name.removesuffix(MASK_SUFFIX)

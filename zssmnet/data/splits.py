@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from zssmnet.config import PICAI_PATIENT
+from zssmnet.config import PICAI_PATIENT, check_choice
 from zssmnet.config import SplitMode as SplitMode
 from zssmnet.data.archive import duplicated, patient_in, patient_of, shortened
 from zssmnet.errors import ConfigError, InputError, SplitsError
-from zssmnet.storage import read_file
+from zssmnet.storage import Address, read_file
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def read_folds(text: bytes, source: str) -> list[list[str]]:
 
 def choose_subsets(
     case_ids: Sequence[str],
-    splits_path: str | None = None,
+    splits_path: Address | None = None,
     split_mode: SplitMode | None = None,
     patient_pattern: str = PICAI_PATIENT,
 ) -> dict[str, int]:
@@ -94,15 +94,16 @@ def choose_subsets(
 
     Raises:
         SplitsError: a splits.json that cannot be used, ``reference`` without one, or ``stable`` with one.
-        ConfigError: a pattern other than PI-CAI's that finds a patient in none of the ids.
+        ConfigError: no such mode, or a pattern other than PI-CAI's that finds a patient in none of the ids.
         InputError: no case has a subset.
         StorageError: the splits.json cannot be read.
     """
-    mode = split_mode or ("reference" if splits_path else "stable")
-    if mode == "stable" and splits_path:
+    check_choice("split_mode", split_mode, SplitMode)
+    mode = split_mode or ("stable" if splits_path is None else "reference")
+    if mode == "stable" and splits_path is not None:
         raise SplitsError(f"{splits_path}: the stable split takes no splits.json; leave one of the two out")
-    if splits_path:
-        subsets = reference_subsets(read_folds(read_file(splits_path), splits_path))
+    if splits_path is not None:
+        subsets = reference_subsets(read_folds(read_file(splits_path), str(splits_path)))
         named = {case_id: number for number, subset in enumerate(subsets) for case_id in subset}
         if unnamed := sorted(set(case_ids) - set(named)):
             log.warning("%d cases are not in %s and are left out: %s", len(unnamed), splits_path, shortened(unnamed))

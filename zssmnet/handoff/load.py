@@ -95,7 +95,8 @@ def load_pretrained(
     """
     weights = read_weights(path)
     in_channels = weights.in_channels if in_channels is None else in_channels
-    model = MNet(in_channels, num_classes, weights.channels, merge or weights.merge, deep_supervision)
+    merge = weights.merge if merge is None else merge
+    model = MNet(in_channels, num_classes, weights.channels, merge, deep_supervision)
     logger.info("%s", load_body(model, weights))
     return model
 

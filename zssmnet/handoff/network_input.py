@@ -49,7 +49,7 @@ def network_input(
     case_id, examination = read_files(images, zonal_mask)
     if preparation is None:
         return torch.from_numpy(input_CZYX(examination.images, examination.mask, intensity_scaling))
-    prepared = prepare_volumes(case_id, examination, preparation)
+    prepared = prepare_volumes(case_id, examination, PreparationConfig.of(preparation))
     return torch.from_numpy(input_CZYX(prepared.images, prepared.mask, intensity_scaling))
 
 

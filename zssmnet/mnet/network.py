@@ -5,9 +5,10 @@ A node `downRC` or `upRC` lies in row R, from the pure 2D path (1) to the pure 3
 The three tables below are the whole wiring, in the order in which it is computed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
+from operator import index
 from string import ascii_letters
-from typing import get_args
+from typing import SupportsIndex, get_args
 
 import torch
 from torch import Tensor, nn
@@ -130,23 +131,25 @@ class MNet(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(in_channels, num_classes, channels, merge)
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.channels = tuple(channels)
+        self.in_channels = int(in_channels)
+        self.num_classes = int(num_classes)
+        self.channels = tuple(map(int, channels))
         self.merge: Merge = merge
         self.deep_supervision = deep_supervision
         self.fused = False
 
-        nodes = {node: Node(self._channels_taken(*takes), channels[level(node)], gives) for node, gives, takes in DOWN}
+        nodes = {
+            node: Node(self._channels_taken(*takes), self.channels[level(node)], gives) for node, gives, takes in DOWN
+        }
         for node, gives, takes, skip in UP:
             skip_streams = (f"{skip}.2d", f"{skip}.3d")
             taken = self._channels_taken(*skip_streams) + self._channels_taken(*takes)
-            nodes[node] = Node(taken, channels[level(node)], gives)
+            nodes[node] = Node(taken, self.channels[level(node)], gives)
         # Computed down, then up; but checkpoints list the parameters row by row.
         for node in sorted(nodes, key=lambda node: _place(node)[0]):
             self.add_module(node, nodes[node])
         self.outputs = nn.ModuleList(
-            nn.Conv3d(channels[level(head[0])], num_classes, 1, bias=False) for head in HEAD_STREAMS
+            nn.Conv3d(self.channels[level(head[0])], self.num_classes, 1, bias=False) for head in HEAD_STREAMS
         )
 
     def fuse(self, fused: bool = True) -> None:
@@ -202,6 +205,9 @@ class MNet(nn.Module):
         return each * len(streams) if self.merge == "cat" else each
 
     def _check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"MNet takes a tensor (N, C, Z, Y, X) of a float dtype, not {kind}")
         shape = tuple(x.shape)
         if len(shape) != 5:
             raise ValueError(f"MNet takes (N, C, Z, Y, X), five axes, not an input of shape {shape}")
@@ -222,11 +228,15 @@ def _pooled(features: Tensor, stream: str) -> Tensor:
     return features if stream == "input" else pool(features, "2d" if stream.endswith(".2d") else "3d")
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and index(value) >= 1
+
+
 def _check_arguments(in_channels: int, num_classes: int, channels: tuple[int, ...], merge: str) -> None:
     for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
-        if not isinstance(value, int) or value < 1:
+        if not _is_count(value):
             raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
-    if len(channels) != LEVELS or not all(isinstance(c, int) and c >= 1 for c in channels):
+    if not isinstance(channels, Sized) or len(channels) != LEVELS or not all(map(_is_count, channels)):
         raise ValueError(f"channels must be five integers of at least 1, one for each level, not {channels!r}")
     if merge not in get_args(Merge):
         raise ValueError(f"merge must be one of {', '.join(get_args(Merge))}, not {merge!r}")

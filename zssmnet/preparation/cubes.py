@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from zssmnet.config import CubesConfig, IntensityScaling
+from zssmnet.config import CubesConfig, IntensityScaling, check_choice
 from zssmnet.data.archive import IMAGE_SUFFIXES, MASK_SUFFIX, shortened
 from zssmnet.data.image_io import array_of, check_values, read_image
 from zssmnet.data.splits import SUBSETS
@@ -217,6 +217,7 @@ def scaled_volume(
     T2W and DWI are scaled to 0..1 by their own minimum and maximum, or by percentiles and clipped, ADC is clipped to
     0..3000 and divided by 3000, the mask stays 0, 1, 2.
     """
+    check_choice("intensity_scaling", scaling, IntensityScaling)
     t2w, adc, dwi = (image.astype(np.float32, copy=False) for image in images_ZYX)
     channels = [
         _to_unit_range(t2w, scaling),

@@ -89,7 +89,7 @@ def generate_cubes(
         CaseError: a prepared case is incomplete or unreadable.
         LockedError: another run cuts cubes there.
     """
-    runner, config = runner or PlainRunner(), config or CubesConfig()
+    runner, config = runner or PlainRunner(), CubesConfig.of(config)
     data, output = open_storage(data_path), open_storage(output_path)
     wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
     cases = sum(check_prepared(data, wanted).values())

@@ -89,6 +89,7 @@ def run_pipeline(
     Errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
     """
     runner, limits = runner or PlainRunner(), StrictConfig(strict=strict, max_warnings=max_warnings)
+    cubes, pretraining = CubesConfig.of(cubes), PretrainConfig.of(pretraining)
     layout, splits = Layout(open_storage(root).uri), (splits_path, split_mode, patient_pattern)
     masks = masks_of_run(zones_model, images_path, zonal_mask_path, layout, archive_format, runner)
     archive = find_archive(images_path, masks, layout.data, archive_format, splits, preparation, limits)

@@ -167,10 +167,8 @@ def find_archive(
     if not found.cases:
         _refuse_faults(found.faults, 0, limits)
     splits_path, split_mode, pattern = splits
-    subset_of = choose_subsets(
-        [case.id for case in found.cases], None if splits_path is None else str(splits_path), split_mode, pattern
-    )
-    return FoundArchive(images, masks, output, config or PreparationConfig(), limits, found, subset_of)
+    subset_of = choose_subsets([case.id for case in found.cases], splits_path, split_mode, pattern)
+    return FoundArchive(images, masks, output, PreparationConfig.of(config), limits, found, subset_of)
 
 
 def prepare_cases(
@@ -261,7 +259,7 @@ def prepare_case(images: Sequence[Address], mask: Address, config: PreparationCo
         InputError: not three images.
     """
     case_id, examination = read_files(images, mask)
-    return preparing.prepare_volumes(case_id, examination, config or PreparationConfig())
+    return preparing.prepare_volumes(case_id, examination, PreparationConfig.of(config))
 
 
 def _refuse_faults(faults: Sequence[CaseError], usable: int, limits: StrictConfig) -> None:

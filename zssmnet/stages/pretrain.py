@@ -4,7 +4,7 @@ import time
 
 from pydantic import BaseModel
 
-from zssmnet.config import MarginPercent, PretrainConfig
+from zssmnet.config import MarginPercent, PretrainConfig, RetrainingConfig
 from zssmnet.data.splits import VALIDATION_SUBSET
 from zssmnet.errors import ServiceError
 from zssmnet.preparation.cubes import find_cubes, open_cubes
@@ -93,6 +93,7 @@ def pretrain(
         runner: what runs the training; none: this process.
 
     Raises:
+        ConfigError: a margin out of range.
         CubesError: cubes that cannot be used.
         TrainingError: training that cannot go on.
         LockedError: another run trains there.
@@ -102,10 +103,10 @@ def pretrain(
     work = Training(
         cubes_path=cubes.uri,
         output_path=weights.uri,
-        config=config or PretrainConfig(),
+        config=PretrainConfig.of(config),
         reports_path=reports.uri,
         challenge=challenge,
-        margin_percent=margin_percent,
+        margin_percent=RetrainingConfig(margin_percent=margin_percent).margin_percent,
     )
     (summary,) = (runner or PlainRunner()).map(train_part, [work])
     return summary

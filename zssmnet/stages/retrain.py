@@ -13,6 +13,7 @@ from zssmnet.config import (
     MarginPercent,
     MinNewCases,
     PreparationConfig,
+    PretrainConfig,
     RetrainingConfig,
     SplitMode,
 )
@@ -92,8 +93,10 @@ def retrain(
     Errors are those of `prepare_archive`, `generate_cubes` and `pretrain`.
     """
     runner, layout = runner or PlainRunner(), Layout(open_storage(root).uri)
+    min_new_cases = RetrainingConfig(min_new_cases=min_new_cases, margin_percent=margin_percent).min_new_cases
     weights, cubes_folder = open_storage(layout.weights), open_storage(layout.cubes)
-    config, cubes = challenger_settings(weights, cubes_folder, pretraining or DEFAULTS.pretraining, cubes)
+    asked = PretrainConfig.of(pretraining or DEFAULTS.pretraining), cubes and CubesConfig.of(cubes)
+    config, cubes = challenger_settings(weights, cubes_folder, *asked)
     masks = masks_of_run(zones_model, images_path, zonal_mask_path, layout, archive_format, runner)
     splits = splits_path, split_mode, patient_pattern
     archive = find_archive(images_path, masks, layout.data, archive_format, splits, preparation)

@@ -152,13 +152,13 @@ def segment_zones(
         CheckpointError: no ensemble there.
         LockedError: another run makes masks there.
     """
-    runner, config = runner or PlainRunner(), config or SegmentConfig()
+    runner, config = runner or PlainRunner(), SegmentConfig.of(config)
     folder, name = locate_model(model)
     file, address = folder.local(name), folder.where(name)
     networks = Input(name="model", size=file.stat().st_size, version="", sha256=sha256_of(file))
     used = channel_count(_ensemble(address, networks.sha256, config.device).config)
     images, output = open_storage(images_path), open_storage(output_path)
-    masks = open_storage(zonal_mask_path) if zonal_mask_path else None
+    masks = None if zonal_mask_path is None else open_storage(zonal_mask_path)
     given = masks_by_case(masks) if masks else {}
     inventory = take_inventory(images, None, archive_format, used)
 

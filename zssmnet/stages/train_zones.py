@@ -120,7 +120,7 @@ def train_zones(
         LockedError: another run trains there.
     """
     images, masks, layout = open_storage(images_path), open_storage(zonal_mask_path), Layout(open_storage(root).uri)
-    work = ZonesTraining(images, masks, layout, weights, archive_format, patient_pattern, config or ZonesConfig())
+    work = ZonesTraining(images, masks, layout, weights, archive_format, patient_pattern, ZonesConfig.of(config))
     (summary,) = (runner or PlainRunner()).map(train_zones_part, [work])
     return summary
 
@@ -132,7 +132,7 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
     found = take_inventory(images, masks, work.archive_format, channel_count(config))
     files = [(images, key) for case in found.cases for key in case.images[: channel_count(config)]]
     files += [(masks, case.mask) for case in found.cases]
-    weights = read_weights(work.weights) if work.weights else None
+    weights = None if work.weights is None else read_weights(work.weights)
     with locked(output):
         output.sweep()
         stable = find_model(output)

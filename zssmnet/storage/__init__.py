@@ -38,7 +38,9 @@ def folder_and_name(address: Address) -> tuple[Storage, str]:
     """The folder in which a file lies, local or in S3, and its name there."""
     uri = checked_address(address)
     if uri.startswith(S3):
-        folder, _, name = uri.rpartition("/")
+        folder, _, name = uri.rstrip("/").rpartition("/")
+        if folder == "s3:/":
+            raise InputError(f"{uri}: names a bucket, but no file; expected s3://bucket/prefix/file")
         return open_storage(folder), name
     path = local_path(uri)
     if path.name in ("", ".."):

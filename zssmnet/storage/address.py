@@ -25,9 +25,11 @@ def checked_address(address: Address) -> str:
     """``address`` as text, if it can name a place in S3 or a local one.
 
     Raises:
-        InputError: none, another kind of address, one with a user or password in it, or one that cannot be encoded in
-            this locale.
+        InputError: neither text nor a path, an empty address, one of another kind, with a user or password in it, or
+            one that cannot be encoded in this locale.
     """
+    if not isinstance(address, str | os.PathLike):
+        raise InputError(f"{address!r}: is no address; name a local folder or file, or s3://bucket/prefix")
     address = os.fspath(address)
     scheme, is_remote, rest = address.partition("://")
     place = rest.partition("/")[0]

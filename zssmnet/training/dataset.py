@@ -1,8 +1,9 @@
 """Cubes of several files as one sequence, memory-mapped: host memory does not grow with their number."""
 
 import mmap
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,10 +109,11 @@ class CubesDataset(Dataset[Tensor]):
     """
 
     def __init__(self, path: str | os.PathLike[str], subsets: Sequence[int] = TRAINING_SUBSETS) -> None:
-        if not subsets or not set(subsets) <= set(SUBSETS):
+        wanted = tuple(subsets) if isinstance(subsets, Iterable) else ()
+        if not wanted or any(one not in SUBSETS for one in wanted):
             raise CubesError(f"subsets = {subsets!r}: name one or more of the subsets {SUBSETS[0]} to {SUBSETS[-1]}")
-        self._cubes = CubeSet(list(_open_subsets(open_storage(path), subsets).values()))
-        self._opened = (path, subsets)
+        self._opened = path, tuple(map(int, wanted))
+        self._cubes = CubeSet(list(_open_subsets(open_storage(path), self._opened[1]).values()))
 
     def __reduce__(self) -> tuple[type["CubesDataset"], tuple[str | os.PathLike[str], Sequence[int]]]:
         return type(self), self._opened  # a worker that is spawned opens the files, instead of getting their content
@@ -123,9 +125,9 @@ class CubesDataset(Dataset[Tensor]):
         numbers = range(len(self))
         if isinstance(index, slice):
             return self._cubes.batch(torch.tensor(numbers[index], dtype=torch.int64)).float()
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"cube {index} of {len(self)}")
-        return self._cubes.batch(torch.tensor([numbers[index]]))[0].float()
+        if not -len(self) <= (number := operator.index(index)) < len(self):
+            raise IndexError(f"cube {number} of {len(self)}")
+        return self._cubes.batch(torch.tensor([numbers[number]]))[0].float()
 
 
 def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSet]:

@@ -42,10 +42,15 @@ class Restored:
         return (squares * hidden).sum(dim=(2, 3, 4)) / hidden.sum(dim=(2, 3, 4))
 
 
-def restoring_network(config: NetworkConfig, zones: bool = False) -> MNet:
-    """A new network that takes the corrupted images and the zones, and gives the images; and the zones, if asked."""
+def restoring_network(config: NetworkConfig, zones: bool = False, seed: int = 0) -> MNet:
+    """A new network that takes the corrupted images and the zones, and gives the images; and the zones, if asked.
+
+    Its weights are drawn on the CPU, from the seed alone; PyTorch's own generator is left as it was.
+    """
     outputs = IMAGE_CHANNELS + ZONE_CHANNELS * zones
-    return MNet(IMAGE_CHANNELS + ZONE_CHANNELS, outputs, config.channels, config.merge)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return MNet(IMAGE_CHANNELS + ZONE_CHANNELS, outputs, config.channels, config.merge)
 
 
 def restore(

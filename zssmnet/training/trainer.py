@@ -160,9 +160,7 @@ def initial_state(
             for it.
     """
     recipe = config.training
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone: the weights are drawn there
-        model = restoring_network(config.network, config.corruption.zone_task.share > 0)
+    model = restoring_network(config.network, config.corruption.zone_task.share > 0, recipe.seed)
     if initial:
         load_weights(model, initial)
     model.to(memory_format=LAYOUT)  # type: ignore[call-overload]

@@ -3,7 +3,7 @@
 import doctest
 import hashlib
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -291,6 +291,7 @@ def test_no_cubes() -> None:
         (torch.zeros(2, 4, 8, 8, 8, dtype=torch.int16), torch.zeros(2, dtype=torch.int64), "torch.int16"),
         (torch.zeros(2, 4, 8, 8, 8), torch.zeros(3, dtype=torch.int64), "2 cubes need as many"),
         (torch.zeros(2, 4, 8, 8, 8), torch.zeros(2), "sample_keys"),
+        (torch.zeros(2, 4, 8, 8, 8).numpy(), torch.zeros(2, dtype=torch.int64), "a tensor .* not ndarray"),
     ],
 )
 def test_what_does_not_fit_is_named(cubes: Tensor, keys: Tensor, words: str) -> None:
@@ -366,6 +367,12 @@ def test_the_callable_draws_the_keys_of_its_cubes() -> None:
     for some in keys.split(3):
         given, expected = corruption(cubes_NCZYX, drawn), corrupt(cubes_NCZYX, some, CorruptionConfig())
         assert all(torch.equal(one, other) for one, other in zip(given, expected, strict=True))
+
+
+@pytest.mark.parametrize("generator", [None, 0])
+def test_the_callable_takes_no_randomness_but_a_generator_s(generator: Any) -> None:
+    with pytest.raises(ValueError, match=f"generator must be a torch.Generator of the CPU, not {generator}"):
+        Corruption()(torch.zeros(2, 4, 8, 8, 8), generator)
 
 
 def test_examples_in_the_docstrings() -> None:

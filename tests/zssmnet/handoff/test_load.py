@@ -182,6 +182,8 @@ class TestLoading:
             load_pretrained(path, num_classes=0)
         with pytest.raises(ValueError, match="merge must be one of sub, sum, cat"):
             load_pretrained(path, num_classes=2, merge="max")
+        with pytest.raises(ValueError, match="merge must be one of sub, sum, cat"):
+            load_pretrained(path, num_classes=2, merge="")  # type: ignore[arg-type]
 
 
 class TestMisfits:

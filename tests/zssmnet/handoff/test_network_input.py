@@ -7,7 +7,7 @@ import torch
 
 from zssmnet.config import CubesConfig, PreparationConfig
 from zssmnet.data.archive import take_inventory
-from zssmnet.errors import CaseError, InputError
+from zssmnet.errors import CaseError, ConfigError, InputError
 from zssmnet.handoff.network_input import network_input
 from zssmnet.preparation.cubes import cut_subset, open_cubes
 from zssmnet.preparation.prepare import prepared_keys, publish_prepared
@@ -74,6 +74,10 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     images, mask = files(tmp_path)
     with pytest.raises(InputError, match="2 images: name those of T2W, ADC and DWI"):
         network_input(images[:2], mask)
+    with pytest.raises(ConfigError, match="intensity_scaling = 'percentiles': choose one of maximum, percentile"):
+        network_input(iter(images), mask, intensity_scaling="percentiles")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="give a PreparationConfig, not a CubesConfig"):
+        network_input(images, mask, CubesConfig())  # type: ignore[arg-type]
     images[1].unlink()
     with pytest.raises(CaseError, match=r"case a: .*a_0001\.nii\.gz: missing"):
         network_input(images, mask)

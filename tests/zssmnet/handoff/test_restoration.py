@@ -24,7 +24,7 @@ INPUT = torch.rand(1, 6, 4, 16, 16, generator=torch.Generator().manual_seed(0))
 
 def write(folder: Path, network: NetworkConfig, change: Any = lambda weights: None) -> tuple[Path, torch.Tensor]:
     """A file of weights, and what its network predicts."""
-    model = restoring_network(network)
+    model = restoring_network(network, seed=1)
     weights = model.state_dict()
     change(weights)
     save_tensors({"state_dict": weights}, folder / "a.model")
@@ -36,7 +36,9 @@ def write(folder: Path, network: NetworkConfig, change: Any = lambda weights: No
 @pytest.mark.parametrize("kind", [str, Path])
 def test_predicts_what_was_saved(tmp_path: Path, merge: Any, kind: type) -> None:
     file, expected = write(tmp_path, NetworkConfig(channels=(2, 3, 4, 5, 6), merge=merge))
+    before = torch.get_rng_state()
     network = load_restoration(kind(file))
+    assert torch.equal(torch.get_rng_state(), before)
     assert not network.training
     assert (network.channels, network.merge) == ((2, 3, 4, 5, 6), merge)
     with torch.no_grad():

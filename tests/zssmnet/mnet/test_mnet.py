@@ -220,11 +220,23 @@ class TestBadUse:
         with pytest.raises(ValueError, match=r"takes 6 channels, not .*\(1, 4, 16, 32, 32\)"):
             small(torch.rand(1, 4, 16, 32, 32))
 
+    @pytest.mark.parametrize("kind", ["ndarray", "torch.int16"])
+    def test_what_is_no_tensor_of_floats_is_refused(self, small: MNet, kind: str) -> None:
+        x = torch.zeros(1, 6, 16, 32, 32)
+        with pytest.raises(ValueError, match=rf"a tensor \(N, C, Z, Y, X\) of a float dtype, not {kind}"):
+            small(x.numpy() if kind == "ndarray" else x.short())
+
+    def test_numbers_of_numpy_are_integers(self) -> None:
+        network = MNet(np.int64(6), np.int64(3), np.array(SMALL))
+        assert (network.in_channels, network.num_classes, network.channels) == (6, 3, SMALL)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             ((0, 3), "in_channels must be an integer of at least 1, not 0"),
             ((6, -1), "num_classes must be an integer of at least 1, not -1"),
+            ((True, 3), "in_channels must be an integer of at least 1, not True"),
+            ((6, 3, 32), "five integers"),
             ((6, 2.0), "num_classes must be an integer of at least 1, not 2.0"),
             ((6, 3, (32, 48, 64, 80)), "five integers"),
             ((6, 3, (32, 48, 64, 80, 0)), "five integers"),

@@ -76,14 +76,40 @@ def test_there_are_six_subsets(subsets: list[int], here: Path) -> None:
         ({"split_mode": "reference"}, "needs a splits.json"),
         ({"splits_path": "splits.json", "split_mode": "stable"}, "the stable split takes no splits.json"),
         ({"patient_pattern": "(?P<patient>x)"}, "finds a patient in none of 3 case ids"),
+        ({"patient_pattern": None}, "None is no regular expression"),
         ({"splits_path": "no.json"}, "no.json"),
+        ({"splits_path": ""}, "an empty address"),
+        ({"split_mode": "hash"}, "split_mode = 'hash': choose one of reference, stable"),
+        ({"archive_format": "nifti"}, "archive_format = 'nifti': choose one of nnunet, picai, bids"),
+        ({"config": {"margin_mm": 3}}, "give a PreparationConfig, not a dict"),
     ],
 )
-def test_splits_that_cannot_be_are_an_error_of_ours(
+def test_settings_that_cannot_be_are_an_error_of_ours(
     settings: dict[str, Any], said: str, archive: Archive, here: Path
 ) -> None:
     with pytest.raises(ZssmnetError, match=said):
         zssmnet.prepare_archive("~/archive/images", "~/archive/masks", "data", **settings)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "said"),
+    [
+        ("run_pipeline", {"cubes": zssmnet.PretrainConfig()}, "give a CubesConfig, not a PretrainConfig"),
+        ("run_pipeline", {"pretraining": {"epochs": 3}}, "give a PretrainConfig, not a dict"),
+        ("retrain", {"cubes": zssmnet.PretrainConfig()}, "give a CubesConfig, not a PretrainConfig"),
+        ("retrain", {"pretraining": 3}, "give a PretrainConfig, not a int"),
+        ("retrain", {"min_new_cases": 0}, "min_new_cases = 0"),
+        ("pretrain", {"margin_percent": -1}, "margin_percent = -1"),
+        ("train_zones", {"weights": ""}, "an empty address"),
+    ],
+)
+def test_settings_of_a_later_stage_are_refused_before_any_work(
+    stage: str, settings: dict[str, Any], said: str, archive: Archive, here: Path
+) -> None:
+    addresses = ("~/archive/images", "~/archive/masks", "root")[-2 if stage == "pretrain" else 0 :]
+    with pytest.raises(InputError, match=said):
+        getattr(zssmnet, stage)(*addresses, **settings)
     assert list(here.iterdir()) == []
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,6 +253,11 @@ class TestErrors:
         with pytest.raises(InputError, match=f"^{address}: only local folders and s3://bucket/prefix can be used$"):
             open_storage(address)
 
+    @pytest.mark.parametrize("address", [None, 3, b"/folder", ["folder"]])
+    def test_what_is_no_address_is_refused(self, address: Any):
+        with pytest.raises(InputError, match=r"is no address; name a local folder or file, or s3://bucket/prefix$"):
+            open_storage(address)
+
 
 NAMES_UNDER_ASCII = r"""
 import sys
@@ -414,6 +420,8 @@ def test_read_file_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for uri in ("missing.json", "/missing.json", "folder/missing.json"):
         with pytest.raises(StorageError, match="no such file"):
             read_file(uri)
+    with pytest.raises(InputError, match=r"^s3://bucket/?: names a bucket, but no file"):
+        read_file("s3://bucket/")
 
 
 def test_sha256(tmp_path: Path):

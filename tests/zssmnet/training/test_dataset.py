@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,21 @@ class TestCubesDataset:
         assert cubes[part].dtype == torch.float32
         assert torch.equal(cubes[part], expected)
 
-    @pytest.mark.parametrize("subsets", [[7], [], [0, 6], [-1], "05", [1.5]])
+    @pytest.mark.parametrize("subsets", [[7], [], [0, 6], [-1], "05", [1.5], 5, [[0]]])
     def test_subsets_that_there_are_not_are_named(self, tmp_path: Path, subsets: Any) -> None:
         write_cubes(tmp_path)
         with pytest.raises(CubesError, match=r"^subsets = .*: name one or more of the subsets 0 to 5$") as caught:
             CubesDataset(tmp_path, subsets)
         assert repr(subsets) in str(caught.value)
+
+    @pytest.mark.parametrize("subsets", [np.array([1, 0]), torch.tensor([1, 0]), {0, 1}, iter([0, 1])])
+    def test_subsets_may_come_in_any_iterable(self, tmp_path: Path, subsets: Any) -> None:
+        write_cubes(tmp_path)
+        cubes = CubesDataset(tmp_path, subsets)
+        assert len(copy.copy(cubes)) == len(cubes) == len(CubesDataset(tmp_path, [0, 1]))
+
+    @pytest.mark.parametrize("index", [[0, 1], np.array([0, 1]), torch.tensor([0, 1]), 1.0, None])
+    def test_what_is_no_index_is_a_type_error_as_of_any_sequence(self, tmp_path: Path, index: Any) -> None:
+        write_cubes(tmp_path)
+        with pytest.raises(TypeError, match="integer"):
+            CubesDataset(tmp_path)[index]
