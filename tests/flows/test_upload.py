@@ -71,3 +71,11 @@ def test_a_damaged_note_of_what_was_sent_counts_as_none(
         assert upload("--source", str(tmp_path / "archive"), "--output", str(tmp_path / "copy")) == 0
         for file in (tmp_path / "cache" / "uploads").iterdir():
             file.write_text(note)
+
+
+@pytest.mark.skipif("os.geteuid() == 0", reason="root may read all files")
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch(mode=0)
+    assert upload("--source", str(tmp_path / "a"), "--output", str(tmp_path / "copy")) == 1
+    assert f"{tmp_path / 'a' / 'b'}: cannot be read: Permission denied" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from zssmnet.errors import InputError, StorageError
 from zssmnet.storage import Entry, LocalStorage, Storage, sha256_of
 from zssmnet.storage.environment import variable
+from zssmnet.storage.interface import storage_errors
 from zssmnet.storage.ownership import check_ours
 
 MARKER = "NEW_DATA"
@@ -56,8 +57,11 @@ def send(
     done = {entry.key for entry in entries} - {entry.key for entry in to_send}
     try:
         for entry in to_send:
+            file = source.local(entry.key)
+            with storage_errors(file, "read"):
+                file.open("rb").close()  # else the target would be blamed
             with target.publishing(entry.key) as path:
-                shutil.copyfile(source.local(entry.key), path)
+                shutil.copyfile(file, path)
             done.add(entry.key)
             advance()
     finally:
