@@ -47,3 +47,35 @@ def test_a_folder_can_be_the_target_and_what_a_killed_command_left_there_goes(tm
 def test_an_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert upload("--source", str(tmp_path), "--output", str(tmp_path / "copy")) == 1
     assert f"{tmp_path}: no files there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["", "copy", "link/copy"])
+def test_a_folder_is_not_copied_into_itself(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "archive"
+    source.mkdir()
+    (source / "dataset.json").write_text("{}")
+    (tmp_path / "archive" / "link").symlink_to(source)
+    assert upload("--source", str(source), "--output", str(source / place)) == 1
+    assert f"lies in {source}" in capsys.readouterr().err
+    assert sorted(path.name for path in source.iterdir()) == ["dataset.json", "link"]
+
+
+@pytest.mark.parametrize("note", ["[]", "null", '{"dataset.json": 1}', '{"dataset.json": []}', "[" * 100_000])
+def test_a_damaged_note_of_what_was_sent_counts_as_none(
+    note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZSSMNET_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "dataset.json").write_text("{}")
+    for _ in range(2):
+        assert upload("--source", str(tmp_path / "archive"), "--output", str(tmp_path / "copy")) == 0
+        for file in (tmp_path / "cache" / "uploads").iterdir():
+            file.write_text(note)
+
+
+@pytest.mark.skipif("os.geteuid() == 0", reason="root may read all files")
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch(mode=0)
+    assert upload("--source", str(tmp_path / "a"), "--output", str(tmp_path / "copy")) == 1
+    assert f"{tmp_path / 'a' / 'b'}: cannot be read: Permission denied" in capsys.readouterr().err

@@ -86,6 +86,7 @@ REFUSED = {
     "s3 made absolute": "/work/s3:/bucket/root",
     "s3 below a folder": "./s3:/bucket",
     "s3 without a bucket": "s3:///x",
+    "s3 with a bucket that none can be": "s3://a b?/x",
     "s3a": "s3a://bucket/x",
     "file, one slash": "file:/x",
     "file, three slashes": "file:///x",

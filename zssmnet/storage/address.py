@@ -12,6 +12,7 @@ Address = str | os.PathLike[str]
 
 S3 = "s3://"
 _ACCESS_POINT = "arn:aws:s3:"
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _OTHER = re.compile(
     r"[^/]*://|(s3[an]?|file|gs|https?|arn):|[a-z][a-z0-9+.-]+:(/|$)|(.*/)?(s3|file):/"
     r"|[a-z]:([\\/]|$)|\\\\|\$\{?\w|%\w+%|([\"']).*\6$",
@@ -44,7 +45,7 @@ def checked_address(address: Address) -> str:
         raise InputError(f"{printable(address)}: this address cannot be used: {reason}")
     if address.startswith(S3):
         bucket, *folders = address.removeprefix(S3).rstrip("/").split("/")
-        if not bucket.strip():
+        if not (_BUCKET.fullmatch(bucket) or bucket.startswith(_ACCESS_POINT)):
             raise InputError(f"{address}: names no bucket; expected s3://bucket/prefix")
         if {"", ".", ".."}.intersection(folders):
             raise InputError(f"{address}: has an empty part, '.' or '..' in its prefix; expected s3://bucket/prefix")

@@ -174,9 +174,9 @@ def _create(path: Path, data: bytes) -> bool:
     try:
         file = path.open("xb", buffering=0)
     except FileExistsError:
-        if path.exists():
+        if path.is_file():
             return False
-        raise
+        raise  # a folder or pipe, or another has removed the file meanwhile
     with file:
         try:
             file.write(data)

@@ -22,7 +22,7 @@ from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import checked_key
 from zssmnet.storage.process_id import new_name
 from zssmnet.storage.retry import RetryPolicy
-from zssmnet.storage.s3_client import PART_BYTES, S3Client, connect
+from zssmnet.storage.s3_client import PART_BYTES, S3Client, UnusableSettingsError, connect
 from zssmnet.storage.s3_errors import (
     FAULTS,
     MISSING,
@@ -248,10 +248,5 @@ def _storage_errors(address: str, done: str, place: str) -> Iterator[None]:
     except (*FAULTS, WrongContentError) as error:
         reason = f"{reason_of(error)}, {place}" if is_of_this_machine(error) else reason_of(error)
         raise StorageError(f"{address}: cannot be {done}: {reason}") from error
-    except ValueError as error:  # botocore's, of an endpoint
-        if "nvalid endpoint" not in str(error):
-            raise
-        raise ConfigError(
-            f"{address}: {str(error).rpartition(': ')[2]!r} is no address of an S3 storage; write one like "
-            "https://host:9000 into AWS_ENDPOINT_URL, or as endpoint_url of the AWS profile"
-        ) from error
+    except UnusableSettingsError as error:
+        raise ConfigError(f"{address}: {error}") from error

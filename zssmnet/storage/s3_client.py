@@ -15,7 +15,7 @@ import s3fs
 from botocore.exceptions import ClientError, IncompleteReadError
 
 from zssmnet.storage.environment import Environment, variable
-from zssmnet.storage.retry import RetryPolicy
+from zssmnet.storage.retry import RetryPolicy, one_line
 from zssmnet.storage.s3_errors import FAULTS, code_of, is_transient
 
 T = TypeVar("T")
@@ -24,6 +24,10 @@ PART_BYTES = 50 * 2**20
 MOST_PARTS = 10_000
 """S3 takes no more of one file."""
 PARTS_AT_ONCE = 4
+
+
+class UnusableSettingsError(Exception):
+    """Settings with which there is no client: botocore knows them as a ValueError."""
 
 
 @functools.cache
@@ -154,7 +158,14 @@ class S3Client:
                 files = s3fs.S3FileSystem(
                     asynchronous=True, loop=self._loop, skip_instance_cache=True, config_kwargs=config
                 )
-                self._client = await files.set_session()
+                try:
+                    self._client = await files.set_session()
+                except ValueError as error:
+                    raise UnusableSettingsError(
+                        f"no S3 storage at {variable('AWS_ENDPOINT_URL')!r}: {one_line(error)}; write an address like "
+                        "https://host:9000 into AWS_ENDPOINT_URL, or as endpoint_url of the AWS profile, and check the "
+                        "other variables AWS_*"
+                    ) from error
         return self._client
 
     def _close(self) -> None:

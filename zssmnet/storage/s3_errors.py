@@ -32,7 +32,8 @@ _CHECKSUMS = (
 )
 _CHECK_CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _CHECK_ENDPOINT = "check AWS_ENDPOINT_URL"
-_LASTING = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER")
+_LASTING = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "[X509", "[Errno 2]", "[Errno 13]", "[Errno 21]")
+"""Of TLS, the last ones of a file of certificates that holds none, or that cannot be read."""
 _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 _TRANSIENT_CODES = (
     *("BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout", "XAmzContentSHA256Mismatch"),
@@ -131,6 +132,10 @@ def reason_of(error: BaseException) -> str:
         return f"{one_line(error)}: renew the credentials and run again"
     if isinstance(error, RecursionError):
         return f"the endpoint leads back to itself: {_CHECK_ENDPOINT}"
+    if isinstance(error, exceptions.EndpointProviderError):
+        return f"{one_line(error)}: {_CHECK_ENDPOINT}"
+    if type(error) is exceptions.HTTPClientError:  # not one of its kinds: a fault on this side
+        return f"{one_line(error)}: check AWS_CA_BUNDLE, if it is set: a file of certificates"
     if isinstance(error, exceptions.ConnectionError):
         return f"{one_line(error)}: {_CHECK_ENDPOINT} (http or https?) and the network"
     if not isinstance(error, exceptions.ClientError):

@@ -1,5 +1,6 @@
 """A lock on a folder: one at a time, on a disk and in a bucket."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -208,6 +209,16 @@ class TestOnDisk(LockContract):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Storage:
         return LocalStorage(tmp_path / "root")
+
+    @pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+    def test_what_is_no_file_is_named(self, kind: str, storage: Storage, tmp_path: Path) -> None:
+        place = tmp_path / "root" / LOCK_FILE
+        place.parent.mkdir(parents=True)
+        make = {"folder": place.mkdir, "pipe": lambda: os.mkfifo(place), "link": lambda: place.symlink_to("nowhere")}
+        make[kind]()
+        line = f"{place}: cannot be written: File exists: .* move it away"
+        with pytest.raises(StorageError, match=line), locked(storage, timing=QUICK):
+            pass
 
     def test_the_name_of_another_is_one_line(self, storage: Storage) -> None:
         """It comes out of a file that anybody may have written."""

@@ -82,7 +82,7 @@ def test_cache_keeps_nothing_of_a_fetch_that_failed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["minio:9000", "minio", "http://", "ftp://minio", "http://minio:port", "https:/minio"]
+    "endpoint", ["minio:9000", "minio", "http://", "ftp://minio", "http://minio:port", "https:/minio", "http://[::1"]
 )
 def test_an_endpoint_that_is_no_address_is_one_line(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
@@ -90,4 +90,11 @@ def test_an_endpoint_that_is_no_address_is_one_line(endpoint: str, monkeypatch: 
         open_storage("s3://bucket/root").list()
     assert str(error.value).startswith("s3://bucket/root: ")
     assert endpoint in str(error.value)
+    assert "AWS_ENDPOINT_URL" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_variable_of_botocore_that_is_no_number_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "odd")
+    with pytest.raises(ConfigError, match=r"s3://bucket/root: .*'odd'; .* the other variables AWS_"):
+        open_storage("s3://bucket/root").list()

@@ -47,6 +47,9 @@ LASTING = [
     answer(400, "ExpiredToken"),
     exceptions.NoCredentialsError(),
     exceptions.HTTPClientError(error=ssl.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")),
+    exceptions.HTTPClientError(error=ssl.SSLError("[X509: NO_CERTIFICATE_OR_CRL_FOUND] no certificate or crl found")),
+    exceptions.HTTPClientError(error=FileNotFoundError(2, "No such file or directory")),
+    exceptions.HTTPClientError(error=IsADirectoryError(21, "Is a directory")),
     OSError(28, "No space left on device"),
     ValueError(),
 ]
