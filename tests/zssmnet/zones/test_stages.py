@@ -141,6 +141,30 @@ class TestTraining:
         with pytest.raises(ArchiveError, match="no zonal mask"):
             train((images, tmp_path / "root"), tmp_path / "root")
 
+    def test_a_case_whose_mask_is_there_twice_is_left_out_by_name(
+        self, archive: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first, second, *_ = sorted(archive[1].glob("*.nii.gz"))
+        (tmp_path / "two/again").mkdir(parents=True)
+        for file in (first, second):
+            shutil.copy(file, tmp_path / "two")
+        shutil.copy(first, tmp_path / "two/again")
+        with pytest.raises(InputError, match=r"1 labelled cases of 1 patients"):
+            train((archive[0], tmp_path / "two"), tmp_path / "root")
+        (left_out,) = (one for one in caplog.messages if one.startswith("left out"))
+        assert first.name.removesuffix(".nii.gz") in left_out and "twice" in left_out
+
+    def test_weights_of_fewer_channels_are_refused_before_anything_is_read(
+        self, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        torch.save({"state_dict": MNet(1, 3, (2, 2, 2, 2, 2)).state_dict()}, tmp_path / "one.model")
+        config = ZonesConfig(preset="cpu", channels="t2w,adc,dwi", device="cpu")
+        with pytest.raises(
+            CheckpointError, match=r"one.model: has 1 input channels, fewer than --channels t2w,adc,dwi"
+        ):
+            train_zones(*archive, tmp_path / "root", tmp_path / "one.model", config=config)
+        assert not (tmp_path / "root").exists()
+
 
 def segment(
     root: Path, archive: tuple[Path, Path], output: Path, progress: Progress | None = None, given: Path | None = None
