@@ -558,9 +558,9 @@ class ExportConfig(_Frozen):
 class PackageConfig(_Frozen):
     """A folder of weights with a model card."""
 
-    name: Annotated[str, Flag("NAME")] = Field("zssmnet-mnet", min_length=1, description="Name on the card")
+    name: Annotated[str, Flag("NAME")] = Field("zssmnet-mnet", pattern=r"^.+$", description="Name on the card")
     licence: Annotated[str, Flag("ID")] = Field(
-        "fill-in", min_length=1, description="Licence of the weights, as model hubs name it"
+        "fill-in", pattern=r"^[A-Za-z0-9.+-]+$", description="Licence of the weights, as model hubs name it"
     )
     probe_path: Annotated[str | None, Flag("F", "probe")] = Field(
         None, description="JSON file with the probe's result, for the card"
