@@ -209,6 +209,25 @@ class TestSegmentation:
         assert (output / first.name).read_bytes() == third.read_bytes()
         assert segment(root, archive, output, given=tmp_path / "given").new == 0
 
+    def test_what_a_person_left_in_doubtful_stays_and_is_not_used(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        _, masks = archive
+        first, second, *_ = sorted(masks.glob("*.nii.gz"))
+        output, doubtful = tmp_path / "masks", tmp_path / "masks/doubtful"
+        segment(root, archive, output, given=masks)
+        doubtful.mkdir()
+        (output / first.name).rename(doubtful / first.name)  # refused by hand
+        done = segment(root, archive, output)
+        assert "move it beside the others" in done.doubtful[first.name.removesuffix(".nii.gz")]
+        assert (done.persons, (output / first.name).exists()) == (0, False)
+        shutil.copy(second, doubtful / first.name)  # changed again
+        segment(root, archive, output)
+        assert segment(root, archive, output).new == 0
+        assert (doubtful / first.name).read_bytes() == second.read_bytes()
+        (doubtful / first.name).rename(output / first.name)
+        assert segment(root, archive, output).persons == 1
+
     def test_the_mask_of_an_image_that_is_stored_in_another_order_lies_on_its_own_grid(
         self, root: Path, archive: tuple[Path, Path], tmp_path: Path
     ) -> None:
@@ -244,6 +263,26 @@ class TestSegmentation:
         assert set(done.left_out) == {"thin", "cut"} and done.new == 1
         assert "cubic interpolation needs 4 voxels" in done.left_out["thin"]
         assert "truncated" in done.left_out["cut"]
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda content: content.update(members=[]), "no members"),
+            (lambda content: content["members"][0]["zones"].update(frequencies=torch.ones(2)), "of 2 classes"),
+            (lambda content: next(iter(content["members"][1]["finder"]["state_dict"].values())).mul_(torch.nan), "NaN"),
+        ],
+    )
+    def test_networks_that_cannot_predict_are_refused(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path, change, words: str
+    ) -> None:
+        content = torch.load(root / "SSL/zones_model/zones.model")
+        change(content)
+        torch.save(content, tmp_path / "a.model")
+        with pytest.raises(CheckpointError, match=rf"a.model: .*{words}"):
+            segment(tmp_path / "a.model", archive, tmp_path / "masks")
+        (tmp_path / "a.model").write_bytes((tmp_path / "a.model").read_bytes()[:-999])
+        with pytest.raises(CheckpointError, match=r"a.model: is no file of networks, or damaged .*; copy it again"):
+            segment(tmp_path / "a.model", archive, tmp_path / "masks")
 
     def test_what_is_no_model_is_refused(self, archive: tuple[Path, Path], tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"no zones\.model there; train one"):
