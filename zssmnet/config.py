@@ -609,10 +609,10 @@ class ProbeConfig(_Frozen):
         5, ge=3, description="Paired repetitions with other labelled cases, order and heads"
     )
     steps: Annotated[int, Flag("N")] = Field(200, ge=1, description="Steps of fine-tuning")
-    learning_rates: Annotated[tuple[float, ...], Flag("X,Y,...")] = Field(
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Flag("X,Y,...")] = Field(
         (0.001, 0.003, 0.01, 0.02), min_length=1, description="Candidate learning rates of the body, tuned per arm"
     )
-    head_factors: Annotated[tuple[float, ...], Flag("X,Y,...")] = Field(
+    head_factors: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Flag("X,Y,...")] = Field(
         (1.0, 20.0), min_length=1, description="By how much faster the new heads learn: candidates, tuned per arm"
     )
     test_cases: Annotated[int, Flag("N")] = Field(32, ge=1, description="Test cases")
