@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from zssmnet.config import NO_MASKS, ArchiveFormat, SegmentConfig
-from zssmnet.data.archive import DOUBTFUL, MASK_SUFFIX, Case, masks_by_case, take_inventory
+from zssmnet.data.archive import DOUBTFUL, MASK_SUFFIX, Case, masks_by_case, only_key, take_inventory
 from zssmnet.data.examination import check_can_be_interpolated, file_errors, read_images
 from zssmnet.data.image_io import read_image, write_image
 from zssmnet.data.orientation import as_stored
@@ -153,6 +153,7 @@ def segment_zones(
 
     Raises:
         ArchiveError: no archive there.
+        CaseError: a case has two given masks.
         CheckpointError: no ensemble there.
         LockedError: another run makes masks there.
     """
@@ -168,7 +169,7 @@ def segment_zones(
 
     def part_of(case: Case) -> CaseToSegment:
         if masks and case.id in given:
-            return CaseToSegment(case, masks.uri, (given[case.id][0],), address, (), output.uri, config)
+            return CaseToSegment(case, masks.uri, (only_key(case.id, given[case.id]),), address, (), output.uri, config)
         return CaseToSegment(case, images.uri, case.images[:used], address, (networks,), output.uri, config)
 
     with locked(output):

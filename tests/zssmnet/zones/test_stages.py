@@ -14,7 +14,7 @@ from tests.phantoms import small_archive
 from zssmnet.config import ZONES_SCALES, SegmentConfig, ZonesConfig, ZonesScale
 from zssmnet.data.archive import take_inventory
 from zssmnet.data.image_io import array_of, image_like, read_image, write_image
-from zssmnet.errors import ArchiveError, CheckpointError, ConfigError, InputError
+from zssmnet.errors import ArchiveError, CaseError, CheckpointError, ConfigError, InputError
 from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
 from zssmnet.runner import PlainRunner, Progress
@@ -208,6 +208,14 @@ class TestSegmentation:
         assert (again.given, again.persons) == (0, 3)
         assert (output / first.name).read_bytes() == third.read_bytes()
         assert segment(root, archive, output, given=tmp_path / "given").new == 0
+
+    def test_of_two_given_masks_none_is_taken_by_chance(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        shutil.copytree(archive[1], tmp_path / "given")
+        shutil.copytree(archive[1], tmp_path / "given/again")
+        with pytest.raises(CaseError, match=r"the id is there twice, in .* as well; rename one"):
+            segment(root, archive, tmp_path / "masks", given=tmp_path / "given")
 
     def test_what_a_person_left_in_doubtful_stays_and_is_not_used(
         self, root: Path, archive: tuple[Path, Path], tmp_path: Path
