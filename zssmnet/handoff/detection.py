@@ -35,11 +35,8 @@ def detection_map(probabilities: Address) -> npt.NDArray[Any]:
         raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
     is_like_theirs = found_KZYX.ndim == 4 and len(found_KZYX) > 1 and found_KZYX.size and found_KZYX.dtype.kind == "f"
     if not (is_like_theirs and found_KZYX.min() >= 0 and np.allclose(found_KZYX.sum(axis=0), 1, atol=0.01)):
-        what = f"{found_KZYX.dtype} values of shape {found_KZYX.shape}"
-        raise InputError(
-            f"{probabilities}: holds {what}, which are no probabilities (class, z, y, x) that sum to 1 in each voxel; "
-            "predict with nnUNetv2_predict --save_probabilities"
-        )
+        what = f"{found_KZYX.dtype} values of shape {found_KZYX.shape}, which are no probabilities (class, z, y, x)"
+        raise InputError(f"{probabilities}: holds {what} with the sum 1; predict with --save_probabilities")
     probability_ZYX = 1 - found_KZYX[0].astype(np.float32)
     candidates: npt.NDArray[Any] = extract_lesion_candidates(probability_ZYX, threshold="dynamic-fast")[0]
     return candidates

@@ -262,7 +262,7 @@ def _probe(address: str, weights: Weights, force: bool) -> str:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{address}: is no JSON file; name the probe's JSON file") from error
-    if not isinstance(content, dict) or "verdict" not in content:
+    if not (isinstance(content, dict) and "verdict" in content and isinstance(content.get("verdicts", []), list)):
         found = "no verdict" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise InputError(f"{address}: holds {found}, not the probe's figures by name; name its probe.json")
     if b'"sha256"' in text and sha256_of(weights.path).encode() not in text and not force:
@@ -271,7 +271,6 @@ def _probe(address: str, weights: Weights, force: bool) -> str:
             "are the same in another file"
         )
     points = [f"{name}: {value}" for name, value in content.items() if isinstance(value, str | int | float)]
-    verdicts = content.get("verdicts")
-    verdicts = verdicts if isinstance(verdicts, list) else ()
+    verdicts = content.get("verdicts", [])
     points += [str(one["sentence"]) for one in verdicts if isinstance(one, dict) and "sentence" in one]
     return f"\n## Does it help? The probe's result\n\n{_listed(points)}\n"

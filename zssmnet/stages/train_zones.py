@@ -133,10 +133,8 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
     files += [(masks, case.mask) for case in found.cases]
     weights = read_weights(work.weights) if work.weights else None
     if weights and weights.in_channels < channel_count(config):
-        raise CheckpointError(
-            f"{weights.address}: has {weights.in_channels} input channels, fewer than --channels {config.channels}; "
-            "choose --channels t2w, or other weights"
-        )
+        few = f"has {weights.in_channels} input channels, fewer than --channels {config.channels}"
+        raise CheckpointError(f"{weights.address}: {few}; choose --channels t2w, or other weights")
     with locked(output):
         output.sweep()
         stable = find_model(output)

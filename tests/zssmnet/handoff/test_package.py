@@ -132,6 +132,7 @@ def test_what_cannot_be_packed_or_loaded_is_one_line(model: Path, tmp_path: Path
     [
         ({}, "holds no verdict"),
         ({"cases": 4, "AP": 0.5}, "holds no verdict"),
+        ({"verdict": "helps", "verdicts": None}, "holds no verdict"),
         ({"verdict": "helps", "weights": [{"sha256": ["0" * 64]}]}, "is the probe of other weights than"),
     ],
 )
@@ -143,7 +144,7 @@ def test_the_card_has_no_probe_of_anything_else(model: Path, tmp_path: Path, con
 
 
 def test_a_probe_s_lines_stay_in_their_list(model: Path, tmp_path: Path) -> None:
-    content = {"verdict": "helps\n# Not a title", "weights": [{"sha256": [sha256_of(model)]}], "verdicts": None}
+    content = {"verdict": "helps\n# Not a title", "weights": [{"sha256": [sha256_of(model)]}], "verdicts": [1]}
     (tmp_path / "probe.json").write_text(json.dumps(content))
     config = PackageConfig(probe_path=str(tmp_path / "probe.json"))
     assert (
