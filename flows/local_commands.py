@@ -138,6 +138,8 @@ def evaluate(options: argparse.Namespace) -> None:
         folder, name = folder_and_name(config.output)
         check_ours(folder, name, lambda file: file.read_bytes().startswith(b'{"cases": '), config.force)
         folder.publish_bytes(name, json.dumps(figures).replace("NaN", "null").encode() + b"\n")
+    if (others := len([*local_path(options.labels).glob("*.nii.gz")]) - figures["cases"]) > 0:
+        say(f"{others} labels have no prediction and do not count")
     auroc = "not defined: all cases, or none, have a lesion" if math.isnan(found.auroc) else f"{found.auroc:.3f}"
     say(f"{figures['cases']} cases: AP of lesions {found.AP:.3f}, AUROC of cases {auroc}")
 
@@ -147,6 +149,8 @@ def export(options: argparse.Namespace) -> None:
     config = config_of(ExportConfig, options)
     from zssmnet.handoff.export import export_nnunet_v1, export_nnunet_v2
 
+    if config.to == "nnunet-v1" and config.classes:
+        raise ConfigError("--classes makes heads for --to nnunet-v2 alone; nnunet-v1 makes its own")
     if config.to == "nnunet-v1":
         report = export_nnunet_v1(options.model, options.output, config.force)
         say(f"the published segmentation network will take {len(report.taken)} of its {report.total} tensors, no head")

@@ -571,9 +571,9 @@ class ExportConfig(_Frozen):
 class PackageConfig(_Frozen):
     """A folder of weights with a model card."""
 
-    name: Annotated[str, Flag("NAME")] = Field("zssmnet-mnet", min_length=1, description="Name on the card")
+    name: Annotated[str, Flag("NAME")] = Field("zssmnet-mnet", pattern=r"^.+$", description="Name on the card")
     licence: Annotated[str, Flag("ID")] = Field(
-        "fill-in", min_length=1, description="Licence of the weights, as model hubs name it"
+        "fill-in", pattern=r"^[A-Za-z0-9.+-]+$", description="Licence of the weights, as model hubs name it"
     )
     probe_path: Annotated[str | None, Flag("F", "probe")] = Field(
         None, description="JSON file with the probe's result, for the card"
@@ -622,10 +622,10 @@ class ProbeConfig(_Frozen):
         5, ge=3, description="Paired repetitions with other labelled cases, order and heads"
     )
     steps: Annotated[int, Flag("N")] = Field(200, ge=1, description="Steps of fine-tuning")
-    learning_rates: Annotated[tuple[float, ...], Flag("X,Y,...")] = Field(
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Flag("X,Y,...")] = Field(
         (0.001, 0.003, 0.01, 0.02), min_length=1, description="Candidate learning rates of the body, tuned per arm"
     )
-    head_factors: Annotated[tuple[float, ...], Flag("X,Y,...")] = Field(
+    head_factors: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Flag("X,Y,...")] = Field(
         (1.0, 20.0), min_length=1, description="By how much faster the new heads learn: candidates, tuned per arm"
     )
     test_cases: Annotated[int, Flag("N")] = Field(32, ge=1, description="Test cases")

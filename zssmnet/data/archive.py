@@ -258,18 +258,20 @@ def _paired(
         if channel not in channels:
             file = f"{case_id}{IMAGE_SUFFIXES[archive_format][channel]}"
             raise CaseError(case_id, file, f"missing: the case has no {name} image")
-    t2w, adc, dwi = (_only(case_id, channels[number]) if number in channels else "" for number in range(len(CHANNELS)))
+    t2w, adc, dwi = (
+        only_key(case_id, channels[number]) if number in channels else "" for number in range(len(CHANNELS))
+    )
     if masks is None:
         return Case(case_id, archive_format, (t2w, adc, dwi), "")
     if case_id not in mask_keys:
         raise CaseError(case_id, masks.where(case_id + MASK_SUFFIX), "missing: the case has no zonal mask")
-    mask = _only(case_id, mask_keys[case_id])
+    mask = only_key(case_id, mask_keys[case_id])
     own = Path(mask).name.removesuffix(MASK_SUFFIX)
     is_decomposed = all(Path(key).name.startswith(own) for key in (t2w, adc, dwi) if key)  # so the files are called
     return Case(own if is_decomposed else case_id, archive_format, (t2w, adc, dwi), mask)
 
 
-def _only(case_id: str, keys: list[str]) -> str:
+def only_key(case_id: str, keys: list[str]) -> str:
     """The key of a file that must not be there twice."""
     if len(keys) > 1:
         raise CaseError(

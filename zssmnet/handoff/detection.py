@@ -2,13 +2,13 @@
 
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from zssmnet.data.image_io import array_of, read_image
-from zssmnet.errors import InputError
+from zssmnet.errors import ImageError, InputError
+from zssmnet.handoff.lesions import whole_labels
 from zssmnet.storage.address import Address, local_path
 
 
@@ -30,9 +30,14 @@ def detection_map(probabilities: Address) -> npt.NDArray[Any]:
 
     try:
         with local_path(probabilities).open("rb") as stream, np.lib.npyio.NpzFile(stream) as archive:
-            probability_ZYX = 1 - archive["probabilities"][0].astype(np.float32)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+            found_KZYX = np.asarray(archive["probabilities"])
+    except Exception as error:  # foreign and damaged bytes lead to nearly any type
         raise InputError(f"{probabilities}: no probabilities of nnUNetv2_predict --save_probabilities") from error
+    is_like_theirs = found_KZYX.ndim == 4 and len(found_KZYX) > 1 and found_KZYX.size and found_KZYX.dtype.kind == "f"
+    if not (is_like_theirs and found_KZYX.min() >= 0 and np.allclose(found_KZYX.sum(axis=0), 1, atol=0.01)):
+        what = f"{found_KZYX.dtype} values of shape {found_KZYX.shape}, which are no probabilities (class, z, y, x)"
+        raise InputError(f"{probabilities}: holds {what} with the sum 1; predict with --save_probabilities")
+    probability_ZYX = 1 - found_KZYX[0].astype(np.float32)
     candidates: npt.NDArray[Any] = extract_lesion_candidates(probability_ZYX, threshold="dynamic-fast")[0]
     return candidates
 
@@ -66,6 +71,9 @@ def evaluate_detection(predictions: Address, labels: Address) -> Any:
 def _lesions(file: Path) -> npt.NDArray[Any]:
     if not file.is_file():
         raise InputError(f"{file}: missing: this prediction has no csPCa label; name the folder with --labels")
-    image = read_image(file)
-    lesions: npt.NDArray[Any] = array_of(image) > 0  # a view of the image, which must live until here
+    image = read_image(file)  # of which `array_of` is a view
+    try:
+        lesions: npt.NDArray[Any] = whole_labels(array_of(image)) > 0
+    except ImageError as error:
+        raise InputError(f"{file}: {error}") from error
     return lesions

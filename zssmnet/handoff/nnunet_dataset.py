@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zssmnet.config import NnunetDatasetConfig, PreparationConfig
+from zssmnet.config import NnunetDatasetConfig
 from zssmnet.data.archive import Case, patient_of, shortened, take_inventory
 from zssmnet.data.examination import read_examination
 from zssmnet.data.image_io import array_of, image_like, write_image
@@ -120,9 +120,12 @@ def write_new_cases(
     output = LocalStorage(folder)
     if output.stat("dataset.json") is None or not _is_ours(output, force=False):
         raise ArchiveError(f"{output.folder}: no data set there; give the --output, --dataset and --name of training")
-    known = json.loads(output.read("dataset.json"))[_OURS]
-    chosen = {"volume": known["volume"], "preparation": PreparationConfig.model_validate(known["preparation"])}
-    config = config.model_copy(update=chosen)
+    try:
+        known = {name: _noted(output)[name] for name in ("volume", "preparation")}
+        config = NnunetDatasetConfig.model_validate(config.model_dump() | known)
+    except (LookupError, ValueError) as error:
+        reason = f"its entry {_OURS!r} does not say how cases were prepared; write the data set again"
+        raise ArchiveError(f"{output.where('dataset.json')}: {reason}") from error
     inventory = take_inventory(images, zonal_masks, config.archive_format)
     writer = _Writer(images, zonal_masks, None, output, config, on_case)
     written, left_out = writer.write_all(inventory.cases, inventory.faults)
@@ -195,11 +198,20 @@ def _publish_json(output: LocalStorage, key: str, content: object) -> None:
     output.publish_bytes(key, json.dumps(content, indent=1).encode() + b"\n")
 
 
+def _noted(output: LocalStorage) -> dict[str, Any]:
+    """What dataset.json says of how this program has made the data set; nothing if another one has."""
+    try:
+        noted = json.loads(output.read("dataset.json"))[_OURS]
+    except (ValueError, LookupError, TypeError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
 def _is_ours(output: LocalStorage, force: bool) -> bool:
     """Whether a data set that was written here lies there; that of another program is refused unless forced."""
     if output.stat("dataset.json") is None:
         return False
-    is_ours = f'"{_OURS}"'.encode() in output.read("dataset.json")
+    is_ours = bool(_noted(output))
     if not (is_ours or force):
         raise ArchiveError(f"{output.folder}: holds a data set of another program; name another --dataset or --name")
     return is_ours

@@ -209,7 +209,7 @@ no medical device, and no detector as it is.
 ## Validation
 
 {_listed(validation)}
-{_probe(config.probe_path) if config.probe_path is not None else ""}
+{_probe(config.probe_path, weights, config.force) if config.probe_path is not None else ""}
 ## How to load it
 
 ```python
@@ -229,7 +229,7 @@ Intensities and spacing are in `{PACKAGE_CONFIG}`.
 
 
 def _listed(points: Iterable[str]) -> str:
-    return "\n".join(f"- {point}" for point in points)
+    return "\n".join(f"- {' '.join(point.split())}" for point in points)
 
 
 def _settings(record: PretrainedModel) -> list[str]:
@@ -255,15 +255,22 @@ def _validation(record: PretrainedModel) -> list[str]:
     return lines
 
 
-def _probe(address: str) -> str:
+def _probe(address: str, weights: Weights, force: bool) -> str:
     """The section on the probe: its single values, and the sentence of each verdict; neither names a case."""
+    text = read_file(address)
     try:
-        content = json.loads(read_file(address))
-    except ValueError as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{address}: is no JSON file; name the probe's JSON file") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{address}: holds a {type(content).__name__}, not the probe's figures by name")
+    if not (isinstance(content, dict) and "verdict" in content and isinstance(content.get("verdicts", []), list)):
+        found = "no verdict" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise InputError(f"{address}: holds {found}, not the probe's figures by name; name its probe.json")
+    if b'"sha256"' in text and sha256_of(weights.path).encode() not in text and not force:
+        raise InputError(
+            f"{address}: is the probe of other weights than {weights.address}; name theirs, or give --force if they "
+            "are the same in another file"
+        )
     points = [f"{name}: {value}" for name, value in content.items() if isinstance(value, str | int | float)]
-    verdicts = content.get("verdicts", ())
-    points += [one["sentence"] for one in verdicts if isinstance(one, dict) and "sentence" in one]
+    verdicts = content.get("verdicts", [])
+    points += [str(one["sentence"]) for one in verdicts if isinstance(one, dict) and "sentence" in one]
     return f"\n## Does it help? The probe's result\n\n{_listed(points)}\n"

@@ -91,8 +91,9 @@ def read_weights(address: Address) -> Weights:
         StorageError: S3 does not have the file, or does not answer.
     """
     folder, name = folder_and_name(address)
-    if folder.stat(f"{name}/{PACKAGE_CONFIG}"):
-        folder, name = folder.child(name), PACKAGE_WEIGHTS
+    package = folder if name == PACKAGE_WEIGHTS else folder.child(name)
+    if package.stat(PACKAGE_CONFIG):
+        folder, name = package, PACKAGE_WEIGHTS
         content, record = _read_package(folder), None
     else:
         content, record = _read(folder, name), record_in(folder, name)
@@ -152,7 +153,7 @@ def _read_package(folder: Storage) -> dict[str, Any]:
     try:
         config = json.loads(folder.read(PACKAGE_CONFIG))
         return {"state_dict": load_file(_local(folder, PACKAGE_WEIGHTS)), NETWORK_KEY: config}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = "is no JSON file, or damaged; download the package again"
         raise unusable(folder.where(PACKAGE_CONFIG), reason) from error
     except OSError as error:

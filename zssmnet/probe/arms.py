@@ -102,11 +102,16 @@ def _name(weights: Sequence[Weights]) -> str:
     return f"{recipe}, {more + 1} trainings" if more else f"{recipe} {first.record.run_id}"
 
 
-def with_preset(config: ProbeConfig, first: Weights) -> ProbeConfig:
-    """The settings with the preset that has the spacing of the weights, unless one is asked for; or ConfigError."""
+def with_preset(config: ProbeConfig, arms: Sequence[Arm]) -> ProbeConfig:
+    """The settings with the preset that has the spacing of all weights, unless one is asked for; or ConfigError."""
     if config.preset:
         return config
-    spacing = first.record.spacing_mm if first.record else None
+    first, *others = (weights for arm in arms if arm.name != POSITIVE for weights in arm.weights)
+    found = {one.record.spacing_mm if one.record else None: one.address for one in (*reversed(others), first)}
+    if len(found) > 1:
+        known = " and ".join(f"{address} at {spacing or 'an unknown one'}" for spacing, address in found.items())
+        raise ConfigError(f"weights were trained at several spacings in mm: {known}; probe them apart, or --preset")
+    (spacing,) = found
     for name, scale in PROBE_SCALES.items():
         if spacing and all(math.isclose(*both, rel_tol=0.02) for both in zip(scale.spacing_mm, spacing, strict=True)):
             return config.model_copy(update={"preset": name})

@@ -170,6 +170,7 @@ def split_cases(
     order.sort(key=lambda patient: patient in trained)  # stable: untouched patients first
     wanted = max((config.seeds + TUNING_SEEDS) * config.labelled, config.many_labelled)
     test, tuning, pool = parts = list[LabelledCase](), list[LabelledCase](), list[LabelledCase]()
+    unusable = 0
     for patient in order:
         needs = (config.test_cases, config.tuning_cases, wanted)
         part = next((part for part, need in zip(parts, needs, strict=True) if len(part) < need), None)
@@ -179,12 +180,14 @@ def split_cases(
             try:
                 part.append(cases.read(case_id))
             except CaseError as fault:
+                unusable += 1
                 log.warning("left out: %s", fault)
     needs = (config.test_cases, config.tuning_cases, config.labelled)
     if any(len(part) < need for part, need in zip(parts, needs, strict=True)):
         unknown = sum(len(ids) for patient, ids in by_patient.items() if patient not in trained)
         raise InputError(
-            f"{len(cases.ids)} labelled cases, {unknown} of them unknown to the weights, are too few for "
+            f"{len(cases.ids)} labelled cases, {unknown} of them unknown to the weights and {unusable} unusable, are "
+            f"too few for "
             f"{needs[0]} to test, {needs[1]} to choose learning rates and {needs[2]} to learn from: add cases, or ask "
             "for fewer with --test-cases, --tuning-cases and --labelled"
         )

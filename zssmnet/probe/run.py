@@ -100,7 +100,12 @@ def check_arms(weights: Sequence[Arm], config: ProbeConfig) -> ProbeConfig:
                 "twice; give one for each seed, or one file, which then stands for itself alone"
             )
     network_of(weights)
-    return with_preset(config, weights[0].weights[0])
+    contents = [digest for one in weights for digest in one.sha256]
+    for one in weights:
+        for file, digest in zip(one.weights, one.sha256, strict=True):
+            if contents.count(digest) > 1:
+                raise ConfigError(f"{file.address}: is named twice, or a copy of another one, and would count twice")
+    return with_preset(config, weights)
 
 
 def _all_trials(trials: Trials, arms: Sequence[Arm], rates: dict[str, LearningRate]) -> list[Trial]:

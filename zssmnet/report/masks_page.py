@@ -79,7 +79,11 @@ def publish_masks_page(
     t2w_keys = {in_one_form(case.id): case.images[0] for case in archived}
     output.sweep()
     earlier = {row.source: row for row in kept_rows(output, ROWS, DrawnMask)}
-    known = known or {case_id: (keys[0], ()) for case_id, keys in masks_by_case(masks).items()}
+    twice = "the id is there twice, in {} as well; rename one"
+    known = known or {
+        case_id: (key, tuple(twice.format(other) for other in others))
+        for case_id, (key, *others) in masks_by_case(masks).items()
+    }
 
     def drawn(case: tuple[str, tuple[str, tuple[str, ...]]]) -> DrawnMask:
         case_id, (key, odd) = case

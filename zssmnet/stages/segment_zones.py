@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from zssmnet.config import NO_MASKS, ArchiveFormat, SegmentConfig
-from zssmnet.data.archive import DOUBTFUL, MASK_SUFFIX, Case, masks_by_case, take_inventory
+from zssmnet.data.archive import DOUBTFUL, MASK_SUFFIX, Case, masks_by_case, only_key, take_inventory
 from zssmnet.data.examination import check_can_be_interpolated, file_errors, read_images
 from zssmnet.data.image_io import read_image, write_image
 from zssmnet.data.orientation import as_stored
@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 STAGE = "segment-zones"
 METHOD = 2
 """Raised whenever the same images and networks would give other masks."""
+
+
+_LEFT_BY_PERSON = "a person changed it, or put it there: move it beside the others to use it"
 
 
 class MadeMask(Record):
@@ -136,7 +139,8 @@ def segment_zones(
 ) -> SegmentSummary:
     """Make zonal masks ``<case>.nii.gz`` on T2W's own grid; doubtful ones go to ``doubtful/``, where none uses them.
 
-    Move a doubtful mask beside the others, or correct it there, to use it: a file that a person changed stays.
+    Move a doubtful mask beside the others to use it; correct it before or after. A file that a person changed, or moved
+    to ``doubtful/``, stays.
 
     Args:
         model: a working root of `train_zones`, or the file of an ensemble.
@@ -149,6 +153,7 @@ def segment_zones(
 
     Raises:
         ArchiveError: no archive there.
+        CaseError: a case has two given masks.
         CheckpointError: no ensemble there.
         LockedError: another run makes masks there.
     """
@@ -164,7 +169,7 @@ def segment_zones(
 
     def part_of(case: Case) -> CaseToSegment:
         if masks and case.id in given:
-            return CaseToSegment(case, masks.uri, (given[case.id][0],), address, (), output.uri, config)
+            return CaseToSegment(case, masks.uri, (only_key(case.id, given[case.id]),), address, (), output.uri, config)
         return CaseToSegment(case, images.uri, case.images[:used], address, (networks,), output.uri, config)
 
     with locked(output):
@@ -179,7 +184,7 @@ def segment_zones(
         page=page,
         made=sum(one.source == "made" and not one.findings for one in records),
         given=sum(one.source == "given" for one in records),
-        persons=sum(one.source == "person" for one in records),
+        persons=sum(one.source == "person" and not one.findings for one in records),
         doubtful={one.case_id: "; ".join(one.findings) for one in records if one.findings},
         left_out={one.case_id: f"{one.reason}: {one.file}" for one in left_out},
         new=sum(is_new for _, is_new in done),
@@ -220,19 +225,23 @@ def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
     plain, doubtful = _keys_of(case_id)
     known = read_record(output, case_id, MadeMask)
     recorded, present = {one.key: one.size for one in known.outputs} if known else {}, up_to_date(output, known)
-    # a mask that is not the recorded one, nor what a run published that was killed before its record
-    is_persons = plain not in recorded or (present is None and recorded[plain] != NOT_YET)
-    if is_persons and output.stat(plain) is not None:
-        file = output_of(output, plain)
-        record = MadeMask(method=METHOD, inputs=(), outputs=(file,), case_id=case_id, source="person")
+    # masks that are not the recorded one, nor what a run published that was killed before its record
+    unknown = [
+        key for key in _keys_of(case_id) if recorded.get(key, 0) != NOT_YET and not (present and key in recorded)
+    ]
+    persons = [key for key in unknown if output.stat(key) is not None]
+    if plain in persons or (persons and part.networks and output.stat(plain) is None):
+        file, odd = output_of(output, persons[0]), () if plain in persons else (_LEFT_BY_PERSON,)
+        record = MadeMask(method=METHOD, inputs=(), outputs=(file,), case_id=case_id, source="person", findings=odd)
         publish_record(output, case_id, record)
-        output.remove(doubtful)
+        if doubtful not in persons:
+            output.remove(doubtful)
         return record, True
     try:
         if present is None or present.source != "person":
             wanted = _wanted(part, known)
             if present is None or not _is_same_work(present, wanted):
-                return publish_recorded(output, case_id, *_made(part, wanted), replaced=recorded), True
+                return publish_recorded(output, case_id, *_made(part, wanted), replaced=recorded.keys() - persons), True
             present = present.model_copy(update={"inputs": wanted.inputs})
     except CaseError as fault:
         return fault

@@ -2,16 +2,15 @@
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from typing_extensions import override
 
 from zssmnet.config import PICAI_PATIENT, ArchiveFormat, NetworkConfig, ZonesConfig
-from zssmnet.data.archive import Case, shortened, take_inventory
+from zssmnet.data.archive import Case, Inventory, masks_by_case, shortened, take_inventory
 from zssmnet.data.examination import read_images, read_mask
-from zssmnet.errors import CaseError, InputError
+from zssmnet.errors import CaseError, CheckpointError, InputError
 from zssmnet.handoff.weights import read_weights
 from zssmnet.registry.runs import library_versions, run_folder
 from zssmnet.report.page import draw_all
@@ -133,6 +132,9 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
     files = [(images, key) for case in found.cases for key in case.images[: channel_count(config)]]
     files += [(masks, case.mask) for case in found.cases]
     weights = None if work.weights is None else read_weights(work.weights)
+    if weights and weights.in_channels < channel_count(config):
+        few = f"has {weights.in_channels} input channels, fewer than --channels {config.channels}"
+        raise CheckpointError(f"{weights.address}: {few}; choose --channels t2w, or other weights")
     with locked(output):
         output.sweep()
         stable = find_model(output)
@@ -143,7 +145,7 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
         run_id = identify([one.sha256 for one in inputs], config)
         if known := next((one for one in all_versions(output) if one.run_id == run_id), None):
             return _summary(promote(output, known), output, reports)
-        cases, faults = _read_all(found.cases, work)
+        cases, faults = _read_all(found, work)
         kernels = weights or NetworkConfig(channels=config.scale.kernels)
         network = NetworkConfig(channels=kernels.channels, merge=kernels.merge)
         workplace = run_folder(output, run_id)
@@ -189,18 +191,20 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
     return summary
 
 
-def _read_all(found: Sequence[Case], work: ZonesTraining) -> tuple[list[LabelledCase], list[CaseError]]:
-    """The cases that can be used, of two patients at least, and why others cannot."""
+def _read_all(found: Inventory, work: ZonesTraining) -> tuple[list[LabelledCase], list[CaseError]]:
+    """The cases that can be used, of two patients at least, and why others that have a mask cannot."""
 
     def read(case: Case) -> LabelledCase | CaseError:
         try:
             return read_labelled(case, work.images, work.masks, work.config, work.patient_pattern)
         except CaseError as fault:
-            log.warning("left out: %s", fault)
             return fault
 
-    done = draw_all(read, found, lambda: None)
+    done, labelled = draw_all(read, found.cases, lambda: None), masks_by_case(work.masks)
     cases = [one for one in done if isinstance(one, LabelledCase)]
+    faults = [one for one in (*found.faults, *done) if isinstance(one, CaseError) and one.case_id in labelled]
+    for fault in faults:
+        log.warning("left out: %s", fault)
     patients = sorted({one.patient for one in cases})
     if len(patients) < 2:
         raise InputError(
@@ -208,7 +212,7 @@ def _read_all(found: Sequence[Case], work: ZonesTraining) -> tuple[list[Labelled
             f"({shortened(patients) or 'none'}) can be used; at least two patients are needed, of whom each member of "
             "the ensemble holds out one: add masks with both zones, or correct --patient-pattern"
         )
-    return cases, [one for one in done if isinstance(one, CaseError)]
+    return cases, faults
 
 
 def _held_out_row(work: ZonesTraining, number: int, ensemble: Ensemble, case: Case) -> HeldOutRow:

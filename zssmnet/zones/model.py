@@ -13,14 +13,14 @@ from zssmnet.corruption import LAYOUT
 from zssmnet.data.archive import CHANNELS
 from zssmnet.errors import CheckpointError
 from zssmnet.finetuning.loss import WithFrequencies
+from zssmnet.handoff.weights import check_finite
 from zssmnet.mnet import MNet
 from zssmnet.registry.versions import version_folder
 from zssmnet.storage import Address, Storage, folder_and_name, open_storage
 from zssmnet.storage.layout import Layout
 from zssmnet.storage.records import VERSIONS, Name, Record, publish_recorded, read_record, up_to_date
-from zssmnet.training.checkpoint import load_checkpoint
 from zssmnet.training.precision import accelerated, choose_device
-from zssmnet.training.tensor_files import save_tensors
+from zssmnet.training.tensor_files import load_tensors, save_tensors
 from zssmnet.zones.ensemble import Ensemble, Member
 
 MODEL = "zones.model"
@@ -144,8 +144,11 @@ def load_ensemble(folder: Storage, name: str, device_name: str) -> Ensemble:
     Raises:
         CheckpointError: the file is none, or is damaged.
     """
-    where = folder.where(name)
-    content, device = load_checkpoint(folder.local(name), where), choose_device(device_name)
+    where, file, device = folder.where(name), folder.local(name), choose_device(device_name)
+    try:
+        content = load_tensors(file)
+    except Exception as error:  # on foreign or damaged bytes torch.load raises nearly any type
+        raise CheckpointError(f"{where}: is no file of networks, or damaged or cut short; copy it again") from error
     try:
         config = ZonesConfig.model_validate_json(content["parameters"])
         network = NetworkConfig.model_validate_json(content["network"])
@@ -155,10 +158,15 @@ def load_ensemble(folder: Storage, name: str, device_name: str) -> Ensemble:
             made = dict[str, WithFrequencies]()
             for kind in CLASSES:
                 model = new_network(kind, config, network)
+                check_finite(where, member[kind]["state_dict"])
                 model.load_state_dict(member[kind]["state_dict"])
+                if len(member[kind]["frequencies"]) != CLASSES[kind]:
+                    raise ValueError(f"frequencies of {len(member[kind]['frequencies'])} classes")
                 model.to(memory_format=LAYOUT).to(device)  # type: ignore[call-overload]
                 made[kind] = WithFrequencies(accelerated(model, device, recipe), member[kind]["frequencies"]).to(device)
             members.append(Member(**made))
+        if not members:
+            raise ValueError("no members")
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise CheckpointError(

@@ -77,6 +77,48 @@ def test_what_cannot_be_used_is_one_line(folder: Path) -> None:
         evaluate_detection(folder / "labelsTr", folder / "labelsTr")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: np.where(found > 0.5, np.nan, found),
+        lambda found: np.log(found + 0.01),
+        lambda found: 2 * found,
+        lambda found: found[1],
+        lambda found: found[:1],
+        lambda found: found[:, :0],
+        lambda found: found[1, 0, 0, 0],
+        lambda found: found.argmax(axis=0),
+        lambda found: (255 * found).astype(np.uint8),
+    ],
+    ids=["NaN", "logits", "sum 2", "no classes", "one class", "empty", "one value", "classes", "8 bits"],
+)
+def test_only_probabilities_are_taken(folder: Path, change) -> None:
+    file = folder / "predicted/1_1.npz"
+    with np.load(file) as known:
+        np.savez(file, probabilities=change(known["probabilities"]))
+    with pytest.raises(InputError, match=r"1_1.npz: holds .* which are no probabilities \(class, z, y, x\)"):
+        evaluate_detection(folder / "predicted", folder / "labelsTr")
+
+
+@pytest.mark.parametrize("at", [70, 100, 200])
+def test_a_damaged_prediction_is_one_line(folder: Path, at: int) -> None:
+    file = folder / "predicted/1_1.npz"
+    content = bytearray(file.read_bytes())
+    content[at : at + 40] = (one ^ 0x5A for one in content[at : at + 40])
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"1_1.npz: no probabilities of nnUNetv2_predict"):
+        detection_map(file)
+
+
+@pytest.mark.parametrize("value", [0.7, -1])
+def test_a_label_of_other_values_is_refused(folder: Path, value: float) -> None:
+    label = np.zeros((8, 32, 32), np.float32)
+    label[LESION] = value
+    sitk.WriteImage(sitk.GetImageFromArray(label), str(folder / "labelsTr/1_1.nii.gz"))
+    with pytest.raises(InputError, match=rf"labelsTr/1_1.nii.gz: has the values {value}: a lesion label has whole"):
+        evaluate_detection(folder / "predicted", folder / "labelsTr")
+
+
 @pytest.mark.filterwarnings("ignore:No negative samples")
 def test_without_a_case_that_has_no_lesion_there_is_no_auroc(folder: Path) -> None:
     for case_id in ("3_1", "4_1"):
@@ -99,6 +141,12 @@ def test_the_command_reports_the_figures_and_what_does_not_fit(
     write(folder, "9_1", np.zeros((8, 32, 32)), np.zeros((8, 30, 32)))
     with pytest.raises(InputError, match=r"9_1\.npz: has the shape \(8, 32, 32\).*\(8, 30, 32\)"):
         evaluate_detection(*words[2::2])
+    (folder / "predicted/1_1.npz").rename(folder / "1_1.npz")
+    (folder / "predicted/9_1.npz").rename(folder / "9_1.npz")
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "2 labels have no prediction and do not count" in capsys.readouterr().out
+    (folder / "9_1.npz").rename(folder / "predicted/9_1.npz")
     (folder / "labelsTr/9_1.nii.gz").unlink()
     with pytest.raises(InputError, match=r"9_1\.nii\.gz: missing: this prediction has no csPCa label"):
         evaluate_detection(*words[2::2])

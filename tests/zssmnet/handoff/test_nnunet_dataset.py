@@ -6,10 +6,10 @@ import pytest
 import SimpleITK as sitk
 
 from tests.zssmnet.interruption import leave_half_written
-from zssmnet.config import NnunetDatasetConfig
+from zssmnet.config import NnunetDatasetConfig, PreparationConfig
 from zssmnet.errors import ArchiveError
 from zssmnet.handoff.network_input import network_input
-from zssmnet.handoff.nnunet_dataset import NnunetDataset, dataset_folder, write_nnunet_dataset
+from zssmnet.handoff.nnunet_dataset import NnunetDataset, dataset_folder, write_new_cases, write_nnunet_dataset
 from zssmnet.storage import LocalStorage
 
 from .conftest import write_case
@@ -30,6 +30,11 @@ def written(archive: Path, **settings) -> NnunetDataset:
     config = NnunetDatasetConfig(**settings)
     storages = (LocalStorage(archive / name) for name in ("imagesTr", "zones", "lesions"))
     return write_nnunet_dataset(*storages, dataset_folder(archive / "raw", config), config)
+
+
+def predicted(archive: Path) -> NnunetDataset:
+    config, images, zones = NnunetDatasetConfig(), LocalStorage(archive / "imagesTr"), LocalStorage(archive / "zones")
+    return write_new_cases(images, zones, dataset_folder(archive / "raw", config), config, lambda case_id: None)
 
 
 def read(file: Path) -> np.ndarray:
@@ -160,13 +165,24 @@ def test_files_of_other_cases_without_a_data_set_are_refused_and_kept(archive: P
     assert not (other.parents[1] / "dataset.json").exists()
 
 
-def test_the_data_set_of_another_program_is_refused_before_any_work(archive: Path) -> None:
+@pytest.mark.parametrize("content", ['{"labels": {"background": 0}}', '{"name": "zssmnet"}', '{"zssmnet": 1}', "{"])
+def test_the_data_set_of_another_program_is_refused_before_any_work(archive: Path, content: str) -> None:
     foreign = archive / "raw/Dataset501_csPCa/dataset.json"
     foreign.parent.mkdir(parents=True)
-    foreign.write_text('{"labels": {"background": 0}}')
+    foreign.write_text(content)
     with pytest.raises(ArchiveError, match="a data set of another program; name another --dataset or --name"):
         written(archive)
+    with pytest.raises(ArchiveError, match="a data set of another program; name another --dataset or --name"):
+        predicted(archive)
     assert list(foreign.parent.iterdir()) == [foreign]
+
+
+@pytest.mark.parametrize("noted", [{"volume": "native"}, {"volume": "x", "preparation": {}}, {"preparation": 1}])
+def test_cases_to_predict_need_to_know_how_those_of_training_were_prepared(archive: Path, noted: object) -> None:
+    file = written(archive).folder / "dataset.json"
+    file.write_text(json.dumps({"zssmnet": noted}))
+    with pytest.raises(ArchiveError, match=r"dataset.json: its entry 'zssmnet' does not say how cases were prepared"):
+        predicted(archive)
 
 
 def test_a_zonal_mask_is_no_lesion_label(archive: Path) -> None:
@@ -210,6 +226,23 @@ def test_a_probability_map_is_no_lesion_label(archive: Path, change, words: str)
     assert fault.case_id == "1_2"
     assert words in fault.reason
     assert "\n" not in fault.reason
+
+
+def test_a_lesion_outside_the_gland_is_refused(archive: Path) -> None:
+    values = np.zeros_like(blob(archive))
+    values[2:5, :5, :5] = 1
+    relabelled(archive, values)
+    (fault,) = written(archive).left_out
+    assert fault.reason.startswith("lies outside the gland altogether")
+
+
+def test_a_lesion_of_which_nothing_is_left_is_no_healthy_case(archive: Path) -> None:
+    lesion = np.zeros_like(blob(archive))
+    lesion[3, 15, 11] = 1
+    relabelled(archive, lesion)
+    preparation = PreparationConfig(spacing_mm=(2.7, 2.7, 4.0))
+    fault = next(one for one in written(archive, preparation=preparation).left_out if one.case_id == "1_2")
+    assert str(fault).startswith("case 1_2: 1_2.nii.gz: nothing of the lesion, 1 voxels, is left")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from safetensors.torch import load_file
 
 from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import PackageConfig
-from zssmnet.errors import CheckpointError, InputError
+from zssmnet.errors import CheckpointError, ConfigError, InputError
 from zssmnet.handoff.load import load_pretrained
 from zssmnet.handoff.package import write_package
 from zssmnet.mnet import MNet
+from zssmnet.storage import sha256_of
 
 from .conftest import CHANNELS, with_record
 
@@ -117,9 +118,41 @@ def test_what_cannot_be_packed_or_loaded_is_one_line(model: Path, tmp_path: Path
     with pytest.raises(InputError, match="holds a list, not the probe's figures"):
         write_package(model, tmp_path / "p", PackageConfig(probe_path=str(tmp_path / "probe.json")))
     folder = write_package(model, tmp_path / "p")
+    assert load_pretrained(folder / "model.safetensors", num_classes=2).num_classes == 2
     (folder / "model.safetensors").write_bytes(b"cut short")
     with pytest.raises(CheckpointError, match="is no safetensors file, or damaged"):
         load_pretrained(folder, num_classes=2)
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_pretrained(folder, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "holds no verdict"),
+        ({"cases": 4, "AP": 0.5}, "holds no verdict"),
+        ({"verdict": "helps", "verdicts": None}, "holds no verdict"),
+        ({"verdict": "helps", "weights": [{"sha256": ["0" * 64]}]}, "is the probe of other weights than"),
+    ],
+)
+def test_the_card_has_no_probe_of_anything_else(model: Path, tmp_path: Path, content: dict, words: str) -> None:
+    (tmp_path / "probe.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"probe.json: {words}"):
+        write_package(model, tmp_path / "p", PackageConfig(probe_path=str(tmp_path / "probe.json")))
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_probe_s_lines_stay_in_their_list(model: Path, tmp_path: Path) -> None:
+    content = {"verdict": "helps\n# Not a title", "weights": [{"sha256": [sha256_of(model)]}], "verdicts": [1]}
+    (tmp_path / "probe.json").write_text(json.dumps(content))
+    config = PackageConfig(probe_path=str(tmp_path / "probe.json"))
+    assert (
+        "\n- verdict: helps # Not a title\n" in (write_package(model, tmp_path / "p", config) / "README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("settings", [{"licence": "mit\nname: x"}, {"licence": "a: b"}, {"name": "a\n# b"}])
+def test_words_that_would_break_the_card_are_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="should match pattern"):
+        PackageConfig(**settings)

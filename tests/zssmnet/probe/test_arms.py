@@ -1,6 +1,8 @@
 """Weights in S3 compete as those on a disk do, and get their verdict beside their version."""
 
+import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from zssmnet.config import NetworkConfig
 from zssmnet.errors import CheckpointError, ConfigError, StorageError
 from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
-from zssmnet.probe.arms import read_arm, scaling_of
+from zssmnet.probe.arms import POSITIVE, read_arm, scaling_of
 from zssmnet.probe.note import note_verdict, notes_of
 from zssmnet.probe.run import check_arms, compare_arms
 from zssmnet.registry.runs import train_and_publish
@@ -88,6 +90,36 @@ def test_the_preset_is_that_of_the_weights_spacing(
     else:
         with pytest.raises(ConfigError, match=r"trained at \(0\.7, 0\.7, 3\.0\) mm, which no preset has.*--preset"):
             check_arms([arm], config)
+
+
+def test_weights_of_several_spacings_are_not_probed_at_the_first_one_s(tmp_path: Path) -> None:
+    arms = []
+    for number, spacing_mm in enumerate(((0.5, 0.5, 3.0), (1.0, 1.0, 3.0), None)):
+        file = tmp_path / str(number) / MODEL
+        file.parent.mkdir()
+        torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
+        with_record(file)
+        record = read_weights(file).record
+        assert record
+        publish_record(LocalStorage(file.parent), MODEL, record.model_copy(update={"spacing_mm": spacing_mm}))
+        arms.append(replace(read_arm(file, force=True), name=str(number)))
+    for other in arms[1:]:
+        with pytest.raises(ConfigError, match=rf"several spacings .*{other.name}/{MODEL} at .* and .*0/{MODEL} at"):
+            check_arms([arms[0], other], small_probe(preset=None))
+    assert check_arms(arms, small_probe(preset="cpu")).preset == "cpu"
+    assert check_arms([arms[0], replace(arms[1], name=POSITIVE)], small_probe(preset=None)).preset == "gpu"
+
+
+def test_a_training_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    for name in "abc":
+        torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, tmp_path / f"{name}.model")
+    a, b, c = (tmp_path / f"{name}.model" for name in "abc")
+    shutil.copy(a, tmp_path / "copy.model")
+    config = small_probe(seeds=3)
+    assert check_arms([read_arm(f"{a},{b},{c}")], config).seeds == 3
+    for arms in ([f"{a},{b},{tmp_path / 'copy.model'}"], [f"{a},{a},{a}"], [a, tmp_path / "copy.model"]):
+        with pytest.raises(ConfigError, match=r"\.model: is named twice, or a copy of another one"):
+            check_arms([read_arm(one) for one in arms], config)
 
 
 def test_cases_are_scaled_as_for_the_weights_and_not_in_two_ways(tmp_path: Path) -> None:

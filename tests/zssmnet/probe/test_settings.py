@@ -15,6 +15,9 @@ from zssmnet.errors import ConfigError
         ({"steps": 0}, "steps = 0"),
         ({"tuning_cases": 0}, "without tuning_cases no learning rate can be chosen"),
         ({"seeds": 2}, "seeds = 2"),
+        ({"learning_rates": (0.01, 0.0)}, "learning_rates"),
+        ({"learning_rates": (-0.1,)}, "learning_rates"),
+        ({"head_factors": (float("nan"),)}, "head_factors"),
     ],
 )
 def test_numbers_rise_and_rates_are_tuned_on_something(changes: dict[str, Any], message: str) -> None:

@@ -63,6 +63,15 @@ def test_masks_without_a_case_unreadable_and_wrong_ones_are_findings(archive: Ar
     assert "no foreground" in findings["2_1"]
 
 
+def test_a_mask_that_is_there_twice_is_a_finding(archive: Archive, tmp_path: Path):
+    again = archive.mask_path("1_1").parent / "again/1_1.nii.gz"
+    again.parent.mkdir()
+    again.write_bytes(archive.mask_path("1_1").read_bytes())
+    found = publish_masks_page(archive.masks, LocalStorage(tmp_path / "out"), archive.images)
+    (finding,) = next(one.check.findings for one in found if one.case_id == "1_1")
+    assert finding.startswith("the id is there twice, in ")
+
+
 class TestContinuing:
     def publish(self, archive: Archive, **more):
         return publish_masks_page(archive.masks, LocalStorage(archive.root / "out"), archive.images, **more)

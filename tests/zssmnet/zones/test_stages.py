@@ -14,7 +14,7 @@ from tests.phantoms import small_archive
 from zssmnet.config import ZONES_SCALES, SegmentConfig, ZonesConfig, ZonesScale
 from zssmnet.data.archive import take_inventory
 from zssmnet.data.image_io import array_of, image_like, read_image, write_image
-from zssmnet.errors import ArchiveError, CheckpointError, ConfigError, InputError
+from zssmnet.errors import ArchiveError, CaseError, CheckpointError, ConfigError, InputError
 from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
 from zssmnet.runner import PlainRunner, Progress
@@ -141,6 +141,30 @@ class TestTraining:
         with pytest.raises(ArchiveError, match="no zonal mask"):
             train((images, tmp_path / "root"), tmp_path / "root")
 
+    def test_a_case_whose_mask_is_there_twice_is_left_out_by_name(
+        self, archive: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first, second, *_ = sorted(archive[1].glob("*.nii.gz"))
+        (tmp_path / "two/again").mkdir(parents=True)
+        for file in (first, second):
+            shutil.copy(file, tmp_path / "two")
+        shutil.copy(first, tmp_path / "two/again")
+        with pytest.raises(InputError, match=r"1 labelled cases of 1 patients"):
+            train((archive[0], tmp_path / "two"), tmp_path / "root")
+        (left_out,) = (one for one in caplog.messages if one.startswith("left out"))
+        assert first.name.removesuffix(".nii.gz") in left_out and "twice" in left_out
+
+    def test_weights_of_fewer_channels_are_refused_before_anything_is_read(
+        self, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        torch.save({"state_dict": MNet(1, 3, (2, 2, 2, 2, 2)).state_dict()}, tmp_path / "one.model")
+        config = ZonesConfig(preset="cpu", channels="t2w,adc,dwi", device="cpu")
+        with pytest.raises(
+            CheckpointError, match=r"one.model: has 1 input channels, fewer than --channels t2w,adc,dwi"
+        ):
+            train_zones(*archive, tmp_path / "root", tmp_path / "one.model", config=config)
+        assert not (tmp_path / "root").exists()
+
 
 def segment(
     root: Path, archive: tuple[Path, Path], output: Path, progress: Progress | None = None, given: Path | None = None
@@ -185,6 +209,33 @@ class TestSegmentation:
         assert (output / first.name).read_bytes() == third.read_bytes()
         assert segment(root, archive, output, given=tmp_path / "given").new == 0
 
+    def test_of_two_given_masks_none_is_taken_by_chance(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        shutil.copytree(archive[1], tmp_path / "given")
+        shutil.copytree(archive[1], tmp_path / "given/again")
+        with pytest.raises(CaseError, match=r"the id is there twice, in .* as well; rename one"):
+            segment(root, archive, tmp_path / "masks", given=tmp_path / "given")
+
+    def test_what_a_person_left_in_doubtful_stays_and_is_not_used(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        _, masks = archive
+        first, second, *_ = sorted(masks.glob("*.nii.gz"))
+        output, doubtful = tmp_path / "masks", tmp_path / "masks/doubtful"
+        segment(root, archive, output, given=masks)
+        doubtful.mkdir()
+        (output / first.name).rename(doubtful / first.name)  # refused by hand
+        done = segment(root, archive, output)
+        assert "move it beside the others" in done.doubtful[first.name.removesuffix(".nii.gz")]
+        assert (done.persons, (output / first.name).exists()) == (0, False)
+        shutil.copy(second, doubtful / first.name)  # changed again
+        segment(root, archive, output)
+        assert segment(root, archive, output).new == 0
+        assert (doubtful / first.name).read_bytes() == second.read_bytes()
+        (doubtful / first.name).rename(output / first.name)
+        assert segment(root, archive, output).persons == 1
+
     def test_the_mask_of_an_image_that_is_stored_in_another_order_lies_on_its_own_grid(
         self, root: Path, archive: tuple[Path, Path], tmp_path: Path
     ) -> None:
@@ -220,6 +271,26 @@ class TestSegmentation:
         assert set(done.left_out) == {"thin", "cut"} and done.new == 1
         assert "cubic interpolation needs 4 voxels" in done.left_out["thin"]
         assert "truncated" in done.left_out["cut"]
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda content: content.update(members=[]), "no members"),
+            (lambda content: content["members"][0]["zones"].update(frequencies=torch.ones(2)), "of 2 classes"),
+            (lambda content: next(iter(content["members"][1]["finder"]["state_dict"].values())).mul_(torch.nan), "NaN"),
+        ],
+    )
+    def test_networks_that_cannot_predict_are_refused(
+        self, root: Path, archive: tuple[Path, Path], tmp_path: Path, change, words: str
+    ) -> None:
+        content = torch.load(root / "SSL/zones_model/zones.model")
+        change(content)
+        torch.save(content, tmp_path / "a.model")
+        with pytest.raises(CheckpointError, match=rf"a.model: .*{words}"):
+            segment(tmp_path / "a.model", archive, tmp_path / "masks")
+        (tmp_path / "a.model").write_bytes((tmp_path / "a.model").read_bytes()[:-999])
+        with pytest.raises(CheckpointError, match=r"a.model: is no file of networks, or damaged .*; copy it again"):
+            segment(tmp_path / "a.model", archive, tmp_path / "masks")
 
     def test_what_is_no_model_is_refused(self, archive: tuple[Path, Path], tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"no zones\.model there; train one"):
