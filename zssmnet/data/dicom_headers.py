@@ -192,7 +192,7 @@ def read_slices(file: Path) -> list[Slice] | str:
 
 def _slices(file: Path, data: Dataset, unusable: str) -> Iterator[Slice]:
     frames = data.get("PerFrameFunctionalGroupsSequence")
-    if frames is None:
+    if not frames:
         several = "several frames in a file without their places" if int(data.get("NumberOfFrames") or 1) > 1 else ""
         yield Slice(file, None, [data], unusable or several)
         return

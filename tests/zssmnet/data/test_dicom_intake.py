@@ -520,8 +520,12 @@ class TestPixels:
             ({"PhotometricInterpretation": "MONOCHROME1"}, "inverted (MONOCHROME1)"),
             ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
             ({"NumberOfFrames": 2, "PixelData": bytes(192)}, "several frames in a file without their places"),
+            (
+                {"NumberOfFrames": 2, "PerFrameFunctionalGroupsSequence": []},
+                "several frames in a file without their places",
+            ),
         ],
-        ids=["inverted", "palette", "frames"],
+        ids=["inverted", "palette", "frames", "no groups"],
     )
     def test_pixels_of_another_meaning_are_named_and_end_no_import(
         self, tmp_path: Path, fields: dict[str, Any], words: str
