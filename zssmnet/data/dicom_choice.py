@@ -34,7 +34,7 @@ class Pick(BaseModel, frozen=True, extra="forbid"):
             stack.first.number == self.series
             and self.acquisition in (None, stack.first.acquisition)
             and {*(self.kind or "").upper().split()} <= {*stack.kind.split()}
-            and (self.b is None or _is_near(stack, self.b))
+            and (self.b is None or _may_have(stack, self.b))
         )
 
 
@@ -83,6 +83,7 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
     """Apply the rule, and the manual choice."""
     override = override or Override()
     faults: list[str] = [f"excluded manually: {override.leave_out}"] if override.leave_out else []
+    faults += [study.fault] if study.fault else []
     chosen: dict[Role, Stack] = {}
     taken: dict[int, tuple[Role, str]] = {}
     by: dict[Role, str] = {
@@ -98,7 +99,7 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
         by_hand: Pick | None = getattr(override, role.lower())
         candidates = _candidates(study, role, by_hand)
         if role == "DWI" and override.b is not None:
-            candidates = [stack for stack in candidates if _is_near(stack, override.b)]
+            candidates = [stack for stack in candidates if _may_have(stack, override.b)]
         usable = sorted((stack for stack in candidates if not stack.fault), key=rank, reverse=True)
         if not usable:
             faults.append(_none(study, role, candidates, by_hand))
@@ -118,8 +119,9 @@ def choose(study: Study, config: SeriesConfig, override: Override | None = None)
             reason = f"b {computed_b:g} is computed from b {', '.join(f'{one.b:g}' for one in sources)}"
             taken |= {id(one.slices): ("DWI", reason) for one in sources}
         else:
+            highest = "unknown (b = 1400 beside dwi tells it)" if dwi.first.b is None else f"{dwi.b:g} s/mm2"
             faults.append(
-                f"its highest b-value is {dwi.b:g} s/mm2, wanted are {config.lowest_b:g} or more; "
+                f"its highest b-value is {highest}, wanted are {config.lowest_b:g} or more; "
                 "--compute_high_b computes it from lower ones, --lowest_b takes lower ones as they are"
             )
     rows = tuple(_rows(study, chosen, taken))
@@ -160,6 +162,11 @@ def _is_high(stack: Stack, config: SeriesConfig) -> bool:
 def _is_near(stack: Stack, b: float) -> bool:
     """Whether a stack has a b-value, but for the difference between effective and nominal ones."""
     return stack.first.b is not None and abs(stack.first.b - b) <= 0.02 * b + 1
+
+
+def _may_have(stack: Stack, b: float) -> bool:
+    """Whether a choice by hand may say that a stack has a b-value: it has it, or none is known."""
+    return stack.first.b is None or _is_near(stack, b)
 
 
 def _same_grid(one: Stack, other: Stack) -> bool:

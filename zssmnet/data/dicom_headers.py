@@ -22,7 +22,7 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, MRImageStorage
 
-from zssmnet.data.dicom_marks import Marks, b_value, diffusion_kind, listed, numbers, read_marks
+from zssmnet.data.dicom_marks import TRACES, Marks, b_value, diffusion_kind, listed, numbers, read_marks
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings show values, of birth dates too
@@ -38,8 +38,8 @@ LOWEST_T2_ECHO_MS = 60.0
 _NOT_ACQUIRED = frozenset({"LOCALIZER", "MPR", "MIP", "MNIP", "PROJECTION IMAGE", "SCREEN SAVE", "SUBTRACTION"})
 _NOT_ACQUIRED |= {"MOSAIC", "VFRAME", "PHASE", "PHASE MAP", "P", "REAL", "R", "IMAGINARY", "I"}
 _OTHER_MAPS = frozenset({"FA", "EADC", "EXPONENTIAL", "TENSOR", "COLFA"})
-_ADC_IN_TEXT = re.compile(r"(?<![a-z])d?adc(?![a-z])|apparent diffusion", re.IGNORECASE)
-_OTHER_MAP_IN_TEXT = re.compile(r"e-?adc|exponential|(?<![a-z])fa(?![a-z])", re.IGNORECASE)
+_ADC_IN_TEXT = re.compile(r"(?<![a-z])d?adc(?:map)?(?![a-z])|apparent diffusion", re.IGNORECASE)
+_OTHER_MAP_IN_TEXT = re.compile(r"(?<![a-z])(?:e-?adc|exp(?:adc|onential)?(?![a-z])|fa(?![a-z]))", re.IGNORECASE)
 _T2_IN_TEXT = re.compile(r"(?<![a-z])t2(?![a-z*])", re.IGNORECASE)
 _SEQUENCES = frozenset({"SE", "IR", "GR", "EP", "RM"})
 _PLANES = ("sagittal", "coronal", "axial")
@@ -60,7 +60,8 @@ class Slice:
         fields, marks = _Fields(places), read_marks(places)
         self.file, self.frame = file, frame
         self.patient = fields.text("PatientID")
-        self.person = self.patient or f"{fields.text('PatientName')} {fields.text('PatientBirthDate')}".strip()
+        self.name, self.birth_date = fields.text("PatientName"), fields.text("PatientBirthDate")
+        self.person = self.patient or f"{self.name} {self.birth_date}".strip()
         self.study, self.study_date = fields.text("StudyInstanceUID"), fields.text("StudyDate")
         self.number = fields.whole("SeriesNumber")
         self.series = fields.text("SeriesInstanceUID") or f"number {self.number}"
@@ -75,8 +76,9 @@ class Slice:
         self.description = fields.text("SeriesDescription")
         self.traits = _traits(fields, marks)
         self.echo_ms = fields.number("EffectiveEchoTime", "EchoTime")
-        self.b = b_value(marks, (fields.text("SequenceName", "PulseSequenceName"), self.description))  # s/mm2
-        self.diffusion = diffusion_kind(marks, self.kind)
+        sequence = fields.text("SequenceName", "PulseSequenceName")
+        self.b = b_value(marks, (sequence, self.description))  # s/mm2
+        self.diffusion = diffusion_kind(marks, self.kind, sequence)
         # what it shows, by marks that may differ within a series; other values of ImageType mean nothing here
         telling = {word for word in self.kind if word in _NOT_ACQUIRED | _OTHER_MAPS or word.startswith("ADC")}
         self.content = self.diffusion if self.b else "", self.b is None, frozenset(telling)
@@ -125,7 +127,7 @@ class _Fields:
 
 
 def _geometry(fields: _Fields) -> tuple[dict[str, tuple[float, ...]], str]:
-    """Fields that place a slice, and what is wrong with the first one that cannot be used (its values are zeros)."""
+    """Fields that place a slice, and what is wrong with the first one, or its scale, that cannot be used."""
     geometry: dict[str, tuple[float, ...]] = {}
     faults: list[str] = []
     for name, count in _GEOMETRY.items():
@@ -138,6 +140,9 @@ def _geometry(fields: _Fields) -> tuple[dict[str, tuple[float, ...]], str]:
         if not is_right:
             faults.append(f"{'without' if value is None else 'with an odd'} {name} {_tag_of(name)}")
         geometry[name] = tuple(found) if is_right else (0.0,) * count
+    scale = {name: fields.first(name) for name in ("RescaleSlope", "RescaleIntercept")}
+    odd = (name for name, value in scale.items() if value is not None and not numbers(value))
+    faults += (f"with an odd {name} {_tag_of(name)}" for name in odd)
     return geometry, "".join(faults[:1])
 
 
@@ -174,9 +179,10 @@ def read_slices(file: Path) -> list[Slice] | str:
                 return "DICOMDIR (the files that it lists are read themselves)"
             sop_class = data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID")
             is_mr = sop_class in _MR_IMAGES or (not sop_class and data.get("Modality") == "MR")
-            if not is_mr or data.get("SamplesPerPixel", 1) != 1:
+            photometric = str(data.get("PhotometricInterpretation", "MONOCHROME2"))
+            if not is_mr or data.get("SamplesPerPixel", 1) != 1 or not photometric.startswith("MONOCHROME"):
                 return [Slice(file, None, [data], "in colour" if is_mr else "no MR image")]
-            slices = list(_slices(file, data))
+            slices = list(_slices(file, data, "inverted (MONOCHROME1)" if photometric == "MONOCHROME1" else ""))
     except Exception as error:  # pydicom meets damage with errors of any type
         return f"damaged header ({type(error).__name__})"
     if not (slices and (slices[0].person or slices[0].study)):
@@ -184,15 +190,16 @@ def read_slices(file: Path) -> list[Slice] | str:
     return slices
 
 
-def _slices(file: Path, data: Dataset) -> Iterator[Slice]:
+def _slices(file: Path, data: Dataset, unusable: str) -> Iterator[Slice]:
     frames = data.get("PerFrameFunctionalGroupsSequence")
-    if frames is None:
-        yield Slice(file, None, [data])
+    if not frames:
+        several = "several frames in a file without their places" if int(data.get("NumberOfFrames") or 1) > 1 else ""
+        yield Slice(file, None, [data], unusable or several)
         return
     shared = data.get("SharedFunctionalGroupsSequence") or []
     common = [*(item for group in shared for item in _groups(group)), data]
     for number, frame in enumerate(frames):
-        yield Slice(file, number, [*_groups(frame), *common, *_groups(frame, private=True)])
+        yield Slice(file, number, [*_groups(frame), *common, *_groups(frame, private=True)], unusable)
 
 
 def _groups(item: Dataset, private: bool = False) -> list[Dataset]:
@@ -210,7 +217,8 @@ def role_of(one: Slice, beside_diffusion: bool) -> tuple[Role | None, str]:
         return None, f"is no acquired volume ({', '.join(sorted(kind & _NOT_ACQUIRED))})"
     if (plane := _PLANES[int(np.abs(one.normal).argmax())]) != "axial":
         return None, f"is {plane}"
-    by_text = "DERIVED" in kind or "SECONDARY" in kind
+    is_trace = one.b and not kind.isdisjoint(TRACES)  # of a protocol that may be called after its ADC map
+    by_text = not is_trace and ("ORIGINAL" not in kind or "SECONDARY" in kind)
     if kind & _OTHER_MAPS or (by_text and _OTHER_MAP_IN_TEXT.search(one.description)):
         return None, "is another map of diffusion"
     if any(part.startswith("ADC") for part in kind):

@@ -55,11 +55,13 @@ add_private_dict_entries("Image Private Header", _UIH)
 _BINARY = {"FD": "<f8", "FL": "<f4", "SS": "<i2", "SL": "<i4"}
 _KINDS: dict[str, Diffusion] = dict.fromkeys(("ISOTROPIC", "I", "15"), "trace")
 _KINDS |= dict.fromkeys(("DIRECTIONAL", "BMATRIX", "M", "P", "S", "O", "3", "4", "5", "16"), "direction")
-_TRACES = frozenset({"TRACEW", "TRACE", "CALC_BVAL", "ISOTROPIC"})
+TRACES = frozenset({"TRACEW", "TRACE", "CALC_BVAL", "ISOTROPIC"})
 """Values of ImageType."""
 _GE_OFFSET = 100_000
-_B_IN_TEXT = re.compile(r"(?<![a-z])b[ =_-]?(\d{1,4})(?![\d_])", re.IGNORECASE)
-"""``ep_b800t``; not ``ep_b50_800``, the range that a map was made from."""
+_B_IN_TEXT = re.compile(r"(?<![a-z])b(?:[ _-]?val(?:ue)?)?[ :=_-]{0,2}(\d{1,4})(?!\d|[-_/,] ?\d)", re.IGNORECASE)
+"""``ep_b800t``, ``b-value: 800``; not ``ep_b50_800``, the range that a map was made from."""
+_ONE_DIRECTION = re.compile(r"b\d+#\d")
+"""SequenceName of Siemens: ``ep_b800#3``."""
 _CANON = re.compile(r"^\s*\[?b=([\d.]+)(?:\(([^)]*)\))?")
 """ImageComments (0020,4000): ``b=1500(0.445,0.000,0.895)``, b-value and direction."""
 
@@ -83,20 +85,21 @@ def numbers(value: Any) -> list[float]:
 
 
 def b_value(marks: Marks, texts: Iterable[str]) -> float | None:
-    """The b-value in s/mm2: the standard field's, then the vendor's, then that of SequenceName or SeriesDescription."""
+    """The b-value in s/mm2: the standard field's, then the vendor's, then the only one in a text."""
     for values in marks["b"]:
         if (found := numbers(values[:1])) and found[0] >= 0:
             return found[0] % _GE_OFFSET
-    return next((float(match[1]) for text in texts if (match := _B_IN_TEXT.search(text))), None)
+    named = ({float(one) for one in _B_IN_TEXT.findall(text)} for text in texts)
+    return next((found.pop() for found in named if len(found) == 1), None)
 
 
-def diffusion_kind(marks: Marks, image_type: Iterable[str]) -> Diffusion:
+def diffusion_kind(marks: Marks, image_type: Iterable[str], sequence: str) -> Diffusion:
     """Whether a diffusion image shows one gradient direction or all; a mark of all outweighs the others."""
     kinds = {_KINDS.get(str(values[0]).strip().upper(), "") for values in marks["kind"]}
-    if "trace" in kinds or not _TRACES.isdisjoint(image_type):
+    if "trace" in kinds or not TRACES.isdisjoint(image_type):
         return "trace"
     has_vector = any(math.hypot(*numbers(values)) > 0.1 for values in marks["vector"])
-    return "direction" if "direction" in kinds or has_vector else ""
+    return "direction" if "direction" in kinds or has_vector or _ONE_DIRECTION.search(sequence) else ""
 
 
 def read_marks(places: list[Dataset]) -> Marks:

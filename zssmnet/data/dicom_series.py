@@ -4,11 +4,12 @@ A series may hold several stacks, one for each b-value as a rule. Names of files
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
@@ -71,13 +72,17 @@ class Stack:
 
 @dataclass(frozen=True)
 class Study:
-    """One examination: the stacks of all its series; a note where its StudyInstanceUID is missing or shared."""
+    """One examination: the stacks of all its series; a note where its StudyInstanceUID is missing or shared.
+
+    ``fault`` tells why it makes no case: images of two patients under one PatientID.
+    """
 
     uid: str
     patient: str
     date: str
     note: str
     stacks: tuple[Stack, ...]
+    fault: str = ""
 
 
 def find_studies(folder: Path, advance: Callable[[], object] = lambda: None) -> tuple[list[Study], Counter[str]]:
@@ -122,7 +127,16 @@ def _study(slices: list[Slice], is_shared: bool) -> Study:
     diffusion = list({(one.series, one.echo_ms): one for one in slices if one.b and not one.unusable}.values())
     stacks = [stack for series in _grouped(slices, attrgetter("series")) for stack in _stacks(series, diffusion)]
     stacks.sort(key=lambda one: (one.first.number, one.first.series, one.b, one.kind, one.made))
-    return Study(uid, first.patient, first.study_date, note, tuple(stacks))
+    return Study(uid, first.patient, first.study_date, note, tuple(stacks), _two_patients(slices))
+
+
+def _two_patients(slices: list[Slice]) -> str:
+    """A fault if there are two dates of birth, or names without a common word; where they are removed, none."""
+    dates = {one.birth_date for one in slices} - {""}
+    names = [set(re.findall(r"[^\W_]+", name.casefold())) for name in {one.name for one in slices} - {""}]
+    if len(dates) < 2 and not any(one.isdisjoint(other) for one, other in combinations(names, 2)):
+        return ""
+    return "has two names or dates of birth under one PatientID (0010,0020): import each patient by itself"
 
 
 def _stacks(series: list[Slice], diffusion: list[Slice]) -> Iterator[Stack]:

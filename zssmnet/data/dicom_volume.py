@@ -1,8 +1,9 @@
-"""A stack of DICOM slices to an image: GDCM decodes single files, pydicom multi-frame ones and what GDCM cannot.
+"""A stack of DICOM slices to an image: pydicom reads pixels, GDCM decodes compressed ones of single files.
 
 Voxels are what the scanner meant: rescale slope and intercept are applied. Nothing of the headers goes into the image.
 """
 
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import SimpleITK as sitk
+from pydicom.uid import UncompressedTransferSyntaxes
 
 from zssmnet.data.dicom_series import Stack
 from zssmnet.data.image_io import array_of, image_like
@@ -35,7 +37,9 @@ def read_volume(stack: Stack) -> sitk.Image:
     if stack.fault:
         raise DicomError(f"{stack.name} {stack.fault}")
     try:
-        return _read(stack)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read(stack)
     except Exception as error:  # decoders meet damage with errors of any type
         raise DicomError(
             f"{stack.name}: its pixels cannot be decoded ({_syntax(stack)}: {type(error).__name__}); "
@@ -78,24 +82,30 @@ def compute_high_b(stacks: Sequence[Stack], b: float) -> sitk.Image:
 
 
 def _read(stack: Stack) -> sitk.Image:
-    if stack.first.frame is None and not any(one.is_mapped for one in stack.slices):
-        with suppress(RuntimeError):  # a few files that GDCM cannot decode, pydicom can
-            return _read_files(stack)
     planes: list[npt.NDArray[Any]] = []
     frames: dict[Path, npt.NDArray[Any]] = {}
+    is_mapped = any(one.is_mapped for one in stack.slices)
     for one in stack.slices:
         if one.file not in frames:
             data = pydicom.dcmread(one.file, force=True)
+            is_plain = data.file_meta.get("TransferSyntaxUID") in UncompressedTransferSyntaxes
+            if not (is_plain or is_mapped or one.frame is not None):
+                with suppress(RuntimeError):  # a few files that GDCM cannot decode, pydicom can
+                    return _read_files(stack)
+            data.Columns, data.Rows = one.shape
             frames[one.file] = data.pixel_array.reshape(-1, data.Rows, data.Columns)
         plane = frames[one.file][one.frame or 0]
         slope, intercept = one.scaling
         planes.append(plane if one.scaling == (1.0, 0.0) else (plane * slope + intercept).astype(np.float32))
     image = sitk.GetImageFromArray(np.stack(planes))
     first = stack.first
-    axes = np.column_stack([first.orientation[:3], first.orientation[3:], first.normal])
-    image.SetDirection((axes / np.linalg.norm(axes, axis=0)).ravel().tolist())
+    normal = first.normal / np.linalg.norm(first.normal)  # as GDCM rounds it, so PI-CAI's grids, to the last digit
+    row = np.cross(first.orientation[3:], normal)
+    row /= np.linalg.norm(row)
+    image.SetDirection(np.column_stack([row, np.cross(normal, row), normal]).ravel().tolist())
     image.SetOrigin(first.position)
-    image.SetSpacing(stack.spacing_mm)
+    length = float(np.linalg.norm(np.subtract(stack.slices[-1].position, first.position)))
+    image.SetSpacing((*first.spacing, length / (len(planes) - 1)))
     return image
 
 
@@ -103,9 +113,12 @@ def _read_files(stack: Stack) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     reader.SetNumberOfThreads(1)
     reader.SetFileNames([str(one.file) for one in stack.slices])
-    if any(one.scaling != (1.0, 0.0) or one.is_signed != stack.first.is_signed for one in stack.slices):
+    is_scaled = any(one.scaling != (1.0, 0.0) or one.is_signed != stack.first.is_signed for one in stack.slices)
+    if is_scaled:
         reader.SetOutputPixelType(sitk.sitkFloat32)
     image = reader.Execute()
+    if not is_scaled and array_of(image).dtype.kind == "f":
+        raise RuntimeError  # GDCM scales by whatever it takes an empty slope for
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
     return image

@@ -14,7 +14,7 @@ from typing import Any
 
 from zssmnet.config import PICAI_PATIENT, check_choice
 from zssmnet.config import SplitMode as SplitMode
-from zssmnet.data.archive import duplicated, patient_in, patient_of, shortened
+from zssmnet.data.archive import duplicated, in_one_form, patient_in, patient_of, shortened
 from zssmnet.errors import ConfigError, InputError, SplitsError
 from zssmnet.storage import Address, read_file
 
@@ -47,7 +47,7 @@ def reference_subsets(folds_val: Sequence[Sequence[str]]) -> list[list[str]]:
 
 def stable_subset(case_id: str, patient_pattern: str = PICAI_PATIENT) -> int:
     """The subset of one case, by a hash of its patient alone: about 80 % training, in five equal subsets."""
-    digest = hashlib.sha256(patient_of(case_id, patient_pattern).encode()).digest()
+    digest = hashlib.sha256(in_one_form(patient_of(case_id, patient_pattern)).encode()).digest()
     share, subset = int.from_bytes(digest[:8]) / 2**64, int.from_bytes(digest[8:16]) % len(TRAINING_SUBSETS)
     return subset if share < _TRAINING_SHARE else VALIDATION_SUBSET
 
@@ -104,12 +104,12 @@ def choose_subsets(
         raise SplitsError(f"{splits_path}: the stable split takes no splits.json; leave one of the two out")
     if splits_path is not None:
         subsets = reference_subsets(read_folds(read_file(splits_path), str(splits_path)))
-        named = {case_id: number for number, subset in enumerate(subsets) for case_id in subset}
-        if unnamed := sorted(set(case_ids) - set(named)):
+        named = {in_one_form(case_id): number for number, subset in enumerate(subsets) for case_id in subset}
+        subset_of = {case_id: named[name] for case_id in case_ids if (name := in_one_form(case_id)) in named}
+        if unnamed := sorted(set(case_ids) - set(subset_of)):
             log.warning("%d cases are not in %s and are left out: %s", len(unnamed), splits_path, shortened(unnamed))
-        if absent := sorted(set(named) - set(case_ids)):
+        if absent := sorted(set(named) - set(map(in_one_form, case_ids))):
             log.warning("%d cases of %s cannot be found: %s", len(absent), splits_path, shortened(absent))
-        subset_of = {case_id: named[case_id] for case_id in case_ids if case_id in named}
     elif mode == "reference":
         raise SplitsError("the reference split needs a splits.json; give one with --splits-path, or choose 'stable'")
     else:

@@ -31,7 +31,7 @@ Triple = tuple[float, float, float]
 
 
 def odd_places(mask: sitk.Image, images: Sequence[tuple[str, sitk.Image, float]]) -> list[str]:
-    """Images that the gland fits better if it is moved, or that are made of the mask.
+    """Images that the gland fits better if it is moved, or nowhere, or that are made of the mask.
 
     Args:
         mask: labels 0, 1, 2, not all 0; axes in the order left, posterior, superior.
@@ -43,6 +43,8 @@ def odd_places(mask: sitk.Image, images: Sequence[tuple[str, sitk.Image, float]]
     ):
         if here > _ALL_BUT:
             found.append(f"{name} shows the mask's zones and nothing else: is it made of the mask?")
+        elif best < min(chance, _CHANCE / _PLACES):
+            found.append(f"{name} shows the gland no better than noise does, here or nearby: is it an image of it?")
         elif best > max(factor * here, here + chance):
             found.append(
                 f"the gland fits {name} better if it is moved by {x:+.0f} mm to the left, {y:+.0f} mm to the back and "

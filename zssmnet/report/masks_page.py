@@ -27,7 +27,7 @@ from zssmnet.storage.ownership import check_ours
 PAGE, ROWS = "masks.html", "masks-rows.jsonl"
 _TITLE = "Zonal masks: "
 _MARK = f"<title>{_TITLE}".encode()
-METHOD = 2
+METHOD = 3
 """Raised whenever the same mask would give another row."""
 _MASKS_AT_ONCE = 16
 """Masks after which the page is published again; in the end after every quarter more."""

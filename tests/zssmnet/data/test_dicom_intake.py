@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import os
 import shutil
 import subprocess
 import time
@@ -249,6 +250,23 @@ class TestPatients:
         assert len({fault.case_id for fault in summary.faults}) == 2
         assert "StudyInstanceUID" in caplog.text
 
+    @pytest.mark.parametrize(
+        ("fields", "is_one"),
+        [
+            ({"PatientName": "Roe^Jim"}, False),
+            ({"PatientBirthDate": "19500101"}, False),
+            ({"PatientName": "DOE^Jane^M"}, True),
+            ({"PatientName": "", "PatientBirthDate": ""}, True),
+        ],
+        ids=str,
+    )
+    def test_two_patients_under_one_id_make_no_case(self, tmp_path: Path, fields: dict[str, str], is_one: bool) -> None:
+        whole_study(tmp_path / "dicom")
+        each(sorted((tmp_path / "dicom").glob("008_*")), lambda _, data: put(**fields)(data, True))
+        summary = done(tmp_path)
+        assert len(summary.cases) == is_one
+        assert is_one or "two names or dates of birth under one PatientID" in summary.faults[0].reason
+
     def test_nobody_s_images_are_named(self, tmp_path: Path) -> None:
         whole_study(tmp_path / "dicom")
         each(
@@ -493,6 +511,106 @@ class TestRepeats:
         series(tmp_path / "2", 4, voxels(2, 6), AcquisitionNumber=1, **T2W)
         faults = {len(stack.slices): stack.fault for stack in stacks(tmp_path)}
         assert faults == {6: "", 3: "lacks 3 of the 6 slices that its series has for other images"}
+
+
+class TestPixels:
+    @pytest.mark.parametrize(
+        ("fields", "words"),
+        [
+            ({"PhotometricInterpretation": "MONOCHROME1"}, "inverted (MONOCHROME1)"),
+            ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
+            ({"NumberOfFrames": 2, "PixelData": bytes(192)}, "several frames in a file without their places"),
+            (
+                {"NumberOfFrames": 2, "PerFrameFunctionalGroupsSequence": []},
+                "several frames in a file without their places",
+            ),
+        ],
+        ids=["inverted", "palette", "frames", "no groups"],
+    )
+    def test_pixels_of_another_meaning_are_named_and_end_no_import(
+        self, tmp_path: Path, fields: dict[str, Any], words: str
+    ) -> None:
+        whole_study(tmp_path / "dicom")
+        each(sorted((tmp_path / "dicom").glob("007_*")), lambda _, data: put(**fields)(data, True))
+        summary = done(tmp_path)
+        assert (summary.cases, dict(summary.passed_over)) == ((), {words: 5})
+        assert rows(tmp_path, 7)[0]["reason"] == f"is {words}"
+
+    def test_a_slice_without_all_of_its_pixels_is_never_filled_up(self, tmp_path: Path) -> None:
+        whole_study(tmp_path / "dicom")
+        each([tmp_path / "dicom" / "004_002_Doe.dcm"], lambda _, data: put(PixelData=data.PixelData[:-20])(data, True))
+        (fault,) = done(tmp_path).faults
+        assert "series 4 (T2W, 5 slices): its pixels cannot be decoded" in fault.reason
+
+    @pytest.mark.parametrize(
+        ("written", "slope"), [(b"    ", 1), (b"1,5 ", 1.5), (b"1E-3", 1e-3), (b"1.5x", None), (b"nan ", None)], ids=str
+    )
+    def test_a_slope_is_what_the_header_says_or_named(
+        self, tmp_path: Path, written: bytes, slope: float | None
+    ) -> None:
+        whole_study(tmp_path / "dicom")
+        for file in (tmp_path / "dicom").glob("007_*"):
+            change(file, RescaleSlope="9.75", RescaleIntercept="0")
+            file.write_bytes(file.read_bytes().replace(b"9.75", written))
+        done(tmp_path)
+        if slope is None:
+            assert rows(tmp_path, 7)[0]["reason"] == "is with an odd RescaleSlope (0028,1053)"
+        else:
+            np.testing.assert_allclose(array(tmp_path, "adc"), voxels(7) * slope, rtol=1e-6)
+
+    def test_names_of_files_need_no_encoding(self, tmp_path: Path) -> None:
+        whole_study(tmp_path / "dicom")
+        for number, file in enumerate(sorted((tmp_path / "dicom").glob("007_*"))):
+            file.rename(file.parent / os.fsdecode(b"\xff%d" % number))
+        done(tmp_path)
+        assert np.array_equal(array(tmp_path, "adc"), voxels(7))
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        ("text", "b"),
+        [
+            *((text, 1400) for text in ("b-value 1400", "bval1400", "bValue=1400", "b: 1400", "dwi_b1400_tra")),
+            ("b50_1400", None),
+            ("b50-1400", None),
+            ("b50 b400 b1400", None),
+            ("b0_b1400", None),
+        ],
+    )
+    def test_a_b_value_in_a_text_is_the_only_one(self, tmp_path: Path, text: str, b: float | None) -> None:
+        series(tmp_path, 8, voxels(8), **PLAIN | {"SeriesDescription": text})
+        assert stacks(tmp_path)[0].first.b == b
+
+    @pytest.mark.parametrize(
+        ("fields", "role"),
+        [
+            (DWI | {"SeriesDescription": "ep2d_diff_adc_TRACEW", "DiffusionBValue": 1400.0}, "DWI"),
+            (ADC | {"ImageType": [], "SeriesDescription": "ADC (mm2/s)", "DiffusionBValue": 1400.0}, "ADC"),
+            (ADC | {"ImageType": ["DERIVED"], "SeriesDescription": "DWI_ADCmap"}, "ADC"),
+            (ADC | {"ImageType": ["DERIVED"], "SeriesDescription": "Trace-ADC"}, "ADC"),
+            (ADC | {"ImageType": ["DERIVED"], "SeriesDescription": "Exp ADC"}, None),
+            (ADC | {"ImageType": ["DERIVED"], "SeriesDescription": "Exp. Apparent Diffusion Coefficient"}, None),
+            (PLAIN | {"SequenceName": "*ep_b1400#2"}, None),
+            (PLAIN | {"SequenceName": "*ep_b1400t"}, "DWI"),
+        ],
+        ids=lambda value: str(value and value.get("SeriesDescription", "")) if isinstance(value, dict) else str(value),
+    )
+    def test_what_a_text_tells(self, tmp_path: Path, fields: dict[str, Any], role: str | None) -> None:
+        series(tmp_path, 8, voxels(8), **fields)
+        assert stacks(tmp_path)[0].role == role
+
+    @pytest.mark.parametrize(
+        ("by_hand", "is_taken"),
+        [("dwi = 8\nb = 1400", True), ("dwi = {series = 8, b = 1400}", True), ("dwi = 8", False)],
+    )
+    def test_a_b_value_that_no_header_has_is_told_by_hand(self, tmp_path: Path, by_hand: str, is_taken: bool) -> None:
+        without_dwi(tmp_path / "dicom")
+        series(tmp_path / "dicom", 8, voxels(8), **PLAIN)
+        (first,) = done(tmp_path).faults
+        overrides = read_overrides(f"[{first.case_id}]\n{by_hand}".encode(), "by_hand.toml")
+        summary = done(tmp_path, overrides=overrides)
+        assert len(summary.cases) == is_taken
+        assert is_taken or "unknown (b = 1400 beside dwi tells it)" in summary.faults[0].reason
 
 
 class TestNames:

@@ -70,6 +70,13 @@ class TestReference:
         with pytest.raises(InputError, match="no case is left: the archive and the splits have none in common"):
             choose_subsets(["new"], splits, "reference")
 
+    def test_names_in_another_unicode_form_are_the_same(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+        composed, decomposed = "Jos\u00e9_1", "Jose\u0301_1"
+        (tmp_path / "splits.json").write_bytes(as_json(folds_of([decomposed, "2_2"], ["3_3"], ["4_4"], ["5_5"], [])))
+        assert composed in choose_subsets([composed, "2_2", "3_3", "4_4", "5_5"], str(tmp_path / "splits.json"))
+        assert not [record for record in caplog.records if record.levelname == "WARNING"]
+        assert stable_subset(composed) == stable_subset(decomposed)
+
     def test_needs_folds_and_the_stable_split_takes_none(self):
         with pytest.raises(SplitsError, match=r"needs a splits\.json"):
             choose_subsets(["a"], split_mode="reference")

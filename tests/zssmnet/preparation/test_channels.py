@@ -150,6 +150,13 @@ def test_noise_fits_as_badly_anywhere(seed: int):
     assert best < here + chance
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_of_noise_is_a_warning(name: str):
+    noise = np.random.default_rng(0).normal(1000, 100, (17, 112, 112)).astype(np.float32)
+    found = check_channels("case", with_arrays(**{name: noise}))
+    assert f"{name.upper()} shows the gland no better than noise does" in "; ".join(found)
+
+
 def test_preparation_reports_masks_and_channels():
     halved = np.where(np.arange(112) > 55, 0, sitk.GetArrayFromImage(examination().mask))
     case = replace(with_arrays(t2w=array("dwi"), dwi=array("t2w")), mask=image_like(halved, examination().mask))

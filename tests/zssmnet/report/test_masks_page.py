@@ -21,9 +21,8 @@ def archive(tmp_path: Path) -> Archive:
     """Three cases: a good one, one whose zones are swapped, one whose mask lies on another grid."""
     archive = Archive(tmp_path)
     for number, case_id in enumerate(("1_1", "2_1", "3_1")):
-        images = [
-            as_image(noise(number, (80, 80, 20)), (1, 1, 3), (0, 0, 30.0 * (number == 2)), oblique(0)) for _ in range(3)
-        ]
+        shown = noise(number, (80, 80, 20)) + np.uint16(300) * (labels() > 0)
+        images = [as_image(shown, (1, 1, 3), (0, 0, 30.0 * (number == 2)), oblique(0)) for _ in range(3)]
         zones = np.array([0, 2, 1], np.uint8)[labels()] if number == 1 else labels()
         archive.add(case_id, *images, mask(zones))
     return archive
