@@ -9,13 +9,13 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zssmnet.config import PICAI_PATIENT, check_choice
 from zssmnet.config import SplitMode as SplitMode
 from zssmnet.data.archive import duplicated, in_one_form, patient_in, patient_of, shortened
-from zssmnet.errors import ConfigError, InputError, SplitsError
+from zssmnet.errors import ConfigError, CubesError, InputError, SplitsError
 from zssmnet.storage import Address, read_file
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,14 @@ VALIDATION_SUBSET = 5
 SUBSETS = range(6)
 _TRAINING_SHARE = 0.8
 _REFERENCE_SEED = 1
+
+
+def checked_subsets(subsets: object) -> tuple[int, ...]:
+    """Numbers of subsets, sorted; CubesError if there is none, or one that is no subset."""
+    wanted = tuple(subsets) if isinstance(subsets, Iterable) else ()
+    if not wanted or any(one not in SUBSETS for one in wanted):
+        raise CubesError(f"subsets = {subsets!r}: name one or more of the subsets {SUBSETS[0]} to {SUBSETS[-1]}")
+    return tuple(sorted(set(map(int, wanted))))
 
 
 def reference_subsets(folds_val: Sequence[Sequence[str]]) -> list[list[str]]:

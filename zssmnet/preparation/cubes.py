@@ -18,7 +18,7 @@ from typing_extensions import override
 from zssmnet.config import CubesConfig, IntensityScaling, check_choice
 from zssmnet.data.archive import IMAGE_SUFFIXES, MASK_SUFFIX, shortened
 from zssmnet.data.image_io import array_of, check_values, read_image
-from zssmnet.data.splits import SUBSETS
+from zssmnet.data.splits import SUBSETS, checked_subsets
 from zssmnet.errors import CaseError, CubesError, InputError, StorageError, UnreadableFileError
 from zssmnet.preparation.cropping import Triple
 from zssmnet.preparation.prepare import PreparedCase, prepared_keys
@@ -167,10 +167,7 @@ def check_prepared(data: Storage, subsets: Iterable[int] = SUBSETS) -> dict[int,
         InputError: there is no such subset, or none of them has a prepared case.
         CaseError: a prepared case is incomplete.
     """
-    subsets = list(subsets)
-    if unknown := [subset for subset in subsets if subset not in SUBSETS]:
-        raise InputError(f"there is no subset {unknown[0]}; subsets are 0 to 5")
-    counts = {subset: len(prepared_cases(data, subset)) for subset in subsets}
+    counts = {subset: len(prepared_cases(data, subset)) for subset in checked_subsets(subsets)}
     if not any(counts.values()):
         raise InputError(f"{data.uri}: no prepared case in the folders subset0 to subset5; prepare cases first")
     return counts

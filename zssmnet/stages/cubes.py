@@ -91,12 +91,11 @@ def generate_cubes(
     """
     runner, config = runner or PlainRunner(), CubesConfig.of(config)
     data, output = open_storage(data_path), open_storage(output_path)
-    wanted = list(SUBSETS) if subsets is None else sorted(set(subsets))
-    cases = sum(check_prepared(data, wanted).values())
+    prepared = check_prepared(data, SUBSETS if subsets is None else subsets)
     with locked(output):
         output.sweep()
-        runner.progress.begin(STAGE, cases, "cases")
-        parts = [SubsetToCut(subset, data.uri, output.uri, config) for subset in wanted]
+        runner.progress.begin(STAGE, sum(prepared.values()), "cases")
+        parts = [SubsetToCut(subset, data.uri, output.uri, config) for subset in prepared]
         done: list[SubsetSummary] = []
         with closing(runner.map(cut_part, parts)) as results:
             for one in results:
@@ -111,7 +110,7 @@ def generate_cubes(
         log.warning("%s are removed: %s", other, shortened(removed))
     from zssmnet.report.gallery import publish_case_pictures  # imports PyTorch and matplotlib
 
-    publish_case_pictures(data, output, open_storage(reports_path or reports_beside(output.uri)), wanted, config)
+    publish_case_pictures(data, output, open_storage(reports_path or reports_beside(output.uri)), [*prepared], config)
     summary = CubesSummary(cubes_path=output.uri, subsets=done)
     tidied = f". **{other} were removed**: {code(shortened(removed))}" if removed else ""
     runner.progress.show("Cubes", lambda: f"{summary.cubes} cubes in {code(output.uri)}{tidied}")

@@ -3,7 +3,7 @@
 import mmap
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zssmnet.corruption import IMAGE_CHANNELS, swap_x_and_z
-from zssmnet.data.splits import SUBSETS, TRAINING_SUBSETS
+from zssmnet.data.splits import SUBSETS, TRAINING_SUBSETS, checked_subsets
 from zssmnet.errors import CubesError
 from zssmnet.mnet.network import SHRINKAGE
 from zssmnet.preparation.cubes import find_cubes, open_cubes
@@ -109,10 +109,7 @@ class CubesDataset(Dataset[Tensor]):
     """
 
     def __init__(self, path: str | os.PathLike[str], subsets: Sequence[int] = TRAINING_SUBSETS) -> None:
-        wanted = tuple(subsets) if isinstance(subsets, Iterable) else ()
-        if not wanted or any(one not in SUBSETS for one in wanted):
-            raise CubesError(f"subsets = {subsets!r}: name one or more of the subsets {SUBSETS[0]} to {SUBSETS[-1]}")
-        self._opened = path, tuple(map(int, wanted))
+        self._opened = path, checked_subsets(subsets)
         self._cubes = CubeSet(list(_open_subsets(open_storage(path), self._opened[1]).values()))
 
     def __reduce__(self) -> tuple[type["CubesDataset"], tuple[str | os.PathLike[str], Sequence[int]]]:
