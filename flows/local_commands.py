@@ -97,9 +97,12 @@ def upload(options: argparse.Namespace) -> None:
 
 def _key(file: str, archive: str) -> bytes:
     """The secret key, which must not lie in the archive, to be given away with it."""
-    if f"{folder_and_name(file)[0].uri}/".startswith(f"{open_storage(archive).uri}/"):
+    folder, name = folder_and_name(file)
+    if f"{folder.uri}/".startswith(f"{open_storage(archive).uri}/"):
         raise DicomError(f"{file}: the key lies in the archive; keep it elsewhere, it links the new ids to the old")
-    return read_file(file).strip()
+    if folder.stat(name) is None:
+        raise DicomError(f"{file}: no such file; make a key with: openssl rand -hex 32 > {file}")
+    return folder.read(name).strip()
 
 
 def nnunet_dataset(options: argparse.Namespace) -> None:

@@ -52,6 +52,8 @@ def test_a_key_in_the_archive_is_refused(one: Import) -> None:
     (one.folder / "archive").mkdir()
     inside = one.key.rename(one.folder / "archive" / "key")
     assert "the key lies in the archive; keep it elsewhere" in one.run(ids=("--key-file", inside)).line
+    missing = one.run(ids=("--key-file", one.key)).line
+    assert f"{one.key}: no such file; make a key with: openssl rand -hex 32 > {one.key}" in missing
 
 
 @pytest.mark.parametrize("both", [False, True])
