@@ -162,7 +162,7 @@ ADDRESSES = {
     "two lines in a bucket": ("s3://a\nb", CONTROLS),
     "s3 alone": ("s3://", NO_BUCKET),
     "s3 without a bucket": ("s3:///prefix", NO_BUCKET),
-    "s3 with a bad bucket": ("s3://Bad_Bucket name/x", "Invalid bucket name"),
+    "s3 with a bad bucket": ("s3://Bad_Bucket name/x", "names no bucket; expected s3://"),
     "another service": ("gs://bucket/x", "only local folders and s3://bucket/prefix can be used"),
     "a web page": ("https://127.0.0.1/x", "only local folders and s3://bucket/prefix can be used"),
     "a name too long": ("x" * 300, "cannot be listed: File name too long"),
