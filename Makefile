@@ -7,6 +7,9 @@ READY := $(VENV)/.ready
 RESULTS := benchmarks/results
 AUDIT := .audit
 NNUNET := .nnunet
+# of `make evidence`: cpu, or gpu, which wants a process for every second core
+REGIME ?= cpu
+PROCESSES ?= 2
 # nnU-Net needs torchvision, which must be built for the same PyTorch
 NNUNET_TORCH ?= torch==2.14.1 torchvision==0.29.1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -40,12 +43,10 @@ demo: setup  ## synthetic examinations through every stage as a Prefect flow, wi
 	$(BIN)/zssmnet demo --prefect --output demo
 
 evidence: setup  ## can the probe tell, and do the recipes' weights help? Runs and docs/evidence.md; continues in .evidence
-	@export OMP_NUM_THREADS=1; set -- --root .evidence --json benchmarks/evidence.json --page docs/evidence.md --processes 2; \
-	  $(BIN)/python -m benchmarks.evidence "$$@" --number 1 & helper=$$!; \
-	  $(BIN)/python -m benchmarks.evidence "$$@"; ended=$$?; kill $$helper 2>/dev/null; exit $$ended
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --regime $(REGIME) --root .evidence/$(REGIME) --processes $(PROCESSES)
 
 evidence-page:  ## docs/evidence.md anew from the figures in benchmarks/evidence.json
-	$(BIN)/python -m benchmarks.evidence --json benchmarks/evidence.json --page docs/evidence.md
+	$(BIN)/python -m benchmarks.evidence --regime $(REGIME)
 
 service: setup  ## the service on this machine without containers: server, workers
 	$(BIN)/zssmnet-service start

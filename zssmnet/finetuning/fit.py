@@ -69,7 +69,8 @@ class FineTuner:
         """Train for an epoch; its mean loss, a scalar on the device, for which nobody has waited."""
         state = self.state
         total = torch.zeros((), device=self._device)
-        self.network.train()
+        if not self.network.training:  # to set it takes as long as an optimizer's step
+            self.network.train()
         with self.computing():
             for _ in range(self._steps):
                 state.optimizer.zero_grad()

@@ -54,7 +54,8 @@ def by_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps: float) ->
     """
     n, c, *size = features.shape
     together = features.contiguous().view(1, n * c, *size)
-    normed = functional.batch_norm(together, None, None, weight.repeat(n), bias.repeat(n), True, 0.0, eps)
+    weights, biases = torch.cat((weight,) * n), torch.cat((bias,) * n)  # a sixth of the time of `repeat`
+    normed = functional.batch_norm(together, None, None, weights, biases, True, 0.0, eps)
     return functional.leaky_relu_(normed, SLOPE).view(features.shape)
 
 
