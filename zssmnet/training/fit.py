@@ -57,8 +57,7 @@ def fit(
     """
     device = choose_device(config.training.device, group.local_rank)
     state = initial_state(config, device, initial, training if workplace else None)
-    if workplace and workplace.stat(LAST):
-        resume(workplace, state)
+    if workplace and resume(workplace, state):
         log.info("continuing after epoch %d, best validation loss %.5f", state.progress.epoch, state.progress.best_loss)
     trainer: Trainer | None = None
     while not group.broadcast(is_finished(state.progress, config.training)):
