@@ -93,11 +93,7 @@ def addresses(text: str) -> str:
 
 
 def settings_of(options: argparse.Namespace, table: str = "") -> Settings:
-    """The settings that a command line asks for; ConfigError if its file or they cannot be used.
-
-    Args:
-        table: the one that the flags are for; none: all.
-    """
+    """The settings that a command line asks for, whose flags are for a table or for all; ConfigError if unusable."""
     file = getattr(options, "config", None)
     values = read_toml(file) if file else {}
     validated(Settings, values, f"{file}: ")  # alone: flags neither hide its faults nor are theirs blamed on it

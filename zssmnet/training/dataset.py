@@ -22,7 +22,6 @@ from zssmnet.storage import Storage, open_storage
 
 MAPPED_BYTES = 2**30
 """So much of the files is read before their pages are given back: they would count as memory of this process."""
-
 CHECKED_CUBES = 16
 """So many of a side are looked at before training."""
 
@@ -156,14 +155,12 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
             f"{cubes.where(validation_key)}: all validation cubes are constant, so nothing can be validated; "
             "look at the prepared cases, and generate the cubes anew"
         )
-    for cubes_of_side in (training, validation):
-        for number in cubes_of_side.spread(CHECKED_CUBES):
-            low, high = (float(one) for one in cubes_of_side.batch(number[None])[:, :IMAGE_CHANNELS].aminmax())
+    for side in (training, validation):
+        for number in side.spread(CHECKED_CUBES):
+            low, high = (float(one) for one in side.batch(number[None])[:, :IMAGE_CHANNELS].aminmax())
             if -math.inf < low < 0 or 1 < high < math.inf:
-                raise CubesError(
-                    f"{cubes_of_side.where(int(number))}: images of {low:g} to {high:g}, not scaled to 0..1, cannot be "
-                    "restored; generate the cubes anew"
-                )
+                where = side.where(int(number))
+                raise CubesError(f"{where}: images of {low:g} to {high:g}, not scaled to 0..1; generate the cubes anew")
     return training, validation
 
 
