@@ -32,7 +32,7 @@ from zssmnet.storage.layout import Layout
 
 def prepare(options: argparse.Namespace) -> None:
     """Prepare an archive."""
-    config = settings_of(options).preparation
+    config = settings_of(options, "preparation").preparation
     archive = _fields(options, ArchiveConfig, StrictConfig)
     done = _run(options, **archive, output_path=options.output_path, config=config)
     say(f"{done.prepared} cases prepared, {done.others}: {done.data_path}")
@@ -42,14 +42,14 @@ def cubes(options: argparse.Namespace) -> None:
     """Cut cubes."""
     subsets = None if options.fold is None else [options.fold]
     folders = {"data_path": options.data, "output_path": options.save}
-    done = _run(options, **folders, subsets=subsets, config=settings_of(options).cubes)
+    done = _run(options, **folders, subsets=subsets, config=settings_of(options, "cubes").cubes)
     say(f"{done.cubes} cubes in {len(done.subsets)} subsets: {done.cubes_path}")
 
 
 def pretrain(options: argparse.Namespace) -> None:
     """Pre-train."""
     folders = {"cubes_path": options.data, "output_path": options.output}
-    done = _run(options, **folders, config=settings_of(options).pretraining)
+    done = _run(options, **folders, config=settings_of(options, "pretraining").pretraining)
     best = f"best epoch {done.best_epoch} of {len(done.history)}, validation loss {done.best_validation_loss:.5f}"
     say(f"{best}: {done.model}")
 

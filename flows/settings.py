@@ -92,12 +92,12 @@ def addresses(text: str) -> str:
     return ",".join(address(one) for one in text.split(","))
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
-    """The settings that a command line asks for; ConfigError if its file or they cannot be used."""
+def settings_of(options: argparse.Namespace, table: str = "") -> Settings:
+    """The settings that a command line asks for, whose flags are for a table or for all; ConfigError if unusable."""
     file = getattr(options, "config", None)
     values = read_toml(file) if file else {}
     validated(Settings, values, f"{file}: ")  # alone: flags neither hide its faults nor are theirs blamed on it
-    return validated(Settings, with_flags(Settings, values, options))
+    return validated(Settings, with_flags(Settings, values, options, table))
 
 
 def retraining_of(options: argparse.Namespace) -> tuple[Settings, CubesConfig | None, RetrainingConfig]:
@@ -109,10 +109,13 @@ def retraining_of(options: argparse.Namespace) -> tuple[Settings, CubesConfig | 
     return settings, settings.cubes if "cubes" in file else None, retraining
 
 
-def with_flags(config: type[BaseModel], values: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Values of a configuration, replaced where a flag is given."""
+def with_flags(
+    config: type[BaseModel], values: dict[str, Any], options: argparse.Namespace, table: str = ""
+) -> dict[str, Any]:
+    """Values of a configuration, replaced where a flag is given: in all tables, or in one."""
     for setting in flags_of(config):
-        if (value := getattr(options, setting.flag.name, None)) is not None:
+        value = getattr(options, setting.flag.name, None)
+        if value is not None and setting.name.startswith(table):
             *tables, name = setting.name.split(".")
             reduce(lambda table, part: table.setdefault(part, {}), tables, values)[name] = value
     return values

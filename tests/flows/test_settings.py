@@ -201,6 +201,11 @@ class TestRefusals:
         assert refusal(**flags).startswith(message)
         assert refusal(FULL, file, **flags).startswith(message.split(" = {")[0])
 
+    def test_a_fault_is_that_of_the_command_s_own_settings(self) -> None:
+        wanted = argparse.Namespace(config=None, command="pretrain", seed=-1)
+        with pytest.raises(ConfigError, match=r"^pretraining\.training\.seed = -1: "):
+            settings_of(wanted, "pretraining")
+
     def test_a_flag_does_not_hide_what_is_wrong_in_the_file(self, file: Path) -> None:
         assert refusal("[cubes]\ncubes_per_case = 0", file, scale=3).startswith(f"{file}: cubes.cubes_per_case = 0")
         assert refusal("cubes = 5", file, scale=3).startswith(f"{file}: cubes = 5")

@@ -14,7 +14,7 @@ from zssmnet.finetuning.loss import WithFrequencies, class_frequencies, segmenta
 from zssmnet.finetuning.windows import Labelled, Triple, sample_batch
 from zssmnet.handoff.weights import HEADS
 from zssmnet.storage import Storage
-from zssmnet.training.checkpoint import LAST, EpochResult, Progress, TrainingState, publish_best, publish_last, resume
+from zssmnet.training.checkpoint import EpochResult, Progress, TrainingState, publish_best, publish_last, resume
 from zssmnet.training.fit import is_finished
 from zssmnet.training.optimizer import make_optimizer, make_schedule
 from zssmnet.training.precision import accelerated, gpu_settings
@@ -98,8 +98,7 @@ class FineTuner:
             CheckpointError: the last checkpoint cannot be used.
         """
         state = self.state
-        if workplace.stat(LAST):
-            resume(workplace, state)
+        resume(workplace, state)
         while not is_finished(state.progress, self._recipe):
             rate = float(state.schedule.get_last_lr()[0])
             loss = self.checked(self.epoch())
@@ -118,7 +117,9 @@ class FineTuner:
         """The value of a loss; NonFiniteLossError if it is NaN or infinite."""
         if not math.isfinite(value := float(loss)):
             rate = self._recipe.learning_rate
-            raise NonFiniteLossError(f"fine-tuning at learning rate {rate:g}: the loss is {value}")
+            raise NonFiniteLossError(
+                f"fine-tuning at learning rate {rate:g}: the loss is {value}; choose a smaller one"
+            )
         return value
 
     @torch.no_grad()
@@ -139,5 +140,5 @@ class FineTuner:
             except torch.OutOfMemoryError as error:
                 raise OutOfMemoryError(
                     f"a batch of {self._recipe.batch_size} windows of {self._window} voxels does not fit into the "
-                    f"memory of {self._device}; choose a smaller --batch-size, or fewer --channels"
+                    f"memory of {self._device}; choose --preset cpu, or free the memory that other programs have there"
                 ) from error

@@ -86,13 +86,8 @@ class ByLines(torch.autograd.Function):
         means, variances = (torch.stack(one).view(n, x, c) for one in zip(*of_columns, strict=True))
         mean = means.mean(dim=1)
         variance = variances.mean(dim=1) + (means - mean[:, None]).square_().mean(dim=1)
-        settings = {
-            "training": False,
-            "momentum": 0.0,
-            "eps": eps,
-            "save_mean": unused[0, :0],
-            "save_invstd": unused[0, :0],
-        }
+        none = unused[0, :0]
+        settings = {"training": False, "momentum": 0.0, "eps": eps, "save_mean": none, "save_invstd": none}
         for cube, normed, *moments in zip(lines, _as_lines(activated), mean, variance, strict=True):
             columns = [one.repeat(x) for one in (weight, bias, *moments)]
             torch.ops.aten.native_batch_norm.out(_as_channels(cube), *columns, out=_as_channels(normed), **settings)

@@ -166,7 +166,15 @@ def judge(
             word, reason = "cannot tell", "the gate is closed"
         elif of_positive == "helps":
             share = share_of(figures[one.first] - figures[SCRATCH], figures[POSITIVE] - figures[SCRATCH])
-        sentence = _sentence(one, word, reason, reach, share, len(described.sha256) < config.seeds)
+        gain, of_control = one.difference, ""
+        if share:
+            of_control = f", {share[0]:.0%} ({share[1]:.0%} to {share[2]:.0%}) of the positive control's gain"
+        sentence = (
+            f"{one.first}: {word} ({reason}): {gain.mean:+.3f} against scratch, 95 % interval {gain.low:+.3f} to "
+            f"{gain.high:+.3f}{of_control}. A true gain of {reach:.3f} would be found to help in four of five such "
+            f"runs; to find less, add {gain.limited_by}."
+            + (" This is about one training, not about its recipe." if len(described.sha256) < config.seeds else "")
+        )
         verdicts.append(Verdict(weights=one.first, verdict=word, sentence=sentence, detectable=reach, share=share))
     found = "; ".join(f"{one.weights}: {one.verdict}" for one in verdicts) or "this probe can tell"
     between = [compare(a, b) for a, b in itertools.combinations(names, 2)]
@@ -258,21 +266,3 @@ def mean_of(values: Iterable[float | None]) -> float | None:
 def endpoint_SC(trials: Sequence[Trial], arm: str, task: str) -> np.ndarray:  # noqa: N802  (axes)
     """The endpoint of an arm, axes (seed, case)."""
     return np.array([list(one.endpoint(task).values()) for one in trials if one.arm == arm])
-
-
-def _sentence(
-    comparison: Comparison,
-    word: str,
-    reason: str,
-    reach: float,
-    share: tuple[float, float, float] | None,
-    is_single: bool,
-) -> str:
-    found = comparison.difference
-    of_control = f", {share[0]:.0%} ({share[1]:.0%} to {share[2]:.0%}) of the positive control's gain" if share else ""
-    return (
-        f"{comparison.first}: {word} ({reason}): {found.mean:+.3f} against scratch, 95 % interval {found.low:+.3f} to "
-        f"{found.high:+.3f}{of_control}. A true gain of {reach:.3f} would be found to help in four of five such runs; "
-        f"to find less, add {found.limited_by}."
-        + (" This is about one training, not about its recipe." if is_single else "")
-    )

@@ -153,10 +153,7 @@ def _root(covariance_KK: Array) -> Array:
 
 
 def verdict(
-    against_scratch: Difference,
-    adjusted_p: float,
-    against_permuted: Difference,
-    against_floor: Difference,
+    against_scratch: Difference, adjusted_p: float, against_permuted: Difference, against_floor: Difference
 ) -> tuple[str, str]:
     """Whether weights help: ``helps``, ``not shown`` or ``harms``; and why, in words.
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from zssmnet.config import PretrainConfig
-from zssmnet.data.archive import CHANNELS
+from zssmnet.data.archive import CHANNELS, shortened
 from zssmnet.errors import NonFiniteLossError
+from zssmnet.registry.clean import removable
 from zssmnet.registry.lineage import TrainingInputs, training_inputs
 from zssmnet.registry.versions import MODEL, PretrainedModel, find_version, promote, publish, stable_model
 from zssmnet.storage import Storage
@@ -156,6 +157,9 @@ def train_and_publish(
         return known, promote(weights, run.run_id)
     if weights.stat(record_key(MODEL)) is None and stable is None:
         check_ours(weights, MODEL, lambda file: False)
+    unfinished = [one.run_id for one in removable(weights) if one.kind == "unpublished"]
+    if unfinished and run.run_id not in unfinished:
+        log.info("a new training: %s, not finished, had other cubes or settings", shortened(unfinished))
     made = run.train(on_epoch, on_step)
     before_publication()
     made = publish(weights, made, run.model)

@@ -19,6 +19,7 @@ from zssmnet.report.probe import probe_picture, probe_table
 from zssmnet.runner import PlainRunner, Runner, Summary
 from zssmnet.storage import Address, open_storage
 from zssmnet.storage.ownership import check_ours
+from zssmnet.training.precision import choose_device
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def probe_weights(
         InputError: cases or weights that cannot be used, or too few of them.
     """
     runner, config = runner or PlainRunner(), config or ProbeConfig()
+    choose_device(config.device)  # before any case is read
     if config.task == "lesions" and labels_path is None:
         raise ConfigError("the task 'lesions' needs --labels-path; or choose --task zones, which needs no labels")
     labels = open_storage(labels_path) if labels_path and config.task == "lesions" else None

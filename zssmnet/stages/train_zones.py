@@ -127,6 +127,7 @@ def train_zones(
 def train_zones_part(work: ZonesTraining) -> ZonesSummary:
     """Train the members one after the other, and publish them."""
     images, masks, config, progress = work.images, work.masks, work.config, current_progress() or Progress()
+    device = choose_device(config.device)  # before any case is read
     output, reports = open_storage(work.layout.zones_model), open_storage(work.layout.reports)
     found = take_inventory(images, masks, work.archive_format, channel_count(config))
     files = [(images, key) for case in found.cases for key in case.images[: channel_count(config)]]
@@ -176,7 +177,7 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
             parameters=config,
             network=network,
             versions=library_versions(),
-            device=choose_device(config.device).type,
+            device=device.type,
             held_out=tuple(row.held_out for row in rows),
         )
         drawn = zones_page(made, rows).encode()

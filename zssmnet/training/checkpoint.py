@@ -13,6 +13,7 @@ from torch.amp import GradScaler
 from zssmnet.data.archive import CHANNELS
 from zssmnet.errors import CheckpointError
 from zssmnet.storage import Storage
+from zssmnet.storage.ownership import check_no_folder
 from zssmnet.training.optimizer import MACHINE_CHOICES, load_state, state_of
 from zssmnet.training.tensor_files import load_tensors, save_tensors
 
@@ -126,16 +127,20 @@ def publish_best(workplace: Storage, state: TrainingState) -> None:
         save_tensors(_weights(state), path)
 
 
-def resume(workplace: Storage, state: TrainingState) -> None:
-    """Bring ``state`` to where the run stopped.
+def resume(workplace: Storage, state: TrainingState) -> bool:
+    """Bring ``state`` to where the run stopped; whether there is a last checkpoint.
 
     A run may have been stopped between publishing its last checkpoint and its best model, where both are of the
     same epoch: then the best model is published again.
 
     Raises:
         CheckpointError: the checkpoint is unreadable or does not fit, or the best model is gone.
+        InputError: a folder has the name of one of both.
     """
+    check_no_folder(workplace, LAST, BEST)
     where = workplace.where(LAST)
+    if workplace.stat(LAST) is None:
+        return False
     content = load_checkpoint(workplace.local(LAST), where)
     settings = _settings(state)
     try:
@@ -150,6 +155,7 @@ def resume(workplace: Storage, state: TrainingState) -> None:
         publish_best(workplace, state)
     elif workplace.stat(BEST) is None:
         raise CheckpointError(f"{where}: the best model, {BEST}, is gone from its folder; remove both to start anew")
+    return True
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

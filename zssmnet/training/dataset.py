@@ -1,5 +1,6 @@
 """Cubes of several files as one sequence, memory-mapped: host memory does not grow with their number."""
 
+import math
 import mmap
 import operator
 import os
@@ -21,6 +22,8 @@ from zssmnet.storage import Storage, open_storage
 
 MAPPED_BYTES = 2**30
 """So much of the files is read before their pages are given back: they would count as memory of this process."""
+CHECKED_CUBES = 16
+"""So many of a side are looked at before training."""
 
 
 class CubeSet:
@@ -132,7 +135,7 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
 
     Raises:
         CubesError: a file is missing or not what it should be, sizes differ, there are too few cubes or cubes too
-            small for the network, or all validation cubes are constant.
+            small for the network or not scaled as `generate_cubes` does it, or all validation cubes are constant.
     """
     files = _open_subsets(cubes, SUBSETS)
     (*_, validation_key), (*for_training, for_validation) = files, files.values()
@@ -152,6 +155,12 @@ def open_training_data(cubes: Storage, batch_size: int) -> tuple[CubeSet, CubeSe
             f"{cubes.where(validation_key)}: all validation cubes are constant, so nothing can be validated; "
             "look at the prepared cases, and generate the cubes anew"
         )
+    for side in (training, validation):
+        for number in side.spread(CHECKED_CUBES):
+            low, high = (float(one) for one in side.batch(number[None])[:, :IMAGE_CHANNELS].aminmax())
+            if -math.inf < low < 0 or 1 < high < math.inf:
+                where = side.where(int(number))
+                raise CubesError(f"{where}: images of {low:g} to {high:g}, not scaled to 0..1; generate the cubes anew")
     return training, validation
 
 

@@ -9,14 +9,7 @@ from pathlib import Path
 from zssmnet.config import PretrainConfig, TrainingConfig
 from zssmnet.errors import NonFiniteLossError
 from zssmnet.storage import Storage
-from zssmnet.training.checkpoint import (
-    LAST,
-    Progress,
-    TrainingState,
-    publish_best,
-    publish_last,
-    resume,
-)
+from zssmnet.training.checkpoint import LAST, Progress, TrainingState, publish_best, publish_last, resume
 from zssmnet.training.dataset import CubeSet
 from zssmnet.training.diagnostics import check_alive, check_predictions, new_training_warnings
 from zssmnet.training.distributed import SINGLE, Group
@@ -57,8 +50,7 @@ def fit(
     """
     device = choose_device(config.training.device, group.local_rank)
     state = initial_state(config, device, initial, training if workplace else None)
-    if workplace and workplace.stat(LAST):
-        resume(workplace, state)
+    if workplace and resume(workplace, state):
         log.info("continuing after epoch %d, best validation loss %.5f", state.progress.epoch, state.progress.best_loss)
     trainer: Trainer | None = None
     while not group.broadcast(is_finished(state.progress, config.training)):
@@ -109,15 +101,9 @@ def _log_epoch(progress: Progress, is_best: bool, cubes: int, seconds: float, re
     result = progress.history[-1]
     standing = "best so far" if is_best else f"best {progress.best_loss:.5f} in epoch {progress.best_epoch}"
     log.info(
-        "epoch %d of %d: training loss %.5f, validation loss %.5f (%s), %s, learning rate %g, %.1f cubes/s",
-        result.epoch,
-        recipe.epochs,
-        result.train_loss,
-        result.validation_loss,
-        standing,
-        result.quality,
-        result.learning_rate,
-        cubes / seconds,
+        f"epoch {result.epoch} of {recipe.epochs}: training loss {result.train_loss:.5f}, validation loss "
+        f"{result.validation_loss:.5f} ({standing}), {result.quality}, learning rate {result.learning_rate:g}, "
+        f"{cubes / seconds:.1f} cubes/s"
     )
     for warning in new_training_warnings(progress.history, cubes // recipe.batch_size).values():
         log.warning("epoch %d: %s", result.epoch, warning)

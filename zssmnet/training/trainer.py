@@ -182,11 +182,7 @@ def largest_batch(fits: Callable[[int], bool], below: int) -> int:
 
 
 def fits_in_memory(
-    network: nn.Module,
-    size: tuple[int, int, int],
-    device: torch.device,
-    corruption: CorruptionConfig,
-    batch: int,
+    network: nn.Module, size: tuple[int, int, int], device: torch.device, corruption: CorruptionConfig, batch: int
 ) -> bool:
     """Whether a training step with a batch of this size fits, tried with empty cubes; the weights do not change."""
     network.train()

@@ -7,6 +7,7 @@ import torch
 
 from tests.zssmnet.probe.examples import CHANNELS, made_cases
 from zssmnet.config import TrainingConfig
+from zssmnet.errors import NonFiniteLossError, OutOfMemoryError
 from zssmnet.finetuning.fit import FineTuner
 from zssmnet.finetuning.windows import predict, sample_batch
 from zssmnet.handoff.weights import HEADS
@@ -66,6 +67,14 @@ def test_new_heads_learn_faster_by_their_factor() -> None:
         moved[factor] = {name: float((before[name] - weight.detach()).mean()) for name, weight in weights.items()}
     for name, change in moved[1.0].items():
         assert moved[10.0][name] == pytest.approx(change * (10 if name.startswith(HEADS) else 1), rel=1e-3)
+
+
+def test_errors_name_what_the_commands_can_change() -> None:
+    one = tuner(1.0)
+    with pytest.raises(NonFiniteLossError, match=r"learning rate .*: the loss is nan; choose a smaller one$"):
+        one.checked(torch.tensor(torch.nan))
+    with pytest.raises(OutOfMemoryError, match=r"choose --preset cpu, or free"), one.computing():
+        raise torch.OutOfMemoryError
 
 
 @pytest.mark.parametrize("head_factor", [1.0, 10.0])

@@ -4,6 +4,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,18 @@ from zssmnet.registry.runs import train_and_publish
 from zssmnet.registry.versions import MODEL, version_key
 from zssmnet.storage import LocalStorage, open_storage
 from zssmnet.storage.records import publish_record
+
+
+def weights_with(folder: Path, **recorded: Any) -> Path:
+    """A file of weights with a record that has these values."""
+    file = folder / MODEL
+    folder.mkdir(exist_ok=True)
+    torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
+    with_record(file)
+    record = read_weights(file).record
+    assert record
+    publish_record(LocalStorage(folder), MODEL, record.model_copy(update=recorded))
+    return file
 
 
 def test_weights_in_s3_are_read_with_their_record_and_get_their_verdict(s3_root: str, tmp_path: Path) -> None:
@@ -54,13 +67,7 @@ def test_other_weights_under_the_name_of_a_published_model_do_not_have_its_recor
 
 @pytest.mark.parametrize(("explained", "is_refused"), [(0.0, True), (0.01, False)])
 def test_weights_that_explain_nothing_are_refused(tmp_path: Path, explained: float, is_refused: bool) -> None:
-    file = tmp_path / MODEL
-    torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
-    with_record(file)
-    record = read_weights(file).record
-    publish_record(
-        LocalStorage(tmp_path), file.name, record.model_copy(update={"metrics": {"explained_variance": explained}})
-    )
+    file = weights_with(tmp_path, metrics={"explained_variance": explained})
     assert len(read_arm(file, force=True).records) == 1
     with pytest.raises(CheckpointError, match="--force") if is_refused else nullcontext():
         read_arm(file)
@@ -77,12 +84,7 @@ def test_an_arm_without_a_file_is_an_error() -> None:
 def test_the_preset_is_that_of_the_weights_spacing(
     tmp_path: Path, spacing_mm: tuple[float, float, float], preset: str | None
 ) -> None:
-    file = tmp_path / MODEL
-    torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
-    with_record(file)
-    record = read_weights(file).record
-    assert record
-    publish_record(LocalStorage(tmp_path), file.name, record.model_copy(update={"spacing_mm": spacing_mm}))
+    file = weights_with(tmp_path, spacing_mm=spacing_mm)
     arm, config = read_arm(file, force=True), small_probe(preset=None)
     if preset:
         assert check_arms([arm], config).preset == preset
@@ -95,13 +97,7 @@ def test_the_preset_is_that_of_the_weights_spacing(
 def test_weights_of_several_spacings_are_not_probed_at_the_first_one_s(tmp_path: Path) -> None:
     arms = []
     for number, spacing_mm in enumerate(((0.5, 0.5, 3.0), (1.0, 1.0, 3.0), None)):
-        file = tmp_path / str(number) / MODEL
-        file.parent.mkdir()
-        torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
-        with_record(file)
-        record = read_weights(file).record
-        assert record
-        publish_record(LocalStorage(file.parent), MODEL, record.model_copy(update={"spacing_mm": spacing_mm}))
+        file = weights_with(tmp_path / str(number), spacing_mm=spacing_mm)
         arms.append(replace(read_arm(file, force=True), name=str(number)))
     for other in arms[1:]:
         with pytest.raises(ConfigError, match=rf"several spacings .*{other.name}/{MODEL} at .* and .*0/{MODEL} at"):
@@ -125,13 +121,7 @@ def test_a_training_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 def test_cases_are_scaled_as_for_the_weights_and_not_in_two_ways(tmp_path: Path) -> None:
     arms = []
     for scaling in ("percentile", "maximum"):
-        file = tmp_path / scaling / MODEL
-        file.parent.mkdir()
-        torch.save({"state_dict": MNet(6, 3, (2, 3, 4, 5, 6)).state_dict()}, file)
-        with_record(file)
-        record = read_weights(file).record
-        assert record
-        publish_record(LocalStorage(file.parent), MODEL, record.model_copy(update={"intensity_scaling": scaling}))
+        file = weights_with(tmp_path / scaling, intensity_scaling=scaling)
         arms.append(read_arm(file, force=True))
         assert scaling_of(arms[-1:]) == scaling
     with pytest.raises(CheckpointError, match=rf"several scalings .*{MODEL}: percentile.*{MODEL}: maximum.*probe them"):

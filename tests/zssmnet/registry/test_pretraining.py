@@ -1,3 +1,4 @@
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -419,6 +420,17 @@ class TestContinuing:
         assert is_new
         assert weights.read(MODEL) == (made / "weights" / MODEL).read_bytes()
         assert record.history == read_record(LocalStorage(made / "weights"), MODEL, PretrainedModel).history
+
+    def test_it_is_named_where_other_settings_do_not_continue_it(
+        self, cubes: LocalStorage, weights: LocalStorage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        for seed, stopped in ((0, 2), (0, 2), (1, 1)):
+            assert "a new training" not in caplog.text
+            with pytest.raises(StoppedError):
+                train_and_publish(cubes, weights, changed(seed=seed), stopping_at(stopped))
+        (unfinished,) = (path.parent.name for path in weights.folder.glob(f"training/*/{LAST}"))
+        assert f"a new training: {unfinished}, not finished, had other cubes or settings" in caplog.messages
 
     def test_what_a_killed_run_left_half_written_is_swept(self, cubes: LocalStorage, finished: LocalStorage) -> None:
         record = read_record(finished, MODEL, PretrainedModel)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import zssmnet
 from tests.phantoms import small_archive
@@ -16,9 +17,12 @@ from tests.reliability.killing import digests
 from tests.zssmnet.examinations import Archive
 from tests.zssmnet.training.examples import small_config, write_cubes
 from zssmnet import CubesConfig
+from zssmnet.config import ProbeConfig, ZonesConfig
 from zssmnet.errors import InputError, LockedError, ZssmnetError
 from zssmnet.runner import PlainRunner, Progress
 from zssmnet.stages.pipeline import PipelineSummary
+from zssmnet.stages.probe import probe_weights
+from zssmnet.stages.train_zones import train_zones
 from zssmnet.storage import LocalStorage
 from zssmnet.storage.lock import locked
 
@@ -61,6 +65,14 @@ def test_what_is_not_there_is_an_error_and_nothing_is_written(
     with pytest.raises(ZssmnetError, match=said):
         getattr(zssmnet, stage)(*arguments)
     assert list(here.rglob("*")) == []
+
+
+def test_a_gpu_that_is_not_there_is_known_before_any_case_is_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no CUDA device can be used here"):
+        train_zones("nowhere", "nowhere", here, config=ZonesConfig(device="cuda"))
+    with pytest.raises(InputError, match="no CUDA device can be used here"):
+        probe_weights("nowhere", "nowhere", ["none"], here, config=ProbeConfig(task="zones", device="cuda"))
 
 
 @pytest.mark.parametrize("subsets", [[7], [-1, 2], [6], [], 5, [[1]]])

@@ -11,7 +11,7 @@ from tests.zssmnet.training.examples import CPU, bits, cubes_of, small_config
 from zssmnet import load_pretrained
 from zssmnet.config import CorruptionConfig, NetworkConfig, PretrainConfig
 from zssmnet.corruption import sample_keys, swap_x_and_z
-from zssmnet.errors import CheckpointError
+from zssmnet.errors import CheckpointError, InputError
 from zssmnet.storage import LocalStorage
 from zssmnet.training.checkpoint import (
     BEST,
@@ -206,6 +206,13 @@ def test_checkpoints_of_earlier_versions_go_on(workplace: LocalStorage) -> None:
     state = initial_state(small_config(), CPU)
     resume(workplace, state)
     assert state.progress.history == [EpochResult(epoch, 0.5, 0.25, 0.1, None, None) for epoch in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("name", [LAST, BEST])
+def test_a_folder_in_its_place_is_known_before_any_epoch(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=rf"{name}: is a folder, and a file of this name is to be written; move it"):
+        resume(LocalStorage(tmp_path), initial_state(small_config(), CPU))
 
 
 class TestRefusals:

@@ -106,6 +106,15 @@ class TestRefusals:
         open_training_data(cubes, 2)
 
     @pytest.mark.parametrize(
+        ("subset", "value", "found"), [(0, 1800, "images of 0 to 1800, not scaled"), (5, -0.5, "images of -0.5 to 1,")]
+    )
+    def test_images_of_another_scale(self, subset: int, value: float, found: str, tmp_path: Path) -> None:
+        cubes, odd = write_cubes(tmp_path), cubes_of(1)
+        odd[0, :3, 0, 0, :3] = [0, 1, value]
+        np.save(cubes_file(tmp_path, subset), odd)
+        assert refusal(cubes).startswith(f"{cubes_file(tmp_path, subset)}: {found}")
+
+    @pytest.mark.parametrize(
         ("other", "found"),
         [
             (cubes_of(1, size=(16, 16, 8)), "16 x 16 x 8 voxels in float32"),
