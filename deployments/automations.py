@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -125,10 +125,7 @@ def _essence(automation: AutomationCore) -> Mapping[str, object]:
 
 def _described(automation: AutomationCore) -> str:
     """The description, with the digest of what the automation does at its end."""
-    does = json.dumps({**_essence(automation), "description": ""}, sort_keys=True, default=_plain)
+    essence = {**_essence(automation), "description": ""}
+    does = json.dumps(essence, sort_keys=True, default=lambda one: sorted(one) if isinstance(one, Set) else str(one))
     text = (automation.description or "").partition(_MARK)[0]
     return f"{text}{_MARK}{hashlib.sha256(does.encode()).hexdigest()[:8]})"
-
-
-def _plain(value: object) -> object:
-    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

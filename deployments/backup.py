@@ -20,10 +20,8 @@ def back_up(folder: Path, file: Path) -> None:
     """Write the backup of a service, which may run, in one step; a file of that name is replaced.
 
     Raises:
-        StackError: there is no service, its database is another program's, or the file cannot be written.
+        StackError: its database is another program's, or the file cannot be written.
     """
-    if not (folder / STATE).exists():
-        raise StackError(f"{folder}: there is no service to back up; start one with 'zssmnet-service start'")
     if read_state(folder).database:
         raise StackError(
             f"the database is not in {folder}: back it up with its own program (PostgreSQL: pg_dump), and copy "

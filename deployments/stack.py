@@ -20,7 +20,7 @@ from xmlrpc.client import ServerProxy
 
 from deployments.backup import back_up, restore
 from deployments.compose import COMPOSE_FILE, IS_INSTALLED
-from deployments.local_settings import MARK, SERVER, SETUP, LocalSettings, StackError, gpus_of_this_machine
+from deployments.local_settings import MARK, SERVER, SETUP, STATE, LocalSettings, StackError, gpus_of_this_machine
 from flows.exit_handling import run_to_its_end, say
 
 FOLDER = Path.cwd() / ".service" if IS_INSTALLED else COMPOSE_FILE.parent / ".service"
@@ -121,8 +121,8 @@ class LocalStack:
 
     def back_up(self, file: Path) -> None:
         """Write database and password to a file; see `deployments.backup.back_up`."""
-        if not self.folder.exists():
-            raise StackError(f"{self.folder}: there is no service to back up")
+        if not (self.folder / STATE).exists():
+            raise StackError(f"{self.folder}: there is no service to back up; start one with 'zssmnet-service start'")
         with self._alone():
             back_up(self.folder, file)
 
@@ -278,7 +278,7 @@ def _restore(stack: LocalStack, options: argparse.Namespace) -> None:
 
 def _test_message(stack: LocalStack, options: argparse.Namespace) -> None:
     if not os.environ.get("PREFECT_API_URL"):
-        if not stack.folder.exists():
+        if not (stack.folder / "env").exists():
             raise StackError(f"{stack.folder}: there is no service, and PREFECT_API_URL names no server")
         os.environ.update(stack.environment)
     from deployments.messages import send_test_message  # Prefect reads the environment when it is imported

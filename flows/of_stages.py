@@ -17,6 +17,7 @@ from tasks.hand_off import HERE, HandOff
 from tasks.run_names import named_after
 from tasks.runner import flow_runner, task_runner
 from zssmnet.config import CasesPerTask
+from zssmnet.errors import InputError
 from zssmnet.runner import Summary
 from zssmnet.stages.cubes import generate_cubes as cut_cubes
 from zssmnet.stages.pipeline import run_pipeline
@@ -95,11 +96,13 @@ def _parameter(one: inspect.Parameter, is_scheduled: bool) -> inspect.Parameter:
 
 
 def _addresses(arguments: dict[str, Any]) -> Iterator[str]:
-    """The addresses among arguments; a list of weights has several, also separated by commas."""
+    """The addresses among arguments; weights may be several, with commas. InputError for an empty one."""
     for name, value in arguments.items():
         if name == "weights" and value:
             yield from (file for one in ([value] if isinstance(value, str) else value) for file in one.split(","))
         elif isinstance(value, str) and (name in ("root", "model", "zones_model") or name.endswith("_path")):
+            if not value[:1].strip():
+                raise InputError(f"{name} is {value!r}: name a folder or file without blanks before it, or None")
             yield value
 
 

@@ -54,7 +54,7 @@ def _check_server(address: str) -> None:
         with get_client(sync_client=True) as client:
             client.api_version()
     except Exception as error:  # whatever a foreign server, a proxy or no server at all leads to
-        reason = reason_of(error).partition(" For more information")[0] or type(error).__name__
+        reason = reason_of(error).partition(" - For more information")[0] or type(error).__name__
         hint = next((hint for sign, hint in _HINTS.items() if sign in reason), "check the server")
         raise ServiceError(
             f"{named}: no usable Prefect server: {reason}; {hint}, or unset PREFECT_API_URL to work without it"

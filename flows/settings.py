@@ -61,7 +61,8 @@ def add_flags(parser: argparse.ArgumentParser, configs: Iterable[type[BaseModel]
         first = sharing[0]
         description = "; ".join(str(one.field.description) for one in sharing)
         has_default = not (first.field.is_required() or first.default is None or first.default is False)
-        help = description + (f" (default: {_shown(first.default)})" if has_default else "")
+        default = ",".join(map(str, first.default)) if isinstance(first.default, tuple) else first.default
+        help = description + (f" (default: {default})" if has_default else "")
         options: dict[str, Any] = {"help": help.replace("%", "%%"), "required": first.field.is_required()}
         if first.field.annotation is bool:
             options |= {"action": "store_const", "const": True}
@@ -162,7 +163,3 @@ def _numbers(text: str, kind: type[int] | type[float]) -> list[float]:
     except ValueError:
         like = "whole numbers like 32,48,64,80,96" if kind is int else "numbers like 0.003,0.01"
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of {like}") from None
-
-
-def _shown(default: Any) -> str:
-    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)

@@ -88,7 +88,10 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
     """
     parent = get_run_context().task_run.flow_run_id  # type: ignore[union-attr]
     number = 1
-    while sent := _sent(client, f"{parent}-{number}"):
+    while found := client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(idempotency_key={"any_": [f"{parent}-{number}"]})
+    ):
+        sent = found[0]
         if not _state(sent).is_final() or _state(sent).is_completed():
             log.info("pre-training run %r: already submitted; waiting", sent.name)
             if _state(sent).is_paused():
@@ -113,11 +116,6 @@ def _send(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]
     run = cast(FlowRun, made)  # at once, since this is no coroutine
     log.info("pre-training submitted to work pool %r as run %r", run.work_pool_name, run.name)
     return run
-
-
-def _sent(client: SyncPrefectClient, key: str) -> FlowRun | None:
-    wanted = FlowRunFilter(idempotency_key={"any_": [key]})
-    return next(iter(client.read_flow_runs(flow_run_filter=wanted)), None)
 
 
 def _wait(client: SyncPrefectClient, run: FlowRun, hand_off: HandOff) -> FlowRun:

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
@@ -13,11 +14,13 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event
+from prefect.server.events.schemas.automations import EventTrigger
+from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Completed, Crashed, Failed, Late, Pending, Running
 from pydantic import SecretStr
 
-from deployments.automations import make, messages
+from deployments.automations import automations, make, messages
 from deployments.messages import BLOCK, TEST, send_test_message, webhook
 from flows.of_stages import prepare_data
 from tasks.announcement import PUBLISHED
@@ -117,6 +120,29 @@ def test_a_person_reads_of_final_failures_and_of_nothing_that_mends_itself(
 def test_the_file_names_the_events_that_are_sent() -> None:
     expected = {name for one in messages(uuid4()) for name in one.trigger.expect}  # type: ignore[union-attr]
     assert {name for name in expected if name.startswith("zssmnet.")} == {PUBLISHED, STALLED, DISK_FULL, TEST}
+
+
+@pytest.mark.parametrize(("reason", "fails"), [
+    ("PrefectHTTPStatusError: Server error '503 Service Unavailable' for url ...", False),
+    ("ImageNotFound: no such image", True),
+])  # fmt: skip
+def test_a_run_that_met_a_busy_server_before_it_began_does_not_fail(reason: str, fails: bool) -> None:
+    (one,) = (one for one in automations() if one.name.endswith("not started again"))
+    resource = {"prefect.resource.id": "prefect.flow-run.1", "prefect.run-count": "0"}
+    event = ReceivedEvent(
+        id=uuid4(),
+        occurred=datetime.now(UTC),
+        event="prefect.flow-run.Crashed",
+        resource=resource | {"prefect.state-message": f"Failed to submit flow run to infrastructure: {reason}"},
+        related=[
+            {
+                "prefect.resource.id": "prefect.work-queue.1",
+                "prefect.resource.role": "work-queue",
+                "prefect.resource.name": "default",
+            }
+        ],
+    )
+    assert EventTrigger.model_validate(one.trigger.model_dump()).covers(event) == fails
 
 
 def test_a_rollback_says_rollback(client: SyncPrefectClient, receiver: Receiver) -> None:

@@ -208,6 +208,18 @@ def test_errors_are_one_line(
     assert line.startswith(f"zssmnet: error: {tmp_path}/{reason}")
 
 
+def test_what_needs_a_service_that_was_never_started_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As after a restore that failed: the folder is there, and empty."""
+    monkeypatch.setattr(stack, "FOLDER", tmp_path)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    for command in (["test-message"], ["backup", str(tmp_path / "file")]):
+        assert stack.main(command) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"zssmnet: error: {tmp_path}: there is no service")
+
+
 def test_a_path_too_long_for_a_socket_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -36,6 +36,25 @@ def test_every_flow_refuses_it_in_a_deployment(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("flow", "addresses", "name"),
+    [
+        (prepare_data, ["/archive", "/masks", ""], "output_path is ''"),
+        (ssl_pretraining, ["/archive", "/masks", " /root"], "root is ' /root'"),
+        (retrain_on_new_data, ["/archive", " ", "/root"], "zonal_mask_path is ' '"),
+    ],
+    ids=lambda one: getattr(one, "name", ""),
+)
+def test_an_empty_field_of_a_run_form_is_named(flow: Any, addresses: list[Any], name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name}: name a folder or file"):
+        flow.fn(*addresses)
+
+
+def test_watching_a_folder_that_is_not_there_is_no_lack_of_news(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such folder; name the folder of the archive"):
+        watch_for_data.fn(str(tmp_path / "nowhere"))
+
+
 def test_a_run_that_hands_its_training_over_refuses_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^root: depends on the current folder"):
