@@ -209,9 +209,11 @@ class PreparationConfig(_Frozen):
     )
 
     @model_validator(mode="after")
-    def _positive_spacing(self) -> Self:
+    def _plausible_spacing(self) -> Self:
         if not 0.01 <= min(self.spacing_mm) <= max(self.spacing_mm) <= 100:
             raise ValueError(f"spacing_mm must be positive, 0.01 to 100 mm on each axis, not {self.spacing_mm}")
+        if max(self.spacing_mm[:2]) > 2 * min(self.spacing_mm[:2]):
+            raise ValueError(f"spacing_mm is x, y, z, the slices' distance last, not {self.spacing_mm}")
         return self
 
 

@@ -94,7 +94,7 @@ def probe_table(result: ProbeResult) -> str:
     if result.can_tell:
         parts.insert(1, "\n".join(f"- {one.sentence}" for one in result.verdicts))
     else:
-        parts.insert(0, f"**{result.verdict}**")
+        parts.insert(0, "**This probe cannot tell, because not all conditions hold: no verdict counts.**")
     return "\n\n".join(parts) + "\n"
 
 
