@@ -125,7 +125,7 @@ NO_MASKS = "no zonal masks: give --zonal_mask_path, or --zones-model to make the
 
 CasesPerTask = Annotated[
     int | None,
-    Field(ge=1, description="Cases per Prefect task (default 1; more above 2,000 cases)"),
+    Field(ge=1, description="Cases per Prefect task (default: 1; more above 2,000 cases)"),
     Flag("N"),
 ]
 
@@ -240,6 +240,8 @@ class CubesConfig(_Frozen):
             raise ValueError(f"size must be at least 1 voxel on each axis, not {self.size}")
         if math.prod(self.size) > 2**26:
             raise ValueError(f"size must be 67 million voxels at most, not {self.size}")
+        if max(self.size[:2]) > 2 * min(self.size[:2]):
+            raise ValueError(f"size is x, y, z, the number of slices last, not {self.size}")
         return self
 
 

@@ -26,6 +26,10 @@ from zssmnet.errors import ConfigError
             lambda: zssmnet.PreparationConfig(spacing_mm=(3.0, 0.5, 0.5)),
             "PreparationConfig: spacing_mm is x, y, z, the slices' distance last, not (3.0, 0.5, 0.5)",
         ),
+        (
+            lambda: zssmnet.CubesConfig(size=(16, 64, 64)),
+            "CubesConfig: size is x, y, z, the number of slices last, not",
+        ),
         (lambda: ProbeConfig(tuning_cases=0), "ProbeConfig: without tuning_cases"),
         (
             lambda: zssmnet.Corruption("mask"),  # type: ignore[arg-type]
