@@ -348,8 +348,8 @@ def page(figures: dict[str, Any]) -> str:
 
 def _findings(result: ProbeResult) -> str:
     control = result.control.difference
-    lines = [
-        "The probe can tell: the gate is open." if result.can_tell else f"No verdict counts: {result.verdict}.",
+    lines = ["The probe can tell: the gate is open."] if result.can_tell else []
+    lines += [
         f"Scratch differs from scratch by {control.mean:+.3f} ({control.low:+.3f} to {control.high:+.3f}). Over all "
         f"exchanges of the two arms, seed by seed, its interval excludes 0 in {_false_alarms(result):.0%}; 5 % are "
         "nominal.",

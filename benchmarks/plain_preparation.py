@@ -2,7 +2,7 @@
 
     python -m benchmarks.plain_preparation IMAGES MASKS OUTPUT
 
-Each case of an nnU-Net raw archive is resampled whole to 3.0 x 0.5 x 0.5 mm, T2W, ADC and DWI by B-splines, the mask by
+Each case of an nnU-Net raw archive is resampled whole to 0.5 x 0.5 x 3.0 mm, T2W, ADC and DWI by B-splines, the mask by
 its nearest neighbour, then cropped to the gland plus 25 mm and written. It neither looks for damage nor writes records
 or pages, and prepares everything again each time. It imports nothing of this package.
 """

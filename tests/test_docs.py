@@ -78,6 +78,12 @@ def test_the_configuration_page_shows_every_default() -> None:
     assert shown == Settings().model_dump(mode="json")
 
 
+def test_the_page_on_installing_lists_every_extra() -> None:
+    page = (ROOT / "docs/tutorial.md").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras and all(f"\n| `{extra}` |" in page for extra in extras)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):

@@ -125,7 +125,7 @@ NO_MASKS = "no zonal masks: give --zonal_mask_path, or --zones-model to make the
 
 CasesPerTask = Annotated[
     int | None,
-    Field(ge=1, description="Cases per Prefect task (default 1; more above 2,000 cases)"),
+    Field(ge=1, description="Cases per Prefect task (default: 1; more above 2,000 cases)"),
     Flag("N"),
 ]
 
@@ -209,9 +209,11 @@ class PreparationConfig(_Frozen):
     )
 
     @model_validator(mode="after")
-    def _positive_spacing(self) -> Self:
+    def _plausible_spacing(self) -> Self:
         if not 0.01 <= min(self.spacing_mm) <= max(self.spacing_mm) <= 100:
             raise ValueError(f"spacing_mm must be positive, 0.01 to 100 mm on each axis, not {self.spacing_mm}")
+        if max(self.spacing_mm[:2]) > 2 * min(self.spacing_mm[:2]):
+            raise ValueError(f"spacing_mm is x, y, z, the slices' distance last, not {self.spacing_mm}")
         return self
 
 
@@ -238,6 +240,8 @@ class CubesConfig(_Frozen):
             raise ValueError(f"size must be at least 1 voxel on each axis, not {self.size}")
         if math.prod(self.size) > 2**26:
             raise ValueError(f"size must be 67 million voxels at most, not {self.size}")
+        if max(self.size[:2]) > 2 * min(self.size[:2]):
+            raise ValueError(f"size is x, y, z, the number of slices last, not {self.size}")
         return self
 
 

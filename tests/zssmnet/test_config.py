@@ -22,6 +22,14 @@ from zssmnet.errors import ConfigError
         ),
         (lambda: zssmnet.CubesConfig(sizes=1), "CubesConfig: sizes = 1: no such setting"),  # type: ignore[call-arg]
         (lambda: zssmnet.CubesConfig(size=(0, 1, 1)), "CubesConfig: size must be at least 1 voxel on each axis, not"),
+        (
+            lambda: zssmnet.PreparationConfig(spacing_mm=(3.0, 0.5, 0.5)),
+            "PreparationConfig: spacing_mm is x, y, z, the slices' distance last, not (3.0, 0.5, 0.5)",
+        ),
+        (
+            lambda: zssmnet.CubesConfig(size=(16, 64, 64)),
+            "CubesConfig: size is x, y, z, the number of slices last, not",
+        ),
         (lambda: ProbeConfig(tuning_cases=0), "ProbeConfig: without tuning_cases"),
         (
             lambda: zssmnet.Corruption("mask"),  # type: ignore[arg-type]

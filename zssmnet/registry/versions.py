@@ -294,5 +294,7 @@ def _named(weights: Storage, run_id: str) -> PretrainedModel:
 
 
 def _versions_listed(weights: Storage) -> str:
-    run_ids = [version.run_id for version in list_versions(weights)]
-    return f"there are {shortened(reversed(run_ids), 10)}" if run_ids else "there are none"
+    """What a rollback can name; CheckpointError if that is nothing."""
+    if run_ids := [version.run_id for version in list_versions(weights)]:
+        return f"there are {shortened(reversed(run_ids), 10)}"
+    raise CheckpointError(f"{weights.uri}: no published model there; give the working root of 'zssmnet run'")

@@ -126,7 +126,7 @@ def archive_page(rows: Sequence[JudgedRow], left_out: Sequence[tuple[str, str]],
         f"<h1>{len(rows)} cases, {odd} with something odd, {len(left_out)} left out</h1>"
         f"<p>Middle slice of the gland; {LEGEND}. Histograms of T2W, ADC "
         f"and DWI around the gland: the case's in colour, the archive's median in grey, from 0 to {RANGE:g} times the "
-        "gland's median. Odd is a warning, or what lies far from the archive's median; most of it comes first.</p>"
+        "gland's median. Odd is a warning, or what lies far from the archive's median; the oddest cases come first.</p>"
         + (f"<h2>Left out</h2><table>{out}</table>" if out else "")
         + f"<details><summary>{len(grids)} scanner grids</summary><table>{counts}</table></details>{pages}"
         f"<svg width=0 height=0 style=position:absolute><defs>{usual}</defs></svg>"

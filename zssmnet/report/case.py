@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from zssmnet.preparation.cropping import Triple
@@ -59,7 +58,10 @@ def case_montage(
                 ax.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=CUBE_COLOUR, linewidth=0.7))
     for column, name in enumerate(_HEADINGS):
         ax.text(_LEFT + column * (_PANEL + _GAP) + _PANEL / 2, _TOP - 0.07, name, fontsize=9, color=INK, ha="center")
-    _draw_scale_bar(ax, _BAR_MM * inches)
+    right, below = ax.get_xlim()[1] - _GAP, ax.get_ylim()[0] - 0.19
+    left = right - _BAR_MM * inches
+    ax.plot([left, right], [below, below], color=INK, linewidth=1.5, solid_capstyle="butt")
+    ax.text(left - 0.06, below, f"{_BAR_MM} mm", fontsize=8, color=INK, ha="right", va="center")
     heading(figure, title)
     cubes = (CUBE_COLOUR, f"cubes of {' × '.join(map(str, cube_size_xyz))} voxels ({len(starts)} in the case)")
     legend(figure, [*ZONES, cubes] if starts else ZONES)
@@ -70,10 +72,3 @@ def _window(volume_ZYX: Array) -> tuple[float, float]:
     """Grey levels that leave a few outliers saturated."""
     low, high = np.percentile(volume_ZYX, (0.5, 99.5))
     return float(low), max(float(high), float(low) + 1e-6)
-
-
-def _draw_scale_bar(ax: Axes, length: float) -> None:
-    """At the right, beside the legend; ``length`` in inches."""
-    right, y = ax.get_xlim()[1] - _GAP, ax.get_ylim()[0] - 0.19
-    ax.plot([right - length, right], [y, y], color=INK, linewidth=1.5, solid_capstyle="butt")
-    ax.text(right - length - 0.06, y, f"{_BAR_MM} mm", fontsize=8, color=INK, ha="right", va="center")

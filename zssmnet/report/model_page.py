@@ -1,7 +1,6 @@
 """The sections of a run's page on its model, in Markdown: losses, record, lineage; champion and challenger."""
 
 import base64
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,18 +74,13 @@ def record_table(weights: Storage, record: PretrainedModel) -> str:
 
 
 def lineage(record: PretrainedModel) -> str:
-    """Table from prepared cases over cubes to the model."""
+    """Table of the prepared cases and cubes that the model was made from, and the weights that training began with."""
     rows = []
     for subset, cubes in zip(SUBSETS, record.inputs, strict=False):
         use = "validation" if subset == VALIDATION_SUBSET else "training"
-        sha256s = [case.sha256 for case in record.data if case.subset == subset]
-        digest = hashlib.sha256("".join(sha256s).encode()).hexdigest()[:_SHOWN] if sha256s else ""
-        cells = f"{len(sha256s)}", f"`{digest}`", text(cubes.name), code(cubes.sha256[:_SHOWN])
-        rows.append((f"{subset}, {use}", *cells))
-    parts = [
-        table(("subset", "cases", "their SHA-256", "cubes", "their SHA-256"), rows),
-        f"→ **{MODEL}**, run {code(record.run_id)}, SHA-256 {code(record.outputs[0].sha256[:_SHOWN])}",
-    ]
+        cases = sum(case.subset == subset for case in record.data)
+        rows.append((f"{subset}, {use}", str(cases), text(cubes.name), code(cubes.sha256[:_SHOWN])))
+    parts = [table(("subset", "cases", "cubes", "SHA-256 of the cubes"), rows)]
     if len(record.inputs) > len(SUBSETS):  # a model beside the files of cubes
         parts.append(f"Training began with the weights of version {code(str(record.replaces))}.")
     return "\n\n".join(parts)

@@ -80,7 +80,7 @@ def case_row(case_id: str, details: Sequence[str], cells: Sequence[str], remarks
 
 def volumes(peripheral_ml: float, rest_ml: float) -> str:
     """A cell with the gland's volume and its zones', HTML."""
-    return f"{peripheral_ml + rest_ml:.0f} ml<br>PZ {peripheral_ml:.0f}, TZ {rest_ml:.0f}"
+    return f"{peripheral_ml + rest_ml:.0f} ml<br>PZ {peripheral_ml:.0f}, rest {rest_ml:.0f}"
 
 
 def escaped(value: str) -> str:

@@ -67,7 +67,7 @@ def _draw_differences(ax: Axes, rows: Sequence[Comparison], unit: str) -> None:
     ax.axvline(0, color=INK, linewidth=0.8)
     names = [f"{one.first} \N{MINUS SIGN} {one.second}" for one in reversed(rows)]
     ax.set_yticks(range(len(rows)), names, fontsize=8, color=INK)
-    ax.set_xlabel(f"difference in {unit}", fontsize=8, color=FAINT)
+    ax.set_xlabel(f"difference in {unit}; thin marks: seeds", fontsize=8, color=FAINT)
     without_frame(ax)
 
 
@@ -94,7 +94,7 @@ def probe_table(result: ProbeResult) -> str:
     if result.can_tell:
         parts.insert(1, "\n".join(f"- {one.sentence}" for one in result.verdicts))
     else:
-        parts.insert(0, f"**{result.verdict}**")
+        parts.insert(0, "**This probe cannot tell, because not all conditions hold: no verdict counts.**")
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,8 +112,8 @@ def _figures(result: ProbeResult, arm: str) -> list[str]:
 def _compared(one: Comparison) -> tuple[str, ...]:
     found = one.difference
     interval = f"{found.low:+.3f} to {found.high:+.3f}"
-    adjusted = "" if one.adjusted_p is None else f"{one.adjusted_p:.3f}"
-    return f"{one.first} − {one.second}", f"{found.mean:+.3f}", interval, f"{found.p:.3f}", adjusted
+    values = ["" if p is None else "< 0.001" if p < 0.0005 else f"{p:.3f}" for p in (found.p, one.adjusted_p)]
+    return f"{one.first} − {one.second}", f"{found.mean:+.3f}", interval, *values
 
 
 def _origin(result: ProbeResult) -> Iterator[str]:

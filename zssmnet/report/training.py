@@ -90,9 +90,9 @@ def _style(ax: Axes, label: str) -> None:
     ax.set_ylabel(label, fontsize=9, color=FAINT)
     low, high = ax.get_ylim()
     decades = math.log10(high / low)
-    # few decades need ticks between the powers of ten as well
-    steps = (1.0,) if decades > 3 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(1 + 0.5 * i for i in range(18))
-    ax.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    steps = (1.0,) if decades > 3 else (1.0, 2.0, 5.0)
+    # a narrow range has too few such numbers
+    ax.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12) if decades > 1.2 else MaxNLocator(7))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     ax.yaxis.set_minor_locator(NullLocator())
     without_frame(ax)
@@ -125,10 +125,10 @@ def restoration_triptych(corrupted_NCZYX: Array, restored_NCZYX: Array, target_N
         x, y = left + _SIDE / 2, top + _SIDE / 2
         put_image(ax, stages[stage][row, channel, middle], (left, top), (_SIDE, _SIDE), (0, 1), "nearest")
         if row == 0:
-            ax.text(x, top - 0.07, f"{CHANNELS[channel]}, {_STAGES[stage]}", fontsize=8, color=INK, ha="center")
+            ax.text(x, top - 0.07, f"{CHANNELS[channel]}, {_STAGES[stage]}", fontsize=9, color=INK, ha="center")
         if stage == 1:
             error = f"MSE {errors_NC[row, channel]:.4f}"
-            ax.text(x, top + _SIDE + 0.14, error, fontsize=7, color=FAINT, ha="center")
+            ax.text(x, top + _SIDE + 0.15, error, fontsize=8, color=FAINT, ha="center")
         if channel == stage == 0:
             ax.text(left - 0.08, y, f"cube {row + 1}", fontsize=8, color=INK, ha="right", va="center", rotation=90)
     heading(figure, title)

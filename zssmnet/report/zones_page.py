@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import SimpleITK as sitk
 
@@ -15,19 +14,15 @@ from zssmnet.zones.model import HeldOut, ZonesModel
 _COLUMNS = ("case", "given", "found", "Dice", "surface, mm", "findings")
 
 
-@dataclass(frozen=True)
-class HeldOutRow:
-    """A held-out case with its pictures, HTML: the given and the found zones over three slices."""
-
-    held_out: HeldOut
-    pictures: tuple[str, ...]
+HeldOutRow = tuple[HeldOut, list[str]]
+"""A held-out case with its pictures, HTML: the given and the found zones over three slices."""
 
 
 def draw_held_out(held_out: HeldOut, t2w: sitk.Image, given: sitk.Image, found: sitk.Image) -> HeldOutRow:
     """Draw both masks over T2W, around both glands."""
     masks = array_of(given), array_of(found)
     picture, outlines = draw_gland(array_of(t2w), masks, t2w.GetSpacing())
-    return HeldOutRow(held_out, tuple(drawing(picture, [*map(strokes, slices)]) for slices in outlines))
+    return held_out, [drawing(picture, [*map(strokes, slices)]) for slices in outlines]
 
 
 def zones_page(model: ZonesModel, rows: Sequence[HeldOutRow]) -> str:
@@ -41,7 +36,7 @@ def zones_page(model: ZonesModel, rows: Sequence[HeldOutRow]) -> str:
         "stopped where it was best on these patients. Where both masks differ, look at the given one too: it may be "
         f"wrong. Slices at 4/5, 1/2 and 1/5 of the gland's height; {LEGEND}.</p>"
     )
-    ordered = sorted(rows, key=lambda row: (_worst(row.held_out), row.held_out.case_id))
+    ordered = sorted(rows, key=lambda row: (_worst(row[0]), row[0].case_id))
     return cases_page("Zones, held-out cases", head, _COLUMNS, map(_row, ordered))
 
 
@@ -50,12 +45,12 @@ def _worst(one: HeldOut) -> float:
 
 
 def _row(row: HeldOutRow) -> str:
-    one = row.held_out
+    one, pictures = row
     columns = [
         "<br>".join(f"{NAMES[part]} {_shown(one.figures.get(f'{figure}_{part}'))}" for part in PARTS)
         for figure in ("dice", "surface_mm")
     ]
-    return case_row(one.case_id, [f"member {one.member + 1}"], [*row.pictures, *columns], one.findings)
+    return case_row(one.case_id, [f"member {one.member + 1}"], [*pictures, *columns], one.findings)
 
 
 def _shown(value: float | None) -> str:

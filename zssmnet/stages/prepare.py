@@ -119,7 +119,7 @@ def prepare_archive(
     reports_path: Address | None = None,
     runner: Runner | None = None,
 ) -> PreparationSummary:
-    """Prepare all cases of an archive: resample them to 3.0 x 0.5 x 0.5 mm, crop them to the gland plus 25 mm.
+    """Prepare all cases of an archive: resample them to 0.5 x 0.5 x 3.0 mm, crop them to the gland plus 25 mm.
 
     Args:
         images_path: an nnU-Net raw, PI-CAI MHA or BIDS archive.
@@ -252,7 +252,7 @@ def prepare_case(images: Sequence[Address], mask: Address, config: PreparationCo
         config: target spacing and margin around the gland, in mm; none: the published ones.
 
     Returns:
-        Three float32 images and the mask, SimpleITK images on one grid (by default 3.0 x 0.5 x 0.5 mm in z, y, x).
+        Three float32 images and the mask, SimpleITK images on one grid (by default 0.5 x 0.5 x 3.0 mm in x, y, z).
 
     Raises:
         CaseError: a file that cannot be used; it names the file and the reason.

@@ -178,7 +178,7 @@ def train_zones_part(work: ZonesTraining) -> ZonesSummary:
             network=network,
             versions=library_versions(),
             device=device.type,
-            held_out=tuple(row.held_out for row in rows),
+            held_out=tuple(one for one, _ in rows),
         )
         drawn = zones_page(made, rows).encode()
         record = Record(method=METHOD, inputs=(), outputs=())

@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from pathlib import Path
 
 from zssmnet.errors import InputError
@@ -30,7 +31,9 @@ def checked_address(address: Address) -> str:
             one that cannot be encoded in this locale.
     """
     if not isinstance(address, str | os.PathLike):
-        raise InputError(f"{address!r}: is no address; name a local folder or file, or s3://bucket/prefix")
+        raise InputError(
+            f"{textwrap.shorten(repr(address), 80)}: is no address; name a local folder or file, or s3://bucket/prefix"
+        )
     address = os.fspath(address)
     scheme, is_remote, rest = address.partition("://")
     place = rest.partition("/")[0]

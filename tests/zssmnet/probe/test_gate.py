@@ -47,6 +47,7 @@ def test_with_an_open_gate_a_gain_is_given_as_a_share_of_the_controls() -> None:
     assert "of the positive control's gain" in good.sentence
     table = probe_table(result)
     assert "| good |" in table and "| none, permuted |" in table and "0.001, heads x 20" in table
+    assert "| < 0.001 |" in table and "| 0.000 |" not in table
     assert probe_picture(result).startswith(b"\x89PNG")
 
 

@@ -40,6 +40,7 @@ def test_findings_come_first_and_what_lies_elsewhere_is_drawn_alone(archive: Arc
     page = (tmp_path / "out" / PAGE).read_text()
     assert page.index("3_1") < page.index("2_1") < page.index("1_1")
     assert "3 masks, 2 with findings" in page
+    assert "rest of the gland" in page and "transition zone" not in page, "label 2 has more than the transition zone"
     assert page.count("data:image/jpeg;base64,") == 3
     names = re.findall(r'id="([^"]+)"', page)
     assert len(names) == len(set(names))

@@ -5,13 +5,14 @@ from functools import cache
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 from zssmnet.report.case import case_montage
 from zssmnet.report.palette import CUBE_COLOUR, TRAINING_COLOUR, VALIDATION_COLOUR, ZONES
 from zssmnet.report.style import LARGEST_PNG
 from zssmnet.report.thumbnails import shown_slices
-from zssmnet.report.training import loss_curves, restoration_triptych
+from zssmnet.report.training import _style, loss_curves, restoration_triptych
 
 PERIPHERAL, TRANSITION = (colour for colour, _ in ZONES)
 SPACING = (0.5, 0.5, 3.0)
@@ -152,6 +153,14 @@ class TestLossCurves:
         assert len(early) > 0
         assert early.max() < late.min()
         assert len(unknown) == 0
+
+    @pytest.mark.parametrize("limits", [(0.06, 0.068), (0.035, 0.2), (0.02, 0.13), (0.01, 1.0), (1e-4, 1.0)])
+    def test_whatever_the_range_some_losses_are_labelled_and_not_too_many(self, limits: tuple[float, float]) -> None:
+        ax = Figure().subplots()
+        ax.plot([1, 2], limits)
+        _style(ax, "loss")
+        low, high = ax.get_ylim()
+        assert 4 <= sum(low <= tick <= high for tick in ax.get_yticks()) <= 9
 
     @pytest.mark.parametrize("epochs", [1, 2, 500])
     def test_takes_any_number_of_epochs(self, epochs: int) -> None:
