@@ -1,9 +1,9 @@
 """The command line: zssmnet prepare | cubes | pretrain | run | ..., each a function of ``flows.commands``.
 
 Exit status: 0 on success, 1 with one line where the input or the environment is at fault, 2 on wrong usage, 130 when
-interrupted, 143 on SIGTERM. Flags are taken with hyphens and with underscores; those of settings come from the fields
-of ``zssmnet.config``. Everything slow is imported only when it is needed, pydantic too: only the command that was given
-gets its flags.
+interrupted, 143 on SIGTERM or SIGHUP. Flags are taken with hyphens and with underscores; those of settings come from
+the fields of ``zssmnet.config``. Everything slow is imported only when it is needed, pydantic too: only the command
+that was given gets its flags.
 """
 
 import argparse

@@ -26,7 +26,7 @@ EXTRAS = {
 
 
 class Terminated(BaseException):
-    """SIGTERM, as by a shutdown or a container's end."""
+    """SIGTERM, as by a shutdown or a container's end, or SIGHUP, as by a terminal or connection that is closed."""
 
 
 def run_to_its_end(work: Callable[[], object]) -> int:
@@ -74,6 +74,8 @@ def _unforeseen(error: Exception) -> str:
         for extra, modules in EXTRAS.items():
             if (error.name or "").partition(".")[0] in modules:
                 return f"this command needs {error.name}: pip install 'zssmnet[{extra}]'"
+    if isinstance(error, FileNotFoundError) and not error.filename:  # by os.getcwd
+        return "the current folder is not there any more; change to one that is there (cd) and run again"
     import tempfile
     import traceback
 
@@ -103,7 +105,7 @@ def _open_streams() -> None:
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise SIGTERM as an exception, as Python does with SIGINT; a second SIGINT ends the process at once.
+    """Raise SIGTERM and SIGHUP as an exception, as Python does with SIGINT; a second SIGINT ends the process at once.
 
     Nothing is lost: published files are whole, and the same command continues.
     """
@@ -112,7 +114,8 @@ def _signals_raised() -> Iterator[None]:
         return
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, and the end takes a moment
+        for one in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(one, signal.SIG_IGN)  # once is enough, and the end takes a moment
         raise Terminated
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -120,6 +123,8 @@ def _signals_raised() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else it is ignored, as by nohup
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, terminate)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in a background job
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:

@@ -76,3 +76,26 @@ def test_a_last_line_that_cannot_be_printed_fails_nothing() -> None:
     assert ended("say('done')", ">/dev/full").returncode == 0
     piped = ended("[say('x' * 1000) for _ in range(1000)]", "| true; exit 0")
     assert piped.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "line"),
+    [("SIG_DFL", 143, "zssmnet: terminated; the same command continues where it stopped\n"), ("SIG_IGN", 0, "")],
+)
+def test_a_terminal_that_closes_ends_a_command_in_order_but_not_under_nohup(
+    before: str, status: int, line: str
+) -> None:
+    code = f"import signal; signal.signal(signal.SIGHUP, signal.{before}); "
+    code += END.format(work="signal.raise_signal(signal.SIGHUP)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (status, line)
+
+
+def test_a_current_folder_that_was_removed_is_named(tmp_path: Path) -> None:
+    work = f"__import__('os').chdir({str(tmp_path)!r}), __import__('os').rmdir('../{tmp_path.name}')"
+    work = f"({work}, __import__('pathlib').Path('root').absolute())"
+    done = ended(work)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "zssmnet: error: the current folder is not there any more; change to one that is there (cd) and run again\n",
+    )

@@ -89,12 +89,6 @@ class LockOwner(BaseModel):
             return self.id not in _ids_of_this_process
         return process is not None and process.has_gone
 
-    @property
-    def is_here(self) -> bool:
-        """Whether the process is on this machine, so that it is known whether it has ended."""
-        process = Owner.parse(self.process)
-        return process is not None and process.is_here
-
 
 class Lock:
     """The lock of a folder."""
@@ -148,13 +142,14 @@ class Lock:
             if before != version:
                 unchanged_since = time.monotonic()
             owner = read_owner(self._storage) if entry else None
+            process = owner and Owner.parse(owner.process)
             has_expired = time.monotonic() - unchanged_since > self._timing.expires_s
             if entry is None or has_expired or (owner and owner.has_gone):
                 if entry:
                     log.warning("%s: taking over the lock of a run that ended without releasing it", self._storage.uri)
                 if self._write(version):
                     return
-            elif owner and (owner.is_here or before not in (None, version)):  # known to be alive
+            elif owner and ((process and process.is_here) or before not in (None, version)):  # known to be alive
                 name = f"{owner.name} since {owner.since}"
                 if reported != name:
                     log.warning("%s: is locked by %s", self._storage.uri, name)

@@ -98,6 +98,9 @@ class RetryPolicy:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, without line breaks and credentials."""
+    """The message of an error, without line breaks and credentials, and which host could not be reached and why."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+    reason = getattr(error, "kwargs", {}).get("error")  # botocore's: its text names the endpoint, also for a proxy
+    if host := getattr(reason, "host", ""):
+        text = f"{text} ({host}:{reason.port}: {reason.strerror})"
     return without_credentials(text)

@@ -16,13 +16,13 @@ from typing import Any
 from botocore.exceptions import ClientError
 from typing_extensions import override
 
-from zssmnet.errors import ConfigError, StorageError
+from zssmnet.errors import StorageError
 from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import checked_key
 from zssmnet.storage.process_id import new_name
 from zssmnet.storage.retry import RetryPolicy
-from zssmnet.storage.s3_client import PART_BYTES, S3Client, UnusableSettingsError, connect
+from zssmnet.storage.s3_client import PART_BYTES, S3Client, connect
 from zssmnet.storage.s3_errors import (
     FAULTS,
     MISSING,
@@ -248,5 +248,3 @@ def _storage_errors(address: str, done: str, place: str) -> Iterator[None]:
     except (*FAULTS, WrongContentError) as error:
         reason = f"{reason_of(error)}, {place}" if is_of_this_machine(error) else reason_of(error)
         raise StorageError(f"{address}: cannot be {done}: {reason}") from error
-    except UnusableSettingsError as error:
-        raise ConfigError(f"{address}: {error}") from error

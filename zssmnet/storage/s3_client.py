@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import s3fs
 from botocore.exceptions import ClientError, IncompleteReadError
 
+from zssmnet.errors import ConfigError
 from zssmnet.storage.environment import Environment, variable
 from zssmnet.storage.retry import RetryPolicy, one_line
 from zssmnet.storage.s3_errors import FAULTS, code_of, is_transient
@@ -24,10 +25,6 @@ PART_BYTES = 50 * 2**20
 MOST_PARTS = 10_000
 """S3 takes no more of one file."""
 PARTS_AT_ONCE = 4
-
-
-class UnusableSettingsError(Exception):
-    """Settings with which there is no client: botocore knows them as a ValueError."""
 
 
 @functools.cache
@@ -150,7 +147,7 @@ class S3Client:
                 raise
 
     async def _connected(self) -> Any:
-        """Botocore's client, as s3fs makes it, by the first who asks."""
+        """Botocore's client, as s3fs makes it, by the first who asks; ConfigError where settings are wrong."""
         once = {"mode": "standard", "total_max_attempts": 1}
         config = {"retries": once, "connect_timeout": self._retry.connect_s, "read_timeout": self._retry.read_s}
         async with self._connecting:
@@ -161,7 +158,7 @@ class S3Client:
                 try:
                     self._client = await files.set_session()
                 except ValueError as error:
-                    raise UnusableSettingsError(
+                    raise ConfigError(
                         f"no S3 storage at {variable('AWS_ENDPOINT_URL')!r}: {one_line(error)}; write an address like "
                         "https://host:9000 into AWS_ENDPOINT_URL, or as endpoint_url of the AWS profile, and check the "
                         "other variables AWS_*"

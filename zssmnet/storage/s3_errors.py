@@ -32,6 +32,7 @@ _CHECKSUMS = (
 )
 _CHECK_CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _CHECK_ENDPOINT = "check AWS_ENDPOINT_URL"
+_CHECK_PROXY = "HTTPS_PROXY and HTTP_PROXY (NO_PROXY names storage that needs none)"
 _LASTING = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "[X509", "[Errno 2]", "[Errno 13]", "[Errno 21]")
 """Of TLS, the last ones of a file of certificates that holds none, or that cannot be read."""
 _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
@@ -74,7 +75,7 @@ _MEANINGS = {
         "a proxy before the storage takes no request of this size ({code}): let it take 100 MiB, in nginx by "
         "client_max_body_size"
     ),
-    "407": "a proxy asks who you are ({code}): check HTTPS_PROXY, and NO_PROXY for storage that needs none",
+    "407": f"a proxy asks who you are ({{code}}): check {_CHECK_PROXY}",
     "302 303 307 308 400": f"this is no S3 storage: it answers with a page ({{code}}): {_CHECK_ENDPOINT}",
     "403 AccessDenied AllAccessDisabled AccountProblem": (
         "access is denied ({code}): give these credentials the right to, or use others"
@@ -137,7 +138,7 @@ def reason_of(error: BaseException) -> str:
     if type(error) is exceptions.HTTPClientError:  # not one of its kinds: a fault on this side
         return f"{one_line(error)}: check AWS_CA_BUNDLE, if it is set: a file of certificates"
     if isinstance(error, exceptions.ConnectionError):
-        return f"{one_line(error)}: {_CHECK_ENDPOINT} (http or https?) and the network"
+        return f"{one_line(error)}: {_CHECK_ENDPOINT} (http or https?), {_CHECK_PROXY}, and the network"
     if not isinstance(error, exceptions.ClientError):
         return one_line(error)
     code = code_of(error)

@@ -169,7 +169,19 @@ def test_credentials_that_are_not_whole_are_checked() -> None:
 
 def test_the_way_out_of_an_unreachable_endpoint() -> None:
     line = reason_of(exceptions.EndpointConnectionError(endpoint_url="http://h"))
-    assert line.endswith(": check AWS_ENDPOINT_URL (http or https?) and the network")
+    assert line.endswith(
+        ": check AWS_ENDPOINT_URL (http or https?), HTTPS_PROXY and HTTP_PROXY (NO_PROXY names storage that needs "
+        "none), and the network"
+    )
+
+
+def test_a_proxy_that_cannot_be_reached_is_named() -> None:
+    place = aiohttp.client_reqrep.ConnectionKey("proxy.site", 3128, False, True, None, None, None)
+    reason = aiohttp.ClientConnectorError(place, OSError(-2, "Name or service not known"))
+    line = reason_of(exceptions.EndpointConnectionError(endpoint_url="http://h", error=reason))
+    assert line.startswith(
+        'Could not connect to the endpoint URL: "http://h" (proxy.site:3128: Name or service not known): check AWS_'
+    )
 
 
 def test_what_the_operating_system_reports_is_of_this_machine() -> None:
