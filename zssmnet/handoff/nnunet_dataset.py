@@ -92,10 +92,7 @@ def write_nnunet_dataset(
     output = LocalStorage(folder)
     _check_place(output, images, zonal_masks)
     noted = _noted(output)
-    if output.stat("dataset.json") and not (noted or (lesions and config.force)):
-        raise ArchiveError(f"{output.folder}: holds a data set of another program; name another --dataset or --name")
-    if lesions is None:
-        config = _as_noted(output, noted, config)
+    config = _checked(output, noted, lesions is not None, config)
     fold_of = dict[str, int]()
     if config.splits_path and lesions:
         vals = read_folds(read_file(config.splits_path), config.splits_path)
@@ -108,8 +105,20 @@ def write_nnunet_dataset(
     _check_files(output, [case.id for case in cases], lesions is not None, config.force)
     if lesions and not noted:
         check_ours(output, "splits_final.json", lambda file: False, config.force)
-    writer = _Writer(images, zonal_masks, Listed(lesions) if lesions else None, output, config, on_case)
-    written, left_out = writer.write_all(cases, inventory.faults)
+    labels = Listed(lesions) if lesions else None
+
+    def write(case: Case) -> bool:
+        has_lesion = _write_case(case, images, zonal_masks, labels, output, config)
+        on_case(case.id)
+        return has_lesion
+
+    written, faults = _write_all(cases, write)
+    left_out = (*inventory.faults, *faults)
+    for fault in left_out:
+        log.warning("left out: %s", fault)
+    if not written:
+        reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
+        raise ArchiveError(f"{images.uri}: no case can be used; {reason}")
     if lesions is None:
         return NnunetDataset(output.folder / _NEW, tuple(written), 0, left_out)
     for key in _others(output, written):
@@ -132,8 +141,14 @@ def _check_place(output: LocalStorage, images: Storage, zonal_masks: Storage) ->
         raise ArchiveError(f"{output.folder.parent}: {reason}; name another --dataset")
 
 
-def _as_noted(output: LocalStorage, noted: dict[str, Any], config: NnunetDatasetConfig) -> NnunetDatasetConfig:
-    """The settings with which the cases of the data set there were prepared."""
+def _checked(
+    output: LocalStorage, noted: dict[str, Any], labelled: bool, config: NnunetDatasetConfig
+) -> NnunetDatasetConfig:
+    """The settings as given, or for new cases those of the data set there; none of another program may be there."""
+    if output.stat("dataset.json") and not (noted or (labelled and config.force)):
+        raise ArchiveError(f"{output.folder}: holds a data set of another program; name another --dataset or --name")
+    if labelled:
+        return config
     if not noted:
         raise ArchiveError(f"{output.folder}: no data set there; give the --output, --dataset and --name of training")
     try:
@@ -145,63 +160,48 @@ def _as_noted(output: LocalStorage, noted: dict[str, Any], config: NnunetDataset
         raise ArchiveError(f"{output.where('dataset.json')}: {reason}") from error
 
 
-@dataclass(frozen=True)
-class _Writer:
-    """Where cases and their labels come from, and the data set that they go to; without labels they are predicted."""
+def _write_all(cases: Sequence[Case], write: Callable[[Case], bool]) -> tuple[dict[str, bool], list[CaseError]]:
+    """Write cases side by side: whether each has a lesion, and why others cannot be used."""
 
-    images: Storage
-    zonal_masks: Storage
-    lesions: Storage | None
-    output: LocalStorage
-    config: NnunetDatasetConfig
-    on_case: Callable[[str], None]
-
-    def write_all(
-        self, cases: Sequence[Case], faults: Iterable[CaseError]
-    ) -> tuple[dict[str, bool], tuple[CaseError, ...]]:
-        """Write cases: whether each has a lesion, and those that cannot be used; ArchiveError if none can."""
-        written, left_out = dict[str, bool](), [*faults]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for case, result in zip(cases, pool.map(self._tried, cases), strict=True):
-                if isinstance(result, CaseError):
-                    left_out.append(result)
-                else:
-                    written[case.id] = result
-        for fault in left_out:
-            log.warning("left out: %s", fault)
-        if not written:
-            reason = f"the first: {left_out[0]}" if left_out else "the splits name none of its cases"
-            raise ArchiveError(f"{self.images.uri}: no case can be used; {reason}")
-        return written, tuple(left_out)
-
-    def _tried(self, case: Case) -> bool | CaseError:
+    def tried(case: Case) -> bool | CaseError:
         try:
-            has_lesion = self._write(case)
+            return write(case)
         except CaseError as error:
             return error
-        self.on_case(case.id)
-        return has_lesion
 
-    def _write(self, case: Case) -> bool:
-        """Write a case's six channels and its label, if it has one; whether there is a lesion."""
-        if self.lesions:
-            check_labelled(case.id, self.lesions)
-        examination = read_examination(case, self.images, self.zonal_masks)
-        volumes, mask, preparation = examination.images, examination.mask, self.config.preparation
-        label = read_lesions(case.id, self.lesions, examination, self.config.labels) if self.lesions else mask
-        if self.config.volume == "cropped":
-            preparation = preparation.model_copy(update={"spacing_mm": grid_of(examination.t2w).spacing})
-        if self.config.volume != "native":
-            prepared, label = prepare_with_label(case.id, examination, label, preparation)
-            volumes, mask = prepared.images, prepared.mask
-        channels = input_CZYX(volumes, mask, self.config.intensity_scaling)
-        arrays = [*channels, array_of(label).astype(np.uint8)]
-        for key, values_ZYX in zip(_files(case.id, self.lesions is not None), arrays, strict=False):
-            image = image_like(np.ascontiguousarray(values_ZYX), mask)
-            image.SetMetaData("ITK_FileNotes", _OURS)
-            with self.output.publishing(key) as path:
-                write_image(image, path)
-        return bool(self.lesions and array_of(label).any())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip((case.id for case in cases), pool.map(tried, cases), strict=True))
+    written = {case_id: one for case_id, one in found.items() if not isinstance(one, CaseError)}
+    return written, [one for one in found.values() if isinstance(one, CaseError)]
+
+
+def _write_case(
+    case: Case,
+    images: Storage,
+    zonal_masks: Storage,
+    lesions: Storage | None,
+    output: LocalStorage,
+    config: NnunetDatasetConfig,
+) -> bool:
+    """Write a case's six channels and its label, if it has one; whether there is a lesion."""
+    if lesions:
+        check_labelled(case.id, lesions)
+    examination = read_examination(case, images, zonal_masks)
+    volumes, mask, preparation = examination.images, examination.mask, config.preparation
+    label = read_lesions(case.id, lesions, examination, config.labels) if lesions else mask
+    if config.volume == "cropped":
+        preparation = preparation.model_copy(update={"spacing_mm": grid_of(examination.t2w).spacing})
+    if config.volume != "native":
+        prepared, label = prepare_with_label(case.id, examination, label, preparation)
+        volumes, mask = prepared.images, prepared.mask
+    channels = input_CZYX(volumes, mask, config.intensity_scaling)
+    arrays = [*channels, array_of(label).astype(np.uint8)]
+    for key, values_ZYX in zip(_files(case.id, lesions is not None), arrays, strict=False):
+        image = image_like(np.ascontiguousarray(values_ZYX), mask)
+        image.SetMetaData("ITK_FileNotes", _OURS)
+        with output.publishing(key) as path:
+            write_image(image, path)
+    return bool(lesions and array_of(label).any())
 
 
 def _files(case_id: str, labelled: bool) -> list[str]:
