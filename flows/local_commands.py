@@ -19,6 +19,7 @@ from zssmnet.config import (
     MaskChecksConfig,
     NnunetDatasetConfig,
     PackageConfig,
+    PreparationConfig,
     UploadConfig,
 )
 from zssmnet.errors import ConfigError, DicomError, InputError
@@ -108,18 +109,24 @@ def _key(file: str, archive: str) -> bytes:
 def nnunet_dataset(options: argparse.Namespace) -> None:
     """Write a raw data set for nnU-Net v2."""
     config = config_of(NnunetDatasetConfig, options)
-    from zssmnet.handoff.nnunet_dataset import dataset_folder, write_new_cases, write_nnunet_dataset
+    from zssmnet.handoff.nnunet_dataset import dataset_folder, write_nnunet_dataset
 
     if config.predict == bool(config.lesion_path):
         raise ConfigError("give --lesion_path, the labels to train with, or --predict, which takes none")
     folder = dataset_folder(local_path(options.output), config)
+    if config.model:
+        from zssmnet.handoff.weights import read_weights
+
+        weights = read_weights(config.model)
+        if not weights.spacing_mm:
+            say(f"{weights.address}: no record of its cubes; cases are prepared as published")
+        preparation = PreparationConfig(spacing_mm=weights.spacing_mm or PreparationConfig().spacing_mm)
+        seen = {"preparation": preparation, "intensity_scaling": weights.intensity_scaling or "maximum"}
+        config = config.model_copy(update=seen)
     images, masks = open_storage(options.images_path), open_storage(options.zonal_mask_path)
     with counter("cases") as advance:
-        if config.lesion_path:
-            lesions = open_storage(config.lesion_path)
-            done = write_nnunet_dataset(images, masks, lesions, folder, config, lambda case_id: advance())
-        else:
-            done = write_new_cases(images, masks, folder, config, lambda case_id: advance())
+        lesions = open_storage(config.lesion_path) if config.lesion_path else None
+        done = write_nnunet_dataset(images, masks, lesions, folder, config, lambda case_id: advance())
     say(*(f"left out: {fault}" for fault in done.left_out))
     if config.predict:
         say(f"{len(done.cases)} cases to predict, {len(done.left_out)} left out: {done.folder}")
@@ -135,11 +142,12 @@ def evaluate(options: argparse.Namespace) -> None:
     config = config_of(EvaluationConfig, options)
     from zssmnet.handoff.detection import evaluate_detection
 
+    folder, name = folder_and_name(config.output or "figures.json")
+    if config.output:
+        check_ours(folder, name, lambda file: file.read_bytes().startswith(b'{"cases": '), config.force)
     found = evaluate_detection(options.predictions, options.labels)
     figures = {"cases": len(found.subject_list), "AP": float(found.AP), "AUROC": float(found.auroc)}
     if config.output:
-        folder, name = folder_and_name(config.output)
-        check_ours(folder, name, lambda file: file.read_bytes().startswith(b'{"cases": '), config.force)
         folder.publish_bytes(name, json.dumps(figures).replace("NaN", "null").encode() + b"\n")
     if (others := len([*local_path(options.labels).glob("*.nii.gz")]) - figures["cases"]) > 0:
         say(f"{others} labels have no prediction and do not count")

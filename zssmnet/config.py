@@ -535,6 +535,11 @@ class NnunetDatasetConfig(_Frozen):
         "gland; native: on T2W's grid, whole",
     )
     preparation: PreparationConfig = Field(PreparationConfig(), description="Target spacing and margin")
+    intensity_scaling: IntensityScaling = Field("maximum", description="Scaling of T2W and DWI, as in `CubesConfig`")
+    model: Annotated[str | None, Flag("F")] = Field(
+        None,
+        description="Weights to fine-tune (.model, .pth or package): spacing and intensities as in their cubes",
+    )
     lesion_path: Annotated[str | None, Flag("D")] = Field(
         None, description="Folder or s3://bucket/prefix of csPCa labels on T2W's grid, CASE.nii.gz"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from tests.zssmnet.handoff.conftest import CHANNELS, write_case
+from tests.zssmnet.handoff.conftest import CHANNELS, with_record, write_case
 from zssmnet.data.image_io import read_image
 from zssmnet.handoff.load import load_pretrained
 from zssmnet.mnet import MNet
@@ -49,6 +49,18 @@ def test_a_data_set_with_the_folds_of_a_splits_file(home: Path, capsys: pytest.C
     assert len(list((folder / "imagesTr").iterdir())) == 30
     splits = json.loads((folder / "splits_final.json").read_text())
     assert [fold["val"] for fold in splits] == [[f"{number}_1"] for number in range(5)]
+
+
+def test_a_data_set_is_prepared_as_the_cubes_of_the_weights(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_case(home / "archive", "1_1", grade=3)
+    weights = (home / "a.model").rename(home / "ssl_mnet_zonal.model")
+    archive = ("nnunet-dataset", "--images-path", "~/archive/imagesTr", "--zonal-mask-path", "~/archive/zones")
+    words = (*archive, "--lesion-path", "~/archive/lesions", "--output", "~/raw", "--model", str(weights))
+    assert "ssl_mnet_zonal.model: no record of its cubes; cases are prepared as published" in run(capsys, *words)
+    with_record(weights, scaling="percentile")
+    run(capsys, *words)
+    noted = json.loads((home / "raw/Dataset501_csPCa/dataset.json").read_text())["zssmnet"]
+    assert (noted["preparation"]["spacing_mm"], noted["intensity_scaling"]) == ([1.0, 1.0, 3.0], "percentile")
 
 
 def test_new_cases_are_laid_out_as_the_data_set_was(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

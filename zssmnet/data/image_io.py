@@ -32,6 +32,10 @@ _GZIP_WINDOW = 31
 _DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, isal_zlib.error)  # type: ignore[assignment]
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
+# ITK makes its eight global objects when each is first used, in one table without a lock: two threads damaged it, and
+# the process did not end. These calls make them all, before there are threads.
+sitk.ImageFileReader().GetRegisteredImageIOs()
+sitk.Abs(sitk.Image(1, 1, 1, sitk.sitkFloat32))
 
 
 def read_image(path: Path) -> sitk.Image:

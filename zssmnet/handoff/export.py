@@ -75,6 +75,8 @@ def _export(key: str, model_path: Address, out_path: Address, num_classes: int |
         raise InputError(f"{out}: holds pre-trained weights, which an export would replace; name another file")
     check_ours(folder, path.name, _is_export, force)
     network = {"in_channels": weights.in_channels, "channels": list(weights.channels), "merge": weights.merge}
+    cubes = {"spacing_mm_xyz": weights.spacing_mm, "intensity_scaling": weights.intensity_scaling}
+    network |= {name: value for name, value in cubes.items() if value}
     with folder.publishing(path.name) as partial:
         save_tensors({key: exported, NETWORK_KEY: network}, partial)
     folder.sweep()

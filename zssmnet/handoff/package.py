@@ -58,6 +58,10 @@ def write_package(model_path: Address, folder: Address, config: PackageConfig = 
     from safetensors.torch import save
 
     weights = read_weights(model_path)
+    if weights.path.name == PACKAGE_WEIGHTS:
+        raise InputError(
+            f"{model_path}: is a package already, whose record is not in it; name the file it was made from"
+        )
     check_finite(weights.address, weights.tensors)
     licence = _licence(weights, config)
     card = _card(weights, licence, config)
@@ -116,13 +120,13 @@ def _cubes(weights: Weights) -> tuple[Triple, Spacing]:
     """Size in voxels and spacing in mm of the cubes, x, y, z, as recorded; else the published method's."""
     record = weights.record
     size = (record and size_of_cubes(record.inputs[0].name)) or CubesConfig().size
-    return size, (record and record.spacing_mm) or PreparationConfig().spacing_mm
+    return size, weights.spacing_mm or PreparationConfig().spacing_mm
 
 
 def _description(weights: Weights, licence: str) -> dict[str, Any]:
     """What is needed to build the network and its input."""
     record, (size, spacing_mm) = weights.record, _cubes(weights)
-    by = "percentiles" if record and record.intensity_scaling == "percentile" else "minimum and maximum"
+    by = "percentiles" if weights.intensity_scaling == "percentile" else "minimum and maximum"
     adc = f"clipped to 0..{HIGHEST_ADC:g}, divided by it"
     return {
         "architecture": "MNet",
@@ -131,6 +135,7 @@ def _description(weights: Weights, licence: str) -> dict[str, Any]:
         "merge": weights.merge,
         "input_channels": list(CHANNEL_NAMES),
         "input_axes": "N, C, Z, Y, X",
+        "intensity_scaling": weights.intensity_scaling,
         "intensities": {"T2W": f"0..1 by {by}", "ADC": adc, "DWI": f"0..1 by {by}", "zones": "one-hot"},
         "spacing_mm_xyz": list(spacing_mm),
         "patch_size_zyx": list(size)[::-1],

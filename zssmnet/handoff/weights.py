@@ -5,20 +5,24 @@ A `.model` file holds the weights under `state_dict` (nnU-Net v1 reads them ther
 read: no code in a file runs.
 """
 
+import errno
 import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
+from zssmnet.config import IntensityScaling
 from zssmnet.data.archive import shortened
 from zssmnet.errors import CheckpointError, StorageError
 from zssmnet.mnet import Merge
+from zssmnet.preparation.cubes import Spacing
 from zssmnet.registry.versions import PretrainedModel
 from zssmnet.storage import Address, LocalStorage, Storage, folder_and_name
 from zssmnet.storage.records import present_outputs, read_record
@@ -52,6 +56,7 @@ class Weights:
         tensors: by their names in `MNet`.
         wrappers: wrappers whose prefixes were stripped from the names.
         merge: the feature merging unit by the file, its record or the shapes; "sub" where none of them has it.
+        spacing_mm, intensity_scaling: of the cubes that they saw, by the record or the file; None if neither has it.
         record: of the published model in this file; None where none lies beside it.
     """
 
@@ -62,6 +67,8 @@ class Weights:
     in_channels: int
     channels: Channels
     merge: Merge
+    spacing_mm: Spacing | None = None
+    intensity_scaling: IntensityScaling | None = None
     record: PretrainedModel | None = None
 
     @property
@@ -100,12 +107,27 @@ def read_weights(address: Address) -> Weights:
     where = folder.where(name)
     tensors, wrappers = _tensors(where, content)
     in_channels, channels = _sizes(where, tensors)
-    noted = content.get(NETWORK_KEY)
-    merge: Any = noted.get("merge") if isinstance(noted, dict) else None
-    if merge not in get_args(Merge):
-        by_shape: Merge = "cat" if takes_concatenated(tensors, channels) else "sub"
-        merge = record.parameters.network.merge if record else by_shape
-    return Weights(where, _local(folder, name), tensors, wrappers, in_channels, channels, merge, record)
+    noted = _noted(content)
+    by_shape: Merge = "cat" if takes_concatenated(tensors, channels) else "sub"
+    merge = noted.merge or (record.parameters.network.merge if record else by_shape)
+    spacing_mm, scaling = (record or noted).spacing_mm, (record or noted).intensity_scaling
+    path = _local(folder, name)
+    return Weights(where, path, tensors, wrappers, in_channels, channels, merge, spacing_mm, scaling, record)
+
+
+class _Noted(BaseModel):
+    """What an exported file, or a package, says of its weights."""
+
+    merge: Merge | None = None
+    spacing_mm: Spacing | None = Field(None, alias="spacing_mm_xyz")
+    intensity_scaling: IntensityScaling | None = None
+
+
+def _noted(content: Any) -> _Noted:
+    try:
+        return _Noted.model_validate(content.get(NETWORK_KEY))
+    except ValidationError:  # none, or that of another program
+        return _Noted()
 
 
 def record_in(folder: Storage, name: str) -> PretrainedModel | None:
@@ -178,7 +200,7 @@ def _reason(error: Exception) -> str:
             return "no such file; name the .model file that pre-training wrote"
         case IsADirectoryError():
             return f"is a folder without a package's {PACKAGE_CONFIG}; name the .model file in it"
-        case OSError():
+        case OSError(errno=number) if number != errno.EINVAL:  # which PyTorch's reader gives where a file ends early
             return f"cannot be read ({error.strerror or error}); check the file"
     if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return (

@@ -107,7 +107,7 @@ def with_preset(config: ProbeConfig, arms: Sequence[Arm]) -> ProbeConfig:
     if config.preset:
         return config
     first, *others = (weights for arm in arms if arm.name != POSITIVE for weights in arm.weights)
-    found = {one.record.spacing_mm if one.record else None: one.address for one in (*reversed(others), first)}
+    found = {one.spacing_mm: one.address for one in (*reversed(others), first)}
     if len(found) > 1:
         known = " and ".join(f"{address} at {spacing or 'an unknown one'}" for spacing, address in found.items())
         raise ConfigError(f"weights were trained at several spacings in mm: {known}; probe them apart, or --preset")
@@ -134,7 +134,8 @@ def network_of(arms: Sequence[Arm]) -> NetworkConfig:
 
 def scaling_of(arms: Sequence[Arm]) -> IntensityScaling:
     """How T2W and DWI were scaled for all weights, `maximum` by default; CheckpointError if in several ways."""
-    found = {one.record.intensity_scaling: one.address for arm in arms for one in arm.weights if one.record}
+    known = ((one.intensity_scaling, one.address) for arm in arms for one in arm.weights)
+    found = {scaling: address for scaling, address in known if scaling}
     if len(found) > 1:
         ways = ", ".join(f"{address}: {scaling}" for scaling, address in found.items())
         raise CheckpointError(f"weights were trained with several scalings of intensities ({ways}); probe them apart")

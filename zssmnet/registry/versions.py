@@ -29,6 +29,7 @@ from zssmnet.storage.records import (
     Name,
     Output,
     Record,
+    RecordT,
     outputs_there,
     publish_recorded,
     read_record,
@@ -242,11 +243,17 @@ def checked_model(weights: Storage, version: PretrainedModel) -> Path:
 
 def _records(weights: Storage) -> list[PretrainedModel]:
     """The records of all versions, also of those whose publication was not finished."""
-    ending = f"/{record_key(MODEL)}"
+    found = version_records(weights, MODEL, PretrainedModel)
+    return [record for run_id, record in found if record.run_id == run_id]
+
+
+def version_records(weights: Storage, name: str, kind: type[RecordT]) -> list[tuple[str, RecordT]]:
+    """The run ids that folders of versions are called by, and their records ``name``."""
+    ending = f"/{record_key(name)}"
     keys = [entry.key for entry in weights.list(VERSIONS) if entry.key.endswith(ending)]
     run_ids = [key.removeprefix(f"{VERSIONS}/").removesuffix(ending) for key in keys]
-    found = [(run_id, read_record(version_folder(weights, run_id), MODEL, PretrainedModel)) for run_id in run_ids]
-    return [record for run_id, record in found if record and record.run_id == run_id]
+    found = [(run_id, read_record(version_folder(weights, run_id), name, kind)) for run_id in run_ids]
+    return [(run_id, record) for run_id, record in found if record]
 
 
 def _order(record: PretrainedModel) -> tuple[int, str]:

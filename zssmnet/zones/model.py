@@ -15,10 +15,10 @@ from zssmnet.errors import CheckpointError
 from zssmnet.finetuning.loss import WithFrequencies
 from zssmnet.handoff.weights import check_finite
 from zssmnet.mnet import MNet
-from zssmnet.registry.versions import version_folder
+from zssmnet.registry.versions import version_folder, version_records
 from zssmnet.storage import Address, Storage, folder_and_name, open_storage
 from zssmnet.storage.layout import Layout
-from zssmnet.storage.records import VERSIONS, Name, Record, publish_recorded, read_record, up_to_date
+from zssmnet.storage.records import Name, Record, publish_recorded, read_record, up_to_date
 from zssmnet.training.precision import accelerated, choose_device
 from zssmnet.training.tensor_files import load_tensors, save_tensors
 from zssmnet.zones.ensemble import Ensemble, Member
@@ -118,9 +118,8 @@ def find_model(weights: Storage) -> ZonesModel | None:
 
 def all_versions(weights: Storage) -> list[ZonesModel]:
     """The records of all versions, in the order of their publication."""
-    folders = {entry.key.split("/")[1] for entry in weights.list(VERSIONS)}
-    found = [read_record(version_folder(weights, run_id), MODEL, ZonesModel) for run_id in folders]
-    return sorted((one for one in found if one), key=lambda one: (one.number, one.run_id))
+    found = [record for run_id, record in version_records(weights, MODEL, ZonesModel) if record.run_id == run_id]
+    return sorted(found, key=lambda one: (one.number, one.run_id))
 
 
 def locate_model(address: Address) -> tuple[Storage, str]:

@@ -42,7 +42,12 @@ def model(tmp_path: Path, pretrained: MNet) -> Path:
     return path
 
 
-def with_record(model: Path, merge: str = "sum", ids: Sequence[str] = tuple(f"7777{i}_1" for i in range(4))) -> None:
+def with_record(
+    model: Path,
+    merge: str = "sum",
+    ids: Sequence[str] = tuple(f"7777{i}_1" for i in range(4)),
+    scaling: str = "maximum",
+) -> None:
     """Publish a record of a file of weights."""
     names = (f"bat_12_s_32x40x8_{subset}.npy" for subset in range(6))
     record = PretrainedModel(
@@ -60,6 +65,7 @@ def with_record(model: Path, merge: str = "sum", ids: Sequence[str] = tuple(f"77
         history=(EpochResult(1, 0.02, 0.01234, 0.1),),
         data=tuple(CaseData(case_id, subset, "0") for case_id, subset in zip(ids, (0, 0, 1, 5), strict=False)),
         spacing_mm=(1.0, 1.0, 3.0),
+        intensity_scaling=scaling,
     )
     publish_record(LocalStorage(model.parent), model.name, record)
 

@@ -138,6 +138,10 @@ def test_the_command_reports_the_figures_and_what_does_not_fit(
     figures, expected = json.loads((folder / "figures.json").read_text()), evaluate_detection(*words[2::2])
     assert figures == {"cases": 4, "AP": pytest.approx(expected.AP), "AUROC": pytest.approx(expected.auroc)}
     assert f"4 cases: AP of lesions {expected.AP:.3f}, AUROC of cases {expected.auroc:.3f}" in capsys.readouterr().out
+    (folder / "figures.json").write_text("mine")
+    with pytest.raises(SystemExit):  # before the predictions are read
+        cli.main(["evaluate", "--predictions", "none", *words[3:], "--output", str(folder / "figures.json")])
+    assert "figures.json: was not made by this command" in capsys.readouterr().err
     write(folder, "9_1", np.zeros((8, 32, 32)), np.zeros((8, 30, 32)))
     with pytest.raises(InputError, match=r"9_1\.npz: has the shape \(8, 32, 32\).*\(8, 30, 32\)"):
         evaluate_detection(*words[2::2])

@@ -7,9 +7,9 @@ import SimpleITK as sitk
 
 from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import NnunetDatasetConfig, PreparationConfig
-from zssmnet.errors import ArchiveError
+from zssmnet.errors import ArchiveError, InputError
 from zssmnet.handoff.network_input import network_input
-from zssmnet.handoff.nnunet_dataset import NnunetDataset, dataset_folder, write_new_cases, write_nnunet_dataset
+from zssmnet.handoff.nnunet_dataset import NnunetDataset, dataset_folder, write_nnunet_dataset
 from zssmnet.storage import LocalStorage
 
 from .conftest import write_case
@@ -32,9 +32,13 @@ def written(archive: Path, **settings) -> NnunetDataset:
     return write_nnunet_dataset(*storages, dataset_folder(archive / "raw", config), config)
 
 
-def predicted(archive: Path) -> NnunetDataset:
-    config, images, zones = NnunetDatasetConfig(), LocalStorage(archive / "imagesTr"), LocalStorage(archive / "zones")
-    return write_new_cases(images, zones, dataset_folder(archive / "raw", config), config, lambda case_id: None)
+def predicted(archive: Path, **settings) -> NnunetDataset:
+    config, images, zones = (
+        NnunetDatasetConfig(**settings),
+        LocalStorage(archive / "imagesTr"),
+        LocalStorage(archive / "zones"),
+    )
+    return write_nnunet_dataset(images, zones, None, dataset_folder(archive / "raw", config), config)
 
 
 def read(file: Path) -> np.ndarray:
@@ -93,7 +97,7 @@ def test_the_order_of_the_axes_in_the_files_does_not_matter(archive: Path, folde
     expected = [read(file) for file in sorted(written(archive, name="usual").folder.rglob("*.nii.gz"))]
     for file in (file for folder in folders for file in (archive / folder).iterdir()):
         sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), "RAS"), str(file))
-    done = written(archive, name="other")
+    done = written(archive, name="other", number=502)
     assert done.left_out == ()
     found = [read(file) for file in sorted(done.folder.rglob("*.nii.gz"))]
     for one, other in zip(found, expected, strict=True):
@@ -163,6 +167,55 @@ def test_files_of_other_cases_without_a_data_set_are_refused_and_kept(archive: P
         written(archive)
     assert other.read_bytes() == b"mine"
     assert not (other.parents[1] / "dataset.json").exists()
+
+
+def test_a_file_that_somebody_else_put_into_our_data_set_is_kept(archive: Path) -> None:
+    folder = written(archive).folder
+    added, corrected = folder / "labelsTr/mine.nii.gz", folder / "labelsTr/2_1.nii.gz"
+    added.write_bytes(b"mine")
+    with pytest.raises(ArchiveError, match=r"holds 1 files of other cases \(labelsTr/mine.nii.gz\)"):
+        written(archive)
+    assert added.read_bytes() == b"mine"
+    added.rename(corrected)
+    with pytest.raises(InputError, match=r"labelsTr/2_1.nii.gz: was not made by this command"):
+        written(archive)
+    assert corrected.read_bytes() == b"mine"
+    assert read(written(archive, force=True).folder / "labelsTr/2_1.nii.gz").any()
+
+
+def test_a_file_of_somebody_else_among_the_new_cases_is_kept(archive: Path) -> None:
+    written(archive)
+    mine = predicted(archive).folder / "1_1_0003.nii.gz"
+    predicted(archive)  # replaces its own
+    mine.write_bytes(b"mine")
+    (mine.parent / "mine_0000.nii.gz").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"imagesTs/1_1_0003.nii.gz: was not made by this command"):
+        predicted(archive)
+    assert mine.read_bytes() == b"mine"
+    predicted(archive, force=True)
+    assert mine.read_bytes() != b"mine"
+    assert (mine.parent / "mine_0000.nii.gz").read_bytes() == b"mine"
+
+
+def test_a_number_in_use_and_a_folder_in_the_archive_are_refused_before_any_work(archive: Path) -> None:
+    other = archive / "raw/Dataset501_theirs"
+    other.mkdir(parents=True)
+    with pytest.raises(ArchiveError, match=r"has Dataset501 already \(Dataset501_theirs\).*name another --dataset"):
+        written(archive)
+    assert list((archive / "raw").iterdir()) == [other]
+    whole, lesions = LocalStorage(archive), LocalStorage(archive / "lesions")
+    with pytest.raises(InputError, match=r"lies in the archive .*; name an --output beside it"):
+        write_nnunet_dataset(whole, LocalStorage(archive / "zones"), lesions, archive / "raw2/Dataset501_csPCa")
+    assert not (archive / "raw2").exists()
+
+
+def test_intensities_are_scaled_as_asked_and_new_ones_as_those_of_training(archive: Path) -> None:
+    folder = written(archive, volume="native", intensity_scaling="percentile").folder
+    files = [archive / f"imagesTr/1_1_{i:04d}.nii.gz" for i in range(3)]
+    expected = network_input(files, archive / "zones/1_1.nii.gz", intensity_scaling="percentile")
+    predicted(archive)
+    for part in ("imagesTr", "imagesTs"):
+        np.testing.assert_array_equal(read(folder / part / "1_1_0000.nii.gz"), expected[0])
 
 
 @pytest.mark.parametrize("content", ['{"labels": {"background": 0}}', '{"name": "zssmnet"}', '{"zssmnet": 1}', "{"])

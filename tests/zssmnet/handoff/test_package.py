@@ -8,9 +8,12 @@ from safetensors.torch import load_file
 from tests.zssmnet.interruption import leave_half_written
 from zssmnet.config import PackageConfig
 from zssmnet.errors import CheckpointError, ConfigError, InputError
+from zssmnet.handoff.export import export_nnunet_v2
 from zssmnet.handoff.load import load_pretrained
 from zssmnet.handoff.package import write_package
+from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
+from zssmnet.probe.arms import Arm, scaling_of
 from zssmnet.storage import sha256_of
 
 from .conftest import CHANNELS, with_record
@@ -71,6 +74,18 @@ def test_the_merge_of_the_record_goes_into_the_package(model: Path, tmp_path: Pa
     folder = write_package(model, tmp_path / "p")
     assert json.loads((folder / "config.json").read_text())["merge"] == "sum"
     assert load_pretrained(folder, num_classes=2).merge == "sum"
+
+
+def test_a_package_and_an_export_know_the_cubes_and_no_package_is_made_of_one(model: Path, tmp_path: Path) -> None:
+    with_record(model, scaling="percentile")
+    folder = write_package(model, tmp_path / "p")
+    export_nnunet_v2(model, tmp_path / "a.pth")
+    for file in (model, folder, tmp_path / "a.pth"):
+        weights = read_weights(file)
+        assert (weights.spacing_mm, weights.intensity_scaling) == ((1.0, 1.0, 3.0), "percentile")
+        assert scaling_of([Arm("a", "weights", (weights,))]) == "percentile"
+    with pytest.raises(InputError, match="is a package already"):
+        write_package(folder, folder)
 
 
 def test_spacing_and_patch_are_those_of_the_cubes(model: Path, tmp_path: Path) -> None:
