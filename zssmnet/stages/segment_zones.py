@@ -78,7 +78,7 @@ class SegmentSummary(Summary):
     Attributes:
         made, given, persons: numbers of masks that can be used, by where they come from.
         doubtful: why masks are doubtful, by case.
-        left_out: reason and file of each case that cannot be read.
+        left_out: reason and file of each case that cannot be read, or has two given masks.
         new: number of cases that were not up to date.
     """
 
@@ -111,7 +111,7 @@ class CaseToSegment:
     """A part of this stage: one case, where its files are and where its mask goes.
 
     Attributes:
-        folder, keys: of the images that the networks see; or of the given mask.
+        folder, keys: of the images that the networks see; or of the given mask, which must be one.
         model, networks: address and fingerprint of the networks; no fingerprint where a mask is given.
     """
 
@@ -153,7 +153,6 @@ def segment_zones(
 
     Raises:
         ArchiveError: no archive there.
-        CaseError: a case has two given masks.
         CheckpointError: no ensemble there.
         LockedError: another run makes masks there.
     """
@@ -169,7 +168,7 @@ def segment_zones(
 
     def part_of(case: Case) -> CaseToSegment:
         if masks and case.id in given:
-            return CaseToSegment(case, masks.uri, (only_key(case.id, given[case.id]),), address, (), output.uri, config)
+            return CaseToSegment(case, masks.uri, tuple(given[case.id]), address, (), output.uri, config)
         return CaseToSegment(case, images.uri, case.images[:used], address, (networks,), output.uri, config)
 
     with locked(output):
@@ -252,6 +251,8 @@ def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
 def _wanted(part: CaseToSegment, known: MadeMask | None) -> MadeMask:
     """The record of a mask that is not a person's, as far as it is known before the work."""
     folder, files = open_storage(part.folder), list[Input]()
+    if not part.networks:
+        only_key(part.case.id, part.keys)
     for key in part.keys:
         with file_errors(part.case.id, folder, key):
             files += fingerprints([(folder, key)], known.inputs if known else ())
