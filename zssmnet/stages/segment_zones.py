@@ -239,7 +239,8 @@ def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
     try:
         if present is None or present.source != "person":
             wanted = _wanted(part, known)
-            if present is None or not _is_same_work(present, wanted):
+            how = [one and (one.method, one.source, one.bound) for one in (present, wanted)]
+            if present is None or how[0] != how[1] or not same_content(present.inputs, wanted.inputs):
                 return publish_recorded(output, case_id, *_made(part, wanted), replaced=recorded.keys() - persons), True
             present = present.model_copy(update={"inputs": wanted.inputs})
     except CaseError as fault:
@@ -259,11 +260,6 @@ def _wanted(part: CaseToSegment, known: MadeMask | None) -> MadeMask:
     made: Literal["made", "given"] = "made" if part.networks else "given"
     bound, inputs = part.config.bound if part.networks else 0.0, (*files, *part.networks)
     return MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=part.case.id, source=made, bound=bound)
-
-
-def _is_same_work(known: MadeMask, wanted: MadeMask) -> bool:
-    is_alike = (known.method, known.source, known.bound) == (wanted.method, wanted.source, wanted.bound)
-    return is_alike and same_content(known.inputs, wanted.inputs)
 
 
 def _made(part: CaseToSegment, wanted: MadeMask) -> tuple[MadeMask, dict[str, Callable[[Path], object]]]:

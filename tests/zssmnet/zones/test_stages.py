@@ -14,7 +14,7 @@ from tests.phantoms import small_archive
 from zssmnet.config import ZONES_SCALES, SegmentConfig, ZonesConfig, ZonesScale
 from zssmnet.data.archive import take_inventory
 from zssmnet.data.image_io import array_of, image_like, read_image, write_image
-from zssmnet.errors import ArchiveError, CaseError, CheckpointError, ConfigError, InputError
+from zssmnet.errors import ArchiveError, CheckpointError, ConfigError, InputError
 from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
 from zssmnet.runner import PlainRunner, Progress
