@@ -7,7 +7,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -271,7 +271,7 @@ def _paired(
     return Case(own if is_decomposed else case_id, archive_format, (t2w, adc, dwi), mask)
 
 
-def only_key(case_id: str, keys: list[str]) -> str:
+def only_key(case_id: str, keys: Sequence[str]) -> str:
     """The key of a file that must not be there twice."""
     if len(keys) > 1:
         raise CaseError(

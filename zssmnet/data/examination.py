@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from zssmnet.data.archive import CHANNELS, MASK_SUFFIX, Case
-from zssmnet.data.image_io import array_of, check_values, read_image
+from zssmnet.data.image_io import NO_PLACE, array_of, check_values, read_image
 from zssmnet.data.orientation import STRONGLY_OBLIQUE_DEGREES, in_axial_order, tilt_degrees
 from zssmnet.data.plausibility import find_outlier
 from zssmnet.data.zonal_mask import with_whole_labels
@@ -22,6 +22,7 @@ from zssmnet.storage.address import local_path
 GRID_TOLERANCE = 0.25
 """Voxels by which a corner of two grids may differ: files round directions and origins (a NIfTI header gives a place to
 about 1e-4 of the field of view); what was drawn on another grid differs by half a voxel or more."""
+_PLACELESS = "has no place in its header (qform_code and sform_code are 0)"
 SMALLEST_SPLINE_SIZE = 4
 """Voxels an axis needs for a B-spline of order 3."""
 
@@ -96,6 +97,10 @@ def read_images(
                 if outlier.is_damage:
                     raise ImageError(f"is damaged: it has {outlier}; such a value stands for NaN or infinity")
                 warnings.append(f"{name} has {outlier}: is the file damaged?")
+            if volume.HasMetaDataKey(NO_PLACE) and case.format != "nnunet":
+                raise ImageError(f"{_PLACELESS}, so it cannot be brought onto one grid with the others")
+            if volume.HasMetaDataKey(NO_PLACE) and not volumes:
+                warnings.append(f"{name} {_PLACELESS}: its axes are taken to run to the left, the back and the head")
             volumes.append(in_axial_order(volume))
     t2w, *others = volumes
     if (tilt := tilt_degrees(t2w)) > STRONGLY_OBLIQUE_DEGREES:

@@ -51,6 +51,7 @@ class Header:
     is_deflated: bool = False  # whether the rest of the stream is one zlib stream
     slope: float = 1.0  # voxels are values times slope plus intercept
     intercept: float = 0.0
+    has_place: bool = True  # whether it gives an origin and directions of axes
 
 
 def read_header(stream: BinaryIO, is_compressed: bool) -> Header:
@@ -95,7 +96,8 @@ def _nifti(stream: BinaryIO, content: bytes, order: Literal["<", ">"]) -> Header
     stream.read(int(offset) - _NIFTI_1)
     alone = bytearray(content + bytes(_EXTENSIONS))
     struct.pack_into(f"{order}f", alone, _FIELDS["vox_offset"][0], NIFTI_HEADER_BYTES)
-    return Header("NiftiImageIO", bytes(alone), ".nii", dtype, order == ">", slope=slope, intercept=intercept)
+    place = bool(header["qform_code"] > 0 or header["sform_code"] > 0)
+    return Header("NiftiImageIO", bytes(alone), ".nii", dtype, order == ">", False, slope, intercept, place)
 
 
 def _scaling(slope: float, intercept: float) -> tuple[float, float]:

@@ -24,6 +24,8 @@ LARGEST_VOLUME = 2**28
 """Voxels; a header that asks for more is taken to be damaged (PI-CAI's largest examination has 3.3e7)."""
 SMALLEST_SPACING_MM, LARGEST_SPACING_MM, FURTHEST_ORIGIN_MM = 0.01, 100.0, 1e5
 """What lies beyond is no examination of a patient, but damage or another unit than mm."""
+NO_PLACE = "no place"
+"""Metadata of an image whose header gives neither origin nor directions."""
 _GZIP = b"\x1f\x8b"
 _TOO_MUCH = 2**20
 """Bytes that are read beyond the last voxel: a small file may decompress to many gigabytes."""
@@ -39,7 +41,7 @@ sitk.Abs(sitk.Image(1, 1, 1, sitk.sitkFloat32))
 
 
 def read_image(path: Path) -> sitk.Image:
-    """A 3-D image with one value a voxel; place and pixel type are as ITK reads them.
+    """A 3-D image with one value a voxel; place (see `NO_PLACE`) and pixel type are as ITK reads them.
 
     Raises:
         UnreadableFileError: not an image, not 3-D, several values a voxel, truncated, damaged, with a header that
@@ -64,6 +66,8 @@ def read_image(path: Path) -> sitk.Image:
     image.SetSpacing(reader.GetSpacing())
     image.SetOrigin(reader.GetOrigin())
     image.SetDirection(reader.GetDirection())
+    if not header.has_place:
+        image.SetMetaData(NO_PLACE, "")
     return image
 
 

@@ -95,7 +95,7 @@ def choose_subsets(
     Args:
         splits_path: file or ``s3://`` address of a splits.json, for the reference split alone.
         split_mode: None: ``reference`` with a splits.json, else ``stable``.
-        patient_pattern: see `patient_of`; for the stable split.
+        patient_pattern: see `patient_of`; for the stable split, and to find patients on both sides of another.
 
     Returns:
         Case id to subset, in the order of ``case_ids``; cases that the splits do not name are left out.
@@ -118,6 +118,10 @@ def choose_subsets(
             log.warning("%d cases are not in %s and are left out: %s", len(unnamed), splits_path, shortened(unnamed))
         if absent := sorted(set(named) - set(map(in_one_form, case_ids))):
             log.warning("%d cases of %s cannot be found: %s", len(absent), splits_path, shortened(absent))
+        sides = {(patient_of(one, patient_pattern), number in TRAINING_SUBSETS) for one, number in subset_of.items()}
+        if both := duplicated(patient for patient, _ in sides):
+            text = "%d patients are in training and in validation; without a splits.json none would be: %s"
+            log.warning(text, len(both), shortened(both))
     elif mode == "reference":
         raise SplitsError("the reference split needs a splits.json; give one with --splits-path, or choose 'stable'")
     else:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from zssmnet.data.examination import onto_grid
 from zssmnet.data.image_io import array_of, image_like
 from zssmnet.preparation.bspline import interpolate
 from zssmnet.preparation.cropping import Box, Triple
@@ -89,16 +90,8 @@ def _reaches_the_edge(region: Box, source: Grid, target: Grid) -> bool:
 
 
 def _resample(image: sitk.Image, target: Grid, interpolator: int) -> sitk.Image:
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetNumberOfThreads(1)  # cases run side by side: one thread each
-    resampler.SetInterpolator(interpolator)
-    resampler.SetSize(target.size)
-    resampler.SetOutputSpacing(target.spacing)
-    resampler.SetOutputOrigin(image.GetOrigin())
-    resampler.SetOutputDirection(image.GetDirection())
-    resampler.SetDefaultPixelValue(0)
-    resampler.SetOutputPixelType(image.GetPixelID())
-    return resampler.Execute(image)
+    grid = placed(np.empty(target.size[::-1], np.uint8), image, target, Box((0, 0, 0), target.size))
+    return onto_grid(image, grid, interpolator)
 
 
 def placed(values_ZYX: npt.NDArray[Any], whole: sitk.Image, grid: Grid, region: Box) -> sitk.Image:

@@ -78,7 +78,7 @@ class SegmentSummary(Summary):
     Attributes:
         made, given, persons: numbers of masks that can be used, by where they come from.
         doubtful: why masks are doubtful, by case.
-        left_out: reason and file of each case that cannot be read.
+        left_out: reason and file of each case that cannot be read, or has two given masks.
         new: number of cases that were not up to date.
     """
 
@@ -111,7 +111,7 @@ class CaseToSegment:
     """A part of this stage: one case, where its files are and where its mask goes.
 
     Attributes:
-        folder, keys: of the images that the networks see; or of the given mask.
+        folder, keys: of the images that the networks see; or of the given mask, which must be one.
         model, networks: address and fingerprint of the networks; no fingerprint where a mask is given.
     """
 
@@ -153,7 +153,6 @@ def segment_zones(
 
     Raises:
         ArchiveError: no archive there.
-        CaseError: a case has two given masks.
         CheckpointError: no ensemble there.
         LockedError: another run makes masks there.
     """
@@ -169,7 +168,7 @@ def segment_zones(
 
     def part_of(case: Case) -> CaseToSegment:
         if masks and case.id in given:
-            return CaseToSegment(case, masks.uri, (only_key(case.id, given[case.id]),), address, (), output.uri, config)
+            return CaseToSegment(case, masks.uri, tuple(given[case.id]), address, (), output.uri, config)
         return CaseToSegment(case, images.uri, case.images[:used], address, (networks,), output.uri, config)
 
     with locked(output):
@@ -240,7 +239,8 @@ def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
     try:
         if present is None or present.source != "person":
             wanted = _wanted(part, known)
-            if present is None or not _is_same_work(present, wanted):
+            how = [one and (one.method, one.source, one.bound) for one in (present, wanted)]
+            if present is None or how[0] != how[1] or not same_content(present.inputs, wanted.inputs):
                 return publish_recorded(output, case_id, *_made(part, wanted), replaced=recorded.keys() - persons), True
             present = present.model_copy(update={"inputs": wanted.inputs})
     except CaseError as fault:
@@ -252,17 +252,14 @@ def segment_part(part: CaseToSegment) -> tuple[MadeMask, bool] | CaseError:
 def _wanted(part: CaseToSegment, known: MadeMask | None) -> MadeMask:
     """The record of a mask that is not a person's, as far as it is known before the work."""
     folder, files = open_storage(part.folder), list[Input]()
+    if not part.networks:
+        only_key(part.case.id, part.keys)
     for key in part.keys:
         with file_errors(part.case.id, folder, key):
             files += fingerprints([(folder, key)], known.inputs if known else ())
     made: Literal["made", "given"] = "made" if part.networks else "given"
     bound, inputs = part.config.bound if part.networks else 0.0, (*files, *part.networks)
     return MadeMask(method=METHOD, inputs=inputs, outputs=(), case_id=part.case.id, source=made, bound=bound)
-
-
-def _is_same_work(known: MadeMask, wanted: MadeMask) -> bool:
-    is_alike = (known.method, known.source, known.bound) == (wanted.method, wanted.source, wanted.bound)
-    return is_alike and same_content(known.inputs, wanted.inputs)
 
 
 def _made(part: CaseToSegment, wanted: MadeMask) -> tuple[MadeMask, dict[str, Callable[[Path], object]]]:

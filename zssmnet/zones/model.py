@@ -85,16 +85,14 @@ def new_network(kind: str, config: ZonesConfig, network: NetworkConfig) -> MNet:
 
 
 def publish_version(weights: Storage, made: ZonesModel, members: list[dict[str, Any]]) -> ZonesModel:
-    """Publish an ensemble as a version, and then under its stable name.
+    """Publish an ensemble as a new version, and then under its stable name.
 
     Args:
         members: of each, by ``finder`` and ``zones``: ``state_dict`` and ``frequencies``.
     """
-    stable, versions = find_model(weights), all_versions(weights)
-    known = next((one for one in versions if one.run_id == made.run_id), None)
-    number = known.number if known else 1 + max((one.number for one in versions), default=0)
-    replaces = known.replaces if known else stable and stable.run_id
-    made = made.model_copy(update={"number": number, "replaces": replaces})
+    stable = find_model(weights)
+    number = 1 + max((one.number for one in all_versions(weights)), default=0)
+    made = made.model_copy(update={"number": number, "replaces": stable and stable.run_id})
     described = {"parameters": made.parameters.model_dump_json(), "network": made.network.model_dump_json()}
     content = {"format": METHOD, "members": members, "run_id": made.run_id, **described}  # without its record, too
     folder = version_folder(weights, made.run_id)

@@ -1,6 +1,8 @@
+import gzip
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +174,25 @@ class TestBadMask:
     def test_only_other_labels(self, archive: Archive):
         write(as_image(gland() * 100), archive.mask_path())
         assert "has the labels 100, 200;" in fault(archive, MASK)
+
+
+def without_place(path: Path) -> None:
+    """Qform and sform are switched off, as programs do that know voxels alone."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[252:256] = bytes(4)
+    path.write_bytes(gzip.compress(content))
+
+
+class TestNoPlace:
+    def test_of_a_case_on_one_grid_is_a_warning(self, archive: Archive):
+        for which in range(4):
+            without_place(path_of(archive, which))
+        (warning,) = examine(archive).warnings
+        assert warning.startswith("T2W has no place in its header (qform_code and sform_code are 0)")
+
+    def test_of_images_on_grids_of_their_own_leaves_the_case_out(self, archive: Archive):
+        without_place(path_of(archive, DWI))
+        assert "has no place in its header" in fault(archive, DWI, replace(archive.case(), format="bids"))
 
 
 def moved(archive: Archive, which: int, **space: object) -> None:

@@ -70,6 +70,15 @@ class TestReference:
         with pytest.raises(InputError, match="no case is left: the archive and the splits have none in common"):
             choose_subsets(["new"], splits, "reference")
 
+    def test_patients_on_both_sides_are_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+        ids = [f"{patient}_{patient}{study}" for patient in range(10, 15) for study in (1, 2)]
+        (tmp_path / "splits.json").write_bytes(as_json(folds_of(*(ids[2 * fold : 2 * fold + 2] for fold in range(5)))))
+        choose_subsets(ids, tmp_path / "splits.json")
+        assert "5 patients are in training and in validation" in caplog.text
+        caplog.clear()
+        choose_subsets(ids[::2], tmp_path / "splits.json")
+        assert "in training and in validation" not in caplog.text
+
     def test_names_in_another_unicode_form_are_the_same(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
         composed, decomposed = "Jos\u00e9_1", "Jose\u0301_1"
         (tmp_path / "splits.json").write_bytes(as_json(folds_of([decomposed, "2_2"], ["3_3"], ["4_4"], ["5_5"], [])))

@@ -14,7 +14,7 @@ from tests.phantoms import small_archive
 from zssmnet.config import ZONES_SCALES, SegmentConfig, ZonesConfig, ZonesScale
 from zssmnet.data.archive import take_inventory
 from zssmnet.data.image_io import array_of, image_like, read_image, write_image
-from zssmnet.errors import ArchiveError, CaseError, CheckpointError, ConfigError, InputError
+from zssmnet.errors import ArchiveError, CheckpointError, ConfigError, InputError
 from zssmnet.handoff.weights import read_weights
 from zssmnet.mnet import MNet
 from zssmnet.runner import PlainRunner, Progress
@@ -212,10 +212,14 @@ class TestSegmentation:
     def test_of_two_given_masks_none_is_taken_by_chance(
         self, root: Path, archive: tuple[Path, Path], tmp_path: Path
     ) -> None:
+        first, *_ = sorted(archive[1].glob("*.nii.gz"))
         shutil.copytree(archive[1], tmp_path / "given")
-        shutil.copytree(archive[1], tmp_path / "given/again")
-        with pytest.raises(CaseError, match=r"the id is there twice, in .* as well; rename one"):
-            segment(root, archive, tmp_path / "masks", given=tmp_path / "given")
+        (tmp_path / "given/again").mkdir()
+        shutil.copy(first, tmp_path / "given/again")
+        done = segment(root, archive, tmp_path / "masks", given=tmp_path / "given")
+        ((case_id, reason),) = done.left_out.items()
+        assert first.name == f"{case_id}.nii.gz" and "the id is there twice" in reason
+        assert (done.given, done.made, (tmp_path / "masks" / first.name).exists()) == (5, 0, False)
 
     def test_what_a_person_left_in_doubtful_stays_and_is_not_used(
         self, root: Path, archive: tuple[Path, Path], tmp_path: Path
