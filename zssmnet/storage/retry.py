@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from zssmnet.errors import without_credentials
 
@@ -100,7 +100,7 @@ class RetryPolicy:
 def one_line(error: BaseException) -> str:
     """The message of an error, without line breaks and credentials, and which host could not be reached and why."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-    reason = getattr(error, "kwargs", {}).get("error")  # botocore's: its text names the endpoint, also for a proxy
-    if host := getattr(reason, "host", ""):
-        text = f"{text} ({host}:{reason.port}: {reason.strerror})"
+    reason: Any = getattr(error, "kwargs", {}).get("error")  # botocore's: its text names the endpoint, also for a proxy
+    if hasattr(reason, "host") and hasattr(reason, "strerror"):
+        text = f"{text} ({reason.host}:{reason.port}: {reason.strerror})"
     return without_credentials(text)
