@@ -111,7 +111,7 @@ def cut_subset(
 
     Raises:
         CaseError: a prepared case is incomplete or unreadable.
-        InputError: cubes without a record are there: somebody else's.
+        InputError: cubes without a record are there: somebody else's; or cases were prepared at several spacings.
         StorageError: prepared cases have changed meanwhile.
     """
     folder = f"subset{subset}"
@@ -128,6 +128,7 @@ def cut_subset(
         return present, False
     if output.stat(record_key(key)) is None:
         check_ours(output, key, lambda file: False)
+    spacing_mm = _spacing(data, case_ids)
     with output.publishing(key) as path:
         cases = _write_cubes(path, subset, case_ids, data, config, on_case)
         if data.list(folder) != seen:
@@ -140,7 +141,7 @@ def cut_subset(
         to_come = (Output(key=key, size=NOT_YET, sha256=""),)
         record = SubsetCubes(method=METHOD, inputs=inputs, outputs=to_come, subset=subset, parameters=config, cases=())
         publish_record(output, key, record)
-    outputs, spacing_mm = (with_version(output, produced),), _spacing(data, case_ids)
+    outputs = (with_version(output, produced),)
     record = record.model_copy(update={"outputs": outputs, "cases": tuple(cases), "spacing_mm": spacing_mm})
     publish_record(output, key, record)
     log.info("subset %d: %d cubes of %d cases", subset, number, len(case_ids))
@@ -290,9 +291,13 @@ def _write_cubes(
 
 
 def _spacing(data: Storage, case_ids: list[str]) -> Spacing | None:
-    """The spacing that the first case with a record was prepared for: in one root it is that of all."""
-    records = (read_record(data, case_id, PreparedCase) for case_id in case_ids)
-    return next((record.parameters.spacing_mm for record in records if record), None)
+    """The spacing that the cases with a record were prepared for; InputError for several: a preparation did not end."""
+    records = [record for case_id in case_ids if (record := read_record(data, case_id, PreparedCase))]
+    found = {record.parameters.spacing_mm: record.case_id for record in records}
+    if len(found) > 1:
+        known = " and ".join(f"{case_id} at {spacing}" for spacing, case_id in found.items())
+        raise InputError(f"{data.uri}: cases of several spacings in mm: {known}; let 'zssmnet prepare' run to its end")
+    return next(iter(found), None)
 
 
 def _read_prepared(case_id: str, subset: int, data: Storage, scaling: IntensityScaling) -> npt.NDArray[np.float32]:

@@ -75,26 +75,34 @@ def training_inputs(cubes: Storage, earlier: Sequence[Input] = ()) -> TrainingIn
     Where a file of cubes does not match its record, nothing is known about the cases behind it.
 
     Raises:
-        CubesError: there are no cubes, or not of all subsets, or a case is both trained on and validated with.
+        CubesError: there are no cubes, or not of all subsets, they were cut in several ways, or a case is both trained
+            on and validated with.
     """
     by_subset = find_cubes(cubes)
     keys = [by_subset[subset] for subset in SUBSETS]
-    known, data, spacing = list(earlier), list[CaseData](), None
-    scaling: IntensityScaling = "maximum"
+    known, data = list(earlier), list[CaseData]()
+    spacings, scalings = dict[Spacing, str](), dict[IntensityScaling, str]()
     for key in keys:
         record = read_record(cubes, key, SubsetCubes)
         if present := up_to_date(cubes, record):
             (output,) = present.outputs
             known.append(Input(name=key, size=output.size, version=output.version, sha256=output.sha256))
             data.extend(data_of_cubes(present))
-            spacing, scaling = spacing or present.spacing_mm, present.parameters.intensity_scaling
+            scalings[present.parameters.intensity_scaling] = key
+            if present.spacing_mm:
+                spacings[present.spacing_mm] = key
         elif record:
             log.warning(
                 "%s: does not match its record; 'zssmnet cubes' cuts the cubes of the prepared cases anew",
                 cubes.where(key),
             )
+    for found in (spacings, scalings):
+        if len(found) > 1:
+            ways = " and ".join(f"{key}: {way}" for way, key in found.items())
+            raise CubesError(f"{cubes.uri}: cubes were cut in several ways ({ways}); cut all with 'zssmnet cubes'")
     _check_sides(cubes, data)
-    return TrainingInputs(fingerprints([(cubes, key) for key in keys], known), tuple(data), spacing, scaling)
+    files, scaling = fingerprints([(cubes, key) for key in keys], known), next(iter(scalings), None)
+    return TrainingInputs(files, tuple(data), next(iter(spacings), None), scaling or "maximum")
 
 
 def _digest(sha256s: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from tests.s3_server import new_root
 from tests.zssmnet.examinations import Archive
 from tests.zssmnet.interruption import traces
 from zssmnet.config import CubesConfig, PreparationConfig, PretrainConfig
-from zssmnet.errors import CheckpointError
+from zssmnet.errors import CheckpointError, CubesError, InputError
 from zssmnet.preparation.cubes import cubes_key, cut_subset
 from zssmnet.preparation.prepare import prepared_keys, publish_prepared, up_to_date_record
 from zssmnet.registry.lineage import training_inputs
@@ -207,3 +207,17 @@ class TestTheSameContent:
                 del output["version"]
             path.write_text(json.dumps(record))
         self.check(pipeline, monkeypatch, root)
+
+
+def test_cubes_and_cases_of_several_ways_are_refused(tmp_path: Path) -> None:
+    pipeline = made(tmp_path, str(tmp_path / "root"))
+    percentile = CUBES.model_copy(update={"intensity_scaling": "percentile"})
+    assert cut_subset(5, pipeline.data, pipeline.cubes, percentile)[1]
+    named = rf"several ways \({cubes_key(CUBES, 4)}: maximum and {cubes_key(CUBES, 5)}: percentile\)"
+    with pytest.raises(CubesError, match=named):
+        training_inputs(pipeline.cubes)
+    pipeline.archive.add("c")
+    case, coarse = pipeline.archive.case("c"), PREPARATION.model_copy(update={"spacing_mm": (4.0, 4.0, 5.0)})
+    publish_prepared(case, 0, pipeline.archive.images, pipeline.archive.masks, pipeline.data, coarse)
+    with pytest.raises(InputError, match=r"several spacings in mm: a at .* and c at \(4\.0, 4\.0, 5\.0\)"):
+        cut_subset(0, pipeline.data, pipeline.cubes, CUBES)
