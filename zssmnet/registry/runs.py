@@ -154,7 +154,10 @@ def train_and_publish(
     run = Run(cubes, weights, config, training_inputs(cubes, stable.inputs if stable else ()))
     known = find_version(weights, run.run_id) or (stable if stable and stable.run_id == run.run_id else None)
     if known and known.is_finished(config.training):
-        return known, promote(weights, run.run_id)
+        is_promoted = promote(weights, run.run_id)
+        if stable and is_promoted:
+            log.warning("%s, of these cubes and settings, is the stable model now, not %s", run.run_id, stable.run_id)
+        return known, is_promoted
     if weights.stat(record_key(MODEL)) is None and stable is None:
         check_ours(weights, MODEL, lambda file: False)
     unfinished = [one.run_id for one in removable(weights) if one.kind == "unpublished"]

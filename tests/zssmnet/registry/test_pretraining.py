@@ -380,6 +380,16 @@ class TestAnotherRun:
                 break
         assert changes >= 6  # the version and the stable model: what is to come, the model, the record
 
+    def test_a_rollback_that_the_same_training_undoes_is_said(
+        self, cubes: LocalStorage, finished: LocalStorage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first, (second, _) = stable_model(finished), train_and_publish(cubes, finished, OTHER)
+        roll_back(finished, first.run_id)
+        assert train_and_publish(cubes, finished, OTHER) == (second, True)
+        assert (
+            f"{second.run_id}, of these cubes and settings, is the stable model now, not {first.run_id}" in caplog.text
+        )
+
     def test_what_it_replaces_is_kept(self, cubes: LocalStorage, finished: LocalStorage, other_model: bytes) -> None:
         first, first_model = read_record(finished, MODEL, PretrainedModel), finished.read(MODEL)
         second, _ = train_and_publish(cubes, finished, OTHER)
