@@ -152,7 +152,7 @@ def test_the_models_record_and_the_lineage_of_its_data_show(done: PipelineSummar
     for outcome in done.cubes.subsets:
         assert f"| {outcome.subset}, " in model
         assert Path(outcome.file).name in model
-    assert f"run `{done.training.run_id}`" in model
+    assert f"versions/{done.training.run_id}" in model
 
 
 def test_a_run_that_leaves_cases_out_looks_different(flow_run: FlowRun) -> None:

@@ -54,7 +54,7 @@ def by_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps: float) ->
     """
     n, c, *size = features.shape
     together = features.contiguous().view(1, n * c, *size)
-    weights, biases = torch.cat((weight,) * n), torch.cat((bias,) * n)  # a sixth of the time of `repeat`
+    weights, biases = (one.expand(n, c).reshape(-1) for one in (weight, bias))  # half the time of `repeat`
     normed = functional.batch_norm(together, None, None, weights, biases, True, 0.0, eps)
     return functional.leaky_relu_(normed, SLOPE).view(features.shape)
 

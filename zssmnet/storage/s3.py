@@ -16,7 +16,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 from typing_extensions import override
 
-from zssmnet.errors import StorageError
+from zssmnet.errors import ConfigError, StorageError
 from zssmnet.storage.cache import FOLDER, Cache
 from zssmnet.storage.interface import Entry, Storage
 from zssmnet.storage.keys import checked_key
@@ -248,3 +248,5 @@ def _storage_errors(address: str, done: str, place: str) -> Iterator[None]:
     except (*FAULTS, WrongContentError) as error:
         reason = f"{reason_of(error)}, {place}" if is_of_this_machine(error) else reason_of(error)
         raise StorageError(f"{address}: cannot be {done}: {reason}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{address}: {error}") from error

@@ -23,7 +23,7 @@ from zssmnet.storage import Storage, open_storage
 MAPPED_BYTES = 2**30
 """So much of the files is read before their pages are given back: they would count as memory of this process."""
 CHECKED_CUBES = 16
-"""So many of a side are looked at before training."""
+"""Of each side, read before training."""
 
 
 class CubeSet:

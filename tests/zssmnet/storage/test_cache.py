@@ -64,7 +64,7 @@ class TestOneOfThisMachinesProcesses:
 
     def wait_for_a_fetch(self, folder: Path) -> None:
         deadline = time.monotonic() + 60
-        while not (folder / "fetched").exists():
+        while not ((folder / "fetched").exists() and (folder / "fetched").read_text()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
 

@@ -395,7 +395,7 @@ def test_a_worker_killed_at_any_moment_is_named_in_one_line(
 
     def kill_when_started() -> None:
         while not (found := workers_alive()):
-            if ended.wait(0.001):
+            if ended.wait(0.01):
                 return
         if isinstance(moment, float) and not ended.wait(moment):
             kill(found)
