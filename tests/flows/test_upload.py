@@ -1,5 +1,6 @@
 """``zssmnet upload`` copies a folder to a bucket that it makes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "a" / "b").touch(mode=0)
     assert upload("--source", str(tmp_path / "a"), "--output", str(tmp_path / "copy")) == 1
     assert f"{tmp_path / 'a' / 'b'}: cannot be read: Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["dead link", "pipe"])
+def test_what_is_no_file_is_named_and_nothing_is_sent(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "case_0000.nii.gz").touch()
+    odd = tmp_path / "a" / "case_0001.nii.gz"
+    odd.symlink_to("nowhere") if kind == "dead link" else os.mkfifo(odd)
+    assert upload("--source", str(tmp_path / "a"), "--output", str(tmp_path / "copy")) == 1
+    assert f"{odd}: is a dead link, or no file" in capsys.readouterr().err
+    assert not (tmp_path / "copy").exists()

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,9 +49,12 @@ class LocalStorage(Storage):
 
     @override
     def list(self, prefix: str = "") -> list[Entry]:
+        return [entry for key in self.keys(prefix) if (entry := self._entry(key))]
+
+    def keys(self, prefix: str = "") -> Sequence[str]:
+        """Sorted keys of all but folders, also of what is no file: pipes, dead links."""
         top = self._path(prefix) if prefix else self.folder
-        keys = sorted(path.relative_to(self.folder).as_posix() for path in _files_below(top))
-        return [entry for key in keys if (entry := self._entry(key))]
+        return sorted(path.relative_to(self.folder).as_posix() for path in _files_below(top))
 
     @override
     def stat(self, key: str) -> Entry | None:

@@ -30,13 +30,15 @@ def send(
     """Copy all files of ``source`` that are not in ``target``; the files of ``source``, and how many were sent.
 
     Raises:
-        InputError: no files there, ``target`` lies in ``source``, or other content in ``target`` that was not sent
-            from here, unless ``force``.
+        InputError: no files there, or a link that leads nowhere, ``target`` lies in ``source``, or other content in
+            ``target`` that was not sent from here, unless ``force``.
         StorageError: a file cannot be read or written.
     """
     entries = sorted(source.list(), key=lambda entry: (entry.key.rpartition("/")[2] == MARKER, entry.key))
     if not entries:
         raise InputError(f"{source.uri}: no files there")
+    if odd := set(source.keys() if isinstance(source, LocalStorage) else ()) - {entry.key for entry in entries}:
+        raise InputError(f"{source.where(min(odd))}: is a dead link, or no file; mend it, or move it away")
     if _place(target).startswith(_place(source)):  # each time more copies of copies would be sent
         raise InputError(f"{target.uri}: lies in {source.uri}, which is to be copied; name a place outside of it")
     target.sweep()

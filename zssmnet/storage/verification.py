@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zssmnet.errors import UnreadableFileError, VerificationError
-from zssmnet.storage import Entry, Storage, open_storage, sha256_of
+from zssmnet.storage import Entry, LocalStorage, Storage, open_storage, sha256_of
 from zssmnet.storage.layout import Layout
 from zssmnet.storage.records import NOT_YET, VERSIONS, Record, read_record, read_records, record_key, record_names
 
@@ -33,10 +33,13 @@ class Finding:
 
 
 def verify_root(root: str) -> list[Finding]:
-    """Check all stages below a working root, every file; VerificationError if there is no record at all."""
+    """Check all stages below a working root, every file; VerificationError if none has a record, or one is a file."""
     layout = Layout(root)
     folders = layout.zones_model, layout.zones, layout.data, layout.cubes, layout.weights, layout.reports
     stages = zones_model, zones, data, cubes, weights, reports = [open_storage(folder) for folder in folders]
+    for stage in stages:
+        if isinstance(stage, LocalStorage) and stage.folder.is_file():
+            raise VerificationError(f"{stage.uri}: is a file, not the folder that a run has made; move it away")
     if not any(record_names(stage) for stage in stages):
         raise VerificationError(f"{root}: no record below SSL; name the working root of 'zssmnet run'")
     return [

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.zssmnet.registry.test_versions import add
+from zssmnet.errors import VerificationError
 from zssmnet.registry.versions import MODEL, version_key
 from zssmnet.storage import LocalStorage
 from zssmnet.storage.layout import Layout
@@ -98,3 +99,10 @@ def test_an_unreadable_record_of_a_version(tmp_path: Path, weights: LocalStorage
     key = f"versions/aaaa/{record_key(MODEL)}"
     weights.publish_bytes(key, b"{")
     assert findings(tmp_path, weights) == [("changed", key), ("foreign", version_key("aaaa"))]
+
+
+def test_a_file_in_place_of_a_stage_is_named(tmp_path: Path, weights: LocalStorage) -> None:
+    cubes = Path(Layout(str(tmp_path)).cubes)
+    cubes.touch()
+    with pytest.raises(VerificationError, match=rf"{cubes}: is a file, not the folder"):
+        verify_root(str(tmp_path))
