@@ -37,10 +37,10 @@ def rollback_name(number: int) -> str:
 
 
 def record_rollback(weights: Storage, version: str, replaced: str | None, comment: str) -> None:
-    """Publish the record of a rollback that is about to be made, once if it is repeated; the folder is locked."""
-    last = next(reversed(rollbacks(weights)), None)
+    """Publish the record of a rollback to come, in a locked folder; once, if it is repeated with the same comment."""
+    last, comment = next(reversed(rollbacks(weights)), None), " ".join(comment.split())
     number = last.number if last else 0
-    if last is None or (last.version, last.replaced) != (version, replaced):
+    if last is None or (last.version, last.replaced, last.comment) != (version, replaced, comment):
         number += 1
     made = Rollback(
         method=METHOD,
@@ -50,7 +50,7 @@ def record_rollback(weights: Storage, version: str, replaced: str | None, commen
         version=version,
         replaced=replaced,
         by=lock_name(),
-        comment=" ".join(comment.split()),
+        comment=comment,
     )
     publish_record(weights, rollback_name(number), made)
 

@@ -10,7 +10,7 @@ from tests.model_record import model_record
 from zssmnet.config import PretrainConfig, TrainingConfig
 from zssmnet.registry.challenge import JUDGEMENT, Judgement
 from zssmnet.registry.rollbacks import rollbacks
-from zssmnet.registry.versions import publish, roll_back
+from zssmnet.registry.versions import promote, publish, roll_back
 from zssmnet.report.models_page import models_page
 from zssmnet.report.training import compared_losses
 from zssmnet.storage import LocalStorage
@@ -72,6 +72,13 @@ def test_rollbacks_are_on_it_with_their_comment(weights: LocalStorage):
     assert "rolled back to `aaaa` | a command (process " in page
     assert "the new one &#124; &#60;b&#62;misses&#60;/b&#62; lesions" in page
     assert "no comment" in page
+
+
+def test_a_rollback_after_a_training_that_undid_it_keeps_the_earlier_comment(weights: LocalStorage):
+    roll_back(weights, comment="misses lesions")
+    promote(weights, "bbbb")  # as a training with its cubes and settings does
+    roll_back(weights, comment="still misses them")
+    assert [one.comment for one in rollbacks(weights)] == ["misses lesions", "still misses them"]
 
 
 def test_without_models_there_is_none(tmp_path: Path):
