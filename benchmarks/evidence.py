@@ -87,9 +87,14 @@ class Regime:
 
     def probe(self, task: Task) -> ProbeConfig:
         """The probe's settings."""
-        config = ProbeConfig(task=task, preset=self.preset, device=self.device, seeds=TRAININGS)
-        return config.model_copy(
-            update={"tuning_cases": 24, "test_cases": 40, "labelled": {"zones": 4, "lesions": 8}[task]}
+        return ProbeConfig(
+            task=task,
+            preset=self.preset,
+            device=self.device,
+            labelled={"zones": 4, "lesions": 8}[task],
+            seeds=TRAININGS,
+            tuning_cases=24,
+            test_cases=40,
         )
 
     @property
@@ -113,13 +118,27 @@ class Regime:
         )
 
 
-def _grid(size: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> GridSpec:
-    return GridSpec.centred(size, spacing_mm, (0.0, 0.0, 0.0))
-
-
 REGIMES = {
-    "cpu": Regime("coarse", CHANNELS, "cpu", _grid((112, 112, 21), (1.0, 1.0, 3.0)), (4, 4, 2), 3, 2, 5),
-    "gpu": Regime("gpu", (16, 24, 32, 40, 48), "cuda", _grid((224, 224, 21), (0.5, 0.5, 3.0)), (8, 8, 2), 6, 24, 20),
+    "cpu": Regime(
+        preset="coarse",
+        channels=CHANNELS,
+        device="cpu",
+        grid=GridSpec.centred((112, 112, 21), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0)),
+        block=(4, 4, 2),
+        cubes_per_case=3,
+        batch_size=2,
+        epochs=5,
+    ),
+    "gpu": Regime(
+        preset="gpu",
+        channels=(16, 24, 32, 40, 48),
+        device="cuda",
+        grid=GridSpec.centred((224, 224, 21), (0.5, 0.5, 3.0), (0.0, 0.0, 0.0)),
+        block=(8, 8, 2),
+        cubes_per_case=6,
+        batch_size=24,
+        epochs=20,
+    ),
 }
 """For two cores, and for one GPU with 16."""
 MASKS = [Path(__file__).resolve().parents[2] / "shared/data" / name for name in ("zonal_masks", "more_zonal_masks")]

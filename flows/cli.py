@@ -103,7 +103,7 @@ COMMANDS = {
         trains=True,
     ),
     "retrain": Command(
-        "continue training with new cases, as the published model was unless flags differ; publish it if it is better",
+        "continue training with new cases, by default with the published model's settings; publish the better model",
         f"{_ARCHIVE} --output root --min_new_cases 10",
         _ROOT,
         ("MaskedArchiveConfig", "RetrainingConfig"),
